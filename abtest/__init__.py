@@ -1,0 +1,1 @@
+"""Experiments: who sees what, what was seen, and what it is worth, with p-values."""

@@ -1,0 +1,1 @@
+"""The command line, the local stack, the demo, migrations and dashboards."""

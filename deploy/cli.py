@@ -1,0 +1,69 @@
+"""`shelfwise`: one program, a group per package."""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.commands import abtest, config, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
+from deploy.commands.output import Exit, err_console
+from stream.errors import ConfigError, ShelfwiseError
+
+app = typer.Typer(
+    name="shelfwise",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Close the loop of e-commerce search re-ranking: join events, train, roll out, experiment.",
+    epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 4 guardrail breached, "
+    "130 interrupted.",
+)
+app.add_typer(kafka.app, name="kafka", help="The local Kafka and the topics.")
+app.add_typer(stream.app, name="stream", help="Join, produce, replay and export events.")
+app.add_typer(trainer.app, name="trainer", help="Train lineages and look at their versions.")
+app.add_typer(serving.app, name="serving", help="The ranking service.")
+app.add_typer(abtest.app, name="abtest", help="Experiments: create, facts, report.")
+app.add_typer(marketplace.app, name="marketplace", help="The simulated shop.")
+app.add_typer(grafana.app, name="grafana", help="Dashboards as code.")
+app.add_typer(demo.app, name="demo", help="The whole loop on one machine.")
+app.add_typer(doctor.app, name="doctor", help="Check what this machine and these settings allow.")
+app.add_typer(config.app, name="config", help="Settings and their origins.")
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
+    ] = None,
+) -> None:
+    """Keep what was given before the group for the command that follows."""
+    overrides: dict[str, object] = {}
+    for assignment in assignments or []:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE")
+        overrides[key] = value
+    ctx.obj = {"config": config_file, "set": overrides}
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version of Shelfwise."""
+    typer.echo(version("shelfwise"))
+
+
+def main() -> None:
+    """Run the program; errors of ours become one line and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        err_console.print(f"[bold red]configuration error:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(Exit.USAGE)
+    except ShelfwiseError as error:
+        err_console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(Exit.FAILURE)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)

@@ -1,0 +1,57 @@
+"""What commands share: the context of a call, printing data, and exit codes."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Annotated, TypeAlias
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deploy.configuration import Context, load
+
+console = Console()
+err_console = Console(stderr=True)
+
+JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    FAILURE = 1
+    USAGE = 2
+    HEALTH = 3
+    GUARDRAIL = 4
+    INTERRUPTED = 130
+
+
+def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> Context:
+    """Return settings with the flags of this call on top of the program's own `--set` flags."""
+    root = ctx.find_root()
+    chosen: dict[str, object] = dict((root.obj or {}).get("set", {}))
+    chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return load((root.obj or {}).get("config"), chosen)
+
+
+def print_json(document: object) -> None:
+    """Print `document` (structs, dataclasses, mappings, lists) as indented JSON to standard output."""
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
+    sys.stdout.write(text.decode() + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows for people."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def fail(message: str, code: Exit = Exit.FAILURE) -> typer.Exit:
+    """Print an error to standard error and return the exception that ends the command."""
+    err_console.print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
+    return typer.Exit(int(code))

@@ -1,0 +1,80 @@
+"""All settings sections of the program, and how a command obtains them.
+
+The only module that reads the environment; lower packages receive what they need as arguments.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from abtest.settings import AbtestSettings
+from serving.settings import ServingSettings
+from stream import settings
+from stream.bus import KafkaSettings
+from stream.db import DatabaseSettings
+from stream.errors import ConfigError
+from trainer.settings import TrainerSettings
+
+SECTIONS: Mapping[str, type] = {
+    "kafka": KafkaSettings,
+    "database": DatabaseSettings,
+    "trainer": TrainerSettings,
+    "serving": ServingSettings,
+    "abtest": AbtestSettings,
+}
+# Variables that carry the prefix without being `SECTION__KEY`; an empty target is no setting.
+ALIASES: Mapping[str, str] = {
+    "SHELFWISE_BROKER": "kafka.broker",
+    "SHELFWISE_DATABASE": "database.url",
+    "SHELFWISE_HOME": "",
+    "SHELFWISE_CONFIG": "",
+    "SHELFWISE_DATA": "",
+}
+DEFAULT_FILE = "shelfwise.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every command starts from.
+
+    Attributes:
+        home: Folder of everything Shelfwise keeps on disk (`.shelfwise` unless SHELFWISE_HOME says otherwise).
+        settings: The resolved settings.
+        config_file: The file that was read, if any.
+    """
+
+    home: Path
+    settings: settings.Settings
+    config_file: Path | None
+
+    def database_url(self) -> str:
+        """Return the configured URL, or SQLite under the home folder."""
+        configured = self.settings.get("database", DatabaseSettings).url
+        return configured or f"sqlite:///{self.home / 'shelfwise.db'}"
+
+
+def load(config: Path | None = None, overrides: Mapping[str, object] | None = None) -> Context:
+    """Resolve the settings of one command.
+
+    Args:
+        config: The file named on the command line; else SHELFWISE_CONFIG, else `shelfwise.toml` where it exists.
+        overrides: `section.key` to value from flags; a value of None means that the flag was not given.
+
+    Raises:
+        ConfigError: If a file is missing or a key or value is refused.
+    """
+    environment = dict(os.environ)
+    named = config or (Path(environment["SHELFWISE_CONFIG"]) if environment.get("SHELFWISE_CONFIG") else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(f"configuration file '{named}' does not exist")
+    file = named or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
+    resolved = settings.load(
+        SECTIONS,
+        toml=file.read_text() if file else "",
+        toml_name=str(file),
+        environment=environment,
+        aliases=ALIASES,
+        flags={key: value for key, value in (overrides or {}).items() if value is not None},
+    )
+    return Context(home=Path(environment.get("SHELFWISE_HOME", ".shelfwise")), settings=resolved, config_file=file)

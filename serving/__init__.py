@@ -1,0 +1,1 @@
+"""Candidates become a ranked list inside a deadline, and every list becomes an impression."""

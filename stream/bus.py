@@ -1,0 +1,327 @@
+"""kafka-python behind one door: topics, producers, and readers that assign and seek.
+
+No consumer group code lives here: readers carry their own positions, which their owners store with their results.
+
+Source: STREAM.md 2.3 (role and traps of kafka-python 3).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+
+from stream import topics
+from stream.errors import BusError, ConfigError
+
+MEMORY_API_VERSION = (2, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """Which broker to use, and how the local one is set up.
+
+    Attributes:
+        broker: `HOST:PORT[,HOST:PORT]`, `local`, `memory`, or `auto` (local when Java 17+ is there, else memory).
+        partitions: Partition count of all topics with client keys; never changed in place.
+        port: Port of the local broker; its controller listens on the next one.
+        heap_mb: Java heap of the local broker.
+    """
+
+    broker: str = "auto"
+    partitions: int = topics.DEFAULT_PARTITIONS
+    port: int = 9092
+    heap_mb: int = 512
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.partitions <= 1_000:
+            raise ValueError(f"partitions = {self.partitions}: expected 1 to 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A broker that has been resolved to an address.
+
+    Attributes:
+        bootstrap: `HOST:PORT[,HOST:PORT]`.
+        memory: The mock cluster of confluent-kafka, which loses everything on exit.
+    """
+
+    bootstrap: str
+    memory: bool = False
+
+    def client_config(self) -> dict[str, object]:
+        """Return the settings every kafka-python client of this broker needs."""
+        config: dict[str, object] = {"bootstrap_servers": self.bootstrap.split(",")}
+        if self.memory:
+            config["api_version"] = MEMORY_API_VERSION
+        return config
+
+
+class Record(Protocol):
+    """What readers hand out; kafka-python's ConsumerRecord and aiokafka's both fit."""
+
+    @property
+    def topic(self) -> str:
+        """Topic name."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """Partition number."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Offset in the partition."""
+        ...
+
+    @property
+    def timestamp(self) -> int:
+        """Broker or producer time in epoch milliseconds."""
+        ...
+
+    @property
+    def key(self) -> bytes | None:
+        """Raw key."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """Raw value; None is a tombstone."""
+        ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Name and raw value of each header."""
+        ...
+
+
+class Producer:
+    """An idempotent producer with acks=all; every failure of a send surfaces in `flush` or `close`."""
+
+    def __init__(self, broker: Broker, *, linger_ms: int = 5, request_timeout_ms: int = 30_000) -> None:
+        config: dict[str, object] = {
+            "acks": "all",
+            "linger_ms": linger_ms,
+            "request_timeout_ms": request_timeout_ms,
+            "delivery_timeout_ms": request_timeout_ms + linger_ms + 1_000,
+            "enable_idempotence": not broker.memory,
+            **broker.client_config(),
+        }
+        try:
+            self._producer = KafkaProducer(**config)
+        except KafkaError as error:
+            raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+        self._failures: list[BaseException] = []
+        self.num_acknowledged = 0
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
+        """Queue one record; without `partition`, murmur2 of the key decides, as everywhere in Shelfwise.
+
+        Raises:
+            BusError: If the record is too large or the queue stays full.
+        """
+        try:
+            future = self._producer.send(
+                topic, value=value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
+            )
+        except (KafkaError, AssertionError) as error:
+            raise BusError(f"topic {topic}: {error!r}") from error
+        future.add_callback(self._on_acknowledged)
+        future.add_errback(self._failures.append)
+
+    def _on_acknowledged(self, _metadata: object) -> None:
+        self.num_acknowledged += 1
+
+    def flush(self, timeout_s: float = 30.0) -> None:
+        """Wait until all queued records are acknowledged.
+
+        Raises:
+            BusError: If one was not; the count and the first reason are named.
+        """
+        try:
+            self._producer.flush(timeout=timeout_s)
+        except KafkaError as error:
+            raise BusError(f"flush: {error!r}") from error
+        if self._failures:
+            first, num_failed = self._failures[0], len(self._failures)
+            self._failures.clear()
+            raise BusError(f"{num_failed} records were not acknowledged, first reason: {first!r}")
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Flush and close."""
+        try:
+            self.flush(timeout_s)
+        finally:
+            self._producer.close(timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reader:
+    """Reads assigned partitions from given positions; never commits, never joins a group."""
+
+    def __init__(self, broker: Broker, positions: Mapping[tuple[str, int], int], *, max_records: int = 2_000) -> None:
+        """Assign the partitions in `positions` (topic, partition) and seek to their next offsets.
+
+        Raises:
+            BusError: If the broker is unreachable.
+        """
+        self._consumer = _consumer(broker, max_poll_records=max_records)
+        self._consumer.assign([TopicPartition(topic, partition) for topic, partition in positions])
+        for (topic, partition), offset in positions.items():
+            self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    def poll(self, timeout_ms: int = 500) -> list[Record]:
+        """Return the next records, in order per partition.
+
+        Raises:
+            BusError: If a position lies outside of the log, or the broker refuses.
+        """
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms)
+        except KafkaError as error:
+            raise BusError(f"poll: {error!r}") from error
+        return [record for records in polled.values() for record in records]
+
+    def pause(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Stop fetching these partitions until `resume`."""
+        self._consumer.pause(*(TopicPartition(*pair) for pair in partitions))
+
+    def resume(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Fetch these partitions again."""
+        self._consumer.resume(*(TopicPartition(*pair) for pair in partitions))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def beginning_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Return the first offset of every partition of the named topics."""
+    return _offsets(broker, names, end=False)
+
+
+def end_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Return the next offset to be written of every partition of the named topics."""
+    return _offsets(broker, names, end=True)
+
+
+def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
+    """Yield every record of a topic up to the end offsets seen at the call, in order per partition.
+
+    Raises:
+        BusError: If the topic does not exist or the broker is unreachable.
+    """
+    start = beginning_offsets(broker, [name])
+    end = end_offsets(broker, [name])
+    open_partitions = {pair for pair, offset in start.items() if offset < end[pair]}
+    if not open_partitions:
+        return
+    consumer = _consumer(broker, max_poll_records=5_000)
+    try:
+        consumer.assign([TopicPartition(*pair) for pair in open_partitions])
+        for pair in open_partitions:
+            consumer.seek(TopicPartition(*pair), start[pair])
+        while open_partitions:
+            for records in consumer.poll(timeout_ms=500).values():
+                yield from (r for r in records if r.offset < end[r.topic, r.partition])
+            # Positions, not offsets of records, decide: compacted topics and transaction markers leave holes.
+            open_partitions = {p for p in open_partitions if consumer.position(TopicPartition(*p)) < end[p]}
+    except KafkaError as error:
+        raise BusError(f"topic {name}: {error!r}") from error
+    finally:
+        consumer.close()
+
+
+def create_topics(broker: Broker, partitions: int) -> list[str]:
+    """Create all missing topics with explicit settings, verify partition counts, and return the names created.
+
+    Raises:
+        ConfigError: If a topic exists with another partition count.
+        BusError: If the broker is unreachable or refused.
+    """
+    wanted = {topic.name: topic for topic in topics.ALL}
+    try:
+        admin = KafkaAdminClient(**broker.client_config())
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    try:
+        existing = set(admin.list_topics())
+        missing = [name for name in wanted if name not in existing]
+        if missing:
+            admin.create_topics(
+                {
+                    name: {
+                        "num_partitions": topics.partitions_of(wanted[name], partitions),
+                        "replication_factor": -1,
+                        "configs": dict(wanted[name].config),
+                    }
+                    for name in missing
+                },
+                wait_for_metadata=True,
+            )
+        counts = {d["name"]: len(d["partitions"]) for d in admin.describe_topics(list(wanted))}
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    finally:
+        admin.close()
+    for name, topic in wanted.items():
+        expected = topics.partitions_of(topic, partitions)
+        if counts.get(name) != expected:
+            raise ConfigError(f"topic {name} has {counts.get(name)} partitions, kafka.partitions asks for {expected}")
+    return missing
+
+
+def _offsets(broker: Broker, names: Sequence[str], *, end: bool) -> dict[tuple[str, int], int]:
+    consumer = _consumer(broker)
+    try:
+        partitions: list[TopicPartition] = []
+        for name in names:
+            known = consumer.partitions_for_topic(name)
+            if not known:
+                raise BusError(f"topic {name} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+            partitions += [TopicPartition(name, number) for number in sorted(known)]
+        found = consumer.end_offsets(partitions) if end else consumer.beginning_offsets(partitions)
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    finally:
+        consumer.close()
+    return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
+
+def _consumer(broker: Broker, **config: object) -> KafkaConsumer:
+    try:
+        return KafkaConsumer(
+            **{
+                "enable_auto_commit": False,
+                "auto_offset_reset": "none",
+                "group_id": None,
+                "fetch_max_wait_ms": 100,
+                **broker.client_config(),
+                **config,
+            }
+        )
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error

@@ -1,0 +1,256 @@
+"""Schemas of the records that travel on the topics, one struct per record, strictly typed.
+
+Names follow OpenSearch UBI 1.3 and, for money, GA4. Times end in `_ts` and are epoch milliseconds UTC; money ends in
+`_minor` and is an integer in minor units, never negative (the action gives the sign). Binary columns are
+little-endian and base64 in JSON. Unknown fields are ignored by the structs; raw bytes are what the join keeps, so
+nothing is lost.
+
+Source: STREAM.md 4.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+MAX_EVENT_BYTES = 64 * 1024
+MAX_ITEMS = 200
+
+EventId = Annotated[str, Meta(min_length=1, max_length=64)]
+QueryId = Annotated[str, Meta(min_length=1, max_length=64)]
+ClientId = Annotated[str, Meta(min_length=1, max_length=128)]
+ItemId = Annotated[str, Meta(min_length=1, max_length=256)]
+Timestamp = Annotated[int, Meta(ge=0, le=2**53)]
+Money = Annotated[int, Meta(ge=0, le=2**53)]
+Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+Position = Annotated[int, Meta(ge=1, le=100_000)]
+Bucket = Annotated[int, Meta(ge=0, le=9_999)]
+SchemaVersion = Annotated[int, Meta(ge=1)]
+
+
+class Query(Struct, kw_only=True, omit_defaults=True):
+    """The search request of an impression; `hash` is a keyed hash of the text, never the text."""
+
+    hash: Annotated[str, Meta(min_length=1, max_length=128)]
+    category: str | None = None
+    page: Annotated[int, Meta(ge=1)] = 1
+    total_hits: Annotated[int, Meta(ge=0)] | None = None
+
+
+class History(Struct, kw_only=True):
+    """The client's behaviours as served, newest first, at most 50; columns of equal length."""
+
+    object_id: list[str]
+    action: list[str]
+    age_s: list[Annotated[int, Meta(ge=0)]]
+    category: list[str]
+
+
+class Features(Struct, kw_only=True):
+    """Features as served, so that nobody looks a feature up later.
+
+    Attributes:
+        schema: sha256 of the feature schema, 64 hex digits.
+        item_f16: float16[n x f] little-endian, rows in shown order.
+        context_f16: float16[c] little-endian.
+    """
+
+    schema: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    item_f16: bytes
+    context_f16: bytes
+    history: History
+
+
+class Assignment(Struct, kw_only=True, frozen=True):
+    """One layer's decision for the client of an impression."""
+
+    layer: str
+    experiment: str
+    arm: str
+    epoch: int
+    bucket: Bucket
+
+
+class ShownItems(Struct, kw_only=True, omit_defaults=True):
+    """The list in shown order: position = index + 1. Columns have equal length n <= 200."""
+
+    object_id: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_ITEMS)]
+    rank_in: list[Position]
+    price_minor: list[Money]
+    score: list[float] | None = None
+    propensity: list[Annotated[float, Meta(gt=0, le=1)]] | None = None
+
+
+class Event(Struct, kw_only=True, omit_defaults=True):
+    """Fields common to impressions, clicks and conversions.
+
+    Attributes:
+        event_id: Made once at the source (UUIDv7) and kept on retries; identity for deduplication.
+        event_ts: Time at the source.
+        client_id: Pseudonym of the visitor; the Kafka key.
+        session_id: The browsing visit (UBI), never a search session.
+        source: Program that wrote the event.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    event_id: EventId
+    event_ts: Timestamp
+    client_id: ClientId
+    session_id: str | None = None
+    user_id: str | None = None
+    source: str
+    attributes: dict[str, object] | None = None
+
+
+class Impression(Event, kw_only=True, omit_defaults=True):
+    """The ranked list as shown for one query, one record per response."""
+
+    action_name: Literal["impression"] = "impression"
+    query_id: QueryId
+    query: Query
+    currency: Currency
+    items: ShownItems
+    features: Features | None = None
+    assignment: list[Assignment] = []
+    lineage: str | None = None
+    version: str | None = None
+    fallback: str | None = None
+    triggered: bool | None = None
+    latency_us: Annotated[int, Meta(ge=0)] = 0
+
+
+class Click(Event, kw_only=True, omit_defaults=True):
+    """A click or a cart addition on one item of a list."""
+
+    action_name: Literal["click", "add_to_cart"]
+    query_id: QueryId | None = None
+    object_id: ItemId
+    position: Position | None = None
+
+
+class OrderLine(Struct, kw_only=True, omit_defaults=True):
+    """One line of an order: `amount_minor` is the total of the line."""
+
+    line_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    object_id: ItemId
+    quantity: Annotated[int, Meta(ge=1)]
+    amount_minor: Money
+    query_id: QueryId | None = None
+
+
+class Conversion(Event, kw_only=True, omit_defaults=True):
+    """A purchase, cancellation or refund of order lines; each line is a unit of counting."""
+
+    action_name: Literal["purchase", "cancel", "refund"]
+    query_id: QueryId | None = None
+    transaction_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    refund_id: str | None = None
+    currency: Currency
+    value_minor: Money | None = None
+    items: Annotated[list[OrderLine], Meta(min_length=1, max_length=MAX_ITEMS)]
+
+
+class Tick(Struct, kw_only=True, omit_defaults=True):
+    """The clock of one partition.
+
+    Attributes:
+        pos: Topic to the next offset that the writer had read; information only.
+        hw: Topic to its high watermark when the tick was written: the join is caught up once it has read so far.
+        now_ts: The driver's clock, in replays and simulations; else the record's `append_ts` is the clock.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    partition: Annotated[int, Meta(ge=0)]
+    seq: int
+    worker: str
+    pos: dict[str, int] = {}
+    hw: dict[str, int]
+    now_ts: Timestamp | None = None
+
+
+class Item(Struct, kw_only=True, omit_defaults=True):
+    """A product of the catalogue; a null record deletes it.
+
+    Attributes:
+        category_ids: Root category first.
+        sales_28d: Units sold in 28 days.
+        image_vec: float16[d] little-endian, in the vector space named by `image_model`.
+        text_vec: float16[d] little-endian, in the vector space named by `text_model`.
+        attributes: Numbers `rating` and `promotion` become features when present.
+    """
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    item_id: ItemId
+    title: str
+    brand_id: str | None = None
+    shop_id: str | None = None
+    category_ids: list[str] = []
+    price_minor: Money
+    currency: Currency
+    sales_28d: Annotated[int, Meta(ge=0)] = 0
+    image_vec: bytes | None = None
+    text_vec: bytes | None = None
+    image_model: str | None = None
+    text_model: str | None = None
+    available: bool = True
+    updated_ts: Timestamp
+    attributes: dict[str, object] | None = None
+
+
+class Behaviour(Struct, kw_only=True, omit_defaults=True):
+    """One action of a client; `category` is the query category of the list it happened on."""
+
+    event_id: EventId
+    item_id: ItemId
+    action: str
+    event_ts: Timestamp
+    category: str | None = None
+    price_minor: Money | None = None
+
+
+class Profile(Struct, kw_only=True):
+    """Newest 50 behaviours of a client by (event_ts, event_id), newest first."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    client_id: ClientId
+    behaviours: list[Behaviour]
+    updated_ts: Timestamp
+
+
+class ModelVersionAnnouncement(Struct, kw_only=True):
+    """A hint that SQL holds a new version of a lineage."""
+
+    schema_version: SchemaVersion = SCHEMA_VERSION
+    lineage: str
+    version: int
+    artifact: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    published_ts: Timestamp
+
+
+def encode(record: Struct) -> bytes:
+    """Return the JSON bytes of any record of this module."""
+    return msgspec.json.encode(record)
+
+
+__all__ = [
+    "MAX_EVENT_BYTES",
+    "MAX_ITEMS",
+    "SCHEMA_VERSION",
+    "Assignment",
+    "Behaviour",
+    "Click",
+    "Conversion",
+    "Event",
+    "Features",
+    "History",
+    "Impression",
+    "Item",
+    "ModelVersionAnnouncement",
+    "OrderLine",
+    "Profile",
+    "Query",
+    "ShownItems",
+    "Tick",
+    "encode",
+]

@@ -1,0 +1,1 @@
+"""Sessions become model versions: models, learner, checkpoints, artifacts and the registry."""
