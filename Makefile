@@ -1,0 +1,61 @@
+# Two commands matter to a new user: `make demo` and `make test`. Each installs whatever it needs, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check system bench bench-stream lock clean setup setup-dev servers
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/boot.stamp: requirements/boot.txt
+	@echo "[setup] creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Shelfwise needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/boot.txt
+	@touch $@
+
+$(VENV)/run.stamp: $(VENV)/boot.stamp requirements/run.txt pyproject.toml
+	@echo "[setup] installing the locked packages (torch brings about 3 GB the first time)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/run.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt
+	@echo "[setup] installing the locked packages for tests"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/run.stamp ## Install what running needs
+setup-dev: $(VENV)/dev.stamp ## Install what developing needs
+
+servers: # PostgreSQL and Prometheus, which only tests need; elsewhere their tests say that they were skipped, and why
+	@bash .ci/servers
+
+demo: setup ## Run the whole loop on this machine (SHELFWISE_BROKER=memory needs no Java)
+	@$(BIN)/shelfwise demo run
+
+test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included
+	@$(BIN)/python -m pytest
+
+check: setup-dev ## Check format, lint, types and imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+system: setup-dev servers ## Run the slower tests on real processes
+	@$(BIN)/python -m pytest -m system
+
+bench: setup-dev ## Measure; asserts nothing
+	@$(BIN)/python -m pytest -m bench -s
+
+lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/boot.in -o requirements/boot.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" --extra dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove what set-up and runs left behind
+	@rm -rf $(VENV) .shelfwise .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
