@@ -1,0 +1,73 @@
+"""Tables of lineages, versions, leases and rollout events, on the one `MetaData` of the program.
+
+Source: TRAINING_SERVING.md 7, ARCHITECTURE.md 5.
+"""
+
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint
+
+from stream.db import metadata
+
+VERSION_STATUSES = ("building", "published", "verified", "canary", "live", "superseded", "rejected", "quarantined")
+LINEAGE_NAME_LENGTH = 64
+
+# SQLite numbers rows itself only for a column spelled INTEGER.
+_BigId = BigInteger().with_variant(Integer, "sqlite")
+
+lineages = Table(
+    "lineages",
+    metadata,
+    Column("name", String(LINEAGE_NAME_LENGTH), primary_key=True),
+    Column("model", String(32), nullable=False),
+    Column("profile", String(32), nullable=False),
+    Column("config_hash", String(64), nullable=False),
+    Column("data_policy", String(16), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("row_version", Integer, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("lineage", ForeignKey("lineages.name"), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("term", BigInteger, nullable=False),
+    Column("expires_ts", BigInteger, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("lineage", ForeignKey("lineages.name"), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("artifact", String(64), nullable=False),
+    Column("parent", String(64), nullable=True),
+    Column("term", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("offsets", JSON, nullable=False),
+    Column("published_ts", BigInteger, nullable=False),
+    Column("row_version", Integer, nullable=False),
+    UniqueConstraint("lineage", "artifact"),
+)
+
+Index(
+    "ix_versions_one_live",
+    versions.c.lineage,
+    unique=True,
+    sqlite_where=versions.c.status == "live",
+    postgresql_where=versions.c.status == "live",
+)
+
+rollout_events = Table(
+    "rollout_events",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("lineage", ForeignKey("lineages.name"), nullable=False, index=True),
+    Column("version", BigInteger, nullable=True),
+    Column("from_status", String(16), nullable=True),
+    Column("to_status", String(16), nullable=False),
+    Column("who", String(255), nullable=False),
+    Column("why", String(255), nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("event_ts", BigInteger, nullable=False),
+)
