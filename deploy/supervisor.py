@@ -1,0 +1,166 @@
+"""Start child processes, restart those that fall, and leave none running.
+
+A child runs in a process session of its own, so that an interrupt at the terminal reaches the supervisor alone and the
+children are stopped in order. On Linux the kernel also ends a child whose supervisor was killed.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from stream.errors import ShelfwiseError
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+class ChildError(ShelfwiseError):
+    """A child could not be started, or ended with an error and must not be restarted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """How one process is started.
+
+    Attributes:
+        restart: Start it again when it ends by itself with an error, waiting longer each time.
+    """
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    restart: bool = True
+
+
+@dataclass(slots=True)
+class _Running:
+    child: Child
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    num_restarts: int = 0
+    restart_at_s: float | None = None
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Keeps a set of children running.
+
+    Args:
+        monotonic_s: A clock that never goes back.
+        jitter: Returns a share in [0, 1) that spreads restarts.
+        notify: Receives one line for each restart.
+    """
+
+    monotonic_s: Callable[[], float]
+    jitter: Callable[[], float]
+    notify: Callable[[str], None]
+    _running: dict[str, _Running] = field(default_factory=dict)
+
+    def start(self, child: Child) -> None:
+        """Start `child`; its standard output and error are appended to its log.
+
+        Raises:
+            ChildError: If a child of that name runs already, or the program cannot be started.
+        """
+        if child.name in self._running:
+            raise ChildError(f"child '{child.name}' runs already")
+        child.log.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as opened:
+            log = opened.enter_context(child.log.open("ab"))
+            self._running[child.name] = _Running(child=child, process=_spawn(child, log), log=log)
+            opened.pop_all()
+
+    def poll(self) -> None:
+        """Look after the children once: restart what fell and whose waiting time is over.
+
+        Raises:
+            ChildError: If a child that must not be restarted ended with an error.
+        """
+        now_s = self.monotonic_s()
+        for running in self._running.values():
+            code = running.process.poll()
+            if code is None or code == 0:
+                continue
+            child = running.child
+            if not child.restart:
+                raise ChildError(f"{child.name} ended with code {code}; see {child.log}\n{tail(child.log)}")
+            if running.restart_at_s is None:
+                longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**running.num_restarts)
+                wait_s = longest * (0.5 + 0.5 * self.jitter())
+                running.restart_at_s = now_s + wait_s
+                self.notify(f"{child.name} ended with code {code}; restarting in {wait_s:.1f} s")
+            elif now_s >= running.restart_at_s:
+                running.process = _spawn(child, running.log)
+                running.num_restarts += 1
+                running.restart_at_s = None
+
+    def exit_code(self, name: str) -> int | None:
+        """Return the exit code of a child, or None while it runs."""
+        return self._running[name].process.poll()
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a child."""
+        return self._running[name].process.pid
+
+    def num_restarts(self, name: str) -> int:
+        """Return how often a child was started again."""
+        return self._running[name].num_restarts
+
+    def stop(self, name: str, grace_s: float = 10.0) -> int:
+        """End a child: SIGTERM, and SIGKILL if it is still there after `grace_s`; return its exit code."""
+        running = self._running.pop(name)
+        process = running.process
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self.notify(f"{name} did not stop within {grace_s:.0f} s and was killed")
+                process.kill()
+                process.wait()
+        running.log.close()
+        return process.returncode
+
+    def stop_all(self) -> None:
+        """End every child, the last one started first."""
+        for name in reversed(list(self._running)):
+            self.stop(name)
+
+
+def tail(log: Path, num_lines: int = 15) -> str:
+    """Return the last lines of a log, indented; empty when there is none."""
+    if not log.exists():
+        return ""
+    return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-num_lines:])
+
+
+def _spawn(child: Child, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        # A C function call between fork and exec is all that preexec_fn does here.
+        return subprocess.Popen(  # noqa: S603
+            list(child.argv),
+            env=dict(child.env),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        )
+    except OSError as error:
+        raise ChildError(f"{child.name}: cannot start {child.argv[0]}: {error}") from error
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
