@@ -1,0 +1,255 @@
+"""Which versions of a lineage exist and which one is live; writers are fenced by the term of their lease.
+
+Every write of a version names the term of its writer, and the statement itself compares it with the lease row, so a
+writer that lost its lease while it slept changes nothing.
+
+Source: TRAINING_SERVING.md 2.2, 6, 7.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, Row, insert, literal, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.types import JSON, BigInteger, Integer, String
+
+from stream import db
+from stream.errors import ConfigError, FencedError, StoreError
+from trainer.tables import leases, lineages, rollout_events, versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """A row of `lineages`."""
+
+    name: str
+    model: str
+    profile: str
+    config_hash: str
+    data_policy: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A row of `versions`; `artifact` and `parent` are addresses (sha256 hex)."""
+
+    lineage: str
+    version: int
+    artifact: str
+    parent: str | None
+    term: int
+    status: str
+    metrics: Mapping[str, object]
+    offsets: Mapping[str, int]
+    published_ts: int
+
+
+class Registry:
+    """Reads and writes lineages and versions; works on SQLite and PostgreSQL."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ensure_lineage(
+        self, name: str, model: str, profile: str, config_hash: str, data_policy: str = "shared"
+    ) -> Lineage:
+        """Create the lineage, or check that it is what it was.
+
+        Raises:
+            ConfigError: If it exists with another model, configuration or data policy.
+            StoreError: If the database is unreachable or refused.
+        """
+        wanted = {
+            "name": name,
+            "model": model,
+            "profile": profile,
+            "config_hash": config_hash,
+            "data_policy": data_policy,
+        }
+        try:
+            with db.transaction(self._engine) as connection:
+                if _lineage_row(connection, name) is None:
+                    connection.execute(insert(lineages).values(**wanted, status="draft", row_version=1))
+                    connection.execute(insert(leases).values(lineage=name, holder="", term=0, expires_ts=0))
+        except StoreError as error:
+            # Another process created it in between: compared below like any other.
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+        with db.transaction(self._engine) as connection:
+            row = _lineage_row(connection, name)
+        assert row is not None
+        found = _lineage(row)
+        for key, value in wanted.items():
+            if getattr(found, key) != value:
+                raise ConfigError(f"lineage {name}: {key} is {getattr(found, key)!r}, this trainer has {value!r}")
+        return found
+
+    def lineages(self) -> list[Lineage]:
+        """Return all lineages by name."""
+        with db.transaction(self._engine) as connection:
+            return [_lineage(row) for row in connection.execute(select(lineages).order_by(lineages.c.name))]
+
+    def acquire_lease(self, lineage: str, holder: str, now_ms: int, ttl_ms: int) -> int:
+        """Take the lease and return its new term; the same holder may take it again, which fences its former self.
+
+        Raises:
+            FencedError: If another holder's lease has not expired.
+            StoreError: If the database is unreachable or refused.
+        """
+        free = or_(leases.c.expires_ts <= now_ms, leases.c.holder == holder)
+        with db.transaction(self._engine) as connection:
+            changed = connection.execute(
+                update(leases)
+                .where(leases.c.lineage == lineage, free)
+                .values(holder=holder, term=leases.c.term + 1, expires_ts=now_ms + ttl_ms)
+            )
+            row = connection.execute(select(leases).where(leases.c.lineage == lineage)).one_or_none()
+        if row is None:
+            raise FencedError(f"lineage {lineage} has no lease row: call ensure_lineage first")
+        if changed.rowcount != 1:
+            raise FencedError(f"lineage {lineage}: '{row.holder}' holds the lease until {row.expires_ts}")
+        return int(row.term)
+
+    def renew_lease(self, lineage: str, term: int, now_ms: int, ttl_ms: int) -> None:
+        """Extend the lease of `term`.
+
+        Raises:
+            FencedError: If a later term has taken over.
+            StoreError: If the database is unreachable or refused.
+        """
+        with db.transaction(self._engine) as connection:
+            changed = connection.execute(
+                update(leases)
+                .where(leases.c.lineage == lineage, leases.c.term == term)
+                .values(expires_ts=now_ms + ttl_ms)
+            )
+        if changed.rowcount != 1:
+            raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
+
+    def publish(
+        self,
+        lineage: str,
+        version: int,
+        artifact: str,
+        parent: str | None,
+        term: int,
+        metrics: Mapping[str, object],
+        offsets: Mapping[str, int],
+        published_ts: int,
+    ) -> None:
+        """Insert a version as `published`, in one statement that compares the lease term and the newest number.
+
+        Raises:
+            FencedError: If the term is stale or the number does not rise.
+            StoreError: If the database is unreachable or refused.
+        """
+        newer = select(versions.c.version).where(versions.c.lineage == lineage, versions.c.version >= version)
+        # The lock makes PostgreSQL re-read the term after a take-over that commits meanwhile; SQLite has one writer.
+        source = (
+            select(
+                literal(lineage, String),
+                literal(version, BigInteger),
+                literal(artifact, String),
+                literal(parent, String),
+                leases.c.term,
+                literal("published", String),
+                literal(dict(metrics), JSON),
+                literal(dict(offsets), JSON),
+                literal(published_ts, BigInteger),
+                literal(1, Integer),
+            )
+            .where(leases.c.lineage == lineage, leases.c.term == term, ~newer.exists())
+            .with_for_update(of=leases)
+        )
+        columns = [column.name for column in versions.columns]
+        with db.transaction(self._engine) as connection:
+            if connection.execute(insert(versions).from_select(columns, source)).rowcount != 1:
+                raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
+            _log(connection, lineage, version, None, "published", f"term {term}", "artifact written", published_ts)
+
+    def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> None:
+        """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.
+
+        Raises:
+            FencedError: If the term is stale or the version is not in a status that leads there.
+            StoreError: If the database is unreachable or refused.
+        """
+        from_status = {"verified": "published", "rejected": "published", "live": "verified"}[to_status]
+        holds = select(leases.c.term).where(leases.c.lineage == lineage, leases.c.term == term).with_for_update()
+        who = f"term {term}"
+        with db.transaction(self._engine) as connection:
+            if connection.execute(holds).one_or_none() is None:
+                raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
+            if to_status == "live":
+                former = connection.execute(
+                    select(versions.c.version).where(versions.c.lineage == lineage, versions.c.status == "live")
+                ).scalars()
+                for number in list(former):
+                    _move(connection, lineage, number, "live", "superseded")
+                    _log(connection, lineage, number, "live", "superseded", who, f"by version {version}", now_ms)
+            if not _move(connection, lineage, version, from_status, to_status):
+                raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
+            _log(connection, lineage, version, from_status, to_status, who, why, now_ms)
+
+    def live(self, lineage: str) -> Version | None:
+        """Return the newest version with status live."""
+        statement = select(versions).where(versions.c.lineage == lineage, versions.c.status == "live")
+        with db.transaction(self._engine) as connection:
+            row = connection.execute(statement.order_by(versions.c.version.desc()).limit(1)).one_or_none()
+        return None if row is None else _version(row)
+
+    def versions(self, lineage: str | None = None) -> list[Version]:
+        """Return the versions of a lineage, or of all, oldest first."""
+        statement = select(versions).order_by(versions.c.lineage, versions.c.version)
+        if lineage is not None:
+            statement = statement.where(versions.c.lineage == lineage)
+        with db.transaction(self._engine) as connection:
+            return [_version(row) for row in connection.execute(statement)]
+
+
+def _lineage_row(connection: Connection, name: str) -> "Row[tuple[object, ...]] | None":
+    return connection.execute(select(lineages).where(lineages.c.name == name)).one_or_none()
+
+
+def _lineage(row: "Row[tuple[object, ...]]") -> Lineage:
+    mapping = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row as mapping
+    return Lineage(**{key: str(mapping[key]) for key in Lineage.__slots__})
+
+
+def _version(row: "Row[tuple[object, ...]]") -> Version:
+    mapping = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row as mapping
+    return Version(**{key: mapping[key] for key in Version.__slots__})
+
+
+def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str) -> bool:
+    changed = connection.execute(
+        update(versions)
+        .where(versions.c.lineage == lineage, versions.c.version == version, versions.c.status == from_status)
+        .values(status=to_status, row_version=versions.c.row_version + 1)
+    )
+    return changed.rowcount == 1
+
+
+def _log(
+    connection: Connection,
+    lineage: str,
+    version: int,
+    from_status: str | None,
+    to_status: str,
+    who: str,
+    why: str,
+    now_ms: int,
+) -> None:
+    connection.execute(
+        insert(rollout_events).values(
+            lineage=lineage,
+            version=version,
+            from_status=from_status,
+            to_status=to_status,
+            who=who,
+            why=why,
+            evidence={},
+            event_ts=now_ms,
+        )
+    )
