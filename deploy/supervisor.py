@@ -30,6 +30,8 @@ class Child:
     """How one process is started.
 
     Attributes:
+        log: File that standard error, and without `output` standard output too, is appended to.
+        output: File that standard output is written to.
         restart: Start it again when it ends by itself with an error, waiting longer each time.
     """
 
@@ -37,6 +39,7 @@ class Child:
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
+    output: Path | None = None
     restart: bool = True
 
 
@@ -143,19 +146,24 @@ def tail(log: Path, num_lines: int = 15) -> str:
 
 
 def _spawn(child: Child, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    output = child.output.open("wb") if child.output else log
     try:
         # A C function call between fork and exec is all that preexec_fn does here.
-        return subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
             list(child.argv),
             env=dict(child.env),
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            stdout=output,
+            stderr=log,
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     except OSError as error:
         raise ChildError(f"{child.name}: cannot start {child.argv[0]}: {error}") from error
+    finally:
+        if output is not log:
+            output.close()
+    return process
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

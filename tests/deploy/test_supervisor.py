@@ -132,3 +132,13 @@ def test_an_unknown_program_is_named(supervisor: Supervisor, tmp_path: Path) -> 
     child = Child(name="ghost", argv=("/no/such/program",), env={}, log=tmp_path / "ghost.log")
     with pytest.raises(ChildError, match=r"ghost: cannot start /no/such/program"):
         supervisor.start(child)
+
+
+def test_standard_output_can_go_to_a_file_of_its_own(supervisor: Supervisor, tmp_path: Path) -> None:
+    code = "import sys; print('document'); print('remark', file=sys.stderr)"
+    output, log = tmp_path / "child.json", tmp_path / "child.log"
+    supervisor.start(Child(name="child", argv=(sys.executable, "-c", code), env={}, log=log, output=output))
+    while supervisor.exit_code("child") is None:
+        pass
+    assert output.read_text() == "document\n"
+    assert log.read_text() == "remark\n"

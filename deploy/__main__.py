@@ -1,0 +1,5 @@
+"""`python -m deploy` is `shelfwise`."""
+
+from deploy.cli import main
+
+main()

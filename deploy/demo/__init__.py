@@ -1,0 +1,1 @@
+"""The whole loop on one machine: broker, joiner, trainers, serving, shoppers, facts, report."""
