@@ -1,0 +1,358 @@
+"""One example per session, the same arrays from a rank request and from the session that its impression became.
+
+Rows of an example stand in order of `rank_in`, so the displayed order, a treatment, cannot leak through array order.
+
+Source: MODELS.md 1; labels: TRAINING_SERVING.md 3.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.errors import SchemaError
+from stream.events import History, Item
+from stream.session import ACTION_CODES, Session, f16, i64, u16, u32
+from trainer.features.relative import neighbour_prices, relative
+from trainer.features.schema import (
+    CONTEXT_COLUMNS,
+    FEATURE_SCHEMA,
+    HISTORY_MAX,
+    ITEM_COLUMNS,
+    N_MAX,
+    QUERY_COLUMNS,
+    context_f16,
+    item_f16,
+)
+
+_TOP: Final = 10
+_SCALE: Final = np.array([0.2, 0.2, 0.2, 1, 1, 1, 1, 1], dtype=np.float32)
+_HAS_IMAGE: Final = ITEM_COLUMNS.index("has_image")
+_HAS_TEXT: Final = ITEM_COLUMNS.index("has_text")
+_BOUGHT: Final = ACTION_CODES["purchase"]
+_RANK_LIMIT: Final = 32_767
+
+
+class CatalogueLike(Protocol):
+    """What the builder needs of the item catalogue."""
+
+    def get(self, item_id: str, /) -> Item | None:
+        """Return the record of an item, or None."""
+
+    def image(self, item_id: str, /) -> NDArray[np.float32] | None:
+        """Return the image vector of an item, or None."""
+
+    def text(self, item_id: str, /) -> NDArray[np.float32] | None:
+        """Return the text vector of an item, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """What a list is trained on, rows in the order of the source list.
+
+    Attributes:
+        click, conv: 0 or 1.
+        money: Minor units of the converted items.
+        click_weight: 0 takes the list out of the click loss.
+    """
+
+    click: NDArray[np.float32]
+    conv: NDArray[np.float32]
+    money: NDArray[np.float64]
+    click_weight: float = 1.0
+
+    @classmethod
+    def none(cls, n: int) -> "Labels":
+        """Return empty labels: a request has none."""
+        return cls(click=np.zeros(n, np.float32), conv=np.zeros(n, np.float32), money=np.zeros(n, np.float64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionExample:
+    """One list ready for `collate`; rows in order of `rank_in`, history newest first and filtered.
+
+    Attributes:
+        index: Row of each candidate in the source list.
+        entity: Keys of (item, shop, brand, category) per candidate; "" = none.
+        hist_type: Action code + 1.
+    """
+
+    query_id: str
+    session_id: str | None
+    item_ids: list[str]
+    index: NDArray[np.int64]
+    entity: tuple[list[str], list[str], list[str], list[str]]
+    num: NDArray[np.float32]
+    rank: NDArray[np.int16]
+    img: NDArray[np.float16]
+    img_mask: NDArray[np.bool_]
+    txt: NDArray[np.float16]
+    txt_mask: NDArray[np.bool_]
+    hist_entity: tuple[list[str], list[str], list[str], list[str]]
+    hist_type: NDArray[np.int64]
+    hist_num: NDArray[np.float32]
+    hist_img: NDArray[np.float16]
+    hist_img_mask: NDArray[np.bool_]
+    hist_txt: NDArray[np.float16]
+    hist_txt_mask: NDArray[np.bool_]
+    query: NDArray[np.float32]
+    client: NDArray[np.float32]
+    category: str
+    click: NDArray[np.float32]
+    conv: NDArray[np.float32]
+    money: NDArray[np.float64]
+    click_weight: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Behaviours:
+    item: Sequence[str]
+    category: Sequence[str]
+    action: NDArray[np.int64]
+    age_s: NDArray[np.float64]
+
+
+def item_category(item: Item | None) -> str:
+    """Return the leaf category of an item, "" when unknown."""
+    return item.category_ids[-1] if item is not None and item.category_ids else ""
+
+
+def stream_labels(session: Session) -> Labels:
+    """Return what this revision of a session trains, so that every label is trained once.
+
+    Revision 0 trains the clicks and the items bought so far; a later revision trains only its newly bought items.
+    """
+    orders = u16(session.orders) > 0
+    new = np.ones(session.n, dtype=np.bool_)
+    if session.revision > 0:
+        new = np.zeros(session.n, dtype=np.bool_)
+        if session.reason == "conversion":
+            new[u16(session.changed)] = True
+    conv = orders & new
+    return Labels(
+        click=((u16(session.clicks) > 0) | (u16(session.carts) > 0) | orders).astype(np.float32),
+        conv=conv.astype(np.float32),
+        money=np.where(conv, i64(session.gross_minor), 0).astype(np.float64),
+        click_weight=1.0 if session.revision == 0 else 0.0,
+    )
+
+
+def final_labels(session: Session) -> Labels:
+    """Return the labels of a session as of its revision, all of them: for evaluation and snapshot fits."""
+    conv = u16(session.orders) > 0
+    return Labels(
+        click=((u16(session.clicks) > 0) | (u16(session.carts) > 0) | conv).astype(np.float32),
+        conv=conv.astype(np.float32),
+        money=np.where(conv, i64(session.gross_minor), 0).astype(np.float64),
+    )
+
+
+def example_from_session(session: Session, catalogue: CatalogueLike, labels: Labels | None = None) -> SessionExample:
+    """Return the example of a session, with the labels of `stream_labels` unless others are given.
+
+    A list that was logged without features keeps its prices and nothing else of the items: looking features up now
+    would read the future.
+
+    Raises:
+        SchemaError: If the features were logged under another schema or have a wrong length.
+    """
+    n = session.n
+    if session.feature_schema:
+        if session.feature_schema.hex() != FEATURE_SCHEMA:
+            raise SchemaError(
+                "feature_schema", f"query {session.query_id}: {session.feature_schema.hex()}, known {FEATURE_SCHEMA}"
+            )
+        items, context = f16(session.item_f16), f16(session.context_f16)
+        if items.size != n * len(ITEM_COLUMNS) or context.size != len(CONTEXT_COLUMNS):
+            raise SchemaError(
+                "feature_shape", f"query {session.query_id}: {items.size} item and {context.size} context values"
+            )
+    else:
+        items = item_f16([None] * n, i64(session.price_minor))
+        items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
+        items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
+        context = context_f16(event_ts=session.impression_ts)
+    return _build(
+        query_id=session.query_id,
+        session_id=session.session_id,
+        item_ids=session.item_id,
+        rank_in=u16(session.rank_in).astype(np.int64),
+        items=items.reshape(n, len(ITEM_COLUMNS)).astype(np.float32),
+        context=context.astype(np.float32),
+        behaviours=_Behaviours(
+            item=session.hist_item,
+            category=session.hist_category,
+            action=np.frombuffer(session.hist_action, dtype=np.uint8).astype(np.int64),
+            age_s=u32(session.hist_age_s).astype(np.float64),
+        ),
+        category=session.query_category,
+        catalogue=catalogue,
+        labels=stream_labels(session) if labels is None else labels,
+    )
+
+
+def example_from_request(
+    *,
+    query_id: str,
+    item_ids: Sequence[str],
+    items: NDArray[np.float16],
+    context: NDArray[np.float16],
+    history: History | None,
+    category: str | None,
+    catalogue: CatalogueLike,
+    rank_in: Sequence[int] | None = None,
+    session_id: str | None = None,
+) -> SessionExample:
+    """Return the example of a rank request, from the very values that its impression will log.
+
+    `items` is `item_f16` of the candidates in incoming order, `context` is `context_f16`; without `rank_in` the
+    incoming order gives the ranks.
+    """
+    ranks = np.arange(1, len(item_ids) + 1) if rank_in is None else np.asarray(rank_in, dtype=np.int64)
+    return _build(
+        query_id=query_id,
+        session_id=session_id,
+        item_ids=item_ids,
+        rank_in=ranks.astype(np.int64),
+        items=items.astype(np.float32),
+        context=context.astype(np.float32),
+        behaviours=_Behaviours(
+            item=history.object_id if history else [],
+            category=history.category if history else [],
+            action=np.array([ACTION_CODES.get(action, 0) for action in history.action] if history else [], np.int64),
+            age_s=np.array(history.age_s if history else [], np.float64),
+        ),
+        category=category,
+        catalogue=catalogue,
+        labels=Labels.none(len(item_ids)),
+    )
+
+
+def _build(
+    *,
+    query_id: str,
+    session_id: str | None,
+    item_ids: Sequence[str],
+    rank_in: NDArray[np.int64],
+    items: NDArray[np.float32],
+    context: NDArray[np.float32],
+    behaviours: _Behaviours,
+    category: str | None,
+    catalogue: CatalogueLike,
+    labels: Labels,
+) -> SessionExample:
+    index = np.argsort(rank_in, kind="stable")
+    if np.unique(rank_in).size != rank_in.size:
+        index = np.array(sorted(range(len(item_ids)), key=lambda row: (rank_in[row], item_ids[row])), dtype=np.int64)
+    index = index[:N_MAX]
+    ids = [item_ids[row] for row in index]
+    entity = _entities(ids, catalogue)
+    query_category = category or _commonest(entity[3][:_TOP])
+    items = items[index]
+    kept = _filter(behaviours, query_category, catalogue)
+    hist_ids = [behaviours.item[row] for row in kept]
+    counts = Counter(behaviours.item)
+    img, img_mask = _vectors(ids, catalogue.image)
+    txt, txt_mask = _vectors(ids, catalogue.text)
+    hist_img, hist_img_mask = _vectors(hist_ids, catalogue.image)
+    hist_txt, hist_txt_mask = _vectors(hist_ids, catalogue.text)
+    hist_num = np.empty((len(kept), 2), dtype=np.float32)
+    hist_num[:, 0] = np.log1p([counts[item_id] for item_id in hist_ids])
+    hist_num[:, 1] = np.log1p(behaviours.age_s[kept] / 3600)
+    numbers = [
+        items * _SCALE,
+        relative(items),
+        _touches(ids, behaviours, counts, [key == query_category for key in entity[3]]),
+        neighbour_prices(items),
+    ]
+    return SessionExample(
+        query_id=query_id,
+        session_id=session_id,
+        item_ids=ids,
+        index=index,
+        entity=entity,
+        num=np.concatenate(numbers, axis=1),
+        rank=np.minimum(rank_in[index], _RANK_LIMIT).astype(np.int16),
+        img=img,
+        img_mask=img_mask & (items[:, _HAS_IMAGE] > 0),
+        txt=txt,
+        txt_mask=txt_mask & (items[:, _HAS_TEXT] > 0),
+        hist_entity=_entities(hist_ids, catalogue),
+        hist_type=behaviours.action[kept] + 1,
+        hist_num=hist_num,
+        hist_img=hist_img,
+        hist_img_mask=hist_img_mask,
+        hist_txt=hist_txt,
+        hist_txt_mask=hist_txt_mask,
+        query=context[: len(QUERY_COLUMNS)],
+        client=context[len(QUERY_COLUMNS) :],
+        category=query_category,
+        click=labels.click[index],
+        conv=labels.conv[index],
+        money=labels.money[index],
+        click_weight=labels.click_weight,
+    )
+
+
+def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[list[str], list[str], list[str], list[str]]:
+    records = [catalogue.get(item_id) for item_id in ids]
+    shops = [(record.shop_id or "") if record is not None else "" for record in records]
+    brands = [(record.brand_id or "") if record is not None else "" for record in records]
+    return list(ids), shops, brands, [item_category(record) for record in records]
+
+
+def _commonest(categories: Sequence[str]) -> str:
+    known = [category for category in categories if category]
+    return Counter(known).most_common(1)[0][0] if known else ""
+
+
+def _filter(behaviours: _Behaviours, category: str, catalogue: CatalogueLike) -> NDArray[np.int64]:
+    """Return the behaviours of the query's category, newest first; all of them when the query has none."""
+    if not category:
+        return np.arange(min(len(behaviours.item), HISTORY_MAX))
+    kept = [
+        row
+        for row, logged in enumerate(behaviours.category)
+        if (logged or item_category(catalogue.get(behaviours.item[row]))) == category
+    ]
+    return np.array(kept[:HISTORY_MAX], dtype=np.int64)
+
+
+def _vectors(ids: Sequence[str], lookup: "_VectorLookup") -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    found = [lookup(item_id) for item_id in ids]
+    width = next((vector.size for vector in found if vector is not None), 0)
+    rows = np.zeros((len(ids), width), dtype=np.float16)
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    for row, vector in enumerate(found):
+        if vector is not None and vector.size == width:
+            rows[row] = vector
+            mask[row] = True
+    return rows, mask
+
+
+class _VectorLookup(Protocol):
+    def __call__(self, item_id: str, /) -> NDArray[np.float32] | None: ...
+
+
+def _touches(
+    ids: Sequence[str], behaviours: _Behaviours, counts: Counter[str], matches: Sequence[bool]
+) -> NDArray[np.float32]:
+    columns = np.zeros((len(ids), 5), dtype=np.float32)
+    columns[:, 4] = matches
+    rows = {item_id: row for row, item_id in enumerate(ids)}
+    newest_row = -1
+    # Oldest first, so that the newest touch of an item is the one that stays.
+    for behaviour in range(len(behaviours.item) - 1, -1, -1):
+        row = rows.get(behaviours.item[behaviour], -1)
+        if row >= 0:
+            columns[row, 0] = np.log1p(counts[ids[row]])
+            columns[row, 1] = 1 / (1 + behaviours.age_s[behaviour] / 3600)
+            columns[row, 3] = max(columns[row, 3], float(behaviours.action[behaviour] == _BOUGHT))
+            newest_row = row
+    if newest_row >= 0:
+        columns[newest_row, 2] = 1
+    return columns

@@ -1,0 +1,172 @@
+"""Examples become one batch of padded arrays, the only input of every model.
+
+Source: the batch table of MODELS.md 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.features.build import SessionExample
+from trainer.features.schema import CLIENT_COLUMNS, HISTORY_MAX, N_MAX, NUM_COLUMNS, QUERY_COLUMNS
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+class Lookup(Protocol):
+    """A table of ids: slot 0 is padding, slot 1 the cold row."""
+
+    def lookup(self, keys: Sequence[str], /) -> NDArray[np.int64]:
+        """Return the slot of each key, 1 when it has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdMaps:
+    """The four id tables of a version."""
+
+    item: Lookup
+    shop: Lookup
+    brand: Lookup
+    category: Lookup
+
+
+class Batch(NamedTuple):
+    """Padded arrays of B lists; masks are True for real rows. Legend: B lists, n candidates, L behaviours, D width.
+
+    `cand_id` and `hist_id` hold slots of item, shop, brand, category. `hist_type` is the action code + 1, 0 = padding.
+    """
+
+    cand_id: NDArray[np.int64]  # [B,n,4]
+    cand_num: NDArray[np.float32]  # [B,n,F]
+    cand_rank: NDArray[np.int16]  # [B,n]
+    cand_img: NDArray[np.float16]  # [B,n,D]
+    cand_img_mask: NDArray[np.bool_]  # [B,n]
+    cand_txt: NDArray[np.float16]  # [B,n,D]
+    cand_txt_mask: NDArray[np.bool_]  # [B,n]
+    cand_mask: NDArray[np.bool_]  # [B,n]
+    hist_id: NDArray[np.int64]  # [B,L,4]
+    hist_type: NDArray[np.int64]  # [B,L]
+    hist_num: NDArray[np.float32]  # [B,L,2]
+    hist_img: NDArray[np.float16]  # [B,L,D]
+    hist_img_mask: NDArray[np.bool_]  # [B,L]
+    hist_txt: NDArray[np.float16]  # [B,L,D]
+    hist_txt_mask: NDArray[np.bool_]  # [B,L]
+    hist_mask: NDArray[np.bool_]  # [B,L]
+    query: NDArray[np.float32]  # [B,q]
+    query_category: NDArray[np.int64]  # [B] slot
+    client: NDArray[np.float32]  # [B,u]
+    click: NDArray[np.float32]  # [B,n]
+    conv: NDArray[np.float32]  # [B,n]
+    money: NDArray[np.float64]  # [B,n] minor units
+    click_weight: NDArray[np.float32]  # [B]
+    weight: NDArray[np.float32]  # [B]
+
+
+def collate(
+    examples: Sequence[SessionExample],
+    id_maps: IdMaps,
+    *,
+    width: int,
+    history: int = HISTORY_MAX,
+    fixed: bool = False,
+) -> Batch:
+    """Return the batch of the examples, padded to the longest list and history among them, or to the limits.
+
+    Args:
+        examples: At least one.
+        id_maps: Where keys become slots.
+        width: D, the width of the catalogue's vectors; a vector of another width counts as missing.
+        history: Behaviours kept per list, the newest.
+        fixed: Pad to `N_MAX` and `history`, so that compiled models see one shape.
+
+    Raises:
+        ValueError: If there is no example.
+    """
+    if not examples:
+        raise ValueError("collate: no example")
+    sizes = np.array([len(example.item_ids) for example in examples])
+    depths = np.array([min(len(example.hist_type), history) for example in examples])
+    n = N_MAX if fixed else int(sizes.max())
+    depth = history if fixed else max(int(depths.max()), 1)
+    cand = np.arange(n) < sizes[:, None]
+    hist = np.arange(depth) < depths[:, None]
+    slots, category = _slots(examples, id_maps, depths)
+    real = int(sizes.sum())
+    img, img_mask = _vectors([(e.img, e.img_mask) for e in examples], cand, width)
+    txt, txt_mask = _vectors([(e.txt, e.txt_mask) for e in examples], cand, width)
+    pairs = list(zip(examples, depths.tolist(), strict=True))
+    hist_img, hist_img_mask = _vectors([(e.hist_img[:k], e.hist_img_mask[:k]) for e, k in pairs], hist, width)
+    hist_txt, hist_txt_mask = _vectors([(e.hist_txt[:k], e.hist_txt_mask[:k]) for e, k in pairs], hist, width)
+    return Batch(
+        cand_id=_spread(slots[:real], cand),
+        cand_num=_spread(np.concatenate([e.num for e in examples]), cand),
+        cand_rank=_spread(np.concatenate([e.rank for e in examples]), cand),
+        cand_img=img,
+        cand_img_mask=img_mask,
+        cand_txt=txt,
+        cand_txt_mask=txt_mask,
+        cand_mask=cand,
+        hist_id=_spread(slots[real:], hist),
+        hist_type=_spread(np.concatenate([e.hist_type[:k] for e, k in pairs]), hist),
+        hist_num=_spread(np.concatenate([e.hist_num[:k] for e, k in pairs]), hist),
+        hist_img=hist_img,
+        hist_img_mask=hist_img_mask,
+        hist_txt=hist_txt,
+        hist_txt_mask=hist_txt_mask,
+        hist_mask=hist,
+        query=np.stack([e.query for e in examples]),
+        query_category=category,
+        client=np.stack([e.client for e in examples]),
+        click=_spread(np.concatenate([e.click for e in examples]), cand),
+        conv=_spread(np.concatenate([e.conv for e in examples]), cand),
+        money=_spread(np.concatenate([e.money for e in examples]), cand),
+        click_weight=np.array([e.click_weight for e in examples], dtype=np.float32),
+        weight=np.array([e.weight for e in examples], dtype=np.float32),
+    )
+
+
+def batch_widths() -> tuple[int, int, int]:
+    """Return F, q and u: the widths of `cand_num`, `query` and `client`."""
+    return len(NUM_COLUMNS), len(QUERY_COLUMNS), len(CLIENT_COLUMNS)
+
+
+def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:
+    padded = np.zeros((*mask.shape, *rows.shape[1:]), dtype=rows.dtype)
+    padded[mask] = rows
+    return padded
+
+
+def _vectors(
+    parts: list[tuple[NDArray[np.float16], NDArray[np.bool_]]], mask: NDArray[np.bool_], width: int
+) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    vectors = np.zeros((*mask.shape, width), dtype=np.float16)
+    present = np.zeros(mask.shape, dtype=np.bool_)
+    for row, (part, part_mask) in enumerate(parts):
+        if part.shape[1] == width:
+            vectors[row, : len(part)] = part
+            present[row, : len(part)] = part_mask
+    return vectors, present
+
+
+def _slots(
+    examples: Sequence[SessionExample], id_maps: IdMaps, depths: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return slots of all candidates, then of all behaviours, and of the query categories; an empty key has slot 0."""
+    columns = []
+    category = np.zeros(len(examples), dtype=np.int64)
+    for kind, table in enumerate((id_maps.item, id_maps.shop, id_maps.brand, id_maps.category)):
+        keys = list(chain.from_iterable(e.entity[kind] for e in examples))
+        for example, depth in zip(examples, depths.tolist(), strict=True):
+            keys.extend(example.hist_entity[kind][:depth])
+        if kind == 3:
+            keys.extend(e.category for e in examples)
+        slots = table.lookup(keys).astype(np.int64)
+        slots[np.fromiter((not key for key in keys), dtype=np.bool_, count=len(keys))] = 0
+        if kind == 3:
+            slots, category = slots[: -len(examples)], slots[-len(examples) :]
+        columns.append(slots)
+    return np.stack(columns, axis=1), category
