@@ -1,0 +1,167 @@
+"""A real PostgreSQL server for tests: a direct child on a free port, in a folder of its own, stopped at the end."""
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+START_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+_USER = "shelfwise"
+_PR_SET_PDEATHSIG = 1
+
+
+class PostgresServer:
+    """One server; `kill` and `start` again to test recovery."""
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self._binaries = binaries
+        self._data = folder / "data"
+        self._log = folder / "server.log"
+        self._account = _unprivileged_account()
+        if self._account is not None:
+            os.chown(folder, self._account.pw_uid, self._account.pw_gid)
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        made = self._spawn(
+            [
+                "initdb",
+                *("--pgdata", str(self._data)),
+                *("--username", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ]
+        )
+        if made.wait(START_TIMEOUT_S) != 0:
+            raise RuntimeError(f"initdb ended with code {made.returncode}:\n{self._log.read_text()}")
+
+    @property
+    def url(self) -> str:
+        """URL of the server's first database."""
+        return f"postgresql://{_USER}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self._process = self._spawn(
+            [
+                "postgres",
+                *("-D", str(self._data), "-p", str(self._port)),
+                *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+                *("-c", "shared_buffers=32MB", "-c", "max_connections=50", "-c", "synchronous_commit=off"),
+            ]
+        )
+        num_polls = int(START_TIMEOUT_S / _POLL_S)
+        for _ in range(num_polls):
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                try:
+                    code = self._process.wait(_POLL_S)
+                except subprocess.TimeoutExpired:
+                    continue
+                raise RuntimeError(f"postgres ended with code {code}:\n{self._log.read_text()}") from None
+            return
+        self.kill()
+        raise RuntimeError(f"postgres did not answer within {START_TIMEOUT_S} s:\n{self._log.read_text()}")
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Shut the server down, ending open connections."""
+        self._end(signal.SIGINT)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(START_TIMEOUT_S)
+            self._process = None
+
+    def _spawn(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        account = self._account
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [str(self._binaries / argv[0]), *argv[1:]],
+                cwd=self._log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            )
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _unprivileged_account() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL cannot run as root, and neither 'postgres' nor 'nobody' is an account here")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find_binaries() -> Path:
+    """Return the folder with `initdb` and `postgres`; Debian keeps them off the path.
+
+    Raises:
+        RuntimeError: If there is none.
+    """
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
+    for initdb in reversed([Path(entry) for entry in found if entry]):
+        if (initdb.parent / "postgres").exists():
+            return initdb.parent
+    raise RuntimeError("no PostgreSQL server found; on Debian: apt-get install postgresql")
+
+
+def new_database(url: str) -> str:
+    """Create an empty database on the server of `url` and return its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server that lives as long as the test run; `new_database` gives each test its own."""
+    folder = Path(tempfile.mkdtemp(prefix="shelfwise-postgres-"))
+    try:
+        server = PostgresServer(folder, find_binaries())
+        server.start()
+        try:
+            yield server.url
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
