@@ -1,0 +1,139 @@
+"""Cuts the merged order into batches and marks, by count and by grids of watermark time, never by the wall clock.
+
+A mark is where ids are admitted, the catalogue is applied, a checkpoint may be written and a version published.
+
+Source: TRAINING_SERVING.md 2 (2), 2.1.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from stream.session import Progress, Session
+from trainer.merge import Cursor, Key, Released
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A session at its place in the merged order."""
+
+    key: Key
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sessions of one step in merged order; `held` is parallel: whether a hold was active when it came."""
+
+    sessions: tuple[Placed, ...]
+    held: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A crossing of the checkpoint grid.
+
+    Attributes:
+        mark_ts: The grid line, in watermark time.
+        publish: Whether the publish grid was crossed too.
+        first: Whether this is the mark before the first session of the log.
+    """
+
+    mark_ts: int
+    publish: bool
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Grids in milliseconds of watermark time, and the sessions of a full batch."""
+
+    batch_sessions: int = 128
+    batch_ms: int = 10_000
+    checkpoint_ms: int = 60_000
+    publish_ms: int = 300_000
+
+    def __post_init__(self) -> None:
+        for name in ("batch_sessions", "batch_ms", "checkpoint_ms", "publish_ms"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        if self.publish_ms % self.checkpoint_ms:
+            raise ValueError(f"publish_ms = {self.publish_ms}: expected a multiple of {self.checkpoint_ms}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """All that the cutter remembers at a mark, where its batch is empty.
+
+    Attributes:
+        cursors: Partition to where reading goes on.
+        watermark_ts: Watermark of the last record taken in; None before the first.
+        marked_ts: The last mark; None before the first session of the log.
+        holds: Partitions with an active hold, ascending.
+    """
+
+    cursors: Mapping[int, Cursor]
+    watermark_ts: int | None = None
+    marked_ts: int | None = None
+    holds: tuple[int, ...] = ()
+
+
+class Cutter:
+    """Turns released records into batches and marks."""
+
+    def __init__(self, grid: Grid, position: Position) -> None:
+        self._grid = grid
+        self._cursors = dict(position.cursors)
+        self._watermark_ts = position.watermark_ts
+        self._marked_ts = position.marked_ts
+        self._holds = set(position.holds)
+        self._sessions: list[Placed] = []
+        self._held: list[bool] = []
+
+    @property
+    def position(self) -> Position:
+        """What is needed to go on from here; complete at a mark only, elsewhere a batch may be begun."""
+        return Position(
+            cursors=dict(self._cursors),
+            watermark_ts=self._watermark_ts,
+            marked_ts=self._marked_ts,
+            holds=tuple(sorted(self._holds)),
+        )
+
+    def cut(self, released: Iterable[Released]) -> Iterator[Batch | Mark]:
+        """Yield what becomes complete; a mark comes before the record that crosses its grid line is taken in."""
+        for one in released:
+            yield from self._cross(one)
+            yield from self._take(one)
+
+    def _cross(self, one: Released) -> Iterator[Batch | Mark]:
+        grid, now = self._grid, one.key.watermark_ts
+        line = now // grid.checkpoint_ms * grid.checkpoint_ms
+        if self._marked_ts is None:
+            if isinstance(one.record, Session):
+                self._marked_ts = line
+                yield Mark(line, publish=False, first=True)
+            return
+        assert self._watermark_ts is not None, "a mark comes after a record"
+        if line > self._marked_ts or now // grid.batch_ms != self._watermark_ts // grid.batch_ms:
+            yield from self._flush()
+        if line > self._marked_ts:
+            publish = line // grid.publish_ms != self._marked_ts // grid.publish_ms
+            self._marked_ts = line
+            yield Mark(line, publish=publish)
+
+    def _take(self, one: Released) -> Iterator[Batch]:
+        watermark_ts, partition, offset = one.key
+        self._watermark_ts = watermark_ts
+        self._cursors[partition] = Cursor(next_offset=offset + 1, watermark_ts=watermark_ts)
+        if isinstance(one.record, Progress):
+            (self._holds.add if one.record.hold else self._holds.discard)(partition)
+            return
+        self._sessions.append(Placed(one.key, one.record))
+        self._held.append(bool(self._holds))
+        if len(self._sessions) == self._grid.batch_sessions:
+            yield from self._flush()
+
+    def _flush(self) -> Iterator[Batch]:
+        if self._sessions:
+            yield Batch(tuple(self._sessions), tuple(self._held))
+            self._sessions, self._held = [], []

@@ -1,0 +1,94 @@
+"""The one order of all partitions of `sessions`: (watermark made non-decreasing per partition, partition, offset).
+
+A record is released when no partition can still bring an earlier one, so the released order is a function of the log
+alone: a slow partition delays, it never reorders. Pure: no clock, no input or output.
+
+Source: TRAINING_SERVING.md 2 (1).
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stream.session import Progress, Session
+
+_NEVER = -(2**62)
+
+
+class Key(NamedTuple):
+    """The place of a record in the merged order."""
+
+    watermark_ts: int
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A record in its place."""
+
+    key: Key
+    record: Session | Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far the merged order has consumed one partition: its next offset, and its watermark so far."""
+
+    next_offset: int
+    watermark_ts: int = _NEVER
+
+
+class Merge:
+    """Merges partitions that are pushed in any interleaving.
+
+    Args:
+        cursors: Partition to where reading begins; every partition of the topic must be named, or the order would
+            depend on when its first record comes.
+    """
+
+    def __init__(self, cursors: Mapping[int, Cursor]) -> None:
+        if not cursors:
+            raise ValueError("cursors is empty: expected every partition of the topic")
+        self._frontier = {p: Key(c.watermark_ts, p, c.next_offset) for p, c in cursors.items()}
+        self._queues: dict[int, deque[Released]] = {p: deque() for p in cursors}
+
+    def push(self, partition: int, offset: int, record: Session | Progress) -> None:
+        """Add the next record of a partition; offsets may leave holes but must rise.
+
+        Raises:
+            ValueError: If the offset was already pushed: the reader was not positioned at the cursor.
+        """
+        frontier = self._frontier[partition]
+        if offset < frontier.offset:
+            raise ValueError(f"partition {partition}: offset {offset} after {frontier.offset} was due")
+        key = Key(max(frontier.watermark_ts, record.watermark_ts), partition, offset)
+        self._queues[partition].append(Released(key, record))
+        self._frontier[partition] = Key(key.watermark_ts, partition, offset + 1)
+
+    def skip(self, partition: int, offset: int) -> None:
+        """Pass over an offset that holds no readable record."""
+        frontier = self._frontier[partition]
+        self._frontier[partition] = frontier._replace(offset=max(frontier.offset, offset + 1))
+
+    def release(self) -> Iterator[Released]:
+        """Yield what no partition can precede any more."""
+        while True:
+            first = min(self._queues, key=self._bound)
+            if not self._queues[first]:
+                return
+            yield self._queues[first].popleft()
+
+    def _bound(self, partition: int) -> Key:
+        queue = self._queues[partition]
+        return queue[0].key if queue else self._frontier[partition]
+
+    def waiting(self, partition: int) -> int:
+        """Return how many records of a partition are held back, for pausing partitions that run ahead."""
+        return len(self._queues[partition])
+
+    @property
+    def slowest(self) -> int:
+        """The partition that the merge waits for."""
+        return min(self._queues, key=self._bound)

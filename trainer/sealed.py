@@ -1,0 +1,158 @@
+"""Folders that are complete and verified, or invisible: safetensors files under one manifest with their hashes.
+
+safetensors refuses truncation but loads flipped bits and NaN, so every file is hashed, compared with the dtypes and
+shapes its manifest names, and checked for finite values, all on the very bytes that are then used.
+
+Source: TRAINING_SERVING.md 2.1, RELIABILITY.md 4 (T1, T3).
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save_file
+
+from stream.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+TEMPORARY_PREFIX = ".tmp-"
+
+Tensors = Mapping[str, NDArray[np.generic]]
+Failpoint = Callable[[str], None]
+
+
+class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one tensor must look like."""
+
+    dtype: str
+    shape: list[int]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one file must look like."""
+
+    sha256: str
+    size: int
+    tensors: dict[str, TensorEntry]
+
+
+def no_failpoint(_name: str) -> None:
+    """Do nothing: the hook of production."""
+
+
+def write(
+    parent: Path,
+    name: str | None,
+    files: Mapping[str, Tensors],
+    manifest: Callable[[dict[str, FileEntry]], msgspec.Struct],
+    failpoint: Failpoint = no_failpoint,
+) -> Path:
+    """Write a folder in one atomic rename and return its path.
+
+    Args:
+        parent: Folder that holds the sealed folders; created if missing.
+        name: Name of the folder; None means the sha256 of its manifest.
+        files: File name to its tensors.
+        manifest: Makes the manifest from the entries of the files.
+        failpoint: Called with the name of each step, for crash tests.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f"{TEMPORARY_PREFIX}{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    failpoint("before_write")
+    temporary.mkdir()
+    entries = {file: _write_file(temporary / f"{file}.safetensors", tensors) for file, tensors in files.items()}
+    failpoint("after_write")
+    for file in files:
+        _fsync(temporary / f"{file}.safetensors")
+    raw = msgspec.json.encode(manifest(entries), order="sorted")
+    (temporary / MANIFEST).write_bytes(raw)
+    _fsync(temporary / MANIFEST)
+    _fsync(temporary)
+    failpoint("after_fsync")
+    target = parent / (name or hashlib.sha256(raw).hexdigest())
+    # Only a folder of the same content, or a damaged one, can have this name.
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
+        shutil.rmtree(target)
+    failpoint("before_rename")
+    temporary.rename(target)
+    failpoint("after_rename")
+    _fsync(parent)
+    return target
+
+
+def _write_file(path: Path, tensors: Tensors) -> FileEntry:
+    arrays = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
+    save_file(arrays, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    shapes = {key: TensorEntry(array.dtype.name, list(array.shape)) for key, array in arrays.items()}
+    return FileEntry(digest, path.stat().st_size, shapes)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(folder: Path) -> bytes:
+    """Return the bytes of a folder's manifest.
+
+    Raises:
+        ArtifactError: If the folder or the manifest is missing or a link.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise ArtifactError(f"{folder.name}: expected a folder")
+    return _read(folder / MANIFEST)
+
+
+def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Return the tensors of all files of a folder.
+
+    Raises:
+        ArtifactError: If a file is missing, surplus, a link, damaged, not finite, or not what its entry says.
+    """
+    present = {path.name for path in folder.iterdir()}
+    expected = {MANIFEST, *(f"{file}.safetensors" for file in entries)}
+    if present != expected:
+        raise ArtifactError(f"{folder.name}: holds {sorted(present)}, expected {sorted(expected)}")
+    return {file: _read_file(folder / f"{file}.safetensors", entry) for file, entry in entries.items()}
+
+
+def _read_file(path: Path, entry: FileEntry) -> dict[str, NDArray[np.generic]]:
+    raw = _read(path)
+    where = f"{path.parent.name}/{path.name}"
+    if len(raw) != entry.size or hashlib.sha256(raw).hexdigest() != entry.sha256:
+        raise ArtifactError(f"{where}: {len(raw)} bytes do not have the size or hash of the manifest")
+    try:
+        tensors: dict[str, NDArray[np.generic]] = dict(load_tensors(raw))
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{where}: {error}") from error
+    found = {key: TensorEntry(array.dtype.name, list(array.shape)) for key, array in tensors.items()}
+    if found != entry.tensors:
+        raise ArtifactError(f"{where}: names, dtypes or shapes differ from the manifest")
+    for key, array in tensors.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise ArtifactError(f"{where}: {key} holds NaN or infinity")
+    return tensors
+
+
+def _read(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ArtifactError(f"{path.parent.name}/{path.name}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
