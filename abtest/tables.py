@@ -1,0 +1,199 @@
+"""Tables of experiments, exposures, facts and results, on the one `MetaData` of the program.
+
+Times are epoch milliseconds, money is integer minor units, shares and lifts are fractions.
+
+Source: EXPERIMENTS.md 6.
+"""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from stream.db import metadata
+
+EXPERIMENT_STATUSES = ("running", "stopped")
+POLICIES = ("incoming_order", "shuffle")
+NAME_LENGTH = 64
+
+# SQLite numbers rows itself only for a column spelled INTEGER.
+_BigId = BigInteger().with_variant(Integer, "sqlite")
+# Names that come with events are text of any length: no event may stop the sink.
+_ClientId = String(128)
+_QueryId = String(64)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("key", String(NAME_LENGTH), primary_key=True),
+    Column("layer", String(NAME_LENGTH), nullable=False),
+    Column("salt", String(64), nullable=False),
+    Column("plan", JSON, nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("decision", String(255), nullable=True),
+    Column("created_ts", BigInteger, nullable=False),
+)
+Index(
+    "ix_experiments_one_running",
+    experiments.c.layer,
+    unique=True,
+    sqlite_where=experiments.c.status == "running",
+    postgresql_where=experiments.c.status == "running",
+)
+
+arms = Table(
+    "arms",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(NAME_LENGTH), nullable=False),
+    Column("lineage", String(64), nullable=True),
+    Column("policy", String(16), nullable=True),
+    Column("is_control", Boolean, nullable=False),
+    UniqueConstraint("experiment", "name"),
+    CheckConstraint("(lineage IS NULL) <> (policy IS NULL)", name="lineage_or_policy"),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("start_ts", BigInteger, nullable=False),
+    Column("end_ts", BigInteger, nullable=True),
+    Column("coverage", Float, nullable=False),
+    Column("weights", JSON, nullable=False),
+    Column("buckets", LargeBinary, nullable=False),
+    Column("buckets_sha256", String(64), nullable=False),
+    Column("reason", String(255), nullable=False),
+)
+
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("experiment", Text, primary_key=True),
+    Column("client_id", _ClientId, primary_key=True),
+    Column("layer", Text, nullable=False),
+    Column("arm", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("bucket", Integer, nullable=False),
+    Column("first_ts", BigInteger, nullable=False),
+    Column("query_id", _QueryId, nullable=False),
+    Column("lineage", Text, nullable=True),
+    Column("version", Text, nullable=True),
+    Column("fallback", Text, nullable=True),
+    Column("triggered", Boolean, nullable=True),
+    Column("multi_arm", Boolean, nullable=False),
+)
+
+session_facts = Table(
+    "session_facts",
+    metadata,
+    Column("query_id", _QueryId, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("client_id", _ClientId, nullable=False),
+    Column("session_id", Text, nullable=True),
+    Column("experiment", Text, nullable=True),
+    Column("arm", Text, nullable=True),
+    Column("epoch", BigInteger, nullable=True),
+    Column("bucket", Integer, nullable=True),
+    Column("lineage", Text, nullable=True),
+    Column("version", Text, nullable=True),
+    Column("fallback", Text, nullable=True),
+    Column("impression_ts", BigInteger, nullable=False),
+    Column("watermark_ts", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("n_items", Integer, nullable=False),
+    Column("clicks", Integer, nullable=False),
+    Column("carts", Integer, nullable=False),
+    Column("orders", Integer, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("gross_minor", BigInteger, nullable=False),
+    Column("refund_minor", BigInteger, nullable=False),
+    Column("evidence", LargeBinary, nullable=False),
+    Index("ix_session_facts_experiment", "experiment", "client_id"),
+    Index("ix_session_facts_impression_ts", "impression_ts"),
+    Index("ix_session_facts_lineage", "lineage", "version"),
+)
+
+session_orders = Table(
+    "session_orders",
+    metadata,
+    Column("query_id", ForeignKey("session_facts.query_id"), primary_key=True),
+    Column("transaction_id", _ClientId, primary_key=True),
+)
+
+sink_offsets = Table(
+    "sink_offsets",
+    metadata,
+    Column("sink", String(32), primary_key=True),
+    Column("topic", String(64), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("watermark_ts", BigInteger, nullable=True),
+    Column("matured_ts", BigInteger, nullable=True),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("experiment", ForeignKey("experiments.key"), nullable=False),
+    Column("as_of", BigInteger, nullable=False),
+    Column("metric", String(32), nullable=False),
+    Column("arm", String(NAME_LENGTH), nullable=False),
+    Column("segment", String(NAME_LENGTH), nullable=False),
+    Column("method", String(32), nullable=False),
+    Column("partial", Boolean, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("n_control", BigInteger, nullable=False),
+    Column("mean", Float, nullable=True),
+    Column("mean_control", Float, nullable=True),
+    Column("diff", Float, nullable=True),
+    Column("se", Float, nullable=True),
+    Column("df", Float, nullable=True),
+    Column("lift", Float, nullable=True),
+    Column("lift_se", Float, nullable=True),
+    Column("lo", Float, nullable=True),
+    Column("hi", Float, nullable=True),
+    Column("set_kind", String(16), nullable=True),
+    Column("p_fixed", Float, nullable=True),
+    Column("p_adj", Float, nullable=True),
+    Column("p_seq", Float, nullable=True),
+    Column("gst_z", Float, nullable=True),
+    Column("gst_crit", Float, nullable=True),
+    Column("power", Float, nullable=True),
+    Column("mde", Float, nullable=True),
+    Column("verdict", String(32), nullable=True),
+    Column("reason", String(255), nullable=True),
+    Column("spec_hash", String(64), nullable=False),
+    UniqueConstraint("experiment", "as_of", "metric", "arm", "segment", "method", "partial"),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("experiment", ForeignKey("experiments.key"), nullable=False),
+    Column("as_of", BigInteger, nullable=False),
+    Column("check_name", String(32), nullable=False),
+    Column("partial", Boolean, nullable=False),
+    Column("stat", Float, nullable=True),
+    Column("p", Float, nullable=True),
+    Column("status", String(16), nullable=False),
+    Column("detail", String(1024), nullable=False),
+    UniqueConstraint("experiment", "as_of", "check_name", "partial"),
+)

@@ -1,0 +1,20 @@
+"""Alembic environment: the engine comes from `deploy.schema`, the target is the one `MetaData`."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+import abtest.tables
+import trainer.tables
+from stream.db import metadata
+
+_REGISTERED = (abtest.tables.experiments, trainer.tables.versions)
+
+connection: Connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    render_as_batch=connection.dialect.name == "sqlite",
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
