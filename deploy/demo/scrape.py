@@ -24,7 +24,7 @@ class Samples:
 
     def total(self, name: str, **labels: str) -> float:
         """Return the sum over samples of `name` whose labels include the given ones; 0 when there is none."""
-        return sum(v for n, have, v in self.values if n == name and labels.items() <= have.items())
+        return float(sum(v for n, have, v in self.values if n == name and labels.items() <= have.items()))
 
     def has(self, name: str) -> bool:
         """Tell whether any sample has this name."""
@@ -58,7 +58,7 @@ def fetch(port: int, path: str) -> str:
     """
     url = f"http://127.0.0.1:{port}{path}"
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             body: bytes = answer.read()
     except (urllib.error.URLError, OSError) as error:
         raise ScrapeError(f"{url}: {error}") from error
