@@ -5,9 +5,12 @@ No consumer group code lives here: readers carry their own positions, which thei
 Source: STREAM.md 2.3 (role and traps of kafka-python 3).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
@@ -23,20 +26,58 @@ class KafkaSettings:
     """Which broker to use, and how the local one is set up.
 
     Attributes:
-        broker: `HOST:PORT[,HOST:PORT]`, `local`, `memory`, or `auto` (local when Java 17+ is there, else memory).
+        broker: `HOST:PORT[,HOST:PORT]`, `local`, `memory`, `memory@HOST:PORT` (hosted by another process), or
+            `auto` (local when Java 17+ is there, else memory).
         partitions: Partition count of all topics with client keys; never changed in place.
-        port: Port of the local broker; its controller listens on the next one.
+        port: Port of the local broker, 0 for any free one; its controller listens on the next one.
         heap_mb: Java heap of the local broker.
+        jars: Folder of the local broker's jars; empty means `kafka/jars` under the home folder.
+        allow_plaintext: Speak without encryption to a broker on another machine.
+        security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, for a broker given by address.
+        sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+        username: For SASL.
+        password: For SASL.
+        ca_file: Certificates to trust instead of the system's.
     """
 
     broker: str = "auto"
     partitions: int = topics.DEFAULT_PARTITIONS
     port: int = 9092
     heap_mb: int = 512
+    jars: str = ""
+    allow_plaintext: bool = False
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.partitions <= 1_000:
             raise ValueError(f"partitions = {self.partitions}: expected 1 to 1000")
+        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and self.username):
+            raise ValueError(f"security_protocol = {self.security_protocol}: needs sasl_mechanism and username")
+
+    def security(self) -> "Security":
+        """Return how to speak to the broker."""
+        return Security(
+            protocol=self.security_protocol,
+            mechanism=self.sasl_mechanism,
+            username=self.username,
+            password=self.password,
+            ca_file=self.ca_file,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """How clients speak to the broker; the default is plain text, which is right on loopback only."""
+
+    protocol: str = "PLAINTEXT"
+    mechanism: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,16 +87,26 @@ class Broker:
     Attributes:
         bootstrap: `HOST:PORT[,HOST:PORT]`.
         memory: The mock cluster of confluent-kafka, which loses everything on exit.
+        security: Encryption and credentials.
     """
 
     bootstrap: str
     memory: bool = False
+    security: Security = Security()
 
     def client_config(self) -> dict[str, object]:
         """Return the settings every kafka-python client of this broker needs."""
         config: dict[str, object] = {"bootstrap_servers": self.bootstrap.split(",")}
         if self.memory:
             config["api_version"] = MEMORY_API_VERSION
+        if self.security.protocol != "PLAINTEXT":
+            config["security_protocol"] = self.security.protocol
+        if self.security.mechanism:
+            config["sasl_mechanism"] = self.security.mechanism
+            config["sasl_plain_username"] = self.security.username
+            config["sasl_plain_password"] = self.security.password
+        if self.security.ca_file:
+            config["ssl_cafile"] = self.security.ca_file
         return config
 
 
@@ -218,6 +269,23 @@ class Reader:
         self.close()
 
 
+def answers(broker: Broker, timeout_ms: int = 2_000) -> bool:
+    """Say whether the broker answers a metadata request."""
+    host, _, port = broker.bootstrap.split(",")[0].rpartition(":")
+    try:
+        # Cheap and silent, where the client would log each refused connection of a broker that is still starting.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        admin = KafkaAdminClient(**broker.client_config(), bootstrap_timeout_ms=timeout_ms)
+    except (KafkaError, OSError):
+        return False
+    try:
+        return bool(admin.describe_cluster()["brokers"])
+    except (KafkaError, OSError):
+        return False
+    finally:
+        admin.close()
+
+
 def beginning_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], int]:
     """Return the first offset of every partition of the named topics."""
     return _offsets(broker, names, end=False)
@@ -258,18 +326,16 @@ def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
 def create_topics(broker: Broker, partitions: int) -> list[str]:
     """Create all missing topics with explicit settings, verify partition counts, and return the names created.
 
+    A memory broker creates topics only when it starts; there the counts are verified.
+
     Raises:
         ConfigError: If a topic exists with another partition count.
         BusError: If the broker is unreachable or refused.
     """
     wanted = {topic.name: topic for topic in topics.ALL}
-    try:
-        admin = KafkaAdminClient(**broker.client_config())
-    except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
-    try:
-        existing = set(admin.list_topics())
-        missing = [name for name in wanted if name not in existing]
+    with _admin(broker) as admin:
+        counts = _partition_counts(admin, wanted)
+        missing = [] if broker.memory else [name for name in wanted if name not in counts]
         if missing:
             admin.create_topics(
                 {
@@ -282,16 +348,55 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
                 },
                 wait_for_metadata=True,
             )
-        counts = {d["name"]: len(d["partitions"]) for d in admin.describe_topics(list(wanted))}
-    except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
-    finally:
-        admin.close()
+            counts = _partition_counts(admin, wanted)
     for name, topic in wanted.items():
         expected = topics.partitions_of(topic, partitions)
         if counts.get(name) != expected:
             raise ConfigError(f"topic {name} has {counts.get(name)} partitions, kafka.partitions asks for {expected}")
     return missing
+
+
+def delete_topics(broker: Broker) -> None:
+    """Delete all topics of Shelfwise with their records, and wait until they are gone.
+
+    Raises:
+        BusError: If the broker is unreachable or refused, or a topic is still there after 30 s.
+    """
+    wanted = {topic.name for topic in topics.ALL}
+    with _admin(broker) as admin:
+        existing = sorted(_partition_counts(admin, wanted))
+        if existing:
+            admin.delete_topics(existing)
+        deadline = time.monotonic() + 30
+        while remaining := _partition_counts(admin, wanted):
+            if time.monotonic() > deadline:
+                raise BusError(f"topics {', '.join(sorted(remaining))} are still there after 30 s")
+            time.sleep(0.05)
+
+
+def partition_counts(broker: Broker) -> dict[str, int]:
+    """Return topic name to partition count of every topic of Shelfwise that exists."""
+    with _admin(broker) as admin:
+        return _partition_counts(admin, [topic.name for topic in topics.ALL])
+
+
+def _partition_counts(admin: KafkaAdminClient, names: Collection[str]) -> dict[str, int]:
+    described = admin.describe_topics()
+    return {topic["name"]: len(topic["partitions"]) for topic in described if topic["name"] in names}
+
+
+@contextmanager
+def _admin(broker: Broker) -> Iterator[KafkaAdminClient]:
+    try:
+        admin = KafkaAdminClient(**broker.client_config())
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    try:
+        yield admin
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    finally:
+        admin.close()
 
 
 def _offsets(broker: Broker, names: Sequence[str], *, end: bool) -> dict[tuple[str, int], int]:

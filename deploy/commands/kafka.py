@@ -1,5 +1,107 @@
-"""`shelfwise kafka`."""
+"""`shelfwise kafka`: the local Kafka, and the topics of whichever broker is configured."""
+
+import signal
+import threading
+from typing import Annotated
 
 import typer
 
+from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from stream.bus import KafkaSettings
+
 app = typer.Typer(no_args_is_help=True)
+
+Port = Annotated[int | None, typer.Option(help="Port of the local broker, 0 for any free one.")]
+
+
+def _say(line: str) -> None:
+    err_console.print(f"[kafka] {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("up")
+def up(ctx: typer.Context, port: Port = None) -> None:
+    """Start the local Kafka (downloading it the first time) and create the topics."""
+    from deploy.broker import local
+    from stream.bus import create_topics
+
+    called = context(ctx, {"kafka.port": port})
+    settings = called.settings.get("kafka", KafkaSettings)
+    broker = local(settings, called.home, _say).start()
+    created = create_topics(broker, settings.partitions)
+    _say(f"ready; {len(created)} topics created")
+    console.print(broker.bootstrap, highlight=False)
+
+
+@app.command("status")
+def status(ctx: typer.Context, json: JsonFlag = False) -> None:
+    """Show whether the local Kafka runs; exit code 3 when it does not answer."""
+    from deploy.broker import local
+
+    called = context(ctx)
+    found = local(called.settings.get("kafka", KafkaSettings), called.home, _say).status()
+    if json:
+        print_json(found)
+    else:
+        state = "ready" if found.ready else "running, does not answer" if found.pid else "not running"
+        console.print(f"local Kafka at {found.address}: {state}", highlight=False)
+        console.print(f"process {found.pid or '-'}, folder {found.folder}", highlight=False, soft_wrap=True)
+    if not found.ready:
+        raise typer.Exit(int(Exit.HEALTH))
+
+
+@app.command("down")
+def down(ctx: typer.Context) -> None:
+    """Stop the local Kafka cleanly; its data stays."""
+    from deploy.broker import local
+
+    called = context(ctx)
+    stopped = local(called.settings.get("kafka", KafkaSettings), called.home, _say).stop()
+    _say("stopped" if stopped else "was not running")
+
+
+@app.command("topics")
+def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
+    """Create all missing topics on the configured broker, verify partition counts, and list them."""
+    from deploy.broker import resolve
+    from stream import topics as names
+    from stream.bus import create_topics, end_offsets
+
+    called = context(ctx)
+    settings = called.settings.get("kafka", KafkaSettings)
+    broker = resolve(settings, called.home, _say)
+    created = create_topics(broker, settings.partitions)
+    ends = end_offsets(broker, [topic.name for topic in names.ALL])
+    rows = [
+        {
+            "topic": topic.name,
+            "partitions": names.partitions_of(topic, settings.partitions),
+            "records": sum(end for (name, _), end in ends.items() if name == topic.name),
+            "created": topic.name in created,
+            "config": dict(topic.config),
+        }
+        for topic in names.ALL
+    ]
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        f"Topics on {broker.bootstrap}",
+        ("topic", "partitions", "end offsets", ""),
+        [(row["topic"], row["partitions"], row["records"], "created" if row["created"] else "") for row in rows],
+    )
+
+
+@app.command("memory")
+def memory(ctx: typer.Context) -> None:
+    """Host a memory broker until interrupted; others use it as `memory@HOST:PORT`. Nothing is durable."""
+    from deploy.kafka.memory import MemoryBroker
+
+    settings = context(ctx).settings.get("kafka", KafkaSettings)
+    if settings.broker not in {"auto", "memory"}:
+        raise fail(f"kafka.broker is '{settings.broker}'; this command hosts a memory broker of its own", Exit.USAGE)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with MemoryBroker(settings.partitions) as hosted:
+        console.print(f"memory@{hosted.broker.bootstrap}", highlight=False)
+        ended.wait()

@@ -1,0 +1,281 @@
+"""One Apache Kafka (KRaft, single node, loopback) as a detached process with its data under one folder.
+
+Guarantees: survives `kill -9` with its data; a stop signals only a process that runs our own configuration file.
+
+Source: STREAM.md 12.
+"""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from deploy.kafka import jars
+from deploy.kafka.jars import Report
+from stream.bus import Broker, answers
+from stream.errors import BusError
+
+_START_S = 120.0
+_STOP_S = 60.0
+# The controller refuses a restarted broker while it still counts the killed one as alive; the default is 9 s.
+_SESSION_MS = 6_000
+# A broker outlives the object that started it; its process record is kept so that a stop can reap it.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The local broker as it is now; `pid` is None when it does not run."""
+
+    address: str
+    pid: int | None
+    ready: bool
+    folder: str
+
+
+class LocalKafka:
+    """The local broker whose data, log and process id lie in `folder`."""
+
+    def __init__(self, folder: Path, *, port: int, heap_mb: int, jar_folder: Path, report: Report) -> None:
+        """Describe the broker; nothing is started.
+
+        Args:
+            folder: Its home; created when it starts.
+            port: Wanted port, 0 for any; a port once used is kept while it is free, so that clients find it again.
+            heap_mb: Java heap.
+            jar_folder: Where the jars are or shall be.
+            report: Receives one line per step (download, format, start).
+        """
+        self._folder = folder.resolve()
+        self._port = port
+        self._heap_mb = heap_mb
+        self._jars = jar_folder.resolve()
+        self._report = report
+        self._config = self._folder / "server.properties"
+        self._pid_file = self._folder / "kafka.pid"
+        self._log = self._folder / "kafka.log"
+
+    def start(self) -> Broker:
+        """Start the broker unless it runs, wait until it answers, and return its address.
+
+        Raises:
+            BusError: If Java 17+ or the jars are missing, or it does not answer in time.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            pid = self._pid()
+            child = self._launch() if pid is None else None
+            broker = Broker(bootstrap=self._address())
+            # Just after its start a child's command line is still empty, so only its exit status can tell.
+            self._wait_ready(broker, lambda: self._is_ours(pid) if pid else child is not None and child.poll() is None)
+        return broker
+
+    def stop(self) -> bool:
+        """Stop the broker by SIGTERM and wait for its end; return whether one was running.
+
+        Raises:
+            BusError: If it does not end within a minute; it is never killed.
+        """
+        if not self._folder.is_dir():
+            return False
+        with self._lock():
+            pid = self._pid()
+            if pid is None:
+                return False
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + _STOP_S
+            while self._is_ours(pid):
+                if time.monotonic() > deadline:
+                    raise BusError(f"Kafka (process {pid}) has not stopped within {_STOP_S:.0f} s, see {self._log}")
+                time.sleep(0.05)
+            if child := _children.pop(pid, None):
+                child.wait()
+            self._pid_file.unlink(missing_ok=True)
+        return True
+
+    def status(self) -> Status:
+        """Return the state without changing it."""
+        pid = self._pid()
+        address = self._address()
+        ready = pid is not None and answers(Broker(bootstrap=address))
+        return Status(address=address, pid=pid, ready=ready, folder=str(self._folder))
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None when it does not run."""
+        return self._pid()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        java = jars.java()
+        if java is None:
+            raise BusError(f"the local Kafka needs Java {jars.MIN_JAVA} or newer on the PATH")
+        jars.ensure(self._jars, self._report)
+        port, controller = self._choose_ports()
+        self._write_config(port, controller)
+        if not (self._folder / "data" / "meta.properties").is_file():
+            self._report(f"formatting {self._folder / 'data'}")
+            cluster = self._tool(java, "random-uuid")
+            self._tool(java, "format", "--standalone", "-t", cluster, "-c", str(self._config))
+        self._report(f"starting Kafka on 127.0.0.1:{port} (log: {self._log})")
+        with (self._folder / "kafka.out").open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603
+                [
+                    java,
+                    f"-Xmx{self._heap_mb}m",
+                    f"-Xms{min(self._heap_mb, 256)}m",
+                    "-XX:+UseSerialGC",
+                    "-Djava.awt.headless=true",
+                    f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}",
+                    f"-Dshelfwise.log={self._log}",
+                    "-cp",
+                    f"{self._jars}/*",
+                    "kafka.Kafka",
+                    str(self._config),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=self._folder,
+            )
+        _children[process.pid] = process
+        self._pid_file.write_text(str(process.pid))
+        return process
+
+    def _tool(self, java: str, *arguments: str) -> str:
+        run = subprocess.run(  # noqa: S603
+            [
+                java,
+                f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}",
+                f"-Dshelfwise.log={self._log}",
+                "-cp",
+                f"{self._jars}/*",
+                "kafka.tools.StorageTool",
+                *arguments,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self._folder,
+        )
+        if run.returncode:
+            raise BusError(f"Kafka storage tool: {(run.stderr or run.stdout).strip()[-500:]}")
+        return run.stdout.strip().splitlines()[-1] if run.stdout.strip() else ""
+
+    def _write_config(self, port: int, controller: int) -> None:
+        lines = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self._folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "false",
+            "num.recovery.threads.per.data.dir": "2",
+            "broker.session.timeout.ms": str(_SESSION_MS),
+            "broker.heartbeat.interval.ms": "1000",
+        }
+        self._config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
+        shipped = files("deploy.kafka").joinpath("log4j2.properties").read_bytes()
+        (self._folder / "log4j2.properties").write_bytes(shipped)
+
+    def _choose_ports(self) -> tuple[int, int]:
+        used = self._ports()
+        if used and all(_is_free(port) for port in used):
+            return used
+        wanted = (self._port, self._port + 1)
+        if self._port and all(_is_free(port) for port in wanted):
+            return wanted
+        if self._port:
+            self._report(f"port {self._port} or {self._port + 1} is taken by another program, using free ones")
+        return _free_ports()
+
+    def _ports(self) -> tuple[int, int] | None:
+        if not self._config.is_file():
+            return None
+        properties = dict(line.split("=", 1) for line in self._config.read_text().splitlines() if "=" in line)
+        ports = [int(listener.rsplit(":", 1)[1]) for listener in properties["listeners"].split(",")]
+        return ports[0], ports[1]
+
+    def _address(self) -> str:
+        ports = self._ports()
+        return f"127.0.0.1:{ports[0] if ports else self._port}"
+
+    def _wait_ready(self, broker: Broker, is_alive: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_S
+        while not answers(broker):
+            if not is_alive():
+                raise BusError(f"Kafka ended while it was starting: {self._last_words()}")
+            if time.monotonic() > deadline:
+                raise BusError(f"Kafka does not answer on {broker.bootstrap} after {_START_S:.0f} s, see {self._log}")
+            time.sleep(0.1)
+
+    def _last_words(self) -> str:
+        for log in (self._log, self._folder / "kafka.out"):
+            if log.is_file() and (text := log.read_text(errors="replace").strip()):
+                return text[-600:]
+        return f"no message in {self._log}"
+
+    def _pid(self) -> int | None:
+        try:
+            pid = int(self._pid_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return pid if self._is_ours(pid) else None
+
+    def _is_ours(self, pid: int) -> bool:
+        # Process ids are reused: only a process that was given our own configuration file is ours.
+        command = _command_line(pid)
+        return "kafka.Kafka" in command and str(self._config) in command
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self._folder / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _command_line(pid: int) -> list[str]:
+    if Path("/proc/self").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            return []
+    shown = subprocess.run(  # noqa: S603
+        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.split()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]

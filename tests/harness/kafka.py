@@ -1,0 +1,52 @@
+"""A real local Kafka and the memory broker for tests, with all topics at four partitions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.kafka.local import LocalKafka
+from deploy.kafka.memory import MemoryBroker
+from stream.bus import Broker, create_topics, delete_topics
+
+PARTITIONS = 4
+# One download serves tests and the demo.
+JARS = Path(__file__).parents[2] / ".shelfwise" / "kafka" / "jars"
+
+
+def local_kafka(folder: Path) -> LocalKafka:
+    """Return a local Kafka on free ports whose data lie in `folder`; it is not started."""
+    return LocalKafka(folder, port=0, heap_mb=384, jar_folder=JARS, report=lambda _line: None)
+
+
+@pytest.fixture(scope="session")
+def kafka_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder (`SHELFWISE_HOME`) under which the session's Kafka keeps its data."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(kafka_home: Path) -> Iterator[Broker]:
+    """A local Kafka of this test session; records of other tests may lie in its topics."""
+    kafka = local_kafka(kafka_home / "kafka")
+    broker = kafka.start()
+    try:
+        create_topics(broker, PARTITIONS)
+        yield broker
+    finally:
+        kafka.stop()
+
+
+@pytest.fixture
+def fresh_kafka(kafka_broker: Broker) -> Broker:
+    """The session's Kafka with all topics empty."""
+    delete_topics(kafka_broker)
+    create_topics(kafka_broker, PARTITIONS)
+    return kafka_broker
+
+
+@pytest.fixture
+def memory_broker() -> Iterator[Broker]:
+    """A memory broker of this test alone."""
+    with MemoryBroker(PARTITIONS) as hosted:
+        yield hosted.broker
