@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
+from trainer import features
 
 PADDING_SLOT = 0
 COLD_SLOT = 1
@@ -151,8 +152,8 @@ class IdMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdMaps:
-    """The id maps of the four embedding tables."""
+class IdMaps(features.IdMaps):
+    """The id maps of the four embedding tables, as `trainer.features.collate` takes them."""
 
     item: IdMap
     shop: IdMap

@@ -49,19 +49,20 @@ def no_failpoint(_name: str) -> None:
 
 def write(
     parent: Path,
-    name: str | None,
     files: Mapping[str, Tensors],
     manifest: Callable[[dict[str, FileEntry]], msgspec.Struct],
     failpoint: Failpoint = no_failpoint,
+    *,
+    prefix: str = "",
 ) -> Path:
-    """Write a folder in one atomic rename and return its path.
+    """Write a folder in one atomic rename and return its path, named `prefix` + sha256 of its manifest.
 
     Args:
         parent: Folder that holds the sealed folders; created if missing.
-        name: Name of the folder; None means the sha256 of its manifest.
         files: File name to its tensors.
         manifest: Makes the manifest from the entries of the files.
         failpoint: Called with the name of each step, for crash tests.
+        prefix: Put before the hash in the folder's name.
     """
     parent.mkdir(parents=True, exist_ok=True)
     temporary = parent / f"{TEMPORARY_PREFIX}{os.getpid()}"
@@ -77,7 +78,7 @@ def write(
     _fsync(temporary / MANIFEST)
     _fsync(temporary)
     failpoint("after_fsync")
-    target = parent / (name or hashlib.sha256(raw).hexdigest())
+    target = parent / (prefix + hashlib.sha256(raw).hexdigest())
     # Only a folder of the same content, or a damaged one, can have this name.
     if target.is_symlink():
         target.unlink()
@@ -111,11 +112,14 @@ def read_manifest(folder: Path) -> bytes:
     """Return the bytes of a folder's manifest.
 
     Raises:
-        ArtifactError: If the folder or the manifest is missing or a link.
+        ArtifactError: If the folder or the manifest is missing, a link, or not what the folder's name says.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise ArtifactError(f"{folder.name}: expected a folder")
-    return _read(folder / MANIFEST)
+    raw = _read(folder / MANIFEST)
+    if not folder.name.endswith(hashlib.sha256(raw).hexdigest()):
+        raise ArtifactError(f"{folder.name}/{MANIFEST}: belongs to another folder, or is damaged")
+    return raw
 
 
 def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict[str, NDArray[np.generic]]]:

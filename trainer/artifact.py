@@ -1,0 +1,215 @@
+"""Versions on disk: written once under the sha256 of their manifest, verified in full before use, never pickle.
+
+Source: TRAINING_SERVING.md 6, RELIABILITY.md 4 (T3) and 6 (artifacts).
+"""
+
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream.errors import ArtifactError
+from trainer import sealed
+from trainer.checkpoint import CursorState
+from trainer.features import Batch
+from trainer.ids import IdMaps
+from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.sealed import Failpoint, FileEntry
+
+ROWS_PREFIX = "rows."
+GOLDEN_SESSIONS = 64
+GOLDEN_TOLERANCE = 1e-4
+_ADDRESS = re.compile("[0-9a-f]{64}")
+_FILES = frozenset({"dense", "rows", "ids", "golden"})
+
+
+class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a version is and where it came from.
+
+    Attributes:
+        parent: Address of the version before it.
+        term: Lease term of the writer.
+        model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
+        architecture: Hash of model name and configuration.
+        image_space, text_space: Vector spaces of the catalogue it was trained with.
+        cursors: Where each partition of `sessions` stood.
+        marked_ts: The mark it was made at, in watermark time.
+        capacities: Rows of each id table.
+        num_sessions: Sessions trained since the lineage began.
+    """
+
+    format: int = 1
+    lineage: str
+    version: int
+    parent: str | None
+    term: int
+    model: str
+    profile: str
+    config: dict[str, object]
+    architecture: str
+    feature_schema: str
+    image_space: str | None
+    text_space: str | None
+    cursors: dict[str, CursorState]
+    marked_ts: int
+    metrics: dict[str, float]
+    capacities: dict[str, int]
+    num_sessions: int
+    code_version: str
+    files: dict[str, FileEntry] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedVersion:
+    """A version whose every byte was verified.
+
+    Attributes:
+        golden: Sessions as the trainer saw them, and `golden_scores` the logits [B,n] it gave them.
+    """
+
+    sha256: str
+    manifest: Manifest
+    model_name: str
+    config: ModelConfig
+    params: dict[str, Tensor]
+    id_maps: IdMaps
+    golden: Batch
+    golden_scores: NDArray[np.float32]
+
+
+def is_address(text: str) -> bool:
+    """Return whether `text` is a version's address: 64 lower-case hexadecimal digits and nothing else."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def publish(
+    folder: Path,
+    manifest: Manifest,
+    params: Mapping[str, Tensor],
+    id_maps: IdMaps,
+    golden: Batch,
+    *,
+    rows_dtype: torch.dtype = torch.float32,
+    failpoint: Failpoint = sealed.no_failpoint,
+) -> str:
+    """Write a version and return its address.
+
+    The golden scores are computed from the values as they are written, so a narrower `rows_dtype` is no difference.
+
+    Raises:
+        ArtifactError: If a weight or a golden score is not finite; nothing is visible then.
+    """
+    written = {
+        name: tensor.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else tensor.dtype)
+        for name, tensor in params.items()
+    }
+    for name, tensor in written.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
+    config = msgspec.convert(manifest.config, MODELS[manifest.model].config_class)
+    small = Batch(*(column[:GOLDEN_SESSIONS] for column in golden))
+    scores = _scores(manifest.model, config, {name: tensor.float() for name, tensor in written.items()}, small)
+    if not np.isfinite(scores[small.cand_mask]).all():
+        raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")
+    rows = {name: tensor.numpy() for name, tensor in written.items() if name.startswith(ROWS_PREFIX)}
+    files: dict[str, sealed.Tensors] = {
+        "dense": {name: tensor.numpy() for name, tensor in written.items() if name not in rows},
+        "rows": rows,
+        "ids": dict(id_maps.to_arrays(counts=False)),
+        "golden": {**small._asdict(), "scores": np.where(small.cand_mask, scores, np.float32(0))},
+    }
+
+    def complete(entries: dict[str, FileEntry]) -> Manifest:
+        return msgspec.structs.replace(manifest, files=entries)
+
+    return sealed.write(folder, files, complete, failpoint).name
+
+
+def read_manifest(folder: Path, sha256: str) -> Manifest:
+    """Return the verified manifest of a version, without reading its weights.
+
+    Raises:
+        ArtifactError: If the address is none, or the manifest is missing, damaged or foreign.
+    """
+    if not is_address(sha256):
+        raise ArtifactError(f"'{sha256[:80]}' is no address: expected 64 lower-case hexadecimal digits")
+    try:
+        manifest = msgspec.json.decode(sealed.read_manifest(folder / sha256), type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise ArtifactError(f"{sha256}/{sealed.MANIFEST}: {error}") from error
+    if manifest.format != 1 or manifest.model not in MODELS or set(manifest.files) != _FILES:
+        raise ArtifactError(f"{sha256}: format {manifest.format}, model '{manifest.model}' or its files are unknown")
+    return manifest
+
+
+def load(folder: Path, sha256: str) -> LoadedVersion:
+    """Return a version after checking every hash, name, dtype, shape and number.
+
+    Raises:
+        ArtifactError: If anything is missing, surplus, a link, damaged, foreign or not finite.
+    """
+    manifest = read_manifest(folder, sha256)
+    files = sealed.read_files(folder / sha256, manifest.files)
+    spec = MODELS[manifest.model]
+    try:
+        config = msgspec.convert(manifest.config, spec.config_class)
+        golden = Batch(**{name: files["golden"][name] for name in Batch._fields})  # type: ignore[arg-type]
+        scores = files["golden"]["scores"].astype(np.float32)
+    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{sha256}: {error!r}") from error
+    params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}
+    params |= {name: torch.from_numpy(array.astype(np.float32)) for name, array in files["rows"].items()}
+    return LoadedVersion(
+        sha256=sha256,
+        manifest=manifest,
+        model_name=manifest.model,
+        config=config,
+        params=params,
+        id_maps=IdMaps.from_arrays(files["ids"], manifest.capacities),
+        golden=golden,
+        golden_scores=scores,
+    )
+
+
+def verify_golden(version: LoadedVersion) -> float:
+    """Score the golden sessions and return the largest difference from the trainer's scores.
+
+    Raises:
+        ArtifactError: If it exceeds 1e-4, or a weight is missing or has a wrong shape.
+    """
+    try:
+        scores = _scores(version.model_name, version.config, version.params, version.golden)
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise ArtifactError(f"{version.sha256}: golden sessions cannot be scored: {error!r}") from error
+    mask = version.golden.cand_mask
+    difference = np.abs(scores - version.golden_scores)[mask]
+    worst = float(difference.max()) if difference.size else 0.0
+    if not worst <= GOLDEN_TOLERANCE:
+        raise ArtifactError(f"{version.sha256}: golden scores differ by {worst:.2e}, allowed {GOLDEN_TOLERANCE:.0e}")
+    return worst
+
+
+def remove_orphans(folder: Path, keep: Collection[str]) -> list[str]:
+    """Remove temporary folders and versions that are not in `keep`; return their names.
+
+    Call it as the writer of the folder only: a version between its rename and its registry row looks like an orphan.
+    """
+    removed: list[str] = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(sealed.TEMPORARY_PREFIX) or (is_address(path.name) and path.name not in keep):
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+            removed.append(path.name)
+    return removed
+
+
+def _scores(model: str, config: ModelConfig, params: Mapping[str, Tensor], batch: Batch) -> NDArray[np.float32]:
+    with torch.no_grad():
+        logit = MODELS[model].forward(config, params, to_torch(batch)).logit
+    return logit.float().cpu().numpy()

@@ -1,0 +1,120 @@
+"""One step of dense weights by AdamW or Adagrad, and of touched embedding rows by row-wise Adagrad.
+
+The model never sees a whole table: the rows a batch touches are gathered into small tables, the batch's slots are
+renumbered, and only these rows have gradients and are written back.
+
+Source: TRAINING_SERVING.md 4; trap 1 of MODELS.md 2.7.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.features import Batch
+
+TABLES = ("item", "shop", "brand", "category")
+_EPSILON = 1e-10
+
+
+def localise(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
+    """Return the batch with slots renumbered, and per table the slots that the new numbers stand for.
+
+    Guarantees: number 0 stays slot 0, the padding.
+    """
+    cand, hist, category = batch.cand_id.copy(), batch.hist_id.copy(), batch.query_category
+    touched: dict[str, NDArray[np.int64]] = {}
+    for kind, table in enumerate(TABLES):
+        parts = [np.zeros(1, np.int64), cand[..., kind].ravel(), hist[..., kind].ravel()]
+        if table == "category":
+            parts.append(category)
+        slots, numbers = np.unique(np.concatenate(parts), return_inverse=True)
+        touched[table] = slots
+        split = np.split(numbers, np.cumsum([part.size for part in parts])[:-1])
+        cand[..., kind] = split[1].reshape(cand.shape[:-1])
+        hist[..., kind] = split[2].reshape(hist.shape[:-1])
+        if table == "category":
+            category = split[3]
+    return batch._replace(cand_id=cand, hist_id=hist, query_category=category), touched
+
+
+class DenseOptimizer:
+    """AdamW or Adagrad over named weights, with a state that can be written to a checkpoint."""
+
+    def __init__(
+        self, params: Mapping[str, Tensor], kind: Literal["adamw", "adagrad"], lr: float, accumulator: float
+    ) -> None:
+        self._params = params
+        self._floor = accumulator
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(params.values(), lr=lr)
+            if kind == "adamw"
+            else torch.optim.Adagrad(params.values(), lr=lr, initial_accumulator_value=accumulator)
+        )
+
+    def step(self) -> None:
+        """Apply the gradients of the weights and drop them."""
+        self._optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def decay(self, factor: float) -> None:
+        """Shrink Adagrad's accumulators, not below their initial value; AdamW forgets by itself."""
+        for state in self._optimizer.state.values():
+            if "sum" in state:
+                state["sum"].mul_(factor).clamp_(min=self._floor)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the state as tensors named `<weight>:<quantity>`."""
+        return {
+            f"{name}:{key}": value
+            for name, param in self._params.items()
+            for key, value in self._optimizer.state[param].items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `to_tensors` returned."""
+        for full_name, value in tensors.items():
+            name, _, key = full_name.rpartition(":")
+            param = self._params[name]
+            self._optimizer.state[param][key] = value.clone() if key == "step" else value.to(param.device, copy=True)
+
+
+class RowOptimizer:
+    """Row-wise Adagrad: one accumulator per row, holding the mean of its squared gradients."""
+
+    def __init__(self, tables: Mapping[str, Tensor], lr: float, accumulator: float) -> None:
+        self._tables = tables
+        self._lr = lr
+        self._floor = accumulator
+        self.accumulators = {
+            name: torch.full((table.shape[0],), accumulator, device=table.device) for name, table in tables.items()
+        }
+
+    def step(self, table: str, slots: Tensor, gradient: Tensor) -> None:
+        """Update the rows of `slots`; slot 0, the padding, comes first in it and stays as it is.
+
+        Shapes: slots (u,) ascending and unique, gradient (u, d).
+        """
+        slots, gradient = slots[1:], gradient[1:]
+        accumulator = self.accumulators[table]
+        summed = accumulator[slots] + gradient.square().mean(dim=1)
+        accumulator[slots] = summed
+        rows = self._tables[table]
+        rows[slots] -= self._lr * gradient / (summed.sqrt() + _EPSILON)[:, None]
+
+    def admit(self, table: str, slots: Tensor) -> None:
+        """Start rows from the cold row, which is what their ids were scored with so far."""
+        self._tables[table][slots] = self._tables[table][1]
+        self.accumulators[table][slots] = self._floor
+
+    def decay(self, factor: float) -> None:
+        """Shrink the accumulators, not below their initial value."""
+        for accumulator in self.accumulators.values():
+            accumulator.mul_(factor).clamp_(min=self._floor)

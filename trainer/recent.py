@@ -1,0 +1,62 @@
+"""Sets of keys that forget by watermark time: sessions already trained, purchases already trained.
+
+Source: TRAINING_SERVING.md 2 (6), 3.
+"""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RecentSet:
+    """64-bit hashes of keys, each with the watermark it was added at.
+
+    >>> recent = RecentSet()
+    >>> recent.add(b"q1", 10), recent.add(b"q1", 11)
+    (True, False)
+    >>> recent.forget(11)
+    >>> recent.add(b"q1", 12)
+    True
+    """
+
+    def __init__(self) -> None:
+        self._added: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._added)
+
+    def __contains__(self, key: bytes) -> bool:
+        return _hash(key) in self._added
+
+    def add(self, key: bytes, watermark_ts: int) -> bool:
+        """Add a key and return whether it was new."""
+        digest = _hash(key)
+        if digest in self._added:
+            return False
+        self._added[digest] = watermark_ts
+        return True
+
+    def forget(self, before_ts: int) -> None:
+        """Forget the keys added before this watermark."""
+        self._added = {digest: ts for digest, ts in self._added.items() if ts >= before_ts}
+
+    def to_arrays(self) -> dict[str, NDArray[np.uint64] | NDArray[np.int64]]:
+        """Return hashes and watermarks, in the order added."""
+        return {
+            "hash": np.array(list(self._added), np.uint64),
+            "added_ts": np.array(list(self._added.values()), np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Return the set that `to_arrays` wrote."""
+        found = cls()
+        found._added = dict(zip(arrays["hash"].tolist(), arrays["added_ts"].tolist(), strict=True))
+        return found
+
+
+def _hash(key: bytes) -> int:
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
