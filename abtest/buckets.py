@@ -1,0 +1,95 @@
+"""Which bucket a client falls in, and which arm owns a bucket. Pure: the same inputs give the same answer everywhere.
+
+Source: EXPERIMENTS.md 5.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_BUCKETS = 10_000
+UNASSIGNED = -1
+MAX_SALT_BYTES = 64
+
+
+def bucket(client_id: str, salt: str) -> int:
+    """Return the client's bucket in the layer with this salt.
+
+    >>> bucket("c-1", "ranker-2026q1"), bucket("c-2", "ranker-2026q1"), bucket("c-1", "price-2026q1")
+    (6198, 8660, 1575)
+    """
+    digest = hashlib.blake2b(client_id.encode(), digest_size=8, key=salt.encode()).digest()
+    return int.from_bytes(digest, "big") % NUM_BUCKETS
+
+
+def check_salt(salt: str) -> str:
+    """Return `salt` if it can key the hash.
+
+    Raises:
+        ValueError: If it is empty or longer than 64 bytes.
+    """
+    if not 1 <= len(salt.encode()) <= MAX_SALT_BYTES:
+        raise ValueError(f"salt = {salt!r}: expected 1 to {MAX_SALT_BYTES} bytes")
+    return salt
+
+
+def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np.int16]:
+    """Return the arm number of each bucket, -1 where no arm owns it.
+
+    The buckets are put in an order that depends on the experiment's own salt, which breaks carry-over from the last
+    experiment of the layer. Each arm owns a range of that order; its left edge depends on the weights alone, so that
+    more coverage adds buckets to arms and moves none between them.
+
+    Args:
+        salt: The experiment's own salt, not the layer's.
+        weights: Share of each arm; zero keeps an arm's buckets empty.
+        coverage: Share of each arm's range that is in use.
+
+    Raises:
+        ValueError: If the weights do not add up to 1, or a share lies outside of its bounds.
+
+    Shapes: (10000,).
+    """
+    if not weights or min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-9:
+        raise ValueError(f"weights = {list(weights)}: expected shares from 0 that add up to 1")
+    if not 0.0 < coverage <= 1.0:
+        raise ValueError(f"coverage = {coverage}: expected more than 0, at most 1")
+    key = check_salt(salt).encode()
+    order = sorted(
+        range(NUM_BUCKETS), key=lambda number: hashlib.blake2b(str(number).encode(), digest_size=8, key=key).digest()
+    )
+    edges = [0, *(round(total * NUM_BUCKETS) for total in accumulate(weights))]
+    table = np.full(NUM_BUCKETS, UNASSIGNED, dtype=np.int16)
+    for arm, (left, right) in enumerate(pairwise(edges)):
+        table[order[left : left + round(coverage * (right - left))]] = arm
+    table.setflags(write=False)
+    return table
+
+
+def to_bytes(table: NDArray[np.int16]) -> bytes:
+    """Return the allocation as little-endian int16."""
+    return table.astype("<i2").tobytes()
+
+
+def from_bytes(raw: bytes) -> NDArray[np.int16]:
+    """Return the allocation in `raw`.
+
+    Raises:
+        ValueError: If it does not hold 10,000 arm numbers.
+    """
+    if len(raw) != 2 * NUM_BUCKETS:
+        raise ValueError(f"allocation of {len(raw)} bytes: expected {2 * NUM_BUCKETS}")
+    return np.frombuffer(raw, dtype="<i2").astype(np.int16)
+
+
+def sha256(table: NDArray[np.int16]) -> str:
+    """Return the identity of an allocation: equal exactly when no bucket differs."""
+    return hashlib.sha256(to_bytes(table)).hexdigest()
+
+
+def moved(before: NDArray[np.int16], after: NDArray[np.int16]) -> int:
+    """Return how many buckets change from one arm to another; joining or leaving the experiment is no move."""
+    return int(np.sum((before != after) & (before != UNASSIGNED) & (after != UNASSIGNED)))

@@ -1,0 +1,360 @@
+"""Experiments in SQL: create one with its arms and first epoch, read the active allocation of a layer, stop one.
+
+Source: EXPERIMENTS.md 5 and 6.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from abtest import buckets
+from abtest.plan import Plan
+from abtest.tables import NAME_LENGTH, POLICIES, arms, epochs, experiments
+from stream import db
+from stream.errors import ConfigError, StoreError
+
+_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_LENGTH - 1}}}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One policy of an experiment: a lineage, or a fixed policy (`incoming_order`, `shuffle`)."""
+
+    name: str
+    lineage: str | None = None
+    policy: str | None = None
+    is_control: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveExperiment:
+    """What serving needs to put a client into an arm.
+
+    Attributes:
+        salt: The layer's salt, the key of the bucket hash.
+        table: Arm number of each of the 10,000 buckets, -1 where the experiment does not run.
+        sha256: Identity of `table`.
+    """
+
+    experiment: str
+    layer: str
+    salt: str
+    epoch: int
+    arms: tuple[Arm, ...]
+    table: NDArray[np.int16]
+    sha256: str
+
+    def assign(self, client_id: str) -> tuple[int, Arm | None]:
+        """Return the client's bucket and arm; None outside of the experiment."""
+        number = buckets.bucket(client_id, self.salt)
+        arm = int(self.table[number])
+        return number, None if arm == buckets.UNASSIGNED else self.arms[arm]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An experiment as planned, with its state."""
+
+    key: str
+    layer: str
+    salt: str
+    plan: Plan
+    spec_hash: str
+    status: str
+    decision: str | None
+    created_ts: int
+    arms: tuple[Arm, ...]
+
+    @property
+    def control(self) -> Arm:
+        """The arm that the others are compared with."""
+        return next(arm for arm in self.arms if arm.is_control)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """A period of constant allocation."""
+
+    number: int
+    start_ts: int
+    end_ts: int | None
+    coverage: float
+    weights: tuple[float, ...]
+    sha256: str
+
+
+class ExperimentStore:
+    """The experiments of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(
+        self,
+        *,
+        key: str,
+        arms: Sequence[Arm],
+        now_ts: int,
+        layer: str = "ranker",
+        salt: str | None = None,
+        share: float = 1.0,
+        weights: Sequence[float] | None = None,
+        plan: Plan | None = None,
+    ) -> ActiveExperiment:
+        """Create an experiment with its arms and first epoch, all or nothing; it runs at once.
+
+        Args:
+            key: Name of the experiment, also the salt of its bucket order.
+            arms: Two or more, exactly one of them the control.
+            now_ts: Start of the first epoch.
+            layer: One experiment runs in a layer at a time.
+            salt: Salt of the layer; None keeps the one in use there, or starts with `<layer>-1`.
+            share: Share of the clients that take part.
+            weights: Share of each arm among those; equal by default.
+            plan: What is to be decided, fixed from here on.
+
+        Raises:
+            ConfigError: If a value is refused, or the layer is taken.
+            StoreError: If the database is unreachable or refused.
+        """
+        plan = plan or Plan()
+        _check_name("name", key)
+        _check_name("layer", layer)
+        _check_arms(arms)
+        shares = tuple(weights) if weights is not None else (1.0 / len(arms),) * len(arms)
+        if len(shares) != len(arms):
+            raise ConfigError(
+                f"experiment '{key}': weights = {list(shares)}: expected one for each of {len(arms)} arms"
+            )
+        try:
+            table = buckets.allocate(key, shares, share)
+        except ValueError as error:
+            raise ConfigError(f"experiment '{key}': {error}") from error
+        with db.transaction(self._engine) as connection:
+            chosen = _layer_salt(connection, layer, salt)
+            _check_free(connection, key, layer)
+            spec = _spec(key, layer, chosen, arms, shares, share, plan)
+            try:
+                _insert(connection, key, layer, chosen, plan, spec, now_ts, arms, shares, share, table)
+            except IntegrityError as error:
+                raise StoreError(
+                    f"experiment '{key}' in layer '{layer}': created by another process: {error.orig}"
+                ) from error
+        found = self.active(layer)
+        if found is None or found.experiment != key:
+            raise StoreError(f"experiment '{key}' was stopped by another process while it was created")
+        return found
+
+    def active(self, layer: str = "ranker") -> ActiveExperiment | None:
+        """Return the running experiment of a layer with its newest allocation.
+
+        Raises:
+            StoreError: If the database is unreachable, or the stored allocation is damaged.
+        """
+        with db.transaction(self._engine) as connection:
+            row = connection.execute(
+                select(experiments.c.key, experiments.c.salt, epochs)
+                .join(epochs, epochs.c.experiment == experiments.c.key)
+                .where(experiments.c.layer == layer, experiments.c.status == "running", epochs.c.end_ts.is_(None))
+                .order_by(epochs.c.number.desc())
+                .limit(1)
+            ).one_or_none()
+            if row is None:
+                return None
+            members = _arms(connection, row.key)
+        table = buckets.from_bytes(row.buckets)
+        if buckets.sha256(table) != row.buckets_sha256:
+            raise StoreError(f"experiment '{row.key}', epoch {row.number}: buckets differ from their sha256")
+        table.setflags(write=False)
+        return ActiveExperiment(
+            experiment=row.key,
+            layer=layer,
+            salt=row.salt,
+            epoch=row.number,
+            arms=members,
+            table=table,
+            sha256=row.buckets_sha256,
+        )
+
+    def get(self, key: str) -> Experiment:
+        """Return one experiment.
+
+        Raises:
+            ConfigError: If there is none of that name; the known ones are named.
+        """
+        found = {experiment.key: experiment for experiment in self.list()}
+        if key not in found:
+            raise ConfigError(f"experiment '{key}' does not exist; known: {', '.join(sorted(found)) or 'none'}")
+        return found[key]
+
+    def list(self) -> list[Experiment]:
+        """Return all experiments, the oldest first."""
+        with db.transaction(self._engine) as connection:
+            rows = connection.execute(select(experiments).order_by(experiments.c.created_ts, experiments.c.key)).all()
+            return [_experiment(connection, row) for row in rows]
+
+    def epochs(self, key: str) -> tuple[Epoch, ...]:
+        """Return the epochs of an experiment, the oldest first."""
+        with db.transaction(self._engine) as connection:
+            rows = connection.execute(select(epochs).where(epochs.c.experiment == key).order_by(epochs.c.number)).all()
+        return tuple(
+            Epoch(
+                number=row.number,
+                start_ts=row.start_ts,
+                end_ts=row.end_ts,
+                coverage=row.coverage,
+                weights=tuple(row.weights),
+                sha256=row.buckets_sha256,
+            )
+            for row in rows
+        )
+
+    def stop(self, key: str, *, now_ts: int, decision: str | None = None) -> None:
+        """End an experiment and its open epoch; its facts and results stay. Stopping twice changes nothing.
+
+        Raises:
+            ConfigError: If there is none of that name.
+        """
+        self.get(key)
+        with db.transaction(self._engine) as connection:
+            stopped = connection.execute(
+                update(experiments)
+                .where(experiments.c.key == key, experiments.c.status == "running")
+                .values(status="stopped", decision=decision)
+            )
+            if stopped.rowcount:
+                connection.execute(
+                    update(epochs).where(epochs.c.experiment == key, epochs.c.end_ts.is_(None)).values(end_ts=now_ts)
+                )
+
+
+def _check_name(field: str, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise ConfigError(
+            f"{field} = '{value}': expected up to {NAME_LENGTH} letters, digits, '.', '_', '-', a letter or digit first"
+        )
+
+
+def _check_arms(members: Sequence[Arm]) -> None:
+    if len(members) < 2:
+        raise ConfigError(f"arms: expected two or more, got {len(members)}")
+    names = [arm.name for arm in members]
+    for arm in members:
+        _check_name("arm", arm.name)
+        if (arm.lineage is None) == (arm.policy is None):
+            raise ConfigError(f"arm '{arm.name}': expected either a lineage or a fixed policy")
+        if arm.lineage is not None:
+            _check_name(f"lineage of arm '{arm.name}'", arm.lineage)
+        if arm.policy is not None and arm.policy not in POLICIES:
+            raise ConfigError(f"arm '{arm.name}': policy '{arm.policy}', expected one of {', '.join(POLICIES)}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"arms: names must differ, got {', '.join(names)}")
+    controls = [arm.name for arm in members if arm.is_control]
+    if len(controls) != 1:
+        raise ConfigError(f"arms: expected exactly one control, got {', '.join(controls) or 'none'}")
+
+
+def _layer_salt(connection: Connection, layer: str, wanted: str | None) -> str:
+    in_use = connection.execute(
+        select(experiments.c.salt)
+        .where(experiments.c.layer == layer)
+        .order_by(experiments.c.created_ts.desc(), experiments.c.key.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    try:
+        chosen = buckets.check_salt(wanted or in_use or f"{layer}-1")
+    except ValueError as error:
+        raise ConfigError(f"layer '{layer}': {error}") from error
+    other = connection.execute(
+        select(experiments.c.layer).where(experiments.c.salt == chosen, experiments.c.layer != layer).limit(1)
+    ).scalar_one_or_none()
+    if other is not None:
+        raise ConfigError(f"salt = '{chosen}': layer '{other}' has it; layers with one salt are not independent")
+    return chosen
+
+
+def _check_free(connection: Connection, key: str, layer: str) -> None:
+    if connection.execute(select(experiments.c.key).where(experiments.c.key == key)).one_or_none() is not None:
+        raise ConfigError(f"experiment '{key}' exists already; its plan is fixed, choose another name")
+    running = connection.execute(
+        select(experiments.c.key).where(experiments.c.layer == layer, experiments.c.status == "running")
+    ).scalar_one_or_none()
+    if running is not None:
+        raise ConfigError(
+            f"layer '{layer}' runs experiment '{running}'; stop it first: shelfwise abtest stop {running}"
+        )
+
+
+def _insert(
+    connection: Connection,
+    key: str,
+    layer: str,
+    salt: str,
+    plan: Plan,
+    spec: str,
+    now_ts: int,
+    members: Sequence[Arm],
+    weights: Sequence[float],
+    share: float,
+    table: NDArray[np.int16],
+) -> None:
+    connection.execute(
+        insert(experiments).values(
+            key=key,
+            layer=layer,
+            salt=salt,
+            plan=asdict(plan),
+            spec_hash=spec,
+            status="running",
+            created_ts=now_ts,
+        )
+    )
+    connection.execute(
+        insert(arms),
+        [{"experiment": key, "number": number, **asdict(arm)} for number, arm in enumerate(members)],
+    )
+    connection.execute(
+        insert(epochs).values(
+            experiment=key,
+            number=1,
+            start_ts=now_ts,
+            coverage=share,
+            weights=list(weights),
+            buckets=buckets.to_bytes(table),
+            buckets_sha256=buckets.sha256(table),
+            reason="start",
+        )
+    )
+
+
+def _spec(
+    key: str, layer: str, salt: str, members: Sequence[Arm], weights: Sequence[float], share: float, plan: Plan
+) -> str:
+    document = [key, layer, salt, [asdict(arm) for arm in members], list(weights), share, asdict(plan)]
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+
+
+def _experiment(connection: Connection, row: Row[tuple[object, ...]]) -> Experiment:
+    return Experiment(
+        key=row.key,
+        layer=row.layer,
+        salt=row.salt,
+        plan=msgspec.convert(row.plan, Plan),
+        spec_hash=row.spec_hash,
+        status=row.status,
+        decision=row.decision,
+        created_ts=row.created_ts,
+        arms=_arms(connection, row.key),
+    )
+
+
+def _arms(connection: Connection, key: str) -> tuple[Arm, ...]:
+    rows = connection.execute(select(arms).where(arms.c.experiment == key).order_by(arms.c.number)).all()
+    return tuple(Arm(name=row.name, lineage=row.lineage, policy=row.policy, is_control=row.is_control) for row in rows)

@@ -1,0 +1,86 @@
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from abtest import buckets
+
+SALTS = ("ranker-2026q1", "price-2026q1", "a", "b", "layer-1", "layer-2")
+
+
+@pytest.mark.parametrize(
+    ("client", "salt", "expected"),
+    [
+        ("c-1", "ranker-2026q1", 6198),
+        ("c-2", "ranker-2026q1", 8660),
+        ("c-3", "ranker-2026q1", 8073),
+        ("c-1", "price-2026q1", 1575),
+    ],
+)
+def test_goldens(client: str, salt: str, expected: int) -> None:
+    assert buckets.bucket(client, salt) == expected
+
+
+def test_sequential_ids_are_uniform_and_salts_independent() -> None:
+    numbers = {salt: np.array([buckets.bucket(str(i), salt) for i in range(100_000)]) for salt in SALTS}
+    for salt, found in numbers.items():
+        counts = np.bincount(found // 100, minlength=100)
+        assert stats.chisquare(counts).pvalue > 0.001, salt
+    for first, second in combinations(SALTS, 2):
+        table = np.zeros((10, 10))
+        np.add.at(table, (numbers[first] // 1000, numbers[second] // 1000), 1)
+        assert stats.chi2_contingency(table).pvalue > 0.001, (first, second)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    weights=st.lists(st.integers(0, 10), min_size=2, max_size=5).filter(any),
+    steps=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=4).map(sorted),
+    salt=st.text(st.characters(codec="ascii"), min_size=1, max_size=8),
+)
+def test_a_ramp_moves_nobody(weights: list[int], steps: list[float], salt: str) -> None:
+    shares = [weight / sum(weights) for weight in weights]
+    tables = [buckets.allocate(salt, shares, coverage) for coverage in steps]
+    for before, after in pairwise(tables):
+        assert buckets.moved(before, after) == 0
+        assert np.all(after[before >= 0] == before[before >= 0])
+
+
+def test_full_coverage_gives_every_bucket_to_an_arm_by_weight() -> None:
+    table = buckets.allocate("x", [0.2, 0.5, 0.3], 1.0)
+    assert np.bincount(table).tolist() == [2_000, 5_000, 3_000]
+
+
+def test_order_depends_on_the_experiment() -> None:
+    first, second = (buckets.allocate(salt, [0.5, 0.5], 1.0) for salt in ("first", "second"))
+    assert 4_700 < np.sum(first == second) < 5_300
+    assert buckets.moved(first, second) == 10_000 - np.sum(first == second)
+    assert buckets.sha256(first) != buckets.sha256(second)
+
+
+def test_bytes_round_trip() -> None:
+    table = buckets.allocate("x", [0.5, 0.5], 0.3)
+    back = buckets.from_bytes(buckets.to_bytes(table))
+    assert np.array_equal(table, back)
+    assert buckets.sha256(table) == buckets.sha256(back)
+    with pytest.raises(ValueError, match="19998 bytes"):
+        buckets.from_bytes(buckets.to_bytes(table)[2:])
+
+
+@pytest.mark.parametrize(
+    ("weights", "coverage", "message"),
+    [([0.5, 0.4], 1.0, "weights"), ([1.5, -0.5], 1.0, "weights"), ([], 1.0, "weights"), ([1.0], 0.0, "coverage")],
+)
+def test_refused_values_are_named(weights: list[float], coverage: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        buckets.allocate("x", weights, coverage)
+
+
+def test_salt_is_limited_by_the_hash() -> None:
+    assert buckets.check_salt("s" * 64) == "s" * 64
+    for salt in ("", "s" * 65, "ü" * 33):
+        with pytest.raises(ValueError, match="64 bytes"):
+            buckets.check_salt(salt)
