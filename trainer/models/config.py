@@ -1,0 +1,76 @@
+"""What every model's configuration holds, and its hash: the architecture hash of a manifest."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Modality = Literal["image", "text"]
+MODALITIES: tuple[Modality, ...] = ("image", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Rows of the four id tables, the padding row 0 and the cold row 1 included."""
+
+    item: int = 10_000
+    shop: int = 10_000
+    brand: int = 10_000
+    category: int = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What all models share.
+
+    Attributes:
+        vocabulary: Sizes of the id tables.
+        vector_width: D, width of the catalogue's image and text vectors.
+        d: Width of id embeddings and projected vectors.
+        context: c, width of the context.
+        history: L, behaviours kept per list.
+        max_rank: Ranks beyond it share one embedding.
+        uses_rank: Whether `rank_in` and the columns that depend on it are read.
+        modalities: Vectors that are read.
+        attention: Masked softmax over behaviours, or DIN's un-normalised weights.
+        attention_hidden: Widths of the attention's two hidden layers.
+        main_loss: List softmax (16), or binary cross-entropy per item.
+        aux_weight: lambda of (17).
+        pcvr: Whether the head for probabilities exists; `pcvr_weight` weighs its loss.
+        dropout: Share of activations and of whole modalities dropped while training with a generator.
+    """
+
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    vector_width: int = 64
+    d: int = 32
+    context: int = 64
+    history: int = 50
+    max_rank: int = 64
+    uses_rank: bool = True
+    modalities: tuple[Modality, ...] = ("text",)
+    attention: Literal["softmax", "raw"] = "softmax"
+    attention_hidden: tuple[int, int] = (64, 16)
+    main_loss: Literal["softmax", "bce"] = "softmax"
+    aux_weight: float = 1.0
+    pcvr: bool = False
+    pcvr_weight: float = 1.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.modalities)) != len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
+            raise ValueError(f"modalities: expected a subset of {MODALITIES}, got {self.modalities}")
+        sizes = (self.vector_width, self.d, self.context, self.history, self.max_rank)
+        if min(sizes) < 1:
+            raise ValueError(f"widths must be positive, got {sizes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected [0, 1), got {self.dropout}")
+
+
+def architecture_hash(name: str, config: ModelConfig) -> str:
+    """Return the sha256 (64 hex digits) of a model's name and configuration.
+
+    >>> architecture_hash("prm", ModelConfig()) == architecture_hash("prm", ModelConfig(d=32))
+    True
+    """
+    text = json.dumps({"model": name, "config": asdict(config)}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
