@@ -1,5 +1,21 @@
-"""`shelfwise doctor`."""
+"""`shelfwise doctor`: what this machine and these settings allow."""
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+from deploy.commands.output import Exit, JsonFlag, context, print_json, print_table
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def doctor(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """Check Python, Java, broker, topics, database, GPU and ports; exit code 3 when something needed is missing."""
+    from deploy.doctor import examine
+
+    findings = examine(context(ctx))
+    if as_json:
+        print_json(findings)
+    else:
+        print_table("doctor", ("check", "status", "finding"), [(c.name, c.status, c.detail) for c in findings])
+    if any(check.status == "fail" for check in findings):
+        raise typer.Exit(int(Exit.HEALTH))

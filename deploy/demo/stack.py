@@ -1,0 +1,126 @@
+"""The processes of a demo: how each is started, and when it is ready."""
+
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.demo.scrape import ScrapeError, fetch
+from deploy.supervisor import Child
+
+JOINER = "joiner"
+SINK = "sink"
+SERVING = "serving"
+SHOPPERS = "shoppers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One arm of the demo's experiment and the lineage that it names."""
+
+    name: str
+    lineage: str
+    model: str
+
+
+ARMS = (Arm(name="control", lineage="prm", model="prm"), Arm(name="treatment", lineage="armmt", model="armmt"))
+CONTROL = ARMS[0].name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the children listen, on loopback."""
+
+    joiner: int
+    sink: int
+    serving: int
+    trainers: tuple[int, ...]
+
+
+def choose_ports(wanted: Ports, notify: Callable[[str], None]) -> Ports:
+    """Return the wanted ports, each replaced by a free one where something listens already."""
+    taken: set[int] = set()
+
+    def choose(name: str, port: int) -> int:
+        chosen = port if port not in taken and _is_free(port) else _free_port()
+        if chosen != port:
+            notify(f"port {port} is in use: {name} takes {chosen}")
+        taken.add(chosen)
+        return chosen
+
+    return Ports(
+        joiner=choose(JOINER, wanted.joiner),
+        sink=choose(SINK, wanted.sink),
+        serving=choose(SERVING, wanted.serving),
+        trainers=tuple(choose(f"trainer {arm.lineage}", p) for arm, p in zip(ARMS, wanted.trainers, strict=True)),
+    )
+
+
+def trainer_name(arm: Arm) -> str:
+    """Return the name of the trainer child of an arm."""
+    return f"trainer-{arm.lineage}"
+
+
+def joiner(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the join worker; the marketplace writes the ticks."""
+    argv = ("stream", "worker", "--ticks", "driver", "--metrics-port", str(ports.joiner))
+    return _child(JOINER, argv, env, logs)
+
+
+def sink(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the sink that turns sessions into facts."""
+    return _child(SINK, ("abtest", "sink", "--metrics-port", str(ports.sink)), env, logs)
+
+
+def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the ranking service; simulated time comes with the requests."""
+    return _child(SERVING, ("serving", "run", "--port", str(ports.serving), "--trust-event-ts"), env, logs)
+
+
+def trainer(arm: Arm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:
+    """Return the trainer of an arm's lineage."""
+    argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(seed))
+    return _child(trainer_name(arm), (*argv, "--metrics-port", str(port)), env, logs)
+
+
+def shoppers(arguments: tuple[str, ...], env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the shoppers; they end by themselves and are not restarted, for they hold the simulated clock."""
+    argv = ("marketplace", "run", "--serving", f"http://127.0.0.1:{ports.serving}", "--json", *arguments)
+    return Child(
+        name=SHOPPERS,
+        argv=(sys.executable, "-m", "deploy", *argv),
+        env=env,
+        log=logs / f"{SHOPPERS}.log",
+        output=logs / f"{SHOPPERS}.json",
+        restart=False,
+    )
+
+
+def is_ready(port: int, path: str = "/metrics") -> bool:
+    """Tell whether a child answers with success on loopback."""
+    try:
+        fetch(port, path)
+    except ScrapeError:
+        return False
+    return True
+
+
+def _child(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path) -> Child:
+    return Child(name=name, argv=(sys.executable, "-m", "deploy", *argv), env=env, log=logs / f"{name}.log")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
