@@ -1,0 +1,143 @@
+"""The losses: list softmax over what was bought, click task over what was clicked, and the head for probabilities.
+
+Every loss is a mean that padding cannot change, NaN in it included, and none branches on values.
+
+Source: ARMMT (arXiv 2408.05751), equations 15-17; means and masks: MODELS.md 2.3 and 2.7; label clocks:
+TRAINING_SERVING.md 3.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.models.batch import Outputs, TensorBatch
+from trainer.models.config import ModelConfig
+
+_MASKED = -1e9
+
+
+def list_softmax(logit_BL: Tensor, target_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Average the list softmax cross-entropy over the sessions that have a target.
+
+    Targets are normalised to sum to 1 within their list. Without any target in the batch the loss is 0, and so is its
+    gradient.
+
+    Raises:
+        ValueError: If shapes differ.
+
+    Shapes: three times (B, L), weight (B,); result ().
+    Units: logits before the softmax; targets 0 or more; result in nats.
+    Guarantees: padding changes nothing, even NaN in it; nor does the order of items.
+    Source: (16).
+    """
+    _same_shape(logit_BL, target_BL, mask_BL, weight_B)
+    target = torch.where(mask_BL, target_BL, 0.0)
+    total = target.sum(dim=1)
+    has_target = total > 0
+    share = target / torch.where(has_target, total, 1.0).unsqueeze(1)
+    log_p = torch.log_softmax(torch.where(mask_BL, logit_BL, _MASKED), dim=1)
+    return _mean(-(share * log_p).sum(dim=1), has_target.to(logit_BL.dtype), weight_B)
+
+
+def click_task(logit_BL: Tensor, click_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Average the binary cross-entropy over the valid items of each session, then over the sessions.
+
+    A sum, or a mean over padded slots as well, would change what lambda of (17) means.
+
+    Raises:
+        ValueError: If shapes differ.
+
+    Shapes: three times (B, L), weight (B,); result ().
+    Units: logits before the sigmoid; labels 0 or 1; result in nats.
+    Guarantees: as `list_softmax`; a session without items or of weight 0 plays no part.
+    Source: (15).
+    """
+    _same_shape(logit_BL, click_BL, mask_BL, weight_B)
+    valid = mask_BL.sum(dim=1)
+    item_BL = _cross_entropy(logit_BL, click_BL, mask_BL)
+    mean_B = item_BL.sum(dim=1) / torch.clamp_min(valid, 1)
+    return _mean(mean_B, (valid > 0).to(logit_BL.dtype), weight_B)
+
+
+def clicked_orders(
+    logit_BL: Tensor,
+    conv_BL: Tensor,
+    click_BL: Tensor,
+    mask_BL: Tensor,
+    positive_BL: Tensor | None = None,
+    negative_BL: Tensor | None = None,
+) -> Tensor:
+    """Average the binary cross-entropy of P(order given click) over the clicked items of the batch.
+
+    `positive_BL` and `negative_BL` weigh the two terms of an item, as the corrections for delayed orders ask; 1 when
+    absent. They carry no gradient.
+
+    Raises:
+        ValueError: If shapes differ.
+
+    Shapes: all (B, L); result ().
+    Source: TRAINING_SERVING.md 3, the optional head.
+    """
+    _same_shape(logit_BL, conv_BL, mask_BL, None)
+    _same_shape(logit_BL, click_BL, mask_BL, None)
+    clicked = mask_BL & (torch.where(mask_BL, click_BL, 0.0) > 0)
+    logit = torch.where(clicked, logit_BL, 0.0)
+    conv = torch.where(clicked, conv_BL, 0.0)
+    ones = torch.ones_like(logit)
+    positive = ones if positive_BL is None else torch.where(clicked, positive_BL.detach(), 0.0)
+    negative = ones if negative_BL is None else torch.where(clicked, negative_BL.detach(), 0.0)
+    terms = -(positive * conv * functional.logsigmoid(logit) + negative * (1 - conv) * functional.logsigmoid(-logit))
+    return torch.where(clicked, terms, 0.0).sum() / torch.clamp_min(clicked.sum(), 1)
+
+
+def total_loss(outputs: Outputs, batch: TensorBatch, config: ModelConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return L = L_main + lambda L_aux (17), and its parts, detached, under `main`, `aux` and `pcvr`.
+
+    The main loss is the list softmax over `conv`; with `main_loss = "bce"` the binary cross-entropy of `conv` over the
+    items of each converted list. Lists of `click_weight` 0 take no part in the click loss: a correction trains its new
+    items only.
+    """
+    mask = batch.cand_mask
+    if config.main_loss == "softmax":
+        main = list_softmax(outputs.logit, batch.conv, mask, batch.weight)
+    else:
+        converted = (torch.where(mask, batch.conv, 0.0).sum(dim=1) > 0).to(batch.weight.dtype)
+        main = click_task(outputs.logit, batch.conv, mask, batch.weight * converted)
+    loss = main
+    parts = {"main": main.detach()}
+    click_weight = batch.weight * batch.click_weight
+    click_logits = [outputs.click_logit] if outputs.click_logit is not None else []
+    click_logits += [outputs.aux[name] for name in ("click_item_logit", "click_personal_logit") if name in outputs.aux]
+    if click_logits:
+        aux = torch.stack([click_task(logit, batch.click, mask, click_weight) for logit in click_logits]).sum()
+        loss = loss + config.aux_weight * aux
+        parts["aux"] = aux.detach()
+    if outputs.pcvr_logit is not None:
+        pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask)
+        loss = loss + config.pcvr_weight * pcvr
+        parts["pcvr"] = pcvr.detach()
+    return loss, parts
+
+
+def _cross_entropy(logit_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Return the binary cross-entropy per item, 0 at padding."""
+    logit = torch.where(mask_BL, logit_BL, 0.0)
+    label = torch.where(mask_BL, label_BL, 0.0)
+    terms = functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
+    return torch.where(mask_BL, terms, 0.0)
+
+
+def _mean(loss_B: Tensor, counts_B: Tensor, weight_B: Tensor | None) -> Tensor:
+    """Return the mean over sessions by weight; 0 where no session counts."""
+    weight = counts_B if weight_B is None else counts_B * weight_B
+    total = weight.sum()
+    return (loss_B * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+def _same_shape(logit_BL: Tensor, label_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None) -> None:
+    if logit_BL.ndim != 2 or logit_BL.shape != label_BL.shape or logit_BL.shape != mask_BL.shape:
+        raise ValueError(
+            f"expected three equal (B, L), got {tuple(logit_BL.shape)}, {tuple(label_BL.shape)}, {tuple(mask_BL.shape)}"
+        )
+    if weight_B is not None and weight_B.shape != logit_BL.shape[:1]:
+        raise ValueError(f"expected weight ({logit_BL.shape[0]},), got {tuple(weight_B.shape)}")
