@@ -114,7 +114,7 @@ def publish(
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
     config = msgspec.convert(manifest.config, MODELS[manifest.model].config_class)
-    small = Batch(*(column[:GOLDEN_SESSIONS] for column in golden))
+    small = Batch(**{name: column[:GOLDEN_SESSIONS] for name, column in golden._asdict().items()})
     scores = _scores(manifest.model, config, {name: tensor.float() for name, tensor in written.items()}, small)
     if not np.isfinite(scores[small.cand_mask]).all():
         raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")

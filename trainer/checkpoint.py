@@ -60,7 +60,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     image_space: str | None
     text_space: str | None
     counters: dict[str, int]
-    prequential: dict[str, object]
+    prequential: dict[str, float]
     environment: dict[str, str]
 
 

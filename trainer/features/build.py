@@ -42,10 +42,10 @@ class CatalogueLike(Protocol):
     def get(self, item_id: str, /) -> Item | None:
         """Return the record of an item, or None."""
 
-    def image(self, item_id: str, /) -> NDArray[np.float32] | None:
+    def image(self, item_id: str, /) -> NDArray[np.floating] | None:
         """Return the image vector of an item, or None."""
 
-    def text(self, item_id: str, /) -> NDArray[np.float32] | None:
+    def text(self, item_id: str, /) -> NDArray[np.floating] | None:
         """Return the text vector of an item, or None."""
 
 
@@ -335,7 +335,7 @@ def _vectors(ids: Sequence[str], lookup: "_VectorLookup") -> tuple[NDArray[np.fl
 
 
 class _VectorLookup(Protocol):
-    def __call__(self, item_id: str, /) -> NDArray[np.float32] | None: ...
+    def __call__(self, item_id: str, /) -> NDArray[np.floating] | None: ...
 
 
 def _touches(
