@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abtest.settings import AbtestSettings
+from deploy.grafana.settings import GrafanaSettings
 from serving.settings import ServingSettings
 from stream import settings
 from stream.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
+from stream.marketplace.settings import MarketplaceSettings
 from trainer.settings import TrainerSettings
 
 SECTIONS: Mapping[str, type] = {
@@ -22,6 +24,8 @@ SECTIONS: Mapping[str, type] = {
     "trainer": TrainerSettings,
     "serving": ServingSettings,
     "abtest": AbtestSettings,
+    "marketplace": MarketplaceSettings,
+    "grafana": GrafanaSettings,
 }
 # Variables that carry the prefix without being `SECTION__KEY`; an empty target is no setting.
 ALIASES: Mapping[str, str] = {

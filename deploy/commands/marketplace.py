@@ -1,5 +1,140 @@
-"""`shelfwise marketplace`."""
+"""`shelfwise marketplace`: the simulated shop."""
+
+import signal
+import threading
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated
 
 import typer
 
+from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
+from stream.errors import ConfigError
+
 app = typer.Typer(no_args_is_help=True)
+
+Seed = Annotated[int | None, typer.Option(help="Key of all random numbers.")]
+Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
+Items = Annotated[int | None, typer.Option(help="Number of items.")]
+Start = Annotated[
+    str | None, typer.Option(help="Simulated time of the first moment, ISO 8601 with zone, such as 2026-01-05T00:00Z.")
+]
+
+
+@app.command("publish-items")
+def publish_items(
+    ctx: typer.Context,
+    seed: Seed = None,
+    clients: Clients = None,
+    items: Items = None,
+    start: Start = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the catalogue as it stands before the first search to the topic `items`."""
+    from deploy.broker import resolve
+    from stream.bus import KafkaSettings, Producer
+    from stream.catalogue import publish
+    from stream.marketplace.market import Market
+    from stream.marketplace.settings import MarketplaceSettings
+
+    loaded = context(ctx, _overrides(seed=seed, clients=clients, items=items, start=start))
+    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    market = Market(loaded.settings.get("marketplace", MarketplaceSettings))
+    with Producer(broker) as producer:
+        num_items = publish(producer, market.shelf.items_at(market.settings.start_ts))
+    if as_json:
+        print_json({"items": num_items})
+    else:
+        err_console.print(f"{num_items} items published")
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    seed: Seed = None,
+    hours: Annotated[float | None, typer.Option(help="Simulated hours with searches.")] = None,
+    clients: Clients = None,
+    items: Items = None,
+    rate: Annotated[float | None, typer.Option(help="Searches per simulated hour.")] = None,
+    tick_s: Annotated[float | None, typer.Option(help="Simulated seconds between two ticks.")] = None,
+    start: Start = None,
+    serving: Annotated[str | None, typer.Option(help="Address of the ranking service, http://HOST:PORT.")] = None,
+    pace: Annotated[float | None, typer.Option(help="Simulated seconds per wall second at most, 0 = any.")] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Show the upstream order, without a service.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
+    from deploy.broker import resolve
+    from stream.bus import KafkaSettings, Producer
+    from stream.clock import Ticker
+    from stream.marketplace.driver import Driver
+    from stream.marketplace.market import Market
+    from stream.marketplace.rankers import IncomingOrder, Ranker, RankingService
+    from stream.marketplace.settings import MarketplaceSettings
+
+    overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
+    overrides |= {
+        "marketplace.hours": hours,
+        "marketplace.rate": rate,
+        "marketplace.tick_s": tick_s,
+        "marketplace.serving": serving,
+        "marketplace.pace": pace,
+    }
+    loaded = context(ctx, overrides)
+    settings = loaded.settings.get("marketplace", MarketplaceSettings)
+    # One thread is enough where nothing is waited for.
+    market = Market(replace(settings, concurrency=1) if direct else settings)
+    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving)
+    with Producer(broker) as producer:
+        summary = Driver(
+            market,
+            ranker,
+            producer,
+            Ticker(broker, producer, writer="marketplace"),
+            stop=stopping.is_set,
+            report=lambda line: err_console.print(line, highlight=False),
+            wait=stopping.wait,
+        ).run()
+    if as_json:
+        print_json(summary)
+    else:
+        shown = {name: getattr(summary, name) for name in summary.__slots__ if name != "truth"}
+        print_table("marketplace", ("what", "value"), list(shown.items()))
+        print_table(
+            "truth per arm (expected, without noise)",
+            ("arm", "lists", "clicked lists", "orders", "GMV", "fallbacks"),
+            [
+                (
+                    arm or "-",
+                    t.queries,
+                    f"{t.clicked_lists:.1f}",
+                    f"{t.orders:.2f}",
+                    f"{t.gmv_minor / 100:.2f}",
+                    t.fallbacks,
+                )
+                for arm, t in sorted(summary.truth.items())
+            ],
+        )
+
+
+def _overrides(*, seed: int | None, clients: int | None, items: int | None, start: str | None) -> dict[str, object]:
+    return {
+        "marketplace.seed": seed,
+        "marketplace.clients": clients,
+        "marketplace.items": items,
+        "marketplace.start_ts": None if start is None else _epoch_ms(start),
+    }
+
+
+def _epoch_ms(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"--start {text}: {error}") from error
+    if moment.tzinfo is None:
+        raise ConfigError(f"--start {text}: expected a time with its zone, such as 2026-01-05T00:00Z")
+    return round(moment.timestamp() * 1_000)

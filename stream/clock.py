@@ -1,0 +1,56 @@
+"""The clock of simulations and replays: ticks that carry simulated time and what the input topics hold.
+
+A driver owns the clock of its topics: while one runs, the join's workers write no ticks (`join.ticks = driver`).
+"""
+
+from stream import bus, topics
+from stream.bus import Broker, Producer
+from stream.events import Tick, encode
+
+HighWatermarks = dict[tuple[str, int], int]
+
+
+class Ticker:
+    """Writes one tick per partition at a time the caller names."""
+
+    def __init__(self, broker: Broker, producer: Producer, *, writer: str) -> None:
+        """Find the partitions of `ticks`.
+
+        Raises:
+            BusError: If the broker is unreachable or the topic does not exist.
+        """
+        self._broker = broker
+        self._producer = producer
+        self._writer = writer
+        self._partitions = sorted(partition for _, partition in bus.end_offsets(broker, [topics.TICKS]))
+        self._seq = 0
+
+    def high_watermarks(self) -> HighWatermarks:
+        """Return the end offsets of the event topics, as the broker has them now."""
+        return bus.end_offsets(self._broker, topics.EVENT_TOPICS)
+
+    def tick(self, now_ts: int, high: HighWatermarks | None = None) -> None:
+        """Flush, then queue a tick for every partition that says what time it is and how far the inputs reach.
+
+        Args:
+            now_ts: Simulated time; the caller never moves it back.
+            high: End offsets read after the last flush, when the caller has them already.
+
+        Raises:
+            BusError: If a record queued before was not acknowledged.
+        """
+        if high is None:
+            self._producer.flush()
+            high = self.high_watermarks()
+        self._seq += 1
+        for partition in self._partitions:
+            tick = Tick(
+                partition=partition,
+                seq=self._seq,
+                worker=self._writer,
+                hw={topic: high[topic, partition] for topic in topics.EVENT_TOPICS if (topic, partition) in high},
+                now_ts=now_ts,
+            )
+            self._producer.send(
+                topics.TICKS, key=str(partition).encode(), value=encode(tick), partition=partition, timestamp_ms=now_ts
+            )
