@@ -1,5 +1,74 @@
-"""`shelfwise serving`."""
+"""`shelfwise serving`: run the ranking service, ask it, and print its OpenAPI document."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from deploy.commands.output import JsonFlag, context, print_json, print_table
+
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="Time until a request is answered, model or not.")] = None,
+    trust_event_ts: Annotated[
+        bool | None, typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take event times from requests.")
+    ] = None,
+) -> None:
+    """Answer rank requests until SIGTERM or SIGINT."""
+    from deploy.broker import resolve
+    from serving import run as process
+    from serving.settings import ServingSettings
+    from stream.bus import KafkaSettings
+
+    flags = {"host": host, "port": port, "deadline_ms": deadline_ms, "trust_event_ts": trust_event_ts}
+    loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
+    process.log_to_stderr()
+    service = process.build(
+        loaded.settings.get("serving", ServingSettings),
+        home=loaded.home,
+        broker=resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home),
+        database_url=loaded.database_url(),
+    )
+    process.serve(service)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the service."""
+    from serving.openapi import document
+
+    print_json(document())
+
+
+@app.command()
+def rank(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="JSON file with one request; - reads standard input.")],
+    url: Annotated[str | None, typer.Option(help="Address of the service; default is the configured one.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Post one request and print the answer."""
+    from serving.client import rank as ask
+    from serving.settings import ServingSettings
+
+    settings = context(ctx).settings.get("serving", ServingSettings)
+    body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    answer = ask(url or f"http://{settings.host}:{settings.port}", body)
+    if as_json:
+        print_json(answer)
+        return
+    policy = f"{answer.lineage or 'incoming order'} version {answer.version or '-'}"
+    where = f"arm {answer.arm} of {answer.experiment}" if answer.arm else "outside of experiments"
+    note = f", fallback: {answer.fallback}" if answer.fallback else ""
+    print_table(
+        f"query {answer.query_id}: {policy}, {where}{note}, {answer.latency_us} us",
+        ("position", "item", "rank in", "score"),
+        [(i.position, i.item_id, i.rank_in, "-" if i.score is None else f"{i.score:.4f}") for i in answer.items],
+    )

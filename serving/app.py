@@ -1,0 +1,87 @@
+"""The HTTP edge: Litestar around `serving.service`; no other module imports the framework.
+
+Handlers take raw bytes and answer raw bytes; validation and its messages are ours (`serving.schemas`).
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response, get, post
+from litestar.exceptions import ClientException, HTTPException
+
+from serving import metrics, openapi
+from serving.schemas import Problem, RequestError, decode
+from serving.service import Service
+from stream.errors import ShelfwiseError
+
+_JSON = "application/json"
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+HttpRequest = Request[Any, Any, Any]
+
+
+def create(service: Service) -> Litestar:
+    """Return the ASGI application; its lifespan starts and stops the service."""
+
+    @post(openapi.RANK, status_code=200, include_in_schema=False)
+    async def rank(request: HttpRequest) -> Response[bytes]:
+        answer = await service.rank(decode(await request.body()))
+        return _json(_encode(answer))
+
+    @get(openapi.LIVE, include_in_schema=False)
+    async def live() -> Response[bytes]:
+        return _json(_encode(service.health()))
+
+    @get(openapi.READY, include_in_schema=False)
+    async def ready() -> Response[bytes]:
+        health = service.health()
+        return _json(_encode(health), 200 if health.status == "ready" else 503)
+
+    @get(openapi.METRICS, include_in_schema=False)
+    async def text_metrics() -> Response[bytes]:
+        return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    document = _encode(openapi.document())
+
+    @get(openapi.OPENAPI, include_in_schema=False)
+    async def openapi_document() -> Response[bytes]:
+        return _json(document)
+
+    def refused(_request: HttpRequest, error: Exception) -> Response[bytes]:
+        status, problem = _refusal(error)
+        service.metrics.refused.labels(str(status)).inc()
+        return _json(_encode(problem), status)
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    return Litestar(
+        route_handlers=[rank, live, ready, text_metrics, openapi_document],
+        exception_handlers={Exception: refused},
+        lifespan=[lifespan],
+        openapi_config=None,
+        request_max_body_size=service.settings.max_body_bytes,
+        logging_config=None,
+    )
+
+
+def _refusal(error: Exception) -> tuple[int, Problem]:
+    if isinstance(error, RequestError):
+        return 400, error.problem
+    if isinstance(error, ClientException | HTTPException):
+        return error.status_code, Problem(error=str(error.detail))
+    _log.exception("a request failed", exc_info=error)
+    return 500, Problem(error=str(error) if isinstance(error, ShelfwiseError) else "internal error")
+
+
+def _json(content: bytes, status: int = 200) -> Response[bytes]:
+    return Response(content, status_code=status, media_type=_JSON)

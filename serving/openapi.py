@@ -1,0 +1,60 @@
+"""The OpenAPI document, made from the request and answer structs, so that it cannot differ from what is decoded."""
+
+from importlib.metadata import version
+
+import msgspec
+
+from serving.schemas import Health, Problem, RankAnswer, RankRequest
+
+RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics", "/openapi.json"
+_JSON = "application/json"
+
+
+def document() -> dict[str, object]:
+    """Return the OpenAPI 3.1 document of the ranking service."""
+    kinds = (RankRequest, RankAnswer, Problem, Health)
+    references, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    request, answer, problem, health = references
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Shelfwise ranking service", "version": version("shelfwise")},
+        "paths": {
+            RANK: {
+                "post": {
+                    "operationId": "rank",
+                    "summary": "Order the candidates of one query for one client.",
+                    "requestBody": {"required": True, "content": {_JSON: {"schema": request}}},
+                    "responses": {
+                        "200": _response("The ordered list; `fallback` says why it stands in incoming order.", answer),
+                        "400": _response("The request is not valid; names the field and its value.", problem),
+                        "413": _response("The body is too large.", problem),
+                    },
+                }
+            },
+            LIVE: {"get": _get("live", "The process runs.", {"200": _response("It does.", health)})},
+            READY: {
+                "get": _get(
+                    "ready",
+                    "Requests may be sent.",
+                    {"200": _response("Warm.", health), "503": _response("Starting or stopping.", health)},
+                )
+            },
+            METRICS: {
+                "get": _get(
+                    "metrics",
+                    "Prometheus metrics.",
+                    {"200": {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+                )
+            },
+            OPENAPI: {"get": _get("openapi", "This document.", {"200": _response("OpenAPI 3.1.", {"type": "object"})})},
+        },
+        "components": {"schemas": components},
+    }
+
+
+def _get(name: str, summary: str, responses: dict[str, object]) -> dict[str, object]:
+    return {"operationId": name, "summary": summary, "responses": responses}
+
+
+def _response(description: str, schema: object) -> dict[str, object]:
+    return {"description": description, "content": {_JSON: {"schema": schema}}}

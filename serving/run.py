@@ -1,0 +1,143 @@
+"""One serving process: build the service from settings, run it under uvicorn, stop cleanly on a signal."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from abtest.store import ExperimentStore
+from serving import scorer
+from serving.app import create
+from serving.emit import Emitter
+from serving.files import replace_file
+from serving.metrics import Metrics
+from serving.replicas import Follower
+from serving.service import Parts, Service, Sources
+from serving.settings import ServingSettings
+from serving.spool import Spool
+from serving.swap import Updater, Versions
+from stream import db, topics
+from stream.bus import Broker
+from stream.catalogue import Catalogue
+from stream.profiles import Profiles
+from trainer.registry import Registry
+
+PEPPER_BYTES = 32
+GRACE_S = 2
+
+SYSTEM = Sources(clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom)
+
+
+def build(
+    settings: ServingSettings,
+    *,
+    home: Path,
+    broker: Broker | None,
+    database_url: str | None,
+    sources: Sources = SYSTEM,
+) -> Service:
+    """Return a service that is wired but not started.
+
+    Args:
+        settings: The section `serving`.
+        home: Folder of everything Shelfwise keeps on disk.
+        broker: Without one, impressions go to the spool and catalogue and profiles stay empty.
+        database_url: Without one, versions and the experiment come from the local copies.
+        sources: Time and chance.
+    """
+    own = home / "serving"
+    engine = db.create(database_url) if database_url is not None else None
+    metrics = Metrics()
+    catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
+    versions = Versions(metrics, max_bad_outputs=settings.max_bad_outputs)
+    artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
+    scorer.use_one_thread()
+    parts = Parts(
+        catalogue=catalogue,
+        profiles=profiles,
+        followers=(
+            Follower(broker, topics.ITEMS, catalogue, metrics),
+            Follower(broker, topics.PROFILES, profiles, metrics),
+        ),
+        versions=versions,
+        updater=Updater(
+            Registry(engine) if engine is not None else None,
+            versions,
+            lambda address: scorer.load(artifacts, address, compiled=settings.compiled),
+            metrics,
+            pointers=own / "versions.json",
+            clock=sources.clock,
+        ),
+        experiments=ExperimentStore(engine) if engine is not None else None,
+        # Processes of one host share the home folder and tell their spools apart by port.
+        emitter=Emitter(
+            broker,
+            Spool(own / f"spool-{settings.port}", settings.spool_bytes),
+            metrics,
+            queue_size=settings.queue_size,
+            clock=sources.clock,
+        ),
+        metrics=metrics,
+    )
+    return Service(settings, parts, sources, home=own, pepper=pepper(settings, own, sources), host=socket.gethostname())
+
+
+def pepper(settings: ServingSettings, folder: Path, sources: Sources) -> bytes:
+    """Return the key of query hashes: the setting, else the one kept in `folder`, made at the first start."""
+    if settings.pepper:
+        return settings.pepper.encode()
+    path = folder / "pepper"
+    if not path.exists():
+        replace_file(path, sources.random_bytes(PEPPER_BYTES), mode=0o600)
+    return path.read_bytes()
+
+
+def serve(service: Service, on_ready: Callable[[int], None] | None = None) -> None:
+    """Listen until SIGTERM or SIGINT; `on_ready` is told the port once requests are accepted.
+
+    Raises:
+        OSError: If the address is taken.
+    """
+    settings = service.settings
+    config = uvicorn.Config(
+        create(service),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=30,
+    )
+    listening = socket.create_server((settings.host, settings.port), reuse_port=False)
+    # uvicorn raises the signal again after its clean stop; the process then ends by returning, with code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        asyncio.run(_serve(uvicorn.Server(config), listening, on_ready))
+    finally:
+        listening.close()
+
+
+async def _serve(server: uvicorn.Server, listening: socket.socket, on_ready: Callable[[int], None] | None) -> None:
+    port = listening.getsockname()[1]
+    logging.getLogger(__name__).info("listening on port %d", port)
+    if on_ready is not None:
+        on_ready(port)
+    await server.serve(sockets=[listening])
+
+
+def log_to_stderr() -> None:
+    """Send log lines of this process to standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for name in ("kafka", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,177 @@
+"""What goes in and out of the ranking API, strictly typed; a refusal names the field and its value.
+
+Unknown fields are refused, so that a misspelt one is not ignored. The OpenAPI document is made from these structs.
+
+Source: contract of `POST /v1/rank`, TRAINING_SERVING.md 8.
+"""
+
+import re
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from stream.errors import SchemaError
+from stream.events import Bucket, ClientId, Currency, ItemId, Money, Position, QueryId, Timestamp
+
+MAX_CANDIDATES = 1_000
+_MAX_ECHO = 120
+_PATH = re.compile(r" - at `(\$[^`]*)`$")
+_NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `([^`]*)`")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """One product to rank; without a price the catalogue's is used."""
+
+    item_id: ItemId
+    price_minor: Money | None = None
+
+
+class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The search request: its text, which is hashed and forgotten, or the hash of it; neither for a category page."""
+
+    text: Annotated[str, Meta(max_length=2_000)] | None = None
+    hash: ShortText | None = None
+    category: ShortText | None = None
+    page: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    total_hits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+
+
+class ClientTraits(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the shop knows about the client; both are optional features."""
+
+    age_band: ShortText | None = None
+    gender: ShortText | None = None
+
+
+class RankRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Candidates of one query in incoming order.
+
+    Attributes:
+        query_id: Made by the service when absent.
+        event_ts: Honoured only when `serving.trust_event_ts` is set.
+    """
+
+    client_id: ClientId
+    query_id: QueryId | None = None
+    session_id: ShortText | None = None
+    user_id: ShortText | None = None
+    query: QueryText
+    currency: Currency
+    candidates: Annotated[list[Candidate], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+    client: ClientTraits | None = None
+    event_ts: Timestamp | None = None
+
+
+class RankedItem(Struct, kw_only=True, frozen=True):
+    """One product in answer order; `score` is null when no model scored it."""
+
+    item_id: ItemId
+    position: Position
+    rank_in: Position
+    score: float | None
+
+
+class RankAnswer(Struct, kw_only=True, frozen=True):
+    """The ordered list, and which policy made it; `fallback` says why the list stands in incoming order instead."""
+
+    query_id: QueryId
+    items: list[RankedItem]
+    lineage: str | None
+    version: str | None
+    experiment: str | None
+    arm: str | None
+    epoch: int | None
+    bucket: Bucket | None
+    fallback: str | None
+    latency_us: Annotated[int, Meta(ge=0)]
+    impression_event_id: str
+
+
+class Problem(Struct, kw_only=True, frozen=True):
+    """Why a request was refused; `field` and `value` say where when it was one field."""
+
+    error: str
+    field: str | None = None
+    value: str | None = None
+
+
+class Health(Struct, kw_only=True, frozen=True):
+    """State of the process: live versions by lineage, the experiment, and the replicas."""
+
+    status: str
+    versions: dict[str, str] = {}
+    experiment: str | None = None
+    epoch: int | None = None
+    catalogue: str = ""
+    profiles: str = ""
+    num_items: int = 0
+    num_profiles: int = 0
+
+
+class RequestError(SchemaError):
+    """A request does not match its schema; becomes a 400 that carries `problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__("bad_request", f"{problem.field or 'body'}: {problem.error}")
+        self.problem = problem
+
+
+_decoder = msgspec.json.Decoder(RankRequest)
+
+
+def decode(body: bytes) -> RankRequest:
+    """Return the request in `body`.
+
+    Raises:
+        RequestError: If it is not valid; the problem names the first wrong field and its value.
+    """
+    try:
+        request = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestError(_problem(str(error), body)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(Problem(error=f"not valid JSON: {error}")) from error
+    if request.query.text is not None and request.query.hash is not None:
+        raise RequestError(
+            Problem(error="give the text or its hash, not both", field="query.hash", value=request.query.hash)
+        )
+    seen: set[str] = set()
+    for index, candidate in enumerate(request.candidates):
+        if candidate.item_id in seen:
+            field = f"candidates[{index}].item_id"
+            raise RequestError(Problem(error="the item is listed twice", field=field, value=candidate.item_id))
+        seen.add(candidate.item_id)
+    return request
+
+
+def _problem(message: str, body: bytes) -> Problem:
+    found = _PATH.search(message)
+    path = found.group(1)[1:].lstrip(".") if found else ""
+    named = _NAMED.match(message)
+    if named:
+        path = f"{path}.{named.group(1)}".lstrip(".")
+    error = message[: found.start()] if found else message
+    return Problem(error=error, field=path or None, value=_shown(_at(body, path)))
+
+
+def _at(body: bytes, path: str) -> object:
+    value: object = msgspec.json.decode(body)
+    for step in _STEP.finditer(f".{path}" if path else ""):
+        if isinstance(value, dict):
+            value = value.get(step.group(1), msgspec.UNSET)
+        elif isinstance(value, list) and step.group(2) is not None:
+            value = value[int(step.group(2))]
+        else:
+            return msgspec.UNSET
+    return value
+
+
+def _shown(value: object) -> str | None:
+    if value is msgspec.UNSET:
+        return None
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."
