@@ -1,0 +1,348 @@
+"""The dashboard of one experiment, from PostgreSQL: status, lifts with intervals and p-values, traffic, versions."""
+
+# The SQL is put together from constants of this module alone; values come in through Grafana's quoting.
+# ruff: noqa: S608
+
+from deploy.grafana.model import Dashboard, Json, Link, Panel, Query, Section, Variable, datasource, override
+
+_EXPERIMENT = "experiment = ${experiment:sqlstring}"
+_OF_METRIC = f"{_EXPERIMENT} AND metric = ${{metric:sqlstring}} AND arm IN (${{arm:sqlstring}})"
+_PERCENT = (("unit", "percentunit"), ("decimals", 2))
+_P_VALUE = (("unit", "none"), ("decimals", 4))
+_INVISIBLE = (("custom.lineWidth", 0), ("custom.fillOpacity", 0))
+
+
+def _colours(*pairs: tuple[str, str]) -> tuple[tuple[str, object], ...]:
+    options = {text: {"color": colour, "index": index, "text": text} for index, (text, colour) in enumerate(pairs)}
+    return (
+        ("mappings", [{"options": options, "type": "value"}]),
+        ("custom.cellOptions", {"type": "color-text"}),
+    )
+
+
+# Lifts are grey: only the verdict, which knows the plan and the number of looks, may be green or red.
+_VERDICT = _colours(
+    ("win", "green"), ("loss", "red"), ("no harm", "blue"), ("inconclusive", "text"), ("refused", "orange")
+)
+_HEALTH = _colours(("ok", "green"), ("warning", "orange"), ("alert", "red"), ("blocked", "red"), ("failed", "red"))
+
+
+def _per_arm(value: str, since: str = "5m") -> Query:
+    return Query(
+        text=f"SELECT $__timeGroup(time, '{since}') AS time, arm AS metric, {value} AS value"
+        f" FROM v_traffic WHERE {_EXPERIMENT} AND $__timeFilter(time)"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        series=True,
+    )
+
+
+_STATUS = Section(
+    title="Status and health: read this before the lifts",
+    panels=(
+        Panel(
+            title="Plan",
+            description="Status, layer and arms. An arm is a lineage or a fixed policy, never one version.",
+            unit="string",
+            kind="table",
+            queries=(
+                Query(
+                    text="SELECT e.status, e.layer, a.name AS arm, coalesce(a.lineage, a.policy) AS ranks,"
+                    " a.is_control AS control"
+                    " FROM experiments e JOIN arms a ON a.experiment = e.key"
+                    " WHERE e.key = ${experiment:sqlstring} ORDER BY a.number",
+                ),
+            ),
+            width=8,
+            height=6,
+        ),
+        Panel(
+            title="Days with traffic",
+            description="Days from the first to the last session of the experiment. Whole weeks are comparable.",
+            unit="d",
+            kind="stat",
+            queries=(
+                Query(
+                    text="SELECT (max(impression_ts) - min(impression_ts)) / 86400000.0 AS days"
+                    f" FROM session_facts WHERE {_EXPERIMENT} HAVING count(*) > 0",
+                ),
+            ),
+            width=4,
+            height=6,
+            decimals=2,
+        ),
+        Panel(
+            title="Facts complete up to",
+            description="Event time that all partitions of the sink have passed; the report covers nothing later.",
+            unit="dateTimeAsIso",
+            kind="stat",
+            queries=(
+                Query(text="SELECT min(watermark_ts) AS watermark FROM sink_offsets HAVING count(watermark_ts) > 0"),
+            ),
+            width=4,
+            height=6,
+        ),
+        Panel(
+            title="Health checks",
+            description="Newest state of each check. A failed sample ratio check refuses every verdict.",
+            unit="string",
+            kind="table",
+            queries=(
+                Query(
+                    text='SELECT DISTINCT ON ("check", partial) "check", status, p, stat, detail, partial, time'
+                    f' FROM v_health WHERE {_EXPERIMENT} ORDER BY "check", partial, time DESC',
+                ),
+            ),
+            width=8,
+            height=6,
+            overrides=(
+                override("p", _P_VALUE),
+                override("stat", _P_VALUE),
+                override("status", _HEALTH),
+                override("time", (("unit", "dateTimeAsIso"),)),
+            ),
+        ),
+    ),
+)
+
+_SCORES = Section(
+    title="Lifts against the control arm",
+    panels=(
+        Panel(
+            title="Scorecard",
+            description="Newest lift of every metric and arm, its interval and p-values. The colour is the verdict's;"
+            " a lift has none of its own. `partial` counts sessions whose windows are still open.",
+            unit="short",
+            kind="table",
+            queries=(
+                Query(
+                    text="SELECT metric, arm, mean_control, mean, lift, lo, hi, p_fixed, p_adj, p_seq, verdict, reason,"
+                    f" n_control, n, partial, time FROM v_lift_latest WHERE {_EXPERIMENT}"
+                    " ORDER BY partial, metric, arm",
+                ),
+            ),
+            width=24,
+            height=8,
+            overrides=(
+                *(override(name, _PERCENT) for name in ("lift", "lo", "hi")),
+                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "p_fixed", "p_adj", "p_seq")),
+                override("verdict", _VERDICT),
+                override("time", (("unit", "dateTimeAsIso"),)),
+            ),
+        ),
+        Panel(
+            title="Lift over time",
+            description="Lift of the chosen metric and arm at each look, with its interval. An interval that shrinks"
+            " around a steady line is a result; one that wanders is not.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text="SELECT time, lo, lift, hi FROM v_lift_timeseries"
+                    f" WHERE {_OF_METRIC} AND $__timeFilter(time) AND NOT partial ORDER BY time",
+                    series=True,
+                ),
+                Query(
+                    text='SELECT time, lift AS "lift, windows open" FROM v_lift_timeseries'
+                    f" WHERE {_OF_METRIC} AND $__timeFilter(time) AND partial ORDER BY time",
+                    series=True,
+                ),
+            ),
+            width=12,
+            overrides=(
+                override("lo", _INVISIBLE),
+                override("hi", (("custom.lineWidth", 0), ("custom.fillBelowTo", "lo"), ("custom.fillOpacity", 20))),
+            ),
+        ),
+        Panel(
+            title="p over time",
+            description="p-values at each look. The fixed-horizon p is valid once, at the planned end; p_seq may"
+            " be looked at any time.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text="SELECT time, p_fixed, p_seq FROM v_lift_timeseries"
+                    f" WHERE {_OF_METRIC} AND $__timeFilter(time) ORDER BY time",
+                    series=True,
+                ),
+            ),
+            width=12,
+            low=0,
+            high=1,
+        ),
+    ),
+)
+
+_TRAFFIC = Section(
+    title="Traffic and outcomes by arm",
+    panels=(
+        Panel(
+            title="Exposed clients",
+            description="Clients by the arm of their first impression, and those seen in two arms, who are left out.",
+            unit="short",
+            kind="barchart",
+            queries=(
+                Query(
+                    text="SELECT arm, count(*) FILTER (WHERE NOT multi_arm) AS clients,"
+                    f" count(*) FILTER (WHERE multi_arm) AS two_arms FROM exposures WHERE {_EXPERIMENT}"
+                    " GROUP BY arm ORDER BY arm",
+                ),
+            ),
+        ),
+        Panel(
+            title="Clients exposed so far",
+            description="Cumulative clients by arm. Lines off the planned shares: sample ratio mismatch.",
+            unit="short",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text="SELECT $__timeGroup(time, '5m') AS time, arm AS metric,"
+                    " sum(count(*)) OVER (PARTITION BY arm ORDER BY $__timeGroup(time, '5m')) AS value"
+                    " FROM (SELECT to_timestamp(first_ts / 1000.0) AS time, arm FROM exposures"
+                    f" WHERE {_EXPERIMENT}) exposed WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
+                    series=True,
+                ),
+            ),
+            low=0,
+        ),
+        Panel(
+            title="Sessions",
+            description="Sessions per 5 minutes of event time.",
+            unit="short",
+            kind="timeseries",
+            queries=(_per_arm("sum(sessions)"),),
+            low=0,
+        ),
+        Panel(
+            title="CTR",
+            description="Clicked items over items shown. Raw curves: the scorecard says what they mean.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_per_arm("sum(clicks)::float8 / nullif(sum(items), 0)"),),
+            decimals=2,
+        ),
+        Panel(
+            title="CVR",
+            description="Orders over sessions. Recent points rise until their attribution windows close.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_per_arm("sum(orders)::float8 / nullif(sum(sessions), 0)"),),
+            decimals=2,
+        ),
+        Panel(
+            title="GMV per session",
+            description="Gross merchandise value per session in minor units of the shop's currency, before refunds.",
+            unit="short",
+            kind="timeseries",
+            queries=(_per_arm("sum(gmv_minor)::float8 / nullif(sum(sessions), 0)"),),
+        ),
+        Panel(
+            title="Fallback share by arm",
+            description="Share of sessions answered in incoming order. They count in the arm that was assigned.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_per_arm("sum(fallbacks)::float8 / nullif(sum(sessions), 0)"),),
+            low=0,
+            width=12,
+        ),
+        Panel(
+            title="Share of sessions",
+            description="Share of the experiment's sessions in each arm. Sessions are not what is randomised: the check"
+            " of the ratio counts clients.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text="SELECT $__timeGroup(time, '5m') AS time, arm AS metric,"
+                    " sum(sessions)::float8 / sum(sum(sessions)) OVER (PARTITION BY $__timeGroup(time, '5m')) AS value"
+                    f" FROM v_traffic WHERE {_EXPERIMENT} AND $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
+                    series=True,
+                ),
+            ),
+            low=0,
+            high=1,
+            width=12,
+        ),
+    ),
+)
+
+_VERSIONS = Section(
+    title="Versions inside the arms",
+    panels=(
+        Panel(
+            title="Versions",
+            description="Versions of the lineages in this experiment and the sessions that each one ranked.",
+            unit="short",
+            kind="table",
+            queries=(
+                Query(
+                    text="SELECT v.lineage, v.version, v.status, v.sessions, v.time FROM v_versions v"
+                    " WHERE v.lineage IN (SELECT lineage FROM arms WHERE experiment = ${experiment:sqlstring})"
+                    " ORDER BY v.time DESC, v.lineage LIMIT 100",
+                ),
+            ),
+            width=12,
+            overrides=(override("version", (("unit", "none"),)), override("time", (("unit", "dateTimeAsIso"),))),
+        ),
+        Panel(
+            title="Version on traffic by event time",
+            description="Newest version in the sessions of each 5 minutes, by lineage. Arms should be of equal age.",
+            unit="none",
+            kind="state-timeline",
+            queries=(
+                Query(
+                    text="SELECT $__timeGroup(time, '5m') AS time, lineage AS metric, max(version) AS value"
+                    " FROM (SELECT to_timestamp(f.impression_ts / 1000.0) AS time, v.lineage, v.version"
+                    " FROM session_facts f JOIN versions v ON v.lineage = f.lineage"
+                    " AND CAST(v.version AS TEXT) = f.version"
+                    f" WHERE f.{_EXPERIMENT}) ranked WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
+                    series=True,
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+
+_ROLLOUTS: Json = {
+    "datasource": datasource("postgres"),
+    "enable": True,
+    "hide": False,
+    "iconColor": "blue",
+    "name": "Rollouts",
+    "target": {
+        "datasource": datasource("postgres"),
+        "editorMode": "code",
+        "format": "table",
+        "rawQuery": True,
+        "rawSql": "SELECT time, text, tags FROM (SELECT to_timestamp(event_ts / 1000.0) AS time,"
+        " lineage || ' ' || coalesce(version::text, '') || ': ' || to_status || ', ' || why AS text,"
+        " lineage || ',' || to_status AS tags FROM rollout_events) happened WHERE $__timeFilter(time) ORDER BY time",
+        "refId": "Rollouts",
+    },
+}
+
+EXPERIMENT = Dashboard(
+    uid="shelfwise-experiment",
+    title="Shelfwise: the experiment",
+    description="Health, lifts with intervals and p-values, traffic and versions of one experiment.",
+    source="postgres",
+    sections=(_STATUS, _SCORES, _TRAFFIC, _VERSIONS),
+    variables=(
+        Variable(name="experiment", label="Experiment", query="SELECT key FROM experiments ORDER BY created_ts DESC"),
+        Variable(
+            name="metric",
+            label="Metric",
+            query=f"SELECT DISTINCT metric FROM v_lift_timeseries WHERE {_EXPERIMENT} ORDER BY metric",
+        ),
+        Variable(
+            name="arm",
+            label="Arm",
+            query=f"SELECT name FROM arms WHERE {_EXPERIMENT} AND NOT is_control ORDER BY number",
+        ),
+    ),
+    links=(Link(title="The loop", url="/d/shelfwise-loop"),),
+    annotations=(_ROLLOUTS,),
+    since="now-30d",
+    refresh="1m",
+)

@@ -1,0 +1,423 @@
+"""The dashboard of the running loop, from Prometheus: joiner, trainer, serving and the sink of facts."""
+
+from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable
+
+_RATE = "[$__rate_interval]"
+_TRAINER = '{lineage=~"$lineage"}'
+
+
+def _rate(metric: str, labels: str = "") -> str:
+    return f"rate({metric}{labels}{_RATE})"
+
+
+def _quantiles(metric: str, by: str = "", legend: str = "") -> tuple[Query, ...]:
+    grouping = f"le, {by}" if by else "le"
+    return tuple(
+        Query(
+            text=f"histogram_quantile({q}, sum by ({grouping}) ({_rate(f'{metric}_bucket')}))",
+            legend=f"p{q * 100:g}{legend}",
+        )
+        for q in (0.5, 0.95, 0.99)
+    )
+
+
+def _share(part: str, whole: str) -> str:
+    # Parts that never happened have no series yet: they count as zero of the whole, not as nothing.
+    return f"(sum({part}) or vector(0)) / sum({whole})"
+
+
+_FATE = "shelfwise_join_fate_total"
+_REQUESTS = "shelfwise_serving_requests_total"
+_IMPRESSIONS = "shelfwise_serving_impressions_total"
+_FALLBACK = '{fallback!~"|none|false|False|0"}'
+
+_GLANCE = Section(
+    title="At a glance",
+    panels=(
+        Panel(
+            title="Processes answering",
+            description="Scrape targets that answered the last scrape. Fewer than were started: look at their logs.",
+            unit="short",
+            kind="stat",
+            queries=(Query(text='sum by (job) (up{job=~"shelfwise-.+"})', legend="{{job}}"),),
+            width=6,
+            height=4,
+            thresholds=((0, "red"), (1, "green")),
+        ),
+        Panel(
+            title="Events in",
+            description="Impressions, clicks and conversions that the join has read, per second.",
+            unit="eps",
+            kind="stat",
+            queries=(Query(text=f"sum({_rate('shelfwise_join_events_total')})", legend="events"),),
+            width=3,
+            height=4,
+        ),
+        Panel(
+            title="Sessions out",
+            description="Joined sessions per second, corrections included.",
+            unit="ops",
+            kind="stat",
+            queries=(Query(text=f"sum({_rate('shelfwise_join_sessions_total')})", legend="sessions"),),
+            width=3,
+            height=4,
+        ),
+        Panel(
+            title="Join lag",
+            description="Records that wait in the input topics of the join. Rises when the worker is slow or stands.",
+            unit="short",
+            kind="stat",
+            queries=(Query(text="sum(shelfwise_join_lag_offsets)", legend="records"),),
+            width=3,
+            height=4,
+            thresholds=((0, "green"), (10_000, "orange"), (100_000, "red")),
+        ),
+        Panel(
+            title="Ranking requests",
+            description="Answered requests per second.",
+            unit="reqps",
+            kind="stat",
+            queries=(Query(text=f"sum({_rate(_REQUESTS)})", legend="requests"),),
+            width=3,
+            height=4,
+        ),
+        Panel(
+            title="Fallback share",
+            description="Share of answers in incoming order instead of ranked. Above 1 %: see the serving row.",
+            unit="percentunit",
+            kind="stat",
+            queries=(Query(text=_share(_rate(_REQUESTS, _FALLBACK), _rate(_REQUESTS)), legend="fallback"),),
+            width=3,
+            height=4,
+            thresholds=((0, "green"), (0.01, "red")),
+        ),
+        Panel(
+            title="Newest version",
+            description="Number of the newest published version of each lineage.",
+            unit="none",
+            kind="stat",
+            queries=(Query(text=f"max by (lineage) (shelfwise_trainer_version{_TRAINER})", legend="{{lineage}}"),),
+            width=3,
+            height=4,
+        ),
+    ),
+)
+
+_STREAM = Section(
+    title="Stream: join of impressions, clicks and conversions",
+    panels=(
+        Panel(
+            title="Events in by topic",
+            description="Records read per second from each input topic.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (topic) ({_rate('shelfwise_join_events_total')})", legend="{{topic}}"),),
+        ),
+        Panel(
+            title="Events by fate",
+            description="Every event ends as joined, duplicate, late, orphan or dead; together they are what came in.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (fate) ({_rate(_FATE)})", legend="{{fate}}"),),
+            stack=True,
+        ),
+        Panel(
+            title="Sessions out by reason",
+            description="Why a session was written: its click window closed, or a later event corrected it.",
+            unit="ops",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (reason) ({_rate('shelfwise_join_sessions_total')})", legend="{{reason}}"),),
+            stack=True,
+        ),
+        Panel(
+            title="Share joined, late, orphan and dead",
+            description="Shares of all events. Late above 1 % or dead above 0.5 % raises an alert.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=tuple(
+                Query(text=_share(_rate(_FATE, f'{{fate="{fate}"}}'), _rate(_FATE)), legend=fate)
+                for fate in ("joined", "late", "orphan", "dead")
+            ),
+            low=0,
+            high=1,
+        ),
+        Panel(
+            title="Unjoined and dead by reason",
+            description="Reason codes of events that did not join; the records lie in `unjoined` and `dead_letters`.",
+            unit="eps",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"sum by (reason) ({_rate('shelfwise_join_reason_total')}) or vector(0)", legend="{{reason}}"
+                ),
+            ),
+        ),
+        Panel(
+            title="Lag by topic",
+            description="Records that wait, by input topic.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum by (topic) (shelfwise_join_lag_offsets)", legend="{{topic}}"),),
+            low=0,
+        ),
+        Panel(
+            title="Watermark age",
+            description="How far event time lags behind the clock of the join, the oldest and the median partition.",
+            unit="s",
+            kind="timeseries",
+            queries=(
+                Query(text="max(shelfwise_join_watermark_age_seconds)", legend="oldest"),
+                Query(text="quantile(0.5, shelfwise_join_watermark_age_seconds)", legend="median"),
+            ),
+        ),
+        Panel(
+            title="State by tier",
+            description="Bytes of open state. Grows with open sessions and must fall back after the windows close.",
+            unit="bytes",
+            kind="timeseries",
+            queries=(Query(text="sum by (tier) (shelfwise_join_state_bytes)", legend="{{tier}}"),),
+            low=0,
+            stack=True,
+        ),
+        Panel(
+            title="Open sessions",
+            description="Sessions whose click or attribution window is still open.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum(shelfwise_join_open_sessions)", legend="open"),),
+            low=0,
+        ),
+        Panel(
+            title="Delay from window close to emit",
+            description="Quantiles of the time between the close of a window and its session. p99 stays under 2 s.",
+            unit="s",
+            kind="timeseries",
+            queries=_quantiles("shelfwise_join_emit_delay_seconds"),
+            low=0,
+            width=12,
+        ),
+        Panel(
+            title="Rebalances",
+            description="Rebalances of the joiner's consumer group in the step shown. Many point to slow workers.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text=f"sum(increase(shelfwise_join_rebalances_total{_RATE}))", legend="rebalances"),),
+            low=0,
+            width=12,
+        ),
+    ),
+)
+
+_TRAIN = Section(
+    title="Trainer: learning from sessions",
+    panels=(
+        Panel(
+            title="Sessions learned",
+            description="Sessions per second that each lineage has learned from.",
+            unit="ops",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"sum by (lineage) ({_rate('shelfwise_trainer_sessions_total', _TRAINER)})",
+                    legend="{{lineage}}",
+                ),
+            ),
+        ),
+        Panel(
+            title="Prequential AUC",
+            description="AUC on each batch before learning from it. Falls when the model or its labels go wrong.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="auc"}', legend="{{lineage}}"),
+            ),
+            decimals=3,
+        ),
+        Panel(
+            title="Prequential MRR",
+            description="Mean reciprocal rank of the first clicked item, on each batch before learning from it.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="mrr"}', legend="{{lineage}}"),
+            ),
+            decimals=3,
+        ),
+        Panel(
+            title="Prequential log loss",
+            description="Log loss of the click probability, on each batch before learning from it. Lower is better.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="log_loss"}', legend="{{lineage}}"
+                ),
+            ),
+            decimals=3,
+        ),
+        Panel(
+            title="Loss by part",
+            description="Training loss of the last batch and its parts.",
+            unit="none",
+            kind="timeseries",
+            queries=(Query(text=f"shelfwise_trainer_loss{_TRAINER}", legend="{{lineage}} {{part}}"),),
+            decimals=3,
+        ),
+        Panel(
+            title="Versions published",
+            description="Number of the newest version of each lineage; a step up is a publication.",
+            unit="none",
+            kind="timeseries",
+            queries=(Query(text=f"max by (lineage) (shelfwise_trainer_version{_TRAINER})", legend="{{lineage}}"),),
+            low=0,
+        ),
+        Panel(
+            title="Publications and skips",
+            description="Versions published and batches or records skipped, in the step shown, with the reason.",
+            unit="short",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"sum by (lineage) (increase(shelfwise_trainer_published_total{_TRAINER}{_RATE}))",
+                    legend="{{lineage}} published",
+                ),
+                Query(
+                    text=f"sum by (lineage, reason) (increase(shelfwise_trainer_skipped_total{_TRAINER}{_RATE}))",
+                    legend="{{lineage}} skipped: {{reason}}",
+                ),
+            ),
+            low=0,
+        ),
+        Panel(
+            title="Learned up to",
+            description="Event time up to which the lineage has learned. Flat while traffic flows: the trainer stands.",
+            unit="dateTimeAsIso",
+            kind="timeseries",
+            queries=(Query(text=f"shelfwise_trainer_watermark_seconds{_TRAINER} * 1000", legend="{{lineage}}"),),
+        ),
+        Panel(
+            title="Checkpoint age",
+            description="Seconds since the last checkpoint: what a crash would have to learn again.",
+            unit="s",
+            kind="timeseries",
+            queries=(Query(text=f"shelfwise_trainer_checkpoint_age_seconds{_TRAINER}", legend="{{lineage}}"),),
+            low=0,
+        ),
+    ),
+)
+
+_SERVE = Section(
+    title="Serving: ranking requests",
+    panels=(
+        Panel(
+            title="Requests by arm",
+            description="Answered requests per second in each arm of the experiment.",
+            unit="reqps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (arm) ({_rate(_REQUESTS)})", legend="{{arm}}"),),
+        ),
+        Panel(
+            title="Latency",
+            description="Quantiles of the time from request to answer, over all arms.",
+            unit="s",
+            kind="timeseries",
+            queries=_quantiles("shelfwise_serving_latency_seconds"),
+            low=0,
+        ),
+        Panel(
+            title="p99 latency by arm",
+            description="An arm that is slower than the others is no fair comparison.",
+            unit="s",
+            kind="timeseries",
+            queries=_quantiles("shelfwise_serving_latency_seconds", "arm", " {{arm}}")[-1:],
+            low=0,
+        ),
+        Panel(
+            title="Answers by fallback",
+            description="Answers per second by fallback reason. Fallbacks count in the arm that was assigned.",
+            unit="reqps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (fallback) ({_rate(_REQUESTS)})", legend="{{fallback}}"),),
+            stack=True,
+        ),
+        Panel(
+            title="Version on traffic",
+            description="Version that serving scores each lineage with.",
+            unit="none",
+            kind="state-timeline",
+            queries=(
+                Query(text='max by (lineage) (shelfwise_serving_version{lineage=~"$lineage"})', legend="{{lineage}}"),
+            ),
+        ),
+        Panel(
+            title="Version swaps",
+            description="Versions swapped in, in the step shown.",
+            unit="short",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f'sum by (lineage) (increase(shelfwise_serving_swaps_total{{lineage=~"$lineage"}}{_RATE}))',
+                    legend="{{lineage}}",
+                ),
+            ),
+            low=0,
+        ),
+        Panel(
+            title="Impressions by state",
+            description="Impression events emitted, delivered to Kafka, spooled to disk while it is away, or dropped.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (state) ({_rate(_IMPRESSIONS)})", legend="{{state}}"),),
+            width=12,
+        ),
+        Panel(
+            title="Impressions not delivered",
+            description="Impressions emitted minus those delivered, in the step shown. Near zero while Kafka answers.",
+            unit="short",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f'sum(increase({_IMPRESSIONS}{{state="emitted"}}{_RATE}))'
+                    f' - (sum(increase({_IMPRESSIONS}{{state="delivered"}}{_RATE})) or vector(0))',
+                    legend="waiting",
+                ),
+            ),
+            width=12,
+        ),
+    ),
+)
+
+_FACTS = Section(
+    title="Facts: sessions to SQL",
+    panels=(
+        Panel(
+            title="Sessions written",
+            description="Sessions per second that the sink wrote as facts.",
+            unit="ops",
+            kind="timeseries",
+            queries=(Query(text=f"sum({_rate('shelfwise_sink_sessions_total')})", legend="sessions"),),
+            width=12,
+        ),
+        Panel(
+            title="Sink lag",
+            description="Sessions that wait in the topic, over all partitions. The report is this far behind.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum(shelfwise_sink_lag_offsets)", legend="sessions"),),
+            low=0,
+            width=12,
+        ),
+    ),
+)
+
+LOOP = Dashboard(
+    uid="shelfwise-loop",
+    title="Shelfwise: the loop",
+    description="Events in, sessions joined, lineages trained, versions on traffic, facts written.",
+    source="prometheus",
+    sections=(_GLANCE, _STREAM, _TRAIN, _SERVE, _FACTS),
+    variables=(
+        Variable(name="lineage", label="Lineage", query="label_values(shelfwise_trainer_version, lineage)", many=True),
+    ),
+    links=(Link(title="The experiment", url="/d/shelfwise-experiment"),),
+)
