@@ -5,7 +5,7 @@
 
 from trainer.models.batch import Outputs, TensorBatch, to_torch
 from trainer.models.config import ModelConfig, Vocabulary, architecture_hash
-from trainer.models.zoo import MODELS, ModelSpec, decode_config, encode_config
+from trainer.models.zoo import MODELS, ModelSpec, check_weights, decode_config, encode_config, weight_shapes
 
 __all__ = [
     "MODELS",
@@ -15,7 +15,9 @@ __all__ = [
     "TensorBatch",
     "Vocabulary",
     "architecture_hash",
+    "check_weights",
     "decode_config",
     "encode_config",
     "to_torch",
+    "weight_shapes",
 ]

@@ -1,17 +1,18 @@
 """The registry of models: every law test runs over it, and lineages name their model by it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol, TypeVar
 
 import msgspec
+import torch
 from torch import Generator, Tensor
 
-from stream.errors import ConfigError
+from stream.errors import ArtifactError, ConfigError
 from trainer.models import armmt, din, mlp, prm
 from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import Params
-from trainer.models.config import ModelConfig
+from trainer.models.config import ModelConfig, Vocabulary
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
@@ -66,6 +67,35 @@ MODELS: Mapping[str, ModelSpec] = {
     "din": _spec(din.DinConfig, din.PROFILES, din.init, din.forward),
     "mlp": _spec(mlp.MlpConfig, mlp.PROFILES, mlp.init, mlp.forward),
 }
+
+
+def weight_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every weight, without making the id tables."""
+    small = replace(config, vocabulary=Vocabulary(item=1, shop=1, brand=1, category=1))
+    shapes = {weight: tuple(values.shape) for weight, values in MODELS[name].init(small, 0).items()}
+    for table, rows in asdict(config.vocabulary).items():
+        shapes[f"rows.{table}"] = (rows, config.d)
+    return shapes
+
+
+def check_weights(name: str, config: ModelConfig, params: Params) -> None:
+    """Refuse weights that are not exactly those of the model: names, shapes, float32, finite.
+
+    Raises:
+        ArtifactError: At the first difference, naming the weight.
+    """
+    expected = weight_shapes(name, config)
+    if expected.keys() != params.keys():
+        missing, foreign = sorted(expected.keys() - params.keys()), sorted(params.keys() - expected.keys())
+        raise ArtifactError(f"model {name}: missing weights {missing}, foreign weights {foreign}")
+    for weight, shape in expected.items():
+        values = params[weight]
+        if tuple(values.shape) != shape or values.dtype != torch.float32:
+            raise ArtifactError(
+                f"model {name}: weight {weight}: expected float32 {shape}, got {values.dtype} {tuple(values.shape)}"
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ArtifactError(f"model {name}: weight {weight} is not finite")
 
 
 def encode_config(config: ModelConfig) -> dict[str, object]:
