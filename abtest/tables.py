@@ -123,6 +123,7 @@ session_facts = Table(
     Column("units", BigInteger, nullable=False),
     Column("gross_minor", BigInteger, nullable=False),
     Column("refund_minor", BigInteger, nullable=False),
+    Column("foreign_lines", Integer, nullable=False),
     Column("evidence", LargeBinary, nullable=False),
     Index("ix_session_facts_experiment", "experiment", "client_id"),
     Index("ix_session_facts_impression_ts", "impression_ts"),

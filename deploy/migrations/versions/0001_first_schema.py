@@ -126,6 +126,7 @@ def upgrade() -> None:
     sa.Column('units', sa.BigInteger(), nullable=False),
     sa.Column('gross_minor', sa.BigInteger(), nullable=False),
     sa.Column('refund_minor', sa.BigInteger(), nullable=False),
+    sa.Column('foreign_lines', sa.Integer(), nullable=False),
     sa.Column('evidence', sa.LargeBinary(), nullable=False),
     sa.PrimaryKeyConstraint('query_id', name=op.f('pk_session_facts'))
     )

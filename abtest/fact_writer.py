@@ -1,0 +1,292 @@
+"""Write batches of the `sessions` topic as facts and exposures, each with its offsets in one transaction.
+
+A batch that was committed is never applied again, one that was not leaves nothing behind, and a second sink on the same
+database is refused: the stored offsets are compared, under lock, before anything is written.
+
+Source: STREAM.md 8, EXPERIMENTS.md 6.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, and_, case, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from abtest import facts
+from abtest.facts import Fact
+from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from stream import db, session
+from stream.bus import Record
+from stream.errors import FencedError, SchemaError
+from stream.session import AssignedArm, Session
+
+SINK = "facts"
+_CHUNK = 500
+
+Partition: TypeAlias = tuple[str, int]
+Failpoint: TypeAlias = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What one batch held and changed."""
+
+    num_sessions: int
+    num_written: int
+    num_refused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    facts: Mapping[str, Fact]
+    num_sessions: int
+    num_refused: int
+    next_offsets: Mapping[Partition, int]
+    progress: Mapping[Partition, tuple[int, int]]
+
+
+class FactWriter:
+    """Writes facts, exposures and offsets of one reader of the `sessions` topic.
+
+    Args:
+        engine: A database with the newest schema.
+        layer: The layer whose experiment stands in the facts; exposures are kept for all layers.
+        failpoint: Called with a name between steps; tests raise or exit there.
+    """
+
+    def __init__(self, engine: Engine, *, layer: str = "ranker", failpoint: Failpoint | None = None) -> None:
+        self._engine = engine
+        self._layer = layer
+        self._failpoint = failpoint or (lambda _name: None)
+        self.positions: dict[Partition, int] = {}
+
+    def open(self, beginning: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Return the next offset of each partition: the stored one, else where the log begins."""
+        with db.transaction(self._engine) as connection:
+            insert = _insert(connection, sink_offsets).on_conflict_do_nothing()
+            connection.execute(
+                insert,
+                [
+                    {"sink": SINK, "topic": topic, "partition": partition, "next_offset": offset}
+                    for (topic, partition), offset in beginning.items()
+                ],
+            )
+            stored = _stored_offsets(connection)
+        self.positions = {partition: stored[partition] for partition in beginning}
+        return dict(self.positions)
+
+    def apply(self, records: Sequence[Record], *, retry: bool = False) -> Applied:
+        """Write one batch; afterwards `positions` has moved past it.
+
+        Args:
+            records: Records of the `sessions` topic, in offset order per partition, from `positions` on.
+            retry: The same batch failed with a StoreError before, so that its commit may have happened.
+
+        Raises:
+            FencedError: If another sink has moved the stored offsets.
+            StoreError: If the database is unreachable or refused; nothing was written, or all was.
+        """
+        batch = _read(records)
+        with db.transaction(self._engine) as connection:
+            stored = _stored_offsets(connection)
+            if not (retry and _same(stored, batch.next_offsets)):
+                if not _same(stored, {partition: self.positions[partition] for partition in batch.next_offsets}):
+                    raise FencedError(
+                        f"sink '{SINK}': stored offsets {_show(stored)}, this sink stands at {_show(self.positions)}: "
+                        "another sink writes to this database"
+                    )
+                num_written = self._write(connection, batch)
+            else:
+                num_written = 0
+        self.positions |= batch.next_offsets
+        return Applied(num_sessions=batch.num_sessions, num_written=num_written, num_refused=batch.num_refused)
+
+    def _write(self, connection: Connection, batch: _Batch) -> int:
+        changed = _changed(connection, batch.facts)
+        _write_exposures(connection, _exposures(batch.facts.values()))
+        self._failpoint("exposures written")
+        if changed:
+            upsert = _insert(connection, session_facts)
+            new = upsert.excluded
+            connection.execute(
+                upsert.on_conflict_do_update(
+                    index_elements=[session_facts.c.query_id],
+                    set_={column.name: new[column.name] for column in session_facts.c if not column.primary_key},
+                    where=new.revision >= session_facts.c.revision,
+                ),
+                [self._row(fact) for fact in changed],
+            )
+            orders = [
+                {"query_id": fact.query_id, "transaction_id": transaction}
+                for fact in changed
+                for transaction in facts.outcome(fact).transactions
+            ]
+            if orders:
+                connection.execute(_insert(connection, session_orders).on_conflict_do_nothing(), orders)
+        self._failpoint("facts written")
+        for (topic, partition), offset in batch.next_offsets.items():
+            values: dict[str, int] = {"next_offset": offset}
+            if (topic, partition) in batch.progress:
+                values["watermark_ts"], values["matured_ts"] = batch.progress[topic, partition]
+            connection.execute(
+                update(sink_offsets)
+                .where(
+                    sink_offsets.c.sink == SINK,
+                    sink_offsets.c.topic == topic,
+                    sink_offsets.c.partition == partition,
+                )
+                .values(values)
+            )
+        self._failpoint("offsets written")
+        return len(changed)
+
+    def _row(self, fact: Fact) -> dict[str, object]:
+        counted = facts.outcome(fact)
+        arm = next((entry for entry in fact.assignment if entry.layer == self._layer), None)
+        return {
+            "query_id": fact.query_id,
+            "revision": fact.revision,
+            "client_id": fact.client_id,
+            "session_id": fact.session_id,
+            "experiment": arm and arm.experiment,
+            "arm": arm and arm.arm,
+            "epoch": arm and arm.epoch,
+            "bucket": arm and arm.bucket,
+            "lineage": fact.lineage,
+            "version": fact.version,
+            "fallback": fact.fallback,
+            "impression_ts": fact.impression_ts,
+            "watermark_ts": fact.watermark_ts,
+            "currency": fact.currency,
+            "n_items": fact.n_items,
+            "clicks": counted.clicks,
+            "carts": counted.carts,
+            "orders": len(counted.transactions),
+            "units": counted.units,
+            "gross_minor": counted.gross_minor,
+            "refund_minor": counted.refund_minor,
+            "foreign_lines": counted.foreign_lines,
+            "evidence": facts.encode_evidence(fact),
+        }
+
+
+def _read(records: Sequence[Record]) -> _Batch:
+    found: dict[str, Fact] = {}
+    next_offsets: dict[Partition, int] = {}
+    progress: dict[Partition, tuple[int, int]] = {}
+    num_sessions = num_refused = 0
+    for record in records:
+        partition = (record.topic, record.partition)
+        next_offsets[partition] = record.offset + 1
+        try:
+            content = session.decode(record.value or b"")
+        except SchemaError as error:
+            num_refused += 1
+            _log.error("%s/%d offset %d left out: %s", *partition, record.offset, error)
+            continue
+        if isinstance(content, Session):
+            num_sessions += 1
+            fact = facts.fact_of(content)
+            earlier = found.get(fact.query_id)
+            found[fact.query_id] = fact if earlier is None else facts.merge(earlier, fact)
+        else:
+            progress[partition] = (content.watermark_ts, content.matured_ts)
+    return _Batch(
+        facts=found, num_sessions=num_sessions, num_refused=num_refused, next_offsets=next_offsets, progress=progress
+    )
+
+
+def _changed(connection: Connection, wanted: Mapping[str, Fact]) -> list[Fact]:
+    """Return the facts that add to the stored ones, united with them."""
+    changed: list[Fact] = []
+    query_ids = sorted(wanted)
+    for start in range(0, len(query_ids), _CHUNK):
+        chunk = query_ids[start : start + _CHUNK]
+        rows = connection.execute(
+            select(
+                session_facts.c.query_id,
+                session_facts.c.revision,
+                session_facts.c.watermark_ts,
+                session_facts.c.evidence,
+            ).where(session_facts.c.query_id.in_(chunk))
+        )
+        stored = {row.query_id: row for row in rows}
+        for fact in (wanted[query_id] for query_id in chunk):
+            row = stored.get(fact.query_id)
+            united = fact if row is None else _united(fact, row)
+            if row is None or united.revision > row.revision or facts.encode_evidence(united) != row.evidence:
+                changed.append(united)
+    return changed
+
+
+def _united(fact: Fact, row: Row[str, int, int, bytes]) -> Fact:
+    return replace(
+        facts.with_evidence(fact, row.evidence),
+        revision=max(fact.revision, row.revision),
+        watermark_ts=max(fact.watermark_ts, row.watermark_ts),
+    )
+
+
+def _exposures(found: Iterable[Fact]) -> list[dict[str, object]]:
+    """Return the first exposure of each client in each experiment, marked where the arms differ."""
+    first: dict[tuple[str, str], tuple[Fact, AssignedArm]] = {}
+    arms: dict[tuple[str, str], set[str]] = {}
+    for fact in sorted(found, key=lambda fact: (fact.impression_ts, fact.query_id)):
+        for entry in fact.assignment:
+            key = (entry.experiment, fact.client_id)
+            first.setdefault(key, (fact, entry))
+            arms.setdefault(key, set()).add(entry.arm)
+    return [
+        {
+            "experiment": entry.experiment,
+            "client_id": fact.client_id,
+            "layer": entry.layer,
+            "arm": entry.arm,
+            "epoch": entry.epoch,
+            "bucket": entry.bucket,
+            "first_ts": fact.impression_ts,
+            "query_id": fact.query_id,
+            "lineage": fact.lineage,
+            "version": fact.version,
+            "fallback": fact.fallback,
+            "triggered": fact.triggered,
+            "multi_arm": len(arms[key]) > 1,
+        }
+        for key, (fact, entry) in sorted(first.items())
+    ]
+
+
+def _write_exposures(connection: Connection, rows: list[dict[str, object]]) -> None:
+    if not rows:
+        return
+    upsert = _insert(connection, exposures)
+    new, old = upsert.excluded, exposures.c
+    # The least (first_ts, query_id) wins whatever the order of arrival, so that a replay ends in the same rows.
+    earlier = or_(new.first_ts < old.first_ts, and_(new.first_ts == old.first_ts, new.query_id < old.query_id))
+    changes: dict[str, ColumnElement[Any]] = {
+        column.name: case((earlier, new[column.name]), else_=column)
+        for column in exposures.c
+        if not column.primary_key and column.name != "multi_arm"
+    }
+    changes["multi_arm"] = or_(old.multi_arm, new.multi_arm, old.arm != new.arm)
+    connection.execute(upsert.on_conflict_do_update(index_elements=[old.experiment, old.client_id], set_=changes), rows)
+
+
+def _stored_offsets(connection: Connection) -> dict[Partition, int]:
+    rows = connection.execute(select(sink_offsets).where(sink_offsets.c.sink == SINK).with_for_update())
+    return {(row.topic, row.partition): row.next_offset for row in rows}
+
+
+def _same(stored: Mapping[Partition, int], expected: Mapping[Partition, int]) -> bool:
+    return all(stored.get(partition) == offset for partition, offset in expected.items())
+
+
+def _show(offsets: Mapping[Partition, int]) -> str:
+    return ", ".join(f"{topic}/{partition}: {offset}" for (topic, partition), offset in sorted(offsets.items()))
+
+
+def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

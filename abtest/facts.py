@@ -1,0 +1,166 @@
+"""What one session is worth, as a pure function of everything that is known about it.
+
+Facts merge: the evidence of two copies is united and the numbers are counted again from the union, so that repeated,
+reordered and corrected sessions end in the same row.
+
+Source: STREAM.md 5 and 8, EXPERIMENTS.md 3.1.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from stream.session import AssignedArm, Evidence, Line, Session
+
+_MAX_INTEGER = 2**53
+_MAX_EPOCH = 2**31 - 1
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[list[Evidence], list[Line]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One query with its policy and the evidence for its outcome."""
+
+    query_id: str
+    revision: int
+    client_id: str
+    session_id: str | None
+    assignment: tuple[AssignedArm, ...]
+    lineage: str | None
+    version: str | None
+    fallback: str | None
+    triggered: bool | None
+    impression_ts: int
+    watermark_ts: int
+    currency: str
+    n_items: int
+    events: tuple[Evidence, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The counts of one query.
+
+    Attributes:
+        clicks: Distinct items clicked.
+        carts: Distinct items put into the cart.
+        transactions: Orders that hold an item of this list.
+        units: Pieces bought.
+        gross_minor: Money of purchases, before anything was returned.
+        refund_minor: Money of cancellations and refunds.
+        foreign_lines: Order lines in another currency than the list's; they count in no sum of money.
+    """
+
+    clicks: int
+    carts: int
+    transactions: tuple[str, ...]
+    units: int
+    gross_minor: int
+    refund_minor: int
+    foreign_lines: int
+
+
+def fact_of(session: Session) -> Fact:
+    """Return the fact of one session record; text that a database refuses is made storable."""
+    return Fact(
+        query_id=_text(session.query_id),
+        revision=min(session.revision, _MAX_EPOCH),
+        client_id=_text(session.client_id),
+        session_id=_optional(session.session_id),
+        assignment=tuple(_arm(entry) for entry in session.assignment if 0 <= entry.epoch <= _MAX_EPOCH),
+        lineage=_optional(session.lineage),
+        version=_optional(session.version),
+        fallback=_optional(session.fallback),
+        triggered=session.triggered,
+        impression_ts=session.impression_ts,
+        watermark_ts=session.watermark_ts,
+        currency=session.currency,
+        n_items=session.n,
+        events=_events(session.events),
+        lines=_lines(session.lines),
+    )
+
+
+def merge(first: Fact, second: Fact) -> Fact:
+    """Return what both copies know together; the order does not matter, and a copy adds nothing to itself.
+
+    Raises:
+        ValueError: If the facts are of different queries.
+    """
+    if first.query_id != second.query_id:
+        raise ValueError(f"facts of '{first.query_id}' and '{second.query_id}' cannot be merged")
+    # Copies of one revision differ at most in evidence and watermark; any total order picks the same one.
+    newest = max(first, second, key=lambda fact: (fact.revision, fact.watermark_ts))
+    return replace(
+        newest,
+        watermark_ts=max(first.watermark_ts, second.watermark_ts),
+        events=_events((*first.events, *second.events)),
+        lines=_lines((*first.lines, *second.lines)),
+    )
+
+
+def outcome(fact: Fact) -> Outcome:
+    """Count the evidence of a fact."""
+    own = [line for line in fact.lines if line.currency == fact.currency]
+    bought = [line for line in own if line.action == "purchase"]
+    returned = [line for line in own if line.action != "purchase"]
+    return Outcome(
+        clicks=len({event.item for event in fact.events if event.action == "click"}),
+        carts=len({event.item for event in fact.events if event.action == "add_to_cart"}),
+        transactions=tuple(sorted({line.transaction_id for line in fact.lines if line.action == "purchase"})),
+        units=min(sum(line.quantity for line in bought), _MAX_INTEGER),
+        gross_minor=min(sum(line.amount_minor for line in bought), _MAX_INTEGER),
+        refund_minor=min(sum(line.amount_minor for line in returned), _MAX_INTEGER),
+        foreign_lines=len(fact.lines) - len(own),
+    )
+
+
+def encode_evidence(fact: Fact) -> bytes:
+    """Return the evidence as msgpack; empty bytes when there is none."""
+    return _encoder.encode((fact.events, fact.lines)) if fact.events or fact.lines else b""
+
+
+def with_evidence(fact: Fact, raw: bytes) -> Fact:
+    """Return `fact` with the evidence of `encode_evidence` added to its own."""
+    if not raw:
+        return fact
+    events, lines = _decoder.decode(raw)
+    return replace(fact, events=_events((*fact.events, *events)), lines=_lines((*fact.lines, *lines)))
+
+
+def _events(events: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    kept: dict[str, Evidence] = {}
+    for event in sorted(events, key=lambda e: (e.event_ts, e.append_ts, e.partition, e.offset, e.action, e.item)):
+        kept.setdefault(event.event_id, event)
+    return tuple(kept[event_id] for event_id in sorted(kept))
+
+
+def _lines(lines: Iterable[Line]) -> tuple[Line, ...]:
+    kept: dict[tuple[str, str, str, str], Line] = {}
+    for line in sorted(lines, key=lambda entry: (entry.event_ts, entry.amount_minor, entry.quantity, entry.item)):
+        key = (_text(line.transaction_id), line.line_id, line.refund_id, line.action)
+        kept.setdefault(key, msgspec.structs.replace(line, transaction_id=key[0]))
+    return tuple(kept[key] for key in sorted(kept))
+
+
+def _arm(entry: AssignedArm) -> AssignedArm:
+    return AssignedArm(
+        layer=_text(entry.layer),
+        experiment=_text(entry.experiment),
+        epoch=entry.epoch,
+        arm=_text(entry.arm),
+        bucket=entry.bucket,
+    )
+
+
+def _optional(value: str | None) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _text(value: str) -> str:
+    # PostgreSQL stores no NUL in text; a client could send one.
+    return value.replace("\0", "\ufffd")

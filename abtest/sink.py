@@ -1,0 +1,145 @@
+"""Keep the facts in step with the `sessions` topic: read, write, back off while the database is away.
+
+Source: STREAM.md 8, RELIABILITY.md S3, S15.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Event
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from sqlalchemy import Engine
+
+from abtest.fact_writer import Applied, FactWriter, Failpoint, Partition
+from stream import bus, topics
+from stream.bus import Broker, Reader, Record
+from stream.errors import BusError, FencedError, StoreError
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+LAG_EVERY_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+class SinkMetrics:
+    """Prometheus metrics of the sink."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.sessions = Counter("shelfwise_sink_sessions", "Session records applied.", registry=registry)
+        self.written = Counter("shelfwise_sink_rows_written", "Facts inserted or changed.", registry=registry)
+        self.refused = Counter("shelfwise_sink_refused", "Records that are no session.", registry=registry)
+        self.retries = Counter("shelfwise_sink_retries", "Batches tried again.", registry=registry)
+        self.lag = Gauge("shelfwise_sink_lag_offsets", "Records not read yet.", ["partition"], registry=registry)
+
+    def count(self, applied: Applied) -> None:
+        """Add one batch."""
+        self.sessions.inc(applied.num_sessions)
+        self.written.inc(applied.num_written)
+        self.refused.inc(applied.num_refused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What one run of the sink did."""
+
+    num_sessions: int
+    num_written: int
+    num_refused: int
+
+
+def run(
+    broker: Broker,
+    engine: Engine,
+    stop: Event,
+    *,
+    monotonic_s: Callable[[], float] = time.monotonic,
+    metrics: SinkMetrics | None = None,
+    layer: str = "ranker",
+    until_end: bool = False,
+    max_records: int = 2_000,
+    failpoint: Failpoint | None = None,
+) -> Totals:
+    """Apply the `sessions` topic to the database until `stop` is set.
+
+    Args:
+        broker: Where the topic is.
+        engine: A database with the newest schema.
+        stop: Set by a signal handler; the batch in work is finished.
+        monotonic_s: A clock that never goes back; times the reading of the lag only.
+        metrics: Where to count.
+        layer: The layer whose experiment stands in the facts.
+        until_end: Return when everything is applied that the topic held at the call.
+        max_records: Largest batch.
+        failpoint: Called with a name between the steps of a batch; tests fail there.
+
+    Raises:
+        FencedError: If another sink writes to the database.
+        BusError: If the broker is unreachable, or the log no longer reaches back to the stored offset.
+    """
+    counts = metrics or SinkMetrics(CollectorRegistry())
+    writer = FactWriter(engine, layer=layer, failpoint=failpoint)
+    positions = writer.open(bus.beginning_offsets(broker, [topics.SESSIONS]))
+    end = bus.end_offsets(broker, [topics.SESSIONS])
+    _check_reach(broker, positions, end)
+    total = Totals(num_sessions=0, num_written=0, num_refused=0)
+    lag_due_s = monotonic_s()
+    with Reader(broker, positions, max_records=max_records) as reader:
+        while not stop.is_set() and not (until_end and _reached(writer.positions, end)):
+            records = reader.poll()
+            if records:
+                applied = _apply(writer, records, stop, counts)
+                if applied is None:
+                    break
+                counts.count(applied)
+                total = Totals(
+                    num_sessions=total.num_sessions + applied.num_sessions,
+                    num_written=total.num_written + applied.num_written,
+                    num_refused=total.num_refused + applied.num_refused,
+                )
+            if monotonic_s() >= lag_due_s:
+                _measure_lag(broker, writer.positions, counts)
+                lag_due_s = monotonic_s() + LAG_EVERY_S
+    return total
+
+
+def _apply(writer: FactWriter, records: Sequence[Record], stop: Event, counts: SinkMetrics) -> Applied | None:
+    """Apply a batch, trying again while the database is away; None when stopped before it was applied."""
+    wait_s, retry = FIRST_BACKOFF_S, False
+    while True:
+        try:
+            return writer.apply(records, retry=retry)
+        except FencedError:
+            raise
+        except StoreError as error:
+            counts.retries.inc()
+            _log.warning("%s; trying again in %.1f s", error, wait_s)
+        if stop.wait(wait_s):
+            return None
+        wait_s, retry = min(2 * wait_s, LONGEST_BACKOFF_S), True
+
+
+def _check_reach(broker: Broker, positions: dict[Partition, int], end: dict[Partition, int]) -> None:
+    beginning = bus.beginning_offsets(broker, [topics.SESSIONS])
+    for (topic, partition), offset in positions.items():
+        if not beginning[topic, partition] <= offset <= end[topic, partition]:
+            raise BusError(
+                f"{topic}/{partition}: the facts stand at offset {offset}, the log on {broker.bootstrap} reaches from "
+                f"{beginning[topic, partition]} to {end[topic, partition]}: records are lost, or this database belongs "
+                "to another broker"
+            )
+
+
+def _reached(positions: dict[Partition, int], end: dict[Partition, int]) -> bool:
+    return all(positions[partition] >= offset for partition, offset in end.items())
+
+
+def _measure_lag(broker: Broker, positions: dict[Partition, int], counts: SinkMetrics) -> None:
+    try:
+        end = bus.end_offsets(broker, [topics.SESSIONS])
+    except BusError as error:
+        _log.warning("lag unknown: %s", error)
+        return
+    for (topic, partition), offset in end.items():
+        counts.lag.labels(partition=str(partition)).set(max(0, offset - positions.get((topic, partition), 0)))
