@@ -250,6 +250,18 @@ class Reader:
             raise BusError(f"poll: {error!r}") from error
         return [record for records in polled.values() for record in records]
 
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Return the next offset to be written of each assigned partition.
+
+        Raises:
+            BusError: If the broker is unreachable.
+        """
+        try:
+            found = self._consumer.end_offsets(list(self._consumer.assignment()))
+        except KafkaError as error:
+            raise BusError(f"end offsets: {error!r}") from error
+        return {(pair.topic, pair.partition): offset for pair, offset in found.items()}
+
     def pause(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Stop fetching these partitions until `resume`."""
         self._consumer.pause(*(TopicPartition(*pair) for pair in partitions))
@@ -257,6 +269,43 @@ class Reader:
     def resume(self, partitions: Iterable[tuple[str, int]]) -> None:
         """Fetch these partitions again."""
         self._consumer.resume(*(TopicPartition(*pair) for pair in partitions))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EndOffsets:
+    """Asks for end offsets again and again over one connection, where a driver ticks every few milliseconds."""
+
+    def __init__(self, broker: Broker, names: Sequence[str]) -> None:
+        """Find the partitions of the named topics.
+
+        Raises:
+            BusError: If a topic does not exist or the broker is unreachable.
+        """
+        self._broker = broker
+        self._partitions = [TopicPartition(*pair) for pair in end_offsets(broker, names)]
+        self._consumer = _consumer(broker)
+        self._consumer.assign(self._partitions)
+
+    def fetch(self) -> dict[tuple[str, int], int]:
+        """Return the next offset to be written of every partition, as the broker has it now.
+
+        Raises:
+            BusError: If the broker is unreachable.
+        """
+        try:
+            found = self._consumer.end_offsets(self._partitions)
+        except KafkaError as error:
+            raise BusError(f"broker {self._broker.bootstrap}: {error!r}") from error
+        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
     def close(self) -> None:
         """Close the connection."""

@@ -16,7 +16,7 @@ import torch
 
 from stream import session
 from stream.catalogue import Catalogue
-from stream.errors import ArtifactError, SchemaError
+from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
 from trainer import artifact, checkpoint, learner, sealed
 from trainer.batches import Batch, Cutter, Mark, Position
 from trainer.checkpoint import Checkpoint, CursorState, State
@@ -67,7 +67,13 @@ class Lineage:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """What the loop has done, for metrics; `losses` are those of the newest batch."""
+    """What the loop has done, for metrics.
+
+    Attributes:
+        prequential: Means over the sessions between the two newest versions.
+        losses: Of the newest batch.
+        checkpoint_at: Monotonic seconds of the newest checkpoint of this process.
+    """
 
     num_trained: int = 0
     num_batches: int = 0
@@ -76,6 +82,7 @@ class Progress:
     num_undecodable: int = 0
     version: int = 0
     watermark_ts: int | None = None
+    prequential: Mapping[str, float] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
     checkpoint_at: float | None = None
 
@@ -93,6 +100,7 @@ class Loop:
         wall_s: Monotonic clock; it only spaces checkpoints that no version needs, never what is learned.
         failpoint: Called with the name of each step, for crash tests.
         stop: Asked between elements; True ends the run without a further write.
+        retry: Asked when the registry cannot be reached; True tries again, so training pauses meanwhile.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class Loop:
         wall_s: Callable[[], float],
         failpoint: Failpoint = sealed.no_failpoint,
         stop: Callable[[], bool] = lambda: False,
+        retry: Callable[[StoreError], bool] = lambda _: False,
     ) -> None:
         self._lineage = lineage
         self.learner = learner
@@ -116,6 +125,7 @@ class Loop:
         self._wall_s = wall_s
         self._failpoint = failpoint
         self._stop = stop
+        self._retry = retry
         self.catalogue = Catalogue()
         self.progress = Progress()
         self._architecture = architecture_hash(lineage.model, learner.config)
@@ -144,7 +154,7 @@ class Loop:
         else:
             self._restore(found)
             if self._artifact is not None:
-                self._publisher.register(self._artifact)
+                self._register(self._artifact)
         self.progress.version = self._version
         return {number: cursor.next_offset for number, cursor in self._cutter.position.cursors.items()}
 
@@ -227,6 +237,7 @@ class Loop:
             self._artifact = self._write_version(mark)
             self._version += 1
             self._published_batch = self.learner.batch_number
+            self.progress.prequential = self.learner.prequential.means()
             self.learner.prequential = Prequential()
         if publishes or self._is_due():
             checkpoint.save(
@@ -239,9 +250,21 @@ class Loop:
             self.progress.checkpoint_at = self._wall_s()
         if publishes:
             assert self._artifact is not None
-            self._publisher.register(self._artifact)
+            self._register(self._artifact)
             self.progress.num_published += 1
             self.progress.version = self._version
+
+    def _register(self, sha256: str) -> None:
+        while True:
+            try:
+                self._publisher.register(sha256)
+            except FencedError:
+                raise
+            except StoreError as error:
+                if not self._retry(error):
+                    raise
+            else:
+                return
 
     def _apply_items(self, mark_ts: int, *, first: bool) -> None:
         delay = self.learner.settings.catalogue_delay_s * 1000

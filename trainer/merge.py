@@ -84,11 +84,7 @@ class Merge:
         queue = self._queues[partition]
         return queue[0].key if queue else self._frontier[partition]
 
-    def waiting(self, partition: int) -> int:
-        """Return how many records of a partition are held back, for pausing partitions that run ahead."""
-        return len(self._queues[partition])
-
-    @property
-    def slowest(self) -> int:
-        """The partition that the merge waits for."""
-        return min(self._queues, key=self._bound)
+    def ahead(self, max_waiting: int) -> set[int]:
+        """Return the partitions that hold back more records than allowed, never the one that the merge waits for."""
+        slowest = min(self._queues, key=self._bound)
+        return {p for p, queue in self._queues.items() if len(queue) > max_waiting and p != slowest}

@@ -1,5 +1,132 @@
-"""`shelfwise trainer`."""
+"""`shelfwise trainer`: train lineages and look at their versions."""
+
+import signal
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from trainer.registry import Registry
+
 app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    lineage: str,
+    model: Annotated[str, typer.Option(help="armmt, prm, din or mlp.")] = "armmt",
+    profile: Annotated[str, typer.Option(help="tiny or paper.")] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    seed: int = 0,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 = none.")] = None,
+    vector_width: Annotated[int | None, typer.Option(help="Width of the vectors in `items`.")] = None,
+    checkpoint_s: Annotated[int | None, typer.Option(help="Marks, in seconds of watermark time.")] = None,
+    publish_s: Annotated[int | None, typer.Option(help="Versions, in seconds of watermark time.")] = None,
+) -> None:
+    """Train a lineage from the `sessions` topic until SIGTERM or Ctrl-C; goes on from its newest checkpoint."""
+    import logging
+    import platform
+    import time
+    from importlib.metadata import version
+
+    from deploy.broker import resolve
+    from deploy.schema import upgrade
+    from stream import db
+    from stream.bus import KafkaSettings
+    from trainer.loop import Lineage
+    from trainer.run import Clocks, Folders
+    from trainer.run import run as train
+    from trainer.settings import TrainerSettings
+
+    loaded = context(
+        ctx,
+        {
+            "trainer.metrics_port": metrics_port,
+            "trainer.vector_width": vector_width,
+            "trainer.checkpoint_s": checkpoint_s,
+            "trainer.publish_s": publish_s,
+        },
+    )
+    if not lineage.replace("-", "").replace("_", "").isalnum() or len(lineage) > 64:
+        raise fail(f"lineage '{lineage}': expected up to 64 letters, digits, '-' and '_'")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    upgrade(loaded.database_url())
+    engine = db.create(loaded.database_url())
+    folders = Folders.under(loaded.home, lineage)
+    loop = train(
+        Lineage(name=lineage, model=model, profile=profile, seed=seed, code_version=version("shelfwise")),
+        loaded.settings.get("trainer", TrainerSettings),
+        broker,
+        engine,
+        folders,
+        Clocks(
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            wall_s=time.monotonic,
+            wait=stopping.wait,
+            stopping=stopping.is_set,
+        ),
+        device=device,
+        # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.
+        holder=f"{platform.node()}:{folders.checkpoints.resolve()}"[-255:],
+    )
+    counted = ", ".join(f"{name} {count}" for name, count in sorted(loop.learner.counters.items()))
+    err_console.print(f"lineage {lineage}: version {loop.progress.version}, {counted or 'nothing read'}")
+
+
+@app.command()
+def versions(
+    ctx: typer.Context,
+    lineage: Annotated[str | None, typer.Option(help="Only this lineage.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List versions, oldest first."""
+    found = _registry(ctx).versions(lineage)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "versions",
+        ("lineage", "version", "status", "term", "artifact", "parent"),
+        [(v.lineage, v.version, v.status, v.term, v.artifact[:12], (v.parent or "-")[:12]) for v in found],
+    )
+
+
+@app.command()
+def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """List lineages."""
+    found = _registry(ctx).lineages()
+    if as_json:
+        print_json(found)
+        return
+    columns = ("name", "model", "profile", "data_policy", "status")
+    print_table("lineages", columns, [[getattr(one, column) for column in columns] for one in found])
+
+
+@app.command()
+def show(ctx: typer.Context, sha256: str) -> None:
+    """Verify one version in full and print its manifest as JSON."""
+    from trainer import artifact
+
+    folder = context(ctx).home / "artifacts"
+    version = artifact.load(folder, sha256)
+    worst = artifact.verify_golden(version)
+    print_json({"sha256": sha256, "golden_difference": worst, "manifest": version.manifest})
+
+
+def _registry(ctx: typer.Context) -> "Registry":
+    from deploy.schema import upgrade
+    from stream import db
+    from trainer.registry import Registry
+
+    url = context(ctx).database_url()
+    upgrade(url)
+    return Registry(db.create(url))

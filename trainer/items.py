@@ -1,0 +1,75 @@
+"""Items for the trainer: the topic `items`, applied to a catalogue up to a given time only.
+
+Source: TRAINING_SERVING.md 2 (1).
+"""
+
+import msgspec
+
+from stream import bus, topics
+from stream.bus import Broker, Reader
+from stream.catalogue import Catalogue
+from stream.errors import BusError
+from stream.events import Item
+
+_MAX_EMPTY_POLLS = 120
+_decoder = msgspec.json.Decoder(Item)
+
+
+class KafkaItems:
+    """Reads `items` to its end at each call, so that what was produced before a session is there when it is trained.
+
+    A tombstone carries no time of its own: the time of its record stands for it. What cannot be decoded is left out
+    and counted in `num_rejected`.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._positions = bus.beginning_offsets(broker, [topics.ITEMS])
+        self._reader = Reader(broker, self._positions)
+        self._waiting: list[tuple[int, str, Item | None]] = []
+        self.num_rejected = 0
+
+    def advance(self, catalogue: Catalogue, until_ts: int) -> None:
+        """Apply the items with `updated_ts` up to a time, in log order.
+
+        Raises:
+            BusError: If the broker does not bring the topic's end.
+        """
+        self._read_to_end()
+        later: list[tuple[int, str, Item | None]] = []
+        for entry in self._waiting:
+            updated_ts, item_id, item = entry
+            if updated_ts > until_ts:
+                later.append(entry)
+            elif item is None:
+                catalogue.remove(item_id)
+            else:
+                catalogue.put(item)
+        self._waiting = later
+
+    def _read_to_end(self) -> None:
+        ends = self._reader.ends()
+        num_empty = 0
+        # The newest record of a compacted topic is never compacted away, so positions do reach the ends.
+        while any(self._positions[pair] < end for pair, end in ends.items()):
+            records = self._reader.poll()
+            num_empty = 0 if records else num_empty + 1
+            if num_empty > _MAX_EMPTY_POLLS:
+                raise BusError(f"topic {topics.ITEMS}: stuck at {self._positions}, the end is {ends}")
+            for record in records:
+                self._positions[record.topic, record.partition] = record.offset + 1
+                self._wait(record.key, record.value, record.timestamp)
+
+    def _wait(self, key: bytes | None, value: bytes | None, timestamp: int) -> None:
+        if value is None:
+            self._waiting.append((timestamp, (key or b"").decode(errors="replace"), None))
+            return
+        try:
+            item = _decoder.decode(value)
+        except msgspec.MsgspecError:
+            self.num_rejected += 1
+            return
+        self._waiting.append((item.updated_ts, item.item_id, item))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
