@@ -28,6 +28,8 @@ from trainer.features.schema import (
     item_f16,
 )
 
+Vector = NDArray[np.float16] | NDArray[np.float32]
+
 _TOP: Final = 10
 _SCALE: Final = np.array([0.2, 0.2, 0.2, 1, 1, 1, 1, 1], dtype=np.float32)
 _HAS_IMAGE: Final = ITEM_COLUMNS.index("has_image")
