@@ -159,7 +159,11 @@ def _problem(message: str, body: bytes) -> Problem:
 
 
 def _at(body: bytes, path: str) -> object:
-    value: object = msgspec.json.decode(body)
+    try:
+        value: object = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # The first fault stood before bytes that are no JSON at all.
+        return msgspec.UNSET
     for step in _STEP.finditer(f".{path}" if path else ""):
         if isinstance(value, dict):
             value = value.get(step.group(1), msgspec.UNSET)

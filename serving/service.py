@@ -75,6 +75,9 @@ class Service:
         """Prepare; `home` holds the local copies, `host` is named in impressions."""
         self.settings = settings
         self.metrics = parts.metrics
+        self.catalogue = parts.catalogue
+        self.profiles = parts.profiles
+        self.versions = parts.versions
         self._parts = parts
         self._sources = sources
         self._pepper = pepper
@@ -127,26 +130,26 @@ class Service:
         active = self._active
         return Health(
             status="ready" if ready else "starting",
-            versions=self._parts.versions.numbers(),
+            versions=self.versions.numbers(),
             experiment=active.experiment if active else None,
             epoch=active.epoch if active else None,
             catalogue=catalogue,
             profiles=profiles,
-            num_items=len(self._parts.catalogue),
-            num_profiles=len(self._parts.profiles),
+            num_items=len(self.catalogue),
+            num_profiles=len(self.profiles),
         )
 
     async def rank(self, request: RankRequest) -> RankAnswer:
         """Answer one request before its deadline, and hand its impression over."""
         arrival = self._sources.clock()
         decision = decide(request.client_id, self._active, self.settings.default_lineage or None)
-        version = self._parts.versions.get(decision.lineage) if decision.lineage else None
+        version = self.versions.get(decision.lineage) if decision.lineage else None
         moment = self._moment(request)
         job = self._job(request, moment, version, arrival)
         await self._inference.run(job)
         served, ranking = job.served, self._ranking(request, decision, version, moment, job)
         if version and served and ranking.fallback in rank.BAD_OUTPUTS:
-            self._parts.versions.report_bad(version)
+            self.versions.report_bad(version)
         number = str(version.number) if version and ranking.scored else None
         latency_us = int((self._sources.clock() - arrival) * 1e6)
         self._parts.emitter.offer(
@@ -157,7 +160,7 @@ class Service:
                 moment,
                 version=number,
                 served=served,
-                price_minor=served.price_minor if served else features.prices_of(request, self._parts.catalogue),
+                price_minor=served.price_minor if served else features.prices_of(request, self.catalogue),
                 latency_us=latency_us,
                 attributes=self._attributes(),
             )
@@ -197,8 +200,8 @@ class Service:
                 request,
                 query_id=moment.query_id,
                 event_ts=moment.event_ts,
-                catalogue=self._parts.catalogue,
-                profiles=self._parts.profiles,
+                catalogue=self.catalogue,
+                profiles=self.profiles,
                 num_scored=self.settings.num_scored,
             )
 
@@ -218,7 +221,7 @@ class Service:
                 return rank.shuffled(request, moment.query_id)
             return rank.in_incoming_order(request)
         if version is None:
-            bad = self._parts.versions.is_quarantined(decision.lineage)
+            bad = self.versions.is_quarantined(decision.lineage)
             return rank.in_incoming_order(request, rank.QUARANTINED if bad else rank.NO_VERSION)
         if job.scores is None:
             return rank.in_incoming_order(request, job.fallback or rank.ERROR)

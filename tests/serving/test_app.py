@@ -1,0 +1,104 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from litestar.testing import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving import openapi
+from serving.app import create
+from serving.service import Service
+from serving.settings import ServingSettings
+from tests.serving.world import START_MS, World, body, request, scores_of
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.go_live("base", 1, model="prm")
+    made.go_live("armmt", 1, model="armmt")
+    made.experiment()
+    return made
+
+
+@pytest.fixture
+def service(world: World) -> Service:
+    made = world.service(ServingSettings(deadline_ms=5_000.0, trust_event_ts=True))
+    made.poll()
+    return made
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[TestClient]:  # type: ignore[type-arg]
+    with TestClient(create(service)) as made:
+        yield made
+
+
+def test_each_arm_is_scored_by_its_lineage(client: TestClient, world: World, service: Service) -> None:  # type: ignore[type-arg]
+    arms = set()
+    for number in range(6):
+        asked = body(f"c-{number}", event_ts=START_MS, num_candidates=33)
+        answer = client.post("/v1/rank", json=asked).json()
+        arms.add(answer["arm"])
+        lineage = {"control": "base", "treatment": "armmt"}[answer["arm"]]
+        assert (answer["lineage"], answer["version"], answer["fallback"]) == (lineage, "1", None)
+        live = world.registry.live(lineage)
+        assert live is not None
+        expected = scores_of(world, live.artifact, request(**asked), service.catalogue)  # type: ignore[arg-type]
+        scored = [item for item in answer["items"] if item["score"] is not None]
+        assert {i["item_id"]: i["score"] for i in scored} == pytest.approx(expected, abs=1e-5)
+        assert [i["score"] for i in scored] == sorted((i["score"] for i in scored), reverse=True)
+        assert [i["item_id"] for i in answer["items"][30:]] == ["i-30", "i-31", "i-32"]
+    assert arms == {"control", "treatment"}
+
+
+def test_refusals_have_a_status_and_a_problem(client: TestClient) -> None:  # type: ignore[type-arg]
+    wrong = client.post("/v1/rank", json=body(currency="euro"))
+    assert (wrong.status_code, wrong.json()["field"], wrong.json()["value"]) == (400, "currency", '"euro"')
+    large = client.post("/v1/rank", content=b" " * (256 * 1024 + 1))
+    assert (large.status_code, "error" in large.json()) == (413, True)
+    chunked = client.post("/v1/rank", content=iter([b" " * 65_536] * 5))
+    assert chunked.status_code == 413
+    assert client.get("/v1/rank").status_code == 405
+    assert client.get("/nothing").status_code == 404
+
+
+def test_health_and_metrics(client: TestClient) -> None:  # type: ignore[type-arg]
+    assert client.get("/livez").status_code == 200
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["versions"]) == (200, {"base": "1", "armmt": "1"})
+    client.post("/v1/rank", json=body("c-1"))
+    text = client.get("/metrics")
+    assert text.headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(text.text)}
+    assert families.keys() >= {
+        "shelfwise_serving_requests",
+        "shelfwise_serving_latency_seconds",
+        "shelfwise_serving_version",
+        "shelfwise_serving_swaps",
+        "shelfwise_serving_impressions",
+    }
+    labels = [s.labels for s in families["shelfwise_serving_requests"].samples if s.name.endswith("_total")]
+    assert labels == [{"arm": "control", "fallback": "none"}]
+    states = {s.labels["state"] for s in families["shelfwise_serving_impressions"].samples if s.name.endswith("_total")}
+    assert states >= {"emitted", "delivered", "spooled", "dropped"}
+
+
+def test_not_ready_before_the_first_look(world: World) -> None:
+    assert world.service().health().status == "starting"
+
+
+def test_the_document_names_every_route(client: TestClient) -> None:  # type: ignore[type-arg]
+    document = client.get(openapi.OPENAPI).json()
+    assert document == json.loads(json.dumps(openapi.document()))
+    routes = {route.path for route in client.app.routes}
+    assert routes == set(document["paths"])
+
+
+def test_the_query_text_leaves_no_trace(client: TestClient, world: World) -> None:  # type: ignore[type-arg]
+    client.post("/v1/rank", json=body("c-1", query={"text": "planted-secret-query"}))
+    assert "planted-secret-query" not in client.get("/metrics").text
+    assert not [
+        path for path in world.home.rglob("*") if path.is_file() and b"planted-secret-query" in path.read_bytes()
+    ]

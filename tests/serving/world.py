@@ -1,0 +1,203 @@
+"""A small shop for serving tests: items, versions from real models, an experiment, a service without a broker."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from abtest.store import Arm, ExperimentStore
+from serving import run, scorer
+from serving.schemas import RankRequest, decode
+from serving.service import Service, Sources
+from serving.settings import ServingSettings
+from stream import db
+from stream.catalogue import Catalogue
+from stream.events import Item
+from trainer import artifact
+from trainer.features import FEATURE_SCHEMA, collate, context_f16, example_from_request, item_f16
+from trainer.ids import IdMaps
+from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
+from trainer.registry import Registry
+
+import abtest.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
+import trainer.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
+
+WIDTH = 16
+NUM_ITEMS = 60
+START_MS = 1_767_225_600_000
+
+
+def items() -> list[Item]:
+    """Return the shop's items."""
+    rng = np.random.default_rng(7)
+    return [
+        Item(
+            item_id=f"i-{number}",
+            title=f"item {number}",
+            brand_id=f"b-{number % 5}",
+            shop_id=f"s-{number % 3}",
+            category_ids=["root", f"k-{number % 2}"],
+            price_minor=int(rng.integers(100, 90_000)),
+            currency="EUR",
+            sales_28d=int(rng.integers(0, 500)),
+            image_vec=rng.standard_normal(WIDTH).astype("<f2").tobytes() if number % 4 else None,
+            text_vec=rng.standard_normal(WIDTH).astype("<f2").tobytes(),
+            image_model="image-1",
+            text_model="text-1",
+            updated_ts=START_MS,
+            attributes={"rating": float(rng.uniform(1, 5))},
+        )
+        for number in range(NUM_ITEMS)
+    ]
+
+
+def tiny(model: str) -> ModelConfig:
+    """Return a model's tiny configuration for this shop's vectors."""
+    config = MODELS[model].profiles["tiny"]
+    values = encode_config(config) | {"vector_width": WIDTH}
+    return msgspec.convert(values, type(config))
+
+
+def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps: IdMaps) -> artifact.Manifest:
+    """Return the manifest of a version that nobody trained."""
+    return artifact.Manifest(
+        lineage=lineage,
+        version=number,
+        parent=None,
+        term=1,
+        model=model,
+        profile="tiny",
+        config=encode_config(config),
+        architecture=architecture_hash(model, config),
+        feature_schema=FEATURE_SCHEMA,
+        image_space="image-1",
+        text_space="text-1",
+        cursors={},
+        marked_ts=0,
+        metrics={},
+        capacities={name: table.capacity for name, table in id_maps.by_name().items()},
+        num_sessions=0,
+        code_version="test",
+    )
+
+
+def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None) -> str:
+    """Write a version with weights drawn from `seed` (the number by default) and return its address."""
+    config = tiny(model)
+    params = MODELS[model].init(config, number if seed is None else seed)
+    capacities = {name.removeprefix("rows."): len(rows) for name, rows in params.items() if name.startswith("rows.")}
+    id_maps = IdMaps.empty(capacities, min_sightings=1)
+    for item in items():
+        id_maps.item.observe([item.item_id])
+        id_maps.category.observe(item.category_ids)
+    for table in id_maps.by_name().values():
+        table.mark()
+    shop = Catalogue(items())
+    examples = [
+        example_from_request(
+            query_id=f"golden-{start}",
+            item_ids=[f"i-{(start + k) % NUM_ITEMS}" for k in range(30)],
+            items=item_f16([shop.get(f"i-{(start + k) % NUM_ITEMS}") for k in range(30)]),
+            context=context_f16(event_ts=START_MS),
+            history=None,
+            category=None,
+            catalogue=shop,
+        )
+        for start in range(4)
+    ]
+    golden = collate(examples, id_maps, width=WIDTH, history=config.history)
+    return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
+
+
+class World:
+    """A shop on disk: registry and experiments in SQLite, artifacts in a folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.url = f"sqlite:///{home / 'shelfwise.db'}"
+        self.engine = db.create(self.url)
+        db.metadata.create_all(self.engine)
+        self.registry = Registry(self.engine)
+        self.experiments = ExperimentStore(self.engine)
+        self.artifacts = home / "artifacts"
+        self._terms: dict[str, int] = {}
+
+    def go_live(self, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None) -> str:
+        """Publish a version and make it live; returns its address."""
+        if lineage not in self._terms:
+            self.registry.ensure_lineage(lineage, model, "tiny", architecture_hash(model, tiny(model)))
+            self._terms[lineage] = self.registry.acquire_lease(lineage, "test", START_MS, 1_000_000)
+        term = self._terms[lineage]
+        address = publish(self.artifacts, lineage, number, model=model, seed=seed)
+        self.registry.publish(lineage, number, address, None, term, {}, {}, START_MS)
+        self.registry.advance(lineage, number, term, "verified", "test", START_MS)
+        self.registry.advance(lineage, number, term, "live", "test", START_MS)
+        return address
+
+    def experiment(self, key: str = "exp-1", arms: Sequence[Arm] | None = None) -> None:
+        """Start an experiment, by default of the lineages `base` and `armmt`."""
+        chosen = arms or (
+            Arm(name="control", lineage="base", is_control=True),
+            Arm(name="treatment", lineage="armmt"),
+        )
+        self.experiments.create(key=key, arms=chosen, now_ts=START_MS, salt="ranker-2026q1")
+
+    def service(self, settings: ServingSettings | None = None, sources: Sources | None = None) -> Service:
+        """Return a service on this world, without a broker, that knows the shop's items."""
+        built = run.build(
+            settings or ServingSettings(deadline_ms=2_000.0, poll_s=0.05),
+            home=self.home,
+            broker=None,
+            database_url=self.url,
+            sources=sources or run.SYSTEM,
+        )
+        for item in items():
+            built.catalogue.put(item)
+        return built
+
+
+_numbers = itertools.count(1)
+
+
+def body(client_id: str = "c-1", *, num_candidates: int = 30, **changes: object) -> dict[str, object]:
+    """Return a valid request as plain values."""
+    return {
+        "client_id": client_id,
+        "query_id": f"q-{next(_numbers)}",
+        "query": {"text": "red shoes", "page": 1, "total_hits": 200},
+        "currency": "EUR",
+        "candidates": [{"item_id": f"i-{number}"} for number in range(num_candidates)],
+        "client": {"age_band": "25-34", "gender": "female"},
+        **changes,
+    }
+
+
+def request(client_id: str = "c-1", **changes: object) -> RankRequest:
+    """Return a valid request."""
+    num = changes.pop("num_candidates", 30)
+    assert isinstance(num, int)
+    return decode(msgspec.json.encode(body(client_id, num_candidates=num, **changes)))
+
+
+def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -> dict[str, float]:
+    """Return each item's score, computed apart from the service, by the version at `address`."""
+    version = scorer.TorchScorer(artifact.load(world.artifacts, address))
+    ids = [candidate.item_id for candidate in asked.candidates]
+    example = example_from_request(
+        query_id=asked.query_id or "",
+        item_ids=ids,
+        items=item_f16([shop.get(item_id) for item_id in ids]),
+        context=context_f16(
+            event_ts=asked.event_ts or 0,
+            page=asked.query.page,
+            total_hits=asked.query.total_hits,
+            age_band=asked.client.age_band if asked.client else None,
+            gender=asked.client.gender if asked.client else None,
+        ),
+        history=None,
+        category=asked.query.category,
+        catalogue=shop,
+    )
+    return dict(zip(example.item_ids, version.score(example), strict=True))
