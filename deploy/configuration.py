@@ -15,12 +15,14 @@ from stream import settings
 from stream.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
+from stream.join.settings import JoinSettings
 from stream.marketplace.settings import MarketplaceSettings
 from trainer.settings import TrainerSettings
 
 SECTIONS: Mapping[str, type] = {
     "kafka": KafkaSettings,
     "database": DatabaseSettings,
+    "join": JoinSettings,
     "trainer": TrainerSettings,
     "serving": ServingSettings,
     "abtest": AbtestSettings,

@@ -1,0 +1,22 @@
+"""The pure join core of one partition: raw records in, sessions, corrections and side records out.
+
+    join = Join(partition, JoinSettings(), hot, warm, progress, num_partitions)
+    effects = join.apply(slice_of_one_topic_partition)
+
+`hot`, `warm` and `progress` map row keys to row values and are changed in place; `effects.hot`, `.warm` and
+`.progress` repeat the slice's changes for the changelogs (None deletes). The delivery contract with the adapter is on
+`Effects`: send everything, wait until it is confirmed, send `progress`, wait, acknowledge; keep fewer than
+`JoinSettings.retire_slices` slices of a partition in flight; restart from any commit at or before the last
+acknowledged slice.
+
+Imports no faust, kafka client, os, time, random or asyncio.
+
+Source: STREAM.md 4 to 9.
+"""
+
+from stream.join.core import Join
+from stream.join.fates import FATE_OF_REASON, FATES, Effects, Letter, open_count
+from stream.join.records import InputRecord
+from stream.join.settings import JoinSettings
+
+__all__ = ["FATES", "FATE_OF_REASON", "Effects", "InputRecord", "Join", "JoinSettings", "Letter", "open_count"]

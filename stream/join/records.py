@@ -1,0 +1,37 @@
+"""What the join needs of a record; those of kafka-python, of aiokafka and of `stream.bus` all fit."""
+
+from typing import Protocol
+
+
+class InputRecord(Protocol):
+    """One raw record of an input topic."""
+
+    @property
+    def topic(self) -> str:
+        """Topic name."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """Partition number."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Offset in the partition."""
+        ...
+
+    @property
+    def timestamp(self) -> int:
+        """Broker time, `append_ts`."""
+        ...
+
+    @property
+    def key(self) -> bytes | None:
+        """Raw key."""
+        ...
+
+    @property
+    def value(self) -> bytes | None:
+        """Raw value; None is a tombstone."""
+        ...

@@ -1,0 +1,219 @@
+"""Keys and values of the rows that the join keeps, in two tiers and one progress row.
+
+| tier | key | value |
+|---|---|---|
+| hot | `i` query | offset, append_ts, raw impression; written once |
+| hot | `l` query | labels of an open query |
+| hot | `w` partition : topic : offset : line | offset, append_ts, raw event that waits |
+| warm | `s` query | expiry, a clicked or bought session: labels, revision, zlib 1 of the raw impression |
+| warm | `t` client, item | expiry, newest clicks of the client on the item |
+| warm | `o` client, transaction, line | expiry, the query that an order line was joined to |
+| warm | `c`, `e` partition : hour : slice | expiry, 8-byte digests of queries closed without a click, or evicted |
+| warm | `p` client | expiry, the profile as it was emitted |
+| progress | partition | position, clocks and counters; the commit record of everything else |
+
+Source: STREAM.md 5.
+"""
+
+import struct
+import zlib
+
+import msgspec
+from msgspec import Struct
+
+from stream.join.labels import Labels
+
+_SOURCE = struct.Struct("<qq")
+_EXPIRY = struct.Struct("<q")
+EXPIRY_BYTES = _EXPIRY.size
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Source(Struct, frozen=True):
+    """Where a raw record came from."""
+
+    offset: int
+    append_ts: int
+    raw: bytes
+
+
+class WarmSession(Struct, array_like=True):
+    """A closed session that may still be corrected; `list_zlib` is its raw impression."""
+
+    revision: int
+    offset: int
+    append_ts: int
+    event_ts: int
+    client_id: str
+    labels: Labels
+    list_zlib: bytes
+
+    def raw(self) -> bytes:
+        """Return the raw impression."""
+        return zlib.decompress(self.list_zlib)
+
+
+class ItemClick(Struct, frozen=True, array_like=True):
+    """One click of a client on an item, as a conversion without `query_id` looks for it."""
+
+    event_ts: int
+    event_id: str
+    query_id: str
+    impression_ts: int
+
+
+class Order(Struct, frozen=True, array_like=True):
+    """The query that an order line was joined to, and the record that did it."""
+
+    query_id: str
+    item: int
+    event_ts: int
+    event_id: str
+    offset: int
+
+
+class Snapshot(Struct, frozen=True, array_like=True):
+    """Counters as they stood at `now_ts`, for rates over the last minutes."""
+
+    now_ts: int
+    counters: dict[str, int]
+
+
+class ProgressRow(Struct, array_like=True):
+    """Position of the join in its inputs with everything that was counted up to there."""
+
+    slice_number: int
+    now_ts: int
+    watermark_ts: int
+    conversions_ts: int
+    next: dict[str, int]
+    high: dict[str, int]
+    hw: dict[str, int]
+    heard_ts: dict[str, int]
+    counters: dict[str, int]
+    emitted_ts: int
+    snapshots: list[Snapshot]
+
+
+_labels = msgspec.msgpack.Decoder(Labels)
+_sessions = msgspec.msgpack.Decoder(WarmSession)
+_clicks = msgspec.msgpack.Decoder(list[ItemClick])
+_orders = msgspec.msgpack.Decoder(Order)
+_progress = msgspec.msgpack.Decoder(ProgressRow)
+
+
+def impression_key(query_id: str) -> bytes:
+    """Return the key of an open query's impression."""
+    return b"i" + query_id.encode()
+
+
+def labels_key(query_id: str) -> bytes:
+    """Return the key of an open query's labels."""
+    return b"l" + query_id.encode()
+
+
+def waiting_key(partition: int, topic: str, offset: int, line: int) -> bytes:
+    """Return the key of a waiting event, or of one line of a waiting conversion."""
+    return f"w{partition}:{topic}:{offset}:{line}".encode()
+
+
+def session_key(query_id: str) -> bytes:
+    """Return the key of a closed session."""
+    return b"s" + query_id.encode()
+
+
+def clicks_key(client_id: str, item_id: str) -> bytes:
+    """Return the key of a client's clicks on an item."""
+    return f"t{client_id}\0{item_id}".encode()
+
+
+def order_key(client_id: str, transaction_id: str, line_id: str) -> bytes:
+    """Return the key of an order line."""
+    return f"o{client_id}\0{transaction_id}\0{line_id}".encode()
+
+
+def profile_key(client_id: str) -> bytes:
+    """Return the key of a client's profile."""
+    return b"p" + client_id.encode()
+
+
+def closed_key(kind: bytes, partition: int, hour: int, slice_number: int) -> bytes:
+    """Return the key of a bucket of query digests; `kind` is `c` (closed) or `e` (evicted)."""
+    return kind + f"{partition}:{hour}:{slice_number}".encode()
+
+
+def pack_source(source: Source) -> bytes:
+    """Return the value of an `i` or `w` row."""
+    return _SOURCE.pack(source.offset, source.append_ts) + source.raw
+
+
+def unpack_source(value: bytes) -> Source:
+    """Return the record in an `i` or `w` row."""
+    offset, append_ts = _SOURCE.unpack_from(value)
+    return Source(offset, append_ts, value[_SOURCE.size :])
+
+
+def raw_of(value: bytes) -> bytes:
+    """Return the raw record in an `i` or `w` row."""
+    return value[_SOURCE.size :]
+
+
+def pack_labels(labels: Labels) -> bytes:
+    """Return the value of an `l` row."""
+    return _encoder.encode(labels)
+
+
+def unpack_labels(value: bytes) -> Labels:
+    """Return the labels in an `l` row."""
+    return _labels.decode(value)
+
+
+def expiry_of(value: bytes) -> int:
+    """Return the time after which a warm row is not needed."""
+    expiry_ts: int = _EXPIRY.unpack_from(value)[0]
+    return expiry_ts
+
+
+def pack_warm(expiry_ts: int, content: WarmSession | list[ItemClick] | Order) -> bytes:
+    """Return the value of an `s`, `t` or `o` row."""
+    return _EXPIRY.pack(expiry_ts) + _encoder.encode(content)
+
+
+def pack_bytes(expiry_ts: int, content: bytes) -> bytes:
+    """Return the value of a `c`, `e` or `p` row."""
+    return _EXPIRY.pack(expiry_ts) + content
+
+
+def unpack_bytes(value: bytes) -> bytes:
+    """Return the content of a `c`, `e` or `p` row."""
+    return value[EXPIRY_BYTES:]
+
+
+def unpack_session(value: bytes) -> WarmSession:
+    """Return the closed session in an `s` row."""
+    return _sessions.decode(memoryview(value)[EXPIRY_BYTES:])
+
+
+def unpack_clicks(value: bytes) -> list[ItemClick]:
+    """Return the clicks in a `t` row."""
+    return _clicks.decode(memoryview(value)[EXPIRY_BYTES:])
+
+
+def unpack_order(value: bytes) -> Order:
+    """Return the link in an `o` row."""
+    return _orders.decode(memoryview(value)[EXPIRY_BYTES:])
+
+
+def pack_progress(row: ProgressRow) -> bytes:
+    """Return the value of the progress row."""
+    return _encoder.encode(row)
+
+
+def unpack_progress(value: bytes) -> ProgressRow:
+    """Return the progress row."""
+    return _progress.decode(value)
+
+
+def compress(raw: bytes) -> bytes:
+    """Return the raw impression as warm rows keep it."""
+    return zlib.compress(raw, 1)

@@ -1,0 +1,69 @@
+"""Settings of the join, all in seconds of event time unless named otherwise.
+
+Source: STREAM.md 5 to 7.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinSettings:
+    """Windows, limits and switches of the join.
+
+    Attributes:
+        click_window_s: A session closes when the watermark passes its impression by this much.
+        attribution_s: Clicks and conversions count up to this long after the impression (86400, or 604800).
+        refund_s: Refunds and cancellations count up to this long after the purchase.
+        wait_s: An event waits this long past its own time for what it refers to.
+        lateness_s: Disorder that the watermark allows.
+        future_clamp_s: Times further ahead of `now` move the watermark only this far.
+        future_dead_s: Times further ahead than this are dead letters.
+        idle_s: A caught-up topic that is quiet for this long stops holding the watermark.
+        ahead_s: Impressions this far ahead of lagging clicks ask for a pause.
+        infer_links: Whether clicks without `query_id` go to the client's newest open list with the item.
+        max_client_events: Events of one client held open at a time; the rest is `hot_key`.
+        clicks_per_item: Newest clicks kept per client and item, for conversions without `query_id`.
+        profile_size: Newest behaviours kept per client.
+        profile_idle_s: A profile without a behaviour for this long is deleted.
+        warm_max_bytes: Size of the warm rows of one partition; the oldest sessions beyond it are evicted.
+        progress_s: Interval of the progress records, in seconds of `now`.
+        retire_slices: Hot rows are deleted this many slices after they were settled, so that a crash with fewer
+            slices in flight never meets a deletion whose cause it has lost.
+        ticks: Who writes ticks: `worker` (live) or `driver` (marketplace and replays, with their own clock).
+    """
+
+    click_window_s: int = 900
+    attribution_s: int = 86_400
+    refund_s: int = 604_800
+    wait_s: int = 300
+    lateness_s: int = 60
+    future_clamp_s: int = 60
+    future_dead_s: int = 86_400
+    idle_s: int = 30
+    ahead_s: int = 120
+    infer_links: bool = True
+    max_client_events: int = 5_000
+    clicks_per_item: int = 5
+    profile_size: int = 50
+    profile_idle_s: int = 2_419_200
+    warm_max_bytes: int = 1_073_741_824
+    progress_s: int = 5
+    retire_slices: int = 128
+    ticks: str = "worker"
+
+    def __post_init__(self) -> None:
+        if self.ticks not in {"worker", "driver"}:
+            raise ValueError(f"ticks = '{self.ticks}': expected 'worker' or 'driver'")
+        for name in ("click_window_s", "attribution_s", "refund_s", "wait_s", "max_client_events", "progress_s"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 1 or more")
+        for name in ("lateness_s", "future_clamp_s", "idle_s", "retire_slices"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        if self.attribution_s < self.click_window_s + self.wait_s:
+            raise ValueError(
+                f"attribution_s = {self.attribution_s}: expected at least click_window_s + wait_s = "
+                f"{self.click_window_s + self.wait_s}"
+            )
+        if not 1 <= self.profile_size <= 1_000 or self.clicks_per_item < 1:
+            raise ValueError("profile_size must lie in 1..1000, clicks_per_item must be 1 or more")

@@ -1,0 +1,110 @@
+"""The rows of a tier with the changes of the slice in hand, which are read back and written out once per key.
+
+Source: STREAM.md 5.
+"""
+
+from collections.abc import Iterator, MutableMapping
+from heapq import heappop, heappush
+
+from stream.join import rows
+
+
+class Tier:
+    """Rows in memory; `flush` applies a slice's changes and returns them for the changelog."""
+
+    def __init__(self, stored: MutableMapping[bytes, bytes]) -> None:
+        self._stored = stored
+        self._touched: dict[bytes, bytes | None] = {}
+        self.size_bytes = sum(len(key) + len(value) for key, value in stored.items())
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the row as of now."""
+        if key in self._touched:
+            return self._touched[key]
+        return self._stored.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a row."""
+        self._touched[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Delete a row."""
+        self._touched[key] = None
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the stored rows; only before the first change."""
+        yield from self._stored.items()
+
+    def flush(self) -> dict[bytes, bytes | None]:
+        """Apply the changes of the slice and return them."""
+        touched, self._touched = self._touched, {}
+        puts: dict[bytes, bytes] = {}
+        for key, value in touched.items():
+            self.size_bytes += self._growth(key, value)
+            if value is None:
+                self._stored.pop(key, None)
+            else:
+                puts[key] = value
+        if puts:
+            self._stored.update(puts)
+        return touched
+
+    def _growth(self, key: bytes, value: bytes | None) -> int:
+        before = self._stored.get(key)
+        old = 0 if before is None else len(key) + len(before)
+        return (0 if value is None else len(key) + len(value)) - old
+
+
+class WarmTier(Tier):
+    """Rows that begin with their expiry; sizes and expiries are kept in memory, so that no write reads its row."""
+
+    def __init__(self, stored: MutableMapping[bytes, bytes]) -> None:
+        self._stored = stored
+        self._touched = {}
+        self._sizes: dict[bytes, int] = {}
+        self._heap: list[tuple[int, bytes]] = []
+        self.size_bytes = 0
+        for key, value in stored.items():
+            self._sizes[key] = len(key) + len(value)
+            self.size_bytes += self._sizes[key]
+            heappush(self._heap, (rows.expiry_of(value), key))
+
+    def expired(self, clock_ts: int) -> Iterator[tuple[bytes, bytes]]:
+        """Delete and yield the rows whose time is over; a row that was extended meanwhile stays."""
+        while self._heap and self._heap[0][0] <= clock_ts:
+            _, key = heappop(self._heap)
+            value = self.get(key)
+            if value is None:
+                continue
+            expiry_ts = rows.expiry_of(value)
+            if expiry_ts > clock_ts:
+                heappush(self._heap, (expiry_ts, key))
+                continue
+            self.delete(key)
+            yield key, value
+
+    def oldest(self, excess_bytes: int) -> Iterator[bytes]:
+        """Delete and yield keys, the soonest to expire first, until `excess_bytes` are free."""
+        kept: list[tuple[int, bytes]] = []
+        while self._heap and excess_bytes > 0:
+            expiry_ts, key = heappop(self._heap)
+            size = self._sizes.get(key)
+            if size is None:
+                continue
+            if key[:1] in {b"c", b"e"}:
+                kept.append((expiry_ts, key))
+                continue
+            excess_bytes -= size
+            self.delete(key)
+            yield key
+        for entry in kept:
+            heappush(self._heap, entry)
+
+    def _growth(self, key: bytes, value: bytes | None) -> int:
+        if value is None:
+            return -self._sizes.pop(key, 0)
+        old = self._sizes.get(key)
+        if old is None:
+            heappush(self._heap, (rows.expiry_of(value), key))
+        self._sizes[key] = len(key) + len(value)
+        return self._sizes[key] - (old or 0)

@@ -1,0 +1,84 @@
+"""The clock of one partition: `now` from ticks, the watermark from events, and the rule for quiet topics.
+
+Source: STREAM.md 6.
+"""
+
+from stream import topics
+from stream.join.settings import JoinSettings
+
+HOLDING = (topics.IMPRESSIONS, topics.CLICKS)
+
+
+class Clock:
+    """Tracks how far each input has come; neither `now` nor a watermark ever falls.
+
+    Attributes:
+        now_ts: Time of the newest tick, 0 before the first.
+        watermark_ts: No impression or click at or before this time is expected any more; 0 = unknown.
+        conversions_ts: The same for conversions, which hold nothing but the expiry of rows.
+    """
+
+    def __init__(self, settings: JoinSettings) -> None:
+        self._lateness_ms = settings.lateness_s * 1_000
+        self._clamp_ms = settings.future_clamp_s * 1_000
+        self._idle_ms = settings.idle_s * 1_000
+        self._ahead_ms = settings.ahead_s * 1_000
+        self.now_ts = 0
+        self.watermark_ts = 0
+        self.conversions_ts = 0
+        self.next: dict[str, int] = {}
+        self.high: dict[str, int] = {}
+        self.hw: dict[str, int] = {}
+        self.heard_ts: dict[str, int] = {}
+
+    def see(self, topic: str, event_ts: int) -> bool:
+        """Take note of an event; return whether its time lay too far ahead and was clamped."""
+        self.heard_ts[topic] = self.now_ts
+        clamped = bool(self.now_ts) and event_ts > self.now_ts + self._clamp_ms
+        if clamped:
+            event_ts = self.now_ts + self._clamp_ms
+        if event_ts > self.high.get(topic, 0):
+            self.high[topic] = event_ts
+        return clamped
+
+    def tick(self, now_ts: int, hw: dict[str, int]) -> None:
+        """Move `now` forward and learn the end offsets that were known then."""
+        if not self.now_ts:
+            limit = now_ts + self._clamp_ms
+            self.high = {topic: min(high, limit) for topic, high in self.high.items()}
+            self.heard_ts = dict.fromkeys(topics.EVENT_TOPICS, now_ts)
+        self.now_ts = max(self.now_ts, now_ts)
+        for topic, offset in hw.items():
+            self.hw[topic] = max(offset, self.hw.get(topic, 0))
+
+    def advance(self) -> None:
+        """Move the watermarks as far as the inputs allow."""
+        if not self.now_ts:
+            return
+        parts = [self._contribution(topic) for topic in HOLDING]
+        if all(parts):
+            self.watermark_ts = max(self.watermark_ts, min(parts))
+        self.conversions_ts = max(self.conversions_ts, self._contribution(topics.CONVERSIONS))
+
+    @property
+    def expiry_ts(self) -> int:
+        """Rows expire by the slower of the two watermarks."""
+        return min(self.watermark_ts, self.conversions_ts)
+
+    def impressions_run_ahead(self) -> bool:
+        """Return whether impressions lead clicks that still lag by more than the limit."""
+        if self.next.get(topics.CLICKS, 0) >= self.hw.get(topics.CLICKS, 0):
+            return False
+        clicks_ts = max(self.high.get(topics.CLICKS, 0), self.watermark_ts)
+        return bool(clicks_ts) and self.high.get(topics.IMPRESSIONS, 0) - clicks_ts > self._ahead_ms
+
+    def _contribution(self, topic: str) -> int:
+        by_events = self.high.get(topic, 0) - self._lateness_ms
+        if self._is_idle(topic):
+            return max(by_events, self.now_ts - self._idle_ms)
+        return max(by_events, 0)
+
+    def _is_idle(self, topic: str) -> bool:
+        hw = self.hw.get(topic)
+        caught_up = hw is not None and self.next.get(topic, 0) >= hw
+        return caught_up and self.now_ts - self.heard_ts.get(topic, 0) >= self._idle_ms
