@@ -89,12 +89,12 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving)
-    with Producer(broker) as producer:
+    with Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
         summary = Driver(
             market,
             ranker,
             producer,
-            Ticker(broker, producer, writer="marketplace"),
+            ticker,
             stop=stopping.is_set,
             report=lambda line: err_console.print(line, highlight=False),
             wait=stopping.wait,

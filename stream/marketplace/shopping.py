@@ -10,10 +10,11 @@ from typing import Literal
 
 from stream import topics
 from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.identity import event_id
 from stream.marketplace import delays
 from stream.marketplace.market import Listing, Market, Outcome
 from stream.marketplace.observables import CURRENCY, category_name, item_name, text_hash
-from stream.marketplace.randomness import event_id, generator
+from stream.marketplace.randomness import generator
 from stream.marketplace.settings import MarketplaceSettings
 from stream.marketplace.traffic import Search
 from stream.marketplace.world import Ints, category_of_text
