@@ -160,7 +160,7 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
     would read the future.
 
     Raises:
-        SchemaError: If the features were logged under another schema or have a wrong length.
+        SchemaError: If the features were logged under another schema, have a wrong length or are not finite.
     """
     n = session.n
     if session.feature_schema:
@@ -247,6 +247,10 @@ def _build(
     catalogue: CatalogueLike,
     labels: Labels,
 ) -> SessionExample:
+    if not len(item_ids):
+        raise SchemaError("empty_list", f"query {query_id}: no candidate")
+    if not (np.isfinite(items).all() and np.isfinite(context).all()):
+        raise SchemaError("feature_not_finite", f"query {query_id}: a feature is NaN or infinite")
     index = np.argsort(rank_in, kind="stable")
     if np.unique(rank_in).size != rank_in.size:
         index = np.array(sorted(range(len(item_ids)), key=lambda row: (rank_in[row], item_ids[row])), dtype=np.int64)

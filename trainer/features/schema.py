@@ -8,6 +8,7 @@ Source: MODELS.md 1 and 3.1.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,7 +20,8 @@ from stream.events import Item
 ITEM_COLUMNS: Final = ("price", "sales", "rating", "promotion", "known", "has_rating", "has_image", "has_text")
 NUMERIC_COLUMNS: Final = ("price", "sales", "rating", "promotion")
 
-AGE_BANDS: Final = ("0-17", "18-24", "25-34", "35-44", "45-54", "55-64", "65+")
+AGE_BANDS: Final = ("0-17", "18-24", "25-34", "35-44", "45-54", "55+")
+_FINER_BANDS: Final = {"55-64": "55+", "65+": "55+"}
 GENDERS: Final = ("female", "male", "other")
 QUERY_COLUMNS: Final = ("hour_sin", "hour_cos", "page", "total_hits", "has_total_hits")
 CLIENT_COLUMNS: Final = (
@@ -66,7 +68,8 @@ _NUMBER_LIMIT: Final = 1_000.0
 
 def _number(item: Item, name: str) -> float | None:
     value = item.attributes.get(name) if item.attributes else None
-    if not isinstance(value, (int, float)) or not np.isfinite(value):
+    # Comparing is false for NaN, and an integer of any length compares with a float.
+    if not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         return None
     return float(min(max(value, -_NUMBER_LIMIT), _NUMBER_LIMIT))
 
@@ -128,7 +131,8 @@ def context_f16(
         np.log1p(max(total_hits or 0, 0)) / 10,
         total_hits is not None,
     )
-    age = AGE_BANDS.index(age_band) if age_band in AGE_BANDS else len(AGE_BANDS)
+    band = _FINER_BANDS.get(age_band or "", age_band)
+    age = AGE_BANDS.index(band) if band in AGE_BANDS else len(AGE_BANDS)
     sex = GENDERS.index(gender) if gender in GENDERS else len(GENDERS)
     columns[5 + age] = 1
     columns[5 + len(AGE_BANDS) + 1 + sex] = 1
