@@ -1,0 +1,196 @@
+"""Means, ratios and their differences between two arms, from moments; the client is the unit.
+
+The p-value is that of the absolute difference (Welch); the interval of the lift is Fieller's, which excludes zero
+exactly when that test rejects. What is undefined is None with a reason, never 0 or p = 1.
+
+Source: EXPERIMENTS.md 3.3 and 3.4; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+
+from abtest.moments import Moments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One arm's value of a metric.
+
+    Attributes:
+        n: Clients.
+        value: Mean or ratio; None if undefined.
+        variance: Variance of `value`, not of the clients; None if undefined.
+        reason: Why something is undefined: `no_clients`, `one_client`, `zero_denominator`.
+    """
+
+    n: int
+    value: float | None
+    variance: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lift:
+    """The difference between an arm and the control.
+
+    Attributes:
+        diff: Absolute difference of the values.
+        se: Its standard error.
+        df: Degrees of freedom after Welch.
+        p: Two-sided.
+        lift: `diff` relative to the size of the control's value.
+        lift_se: Its standard error by the delta method.
+        lo: Lower root of the lift's confidence set.
+        hi: Upper root.
+        kind: `interval` between the roots, `outside` of them, or `line`: every lift is compatible.
+        reason: Why something is undefined.
+    """
+
+    diff: float | None = None
+    se: float | None = None
+    df: float | None = None
+    p: float | None = None
+    lift: float | None = None
+    lift_se: float | None = None
+    lo: float | None = None
+    hi: float | None = None
+    kind: str | None = None
+    reason: str | None = None
+
+
+def mean(moments: Moments, column: int) -> Estimate:
+    """Return the mean of a column over clients."""
+    if moments.n == 0:
+        return Estimate(n=0, value=None, variance=None, reason="no_clients")
+    value = float(moments.mean[column])
+    covariance = moments.covariance
+    if covariance is None:
+        return Estimate(n=moments.n, value=value, variance=None, reason="one_client")
+    return Estimate(n=moments.n, value=value, variance=float(covariance[column, column]) / moments.n)
+
+
+def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
+    """Return the ratio of two columns' sums, its variance by the delta method."""
+    if moments.n == 0:
+        return Estimate(n=0, value=None, variance=None, reason="no_clients")
+    below = float(moments.mean[denominator])
+    if below == 0.0:
+        return Estimate(n=moments.n, value=None, variance=None, reason="zero_denominator")
+    value = float(moments.mean[numerator]) / below
+    covariance = moments.covariance
+    if covariance is None:
+        return Estimate(n=moments.n, value=value, variance=None, reason="one_client")
+    gradient_K = np.zeros(len(moments.mean))
+    gradient_K[numerator], gradient_K[denominator] = 1.0 / below, -value / below
+    variance = float(gradient_K @ covariance @ gradient_K) / moments.n
+    return Estimate(n=moments.n, value=value, variance=max(variance, 0.0))
+
+
+def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
+    """Test `arm` against `control` and give the lift with its confidence set.
+
+    Example: EXPERIMENTS.md 3.4.
+
+    >>> control = Estimate(n=2000, value=1.50, variance=14**2 / 2000)
+    >>> found = compare(control, Estimate(n=2000, value=2.75, variance=24**2 / 2000))
+    >>> f"{found.p:.4f} {found.df:.1f} {found.lift:+.1%} {found.lo:+.1%} {found.hi:+.0%} {found.kind}"
+    '0.0443 3218.3 +83.3% +1.8% +239% interval'
+    """
+    if control.value is None or arm.value is None:
+        return Lift(reason=control.reason or arm.reason)
+    diff = arm.value - control.value
+    shift = diff / abs(control.value) if control.value != 0.0 else None
+    if control.variance is None or arm.variance is None:
+        return Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
+    variance = control.variance + arm.variance
+    if variance == 0.0:
+        return Lift(diff=diff, lift=shift, reason="zero_variance")
+    se = math.sqrt(variance)
+    share = control.variance / variance
+    df = 1.0 / (share**2 / (control.n - 1) + (1.0 - share) ** 2 / (arm.n - 1))
+    p = 2.0 * float(stats.t.sf(abs(diff / se), df))
+    if shift is None:
+        return Lift(diff=diff, se=se, df=df, p=p, reason="zero_control")
+    lo, hi, kind = fieller(control.value, diff, control.variance, variance, -control.variance, quantile(alpha, df))
+    lift_se = math.sqrt(arm.variance / control.value**2 + control.variance * arm.value**2 / control.value**4)
+    return Lift(diff=diff, se=se, df=df, p=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, kind=kind)
+
+
+def quantile(alpha: float, df: float) -> float:
+    """Return the two-sided quantile of Student's t."""
+    return float(stats.t.isf(alpha / 2.0, df))
+
+
+def fieller(
+    base: float, diff: float, base_variance: float, diff_variance: float, covariance: float, q: float
+) -> tuple[float | None, float | None, str]:
+    """Return the roots and the kind of Fieller's set for `diff / |base|`.
+
+    Args:
+        base: The control's value, not zero.
+        diff: The difference.
+        base_variance: Variance of `base`.
+        diff_variance: Variance of `diff`.
+        covariance: Covariance of `diff` and `base`.
+        q: Quantile of the test that the set belongs to.
+    """
+    a = base**2 - q**2 * base_variance
+    b = diff * base - q**2 * covariance
+    e = diff**2 - q**2 * diff_variance
+    inside = b**2 - a * e
+    if a == 0.0 or inside < 0.0:
+        return None, None, "line"
+    # The root without cancellation first; the other follows from their product e / a.
+    far = b + math.copysign(math.sqrt(inside), b)
+    roots = (far / a, e / far if far != 0.0 else 0.0)
+    sign = math.copysign(1.0, base)
+    lo, hi = sorted(root * sign for root in roots)
+    return lo, hi, "interval" if a > 0.0 else "outside"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for all of them together, after Holm.
+
+    >>> [round(p, 3) for p in holm([0.043, 0.121, 0.668])]
+    [0.129, 0.242, 0.668]
+    """
+    if not p_values:
+        return []
+    adjusted = multipletests(p_values, method="holm")[1]
+    return [float(p) for p in adjusted]
+
+
+def power(effect: float, se: float, alpha: float) -> float:
+    """Return the chance that a two-sided test finds a true `effect` whose estimate has this standard error.
+
+    >>> round(power(0.0022, 0.00109, 0.05), 2)
+    0.52
+    """
+    found = NormalIndPower(ddof=0).power(effect_size=effect / se, nobs1=1, alpha=alpha, ratio=0)
+    return float(found)
+
+
+def smallest_effect(se: float, alpha: float, wanted: float = 0.8) -> float:
+    """Return the effect that is found with chance `wanted`, the far tail left out.
+
+    >>> round(smallest_effect(0.109, 0.05), 3)
+    0.305
+    """
+    return float(stats.norm.isf(alpha / 2.0) + stats.norm.isf(1.0 - wanted)) * se
+
+
+def exaggeration(effect: float, se: float, alpha: float) -> float:
+    """Return by how much a significant estimate overstates a true `effect` on average.
+
+    Source: Gelman and Carlin 2014 (type M error), Lu, Qiu, Deng 2019 (closed form).
+    """
+    z, critical = abs(effect) / se, float(stats.norm.isf(alpha / 2.0))
+    density = float(stats.norm.pdf(z + critical) + stats.norm.pdf(z - critical))
+    above, below = float(stats.norm.cdf(z - critical)), float(stats.norm.cdf(-z - critical))
+    return (density + z * (above - below)) / (z * (above + below))
