@@ -113,8 +113,8 @@ class Cutter:
                 self._marked_ts = line
                 yield Mark(line, publish=False, first=True)
             return
-        assert self._watermark_ts is not None, "a mark comes after a record"
-        if line > self._marked_ts or now // grid.batch_ms != self._watermark_ts // grid.batch_ms:
+        before = now if self._watermark_ts is None else self._watermark_ts
+        if line > self._marked_ts or now // grid.batch_ms != before // grid.batch_ms:
             yield from self._flush()
         if line > self._marked_ts:
             publish = line // grid.publish_ms != self._marked_ts // grid.publish_ms

@@ -111,7 +111,7 @@ class RowOptimizer:
 
     def admit(self, table: str, slots: Tensor) -> None:
         """Start rows from the cold row, which is what their ids were scored with so far."""
-        self._tables[table][slots] = self._tables[table][1]
+        self._tables[table][slots] = self._tables[table][1].clone()
         self.accumulators[table][slots] = self._floor
 
     def decay(self, factor: float) -> None:

@@ -1,0 +1,71 @@
+"""Runs the trainer's loop over a list of records, in pieces, with crashes where a test wants them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from sqlalchemy import Engine
+
+from stream.errors import StoreError
+from tests.trainer.session_log import ListFeed, LogRecord, make_items
+from trainer.learner import Learner, make_deterministic
+from trainer.loop import Lineage, Loop
+from trainer.models import architecture_hash
+from trainer.publisher import Publisher
+from trainer.registry import Registry
+from trainer.run import configure
+from trainer.sealed import Failpoint, no_failpoint
+from trainer.settings import TrainerSettings
+
+LINEAGE = Lineage(name="test", model="prm", profile="tiny", seed=3, code_version="test")
+SETTINGS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40)
+
+
+class Crash(BaseException):
+    """Stands for kill -9 at a failpoint: no `except Exception` catches it."""
+
+
+def make_loop(
+    folder: Path,
+    engine: Engine,
+    *,
+    failpoint: Failpoint = no_failpoint,
+    settings: TrainerSettings = SETTINGS,
+    partitions: int = 3,
+    lineage: Lineage = LINEAGE,
+) -> Loop:
+    make_deterministic(1)
+    config = configure(lineage.model, lineage.profile, 0)
+    registry = Registry(engine)
+    registry.ensure_lineage(lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config))
+    term = registry.acquire_lease(lineage.name, "holder", 0, 1_000_000)
+    publisher = Publisher(
+        registry, folder / "artifacts", lineage.name, term, lambda _announcement: None, lambda: 0, failpoint
+    )
+
+    def refuse(error: StoreError) -> bool:
+        raise error
+
+    return Loop(
+        lineage,
+        Learner(lineage.model, config, settings, seed=lineage.seed, device=torch.device("cpu")),
+        dict.fromkeys(range(partitions), 0),
+        ListFeed(make_items()),
+        publisher,
+        folder / "checkpoints",
+        wall_s=lambda: 0.0,
+        failpoint=failpoint,
+        retry=refuse,
+    )
+
+
+def feed(loop: Loop, log: Sequence[LogRecord], piece: int = 7) -> None:
+    """Start the loop and push what lies behind its cursors, in pieces."""
+    offsets = loop.start()
+    todo = [record for record in log if record.offset >= offsets[record.partition]]
+    for start in range(0, len(todo), piece):
+        loop.push(todo[start : start + piece])
+
+
+def weights(loop: Loop) -> dict[str, bytes]:
+    return {name: weight.detach().numpy().tobytes() for name, weight in loop.learner.params.items()}
