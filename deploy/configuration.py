@@ -12,6 +12,7 @@ from abtest.settings import AbtestSettings
 from deploy.grafana.settings import GrafanaSettings
 from serving.settings import ServingSettings
 from stream import settings
+from stream.agents.settings import WorkerSettings
 from stream.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
@@ -23,6 +24,7 @@ SECTIONS: Mapping[str, type] = {
     "kafka": KafkaSettings,
     "database": DatabaseSettings,
     "join": JoinSettings,
+    "worker": WorkerSettings,
     "trainer": TrainerSettings,
     "serving": ServingSettings,
     "abtest": AbtestSettings,

@@ -1,5 +1,151 @@
-"""`shelfwise stream`."""
+"""`shelfwise stream`: the join worker, and records in and out."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
+from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json
+from deploy.configuration import Context
+from stream.bus import Broker, KafkaSettings
+
 app = typer.Typer(no_args_is_help=True)
+replay_app = typer.Typer(no_args_is_help=True)
+app.add_typer(replay_app, name="replay", help="Send a recorded log through the topics in its own time.")
+
+MAX_SHOWN_FAULTS = 20
+
+
+def _broker(called: Context) -> Broker:
+    from deploy.broker import resolve
+
+    return resolve(called.settings.get("kafka", KafkaSettings), called.home)
+
+
+@app.command("worker")
+def worker(
+    ctx: typer.Context,
+    ticks: Annotated[
+        str | None,
+        typer.Option(metavar="worker|driver", help="Who writes the clock's ticks; a simulation is a driver."),
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port on loopback, 0 for none.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Static member name; its restart moves no partition.")] = None,
+) -> None:
+    """Run one joiner until SIGTERM; ends with an error when it cannot vouch for what it acknowledges."""
+    import asyncio
+
+    from deploy.logs import to_stderr
+    from stream.agents.settings import WorkerSettings
+    from stream.agents.worker import Worker
+    from stream.join import JoinSettings
+    from stream.metrics import JoinMetrics
+
+    called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
+    settings = called.settings.get("worker", WorkerSettings)
+    to_stderr()
+    broker = _broker(called)
+    metrics = JoinMetrics()
+    if settings.metrics_port:
+        metrics.serve(settings.metrics_host, settings.metrics_port)
+
+    async def run() -> None:
+        joiner = Worker(
+            broker,
+            settings,
+            called.settings.get("join", JoinSettings),
+            folder=called.home / "stream",
+            metrics=metrics,
+        )
+        await joiner.run()
+
+    asyncio.run(run())
+
+
+@app.command("produce")
+def produce(
+    ctx: typer.Context,
+    topic: Annotated[Literal["impressions", "clicks", "conversions"], typer.Argument()],
+    file: Annotated[str, typer.Option(help="JSON lines, - for standard input.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Send lines that are no valid records too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send records from a file; refused lines are named, the others are sent, and the exit code is 1."""
+    from stream.bus import Producer
+    from stream.produce import send_lines
+
+    source = _lines(file)
+    broker = _broker(context(ctx))
+    _require_topics(broker, [topic])
+    with Producer(broker) as producer:
+        produced = send_lines(producer, topic, source, raw=raw)
+    if as_json:
+        print_json({"sent": produced.num_sent, "refused": [{"line": n, "fault": f} for n, f in produced.refused]})
+    else:
+        err_console.print(f"{produced.num_sent} records sent to {topic}, {len(produced.refused)} refused")
+    for number, fault in produced.refused[:MAX_SHOWN_FAULTS]:
+        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+    if produced.refused:
+        raise fail(f"{len(produced.refused)} lines of {file} are no valid {topic}")
+
+
+@app.command("export")
+def export(
+    ctx: typer.Context,
+    topic: Annotated[Literal["sessions", "unjoined", "dead_letters"], typer.Argument()],
+    out: Annotated[Path, typer.Option(help="File to write, .jsonl or .parquet.")],
+    latest: Annotated[bool, typer.Option("--latest", help="Only the highest revision of each session.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read a topic to its end and write it to a file."""
+    from stream.export import export as write
+
+    broker = _broker(context(ctx))
+    _require_topics(broker, [topic])
+    num_rows = write(broker, topic, out, latest=latest)
+    if as_json:
+        print_json({"rows": num_rows, "out": str(out)})
+    else:
+        console.print(f"{num_rows} rows written to {out}", highlight=False, soft_wrap=True)
+
+
+@replay_app.command("trivago")
+def replay_trivago(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Option(help="Parquet file with the columns of the challenge's log.")],
+    speed: Annotated[float, typer.Option(help="Simulated seconds per wall second, at most.")] = 1_000.0,
+    any_file: Annotated[bool, typer.Option("--any-file", help="Take any file of that form.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Replay the hotel-search log; run the worker with `--ticks driver` beside it."""
+    from stream import topics
+    from stream.replay import run, trivago
+
+    broker = _broker(context(ctx))
+    _require_topics(broker, list(topics.INPUTS))
+    events = trivago.load(path, any_file=any_file)
+    summary = run(broker, events, speed, report=lambda line: err_console.print(line, markup=False, highlight=False))
+    if as_json:
+        print_json(summary)
+    else:
+        counts = ", ".join(f"{number} {topic}" for topic, number in summary.produced.items())
+        console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
+
+
+def _require_topics(broker: Broker, names: list[str]) -> None:
+    from stream.bus import partition_counts
+
+    missing = [name for name in names if name not in partition_counts(broker)]
+    if missing:
+        raise fail(f"topic {', '.join(missing)} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        return iter(sys.stdin.buffer)
+    path = Path(file)
+    if not path.is_file():
+        raise fail(f"{file} does not exist")
+    return iter(path.read_bytes().splitlines())

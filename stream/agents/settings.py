@@ -1,0 +1,35 @@
+"""Settings of one join worker; the join's own are in `stream.join`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker runs.
+
+    Attributes:
+        group: Consumer group; workers of one group share the partitions.
+        instance: Static member name, unique among the workers of a group: its restart moves no partition. Empty means
+            a member without a name.
+        metrics_port: Prometheus port, 0 for none.
+        metrics_host: Address the metrics are served on.
+        max_in_flight: Slices that may wait for their confirmations.
+        confirm_s: A write that is not confirmed after this long stops the worker.
+        drain_s: How long a revoked or stopping worker waits for confirmations.
+        watchdog_s: Lag without a moving offset for this long stops the worker.
+    """
+
+    group: str = "shelfwise-join"
+    instance: str = ""
+    metrics_port: int = 9101
+    metrics_host: str = "127.0.0.1"
+    max_in_flight: int = 64
+    confirm_s: float = 30.0
+    drain_s: float = 10.0
+    watchdog_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight = {self.max_in_flight}: expected 1 or more")
+        if not 0 <= self.metrics_port <= 65_535:
+            raise ValueError(f"metrics_port = {self.metrics_port}: expected 0 to 65535")

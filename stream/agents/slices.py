@@ -1,0 +1,194 @@
+"""Faust's consumer and tables, fed and recovered in slices: one message per partition and up to 512 records.
+
+Overrides private methods of one pinned Faust; `check_versions` refuses others, and tests/stream/test_faust_contract.py
+pins what is relied on.
+
+Source: STREAM.md 2.1 (B1, B16 to B18) and 2.5.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from importlib.metadata import version
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, EventT
+from faust.types.tuples import Message
+
+from stream.agents.rows import WarmRows
+from stream.bus import Record
+from stream.errors import ConfigError
+
+SLICE = 512
+FETCH_WAIT_MS = 100
+PINNED: Mapping[str, str] = {
+    "faust-streaming": "0.15.3",
+    "aiokafka": "0.14.0",
+    "mode-streaming": "0.7.1",
+}
+
+
+def check_versions() -> None:
+    """Refuse to run on other releases than those whose private methods are overridden.
+
+    Raises:
+        ConfigError: Naming the package, the pinned release and the one found.
+    """
+    for package, pinned in PINNED.items():
+        found = version(package)
+        if found != pinned:
+            raise ConfigError(f"{package} {found} is installed, the worker overrides private parts of {pinned}")
+
+
+def slices(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    """Cut the records of one partition into slices.
+
+    >>> [len(piece) for piece in slices(range(1100))]
+    [512, 512, 76]
+    """
+    for start in range(0, len(records), SLICE):
+        yield records[start : start + SLICE]
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust waits 1.5 s in a fetch, and questions about end offsets wait behind it on the same connection.
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
+        return consumer
+
+
+class SliceConsumer(driver.Consumer):
+    """Yields slices; the offset of a slice is that of its last record.
+
+    Faust's own loop makes two asyncio tasks per message, which a slice shares among its records. Its bookkeeping of
+    holes between offsets is replaced, because it would take the inside of a slice for holes. Acknowledgements come
+    strictly in order per partition, so the newest one is the commit.
+    """
+
+    before_revoke: Callable[[], Awaitable[None]]
+    starts: dict[TP, int]
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        self.starts = {}
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        """Go to the committed offsets, or to the first ones, and keep them in `starts`."""
+        await super().perform_seek()
+        inputs = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]
+        committed = {tp: offset for tp in inputs if (offset := self._read_offset[tp]) is not None}
+        fresh = [tp for tp in inputs if tp not in committed]
+        first = await self.earliest_offsets(*fresh) if fresh else {}
+        self.starts = committed | {TP(*tp): offset for tp, offset in first.items()}
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let the worker finish and commit what is in flight, before Faust forgets the acknowledgements."""
+        await self.before_revoke()
+        await self.commit()
+        await super().on_partitions_revoked(revoked)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Holes need no bookkeeping when acknowledgements come in order."""
+
+    def _new_offset(self, tp: TP) -> int | None:
+        acked = self._acked[tp]
+        if not acked:
+            return None
+        newest = acked[-1]
+        acked.clear()
+        self._acked_index[tp].clear()
+        return newest + 1
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        """Yield what the next fetch brought, a slice at a time, while this generation lasts."""
+        records, active = await self._wait_next_records(timeout)
+        if records is None or self.should_stop:
+            return
+        generation = self.app.consumer_generation_id
+        if not self.flow_active:
+            if self.assignment():
+                await self.perform_seek()
+            return
+        for tp, batch in records.items():
+            # Faust drops what it fetched for a partition that was paused meanwhile, and its position has moved on:
+            # harmless for changelogs, a loss for inputs.
+            if self._is_changelog_tp(tp) and active is not None and tp not in active:
+                continue
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            for piece in slices(batch):
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    return
+                message = self._to_message(tp, piece[-1])
+                message.value = piece  # type: ignore[assignment]  # a slice travels as one value
+                yield tp, message
+
+
+class SliceTable(faust.Table[bytes, bytes]):
+    """A changelogged table whose rows lie in one store per partition, recovered a slice at a time.
+
+    The join writes the stores itself, and the gate writes the changelog: Faust decides which partitions this worker
+    owns and replays their changelogs. Each assignment starts from empty stores.
+    """
+
+    shards: MutableMapping[int, MutableMapping[bytes, bytes]]
+    new_shard: Callable[[int], MutableMapping[bytes, bytes]]
+    on_failure: Callable[[BaseException], None]
+    is_recovering: bool = False
+    num_recovered: int = 0
+
+    def shard(self, partition: int) -> MutableMapping[bytes, bytes]:
+        """Return the store of `partition`, made when it is first asked for."""
+        if partition not in self.shards:
+            self.shards[partition] = self.new_shard(partition)
+        return self.shards[partition]
+
+    def forget(self) -> None:
+        """Drop all stores."""
+        for shard in self.shards.values():
+            if isinstance(shard, WarmRows):
+                shard.close()
+        self.shards.clear()
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Start from empty stores, and have Faust read each changelog from its beginning."""
+        self.forget()
+        self.is_recovering = True
+        topic = self.changelog_topic.get_topic_name()
+        recovery = self.app.tables.recovery  # type: ignore[attr-defined]  # missing in Faust's interface type
+        for tp in [tp for tp in recovery.active_offsets if tp.topic == topic]:
+            recovery.revoke(tp)
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+
+    def apply_changelog_batch(self, batch: Iterable[EventT[bytes]]) -> None:
+        """Apply slices of changelog records in order.
+
+        Faust logs and forgets exceptions raised here, and would then run on half of the rows: they stop the worker.
+        """
+        try:
+            for event in batch:
+                self._apply(event.message)
+        except Exception as error:  # noqa: BLE001
+            self.on_failure(error)
+
+    def _apply(self, message: Message) -> None:
+        if not self.is_recovering:
+            # A late fetch of what this worker itself has written: its stores are newer.
+            return
+        if message.generation_id != self.app.consumer_generation_id:
+            raise RuntimeError(f"{message.topic}[{message.partition}]: a slice of an older generation in recovery")
+        records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
+        rows = self.shard(message.partition)
+        if isinstance(rows, WarmRows):
+            rows.apply({r.key: r.value for r in records if r.key is not None})
+        else:
+            for record in records:
+                if record.key is None:
+                    continue
+                if record.value is None:
+                    rows.pop(record.key, None)
+                else:
+                    rows[record.key] = record.value
+        self.num_recovered += len(records)

@@ -1,0 +1,43 @@
+"""Tells when a worker stands still although there is something to read; pure, the clock comes in.
+
+Source: STREAM.md 2.1, B14 (workers that stop fetching without a crash).
+"""
+
+from collections.abc import Hashable
+
+
+class Watchdog:
+    """Remembers when each offset last moved."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._moved: dict[Hashable, tuple[float, int]] = {}
+
+    def reset(self) -> None:
+        """Forget all offsets: partitions have changed."""
+        self._moved.clear()
+
+    def observe(self, now_s: float, name: Hashable, position: int, lag: int) -> None:
+        """Note where `name` stands; without lag it need not move.
+
+        >>> dog = Watchdog(60.0)
+        >>> dog.observe(0.0, "clicks-0", 5, lag=3)
+        >>> dog.check(60.0), dog.check(61.0)
+        (None, 'clicks-0 has lag but has not moved from offset 5 for 61 s')
+        """
+        known = self._moved.get(name)
+        if known is None or known[1] != position or lag == 0:
+            self._moved[name] = (now_s, position)
+
+    def observe_recovery(self, now_s: float, num_rows: int) -> None:
+        """Note how many changelog rows have been read while there is no assignment to work on."""
+        self._moved = {"recovery": self._moved.get("recovery", (now_s, -1))}
+        self.observe(now_s, "recovery", num_rows, lag=1)
+
+    def check(self, now_s: float) -> str | None:
+        """Return what stands still for longer than the limit, or None."""
+        for name, (moved_s, position) in self._moved.items():
+            if now_s - moved_s > self._limit_s:
+                shown = "-".join(map(str, name)) if isinstance(name, tuple) else str(name)
+                return f"{shown} has lag but has not moved from offset {position} for {now_s - moved_s:.0f} s"
+        return None

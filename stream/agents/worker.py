@@ -1,0 +1,392 @@
+"""One join worker: reads slices, applies them to the join of their partition, and passes the effects to the gate.
+
+Stops with a failure, never with an unconfirmed acknowledgement, when a write fails, an assumption breaks, or nothing
+moves although there is lag. Whoever supervises it starts it again.
+
+Source: STREAM.md 2 and 8.
+"""
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import faust
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from stream import topics
+from stream.agents.gate import Gate, Row
+from stream.agents.rows import Shelves
+from stream.agents.settings import WorkerSettings
+from stream.agents.slices import SliceConsumer, SliceTable, check_versions
+from stream.agents.watchdog import Watchdog
+from stream.agents.writer import BatchWriter
+from stream.bus import Broker, Record, partition_counts
+from stream.errors import BusError, ConfigError, ShelfwiseError
+from stream.events import Tick, encode
+from stream.join import Join, JoinSettings
+from stream.metrics import JoinMetrics, session_reason
+
+log = logging.getLogger("shelfwise.stream")
+_PULSE_S = 1.0
+_STOP_S = 8.0
+_BUFFERED_SLICES = 64
+
+
+class Worker:
+    """One process of the join, for as many partitions as its group gives it."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        settings: WorkerSettings,
+        join_settings: JoinSettings,
+        *,
+        folder: Path,
+        metrics: JoinMetrics,
+    ) -> None:
+        """Prepare a worker; nothing connects yet.
+
+        Raises:
+            ConfigError: If topics are missing, their counts differ, or other releases than the pinned are installed.
+        """
+        check_versions()
+        self._broker = broker
+        self._settings = settings
+        self._join_settings = join_settings
+        self._metrics = metrics
+        self._folder = folder
+        self._num_partitions = _common_partition_count(broker)
+        self._shelves = Shelves(folder)
+        self._joins: dict[int, Join] = {}
+        self._seen: dict[int, dict[str, int]] = {}
+        self._paused: dict[int, frozenset[str]] = {}
+        self._positions: dict[TP, int] = {}
+        self._ends: dict[TP, int] = {}
+        self._tick_seq = 0
+        self._accepting = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._ended = asyncio.Event()
+        self._watchdog = Watchdog(settings.watchdog_s)
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT.
+
+        Raises:
+            ShelfwiseError: When the worker had to stop.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        self._writer = BatchWriter(self._broker, request_timeout_s=self._settings.confirm_s)
+        self._gate = Gate(
+            self._writer.send,
+            max_in_flight=self._settings.max_in_flight,
+            confirm_s=self._settings.confirm_s,
+            on_failure=self._fail,
+        )
+        self._app = self._build_app()
+        await self._writer.start()
+        starting = loop.create_task(self._app.start())
+        pulse = loop.create_task(self._pulse())
+        try:
+            await self._ended.wait()
+        finally:
+            pulse.cancel()
+            await self._stop(starting)
+        if self._failure is not None:
+            if isinstance(self._failure, ShelfwiseError):
+                raise self._failure
+            raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
+
+    async def _stop(self, starting: "asyncio.Task[None]") -> None:
+        self._accepting.clear()
+        if self._failure is None and not await self._gate.drain(self._settings.drain_s):
+            log.warning("stopping with unconfirmed slices; they will be read again")
+        try:
+            async with asyncio.timeout(_STOP_S):
+                if self._failure is None and starting.done():
+                    await self._app.consumer.commit()
+                starting.cancel()
+                await self._app.stop()
+                await self._writer.stop()
+        except Exception as error:  # noqa: BLE001 - what matters is confirmed and committed, or will be read again
+            log.warning("unclean end of the transport: %r", error)
+        for table in self._tables:
+            table.forget()
+        self._shelves.close()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            log.error("stopping: %s", error)
+        self._ended.set()
+
+    # -- Faust
+
+    def _build_app(self) -> "faust.App":
+        settings, broker = self._settings, self._broker
+        consumer_class = type("WorkerConsumer", (SliceConsumer,), {"before_revoke": staticmethod(self._before_revoke)})
+        driver.Transport.Consumer = consumer_class
+        app = faust.App(
+            settings.group,
+            broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
+            broker_credentials=_credentials(broker),
+            store="memory://",
+            datadir=str(self._folder / "faust"),
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            topic_partitions=self._num_partitions,
+            table_standby_replicas=0,
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=settings.instance or None,
+            broker_session_timeout=6.0 if broker.memory else 10.0,
+            broker_rebalance_timeout=6.0 if broker.memory else 30.0,
+            broker_heartbeat_interval=1.0,
+            broker_request_timeout=30.0,
+            producer_request_timeout=30.0,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=_BUFFERED_SLICES,
+            web_enabled=False,
+            autodiscover=False,
+        )
+        self._tables = [
+            self._build_table(app, name, changelog)
+            for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)
+        ]
+        self._hot, self._warm, self._progress = self._tables
+        self._warm.new_shard = self._shelves.warm
+        inputs = self._raw_topic(app, *topics.INPUTS)
+        app.agent(inputs, name="join", concurrency=1)(self._consume)
+        app.on_rebalance_complete.connect(self._on_rebalance_complete)
+        return app
+
+    def _raw_topic(self, app: "faust.App", *names: str, compacting: bool = False) -> "faust.TopicT":
+        return app.topic(
+            *names,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            partitions=self._num_partitions,
+            compacting=compacting,
+        )
+
+    def _build_table(self, app: "faust.App", name: str, changelog: str) -> SliceTable:
+        table = SliceTable(
+            app,
+            name=name,
+            key_type=bytes,
+            value_type=bytes,
+            partitions=self._num_partitions,
+            changelog_topic=self._raw_topic(app, changelog, compacting=True),
+            recovery_buffer_size=1,
+        )
+        table.shards = {}
+        table.new_shard = lambda _partition: {}
+        table.on_failure = self._fail
+        app.tables.add(table)
+        return table
+
+    async def _before_revoke(self) -> None:
+        self._accepting.clear()
+        if not await self._gate.drain(self._settings.drain_s):
+            self._fail(self._failure or BusError(f"revoked partitions did not drain in {self._settings.drain_s:.0f} s"))
+        for partition in list(self._joins):
+            self._count(partition)
+        self._joins.clear()
+        self._seen.clear()
+        self._paused.clear()
+        self._positions.clear()
+        self._ends.clear()
+        self._watchdog.reset()
+
+    async def _on_rebalance_complete(self, *_: object, **__: object) -> None:
+        for table in self._tables:
+            table.is_recovering = False
+        owned = self._owned()
+        recovered = sum(table.num_recovered for table in self._tables)
+        log.info("owns partitions %s of %d; %d changelog rows read", owned, self._num_partitions, recovered)
+        self._metrics.rebalances.inc()
+        self._watchdog.reset()
+        if not self._ended.is_set():
+            self._accepting.set()
+
+    # -- one slice
+
+    async def _consume(self, stream: "faust.StreamT[bytes]") -> None:
+        assert isinstance(stream, faust.Stream)
+        try:
+            async for event in stream.noack().events():
+                await self._take(event)
+                # The queue may never be empty under load; the gate's tasks need their turn.
+                await asyncio.sleep(0)
+        except Exception as error:
+            log.exception("the agent failed")
+            self._fail(error)
+
+    async def _take(self, event: "faust.EventT[bytes]") -> None:
+        await self._gate.room()
+        message = event.message
+        if not self._accepting.is_set() or message.generation_id != self._app.consumer_generation_id:
+            return  # of an assignment that has ended: its owner reads it again from the commit
+        records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
+        partition = message.partition
+        received_s = asyncio.get_running_loop().time()
+        effects = self._join(partition).apply(records)
+        reasons = [reason for _, value in effects.sessions if (reason := session_reason(value)) is not None]
+        self._gate.submit(partition, effects, partial(self._acknowledge, event, received_s, reasons))
+        self._metrics.events.labels(message.topic).inc(len(records))
+        self._pause(partition, effects.pause)
+
+    def _acknowledge(self, event: "faust.EventT[bytes]", received_s: float, reasons: Sequence[str]) -> None:
+        event.ack()
+        self._positions[event.message.tp] = event.message.offset + 1
+        for reason in reasons:
+            self._metrics.sessions.labels(reason).inc()
+        if reasons:
+            self._metrics.emit_delay.observe(asyncio.get_running_loop().time() - received_s)
+
+    def _join(self, partition: int) -> Join:
+        join = self._joins.get(partition)
+        if join is None:
+            join = Join(
+                partition,
+                self._join_settings,
+                self._hot.shard(partition),
+                self._warm.shard(partition),
+                self._progress.shard(partition),
+                self._num_partitions,
+            )
+            join.seed(self._starts(partition))
+            self._joins[partition] = join
+            # What was counted before this process is not this process's to report.
+            self._seen[partition] = dict(join.counters)
+        return join
+
+    def _starts(self, partition: int) -> dict[str, int]:
+        consumer = self._app.consumer
+        assert isinstance(consumer, SliceConsumer)
+        return {tp.topic: offset for tp, offset in consumer.starts.items() if tp.partition == partition}
+
+    def _pause(self, partition: int, wanted: frozenset[str]) -> None:
+        paused = self._paused.get(partition, frozenset())
+        if wanted:
+            # Repeated on purpose: Faust's own back-pressure resumes partitions.
+            self._app.consumer.pause_partitions({TP(name, partition) for name in wanted})
+        if paused - wanted:
+            self._app.consumer.resume_partitions({TP(name, partition) for name in paused - wanted})
+        self._paused[partition] = wanted
+
+    # -- every second
+
+    async def _pulse(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_s = loop.time()
+        while True:
+            due_s = max(due_s + _PULSE_S, loop.time())
+            await asyncio.sleep(due_s - loop.time())
+            try:
+                async with asyncio.timeout(self._settings.confirm_s):
+                    await self._beat()
+            except Exception as error:  # noqa: BLE001 - the next beat tries again; the watchdog sees a standstill
+                log.warning("pulse: %r", error)
+            if self._app.crashed:
+                self._fail(BusError("Faust has crashed"))
+            stuck = self._watchdog.check(loop.time())
+            if stuck:
+                self._fail(BusError(stuck))
+
+    async def _beat(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if not self._accepting.is_set():
+            self._watchdog.observe_recovery(now_s, sum(table.num_recovered for table in self._tables))
+            return
+        owned = self._owned()
+        inputs = [TP(name, partition) for partition in owned for name in topics.INPUTS]
+        ends = await self._app.consumer.highwaters(*inputs) if inputs else {}
+        if not self._accepting.is_set():
+            return
+        self._ends = {TP(*tp): end for tp, end in ends.items()}
+        for partition in owned:
+            for name, offset in self._starts(partition).items():
+                self._positions.setdefault(TP(name, partition), offset)
+        for tp, end in self._ends.items():
+            lag = max(0, end - self._positions.get(tp, 0))
+            self._metrics.lag.labels(tp.topic, tp.partition).set(lag)
+            is_paused = tp.topic in self._paused.get(tp.partition, frozenset())
+            self._watchdog.observe(now_s, tp, self._positions.get(tp, 0), 0 if is_paused else lag)
+        if self._join_settings.ticks == "worker":
+            await self._write_ticks(owned)
+        self._report()
+
+    async def _write_ticks(self, owned: Sequence[int]) -> None:
+        self._tick_seq += 1
+        writes = []
+        for partition in owned:
+            tick = Tick(
+                partition=partition,
+                seq=self._tick_seq,
+                worker=self._settings.instance or self._settings.group,
+                pos={name: self._positions.get(TP(name, partition), 0) for name in topics.EVENT_TOPICS},
+                hw={name: self._ends.get(TP(name, partition), 0) for name in topics.EVENT_TOPICS},
+            )
+            row: Row = (str(partition).encode(), encode(tick), [])
+            writes.append(self._writer.send(topics.TICKS, partition, [row]))
+        await asyncio.gather(*writes)
+
+    def _report(self) -> None:
+        for partition in self._joins:
+            self._count(partition)
+        joins = self._joins.values()
+        self._metrics.open_sessions.set(sum(join.open_sessions for join in joins))
+        for tier, num_bytes in _state_bytes(self._joins).items():
+            self._metrics.state_bytes.labels(tier).set(num_bytes)
+        for partition, join in self._joins.items():
+            self._metrics.watermark_age.labels(partition).set(max(0, join.now_ts - join.watermark_ts) / 1_000)
+
+    def _count(self, partition: int) -> None:
+        self._metrics.count(self._joins[partition].counters, self._seen[partition])
+
+    def _owned(self) -> list[int]:
+        return sorted(tp.partition for tp in self._app.consumer.assignment() if tp.topic == topics.TICKS)
+
+
+def _state_bytes(joins: dict[int, Join]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for join in joins.values():
+        for tier, num_bytes in join.state_bytes.items():
+            total[tier] = total.get(tier, 0) + num_bytes
+    return total
+
+
+def _common_partition_count(broker: Broker) -> int:
+    wanted = [topic.name for topic in topics.ALL if topic.by_client]
+    counts = partition_counts(broker)
+    missing = [name for name in wanted if name not in counts]
+    if missing:
+        raise ConfigError(
+            f"topics {', '.join(missing)} do not exist on {broker.bootstrap}; run `shelfwise kafka topics` first"
+        )
+    if len({counts[name] for name in wanted}) != 1:
+        raise ConfigError(f"topics with client keys must have one partition count, got {counts}")
+    return counts[topics.TICKS]
+
+
+def _credentials(broker: Broker) -> "faust.auth.Credentials | None":
+    security = broker.security
+    if security.protocol == "PLAINTEXT":
+        return None
+    context = ssl.create_default_context(cafile=security.ca_file or None) if "SSL" in security.protocol else None
+    if security.protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=security.username,
+        password=security.password,
+        mechanism=security.mechanism,
+        ssl_context=context if security.protocol == "SASL_SSL" else None,
+    )

@@ -1,0 +1,68 @@
+"""An idempotent producer that writes whole batches to given partitions and waits for their confirmation."""
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+
+from aiokafka import AIOKafkaProducer
+
+from stream.agents.gate import Row
+from stream.bus import Broker
+
+# Below the broker's default limit of 1 MiB for a batch.
+_BATCH_BYTES = 900_000
+
+
+class BatchWriter:
+    """Wraps aiokafka's producer: acks=all, idempotent, one batch per topic, partition and call where it fits."""
+
+    def __init__(self, broker: Broker, *, request_timeout_s: float) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=broker.bootstrap.split(","),
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=_BATCH_BYTES,
+            request_timeout_ms=int(request_timeout_s * 1_000),
+            **client_security(broker),
+        )
+
+    async def start(self) -> None:
+        """Connect."""
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Flush and disconnect."""
+        await self._producer.stop()
+
+    async def send(self, topic: str, partition: int, rows: Iterable[Row]) -> None:
+        """Write `rows` in order and return when the broker has confirmed them; raises what the broker answered."""
+        confirmations: list[asyncio.Future[object]] = []
+        batch = self._producer.create_batch()
+        for key, value, headers in rows:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                confirmations.append(await self._send(batch, topic, partition))
+                batch = self._producer.create_batch()
+                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                    raise ValueError(f"topic {topic}: a record of {len(value or b'')} bytes fits in no batch")
+        if batch.record_count():
+            confirmations.append(await self._send(batch, topic, partition))
+        for confirmation in confirmations:
+            await confirmation
+
+    async def _send(self, batch: object, topic: str, partition: int) -> "asyncio.Future[object]":
+        batch.close()  # type: ignore[attr-defined]
+        future: asyncio.Future[object] = await self._producer.send_batch(batch, topic, partition=partition)
+        return future
+
+
+def client_security(broker: Broker) -> dict[str, object]:
+    """Return the settings that make an aiokafka client speak as `broker.security` says."""
+    security = broker.security
+    config: dict[str, object] = {"security_protocol": security.protocol}
+    if "SSL" in security.protocol.split("_"):
+        config["ssl_context"] = ssl.create_default_context(cafile=security.ca_file or None)
+    if security.mechanism:
+        config["sasl_mechanism"] = security.mechanism
+        config["sasl_plain_username"] = security.username
+        config["sasl_plain_password"] = security.password
+    return config

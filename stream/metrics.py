@@ -1,0 +1,75 @@
+"""Prometheus metrics of the join worker; the names are those that the dashboards rely on."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from stream.join import FATE_OF_REASON, FATES
+
+_DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class JoinMetrics:
+    """The metrics of one worker process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.events = Counter("shelfwise_join_events", "Records read", ["topic"], registry=registry)
+        self.fate = Counter("shelfwise_join_fate", "Events by what became of them", ["fate"], registry=registry)
+        self.reason = Counter("shelfwise_join_reason", "Events by reason code", ["reason"], registry=registry)
+        self.sessions = Counter("shelfwise_join_sessions", "Sessions emitted", ["reason"], registry=registry)
+        self.lag = Gauge("shelfwise_join_lag_offsets", "Unread records", ["topic", "partition"], registry=registry)
+        self.watermark_age = Gauge(
+            "shelfwise_join_watermark_age_seconds", "Clock minus watermark", ["partition"], registry=registry
+        )
+        self.state_bytes = Gauge("shelfwise_join_state_bytes", "Bytes of state", ["tier"], registry=registry)
+        self.open_sessions = Gauge("shelfwise_join_open_sessions", "Sessions not closed yet", registry=registry)
+        self.emit_delay = Histogram(
+            "shelfwise_join_emit_delay_seconds",
+            "From reading a slice to the confirmation of the sessions that it closed",
+            buckets=_DELAYS_S,
+            registry=registry,
+        )
+        self.rebalances = Counter("shelfwise_join_rebalances", "Assignments of partitions", registry=registry)
+        for fate in FATES:
+            self.fate.labels(fate)
+
+    def count(self, counters: Mapping[str, int], seen: dict[str, int]) -> None:
+        """Add what a partition's counters gained since `seen`, and note it there."""
+        for name, value in _gains(counters, seen):
+            if name in FATES:
+                self.fate.labels(name).inc(value)
+            elif name in FATE_OF_REASON:
+                self.reason.labels(name).inc(value)
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer scrapes from a thread until the process ends."""
+        start_http_server(port, addr=host, registry=self.registry)
+
+
+class _Session(Struct, tag_field="kind", tag="session"):
+    reason: str
+
+
+class _Progress(Struct, tag_field="kind", tag="progress"):
+    pass
+
+
+_reasons = msgspec.msgpack.Decoder(_Session | _Progress)
+
+
+def session_reason(value: bytes) -> str | None:
+    """Return why a session was emitted; None for a progress record. Reads nothing else of the record."""
+    record = _reasons.decode(value)
+    return record.reason if isinstance(record, _Session) else None
+
+
+def _gains(counters: Mapping[str, int], seen: dict[str, int]) -> Iterator[tuple[str, int]]:
+    for name, value in counters.items():
+        gained = value - seen.get(name, 0)
+        if gained > 0:
+            yield name, gained
+        seen[name] = value
