@@ -53,7 +53,7 @@ class ArmmtConfig(ModelConfig):
         field_layers, mm_layers, global_layers: Layers of the encoders of price, sales and ids; of the fused
             modalities; of (12).
         post_norm: Layer norm behind the residual, as in the original transformer.
-        cafu: Off: vectors go linearly into x_i and Enc_mm is gone (the paper's second ablation).
+        cafu: Off: vectors and context go linearly into x_i and Enc_mm is gone (the paper's second ablation).
         cafu_activation: Of the output of (5).
         cafu_shared: One unit for items and personal vectors.
         aux: Whether the click head (14) exists; `aux_heads` adds heads on E and P.
@@ -127,25 +127,26 @@ def init(config: ArmmtConfig, seed: int) -> dict[str, Tensor]:
         init_vectors(weights, config, modality)
         if config.personalised:
             init_interest(weights, config, f"attention.{modality}", config.d)
-    if config.personalised:
-        init_interest(weights, config, "attention.id", 3 * config.d)
     if config.cafu:
         init_cafu(weights, "cafu_item", config.context, config.reduction)
         if config.personalised and not config.cafu_shared:
             init_cafu(weights, "cafu_personal", config.context, config.reduction)
         fused = config.d * (1 + config.personalised) + config.context
         init_mlp(weights, "fused", (fused, config.width, config.width))
-        init_encoder(weights, "enc_mm", config.width, config.mm_layers)
+        init_encoder(weights, "enc_mm", config.width, config.mm_layers, post_norm=config.post_norm)
     if config.perspectives:
         for name in _FIELDS:
             weights.linear(f"input_{name}", len(_columns(config, name)), config.width)
-            init_encoder(weights, f"enc_{name}", config.width, config.field_layers)
+            init_encoder(weights, f"enc_{name}", config.width, config.field_layers, post_norm=config.post_norm)
     if config.id_perspective:
+        if config.personalised:
+            init_interest(weights, config, "attention.id", 3 * config.d)
         appended = () if config.cafu else config.modalities * (1 + config.personalised)
-        weights.linear("input_id", base_width(config, interest=config.personalised, modalities=appended), config.width)
-        init_encoder(weights, "enc_id", config.width, config.field_layers)
+        features = base_width(config, interest=config.personalised, modalities=appended)
+        weights.linear("input_id", features + (0 if config.cafu else config.context), config.width)
+        init_encoder(weights, "enc_id", config.width, config.field_layers, post_norm=config.post_norm)
     weights.linear("input_global", len(_perspectives(config)) * config.width, config.width)
-    init_encoder(weights, "enc_global", config.width, config.global_layers)
+    init_encoder(weights, "enc_global", config.width, config.global_layers, post_norm=config.post_norm)
     weights.linear("logit", config.width, 1)
     if config.aux:
         weights.linear("click", config.width, 1)
@@ -179,10 +180,7 @@ def forward(
         if config.aux:
             click = item_scores(linear(params, "click", hidden_mm), inputs.mask)
     if config.id_perspective:
-        interest = id_interest(config, params, "attention.id", inputs) if config.personalised else None
-        appended = [] if config.cafu else [found.cand for found in vectors.values()]
-        appended += [] if config.cafu else [found for found, _ in interests.values()]
-        values = linear(params, "input_id", base_features(inputs, interest, appended))
+        values = linear(params, "input_id", _id_features(config, params, inputs, vectors, interests))
         perspectives["id"] = _encode(config, params, "enc_id", values, inputs, config.field_layers, drop)
     union = torch.cat([perspectives[name] for name in _perspectives(config)], dim=-1)
     values = linear(params, "input_global", union)
@@ -204,6 +202,22 @@ def _encode(
         post_norm=config.post_norm,
         drop=drop,
     )
+
+
+def _id_features(
+    config: ArmmtConfig,
+    params: Params,
+    inputs: Inputs,
+    vectors: dict[Modality, Vectors],
+    interests: dict[Modality, tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Return x_i; without CAFU it also takes what CAFU would have read, so that ablations have equal inputs."""
+    interest = id_interest(config, params, "attention.id", inputs) if config.personalised else None
+    if config.cafu:
+        return base_features(inputs, interest, [])
+    appended = [found.cand for found in vectors.values()] + [found for found, _ in interests.values()]
+    appended.append(inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1))
+    return base_features(inputs, interest, appended)
 
 
 def _field_perspectives(config: ArmmtConfig, params: Params, inputs: Inputs, drop: Drop) -> dict[str, Tensor]:

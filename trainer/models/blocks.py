@@ -102,7 +102,7 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, weights, 0.0)
 
 
-def init_encoder(init: Initialiser, name: str, width: int, layers: int) -> None:
+def init_encoder(init: Initialiser, name: str, width: int, layers: int, *, post_norm: bool = False) -> None:
     """Add the weights of `encoder`."""
     for layer in range(layers):
         prefix = f"{name}.{layer}"
@@ -112,7 +112,8 @@ def init_encoder(init: Initialiser, name: str, width: int, layers: int) -> None:
         init.norm(f"{prefix}.norm_ffn", width)
         init.linear(f"{prefix}.ffn_in", width, 4 * width)
         init.linear(f"{prefix}.ffn_out", 4 * width, width)
-    init.norm(f"{name}.norm", width)
+    if not post_norm:
+        init.norm(f"{name}.norm", width)
 
 
 def encoder(

@@ -68,7 +68,7 @@ def init(config: PrmConfig, seed: int) -> dict[str, Tensor]:
     weights.linear("input", inputs, config.width)
     if config.uses_rank:
         weights.linear("rank_input", config.d, config.width, bias=False)
-    init_encoder(weights, "encoder", config.width, config.layers)
+    init_encoder(weights, "encoder", config.width, config.layers, post_norm=config.post_norm)
     weights.linear("logit", config.width, 1)
     init_pcvr(weights, config, config.width)
     return weights.params
