@@ -1,5 +1,242 @@
-"""`shelfwise abtest`."""
+"""`shelfwise abtest`: plan experiments, gather their facts, report on them."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
+from deploy.configuration import Context
+from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from abtest.store import Arm, Experiment
+
 app = typer.Typer(no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the experiment.")]
+LayerOption = Annotated[str, typer.Option("--layer", help="Layer of the experiment.")]
+_POLICY = "policy:"
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: NameArgument,
+    arm: Annotated[
+        list[str],
+        typer.Option(
+            "--arm", metavar="ARM=LINEAGE", help="An arm; policy:incoming_order or policy:shuffle is no lineage."
+        ),
+    ],
+    control: Annotated[str, typer.Option(help="Name of the control arm.")] = "control",
+    share: Annotated[float, typer.Option(help="Share of the clients that take part.")] = 1.0,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Share of each arm, in their order; equal if absent.")
+    ] = None,
+    layer: LayerOption = "ranker",
+    salt: Annotated[str | None, typer.Option(help="Salt of the layer; by default the one in use there.")] = None,
+    primary: Annotated[
+        str, typer.Option(help="The metric that decides: ctr, cvr, gmv; 'none' gives no verdict.")
+    ] = "cvr",
+    mde: Annotated[float | None, typer.Option(help="Relative lift the experiment is sized for, such as 0.02.")] = None,
+    looks: Annotated[int, typer.Option(help="Declared number of looks.")] = 1,
+    alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
+    currency: Annotated[str | None, typer.Option(help="Currency that money is counted in.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create an experiment with its arms; it runs at once, and its plan is fixed."""
+    from abtest.plan import Plan
+    from abtest.store import ExperimentStore
+
+    plan = Plan(primary=None if primary == "none" else primary, mde=mde, looks=looks, alpha=alpha, currency=currency)
+    made = ExperimentStore(_engine(context(ctx))).create(
+        key=name,
+        arms=[_arm(text, control) for text in arm],
+        now_ts=_now_ts(),
+        layer=layer,
+        salt=salt,
+        share=share,
+        weights=weight,
+        plan=plan,
+    )
+    document = {
+        "experiment": made.experiment,
+        "layer": made.layer,
+        "salt": made.salt,
+        "epoch": made.epoch,
+        "arms": made.arms,
+        "buckets": {entry.name: int((made.table == number).sum()) for number, entry in enumerate(made.arms)},
+        "sha256": made.sha256,
+    }
+    if as_json:
+        print_json(document)
+    else:
+        for number, entry in enumerate(made.arms):
+            console.print(
+                f"{entry.name}: {entry.lineage or entry.policy}, {int((made.table == number).sum())} of 10,000 buckets"
+            )
+        console.print(f"experiment {made.experiment} runs in layer {made.layer} (salt {made.salt})", highlight=False)
+
+
+@app.command("list")
+def list_experiments(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """Print all experiments."""
+    from abtest.store import ExperimentStore
+
+    found = ExperimentStore(_engine(context(ctx))).list()
+    if as_json:
+        print_json(found)
+    else:
+        print_table("experiments", ("name", "layer", "status", "arms", "primary", "decision"), [_row(e) for e in found])
+
+
+@app.command()
+def assign(
+    ctx: typer.Context,
+    client: Annotated[str, typer.Argument(help="Client id.")],
+    layer: LayerOption = "ranker",
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the bucket and the arm of a client."""
+    from abtest.store import ExperimentStore
+
+    active = ExperimentStore(_engine(context(ctx))).active(layer)
+    if active is None:
+        raise fail(f"no experiment runs in layer '{layer}'")
+    bucket, arm = active.assign(client)
+    document = {
+        "client_id": client,
+        "layer": layer,
+        "experiment": active.experiment,
+        "epoch": active.epoch,
+        "bucket": bucket,
+        "arm": arm and arm.name,
+        "lineage": arm and arm.lineage,
+        "policy": arm and arm.policy,
+    }
+    if as_json:
+        print_json(document)
+    else:
+        print_table(f"client {client}", ("key", "value"), list(document.items()))
+
+
+@app.command()
+def stop(
+    ctx: typer.Context,
+    name: NameArgument,
+    decision: Annotated[str | None, typer.Option(help="What was decided, kept with the experiment.")] = None,
+) -> None:
+    """End an experiment; its facts and results stay."""
+    from abtest.store import ExperimentStore
+
+    ExperimentStore(_engine(context(ctx))).stop(name, now_ts=_now_ts(), decision=decision)
+    console.print(f"experiment {name} is stopped", highlight=False)
+
+
+@app.command()
+def report(
+    ctx: typer.Context,
+    name: NameArgument,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
+    partial: Annotated[
+        bool | None,
+        typer.Option("--partial/--mature", help="Count sessions whose attribution window is open, or never."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print lifts with p-values and intervals; exit code 3 when a health check refuses the verdict."""
+    from abtest import render
+    from abtest.report import report as compute
+
+    found = compute(_engine(context(ctx)), name, partial=partial)
+    for path, text in ((html, render.report_html), (markdown, render.report_markdown)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(found))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(f"{name}: {found.verdict} ({found.verdict_reason})", render.TABLE_COLUMNS, render.table_rows(found))
+        for check in found.checks:
+            console.print(f"{check.check}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
+        for caveat in found.caveats:
+            console.print(f"- {caveat}", highlight=False, soft_wrap=True)
+        for path in (html, markdown):
+            if path is not None:
+                console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if found.blocked:
+        raise typer.Exit(Exit.HEALTH)
+
+
+@app.command()
+def sink(
+    ctx: typer.Context,
+    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, loopback; 0 serves none.")] = None,
+    until_end: Annotated[bool, typer.Option(help="Stop at the end that the topic has now.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn the `sessions` topic into facts until SIGTERM or SIGINT."""
+    import logging
+    import signal
+    from threading import Event
+
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from abtest.settings import AbtestSettings
+    from abtest.sink import SinkMetrics, run
+    from deploy.broker import resolve
+    from stream.bus import KafkaSettings
+
+    chosen = context(ctx, {"abtest.metrics_port": metrics_port})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    engine = _engine(chosen)
+    broker = resolve(chosen.settings.get("kafka", KafkaSettings), chosen.home)
+    registry = CollectorRegistry()
+    port = chosen.settings.get("abtest", AbtestSettings).metrics_port
+    server = start_http_server(port, addr="127.0.0.1", registry=registry)[0] if port else None
+    try:
+        total = run(broker, engine, stopping, metrics=SinkMetrics(registry), until_end=until_end)
+    finally:
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+        engine.dispose()
+    if as_json:
+        print_json(total)
+
+
+def _arm(text: str, control: str) -> "Arm":
+    from abtest.store import Arm
+
+    name, separator, target = text.partition("=")
+    if not separator or not target:
+        raise ConfigError(f"--arm {text}: expected ARM=LINEAGE or ARM={_POLICY}NAME")
+    if target.startswith(_POLICY):
+        return Arm(name=name, policy=target.removeprefix(_POLICY), is_control=name == control)
+    return Arm(name=name, lineage=target, is_control=name == control)
+
+
+def _row(found: "Experiment") -> tuple[object, ...]:
+    arms = ", ".join(f"{arm.name}={arm.lineage or _POLICY + str(arm.policy)}" for arm in found.arms)
+    return found.key, found.layer, found.status, arms, found.plan.primary or "none", found.decision or ""
+
+
+def _engine(chosen: Context) -> "Engine":
+    from deploy import schema
+    from stream import db
+
+    schema.upgrade(chosen.database_url())
+    return db.create(chosen.database_url())
+
+
+def _now_ts() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,235 @@
+"""What a report reads from the database: counts per arm, clients' moments, how far the data reach.
+
+Source: EXPERIMENTS.md 3.1 and 6.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import distinct as distinct_of
+
+from abtest.fact_writer import SINK
+from abtest.metrics import COLUMNS, client_vectors
+from abtest.moments import Moments
+from abtest.store import Experiment
+from abtest.tables import exposures, results, session_facts, sink_offsets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far the facts go.
+
+    Attributes:
+        watermark_ts: No event at or before this is expected any more, in any partition; None if the join said nothing.
+        matured_ts: Sessions up to here are outside of the attribution window, in all partitions.
+        first_ts: First impression of the experiment.
+        last_ts: Last impression of the experiment.
+    """
+
+    watermark_ts: int | None
+    matured_ts: int | None
+    first_ts: int | None
+    last_ts: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCounts:
+    """What happened in one arm.
+
+    Attributes:
+        exposed: Clients whose first exposure was in this arm.
+        multi_arm: Those of them that were also seen in another arm, and are left out.
+        analysed: Clients in the numbers.
+        fallbacks: Sessions that were answered in the incoming order.
+        foreign_lines: Order lines in another currency than their list.
+    """
+
+    arm: str
+    exposed: int
+    multi_arm: int
+    analysed: int
+    sessions: int
+    items: int
+    clicks: int
+    orders: int
+    gross_minor: int
+    refund_minor: int
+    fallbacks: int
+    foreign_lines: int
+    num_versions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that one report is computed from, read in one snapshot.
+
+    Attributes:
+        partial: Sessions count whose attribution window is still open.
+        open_sessions: Sessions left out because it is.
+        stray: Exposed clients in arms that the plan does not have.
+        looks: Mature reports so far at other data watermarks.
+    """
+
+    reach: Reach
+    partial: bool
+    counts: tuple[ArmCounts, ...]
+    moments: dict[str, Moments]
+    currencies: tuple[str, ...]
+    open_sessions: int
+    stray: int
+    looks: tuple[int, ...]
+
+
+def read(connection: Connection, experiment: Experiment, *, partial: bool | None = None) -> Facts:
+    """Return the facts of an experiment.
+
+    Args:
+        connection: A transaction that sees one state of the database throughout.
+        experiment: The experiment.
+        partial: Count sessions with open windows too; None does so only while no session is mature.
+    """
+    reach = _reach(connection, experiment.key)
+    if partial is None:
+        partial = reach.matured_ts is None or reach.first_ts is None or reach.matured_ts < reach.first_ts
+    matured_ts = None if partial else reach.matured_ts
+    vectors = client_vectors(connection, experiment.key, matured_ts)
+    moments = {
+        arm.name: Moments.of(vectors[arm.name]) if arm.name in vectors else Moments.empty(len(COLUMNS))
+        for arm in experiment.arms
+    }
+    counted = session_facts.c.experiment == experiment.key
+    currencies = connection.execute(
+        select(session_facts.c.currency).where(counted).distinct().order_by(session_facts.c.currency)
+    ).scalars()
+    return Facts(
+        reach=reach,
+        partial=partial,
+        counts=_counts(connection, experiment, moments, matured_ts),
+        moments=moments,
+        currencies=tuple(currencies),
+        open_sessions=0
+        if matured_ts is None
+        else connection.execute(
+            select(func.count()).where(counted, session_facts.c.impression_ts > matured_ts)
+        ).scalar_one(),
+        stray=connection.execute(
+            select(func.count()).where(
+                exposures.c.experiment == experiment.key,
+                exposures.c.arm.not_in([arm.name for arm in experiment.arms]),
+            )
+        ).scalar_one(),
+        looks=tuple(
+            connection.execute(
+                select(results.c.as_of)
+                .where(results.c.experiment == experiment.key, results.c.partial.is_(False))
+                .distinct()
+                .order_by(results.c.as_of)
+            ).scalars()
+        ),
+    )
+
+
+def _reach(connection: Connection, key: str) -> Reach:
+    partitions, told, watermark, matured = connection.execute(
+        select(
+            func.count(),
+            func.count(sink_offsets.c.matured_ts),
+            func.min(sink_offsets.c.watermark_ts),
+            func.min(sink_offsets.c.matured_ts),
+        ).where(sink_offsets.c.sink == SINK)
+    ).one()
+    first, last = connection.execute(
+        select(func.min(session_facts.c.impression_ts), func.max(session_facts.c.impression_ts)).where(
+            session_facts.c.experiment == key
+        )
+    ).one()
+    complete = partitions > 0 and told == partitions
+    return Reach(
+        watermark_ts=watermark if complete else None,
+        matured_ts=matured if complete else None,
+        first_ts=first,
+        last_ts=last,
+    )
+
+
+def _counts(
+    connection: Connection, experiment: Experiment, moments: dict[str, Moments], matured_ts: int | None
+) -> tuple[ArmCounts, ...]:
+    seen = [exposures.c.experiment == experiment.key]
+    if matured_ts is not None:
+        seen.append(exposures.c.first_ts <= matured_ts)
+    exposed = {
+        row.arm: row
+        for row in connection.execute(
+            select(
+                exposures.c.arm,
+                func.count().label("clients"),
+                func.sum(case((exposures.c.multi_arm, 1), else_=0)).label("multi_arm"),
+            )
+            .where(*seen)
+            .group_by(exposures.c.arm)
+        )
+    }
+    mature = [] if matured_ts is None else [session_facts.c.impression_ts <= matured_ts]
+    served = {
+        row.arm: row
+        for row in connection.execute(
+            select(
+                exposures.c.arm,
+                func.sum(case((session_facts.c.fallback.is_not(None), 1), else_=0)).label("fallbacks"),
+                func.sum(session_facts.c.foreign_lines).label("foreign_lines"),
+                func.count(distinct_of(session_facts.c.version)).label("versions"),
+            )
+            .join(
+                session_facts,
+                and_(
+                    session_facts.c.client_id == exposures.c.client_id,
+                    session_facts.c.experiment == exposures.c.experiment,
+                    exposures.c.multi_arm.is_(False),
+                    *mature,
+                ),
+            )
+            .where(exposures.c.experiment == experiment.key)
+            .group_by(exposures.c.arm)
+        )
+    }
+    return tuple(
+        _arm_counts(
+            arm.name,
+            int(exposed[arm.name].clients) if arm.name in exposed else 0,
+            int(exposed[arm.name].multi_arm) if arm.name in exposed else 0,
+            moments[arm.name],
+            fallbacks=int(served[arm.name].fallbacks) if arm.name in served else 0,
+            foreign_lines=int(served[arm.name].foreign_lines) if arm.name in served else 0,
+            num_versions=int(served[arm.name].versions) if arm.name in served else 0,
+        )
+        for arm in experiment.arms
+    )
+
+
+def _arm_counts(
+    arm: str,
+    exposed: int,
+    multi_arm: int,
+    moments: Moments,
+    *,
+    fallbacks: int,
+    foreign_lines: int,
+    num_versions: int,
+) -> ArmCounts:
+    totals = {column: round(moments.n * float(moments.mean[index])) for index, column in enumerate(COLUMNS)}
+    return ArmCounts(
+        arm=arm,
+        exposed=exposed,
+        multi_arm=multi_arm,
+        analysed=moments.n,
+        sessions=totals["sessions"],
+        items=totals["items"],
+        clicks=totals["clicks"],
+        orders=totals["orders"],
+        gross_minor=totals["gross_minor"],
+        refund_minor=totals["refund_minor"],
+        fallbacks=fallbacks,
+        foreign_lines=foreign_lines,
+        num_versions=num_versions,
+    )

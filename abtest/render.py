@@ -1,0 +1,179 @@
+"""A report as Markdown, and as one HTML file with inline SVG that needs no network.
+
+Source: EXPERIMENTS.md 8.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from abtest.metrics import METRICS
+from abtest.report import Report, Result, decomposition
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_DASH = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One line of the forest plot; positions in the plot's own units from 0 to 100, None where unbounded."""
+
+    label: str
+    point: float
+    left: float
+    right: float
+    open_left: bool
+    open_right: bool
+    text: str
+    excludes_zero: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forest:
+    """The forest plot: bars over one axis of lifts."""
+
+    bars: tuple[Bar, ...]
+    zero: float
+    ticks: tuple[tuple[float, str], ...]
+
+
+def report_markdown(found: Report) -> str:
+    """Return the report as Markdown."""
+    return _render("report.md.jinja", found)
+
+
+def report_html(found: Report) -> str:
+    """Return the report as one self-contained HTML page; the same report gives the same bytes."""
+    return _render("report.html.jinja", found)
+
+
+def table_rows(found: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the paper's table, with what it leaves out; the columns are `TABLE_COLUMNS`."""
+    return [
+        (
+            METRICS[entry.metric].title,
+            entry.arm,
+            improvement(entry),
+            interval(entry),
+            p_value(entry.lift.p),
+            p_value(entry.p_adj),
+            value(found, entry, entry.value_control),
+            value(found, entry, entry.value),
+        )
+        for entry in _compared(found)
+    ]
+
+
+TABLE_COLUMNS = ("metric", "arm", "improvement", "95 % interval", "p-value", "p (Holm)", "control", "arm's value")
+
+
+def improvement(entry: Result) -> str:
+    """Return the lift as signed percent, or why there is none."""
+    return f"{entry.lift.lift:+.2%}" if entry.lift.lift is not None else f"undefined ({entry.reason})"
+
+
+def interval(entry: Result) -> str:
+    """Return the confidence set of the lift."""
+    lift = entry.lift
+    if lift.kind is None:
+        return _DASH
+    if lift.kind == "line" or lift.lo is None or lift.hi is None:
+        return "any lift"
+    if lift.kind == "outside":
+        return f"below {lift.lo:+.2%} or above {lift.hi:+.2%}"
+    return f"{lift.lo:+.2%} .. {lift.hi:+.2%}"
+
+
+def p_value(p: float | None) -> str:
+    """Return p with three digits, tiny ones in powers of ten.
+
+    >>> p_value(0.0434), p_value(1.16e-7), p_value(None)
+    ('0.043', '1.2e-07', '–')
+    """
+    if p is None:
+        return _DASH
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def value(found: Report, entry: Result, number: float | None) -> str:
+    """Return a metric's value: percent for rates, currency for money."""
+    metric = METRICS[entry.metric]
+    if number is None:
+        return _DASH
+    if metric.is_money:
+        return f"{number / 100:,.4f} {found.currency or ''}".rstrip()
+    return f"{number:.3%}" if metric.denominator is not None else f"{number:.4f}"
+
+
+def moment(timestamp_ms: int | None) -> str:
+    """Return a time in UTC.
+
+    >>> moment(0), moment(None)
+    ('1970-01-01 00:00:00 UTC', '–')
+    """
+    if timestamp_ms is None:
+        return _DASH
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def forest(found: Report) -> Forest:
+    """Place every lift with its interval on one axis; sets without bounds reach to its ends."""
+    shown = [entry for entry in _compared(found) if entry.lift.lift is not None]
+    bounded = [entry for entry in shown if entry.lift.kind == "interval"]
+    reach = [abs(edge) for entry in bounded for edge in (entry.lift.lo, entry.lift.hi) if edge is not None]
+    reach += [abs(entry.lift.lift or 0.0) for entry in shown]
+    # One wild metric must not flatten the others: its bar runs off the axis with an arrow.
+    limit = max(min(max(reach, default=0.01), 6 * sorted(reach)[len(reach) // 2] if reach else 0.01), 0.001) * 1.05
+
+    def place(lift: float) -> float:
+        return round(50.0 + 50.0 * max(-1.0, min(1.0, lift / limit)), 3)
+
+    bars = tuple(
+        Bar(
+            label=f"{METRICS[entry.metric].title} · {entry.arm}",
+            point=place(entry.lift.lift or 0.0),
+            left=place(entry.lift.lo) if entry.lift.kind == "interval" and entry.lift.lo is not None else 0.0,
+            right=place(entry.lift.hi) if entry.lift.kind == "interval" and entry.lift.hi is not None else 100.0,
+            open_left=entry.lift.kind != "interval" or (entry.lift.lo or 0.0) < -limit,
+            open_right=entry.lift.kind != "interval" or (entry.lift.hi or 0.0) > limit,
+            text=f"{improvement(entry)} [{interval(entry)}], p {p_value(entry.lift.p)}",
+            excludes_zero=entry.lift.p is not None and entry.lift.p < found.plan.alpha,
+        )
+        for entry in shown
+    )
+    ticks = tuple((place(step * limit / 2), f"{step * limit / 2:+.1%}") for step in (-2, -1, 0, 1, 2))
+    return Forest(bars=bars, zero=place(0.0), ticks=ticks)
+
+
+def _compared(found: Report) -> list[Result]:
+    return [entry for entry in found.results if entry.arm != found.control]
+
+
+def _render(template: str, found: Report) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., str]] = {"moment": moment, "p_value": p_value}
+    environment.filters.update(filters)
+    return environment.get_template(template).render(
+        report=found,
+        columns=TABLE_COLUMNS,
+        rows=table_rows(found),
+        forest=forest(found),
+        decomposition=decomposition(found),
+        readings=[entry.reading for entry in _compared(found) if entry.reading],
+        definitions=[(metric.title, metric.definition) for metric in METRICS.values()],
+        minor=_money(found),
+    )
+
+
+def _money(found: Report) -> Callable[[int], str]:
+    return lambda minor: f"{minor / 100:,.2f} {found.currency or ''}".rstrip()

@@ -1,0 +1,266 @@
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from numpy.typing import NDArray
+from scipy import stats
+from sqlalchemy import Engine, distinct, func, select
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+from abtest import render
+from abtest.plan import Plan
+from abtest.report import decomposition, report
+from abtest.store import ExperimentStore
+from abtest.tables import exposures, health, results, session_facts, session_orders
+from stream.errors import ConfigError
+from tests.harness.generated_facts import ARMS, LAST_TS, arrays, fill, generate
+from tests.harness.sessions import make_session, purchase
+
+
+def facts_by_client(engine: Engine, arm: str) -> dict[str, NDArray[np.float64]]:
+    """Sum the raw facts of one arm in Python, apart from the code under test."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            select(session_facts, exposures.c.arm.label("first_arm"))
+            .join(exposures, exposures.c.client_id == session_facts.c.client_id)
+            .where(exposures.c.arm == arm)
+        ).all()
+        orders = connection.execute(
+            select(session_facts.c.client_id, func.count(distinct(session_orders.c.transaction_id)))
+            .join(session_orders, session_orders.c.query_id == session_facts.c.query_id)
+            .group_by(session_facts.c.client_id)
+        ).all()
+    clients = sorted({row.client_id for row in rows})
+    position = {client: index for index, client in enumerate(clients)}
+    columns = ("n_items", "clicks", "gross_minor", "refund_minor")
+    sums = {name: np.zeros(len(clients)) for name in ("sessions", "orders", *columns)}
+    for row in rows:
+        sums["sessions"][position[row.client_id]] += 1
+        for name in columns:
+            sums[name][position[row.client_id]] += row._mapping[name]
+    for client, count in orders:
+        if client in position:
+            sums["orders"][position[client]] += count
+    return sums
+
+
+MEANS = {"gmv": ("gross_minor",), "net_gmv": ("gross_minor", "refund_minor"), "sessions_per_client": ("sessions",)}
+RATIOS = {"ctr": ("clicks", "n_items"), "cvr": ("orders", "sessions"), "aov": ("gross_minor", "orders")}
+
+
+def ratio_by_regression(above: NDArray[np.float64], below: NDArray[np.float64]) -> tuple[float, float]:
+    """A ratio of sums is the slope of a weighted regression; its sandwich variance, clients apart, is the delta's."""
+    bought = below > 0
+    fit = sm.WLS(above[bought] / below[bought], np.ones(bought.sum()), weights=below[bought]).fit(cov_type="HC0")
+    n, k = len(above), bought.sum()
+    assert k <= n
+    return float(fit.params[0]), float(fit.cov_params()[0][0]) * n / (n - 1)
+
+
+def test_numbers_equal_statsmodels_on_the_facts(store_engine: Engine) -> None:
+    sessions, truth = generate(seed=11)
+    fill(store_engine, sessions)
+    found = report(store_engine, "first")
+    control, treatment = (facts_by_client(store_engine, arm) for arm in ("control", "treatment"))
+    for side, arm in ((control, "control"), (treatment, "treatment")):
+        known = arrays(truth, arm)
+        for index, name in enumerate(("sessions", "n_items", "clicks", "orders", "gross_minor", "refund_minor")):
+            assert side[name].sum() == known[:, index].sum()
+    for metric, names in MEANS.items():
+        base, arm_values = (
+            side[names[0]] - (side[names[1]] if len(names) > 1 else 0.0) for side in (control, treatment)
+        )
+        compared = CompareMeans(DescrStatsW(arm_values), DescrStatsW(base))
+        t, p, df = compared.ttest_ind(usevar="unequal")
+        entry = found.result(metric, "treatment")
+        assert entry.lift.p == pytest.approx(p, rel=1e-9)
+        assert entry.lift.df == pytest.approx(df, rel=1e-9)
+        assert entry.lift.diff == pytest.approx(arm_values.mean() - base.mean(), rel=1e-9)
+        assert entry.lift.diff is not None
+        assert entry.lift.se is not None
+        assert entry.lift.diff / entry.lift.se == pytest.approx(t, rel=1e-9)
+        assert (entry.n_control, entry.n) == (len(base), len(arm_values))
+    for metric, (above, below) in RATIOS.items():
+        (r0, v0), (r1, v1) = (ratio_by_regression(side[above], side[below]) for side in (control, treatment))
+        n0, n1 = len(control[above]), len(treatment[above])
+        df = (v0 + v1) ** 2 / (v0**2 / (n0 - 1) + v1**2 / (n1 - 1))
+        entry = found.result(metric, "treatment")
+        assert (entry.value_control, entry.value) == pytest.approx((r0, r1), rel=1e-9)
+        assert entry.lift.se == pytest.approx(math.sqrt(v0 + v1), rel=1e-9)
+        assert entry.lift.p == pytest.approx(2 * stats.t.sf(abs(r1 - r0) / math.sqrt(v0 + v1), df), rel=1e-8)
+        assert entry.lift.lift == pytest.approx(r1 / r0 - 1, rel=1e-9)
+    goals = [found.result(metric, "treatment") for metric in ("ctr", "cvr", "gmv")]
+    assert [entry.p_adj for entry in goals] == pytest.approx(
+        list(multipletests([entry.lift.p for entry in goals], method="holm")[1])
+    )
+    ratio = stats.chisquare([len(control["sessions"]), len(treatment["sessions"])])
+    assert found.checks[0].p == pytest.approx(ratio.pvalue)
+
+
+def test_every_number_is_a_row(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=12)[0])
+    found = report(store_engine, "first")
+    assert report(store_engine, "first") == found
+    with store_engine.connect() as connection:
+        rows = connection.execute(select(results)).all()
+        checks = connection.execute(select(health)).all()
+    assert {(row.metric, row.arm) for row in rows} == {(entry.metric, entry.arm) for entry in found.results}
+    assert len(rows) == len(found.results)
+    for row in rows:
+        entry = found.result(row.metric, row.arm)
+        assert (row.as_of, row.partial, row.spec_hash) == (found.as_of, False, found.spec_hash)
+        assert (row.mean, row.mean_control, row.n, row.n_control) == (
+            entry.value,
+            entry.value_control,
+            entry.n,
+            entry.n_control,
+        )
+        lift = entry.lift
+        assert (row.lift, row.lo, row.hi, row.p_fixed, row.p_adj) == (lift.lift, lift.lo, lift.hi, lift.p, entry.p_adj)
+        assert (row.verdict, row.reason) == (entry.verdict, entry.reason)
+    assert {(row.check_name, row.status) for row in checks} == {(check.check, check.status) for check in found.checks}
+
+
+def test_strong_effect_on_the_primary_wins(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0])
+    found = report(store_engine, "first")
+    assert (found.verdict, found.result("cvr", "treatment").verdict) == ("win", "win")
+    assert found.as_of == LAST_TS + 7
+    assert not found.blocked
+    (part,) = decomposition(found)
+    assert part.gmv == pytest.approx(part.sessions + part.cvr + part.aov)
+
+
+def test_loss_is_told(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=0.4)[0])
+    assert report(store_engine, "first").verdict == "loss"
+
+
+def test_sample_ratio_blocks_the_verdict(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=14, treatment=0.3, lift=3.0)[0])
+    found = report(store_engine, "first")
+    assert found.blocked
+    assert (found.verdict, found.result("cvr", "treatment").verdict) == ("refused", "refused")
+    assert "sample_ratio" in found.verdict_reason
+    assert found.result("cvr", "treatment").lift.p is not None
+
+
+def test_open_windows_are_left_out_and_refuse_when_there_is_nothing_else(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=15, lift=3.0)
+    fill(store_engine, sessions, matured_ts=3_000)
+    mature = report(store_engine, "first")
+    expected = sum(session.impression_ts <= 3_000 for session in sessions)
+    assert sum(count.sessions for count in mature.counts) == expected
+    assert not mature.partial
+    partial = report(store_engine, "first", partial=True)
+    assert sum(count.sessions for count in partial.counts) == len(sessions)
+    assert (partial.verdict, partial.partial) == ("refused", True)
+    assert "windows are still open" in partial.verdict_reason
+
+
+def test_without_progress_everything_is_partial(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=15, num_clients=40)[0], matured_ts=0)
+    found = report(store_engine, "first")
+    assert (found.partial, found.verdict) == (True, "refused")
+    assert found.result("ctr", "treatment").lift.p is not None
+
+
+def test_more_looks_than_declared_refuse(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0])
+    with store_engine.begin() as connection:
+        connection.execute(
+            results.insert().values(
+                experiment="first",
+                as_of=5,
+                metric="cvr",
+                arm="treatment",
+                segment="",
+                method="ratio",
+                partial=False,
+                n=1,
+                n_control=1,
+                spec_hash="",
+            )
+        )
+    found = report(store_engine, "first")
+    assert found.verdict == "refused"
+    assert "look 2 of 1 declared" in found.verdict_reason
+
+
+def test_no_declared_primary_gives_no_verdict(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0], plan=Plan(primary=None))
+    found = report(store_engine, "first")
+    assert (found.verdict, found.verdict_reason) == ("refused", "no primary metric was declared")
+
+
+def test_underpowered_plan_says_so(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=16, num_clients=100)[0], plan=Plan(mde=0.01))
+    found = report(store_engine, "first")
+    assert any("power" in note and "overstate" in note for note in found.caveats)
+
+
+def test_undefined_numbers_have_reasons(store_engine: Engine) -> None:
+    ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=0)
+    empty = report(store_engine, "first")
+    assert empty.verdict == "refused"
+    assert {entry.reason for entry in empty.results if entry.metric != "cvr"} == {"no_clients"}
+    assert all(entry.lift.p is None and entry.lift.lift is None for entry in empty.results)
+    assert "undefined (no_clients)" in render.report_markdown(empty)
+    assert render.report_html(empty)
+
+
+def test_mixed_currencies_are_not_added_up(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=17, num_clients=60)
+    foreign = make_session("other", "c00000", arm=sessions[0].assignment[0].arm, currency="USD")
+    fill(store_engine, [*sessions, foreign])
+    found = report(store_engine, "first")
+    assert (found.result("gmv", "treatment").value, found.result("gmv", "treatment").reason) == (None, "mixed_currency")
+    assert found.result("ctr", "treatment").lift.p is not None
+    assert any("EUR, USD" in note for note in found.caveats)
+
+
+def test_clients_in_two_arms_are_left_out(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=18, num_clients=60)
+    moved = [
+        make_session(f"again{index}", f"m{index}", arm=arm, impression_ts=10 + index, lines=[purchase("t", 1, 10**9)])
+        for index, arm in ((0, "control"), (0, "treatment"))
+    ]
+    moved[1].query_id = "again1"
+    fill(store_engine, [*sessions, *moved])
+    found = report(store_engine, "first")
+    assert sum(count.multi_arm for count in found.counts) == 1
+    assert sum(count.analysed for count in found.counts) == 60
+    assert next(check for check in found.checks if check.check == "multi_arm").status == "alert"
+    assert sum(count.gross_minor for count in found.counts) < 10**9
+
+
+class References(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.found += [str(value) for name, value in attrs if name in {"src", "href", "action"}]
+
+
+def test_html_is_one_file_and_repeats_byte_by_byte(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=19)[0])
+    page = render.report_html(report(store_engine, "first"))
+    assert page == render.report_html(report(store_engine, "first"))
+    references = References()
+    references.feed(page)
+    assert references.found == []
+    assert "svg" in references.tags
+    assert "script" not in references.tags
+    for row in render.table_rows(report(store_engine, "first")):
+        assert all(f"<td>{cell}</td>" in page for cell in row)
+
+
+def test_unknown_experiment_is_named(store_engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="'first' does not exist"):
+        report(store_engine, "first")

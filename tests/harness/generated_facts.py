@@ -1,0 +1,82 @@
+"""A seeded experiment with clients of unequal habits, written through the sink's own path, and its raw truth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine
+
+from abtest.fact_writer import FactWriter
+from abtest.plan import Plan
+from abtest.store import Arm, ExperimentStore
+from stream import topics
+from stream.session import Progress, Session
+from tests.harness.sessions import click, log_of, make_session, purchase, refund
+
+ARMS = (Arm(name="control", lineage="prm-1", is_control=True), Arm(name="treatment", lineage="armmt-1"))
+LAST_TS = 1_000_000
+
+
+@dataclass(frozen=True)
+class ClientTruth:
+    """What the generator knows of one client: arm and (sessions, items, clicks, orders, gross, refunds)."""
+
+    arm: str
+    numbers: tuple[int, ...]
+
+
+def generate(
+    seed: int, num_clients: int = 300, *, treatment: float = 0.5, lift: float = 1.3
+) -> tuple[list[Session], dict[str, ClientTruth]]:
+    """Return sessions and what they add up to; some orders span two lists of a client and count once."""
+    random = np.random.default_rng(seed)
+    sessions: list[Session] = []
+    truth: dict[str, ClientTruth] = {}
+    for index in range(num_clients):
+        client = f"c{index:05d}"
+        arm = "treatment" if random.random() < treatment else "control"
+        effect = lift if arm == "treatment" else 1.0
+        taste = random.beta(2, 18) * effect
+        num_sessions = 1 + random.poisson(2)
+        items = clicks = gross = refunds = 0
+        orders: set[str] = set()
+        for number in range(num_sessions):
+            n = int(random.integers(5, 15))
+            clicked = np.flatnonzero(random.random(n) < taste)
+            bought = clicked[random.random(len(clicked)) < 0.4]
+            amounts = (random.lognormal(7, 1, len(bought))).astype(int) + 1
+            # The second list of a client shares the order of the first.
+            order = f"{client}-t{number // 2}"
+            lines = [purchase(order, int(item), int(amount)) for item, amount in zip(bought, amounts, strict=True)]
+            if len(bought) and random.random() < 0.2:
+                lines.append(refund(order, int(bought[0]), int(amounts[0])))
+                refunds += int(amounts[0])
+            sessions.append(
+                make_session(
+                    f"q{index}-{number}",
+                    client,
+                    arm=arm,
+                    impression_ts=1_000 + 10 * len(sessions),
+                    n=n,
+                    events=[click(f"e{index}-{number}-{item}", int(item)) for item in clicked],
+                    lines=lines,
+                )
+            )
+            items, clicks, gross = items + n, clicks + len(clicked), gross + int(amounts.sum())
+            orders |= {order} if len(bought) else set()
+        truth[client] = ClientTruth(arm, (num_sessions, items, clicks, len(orders), gross, refunds))
+    return sessions, truth
+
+
+def fill(engine: Engine, sessions: list[Session], *, matured_ts: int = LAST_TS, plan: Plan | None = None) -> None:
+    """Create the experiment `first` and write the sessions, with a progress record at their end."""
+    ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0, plan=plan)
+    writer = FactWriter(engine)
+    writer.open({(topics.SESSIONS, 0): 0})
+    progress = Progress(partition=0, watermark_ts=LAST_TS + 7, matured_ts=matured_ts, now_ts=LAST_TS, counters={})
+    writer.apply(log_of([*sessions, progress]))
+
+
+def arrays(truth: dict[str, ClientTruth], arm: str) -> NDArray[np.float64]:
+    """Return the clients' numbers of one arm, one row each."""
+    return np.array([entry.numbers for entry in truth.values() if entry.arm == arm], dtype=np.float64)
