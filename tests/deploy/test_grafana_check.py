@@ -1,0 +1,362 @@
+"""Every query of both dashboards on real data sources, through the command's own code."""
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+from sqlalchemy import Engine, insert
+
+from abtest.fact_writer import FactWriter
+from abtest.sink import SinkMetrics
+from abtest.store import Arm, ExperimentStore
+from abtest.tables import health, results
+from deploy import schema
+from deploy.grafana import check, generate, queries
+from serving.metrics import Metrics
+from stream import db, topics
+from stream.errors import ConfigError, ShelfwiseError, StoreError
+from stream.join import FATES
+from stream.metrics import JoinMetrics
+from stream.session import Progress
+from tests.harness.postgres import new_database
+from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
+from tests.harness.sessions import click, log_of, make_session, purchase
+from tests.trainer.harness import feed, make_loop
+from tests.trainer.session_log import make_log
+from trainer.metrics import LoopCollector
+from trainer.registry import Registry
+from trainer.tables import rollout_events, versions
+
+LOOP, EXPERIMENT = (queries.parse(content) for content in generate.rendered().values())
+START_TS = 1_767_225_600_000
+MINUTE_MS = 60_000
+RANGE = check.Range(start=datetime(2025, 12, 1, tzinfo=UTC), end=datetime(2026, 3, 1, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module")
+def empty_database(postgres_url: str) -> Iterator[Engine]:
+    url = new_database(postgres_url)
+    schema.upgrade(url)
+    engine = db.create(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def filled_database(postgres_url: str) -> Iterator[Engine]:
+    url = new_database(postgres_url)
+    schema.upgrade(url)
+    engine = db.create(url)
+    try:
+        fill(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def fill(engine: Engine) -> None:
+    """Go through the product's own writers wherever there is one."""
+    fill_versions(engine)
+    ExperimentStore(engine).create(
+        key="first",
+        arms=(Arm(name="control", lineage="prm-1", is_control=True), Arm(name="treatment", lineage="armmt-1")),
+        now_ts=START_TS,
+    )
+    writer = FactWriter(engine)
+    writer.open({(topics.SESSIONS, 0): 0})
+    sessions = [
+        msgspec.structs.replace(
+            make_session(
+                f"q{number}",
+                f"c{number % 60}",
+                arm="control" if number % 2 else "treatment",
+                impression_ts=START_TS + number * MINUTE_MS,
+                version=str(1 + number // 60),
+                fallback="late" if number % 20 == 0 else None,
+                events=[click(f"e{number}", number % 10)] if number % 3 == 0 else [],
+                lines=[purchase(f"t{number}", 1, 1_000 + number)] if number % 5 == 0 else [],
+            ),
+            lineage="prm-1" if number % 2 else "armmt-1",
+        )
+        for number in range(120)
+    ]
+    end_ts = START_TS + 200 * MINUTE_MS
+    progress = Progress(partition=0, watermark_ts=end_ts, matured_ts=end_ts, now_ts=end_ts, counters={})
+    writer.apply(log_of([*sessions, progress]))
+    with db.transaction(engine) as connection:
+        connection.execute(
+            insert(results), [result(look, metric) for look in (1, 2) for metric in ("ctr", "cvr", "gmv")]
+        )
+        connection.execute(insert(health), [check_row(look) for look in (1, 2)])
+
+
+def fill_versions(engine: Engine) -> None:
+    registry = Registry(engine)
+    for lineage in ("prm-1", "armmt-1"):
+        registry.ensure_lineage(lineage, lineage.split("-")[0], "tiny", "0" * 64)
+    moments = [(lineage, version) for lineage in ("prm-1", "armmt-1") for version in (1, 2)]
+    with db.transaction(engine) as connection:
+        connection.execute(insert(versions), [version_row(*moment) for moment in moments])
+        connection.execute(insert(rollout_events), [rollout_row(*moment) for moment in moments])
+
+
+def version_row(lineage: str, version: int) -> dict[str, object]:
+    return {
+        "lineage": lineage,
+        "version": version,
+        "artifact": f"{version}".ljust(64, "0"),
+        "term": 1,
+        "status": "live" if version == 2 else "superseded",
+        "metrics": {},
+        "offsets": {},
+        "published_ts": START_TS + version * MINUTE_MS,
+        "row_version": 1,
+    }
+
+
+def rollout_row(lineage: str, version: int) -> dict[str, object]:
+    return {
+        "lineage": lineage,
+        "version": version,
+        "from_status": "verified",
+        "to_status": "live",
+        "who": "test",
+        "why": "100 % sound",
+        "evidence": {},
+        "event_ts": START_TS + version * MINUTE_MS,
+    }
+
+
+def result(look: int, metric: str) -> dict[str, object]:
+    return {
+        "experiment": "first",
+        "as_of": START_TS + look * 60 * MINUTE_MS,
+        "metric": metric,
+        "arm": "treatment",
+        "segment": "",
+        "method": "delta",
+        "partial": look == 1,
+        "n": 30,
+        "n_control": 30,
+        "mean": 0.11,
+        "mean_control": 0.1,
+        "lift": 0.1,
+        "lo": -0.2,
+        "hi": 0.4,
+        "p_fixed": 0.5,
+        "verdict": "inconclusive",
+        "spec_hash": "0" * 64,
+    }
+
+
+def check_row(look: int) -> dict[str, object]:
+    return {
+        "experiment": "first",
+        "as_of": START_TS + look * 60 * MINUTE_MS,
+        "check_name": "srm",
+        "partial": False,
+        "stat": 0.1,
+        "p": 0.75,
+        "status": "ok",
+        "detail": "",
+    }
+
+
+def rows(found: list[check.PanelRows], panel: str) -> int:
+    return sum(row.rows for row in found if row.panel == panel)
+
+
+@pytest.mark.postgres
+def test_every_sql_panel_gives_rows(filled_database: Engine) -> None:
+    found = check.check_postgres(filled_database, EXPERIMENT, RANGE)
+    assert [(row.panel, row.error) for row in found if row.error] == []
+    assert check.empty_panels(found) == []
+    assert len({row.panel for row in found}) == sum(bool(panel.targets) for panel in EXPERIMENT.panels)
+
+
+@pytest.mark.postgres
+def test_sql_panels_give_the_rows_that_were_written(filled_database: Engine) -> None:
+    found = check.check_postgres(filled_database, EXPERIMENT, RANGE)
+    assert rows(found, "Plan") == 2
+    assert rows(found, "Exposed clients") == 2
+    assert rows(found, "Scorecard") == 3
+    assert rows(found, "Lift over time") == 2
+    assert rows(found, "Versions") == 4
+    assert rows(found, "Sessions") == 2 * 120 // 5
+
+
+@pytest.mark.postgres
+def test_the_time_range_cuts_series_and_leaves_tables(filled_database: Engine) -> None:
+    later = check.Range(start=datetime(2026, 2, 1, tzinfo=UTC), end=datetime(2026, 2, 2, tzinfo=UTC))
+    found = check.check_postgres(filled_database, EXPERIMENT, later)
+    assert rows(found, "Sessions") == 0
+    assert rows(found, "Scorecard") == 3
+
+
+@pytest.mark.postgres
+def test_annotations_and_variables_run(filled_database: Engine) -> None:
+    document = msgspec.json.decode(generate.rendered()["shelfwise-experiment.json"])
+    (annotation,) = document["annotations"]["list"]
+    sql = queries.expand_sql(annotation["target"]["rawSql"], {}, start=RANGE.start, end=RANGE.end)
+    with filled_database.connect() as connection:
+        answer = connection.exec_driver_sql(sql)
+        assert list(answer.keys()) == ["time", "text", "tags"]
+        assert len(answer.all()) == 4
+
+
+@pytest.mark.postgres
+def test_an_empty_database_leaves_panels_empty_without_errors(empty_database: Engine) -> None:
+    found = check.check_postgres(empty_database, EXPERIMENT, RANGE)
+    assert {row.error for row in found} == {""}
+    assert len(check.empty_panels(found)) == sum(bool(panel.targets) for panel in EXPERIMENT.panels)
+
+
+@pytest.mark.postgres
+def test_a_refused_query_is_reported_and_the_others_still_run(filled_database: Engine) -> None:
+    text = generate.rendered()["shelfwise-experiment.json"].replace(b"FROM v_health", b"FROM v_wealth")
+    found = check.check_postgres(filled_database, queries.parse(text), RANGE)
+    refused = [row for row in found if row.error]
+    assert [row.panel for row in refused] == ["Health checks"]
+    assert "v_wealth" in refused[0].error
+    assert check.empty_panels(found) == ["shelfwise-experiment: Health checks"]
+
+
+def test_other_databases_are_refused(tmp_path: Path) -> None:
+    engine = db.create(f"sqlite:///{tmp_path / 'x.db'}")
+    with pytest.raises(ConfigError, match="not sqlite"):
+        check.check_postgres(engine, EXPERIMENT, RANGE)
+    engine.dispose()
+
+
+def test_an_unreachable_database_is_named() -> None:
+    engine = db.create("postgresql://nobody:secret@127.0.0.1:1/none")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/none") as caught:
+        check.check_postgres(engine, EXPERIMENT, RANGE)
+    assert "secret" not in str(caught.value)
+    engine.dispose()
+
+
+def serve_registry(stack: ExitStack, registry: CollectorRegistry) -> int:
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return int(server.server_port)
+
+
+class Processes:
+    """The real metrics of all four kinds of process, with numbers that go up."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self.join = JoinMetrics()
+        self.serving = Metrics()
+        sink_registry, trainer_registry = CollectorRegistry(), CollectorRegistry()
+        self.sink = SinkMetrics(sink_registry)
+        url = f"sqlite:///{folder / 'trainer.db'}"
+        schema.upgrade(url)
+        engine = db.create(url)
+        stack.callback(engine.dispose)
+        loop = make_loop(folder, engine)
+        feed(loop, make_log(120))
+        trainer_registry.register(LoopCollector("test", loop, lambda: 5.0))
+        self.jobs = {
+            "shelfwise-joiner": [serve_registry(stack, self.join.registry)],
+            "shelfwise-serving": [serve_registry(stack, self.serving.registry)],
+            "shelfwise-sink": [serve_registry(stack, sink_registry)],
+            "shelfwise-trainer": [serve_registry(stack, trainer_registry)],
+        }
+        self.step = 0
+
+    def work(self) -> None:
+        self.step += 1
+        counters = dict.fromkeys((*FATES, "too_late", "no_click"), 10 * self.step)
+        self.join.count(counters, dict.fromkeys(counters, 10 * (self.step - 1)))
+        for topic in (topics.IMPRESSIONS, topics.CLICKS, topics.CONVERSIONS):
+            self.join.events.labels(topic).inc(10)
+            self.join.lag.labels(topic, "0").set(3)
+        self.join.sessions.labels("close").inc(10)
+        self.join.watermark_age.labels("0").set(4)
+        self.join.state_bytes.labels("hot").set(1_000)
+        self.join.open_sessions.set(7)
+        self.join.emit_delay.observe(0.02)
+        self.join.rebalances.inc()
+        for arm in ("control", "treatment"):
+            self.serving.requests.labels(arm, "none").inc(9)
+            self.serving.latency.labels(arm).observe(0.004)
+        self.serving.requests.labels("control", "late").inc()
+        self.serving.version.labels("test").set(self.step)
+        self.serving.swaps.labels("test").inc()
+        self.serving.impressions.labels("emitted").inc(10)
+        self.serving.impressions.labels("delivered").inc(9)
+        self.sink.sessions.inc(10)
+        self.sink.lag.labels("0").set(2)
+
+
+@pytest.fixture(scope="module")
+def prometheus_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    try:
+        find_prometheus()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("prometheus")
+    with ExitStack() as stack:
+        processes = Processes(stack, folder)
+        processes.work()
+        server = stack.enter_context(prometheus(folder, processes.jobs))
+        # Rates need numbers that rise between two scrapes.
+        for times in (2, 4):
+            server.wait_until_scraped(len(processes.jobs), times)
+            processes.work()
+        server.wait_until_scraped(len(processes.jobs), 6)
+        yield server.url
+
+
+def recent() -> check.Range:
+    now = datetime.now(UTC)  # noqa: TID251 - Prometheus stamps with the wall clock
+    return check.Range(start=now - timedelta(minutes=1), end=now, scrape_s=SCRAPE_S)
+
+
+def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
+    found = check.check_prometheus(prometheus_url, LOOP, recent())
+    assert [(row.panel, row.error) for row in found if row.error] == []
+    assert check.empty_panels(found) == []
+    assert len({row.panel for row in found}) == sum(bool(panel.targets) for panel in LOOP.panels)
+
+
+def test_promql_panels_split_by_their_labels(prometheus_url: str) -> None:
+    found = check.check_prometheus(prometheus_url, LOOP, recent())
+    assert rows(found, "Processes answering") == 4
+    assert rows(found, "Events by fate") == len(FATES)
+    assert rows(found, "Events in by topic") == 3
+    assert rows(found, "Latency") == 3
+    assert rows(found, "p99 latency by arm") == 2
+
+
+def test_every_metric_of_the_dashboard_is_exported(prometheus_url: str) -> None:
+    """A panel with `or vector(0)` would hide a misspelt name."""
+    with urllib.request.urlopen(f"{prometheus_url}/api/v1/label/__name__/values", timeout=10) as response:
+        exported = set(msgspec.json.decode(response.read())["data"])
+    used = {name for query in queries.promql_panels(LOOP) for name in re.findall(r"shelfwise_\w+", query.text)}
+    assert len(used) > 20
+    assert used <= exported
+
+
+def test_a_query_that_prometheus_refuses_is_reported(prometheus_url: str) -> None:
+    text = generate.rendered()["shelfwise-loop.json"].replace(b"sum(shelfwise_join_open_sessions)", b"sum(by)(x)")
+    found = check.check_prometheus(prometheus_url, queries.parse(text), recent())
+    refused = [row for row in found if row.error]
+    assert [row.panel for row in refused] == ["Open sessions"]
+    assert "parse error" in refused[0].error
+
+
+def test_a_prometheus_that_is_not_there_is_named() -> None:
+    with pytest.raises(ShelfwiseError, match=r"127\.0\.0\.1:1"):
+        check.check_prometheus("http://127.0.0.1:1", LOOP, recent())
+    with pytest.raises(ConfigError, match="expected http"):
+        check.check_prometheus("file:///etc", LOOP, recent())
