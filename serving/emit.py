@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from serving.metrics import Metrics
 from serving.spool import Pair, Spool
-from stream.bus import Broker, Producer
+from stream.bus import Broker, Producer, answers
 from stream.errors import BusError
 from stream.events import Impression, encode
 from stream.topics import IMPRESSIONS
@@ -115,7 +115,7 @@ class Emitter:
             return False
         try:
             if self._producer is None:
-                self._producer = Producer(self._broker, request_timeout_ms=REQUEST_TIMEOUT_MS)
+                self._producer = self._connect(self._broker)
             for key, value in pairs:
                 self._producer.send(IMPRESSIONS, key=key, value=value)
             self._producer.flush(self._flush_timeout_s)
@@ -127,6 +127,12 @@ class Emitter:
             return False
         self._backoff_s = _FIRST_BACKOFF_S
         return True
+
+    def _connect(self, broker: Broker) -> Producer:
+        # The producer alone would keep trying for half a minute, too long for a process that is to stop.
+        if not answers(broker):
+            raise BusError(f"broker {broker.bootstrap} does not answer")
+        return Producer(broker, request_timeout_ms=REQUEST_TIMEOUT_MS)
 
     def _close(self) -> None:
         producer, self._producer = self._producer, None

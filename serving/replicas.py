@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from serving.metrics import Metrics
-from stream.bus import Broker, Reader, Record, beginning_offsets, end_offsets
+from stream.bus import Broker, Reader, Record, answers, beginning_offsets, end_offsets
 from stream.errors import BusError
 
 STARTING: Final = "starting"
@@ -75,6 +75,8 @@ class Follower:
                 backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
 
     def _follow(self, broker: Broker) -> None:
+        if not answers(broker):
+            raise BusError(f"broker {broker.bootstrap} does not answer")
         begin = beginning_offsets(broker, [self._topic])
         end = end_offsets(broker, [self._topic])
         # A position before the log's beginning has been compacted away; what replaced it lies ahead.

@@ -1,0 +1,58 @@
+import time
+from collections.abc import Callable
+
+import pytest
+
+from serving.metrics import Metrics
+from serving.replicas import AWAY, CURRENT, STARTING, Follower
+from stream import catalogue, topics
+from stream.bus import Broker, Producer
+from stream.catalogue import Catalogue
+from stream.events import Behaviour, Profile, encode
+from stream.profiles import Profiles
+from tests.serving.world import items
+
+LIMIT_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < limit, "the condition was not met in time"
+        time.sleep(0.02)
+
+
+def test_without_a_broker_a_replica_is_away() -> None:
+    follower = Follower(None, topics.ITEMS, Catalogue(), Metrics())
+    follower.start()
+    follower.join()
+    assert follower.state == AWAY
+
+
+@pytest.mark.kafka
+def test_replicas_read_what_is_there_and_follow(fresh_kafka: Broker) -> None:
+    shop, profiles, metrics = Catalogue(), Profiles(), Metrics()
+    followers = [
+        Follower(fresh_kafka, topics.ITEMS, shop, metrics),
+        Follower(fresh_kafka, topics.PROFILES, profiles, metrics),
+    ]
+    with Producer(fresh_kafka) as producer:
+        catalogue.publish(producer, items()[:40])
+        producer.flush()
+        assert followers[0].state == STARTING
+        for follower in followers:
+            follower.start()
+        wait_until(lambda: all(follower.state == CURRENT for follower in followers))
+        assert len(shop) == 40
+        catalogue.publish(producer, items()[40:])
+        producer.send(topics.ITEMS, key=b"i-0", value=None)
+        behaviours = [Behaviour(event_id="e", item_id="i-1", action="click", event_ts=1)]
+        profile = Profile(client_id="c-1", behaviours=behaviours, updated_ts=1)
+        producer.send(topics.PROFILES, key=b"c-1", value=encode(profile))
+        producer.flush()
+        wait_until(lambda: len(shop) == 59 and "c-1" in profiles and "i-0" not in shop)
+    for follower in followers:
+        follower.request_stop()
+    for follower in followers:
+        follower.join(10.0)
+    assert profiles.behaviours("c-1") == tuple(behaviours)

@@ -1,0 +1,302 @@
+import asyncio
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from abtest.store import Arm
+from serving import rank
+from serving.schemas import RankAnswer
+from serving.service import Service, Sources
+from serving.settings import ServingSettings
+from serving.spool import Spool
+from serving.swap import InUse
+from stream.events import Behaviour, Impression, Profile
+from stream.session import f16
+from tests.serving.world import START_MS, World, request
+from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, SessionExample, item_f16
+
+
+class Faulty:
+    """A scorer that does what it is told, in place of a model's output."""
+
+    def __init__(self, answer: Callable[[int], Sequence[float]]) -> None:
+        self._answer = answer
+        self.num_calls = 0
+
+    def score(self, example: SessionExample) -> Sequence[float]:
+        self.num_calls += 1
+        return self._answer(len(example.item_ids))
+
+
+def use(service: Service, scorer: Faulty, number: int = 1, lineage: str = "base") -> None:
+    service.versions.swap(InUse(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
+
+
+def good(n: int) -> Sequence[float]:
+    return [float(k) for k in range(n)]
+
+
+def raising(_n: int) -> Sequence[float]:
+    raise RuntimeError("the model fell over")
+
+
+async def answers(service: Service, num: int, client: str = "c-1") -> list[RankAnswer]:
+    return [await service.rank(request(client, event_ts=START_MS)) for _ in range(num)]
+
+
+def run(service: Service, num: int = 1) -> list[RankAnswer]:
+    async def go() -> list[RankAnswer]:
+        service.start()
+        try:
+            return await answers(service, num)
+        finally:
+            service.stop()
+
+    return asyncio.run(go())
+
+
+def spooled(world: World) -> list[Impression]:
+
+    spool = Spool(world.home / "serving" / "spool-8080", 1 << 26)
+    found = []
+    while batch := spool.oldest():
+        found += [msgspec.json.decode(value, type=Impression) for _, value in batch[1]]
+        spool.discard(batch[0])
+    return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+SETTINGS = ServingSettings(default_lineage="base", deadline_ms=5_000.0, trust_event_ts=True)
+
+
+def test_an_unknown_version_keeps_the_incoming_order_and_logs_features(world: World) -> None:
+    service = world.service(SETTINGS)
+    (answer,) = run(service)
+    assert (answer.fallback, answer.lineage, answer.version) == (rank.NO_VERSION, "base", None)
+    assert [item.rank_in for item in answer.items] == list(range(1, 31))
+    (logged,) = spooled(world)
+    assert logged.features is not None
+    assert logged.fallback == rank.NO_VERSION
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (lambda n: [math.nan] * n, rank.NOT_FINITE),
+        (lambda n: [1.0] * (n - 1) + [math.inf], rank.NOT_FINITE),
+        (lambda n: [1.0] * (n + 1), rank.WRONG_LENGTH),
+        (lambda n: [], rank.WRONG_LENGTH),
+        (raising, rank.ERROR),
+    ],
+)
+def test_v2_bad_output_falls_back_and_five_quarantine_the_version(
+    world: World, output: Callable[[int], Sequence[float]], reason: str
+) -> None:
+    service = world.service(SETTINGS)
+    faulty = Faulty(output)
+    use(service, faulty)
+    found = run(service, 7)
+    assert [answer.fallback for answer in found] == [reason] * 5 + [rank.QUARANTINED] * 2
+    assert all([item.rank_in for item in answer.items] == list(range(1, 31)) for answer in found)
+    assert all(item.score is None for answer in found for item in answer.items)
+    assert faulty.num_calls == 5
+    assert b'shelfwise_serving_refused_versions_total{lineage="base",reason="quarantined"} 1.0' in (
+        service.metrics.text()
+    )
+
+
+def test_v2_a_quarantined_version_gives_way_to_the_one_before(world: World) -> None:
+    service = world.service(SETTINGS)
+    use(service, Faulty(good), number=1)
+    use(service, Faulty(raising), number=2)
+    found = run(service, 7)
+    assert [answer.version for answer in found] == [None] * 5 + ["1"] * 2
+
+
+def test_v3_a_model_that_sleeps_is_not_waited_for(world: World) -> None:
+    released = threading.Event()
+
+    def stuck(n: int) -> Sequence[float]:
+        released.wait(60.0)
+        return good(n)
+
+    service = world.service(ServingSettings(default_lineage="base", deadline_ms=100.0, trust_event_ts=True))
+
+    async def go() -> tuple[list[RankAnswer], list[RankAnswer], list[RankAnswer]]:
+        service.start()
+        try:
+            use(service, Faulty(good))
+            before = await answers(service, 3)
+            use(service, Faulty(stuck), number=2)
+            during = await answers(service, 4)
+            use(service, Faulty(good), number=3)
+            released.set()
+            while (await answers(service, 1))[0].fallback == rank.STUCK:
+                await asyncio.sleep(0)
+            return before, during, await answers(service, 3)
+        finally:
+            released.set()
+            service.stop()
+
+    before, during, after = asyncio.run(go())
+    assert [answer.fallback for answer in before] == [None] * 3
+    assert [answer.fallback for answer in during] == [rank.LATE, *[rank.STUCK] * 3]
+    assert [(answer.fallback, answer.version) for answer in after] == [(None, "3")] * 3
+    logged = {impression.fallback: impression for impression in spooled(world)}
+    assert logged[rank.LATE].features is not None
+    assert logged[rank.STUCK].features is None
+
+
+def test_a_list_that_waited_too_long_is_not_scored(world: World) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def slow(n: int) -> Sequence[float]:
+        entered.set()
+        released.wait(60.0)
+        return good(n)
+
+    readings = [0.0]
+    service = world.service(
+        ServingSettings(default_lineage="base", deadline_ms=60_000.0),
+        sources=Sources(clock=lambda: readings[0], now_ms=lambda: START_MS, random_bytes=bytes),
+    )
+    scorer = Faulty(slow)
+    use(service, scorer)
+
+    async def go() -> list[RankAnswer]:
+        service.start()
+        try:
+            first = asyncio.create_task(service.rank(request()))
+            while not entered.is_set():
+                await asyncio.sleep(0)
+            second = asyncio.create_task(service.rank(request()))
+            await asyncio.sleep(0)
+            readings[0] = 31.0
+            released.set()
+            return [await first, await second]
+        finally:
+            service.stop()
+
+    assert [answer.fallback for answer in asyncio.run(go())] == [None, rank.WAITED]
+    assert scorer.num_calls == 1
+
+
+def test_the_impression_repeats_the_answer_with_features_in_shown_order(world: World) -> None:
+    service = world.service(SETTINGS)
+    world.experiment(arms=[Arm(name="control", lineage="base", is_control=True), Arm(name="b", lineage="base")])
+    service.poll()
+    use(service, Faulty(lambda n: [float(k % 7) + k / 100 for k in range(n)]))
+    behaviours = [
+        Behaviour(event_id=f"e-{k}", item_id=f"i-{k}", action="click", event_ts=START_MS - k * 61_000, category="k-1")
+        for k in range(3)
+    ]
+    service.profiles.put(Profile(client_id="c-1", behaviours=behaviours, updated_ts=START_MS))
+
+    async def go() -> RankAnswer:
+        service.start()
+        try:
+            return await service.rank(request("c-1", event_ts=START_MS, num_candidates=35, session_id="visit-1"))
+        finally:
+            service.stop()
+
+    answer = asyncio.run(go())
+    (logged,) = spooled(world)
+    assert logged.items.object_id == [item.item_id for item in answer.items]
+    assert logged.items.rank_in == [item.rank_in for item in answer.items]
+    assert logged.items.score is not None
+    assert logged.items.score[:30] == [item.score for item in answer.items[:30]]
+    assert logged.items.score[30:] == [logged.items.score[29]] * 5
+    assert logged.items.propensity == [1.0] * 35
+    assert (logged.attributes or {})["num_scored"] == 30
+    assert (logged.event_id, logged.query_id) == (answer.impression_event_id, answer.query_id)
+    assert (logged.event_ts, logged.session_id, logged.source) == (START_MS, "visit-1", "serving")
+    assert (logged.lineage, logged.version) == ("base", "1")
+    assert [(a.experiment, a.arm, a.epoch, a.bucket) for a in logged.assignment] == [
+        (answer.experiment, answer.arm, answer.epoch, answer.bucket)
+    ]
+    shop = [service.catalogue[item.item_id] for item in answer.items]
+    assert logged.items.price_minor == [item.price_minor for item in shop]
+    assert logged.features is not None
+    assert logged.features.schema == FEATURE_SCHEMA
+    rows = f16(logged.features.item_f16).reshape(35, len(ITEM_COLUMNS))
+    np.testing.assert_array_equal(rows, item_f16(shop))
+    assert f16(logged.features.context_f16).size == len(CONTEXT_COLUMNS)
+    assert logged.features.history.object_id == ["i-0", "i-1", "i-2"]
+    assert logged.features.history.age_s == [0, 61, 122]
+
+
+def test_event_time_of_the_request_counts_only_when_trusted(world: World) -> None:
+    for trusted in (True, False):
+        service = world.service(ServingSettings(trust_event_ts=trusted))
+        run(service)
+    first, second = spooled(world)
+    assert first.event_ts == START_MS
+    assert second.event_ts > START_MS
+
+
+def test_long_lists_log_the_first_two_hundred_candidates(world: World) -> None:
+    service = world.service(SETTINGS)
+    use(service, Faulty(good))
+
+    async def go() -> RankAnswer:
+        service.start()
+        try:
+            return await service.rank(request(num_candidates=900))
+        finally:
+            service.stop()
+
+    answer = asyncio.run(go())
+    assert len(answer.items) == 900
+    (logged,) = spooled(world)
+    assert sorted(logged.items.rank_in) == list(range(1, 201))
+
+
+def test_a_start_without_the_database_uses_the_local_copies(world: World) -> None:
+    world.go_live("base", 1)
+    world.go_live("armmt", 1, model="armmt")
+    world.experiment()
+    before = world.service(SETTINGS)
+    before.poll()
+    world.engine.dispose()
+    world.url = f"sqlite:///{world.home / 'nowhere' / 'x.db'}"
+    after = world.service(SETTINGS)
+
+    async def go(service: Service) -> list[tuple[str | None, int | None, str | None, str | None]]:
+        service.start()
+        try:
+            while service.health().status != "ready":
+                await asyncio.sleep(0)
+            found = [await service.rank(request(f"c-{k}")) for k in range(30)]
+        finally:
+            service.stop()
+        return [(answer.arm, answer.bucket, answer.version, answer.fallback) for answer in found]
+
+    one, two = asyncio.run(go(before)), asyncio.run(go(after))
+    assert one == two
+    assert {row[2:] for row in two} == {("1", None)}
+
+
+def test_requests_in_flight_together_are_all_answered(world: World) -> None:
+    service = world.service(SETTINGS)
+    use(service, Faulty(good))
+
+    async def go() -> list[RankAnswer]:
+        service.start()
+        try:
+            return await asyncio.gather(*(service.rank(request(f"c-{k}")) for k in range(100)))
+        finally:
+            service.stop()
+
+    found = asyncio.run(go())
+    assert Counter(answer.fallback for answer in found) == {None: 100}
+    assert all([item.rank_in for item in answer.items] == list(range(30, 0, -1)) for answer in found)
