@@ -52,7 +52,7 @@ class Publisher:
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
 
     def register(self, sha256: str) -> None:
-        """Bring the version at `sha256` to live; what an earlier call has done is not done again.
+        """Bring the version at `sha256` to live; only the announcement is ever repeated.
 
         Raises:
             FencedError: If this writer is stale.
@@ -89,6 +89,8 @@ class Publisher:
         if status == "verified":
             self._registry.advance(self.lineage, number, self.term, "live", "checks passed", self._now_ms())
             self._failpoint("after_live")
+            status = "live"
+        if status == "live":
             self._announce(
                 ModelVersionAnnouncement(
                     lineage=self.lineage, version=number, artifact=sha256, published_ts=self._now_ms()

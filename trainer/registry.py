@@ -164,7 +164,8 @@ class Registry:
         )
         columns = [column.name for column in versions.columns]
         with db.transaction(self._engine) as connection:
-            if connection.execute(insert(versions).from_select(columns, source)).rowcount != 1:
+            statement = insert(versions).from_select(columns, source).returning(versions.c.version)
+            if connection.execute(statement).scalar_one_or_none() is None:
                 raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
             _log(connection, lineage, version, None, "published", f"term {term}", "artifact written", published_ts)
 

@@ -44,7 +44,7 @@ class TrainerSettings:
     batch_sessions: int = 128
     batch_s: int = 10
     checkpoint_s: int = 60
-    checkpoint_every_wall_s: float = 0.0
+    checkpoint_every_wall_s: float = 1.0
     publish_s: int = 300
     catalogue_delay_s: int = 120
     seen_s: int = 3_600

@@ -18,7 +18,7 @@ from trainer.sealed import Failpoint, no_failpoint
 from trainer.settings import TrainerSettings
 
 LINEAGE = Lineage(name="test", model="prm", profile="tiny", seed=3, code_version="test")
-SETTINGS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40)
+SETTINGS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, checkpoint_every_wall_s=0)
 
 
 class Crash(BaseException):
