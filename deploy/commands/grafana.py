@@ -158,8 +158,10 @@ def check(
         if database:
             engine = create(database)
             ever = live.Range(start=datetime(1970, 1, 1, tzinfo=UTC), end=now + timedelta(days=3650))
-            results += live.check_postgres(engine, dashboard, ever)
-            engine.dispose()
+            try:
+                results += live.check_postgres(engine, dashboard, ever)
+            finally:
+                engine.dispose()
     empty = live.empty_panels(results)
     if as_json:
         print_json({"panels": results, "empty": empty})

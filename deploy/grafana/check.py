@@ -103,14 +103,15 @@ def check_postgres(engine: Engine, dashboard: DashboardModel, window: Range) -> 
         ConfigError: If the database is not PostgreSQL, which the dashboards are written for.
         StoreError: If the database cannot be reached.
     """
+    targets = queries.sql_panels(dashboard)
+    if not targets:
+        return []
     if engine.dialect.name != "postgresql":
         raise ConfigError(f"the dashboard of experiments reads PostgreSQL, not {engine.dialect.name}")
     try:
         with engine.connect() as connection:
             variables = _sql_variables(connection, dashboard, window)
-            return [
-                _run_sql(connection, dashboard, query, variables, window) for query in queries.sql_panels(dashboard)
-            ]
+            return [_run_sql(connection, dashboard, query, variables, window) for query in targets]
     except DBAPIError as error:
         raise StoreError(f"database {engine.url.render_as_string(hide_password=True)}: {error.orig}") from error
 
