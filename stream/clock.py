@@ -5,11 +5,37 @@ A driver owns the clock of its topics: while one runs, the join's workers write 
 
 from typing import Self
 
+import msgspec
+
 from stream import bus, topics
 from stream.bus import Broker, Producer
 from stream.events import Tick, encode
 
+_decoder = msgspec.json.Decoder(Tick)
 HighWatermarks = dict[tuple[str, int], int]
+
+
+def newest_ts(broker: Broker) -> int | None:
+    """Return the latest `now_ts` that a driver has written to `ticks`, or None where none has.
+
+    A second run on the same topics must start after it, as the join's clock never moves back.
+
+    Raises:
+        BusError: If the broker is unreachable or the topic does not exist.
+    """
+    first = bus.beginning_offsets(broker, [topics.TICKS])
+    last = {pair: end - 1 for pair, end in bus.end_offsets(broker, [topics.TICKS]).items() if end > first[pair]}
+    newest: int | None = None
+    if not last:
+        return None
+    with bus.Reader(broker, last) as reader:
+        while last:
+            for record in reader.poll():
+                last.pop((record.topic, record.partition), None)
+                tick = _decoder.decode(record.value or b"")
+                if tick.now_ts is not None:
+                    newest = max(newest or 0, tick.now_ts)
+    return newest
 
 
 class Ticker:

@@ -7,7 +7,7 @@ def event_id(event_ts: int, *key: str | int) -> str:
     """Return a UUIDv7 whose time is `event_ts` and whose other bits are a hash of `key`.
 
     >>> event_id(1_767_571_200_000, 1, "click", 3)[:15]
-    '019b8b84-6400-7'
+    '019b8b74-1800-7'
     """
     random_bits = int.from_bytes(digest(*key), "big")
     high, low = random_bits >> 68 & 0xFFF, random_bits & (1 << 62) - 1

@@ -4,12 +4,18 @@ import signal
 import threading
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
 from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream.bus import Broker
+    from stream.marketplace.settings import MarketplaceSettings
+
+CONTINUE = "continue"
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,7 +23,11 @@ Seed = Annotated[int | None, typer.Option(help="Key of all random numbers.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
 Items = Annotated[int | None, typer.Option(help="Number of items.")]
 Start = Annotated[
-    str | None, typer.Option(help="Simulated time of the first moment, ISO 8601 with zone, such as 2026-01-05T00:00Z.")
+    str | None,
+    typer.Option(
+        help="Simulated time of the first moment: ISO 8601 with zone, such as 2026-01-05T00:00Z, or `continue` for one"
+        " minute after the newest tick on the topics."
+    ),
 ]
 
 
@@ -39,7 +49,7 @@ def publish_items(
 
     loaded = context(ctx, _overrides(seed=seed, clients=clients, items=items, start=start))
     broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
-    market = Market(loaded.settings.get("marketplace", MarketplaceSettings))
+    market = Market(_started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start))
     with Producer(broker) as producer:
         num_items = publish(producer, market.shelf.items_at(market.settings.start_ts))
     if as_json:
@@ -81,14 +91,14 @@ def run(
         "marketplace.pace": pace,
     }
     loaded = context(ctx, overrides)
-    settings = loaded.settings.get("marketplace", MarketplaceSettings)
+    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    settings = _started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start)
     # One thread is enough where nothing is waited for.
     market = Market(replace(settings, concurrency=1) if direct else settings)
-    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving)
+    ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving, wait=stopping.wait)
     with Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
         summary = Driver(
             market,
@@ -126,8 +136,15 @@ def _overrides(*, seed: int | None, clients: int | None, items: int | None, star
         "marketplace.seed": seed,
         "marketplace.clients": clients,
         "marketplace.items": items,
-        "marketplace.start_ts": None if start is None else _epoch_ms(start),
+        "marketplace.start_ts": None if start in {None, CONTINUE} else _epoch_ms(start or ""),
     }
+
+
+def _started(settings: "MarketplaceSettings", broker: "Broker", start: str | None) -> "MarketplaceSettings":
+    from stream.clock import newest_ts
+
+    newest = newest_ts(broker) if start == CONTINUE else None
+    return settings if newest is None else replace(settings, start_ts=newest + 60_000)
 
 
 def _epoch_ms(text: str) -> int:

@@ -57,7 +57,7 @@ class Summary:
         ticks: Times the clock was written.
         end_ts: Simulated time of the last tick.
         truth: Arm to expectations; the empty name is traffic outside of experiments.
-        stopped: Whether the run was asked to stop before its end.
+        stopped: Whether the run was asked to stop before its end; its windows were closed all the same.
     """
 
     queries: int = 0
@@ -246,15 +246,16 @@ class Driver:
             # Records sent by this run directly are acknowledged already; those of the service may be on their way.
             num_direct = self.summary.produced[topics.IMPRESSIONS] - self._num_expected
             num_arrived = _num_impressions(high) - self._base_impressions - num_direct
-            num_missing = self._num_expected - num_arrived - self.summary.impressions_missing
-            if num_missing <= 0:
+            num_missing = self._num_expected - num_arrived
+            if num_missing <= self.summary.impressions_missing:
+                # Those given up before may have come after all.
+                self.summary.impressions_missing = max(0, num_missing)
                 return high
-            if self._monotonic() > deadline:
+            if self._monotonic() > deadline or self._wait(pause_s):
                 if self.summary.impressions_missing == 0:
                     self._report(f"warning: {num_missing} impressions did not arrive within {IMPRESSIONS_WAIT_S:.0f} s")
-                self.summary.impressions_missing += num_missing
+                self.summary.impressions_missing = num_missing
                 return high
-            self._wait(pause_s)
             pause_s = min(2 * pause_s, 0.25)
 
     def _report_progress(self, now_ts: int, end_ts: int) -> None:

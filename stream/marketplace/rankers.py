@@ -77,7 +77,9 @@ class _Answer(Struct):
 class RankingService:
     """Asks `POST /v1/rank`, one kept connection per thread; waits up to 20 s for a service that is not there.
 
-    Only a request that was refused before an answer is repeated, under the same query id.
+    A request is repeated, under the same query id, only when no answer came or the service was overloaded.
+
+    Guarantees: `wait` may return true to say that the run was asked to stop; then nothing is repeated any more.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class RankingService:
         self._monotonic = monotonic
         self._wait = wait
         self._connections = threading.local()
+        self._opened: list[http.client.HTTPConnection] = []
         self._decoder = msgspec.json.Decoder(_Answer)
 
     def rank(self, listing: Listing) -> Ranked:
@@ -114,6 +117,12 @@ class RankingService:
             raise BusError(f"ranking service: expected the {len(names)} candidates back, got {len(shown)} items")
         order = np.array([index[name] for name in shown], dtype=np.int64)
         return Ranked(order=order, arm=answer.arm or "", is_fallback=bool(answer.fallback))
+
+    def close(self) -> None:
+        """Close the kept connections of all threads; nothing may be in flight."""
+        for connection in self._opened:
+            connection.close()
+        self._opened.clear()
 
     def _request(self, listing: Listing) -> dict[str, object]:
         settings, search = self._market.settings, listing.search
@@ -156,7 +165,8 @@ class RankingService:
                     raise BusError(f"ranking service: answer not understood: {error}") from error
             if status != _UNAVAILABLE or self._monotonic() + pause_s > deadline:
                 raise BusError(f"ranking service: {status}: {raw[:300].decode(errors='replace')}")
-            self._wait(pause_s)
+            if self._wait(pause_s):
+                raise BusError("ranking service: given up, as the run was asked to stop")
             pause_s = min(2 * pause_s, 1.0)
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
@@ -164,6 +174,7 @@ class RankingService:
         if connection is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_TIMEOUT_S)
             self._connections.connection = connection
+            self._opened.append(connection)
         connection.request("POST", self._path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
@@ -172,4 +183,5 @@ class RankingService:
         connection: http.client.HTTPConnection | None = getattr(self._connections, "connection", None)
         if connection is not None:
             connection.close()
+            self._opened.remove(connection)
             self._connections.connection = None

@@ -41,14 +41,23 @@ def client_id(search: Search) -> str:
     return f"{'bot' if search.is_bot else 'client'}-{search.client:06d}"
 
 
+def run_id(settings: MarketplaceSettings) -> str:
+    """Return what tells two runs on the same topics apart: their seed and their first moment.
+
+    >>> run_id(MarketplaceSettings())
+    '1.695aff00'
+    """
+    return f"{settings.seed}.{settings.start_ts // 1_000:x}"
+
+
 def query_id(settings: MarketplaceSettings, search: Search) -> str:
     """Return the id of a search."""
-    return f"q{settings.seed}-{client_id(search)}-{search.number}"
+    return f"q{run_id(settings)}-{search.client}-{search.number}"
 
 
 def visit_id(settings: MarketplaceSettings, search: Search) -> str:
     """Return the id of the browsing visit."""
-    return f"v{settings.seed}-{search.visit}"
+    return f"v{run_id(settings)}-{search.visit}"
 
 
 def query_of(settings: MarketplaceSettings, search: Search) -> Query:
@@ -159,7 +168,7 @@ def _conversion(
 ) -> bytes:
     order = outcome.order
     assert order is not None
-    transaction_id = f"o{settings.seed}-{search.client}-{search.number}"
+    transaction_id = f"o{run_id(settings)}-{search.client}-{search.number}"
     return encode(
         Conversion(
             event_id=event_id(event_ts, settings.seed, action, search.client, search.number),

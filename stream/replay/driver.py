@@ -98,6 +98,8 @@ def run(
                 break
             producer.send(event.topic, key=event.key, value=event.value, timestamp_ms=event.event_ts)
             summary.produced[event.topic] += 1
+        if summary.ticks == 0:
+            return summary
         summary.simulated_s = (now_ts - summary.start_ts) / 1_000
         _tick(ticker, summary, now_ts + TICK_MS)
         if not summary.stopped:
