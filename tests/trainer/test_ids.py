@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import ArtifactError
@@ -45,6 +45,7 @@ def test_what_waits_for_admission_is_bounded() -> None:
     assert len(ids.to_arrays()["pending_counts"]) == 5
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.lists(st.sampled_from(["", "a", "ü", "ccc", "d", "e", "f"]), max_size=8), max_size=8), st.integers(3, 7)
 )

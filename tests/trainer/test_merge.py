@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.session import Progress, Session
@@ -49,6 +49,7 @@ def cut_all(log: Log, order: list[int]) -> list[tuple[str, object]]:
 STEPS = st.lists(st.tuples(st.integers(0, 2), st.integers(-300, 6_000), st.booleans()), max_size=30)
 
 
+@settings(deadline=None, max_examples=50)
 @given(STEPS, st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40))
 def test_any_arrival_order_gives_the_same_batches_and_marks(
     steps: list[tuple[int, int, bool]], one: list[int], other: list[int]
@@ -57,6 +58,7 @@ def test_any_arrival_order_gives_the_same_batches_and_marks(
     assert cut_all(log, one) == cut_all(log, other)
 
 
+@settings(deadline=None, max_examples=50)
 @given(STEPS)
 def test_released_order_is_the_sorted_order_and_nothing_is_lost(steps: list[tuple[int, int, bool]]) -> None:
     log = make_partitions(steps, 3)

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.catalogue import Catalogue
+from tests.trainer.session_log import START_TS, make_items, make_session
+from trainer.features import Batch, collate, example_from_session
+from trainer.ids import IdMaps
+from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
+
+CAPACITIES = {"item": 60, "shop": 9, "brand": 9, "category": 9}
+
+
+def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
+    rng = np.random.default_rng(seed)
+    catalogue = Catalogue(make_items())
+    maps = IdMaps.empty(CAPACITIES)
+    examples = [
+        example_from_session(make_session(number, rng, watermark_ts=START_TS, orders=[1]), catalogue)
+        for number in range(sessions)
+    ]
+    for kind, id_map in enumerate(maps.by_name().values()):
+        for example in examples[::2]:
+            id_map.observe(example.entity[kind] * 2)
+        id_map.mark()
+    return collate(examples, maps, width=config.vector_width, history=config.history)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 50))
+def test_localised_slots_stand_for_the_same_rows(seed: int) -> None:
+    batch = make_batch(MODELS["prm"].profiles["tiny"], seed)
+    local, touched = localise(batch)
+    for kind, table in enumerate(TABLES):
+        assert touched[table][0] == 0
+        assert (np.diff(touched[table]) > 0).all()
+        np.testing.assert_array_equal(touched[table][local.cand_id[..., kind]], batch.cand_id[..., kind])
+        np.testing.assert_array_equal(touched[table][local.hist_id[..., kind]], batch.hist_id[..., kind])
+    np.testing.assert_array_equal(touched["category"][local.query_category], batch.query_category)
+
+
+def test_scores_of_gathered_rows_equal_those_of_whole_tables() -> None:
+    spec = MODELS["armmt"]
+    config = spec.profiles["tiny"]
+    params = spec.init(config, 0)
+    batch = make_batch(config)
+    local, touched = localise(batch)
+    rows = {f"rows.{table}": params[f"rows.{table}"][torch.from_numpy(own)] for table, own in touched.items()}
+    whole = spec.forward(config, params, to_torch(batch)).logit
+    gathered = spec.forward(config, params | rows, to_torch(local)).logit
+    assert torch.equal(whole, gathered)
+
+
+def test_row_wise_adagrad_by_hand() -> None:
+    table = torch.zeros(4, 2)
+    optimizer = RowOptimizer({"item": table}, lr=0.5, accumulator=0.1)
+    gradient = torch.tensor([[9.0, 9.0], [3.0, 1.0]])
+    optimizer.step("item", torch.tensor([0, 2]), gradient)
+    accumulator = 0.1 + (9 + 1) / 2
+    assert optimizer.accumulators["item"].tolist() == pytest.approx([0.1, 0.1, accumulator, 0.1])
+    assert table[2].tolist() == pytest.approx([-0.5 * 3 / accumulator**0.5, -0.5 / accumulator**0.5])
+    assert table[[0, 1, 3]].count_nonzero() == 0
+    optimizer.decay(0.01)
+    assert optimizer.accumulators["item"].tolist() == pytest.approx([0.1] * 4)
+
+
+def test_admitted_rows_start_from_the_cold_row() -> None:
+    table = torch.arange(8.0).reshape(4, 2)
+    optimizer = RowOptimizer({"item": table}, lr=0.5, accumulator=0.1)
+    optimizer.step("item", torch.tensor([0, 3]), torch.ones(2, 2))
+    optimizer.admit("item", torch.tensor([3]))
+    assert torch.equal(table[3], table[1])
+    assert optimizer.accumulators["item"][3] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adagrad"])
+def test_a_restored_dense_optimizer_goes_on_alike(kind: str) -> None:
+    def make() -> tuple[torch.Tensor, DenseOptimizer]:
+        weight = torch.ones(3).requires_grad_()
+        return weight, DenseOptimizer({"w": weight}, "adamw" if kind == "adamw" else "adagrad", 0.1, 0.1)
+
+    one, first = make()
+    other, second = make()
+    for step in range(6):
+        if step == 3:
+            with torch.no_grad():
+                other.copy_(one)
+            second.restore({name: value.clone() for name, value in first.to_tensors().items()})
+        for weight, optimizer in [(one, first)] + ([(other, second)] if step >= 3 else []):
+            weight.grad = torch.tensor([1.0, -2.0, 0.5]) * (step + 1)
+            optimizer.step()
+    assert torch.equal(one, other)
+    assert not torch.equal(one, torch.ones(3))

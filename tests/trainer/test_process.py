@@ -1,0 +1,171 @@
+"""The process around the loop, on the memory broker: lease, lock, metrics, stop, and a second trainer (T5)."""
+
+import itertools
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Engine
+
+from stream import catalogue, db, topics
+from stream.bus import Broker, Producer
+from stream.errors import ConfigError, FencedError, StoreError
+from tests.harness.kafka import PARTITIONS
+from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
+from tests.trainer.session_log import LogRecord, make_items, make_log
+from trainer.metrics import LoopCollector, served
+from trainer.registry import Registry
+from trainer.run import Clocks, Folders, configure, run
+from trainer.settings import TrainerSettings
+
+_NO_METRICS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, metrics_port=0)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+    db.metadata.create_all(engine)
+    return engine
+
+
+def produce(broker: Broker, log: list[LogRecord]) -> None:
+    with Producer(broker) as producer:
+        catalogue.publish(producer, make_items())
+        for record in log:
+            producer.send(topics.SESSIONS, key=None, value=record.value, partition=record.partition)
+
+
+def clocks(stopping: Callable[[], bool], wait: Callable[[float], bool] = lambda _: False) -> Clocks:
+    seconds = itertools.count()
+    return Clocks(now_ms=lambda: 0, wall_s=lambda: float(next(seconds)) / 1000, wait=wait, stopping=stopping)
+
+
+def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    log = make_log(120, partitions=PARTITIONS)
+    other = db.create("sqlite://")
+    db.metadata.create_all(other)
+    expected = make_loop(tmp_path / "list", other, partitions=PARTITIONS)
+    feed(expected, log)
+    produce(memory_broker, log)
+    registry = Registry(engine)
+
+    def is_done() -> bool:
+        live = registry.live(LINEAGE.name)
+        return live is not None and live.version == expected.progress.version
+
+    loop = run(
+        LINEAGE,
+        _NO_METRICS,
+        memory_broker,
+        engine,
+        Folders.under(tmp_path, LINEAGE.name),
+        clocks(is_done),
+        device="cpu",
+        holder="one",
+    )
+    assert loop.learner.counters == expected.learner.counters
+    assert loop.learner.counters["trained"] == 120 + 40
+
+
+def test_a_second_process_on_the_same_checkpoints_is_refused(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    folders = Folders.under(tmp_path, LINEAGE.name)
+    refused: list[ConfigError] = []
+
+    def start_another() -> bool:
+        with pytest.raises(ConfigError, match="another trainer") as caught:
+            run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, clocks(lambda: True), holder="one")
+        refused.append(caught.value)
+        return True
+
+    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, clocks(start_another), device="cpu", holder="one")
+    assert len(refused) == 1
+
+
+def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    first = Folders.under(tmp_path / "first", LINEAGE.name)
+    run(LINEAGE, _NO_METRICS, memory_broker, engine, first, clocks(lambda: True), device="cpu", holder="one")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 3
+
+    second = Folders.under(tmp_path / "second", LINEAGE.name)
+    with pytest.raises(FencedError, match="waiting for the lease"):
+        run(LINEAGE, _NO_METRICS, memory_broker, engine, second, clocks(lambda: True, wait), holder="two")
+    assert len(waits) == 3
+
+
+def test_a_trainer_that_lost_its_lease_publishes_nothing_more(engine: Engine, tmp_path: Path) -> None:
+    log = make_log(120)
+    frozen = make_loop(tmp_path / "frozen", engine)
+    feed(frozen, log[:80])
+    published = frozen.progress.version
+    taker = make_loop(tmp_path / "taker", engine)
+    with pytest.raises(FencedError):
+        frozen.push(log[80:])
+    versions = Registry(engine).versions(LINEAGE.name)
+    assert [version.version for version in versions] == list(range(1, published + 1))
+    feed(taker, log)
+    versions = Registry(engine).versions(LINEAGE.name)
+    assert [version.version for version in versions] == list(range(1, len(versions) + 1))
+    assert {version.term for version in versions[published:]} == {2}
+
+
+def test_without_a_database_training_pauses_at_the_version_and_goes_on(engine: Engine, tmp_path: Path) -> None:
+    log = make_log(120)
+    db.metadata.tables["rollout_events"].drop(engine)
+    lost = make_loop(tmp_path, engine)
+    with pytest.raises(StoreError):
+        feed(lost, log)
+    assert lost.progress.num_published == 0
+    db.metadata.create_all(engine)
+    resumed = make_loop(tmp_path, engine)
+    feed(resumed, log)
+    assert [version.status for version in Registry(engine).versions(LINEAGE.name)][-1] == "live"
+    assert resumed.learner.counters["trained"] == 120 + 40
+
+
+def test_metrics_name_the_lineage(engine: Engine, tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, engine)
+    feed(loop, make_log(60))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with (
+        served(LoopCollector("test", loop, lambda: 5.0), port),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
+    ):
+        text = answer.read().decode()
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    lineage = ("lineage", "test")
+    assert samples["shelfwise_trainer_sessions_total", lineage] == loop.learner.counters["trained"]
+    assert samples["shelfwise_trainer_version", lineage] == loop.progress.version
+    assert samples["shelfwise_trainer_checkpoint_age_seconds", lineage] == 5
+    assert samples["shelfwise_trainer_skipped_total", lineage, ("reason", "undecodable")] == 0
+    assert 0 < samples["shelfwise_trainer_prequential", lineage, ("metric", "auc")] < 1
+    assert ("shelfwise_trainer_loss", lineage, ("part", "main")) in samples
+    assert ("shelfwise_trainer_batches_total", lineage) in samples
+    assert ("shelfwise_trainer_published_total", lineage) in samples
+    assert samples["shelfwise_trainer_watermark_seconds", lineage] > 1.7e9
+
+
+def test_unknown_models_and_profiles_are_named() -> None:
+    with pytest.raises(ConfigError, match="armmt"):
+        configure("gpt", "tiny", 0)
+    with pytest.raises(ConfigError, match="tiny"):
+        configure("armmt", "huge", 0)
+    assert configure("armmt", "tiny", 24).vector_width == 24
+    assert SETTINGS.grid().publish_ms == 40_000
