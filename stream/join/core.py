@@ -243,8 +243,6 @@ class Join:
             return
         if reason != "conflicting_impression":
             self._count(fates.PRODUCED)
-        if reason not in {"hot_key", "conflicting_impression"}:
-            self._clock.heard_ts[record.topic] = self._clock.now_ts
         self._count(fates.DEAD)
 
     def _on_impression(self, record: InputRecord, impression: Impression) -> None:
@@ -825,7 +823,7 @@ class Join:
                 next=clock.next,
                 high=clock.high,
                 hw=clock.hw,
-                heard_ts=clock.heard_ts,
+                grown_ts=clock.grown_ts,
                 counters=self.counters,
                 emitted_ts=self._emitted_ts,
                 snapshots=self._snapshots,
@@ -841,7 +839,7 @@ class Join:
             self._slice, self._emitted_ts, self._snapshots = row.slice_number, row.emitted_ts, row.snapshots
             self.counters = row.counters
             clock.now_ts, clock.watermark_ts, clock.conversions_ts = row.now_ts, row.watermark_ts, row.conversions_ts
-            clock.next, clock.high, clock.hw, clock.heard_ts = row.next, row.high, row.hw, row.heard_ts
+            clock.next, clock.high, clock.hw, clock.grown_ts = row.next, row.high, row.hw, row.grown_ts
         hot = dict(self._hot.items())
         seen = {key[1:].decode(): self._restore_impression(key, hot[key]) for key in hot if key[:1] == b"i"}
         for key, value in hot.items():

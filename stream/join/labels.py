@@ -13,6 +13,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream import topics
 from stream.session import Evidence, Line
@@ -173,7 +174,16 @@ class LabelColumns(Struct, frozen=True):
 @lru_cache(maxsize=256)
 def no_columns(n: int) -> LabelColumns:
     """Return the columns of a list of `n` items that nobody touched."""
-    return columns(empty(), n=n, impression_ts=0, currency="")
+    return LabelColumns(
+        clicks=bytes(2 * n),
+        carts=bytes(2 * n),
+        orders=bytes(2 * n),
+        units=bytes(4 * n),
+        click_delay_ms=b"\xff" * (8 * n),
+        order_delay_ms=b"\xff" * (8 * n),
+        gross_minor=bytes(8 * n),
+        refund_minor=bytes(8 * n),
+    )
 
 
 def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> LabelColumns:
@@ -185,16 +195,21 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
         impression_ts: Delays count from here; a click stamped earlier has delay 0.
         currency: Money in another currency stays in `lines` only.
     """
-    clicks, carts, units = [0] * n, [0] * n, [0] * n
-    gross, refund = [0] * n, [0] * n
-    click_delay, order_delay = [-1] * n, [-1] * n
-    orders: list[set[str]] = [set() for _ in range(n)] if labels.deals else []
+    nothing = no_columns(n)
+    clicks, carts, click_delay = [0] * n, [0] * n, [-1] * n
     for touch in labels.touches.values():
         if touch.action == "click":
             clicks[touch.item] += 1
             _lower(click_delay, touch.item, touch.event_ts - impression_ts)
         else:
             carts[touch.item] += 1
+    touched = replace(
+        nothing, clicks=_u16(clicks), carts=_u16(carts), click_delay_ms=struct.pack(f"<{n}q", *click_delay)
+    )
+    if not labels.deals:
+        return touched
+    units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
+    orders: list[set[str]] = [set() for _ in range(n)]
     for deal in labels.deals.values():
         money = deal.amount_minor if deal.currency == currency else 0
         if deal.action == "purchase":
@@ -204,12 +219,10 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
             _lower(order_delay, deal.item, deal.event_ts - impression_ts)
         else:
             refund[deal.item] += money
-    return LabelColumns(
-        clicks=_u16(clicks),
-        carts=_u16(carts),
-        orders=_u16([len(ids) for ids in orders] or [0] * n),
+    return replace(
+        touched,
+        orders=_u16([len(ids) for ids in orders]),
         units=struct.pack(f"<{n}I", *(min(count, _U32_MAX) for count in units)),
-        click_delay_ms=struct.pack(f"<{n}q", *click_delay),
         order_delay_ms=struct.pack(f"<{n}q", *order_delay),
         gross_minor=_i64(gross),
         refund_minor=_i64(refund),
@@ -232,7 +245,9 @@ def _lower(delays: list[int], item: int, delay_ms: int) -> None:
 
 
 def _u16(values: list[int]) -> bytes:
-    return struct.pack(f"<{len(values)}H", *(min(value, _U16_MAX) for value in values))
+    if values and max(values) > _U16_MAX:
+        values = [min(value, _U16_MAX) for value in values]
+    return struct.pack(f"<{len(values)}H", *values)
 
 
 def _i64(values: list[int]) -> bytes:

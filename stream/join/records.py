@@ -1,5 +1,6 @@
 """What the join needs of a record; those of kafka-python, of aiokafka and of `stream.bus` all fit."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -34,4 +35,13 @@ class InputRecord(Protocol):
     @property
     def value(self) -> bytes | None:
         """Raw value; None is a tombstone."""
+        ...
+
+
+class LetterRecord(InputRecord, Protocol):
+    """A record with headers, as the side topics carry them."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Name and raw value of each header."""
         ...

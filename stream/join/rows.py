@@ -89,7 +89,7 @@ class ProgressRow(Struct, array_like=True):
     next: dict[str, int]
     high: dict[str, int]
     hw: dict[str, int]
-    heard_ts: dict[str, int]
+    grown_ts: dict[str, int]
     counters: dict[str, int]
     emitted_ts: int
     snapshots: list[Snapshot]

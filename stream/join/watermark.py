@@ -29,11 +29,10 @@ class Clock:
         self.next: dict[str, int] = {}
         self.high: dict[str, int] = {}
         self.hw: dict[str, int] = {}
-        self.heard_ts: dict[str, int] = {}
+        self.grown_ts: dict[str, int] = {}
 
     def see(self, topic: str, event_ts: int) -> bool:
         """Take note of an event; return whether its time lay too far ahead and was clamped."""
-        self.heard_ts[topic] = self.now_ts
         clamped = bool(self.now_ts) and event_ts > self.now_ts + self._clamp_ms
         if clamped:
             event_ts = self.now_ts + self._clamp_ms
@@ -46,10 +45,11 @@ class Clock:
         if not self.now_ts:
             limit = now_ts + self._clamp_ms
             self.high = {topic: min(high, limit) for topic, high in self.high.items()}
-            self.heard_ts = dict.fromkeys(topics.EVENT_TOPICS, now_ts)
         self.now_ts = max(self.now_ts, now_ts)
         for topic, offset in hw.items():
-            self.hw[topic] = max(offset, self.hw.get(topic, 0))
+            if offset > self.hw.get(topic, -1):
+                self.hw[topic] = offset
+                self.grown_ts[topic] = self.now_ts
 
     def advance(self) -> None:
         """Move the watermarks as far as the inputs allow."""
@@ -79,6 +79,7 @@ class Clock:
         return max(by_events, 0)
 
     def _is_idle(self, topic: str) -> bool:
+        # Quiet by what the ticks saw, not by when this process read it: ticks may be read long before the events.
         hw = self.hw.get(topic)
-        caught_up = hw is not None and self.next.get(topic, 0) >= hw
-        return caught_up and self.now_ts - self.heard_ts.get(topic, 0) >= self._idle_ms
+        caught_up = hw is not None and self.next.get(topic, 0) == hw
+        return caught_up and self.now_ts - self.grown_ts[topic] >= self._idle_ms
