@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy import schema
+from deploy.cli import app
+from stream import db
+from stream.errors import ConfigError
+from tests.harness.generated_facts import fill, generate
+
+CREATE = ("abtest", "create", "first", "--arm", "control=prm-1", "--arm", "treatment=armmt-1")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
+    return tmp_path / "home"
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def fill_home(home: Path, **options: float) -> None:
+    url = f"sqlite:///{home / 'shelfwise.db'}"
+    schema.upgrade(url)
+    engine = db.create(url)
+    fill(engine, generate(seed=31, num_clients=200, **options)[0])
+    engine.dispose()
+
+
+def test_create_list_assign_stop(home: Path) -> None:
+    code, out = call(*CREATE, "--share", "0.5", "--salt", "ranker-2026q1", "--json")
+    made = json.loads(out)
+    assert (code, made["buckets"], made["salt"]) == (0, {"control": 2_500, "treatment": 2_500}, "ranker-2026q1")
+    code, out = call("abtest", "assign", "c-1", "--json")
+    assert (code, json.loads(out)["bucket"]) == (0, 6198)
+    assert call("abtest", "stop", "first", "--decision", "kept")[0] == 0
+    code, out = call("abtest", "list", "--json")
+    (listed,) = json.loads(out)
+    assert (listed["key"], listed["status"], listed["decision"]) == ("first", "stopped", "kept")
+    assert call("abtest", "assign", "c-1")[0] == 1
+
+
+def test_fixed_policy_arm(home: Path) -> None:
+    code, out = call(
+        "abtest",
+        "create",
+        "first",
+        "--arm",
+        "as_is=policy:incoming_order",
+        "--arm",
+        "a=prm-1",
+        "--control",
+        "as_is",
+        "--json",
+    )
+    assert code == 0
+    assert json.loads(out)["arms"][0] == {
+        "name": "as_is",
+        "lineage": None,
+        "policy": "incoming_order",
+        "is_control": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--arm", "control"), "--arm control: expected"),
+        (("--arm", "control=a"), "two or more"),
+        (("--arm", "a=x", "--arm", "b=y"), "exactly one control"),
+        (("--arm", "control=a", "--arm", "b=y", "--primary", "revenue"), "primary = 'revenue'"),
+    ],
+)
+def test_refused_values_are_named(home: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        call("abtest", "create", "first", *arguments)
+
+
+def test_report_prints_and_writes(home: Path, tmp_path: Path) -> None:
+    fill_home(home, lift=2.0)
+    code, out = call("abtest", "report", "first", "--json")
+    found = json.loads(out)
+    assert (code, found["verdict"]) == (0, "win")
+    page, text = tmp_path / "out" / "report.html", tmp_path / "out" / "report.md"
+    code, out = call("abtest", "report", "first", "--html", str(page), "--markdown", str(text))
+    assert code == 0
+    assert "CVR" in out
+    assert page.read_text().startswith("<!doctype html>")
+    assert "## Lifts against control" in text.read_text()
+
+
+def test_report_ends_with_3_when_the_sample_ratio_blocks(home: Path) -> None:
+    fill_home(home, treatment=0.25)
+    code, out = call("abtest", "report", "first", "--json")
+    assert (code, json.loads(out)["verdict"]) == (3, "refused")
