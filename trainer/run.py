@@ -22,7 +22,7 @@ from trainer.metrics import LoopCollector, served
 from trainer.models import MODELS, ModelConfig, architecture_hash, decode_config, encode_config
 from trainer.publisher import Publisher
 from trainer.registry import Registry
-from trainer.sealed import Failpoint, no_failpoint
+from trainer.sealed import Failpoint, no_failpoint, remove_temporary
 from trainer.settings import TrainerSettings
 
 _POLL_RECORDS = 512
@@ -97,6 +97,7 @@ def run(
     registry = Registry(engine)
     with ExitStack() as stack:
         stack.enter_context(_exclusive(folders.checkpoints))
+        remove_temporary(folders.checkpoints)
         registry.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config), "shared"
         )

@@ -91,6 +91,12 @@ def write(
     return target
 
 
+def remove_temporary(parent: Path) -> None:
+    """Remove what crashed writers left behind; only for a folder that has one writer."""
+    for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path)
+
+
 def _write_file(path: Path, tensors: Tensors) -> FileEntry:
     arrays = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
     save_file(arrays, path)

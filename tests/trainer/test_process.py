@@ -47,6 +47,8 @@ def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
     memory_broker: Broker, engine: Engine, tmp_path: Path
 ) -> None:
     log = make_log(120, partitions=PARTITIONS)
+    left_behind = tmp_path / "checkpoints" / LINEAGE.name / ".tmp-1"
+    left_behind.mkdir(parents=True)
     other = db.create("sqlite://")
     db.metadata.create_all(other)
     expected = make_loop(tmp_path / "list", other, partitions=PARTITIONS)
@@ -70,6 +72,7 @@ def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
     )
     assert loop.learner.counters == expected.learner.counters
     assert loop.learner.counters["trained"] == 120 + 40
+    assert not left_behind.exists()
 
 
 def test_a_second_process_on_the_same_checkpoints_is_refused(
