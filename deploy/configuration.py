@@ -62,6 +62,11 @@ class Context:
         return configured or f"sqlite:///{self.home / 'shelfwise.db'}"
 
 
+def environment() -> dict[str, str]:
+    """Return the environment, for child processes."""
+    return dict(os.environ)
+
+
 def load(config: Path | None = None, overrides: Mapping[str, object] | None = None) -> Context:
     """Resolve the settings of one command.
 
@@ -72,8 +77,8 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
     Raises:
         ConfigError: If a file is missing or a key or value is refused.
     """
-    environment = dict(os.environ)
-    named = config or (Path(environment["SHELFWISE_CONFIG"]) if environment.get("SHELFWISE_CONFIG") else None)
+    variables = environment()
+    named = config or (Path(variables["SHELFWISE_CONFIG"]) if variables.get("SHELFWISE_CONFIG") else None)
     if named is not None and not named.is_file():
         raise ConfigError(f"configuration file '{named}' does not exist")
     file = named or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
@@ -81,8 +86,8 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
         SECTIONS,
         toml=file.read_text() if file else "",
         toml_name=str(file),
-        environment=environment,
+        environment=variables,
         aliases=ALIASES,
         flags={key: value for key, value in (overrides or {}).items() if value is not None},
     )
-    return Context(home=Path(environment.get("SHELFWISE_HOME", ".shelfwise")), settings=resolved, config_file=file)
+    return Context(home=Path(variables.get("SHELFWISE_HOME", ".shelfwise")), settings=resolved, config_file=file)

@@ -3,7 +3,7 @@
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.demo.scrape import ScrapeError, fetch
@@ -84,17 +84,15 @@ def trainer(arm: Arm, seed: int, env: Mapping[str, str], logs: Path, port: int) 
     return _child(trainer_name(arm), (*argv, "--metrics-port", str(port)), env, logs)
 
 
-def shoppers(arguments: tuple[str, ...], env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+def shoppers(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     """Return the shoppers; they end by themselves and are not restarted, for they hold the simulated clock."""
-    argv = ("marketplace", "run", "--serving", f"http://127.0.0.1:{ports.serving}", "--json", *arguments)
-    return Child(
-        name=SHOPPERS,
-        argv=(sys.executable, "-m", "deploy", *argv),
-        env=env,
-        log=logs / f"{SHOPPERS}.log",
-        output=logs / f"{SHOPPERS}.json",
-        restart=False,
-    )
+    argv = ("marketplace", "run", "--serving", f"http://127.0.0.1:{ports.serving}", "--json")
+    return replace(once(SHOPPERS, argv, env, logs), output=logs / f"{SHOPPERS}.json")
+
+
+def once(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path) -> Child:
+    """Return a command that ends by itself and must succeed."""
+    return replace(_child(name, argv, env, logs), restart=False)
 
 
 def is_ready(port: int, path: str = "/metrics") -> bool:

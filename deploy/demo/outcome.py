@@ -1,0 +1,127 @@
+"""What a finished demo amounts to: events by fate, facts, versions and the lift table."""
+
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Engine, func, select
+
+from abtest.render import report_html
+from abtest.report import Report, report
+from abtest.tables import session_facts
+from deploy.demo.stack import ARMS, CONTROL
+from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
+from stream import bus, session, topics
+from stream.bus import Broker, Record
+from stream.join import JoinSettings
+from stream.recount import recount
+from stream.session import Session
+from trainer.registry import Registry
+
+METRICS = ("cvr", "gmv", "ctr")
+
+
+def gather(
+    *,
+    broker: Broker,
+    engine: Engine,
+    experiment: str,
+    join: JoinSettings,
+    home: Path,
+    seed: int,
+    simulated: Mapping[str, object],
+    swaps: Mapping[str, int],
+) -> DemoSummary:
+    """Return the summary of a drained demo, its seconds still empty; writes the HTML report into `home`.
+
+    Args:
+        broker: Where the topics are; all are read from their beginning.
+        engine: The facts, the experiment and the registry.
+        experiment: Key of the experiment.
+        join: Windows, for the recount.
+        home: Folder of the demo.
+        seed: Seed of the run.
+        simulated: Summary of the shoppers.
+        swaps: Lineage to versions that serving put before shoppers.
+    """
+    query_ids: set[str] = set()
+    counters: dict[int, Mapping[str, int]] = {}
+    for record in bus.read_to_end(broker, topics.SESSIONS):
+        content = session.decode(record.value or b"")
+        if isinstance(content, Session):
+            query_ids.add(content.query_id)
+        else:
+            counters[content.partition] = content.counters
+    found = report(engine, experiment)
+    html = home / "report.html"
+    html.write_text(report_html(found))
+    versions = Registry(engine).versions()
+    with engine.connect() as connection:
+        in_sql = connection.execute(
+            select(func.count()).select_from(session_facts).where(session_facts.c.experiment == experiment)
+        ).scalar_one()
+    return DemoSummary(
+        shelfwise=version("shelfwise"),
+        broker=f"{'memory@' if broker.memory else ''}{broker.bootstrap}",
+        seed=seed,
+        searches=int(str(simulated["queries"])),
+        simulated_hours=round(float(str(simulated["simulated_s"])) / 3_600, 3),
+        conservation=_conservation(broker, join, counters),
+        sessions_in_topic=len(query_ids),
+        sessions_in_sql=in_sql,
+        versions=[
+            LineageSummary(
+                lineage=arm.lineage,
+                arm=arm.name,
+                published=sum(v.lineage == arm.lineage for v in versions),
+                served=swaps.get(arm.lineage, 0),
+            )
+            for arm in ARMS
+        ],
+        experiment=experiment,
+        lifts=[_lift(found, metric) for metric in METRICS],
+        sample_ratio_p=next((check.p for check in found.checks if check.check == "sample_ratio"), None),
+        report_html=str(html),
+        seconds={},
+    )
+
+
+def encode(summary: DemoSummary) -> bytes:
+    """Return indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+
+
+def _conservation(broker: Broker, join: JoinSettings, counters: Mapping[int, Mapping[str, int]]) -> Conservation:
+    counted = recount(_event_records(broker), join)
+    fates = ("joined", "duplicate", "late", "orphan", "dead")
+    by_recount = {fate: getattr(counted, fate) for fate in fates}
+    by_counters = {fate: sum(c.get(fate, 0) for c in counters.values()) for fate in fates}
+    by_recount["open"] = counted.open + counted.lost
+    by_counters["open"] = sum(c.get("produced", 0) for c in counters.values()) - sum(by_counters.values())
+    return Conservation(
+        produced=counted.produced,
+        by_counters=by_counters,
+        by_recount=by_recount,
+        closed=closes(counted.produced, by_counters, by_recount) and counted.lost == 0,
+    )
+
+
+def _event_records(broker: Broker) -> Iterator[Record]:
+    names = (*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
+    return chain.from_iterable(bus.read_to_end(broker, name) for name in names)
+
+
+def _lift(found: Report, metric: str) -> LiftRow:
+    treatment = next(arm.name for arm in ARMS if arm.name != CONTROL)
+    entry = found.result(metric, treatment)
+    return LiftRow(
+        metric=metric,
+        control=entry.value_control,
+        treatment=entry.value,
+        lift=entry.lift.lift,
+        lo=entry.lift.lo,
+        hi=entry.lift.hi,
+        p=entry.lift.p,
+    )

@@ -1,0 +1,356 @@
+"""Run the loop from an empty folder to the lift table, and leave nothing running."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+
+from abtest import store
+from abtest.settings import AbtestSettings
+from abtest.store import ExperimentStore
+from abtest.tables import sink_offsets
+from deploy import broker as brokers
+from deploy import schema
+from deploy.configuration import Context
+from deploy.demo import outcome, stack
+from deploy.demo.scrape import Samples, ScrapeError, scrape
+from deploy.demo.stack import ARMS, SHOPPERS, Ports
+from deploy.demo.summary import DemoSummary
+from deploy.kafka.local import LocalKafka
+from deploy.supervisor import Child, Supervisor, tail
+from serving.settings import ServingSettings
+from stream import bus, db, topics
+from stream.agents.settings import WorkerSettings
+from stream.bus import Broker, KafkaSettings
+from stream.errors import ConfigError, ShelfwiseError
+from stream.join import JoinSettings
+from stream.marketplace.settings import MarketplaceSettings
+from trainer.settings import TrainerSettings
+
+READY_S = 90.0
+DRAIN_S = 240.0
+POLL_S = 0.25
+PROGRESS_S = 5.0
+# The last ticks leap days ahead of the last event, so an hour tells whether they have been processed.
+SETTLED_MS = 3_600_000
+
+
+class DemoError(ShelfwiseError):
+    """A part of the demo did not become ready, or did not finish, in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a demo runs.
+
+    Attributes:
+        hours: Simulated hours with searches.
+        rate: Searches per simulated hour.
+        conversion_boost: Multiplies the share of lists with an order, so that a short run sees enough of them.
+        seed: Key of all random numbers.
+        partitions: Partitions of the topics with client keys.
+        publish_s: Seconds of event time between two versions of a lineage.
+    """
+
+    hours: float
+    rate: float
+    conversion_boost: float
+    seed: int
+    partitions: int
+    publish_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the outside lends to a demo: time, chance, a voice and the environment."""
+
+    monotonic_s: Callable[[], float]
+    jitter: Callable[[], float]
+    sleep: Callable[[float], None]
+    say: Callable[[str], None]
+    environment: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds per phase."""
+
+    monotonic_s: Callable[[], float]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start_s = self.monotonic_s()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.monotonic_s() - start_s, 2)
+
+
+def run(context: Context, options: Options, tools: Tools) -> DemoSummary:
+    """Run the demo and return its summary, which also lies in `<home>/demo/summary.json`.
+
+    What an earlier demo left in that folder is removed first; jars and everything outside of it stay.
+
+    Raises:
+        DemoError: If a part does not become ready or does not finish.
+        ConfigError: If another demo runs in the same home folder.
+    """
+    home = context.home / "demo"
+    home.mkdir(parents=True, exist_ok=True)
+    with _exclusive(context.home / "demo.lock"):
+        return _Demo(context, home.resolve(), options, tools).run()
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another demo holds {path}; wait for it or set SHELFWISE_HOME") from error
+        yield
+
+
+class _Demo:
+    def __init__(self, context: Context, home: Path, options: Options, tools: Tools) -> None:
+        self._context = context
+        self._home = home
+        self._options = options
+        self._tools = tools
+        self._logs = home / "logs"
+        self._clock = _Clock(tools.monotonic_s)
+        self._kafka = context.settings.get("kafka", KafkaSettings)
+        self._supervisor = Supervisor(monotonic_s=tools.monotonic_s, jitter=tools.jitter, notify=tools.say)
+        self._local: LocalKafka | None = None
+        self._told_at_s = tools.monotonic_s()
+
+    def run(self) -> DemoSummary:
+        started_s = self._tools.monotonic_s()
+        try:
+            with self._clock.phase("broker"):
+                broker = self._start_broker()
+            with self._clock.phase("database"):
+                engine, url = self._prepare_database()
+            with self._clock.phase("start"):
+                env = self._environment(broker, url)
+                ports = self._choose_ports()
+                self._start(engine, env, ports)
+            with self._clock.phase("shoppers"):
+                simulated = self._shop(env, ports)
+            with self._clock.phase("drain"):
+                self._drain(broker, engine, ports, int(str(simulated["end_ts"])))
+            swaps = self._swaps(ports)
+            with self._clock.phase("report"):
+                summary = outcome.gather(
+                    broker=broker,
+                    engine=engine,
+                    experiment=self._experiment(),
+                    join=self._context.settings.get("join", JoinSettings),
+                    home=self._home,
+                    seed=self._options.seed,
+                    simulated=simulated,
+                    swaps=swaps,
+                )
+                engine.dispose()
+        finally:
+            with self._clock.phase("stop"):
+                self._stop()
+        self._clock.seconds["total"] = round(self._tools.monotonic_s() - started_s, 2)
+        summary.seconds = dict(self._clock.seconds)
+        (self._home / "summary.json").write_bytes(outcome.encode(summary))
+        return summary
+
+    def _start_broker(self) -> Broker:
+        self._clean()
+        # The jars are shared with `shelfwise kafka up`; data, log and port are the demo's own.
+        shared_jars = brokers.jar_folder(self._kafka, self._context.home)
+        wanted = replace(self._kafka, jars=str(shared_jars), port=0, partitions=self._options.partitions)
+        broker = brokers.resolve(wanted, self._home, self._tools.say)
+        if not broker.memory and self._kafka.broker in {"auto", "local"}:
+            self._local = brokers.local(wanted, self._home, self._tools.say)
+        if not broker.memory:
+            created = bus.create_topics(broker, self._options.partitions)
+            self._tools.say(
+                f"broker {broker.bootstrap}: {len(created)} topics with {self._options.partitions} partitions"
+            )
+        return broker
+
+    def _clean(self) -> None:
+        leftover = brokers.local(self._kafka, self._home, self._tools.say)
+        if leftover.pid is not None:
+            self._tools.say("stopping the broker that an earlier demo left behind")
+            leftover.stop()
+        for path in self._home.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _prepare_database(self) -> tuple[Engine, str]:
+        configured = self._context.settings.get("database", db.DatabaseSettings).url
+        url = configured or f"sqlite:///{self._home / 'shelfwise.db'}"
+        schema.upgrade(url)
+        engine = db.create(url)
+        self._tools.say(f"database {engine.url.render_as_string(hide_password=True)}")
+        return engine, url
+
+    def _experiment(self) -> str:
+        return f"demo-{self._options.seed}"
+
+    def _environment(self, broker: Broker, url: str) -> dict[str, str]:
+        address = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
+        return {
+            **self._tools.environment,
+            "SHELFWISE_HOME": str(self._home),
+            "SHELFWISE_BROKER": address,
+            "SHELFWISE_DATABASE": url,
+            "SHELFWISE_KAFKA__PARTITIONS": str(self._options.partitions),
+            "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
+            "SHELFWISE_TRAINER__CHECKPOINT_S": str(self._options.publish_s // 2),
+            "SHELFWISE_TRAINER__VECTOR_WIDTH": "16",
+            "SHELFWISE_MARKETPLACE__SEED": str(self._options.seed),
+            "SHELFWISE_MARKETPLACE__HOURS": str(self._options.hours),
+            "SHELFWISE_MARKETPLACE__RATE": str(self._options.rate),
+            "SHELFWISE_MARKETPLACE__CONVERSION_BOOST": str(self._options.conversion_boost),
+            # One thread a process: two cores carry the whole loop.
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def _choose_ports(self) -> Ports:
+        trainer = self._context.settings.get("trainer", TrainerSettings).metrics_port
+        sink = self._context.settings.get("abtest", AbtestSettings).metrics_port
+        wanted = Ports(
+            joiner=self._context.settings.get("worker", WorkerSettings).metrics_port,
+            sink=sink,
+            serving=self._context.settings.get("serving", ServingSettings).port,
+            trainers=(trainer, sink + 1),
+        )
+        return stack.choose_ports(wanted, self._tools.say)
+
+    def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
+        self._run_once("items", ("marketplace", "publish-items"), env)
+        arms = [
+            store.Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == stack.CONTROL, policy=None)
+            for arm in ARMS
+        ]
+        self._create_experiment(engine, arms)
+        children = [
+            (stack.joiner(env, self._logs, ports), ports.joiner, "/metrics"),
+            (stack.sink(env, self._logs, ports), ports.sink, "/metrics"),
+            *(
+                (stack.trainer(arm, self._options.seed, env, self._logs, port), port, "/metrics")
+                for arm, port in zip(ARMS, ports.trainers, strict=True)
+            ),
+            (stack.serving(env, self._logs, ports), ports.serving, "/readyz"),
+        ]
+        for child, _, _ in children:
+            self._tools.say(f"starting {child.name}")
+            self._supervisor.start(child)
+        for child, port, path in children:
+            ready = partial(stack.is_ready, port, path)
+            self._await(f"{child.name} to become ready", ready, READY_S, child)
+            self._tools.say(f"{child.name} is ready: http://127.0.0.1:{port}{path}")
+
+    def _create_experiment(self, engine: Engine, arms: list[store.Arm]) -> None:
+        experiments = ExperimentStore(engine)
+        # Simulated time begins at the marketplace's start, and so does the epoch.
+        start_ts = self._context.settings.get("marketplace", MarketplaceSettings).start_ts
+        experiments.create(key=self._experiment(), arms=arms, now_ts=start_ts)
+        self._tools.say(f"experiment '{self._experiment()}': {', '.join(f'{a.name} = {a.lineage}' for a in arms)}")
+
+    def _run_once(self, name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
+        child = stack.once(name, argv, env, self._logs)
+        self._supervisor.start(child)
+        self._await(name, lambda: self._supervisor.exit_code(name) == 0, READY_S, child)
+        self._supervisor.stop(name)
+
+    def _shop(self, env: Mapping[str, str], ports: Ports) -> dict[str, object]:
+        child = stack.shoppers(env, self._logs, ports)
+        searches = round(self._options.hours * self._options.rate)
+        self._tools.say(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
+        self._supervisor.start(child)
+        while (code := self._supervisor.exit_code(SHOPPERS)) is None:
+            self._watch()
+            self._tell(ports)
+        if code != 0:
+            raise DemoError(f"the shoppers ended with code {code}\n{tail(child.log)}")
+        output = child.output
+        assert output is not None, "the shoppers write their summary to a file"
+        simulated: dict[str, object] = json.loads(output.read_text())
+        return simulated
+
+    def _drain(self, broker: Broker, engine: Engine, ports: Ports, end_ts: int) -> None:
+        def drained() -> bool:
+            self._tell(ports)
+            return _sink_is_through(broker, engine, end_ts) and all(
+                self._watermark_ms(port) >= end_ts - SETTLED_MS for port in ports.trainers
+            )
+
+        self._await("the log to be joined, learned and stored", drained, DRAIN_S)
+
+    def _watermark_ms(self, port: int) -> float:
+        try:
+            return scrape(port).total("shelfwise_trainer_watermark_seconds") * 1_000
+        except ScrapeError:
+            return 0.0
+
+    def _swaps(self, ports: Ports) -> dict[str, int]:
+        samples = _scrape_or_nothing(ports.serving)
+        return {arm.lineage: int(samples.total("shelfwise_serving_swaps_total", lineage=arm.lineage)) for arm in ARMS}
+
+    def _await(self, what: str, done: Callable[[], bool], limit_s: float, child: Child | None = None) -> None:
+        deadline_s = self._tools.monotonic_s() + limit_s
+        while not done():
+            if self._tools.monotonic_s() > deadline_s:
+                words = f"\n{tail(child.log)}" if child else ""
+                raise DemoError(f"waited {limit_s:.0f} s for {what}; the logs are in {self._logs}{words}")
+            self._watch()
+
+    def _watch(self) -> None:
+        self._supervisor.poll()
+        if self._local is not None and self._local.pid is None:
+            self._tools.say("the broker is gone: starting it again")
+            self._local.start()
+        self._tools.sleep(POLL_S)
+
+    def _tell(self, ports: Ports) -> None:
+        now_s = self._tools.monotonic_s()
+        if now_s - self._told_at_s < PROGRESS_S:
+            return
+        self._told_at_s = now_s
+        served, joined = _scrape_or_nothing(ports.serving), _scrape_or_nothing(ports.joiner)
+        trained = [
+            f"{arm.lineage} v{_scrape_or_nothing(port).total('shelfwise_trainer_version'):.0f}"
+            for arm, port in zip(ARMS, ports.trainers, strict=True)
+        ]
+        self._tools.say(
+            f"searches {served.total('shelfwise_serving_requests_total'):,.0f}, "
+            f"sessions {joined.total('shelfwise_join_sessions_total'):,.0f}, "
+            f"join lag {joined.total('shelfwise_join_lag_offsets'):,.0f}, versions {', '.join(trained)}"
+        )
+
+    def _stop(self) -> None:
+        self._supervisor.stop_all()
+        if self._local is not None:
+            self._local.stop()
+
+
+def _sink_is_through(broker: Broker, engine: Engine, end_ts: int) -> bool:
+    ends = {partition: offset for (_, partition), offset in bus.end_offsets(broker, [topics.SESSIONS]).items()}
+    columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.watermark_ts)
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()
+    through = {row.partition for row in rows if row.next_offset >= ends[row.partition]}
+    settled = {row.partition for row in rows if (row.watermark_ts or 0) >= end_ts - SETTLED_MS}
+    return through == settled == set(ends)
+
+
+def _scrape_or_nothing(port: int) -> Samples:
+    try:
+        return scrape(port)
+    except ScrapeError:
+        return Samples(())
