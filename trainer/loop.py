@@ -216,7 +216,7 @@ class Loop:
                 self._on_batch(element)
             else:
                 self._on_mark(element)
-            self.progress.watermark_ts = self._cutter.position.watermark_ts
+        self.progress.watermark_ts = self._cutter.position.watermark_ts
 
     def _on_batch(self, batch: Batch) -> None:
         step = self.learner.learn(batch, self.catalogue)
