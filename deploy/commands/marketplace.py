@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -96,10 +98,8 @@ def run(
     # One thread is enough where nothing is waited for.
     market = Market(replace(settings, concurrency=1) if direct else settings)
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
     ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving, wait=stopping.wait)
-    with Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
+    with _signals(stopping), Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
         summary = Driver(
             market,
             ranker,
@@ -129,6 +129,17 @@ def run(
                 for arm, t in sorted(summary.truth.items())
             ],
         )
+
+
+@contextmanager
+def _signals(stopping: threading.Event) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM end the run in order."""
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _overrides(*, seed: int | None, clients: int | None, items: int | None, start: str | None) -> dict[str, object]:

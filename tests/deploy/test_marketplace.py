@@ -1,0 +1,51 @@
+"""The command line of the simulated shop, against a real broker."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from stream import topics
+from stream.bus import Broker, end_offsets
+from stream.catalogue import Catalogue
+from stream.errors import ConfigError
+
+SMALL = ("--set", "marketplace.drain_h=2", "--set", "marketplace.clients=500")
+
+
+def call(broker: Broker, home: Path, *arguments: str) -> dict[str, object]:
+    environment = {"SHELFWISE_BROKER": broker.bootstrap, "SHELFWISE_HOME": str(home)}
+    result = CliRunner().invoke(app, [*SMALL, "marketplace", *arguments], env=environment, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    document: dict[str, object] = json.loads(result.stdout)
+    return document
+
+
+@pytest.mark.kafka
+def test_items_then_shoppers_then_a_continued_run(fresh_kafka: Broker, tmp_path: Path) -> None:
+    published = call(fresh_kafka, tmp_path, "publish-items", "--json")
+    catalogue = Catalogue.load(fresh_kafka)
+    assert published == {"items": len(catalogue)}
+    assert all(item.updated_ts == 1_767_571_200_000 - 86_400_000 for item in catalogue.values())
+
+    shopping = ("run", "--direct", "--hours", "0.05", "--rate", "1000", "--tick-s", "30", "--json")
+    first = call(fresh_kafka, tmp_path, *shopping)
+    ends = end_offsets(fresh_kafka, topics.EVENT_TOPICS)
+    written = {name: sum(end for (topic, _), end in ends.items() if topic == name) for name in topics.EVENT_TOPICS}
+    assert first["produced"] == written
+    assert first["queries"] == first["impressions"] == written[topics.IMPRESSIONS] > 0
+
+    second = call(fresh_kafka, tmp_path, *shopping, "--start", "continue")
+    assert isinstance(first["end_ts"], int)
+    assert isinstance(second["end_ts"], int)
+    assert second["end_ts"] > first["end_ts"]
+    assert second["queries"] == first["queries"]
+
+
+@pytest.mark.parametrize("start", ["yesterday", "2026-01-05T00:00"])
+def test_a_start_that_cannot_be_meant_is_refused(start: str, tmp_path: Path) -> None:
+    broker = Broker(bootstrap="127.0.0.1:1")
+    with pytest.raises(ConfigError, match=f"--start {start}"):
+        call(broker, tmp_path, "run", "--direct", "--start", start)
