@@ -24,7 +24,8 @@ from stream.marketplace.shopping import Sending
 from stream.marketplace.traffic import Search
 
 IMPRESSIONS_WAIT_S = 10.0
-DRAIN_STEP_MS = 600_000
+# Below the five minutes after which a watermark counts as behind.
+DRAIN_STEP_MS = 120_000
 FINAL_STEP_MS = 60_000
 _HOUR_MS = 3_600_000
 
