@@ -24,7 +24,7 @@ def _colours(*pairs: tuple[str, str]) -> tuple[tuple[str, object], ...]:
 _VERDICT = _colours(
     ("win", "green"), ("loss", "red"), ("no harm", "blue"), ("inconclusive", "text"), ("refused", "orange")
 )
-_HEALTH = _colours(("ok", "green"), ("warning", "orange"), ("alert", "red"), ("blocked", "red"), ("failed", "red"))
+_HEALTH = _colours(("ok", "green"), ("alert", "orange"), ("blocked", "red"), ("undefined", "text"))
 
 
 def _per_arm(value: str, since: str = "5m") -> Query:
