@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+)
 
 from stream import topics
 from stream.errors import BusError, ConfigError
@@ -281,43 +286,6 @@ class Reader:
         self.close()
 
 
-class EndOffsets:
-    """Asks for end offsets again and again over one connection, where a driver ticks every few milliseconds."""
-
-    def __init__(self, broker: Broker, names: Sequence[str]) -> None:
-        """Find the partitions of the named topics.
-
-        Raises:
-            BusError: If a topic does not exist or the broker is unreachable.
-        """
-        self._broker = broker
-        self._partitions = [TopicPartition(*pair) for pair in end_offsets(broker, names)]
-        self._consumer = _consumer(broker)
-        self._consumer.assign(self._partitions)
-
-    def fetch(self) -> dict[tuple[str, int], int]:
-        """Return the next offset to be written of every partition, as the broker has it now.
-
-        Raises:
-            BusError: If the broker is unreachable.
-        """
-        try:
-            found = self._consumer.end_offsets(self._partitions)
-        except KafkaError as error:
-            raise BusError(f"broker {self._broker.bootstrap}: {error!r}") from error
-        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._consumer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def answers(broker: Broker, timeout_ms: int = 2_000) -> bool:
     """Say whether the broker answers a metadata request."""
     host, _, port = broker.bootstrap.split(",")[0].rpartition(":")
@@ -343,6 +311,30 @@ def beginning_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, i
 def end_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], int]:
     """Return the next offset to be written of every partition of the named topics."""
     return _offsets(broker, names, end=True)
+
+
+def committed_offsets(broker: Broker, group: str, names: Collection[str]) -> dict[tuple[str, int], int]:
+    """Return what a consumer group has committed of the named topics, without partitions that it has not.
+
+    Raises:
+        BusError: If the broker is unreachable or refused.
+    """
+    with _admin(broker) as admin:
+        counts = _partition_counts(admin, names)
+        # Named one by one: the memory broker does not answer a question for all.
+        partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                found = admin.list_group_offsets({group: partitions})
+                break
+            except (CoordinatorNotAvailableError, NotCoordinatorError, CoordinatorLoadInProgressError):
+                # A young broker makes its offsets topic when the first group asks for it.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+    positions = found.get(group, {})
+    return {(tp.topic, tp.partition): at.offset for tp, at in positions.items() if at.offset >= 0}
 
 
 def read_to_end(broker: Broker, name: str) -> Iterator[Record]:

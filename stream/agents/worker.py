@@ -147,6 +147,7 @@ class Worker:
             broker_session_timeout=6.0 if broker.memory else 10.0,
             broker_rebalance_timeout=6.0 if broker.memory else 30.0,
             broker_heartbeat_interval=1.0,
+            broker_commit_interval=1.0,
             broker_request_timeout=30.0,
             producer_request_timeout=30.0,
             stream_wait_empty=False,

@@ -1,0 +1,208 @@
+"""A join worker as a real process, and the events and oracle that its tests share."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from stream import events, topics
+from stream.bus import Broker, Producer, Record, committed_offsets, end_offsets, read_to_end
+from stream.export import newest, sessions
+from stream.join import Join, JoinSettings
+from stream.session import Session
+
+START_TS = 1_700_000_000_000
+HOUR_MS = 3_600_000
+GROUP = "shelfwise-join"
+
+
+class WorkerProcess:
+    """One `shelfwise stream worker` whose driver is the test."""
+
+    def __init__(self, broker: Broker, home: Path, *options: str) -> None:
+        self._log = home / "worker.log"
+        home.mkdir(parents=True, exist_ok=True)
+        address = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
+        inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
+        environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
+        environment |= {"SHELFWISE_BROKER": address, "SHELFWISE_HOME": str(home)}
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "deploy", "stream", "worker", "--ticks", "driver"),
+                    *("--metrics-port", "0", *options),
+                ],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                cwd=Path(__file__).parents[2],
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def stop(self) -> int:
+        """End it by SIGTERM and return its exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout=40)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+
+@contextmanager
+def running(broker: Broker, home: Path, *options: str) -> Iterator[WorkerProcess]:
+    """A worker that is certainly gone afterwards."""
+    worker = WorkerProcess(broker, home, *options)
+    try:
+        yield worker
+    finally:
+        if worker.process.poll() is None:
+            worker.kill()
+
+
+def wait_until_committed(
+    broker: Broker, worker: WorkerProcess, *, num_records: int | None = None, timeout_s: float = 90.0
+) -> None:
+    """Wait until the worker has acknowledged all inputs, or at least `num_records` of them."""
+    ends = end_offsets(broker, topics.INPUTS)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        committed = committed_offsets(broker, GROUP, topics.INPUTS)
+        if num_records is not None and sum(committed.values()) >= num_records:
+            return
+        if all(committed.get(pair, 0) >= end for pair, end in ends.items()):
+            return
+        assert worker.process.poll() is None, f"the worker ended:\n{worker.log}"
+        assert time.monotonic() < deadline, f"not all was acknowledged: {committed} of {ends}\n{worker.log}"
+        time.sleep(0.1)
+
+
+def shopping(num_queries: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """Topic, key and value of searches, one a second: a third clicked, a sixth bought, a twelfth returned."""
+    for number in range(num_queries):
+        client, query, now = f"client-{number % 97}", f"query-{number}", START_TS + number * 1_000
+        items = [f"item-{(number + k) % 50}" for k in range(8)]
+        shown = events.ShownItems(object_id=items, rank_in=list(range(1, 9)), price_minor=[1_000 + k for k in range(8)])
+        made: list[tuple[str, events.Event]] = [
+            (
+                topics.IMPRESSIONS,
+                events.Impression(
+                    event_id=f"i-{number}",
+                    event_ts=now,
+                    query_id=query,
+                    query=events.Query(hash="hash"),
+                    currency="EUR",
+                    items=shown,
+                    client_id=client,
+                    source="test",
+                ),
+            )
+        ]
+        if number % 3 == 0:
+            click = events.Click(
+                event_id=f"c-{number}",
+                event_ts=now + 4_000,
+                action_name="click",
+                query_id=query,
+                object_id=items[2],
+                position=3,
+                client_id=client,
+                source="test",
+            )
+            made.append((topics.CLICKS, click))
+        if number % 6 == 0:
+            made.append((topics.CONVERSIONS, _order(number, "purchase", now + 60_000, query, items[2], client)))
+        if number % 12 == 0:
+            made.append((topics.CONVERSIONS, _order(number, "refund", now + 2 * HOUR_MS, query, items[2], client)))
+        for topic, event in made:
+            yield topic, client.encode(), events.encode(event)
+
+
+def _order(
+    number: int, action: Literal["purchase", "refund"], event_ts: int, query: str, item: str, client: str
+) -> events.Conversion:
+    line = events.OrderLine(line_id="1", object_id=item, quantity=1, amount_minor=1_002, query_id=query)
+    return events.Conversion(
+        event_id=f"{action}-{number}",
+        event_ts=event_ts,
+        action_name=action,
+        transaction_id=f"t-{number}",
+        currency="EUR",
+        items=[line],
+        client_id=client,
+        source="test",
+    )
+
+
+def send(broker: Broker, records: Sequence[tuple[str, bytes, bytes]]) -> None:
+    with Producer(broker) as producer:
+        for topic, key, value in records:
+            producer.send(topic, key=key, value=value)
+
+
+def tick(broker: Broker, now_ts: int, seq: int) -> None:
+    """Write a driver's tick to every partition."""
+    ends = end_offsets(broker, topics.EVENT_TOPICS)
+    with Producer(broker) as producer:
+        for partition in sorted({number for _, number in ends}):
+            high = {name: ends[name, partition] for name in topics.EVENT_TOPICS}
+            record = events.Tick(partition=partition, seq=seq, worker="test", hw=high, now_ts=now_ts)
+            producer.send(topics.TICKS, key=b"%d" % partition, value=events.encode(record), partition=partition)
+
+
+def pass_all_windows(broker: Broker, last_ts: int, seq: int = 1_000) -> None:
+    """Tick until every window has passed: quiet is counted from the first tick on."""
+    for step, hours in enumerate((1, 2, 24 * 10, 24 * 10 + 1)):
+        tick(broker, last_ts + hours * HOUR_MS, seq + step)
+
+
+def emitted(broker: Broker) -> dict[str, Session]:
+    """The newest revision of every session on the broker."""
+    return newest(sessions(read_to_end(broker, topics.SESSIONS)))
+
+
+def undisturbed(broker: Broker, num_partitions: int) -> dict[str, Session]:
+    """What the pure join makes of the inputs on the broker, without any process or crash."""
+    inputs: dict[tuple[str, int], list[Record]] = {}
+    for name in topics.INPUTS:
+        for record in read_to_end(broker, name):
+            inputs.setdefault((name, record.partition), []).append(record)
+    found: list[Record] = []
+    for partition in range(num_partitions):
+        join = Join(partition, JoinSettings(ticks="driver"), {}, {}, {}, num_partitions)
+        for name in topics.INPUTS:
+            records = inputs.get((name, partition), [])
+            for start in range(0, len(records), 512):
+                effects = join.apply(records[start : start + 512])
+                found += [_Emitted(value) for _, value in effects.sessions]
+    return newest(sessions(found))
+
+
+class _Emitted:
+    """A record of `sessions` that was never on a broker."""
+
+    topic, partition, offset, timestamp = topics.SESSIONS, 0, 0, 0
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+    def __init__(self, value: bytes) -> None:
+        self.value: bytes | None = value
+
+
+def labels(found: Mapping[str, Session]) -> dict[str, tuple[object, ...]]:
+    """What must be equal between two runs over one log: the list, its labels, money and evidence."""
+    return {
+        query_id: (
+            *(each.item_id, each.clicks, each.carts, each.orders, each.units, each.gross_minor, each.refund_minor),
+            *(each.label_key, each.src, frozenset(each.events), frozenset(each.lines)),
+        )
+        for query_id, each in found.items()
+    }

@@ -1,0 +1,173 @@
+"""The worker as a process: on a real Kafka with good and bad events, and on the memory broker."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from stream import topics
+from stream.bus import Broker, end_offsets, read_to_end
+from stream.export import export
+from tests.harness.kafka import PARTITIONS
+from tests.harness.worker import (
+    START_TS,
+    emitted,
+    labels,
+    pass_all_windows,
+    running,
+    send,
+    shopping,
+    undisturbed,
+    wait_until_committed,
+)
+
+NUM_QUERIES = 240
+LAST_TS = START_TS + NUM_QUERIES * 1_000
+
+
+def _bad_records() -> list[tuple[str, bytes, bytes, str]]:
+    """Fifty records of ten faults, with the reason code that each must get."""
+    click = {
+        "event_id": "bad",
+        "event_ts": START_TS,
+        "client_id": "client-1",
+        "source": "test",
+        "action_name": "click",
+        "query_id": "query-1",
+        "object_id": "item-1",
+    }
+    encode = msgspec.json.encode
+    faults: list[tuple[bytes, str]] = [
+        (b"\xff\xfe not text", "not_utf8"),
+        (b'{"event_id": "bad"', "not_json"),
+        (encode({**click, "attributes": {"padding": "x" * 70_000}}), "too_large"),
+        (encode({key: value for key, value in click.items() if key != "object_id"}), "missing_field"),
+        (encode({**click, "event_ts": "yesterday"}), "wrong_type"),
+        (encode({**click, "position": 0}), "bad_value"),
+        (encode({**click, "schema_version": 99}), "schema_unknown"),
+        (encode(click)[:-1] + b', "event_id": "again"}', "double_key"),
+        (encode(click)[:-1] + b', "attributes": {"number": NaN}}', "bad_number"),
+        (encode({**click, "attributes": _nested(20)}), "too_deep"),
+    ]
+    return [
+        (topics.CLICKS, b"client-1", value.replace(b'"bad"', b'"bad-%d"' % copy), reason)
+        for copy in range(5)
+        for value, reason in faults
+    ]
+
+
+def _nested(depth: int) -> dict[str, object]:
+    inner: dict[str, object] = {}
+    for _ in range(depth):
+        inner = {"deeper": inner}
+    return inner
+
+
+@pytest.mark.kafka
+def test_good_events_become_sessions_and_bad_ones_dead_letters(fresh_kafka: Broker, tmp_path: Path) -> None:
+    good, bad = list(shopping(NUM_QUERIES)), _bad_records()
+    mixed: list[tuple[str, bytes, bytes]] = []
+    for number, record in enumerate(good):
+        mixed.append(record)
+        if number % 6 == 0 and number // 6 < len(bad):
+            mixed.append(bad[number // 6][:3])
+    assert len(mixed) == len(good) + 50
+
+    with running(fresh_kafka, tmp_path / "home") as worker:
+        send(fresh_kafka, mixed)
+        wait_until_committed(fresh_kafka, worker)
+        pass_all_windows(fresh_kafka, LAST_TS)
+        wait_until_committed(fresh_kafka, worker)
+        listening = _listening_sockets(worker.process.pid)
+        assert worker.stop() == 0, worker.log
+
+    assert listening == 0, "the worker opens no port but the metrics', which is switched off here"
+    found = emitted(fresh_kafka)
+    assert len(found) == NUM_QUERIES
+    assert labels(found) == labels(undisturbed(fresh_kafka, PARTITIONS))
+    letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
+    reasons = sorted(dict(letter.headers)["reason"].decode() for letter in letters)
+    assert reasons == sorted(reason for *_, reason in bad)
+    kept = {letter.value for letter in letters}
+    assert {value for _, _, value, reason in bad if reason != "too_large"} <= kept
+    assert sum(end_offsets(fresh_kafka, [topics.UNJOINED]).values()) == 0
+
+    _check_exports(fresh_kafka, tmp_path, num_letters=50)
+
+
+def _check_exports(broker: Broker, folder: Path, *, num_letters: int) -> None:
+    table, lines = folder / "sessions.parquet", folder / "sessions.jsonl"
+    assert export(broker, topics.SESSIONS, table, latest=True) == NUM_QUERIES
+    assert export(broker, topics.SESSIONS, lines, latest=True) == NUM_QUERIES
+    frame = pl.read_parquet(table)
+    assert frame["clicks"].list.sum().sum() == NUM_QUERIES // 3
+    assert frame["gross_minor"].list.sum().sum() == NUM_QUERIES // 6 * 1_002
+    assert frame["refund_minor"].list.sum().sum() == NUM_QUERIES // 12 * 1_002
+    assert {msgspec.json.decode(line)["query_id"] for line in lines.read_bytes().splitlines()} == set(frame["query_id"])
+    assert export(broker, topics.DEAD_LETTERS, folder / "dead.jsonl") == num_letters
+    assert export(broker, topics.UNJOINED, folder / "unjoined.parquet") == 0
+
+
+@pytest.mark.kafka
+def test_a_worker_without_topics_names_the_remedy(kafka_broker: Broker, tmp_path: Path) -> None:
+    from stream.bus import create_topics, delete_topics
+
+    delete_topics(kafka_broker)
+    try:
+        with running(kafka_broker, tmp_path / "home") as worker:
+            assert worker.process.wait(timeout=60) == 2
+        assert "shelfwise kafka topics" in worker.log
+    finally:
+        create_topics(kafka_broker, PARTITIONS)
+
+
+@pytest.mark.kafka
+def test_produce_sends_the_good_lines_and_names_the_others(
+    fresh_kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
+    clicks = [value for topic, _, value in shopping(30) if topic == topics.CLICKS]
+    file = tmp_path / "clicks.jsonl"
+    file.write_bytes(b"\n".join([*clicks[:3], b'{"event_id": 7}', *clicks[3:]]) + b"\n")
+
+    strict = CliRunner().invoke(app, ["stream", "produce", "clicks", "--file", str(file)])
+    assert strict.exit_code == 1
+    assert "line 4" in strict.stderr
+    assert _values(fresh_kafka) == sorted(clicks)
+
+    raw = CliRunner().invoke(app, ["stream", "produce", "clicks", "--file", str(file), "--raw", "--json"])
+    assert raw.exit_code == 0
+    assert msgspec.json.decode(raw.stdout) == {"sent": len(clicks) + 1, "refused": []}
+    assert len(_values(fresh_kafka)) == 2 * len(clicks) + 1
+
+
+def _values(broker: Broker) -> Sequence[bytes]:
+    return sorted(record.value or b"" for record in read_to_end(broker, topics.CLICKS))
+
+
+def test_the_memory_broker_carries_the_worker(memory_broker: Broker, tmp_path: Path) -> None:
+    with running(memory_broker, tmp_path / "home") as worker:
+        send(memory_broker, list(shopping(NUM_QUERIES)))
+        wait_until_committed(memory_broker, worker)
+        pass_all_windows(memory_broker, LAST_TS)
+        wait_until_committed(memory_broker, worker)
+        assert worker.stop() == 0, worker.log
+
+    assert labels(emitted(memory_broker)) == labels(undisturbed(memory_broker, PARTITIONS))
+
+
+def _listening_sockets(pid: int) -> int:
+    owned = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            owned.add(str(descriptor.readlink()))
+        except FileNotFoundError:
+            continue
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return sum(1 for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in owned)

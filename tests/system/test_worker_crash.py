@@ -1,0 +1,87 @@
+"""kill -9 of the worker, and of the broker, while events flow: nothing is lost and nothing is doubled."""
+
+from pathlib import Path
+
+import pytest
+
+from stream import topics
+from stream.bus import Broker, end_offsets, read_to_end
+from tests.harness.kafka import PARTITIONS
+from tests.harness.worker import (
+    START_TS,
+    emitted,
+    labels,
+    pass_all_windows,
+    running,
+    send,
+    shopping,
+    undisturbed,
+    wait_until_committed,
+)
+
+pytestmark = [pytest.mark.kafka, pytest.mark.system]
+NUM_QUERIES = 6_000
+LAST_TS = START_TS + NUM_QUERIES * 1_000
+
+
+def test_sessions_after_kills_equal_those_of_an_undisturbed_run(fresh_kafka: Broker, tmp_path: Path) -> None:
+    records = list(shopping(NUM_QUERIES))
+    third = len(records) // 3
+    kills = 0
+    for start in range(0, len(records), third):
+        send(fresh_kafka, records[start : start + third])
+        with running(fresh_kafka, tmp_path / "home") as worker:
+            # Killed as soon as a part of this third is acknowledged, so that slices are in flight.
+            wait_until_committed(fresh_kafka, worker, num_records=start + third // 4)
+            worker.kill()
+            kills += 1
+    assert kills >= 3
+
+    with running(fresh_kafka, tmp_path / "home") as worker:
+        wait_until_committed(fresh_kafka, worker)
+        pass_all_windows(fresh_kafka, LAST_TS)
+        wait_until_committed(fresh_kafka, worker)
+        assert worker.stop() == 0, worker.log
+
+    _check(fresh_kafka)
+
+
+def test_workers_that_join_and_die_lose_nothing(fresh_kafka: Broker, tmp_path: Path) -> None:
+    records = list(shopping(NUM_QUERIES))
+    half = len(records) // 2
+    with running(fresh_kafka, tmp_path / "first") as first, running(fresh_kafka, tmp_path / "second") as second:
+        send(fresh_kafka, records[:half])
+        wait_until_committed(fresh_kafka, second, num_records=half // 4)
+        first.kill()
+        send(fresh_kafka, records[half:])
+        wait_until_committed(fresh_kafka, second)
+        pass_all_windows(fresh_kafka, LAST_TS)
+        wait_until_committed(fresh_kafka, second)
+        assert second.stop() == 0, second.log
+
+    _check(fresh_kafka)
+
+
+def _check(broker: Broker) -> None:
+    found = emitted(broker)
+    assert len(found) == NUM_QUERIES
+    assert labels(found) == labels(undisturbed(broker, PARTITIONS))
+    assert sum(end_offsets(broker, [topics.UNJOINED, topics.DEAD_LETTERS]).values()) == 0
+    counted = _newest_counters(broker)
+    produced = sum(end_offsets(broker, topics.EVENT_TOPICS).values())
+    assert counted["produced"] == counted["joined"] == produced
+
+
+def _newest_counters(broker: Broker) -> dict[str, int]:
+    from stream.session import Progress, decode
+
+    newest: dict[int, Progress] = {}
+    for record in read_to_end(broker, topics.SESSIONS):
+        decoded = decode(record.value or b"")
+        if isinstance(decoded, Progress):
+            newest[decoded.partition] = decoded
+    total: dict[str, int] = {}
+    for progress in newest.values():
+        for name, number in progress.counters.items():
+            total[name] = total.get(name, 0) + number
+    return total
