@@ -10,11 +10,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from abtest.findings import Report, Result, decomposition
 from abtest.metrics import METRICS
-from abtest.report import Report, Result, decomposition
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
+# ISO 4217: currencies whose minor unit is not a hundredth.
+_DIGITS = dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF"), 0) | dict.fromkeys(
+    ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ def report_html(found: Report) -> str:
 
 
 def table_rows(found: Report) -> list[tuple[str, ...]]:
-    """Return the rows of the paper's table, with what it leaves out; the columns are `TABLE_COLUMNS`."""
+    """Return the rows of the paper's table, with what it leaves out; named by `table_columns`."""
     return [
         (
             METRICS[entry.metric].title,
@@ -67,7 +71,10 @@ def table_rows(found: Report) -> list[tuple[str, ...]]:
     ]
 
 
-TABLE_COLUMNS = ("metric", "arm", "improvement", "95 % interval", "p-value", "p (Holm)", "control", "arm's value")
+def table_columns(found: Report) -> tuple[str, ...]:
+    """Return the names of the columns of `table_rows`."""
+    level = f"{100.0 * (1.0 - found.plan.alpha):.4g} %"
+    return ("metric", "arm", "improvement", f"{level} interval", "p-value", "p (Holm)", "control", "arm's value")
 
 
 def improvement(entry: Result) -> str:
@@ -104,8 +111,20 @@ def value(found: Report, entry: Result, number: float | None) -> str:
     if number is None:
         return _DASH
     if metric.is_money:
-        return f"{number / 100:,.4f} {found.currency or ''}".rstrip()
+        return money(number, found.currency, more=2)
     return f"{number:.3%}" if metric.denominator is not None else f"{number:.4f}"
+
+
+def money(minor: float, currency: str | None, *, more: int = 0) -> str:
+    """Return minor units as an amount of the currency; `more` digits are added for means.
+
+    >>> money(123456, "EUR"), money(123456, "JPY"), money(1234.5, "EUR", more=2), money(5, None)
+    ('1,234.56 EUR', '123,456 JPY', '12.3450 EUR', '5 minor units')
+    """
+    if currency is None:
+        return f"{minor:,.{more}f} minor units"
+    digits = _DIGITS.get(currency, 2)
+    return f"{minor / 10**digits:,.{digits + more}f} {currency}"
 
 
 def moment(timestamp_ms: int | None) -> str:
@@ -165,7 +184,7 @@ def _render(template: str, found: Report) -> str:
     environment.filters.update(filters)
     return environment.get_template(template).render(
         report=found,
-        columns=TABLE_COLUMNS,
+        columns=table_columns(found),
         rows=table_rows(found),
         forest=forest(found),
         decomposition=decomposition(found),
@@ -176,4 +195,4 @@ def _render(template: str, found: Report) -> str:
 
 
 def _money(found: Report) -> Callable[[int], str]:
-    return lambda minor: f"{minor / 100:,.2f} {found.currency or ''}".rstrip()
+    return lambda minor: money(minor, found.currency)

@@ -161,7 +161,9 @@ def report(
     if as_json:
         print_json(found)
     else:
-        print_table(f"{name}: {found.verdict} ({found.verdict_reason})", render.TABLE_COLUMNS, render.table_rows(found))
+        print_table(
+            f"{name}: {found.verdict} ({found.verdict_reason})", render.table_columns(found), render.table_rows(found)
+        )
         for check in found.checks:
             console.print(f"{check.check}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
         for caveat in found.caveats:

@@ -1,0 +1,242 @@
+"""From the facts to the findings: checks first, then lifts, then a verdict or the reason why there is none. Pure.
+
+Source: EXPERIMENTS.md 1, 3.8, 3.9 and 8.
+"""
+
+from dataclasses import replace
+
+from abtest import inference
+from abtest.findings import Check, Report, Result
+from abtest.inference import Lift
+from abtest.metrics import METRICS, Metric
+from abtest.plan import Plan
+from abtest.reading import Facts
+from abtest.srm import sample_ratio
+from abtest.store import Epoch, Experiment
+
+MULTI_ARM_ALERT = 0.001
+WANTED_POWER = 0.8
+
+
+def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> Report:
+    """Return the report that follows from the facts; pure."""
+    checks = _checks(epochs, facts)
+    as_of = facts.reach.watermark_ts if facts.reach.watermark_ts is not None else facts.reach.last_ts or 0
+    currency = experiment.plan.currency or (facts.currencies[0] if len(facts.currencies) == 1 else None)
+    mixed = set(facts.currencies) - {currency} != set() or any(count.foreign_lines for count in facts.counts)
+    found = tuple(
+        result
+        for metric in METRICS.values()
+        for result in _metric_results(metric, experiment, facts, undefined=metric.is_money and mixed)
+    )
+    found = _adjusted(found, experiment.plan)
+    looks = {*facts.looks, *(() if facts.partial else (as_of,))}
+    refusal = _refusal(experiment, epochs, facts, checks, num_looks=len(looks))
+    found = tuple(_decided(result, experiment, found, refusal) for result in found)
+    verdict, reason = _overall(found, experiment, refusal)
+    return Report(
+        experiment=experiment.key,
+        layer=experiment.layer,
+        status=experiment.status,
+        spec_hash=experiment.spec_hash,
+        plan=experiment.plan,
+        arms=experiment.arms,
+        epochs=epochs,
+        as_of=as_of,
+        matured_ts=facts.reach.matured_ts,
+        partial=facts.partial,
+        currency=currency,
+        counts=facts.counts,
+        checks=checks,
+        results=found,
+        verdict=verdict,
+        verdict_reason=reason,
+        caveats=_caveats(experiment, facts, found, num_looks=len(looks)),
+    )
+
+
+def _checks(epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
+    exposed = [count.exposed for count in facts.counts]
+    ratio = sample_ratio(exposed, epochs[-1].weights)
+    shown = ", ".join(
+        f"{count.arm} {count.exposed} (expected {expected:.1f})"
+        for count, expected in zip(facts.counts, ratio.expected, strict=True)
+    )
+    multi, total = sum(count.multi_arm for count in facts.counts), sum(exposed)
+    share = multi / total if total else 0.0
+    return (
+        Check(
+            check="sample_ratio",
+            stat=ratio.stat,
+            p=ratio.p,
+            status=ratio.status,
+            detail=f"exposed clients: {shown}" + (f"; {ratio.reason}" if ratio.reason else ""),
+        ),
+        Check(
+            check="multi_arm",
+            stat=share,
+            p=None,
+            status="alert" if share > MULTI_ARM_ALERT else "ok",
+            detail=f"{multi} of {total} clients were seen in more than one arm and are left out",
+        ),
+        Check(
+            check="unknown_arm",
+            stat=float(facts.stray),
+            p=None,
+            status="blocked" if facts.stray else "ok",
+            detail=f"{facts.stray} clients were exposed to arms that the plan does not have",
+        ),
+        Check(
+            check="maturity",
+            stat=float(facts.open_sessions),
+            p=None,
+            status="alert" if facts.partial else "ok",
+            detail="sessions with open attribution windows count too"
+            if facts.partial
+            else f"{facts.open_sessions} sessions with open attribution windows are left out",
+        ),
+        Check(
+            check="fallback",
+            stat=_fallback_share(facts),
+            p=None,
+            status="ok",
+            detail=", ".join(f"{count.arm} {count.fallbacks} of {count.sessions}" for count in facts.counts)
+            + " sessions in the incoming order",
+        ),
+    )
+
+
+def _fallback_share(facts: Facts) -> float | None:
+    sessions = sum(count.sessions for count in facts.counts)
+    return sum(count.fallbacks for count in facts.counts) / sessions if sessions else None
+
+
+def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, undefined: bool) -> list[Result]:
+    control = experiment.control.name
+    base = metric.estimate(facts.moments[control])
+    found: list[Result] = []
+    for arm in experiment.arms:
+        estimate = metric.estimate(facts.moments[arm.name])
+        lift = Lift() if arm.is_control else inference.compare(base, estimate, experiment.plan.alpha)
+        if undefined:
+            lift = Lift(reason="mixed_currency")
+        se = lift.lift_se
+        planned = experiment.plan.mde
+        found.append(
+            Result(
+                metric=metric.name,
+                arm=arm.name,
+                method="mean" if metric.denominator is None else "ratio",
+                n=estimate.n,
+                n_control=base.n,
+                value=None if undefined else estimate.value,
+                value_control=None if undefined else base.value,
+                lift=lift,
+                mde=inference.smallest_effect(se, experiment.plan.alpha, WANTED_POWER) if se else None,
+                power=inference.power(planned, se, experiment.plan.alpha) if se and planned else None,
+                exaggeration=inference.exaggeration(planned, se, experiment.plan.alpha) if se and planned else None,
+                reason=lift.reason or (estimate.reason if arm.is_control else None),
+            )
+        )
+    return found
+
+
+def _adjusted(found: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
+    family = [entry for entry in found if entry.metric in plan.goals and entry.lift.p is not None]
+    p_values = inference.holm([entry.lift.p for entry in family if entry.lift.p is not None])
+    adjusted = {(entry.metric, entry.arm): p for entry, p in zip(family, p_values, strict=True)}
+    return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in found)
+
+
+def _refusal(
+    experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, checks: tuple[Check, ...], *, num_looks: int
+) -> str | None:
+    blocked = [check.check for check in checks if check.status == "blocked"]
+    if blocked:
+        return f"{' and '.join(blocked)} failed: the arms cannot be compared"
+    if len({(epoch.weights, epoch.coverage) for epoch in epochs}) > 1:
+        return "the allocation changed between epochs: pooled numbers are biased"
+    if experiment.plan.primary is None:
+        return "no primary metric was declared"
+    if facts.partial:
+        return "attribution windows are still open"
+    if num_looks > experiment.plan.looks:
+        return f"look {num_looks} of {experiment.plan.looks} declared: p-values of unplanned looks are too small"
+    return None
+
+
+def _decided(entry: Result, experiment: Experiment, found: tuple[Result, ...], refusal: str | None) -> Result:
+    told = replace(entry, reading=_reading(entry))
+    if entry.metric != experiment.plan.primary or entry.arm == experiment.control.name:
+        return told
+    if refusal is not None:
+        return replace(told, verdict="refused", reason=refusal)
+    tested = [other for other in found if other.metric == entry.metric and other.lift.p is not None]
+    if entry not in tested:
+        return replace(told, verdict="refused", reason=entry.reason)
+    # The primary is tested alone, over all arms; the goals' adjusted p is shown beside it.
+    p_values = inference.holm([other.lift.p for other in tested if other.lift.p is not None])
+    p = p_values[tested.index(entry)]
+    if p >= experiment.plan.alpha:
+        return replace(told, verdict="inconclusive")
+    return replace(told, verdict="win" if (entry.lift.diff or 0.0) > 0.0 else "loss")
+
+
+def _overall(found: tuple[Result, ...], experiment: Experiment, refusal: str | None) -> tuple[str, str]:
+    if refusal is not None:
+        return "refused", refusal
+    decided = [entry for entry in found if entry.verdict is not None]
+    verdicts = {entry.verdict for entry in decided}
+    title = METRICS[experiment.plan.primary or ""].title
+    by_arm = "; ".join(f"{entry.arm}: {entry.verdict}" for entry in decided)
+    for verdict in ("win", "loss", "inconclusive"):
+        if verdict in verdicts:
+            return verdict, f"{title} (primary): {by_arm}"
+    return "refused", f"{title} (primary) is undefined: {', '.join(sorted({e.reason or '?' for e in decided}))}"
+
+
+def _reading(entry: Result) -> str:
+    lift = entry.lift
+    title = METRICS[entry.metric].title
+    if lift.p is None or lift.lift is None:
+        return f"{title}: undefined ({entry.reason})" if entry.reason else ""
+    if lift.kind != "interval" or lift.lo is None or lift.hi is None:
+        return f"{title}: the control is too close to zero for bounds on the lift"
+    bounds = f"{lift.lo:+.2%} to {lift.hi:+.2%}"
+    if lift.lo <= 0.0 <= lift.hi:
+        return f"{title}: no evidence of a change; lifts outside {bounds} are excluded"
+    return f"{title}: {'higher' if lift.lift > 0.0 else 'lower'}; lifts outside {bounds} are excluded"
+
+
+def _caveats(experiment: Experiment, facts: Facts, found: tuple[Result, ...], *, num_looks: int) -> tuple[str, ...]:
+    plan = experiment.plan
+    notes: list[str] = []
+    if facts.partial:
+        notes.append("Partial: labels of sessions with open attribution windows are still arriving.")
+    if plan.primary is None:
+        notes.append("No primary metric was declared: all p-values are exploratory.")
+    elif len(plan.goals) > 1:
+        notes.append(
+            f"{METRICS[plan.primary].title} is the one primary metric; p-values of the {len(plan.goals)} goals are "
+            "also given adjusted by Holm, and none of the others decides."
+        )
+    notes.append(
+        f"Fixed-horizon p-values, look {num_looks} of {plan.looks} declared: they hold for the declared looks only."
+    )
+    for entry in found:
+        if entry.metric != plan.primary or entry.mde is None:
+            continue
+        notes.append(f"{METRICS[entry.metric].title}, {entry.arm}: 80 % power needs a lift of {entry.mde:.2%}.")
+        if plan.mde is not None and entry.power is not None and entry.power < WANTED_POWER:
+            notes.append(
+                f"{METRICS[entry.metric].title}, {entry.arm}: power {entry.power:.0%} against the planned lift of "
+                f"{plan.mde:.2%}; a significant result would overstate it {entry.exaggeration:.1f} times on average."
+            )
+    if len({arm.lineage for arm in experiment.arms if arm.lineage}) > 1:
+        notes.append(
+            "Lineages that train on the sessions of all arms learn from each other, which biases the lift "
+            "(arXiv 2309.07107, 2310.17496)."
+        )
+    if len(facts.currencies) > 1 or any(count.foreign_lines for count in facts.counts):
+        notes.append(f"Money in several currencies ({', '.join(facts.currencies)}) is not added up.")
+    return tuple(notes)
