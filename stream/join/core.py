@@ -103,6 +103,7 @@ class Join:
         self.counters: dict[str, int] = {}
         self._slice = 0
         self._emitted_ts = 0
+        self._emitted_watermark_ts = 0
         self._snapshots: list[Snapshot] = []
 
         self._open: dict[str, _OpenQuery] = {}
@@ -112,6 +113,7 @@ class Join:
         self._waiting_for: dict[str, list[bytes]] = {}
         self._deadlines: list[tuple[int, int, int, int, str | bytes]] = []
         self._retiring: deque[tuple[int, bytes]] = deque()
+        self._expiring: deque[tuple[int, bytes, int]] = deque()
         self._closed = closed.ClosedQueries()
         self._evicted = closed.ClosedQueries()
         self._known_keys: dict[str, bytes] = {}
@@ -735,15 +737,10 @@ class Join:
                 self._release(name, waiting)
 
     def _sweep(self) -> None:
-        for key, value in self._warm.expired(self._clock.expiry_ts):
-            kind = key[:1]
-            if kind == b"p":
+        for key, expiry_ts in self._warm.expired(self._clock.expiry_ts):
+            self._expiring.append((self._slice, key, expiry_ts))
+            if key[:1] == b"p":
                 self._effects.profiles.append((key[1:], None))
-                self._profiles.pop(key[1:].decode(), None)
-            elif kind in {b"c", b"e"}:
-                hour = int(key.split(b":")[1])
-                (self._closed if kind == b"c" else self._evicted).forget(hour)
-            del value
         excess_bytes = self._warm.size_bytes - self._settings.warm_max_bytes
         if excess_bytes > 0:
             for key in self._warm.oldest(excess_bytes):
@@ -753,10 +750,11 @@ class Join:
 
     def _report_progress(self) -> None:
         now_ts = self._clock.now_ts
-        if now_ts - self._emitted_ts < self._settings.progress_s * 1_000 or not now_ts:
-            return
-        self._emitted_ts = now_ts
         watermark_ts = self._clock.watermark_ts
+        moved_ms = max(now_ts - self._emitted_ts, watermark_ts - self._emitted_watermark_ts)
+        if moved_ms < self._settings.progress_s * 1_000 or not now_ts:
+            return
+        self._emitted_ts, self._emitted_watermark_ts = now_ts, watermark_ts
         state = health.measure(self.counters, self._snapshots, now_ts=now_ts, watermark_ts=watermark_ts)
         self._snapshots = health.remember(self._snapshots, self.counters, now_ts)
         record = session.Progress(
@@ -788,7 +786,9 @@ class Join:
             if profile is not None:
                 expiry_ts = profiles.updated_ts(profile) + self._settings.profile_idle_s * 1_000
                 self._warm.put(rows.profile_key(client_id), rows.pack_bytes(expiry_ts, profile))
-                self._effects.profiles.append((client_id.encode(), profile))
+                # An old behaviour that comes this late must not outlive the deletion of its profile.
+                outlived = expiry_ts <= self._clock.expiry_ts
+                self._effects.profiles.append((client_id.encode(), None if outlived else profile))
         self._profiles.clear()
         self._retire()
         effects = self._effects
@@ -811,6 +811,11 @@ class Join:
                 live = query is not None and (key[:1] == b"i" or query.labels is not None)
             if not live:
                 self._hot.delete(key)
+        while self._expiring and self._expiring[0][0] + self._settings.retire_slices <= self._slice:
+            _, key, expiry_ts = self._expiring.popleft()
+            if self._warm.delete_expired(key, expiry_ts) and key[:1] in {b"c", b"e"}:
+                hour = int(key.split(b":")[1])
+                (self._closed if key[:1] == b"c" else self._evicted).forget(hour)
 
     def _progress_row(self) -> bytes:
         clock = self._clock
@@ -826,6 +831,7 @@ class Join:
                 grown_ts=clock.grown_ts,
                 counters=self.counters,
                 emitted_ts=self._emitted_ts,
+                emitted_watermark_ts=self._emitted_watermark_ts,
                 snapshots=self._snapshots,
             )
         )
@@ -837,6 +843,7 @@ class Join:
         if stored is not None:
             row = rows.unpack_progress(stored)
             self._slice, self._emitted_ts, self._snapshots = row.slice_number, row.emitted_ts, row.snapshots
+            self._emitted_watermark_ts = row.emitted_watermark_ts
             self.counters = row.counters
             clock.now_ts, clock.watermark_ts, clock.conversions_ts = row.now_ts, row.watermark_ts, row.conversions_ts
             clock.next, clock.high, clock.hw, clock.grown_ts = row.next, row.high, row.hw, row.grown_ts

@@ -92,6 +92,7 @@ class ProgressRow(Struct, array_like=True):
     grown_ts: dict[str, int]
     counters: dict[str, int]
     emitted_ts: int
+    emitted_watermark_ts: int
     snapshots: list[Snapshot]
 
 

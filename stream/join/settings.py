@@ -26,9 +26,9 @@ class JoinSettings:
         profile_size: Newest behaviours kept per client.
         profile_idle_s: A profile without a behaviour for this long is deleted.
         warm_max_bytes: Size of the warm rows of one partition; the oldest sessions beyond it are evicted.
-        progress_s: Interval of the progress records, in seconds of `now`.
-        retire_slices: Hot rows are deleted this many slices after they were settled, so that a crash with fewer
-            slices in flight never meets a deletion whose cause it has lost.
+        progress_s: Interval of the progress records, in seconds of `now` or of the watermark.
+        retire_slices: Rows are deleted this many slices after they were settled, so that a crash with fewer slices
+            in flight never meets a deletion whose cause it has lost.
         ticks: Who writes ticks: `worker` (live) or `driver` (marketplace and replays, with their own clock).
     """
 

@@ -69,8 +69,8 @@ class WarmTier(Tier):
             self.size_bytes += self._sizes[key]
             heappush(self._heap, (rows.expiry_of(value), key))
 
-    def expired(self, clock_ts: int) -> Iterator[tuple[bytes, bytes]]:
-        """Delete and yield the rows whose time is over; a row that was extended meanwhile stays."""
+    def expired(self, clock_ts: int) -> Iterator[tuple[bytes, int]]:
+        """Yield key and expiry of rows whose time is over; a row that was extended meanwhile stays."""
         while self._heap and self._heap[0][0] <= clock_ts:
             _, key = heappop(self._heap)
             value = self.get(key)
@@ -79,9 +79,20 @@ class WarmTier(Tier):
             expiry_ts = rows.expiry_of(value)
             if expiry_ts > clock_ts:
                 heappush(self._heap, (expiry_ts, key))
-                continue
-            self.delete(key)
-            yield key, value
+            else:
+                yield key, expiry_ts
+
+    def delete_expired(self, key: bytes, expiry_ts: int) -> bool:
+        """Delete a row that `expired` named with this expiry; one extended since waits for its new expiry."""
+        value = self.get(key)
+        if value is None:
+            return True
+        extended_ts = rows.expiry_of(value)
+        if extended_ts != expiry_ts:
+            heappush(self._heap, (extended_ts, key))
+            return False
+        self.delete(key)
+        return True
 
     def oldest(self, excess_bytes: int) -> Iterator[bytes]:
         """Delete and yield keys, the soonest to expire first, until `excess_bytes` are free."""

@@ -1,0 +1,400 @@
+"""A partitioned log in memory that feeds the join as the worker does, with crashes.
+
+Records arrive in any order within the lateness, topics advance in any interleaving that Kafka allows, slices have any
+size. A crash keeps what the delivery gate allows: changelogs and outputs that reach at least as far as the progress
+row, the progress row at least as far as the last acknowledged slice, restarts from any commit up to that.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stream import events, session, topics
+from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
+from stream.join import Effects, Join, JoinSettings
+from stream.join.murmur2 import partition_of
+from stream.session import Session
+
+START_TS = 1_700_000_000_000
+NUM_PARTITIONS = 4
+PARTITION = 1
+CLIENTS = tuple(
+    name for name in (f"client-{i}" for i in range(60)) if partition_of(name.encode(), NUM_PARTITIONS) == PARTITION
+)[:4]
+ITEMS = tuple(f"item-{i}" for i in range(6))
+# An idle topic moves the watermark to now - idle_s, so what may come late by `lateness_s` needs an equal patience.
+SETTINGS = JoinSettings(idle_s=60, ticks="driver", retire_slices=12, profile_idle_s=3_600, attribution_s=7_200,
+                        refund_s=10_800)  # fmt: skip
+MAX_DELAY_MS = 59_000
+MAX_IN_FLIGHT = 8
+# Rows are deleted some slices after their time: a few ticks at the end, one per slice, as a live clock gives.
+DRAIN_TICKS = 2 * SETTINGS.retire_slices + 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One record as a topic holds it."""
+
+    topic: str
+    partition: int = PARTITION
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One event with the time at which it reaches the broker."""
+
+    topic: str
+    client_id: str
+    value: bytes
+    arrival_ts: int
+
+
+Event = Impression | Click | Conversion
+
+
+def topic_of(event: Event) -> str:
+    """Return the topic of an event."""
+    if isinstance(event, Impression):
+        return topics.IMPRESSIONS
+    return topics.CLICKS if isinstance(event, Click) else topics.CONVERSIONS
+
+
+def send(event: Event, delay_ms: int = 0) -> Sent:
+    """Return the event on its way to the broker."""
+    return Sent(topic_of(event), event.client_id, events.encode(event), event.event_ts + delay_ms)
+
+
+def impression(number: int, *, client: str = CLIENTS[0], at_s: int = 0, items: Sequence[str] = ITEMS[:3]) -> Impression:
+    """Return the list of query `q<number>`."""
+    return Impression(
+        event_id=f"i{number}",
+        event_ts=START_TS + at_s * 1_000,
+        client_id=client,
+        source="test",
+        query_id=f"q{number}",
+        query=Query(hash="h", category="shoes"),
+        currency="EUR",
+        items=ShownItems(
+            object_id=list(items),
+            rank_in=list(range(1, len(items) + 1)),
+            price_minor=[100 * (at + 1) for at in range(len(items))],
+        ),
+    )
+
+
+def click(
+    number: int,
+    query: int | None,
+    item: str,
+    *,
+    client: str = CLIENTS[0],
+    at_s: int = 0,
+    action: str = "click",
+    at_ms: int = 0,
+) -> Click:
+    """Return click `c<number>`."""
+    return Click(
+        event_id=f"c{number}",
+        event_ts=START_TS + at_s * 1_000 + at_ms,
+        client_id=client,
+        source="test",
+        query_id=None if query is None else f"q{query}",
+        object_id=item,
+        action_name="add_to_cart" if action == "add_to_cart" else "click",
+    )
+
+
+def purchase(
+    number: int,
+    query: int | None,
+    items: Sequence[str],
+    *,
+    client: str = CLIENTS[0],
+    at_s: int = 0,
+) -> Conversion:
+    """Return order `t<number>` with one line per item."""
+    return Conversion(
+        event_id=f"v{number}",
+        event_ts=START_TS + at_s * 1_000,
+        client_id=client,
+        source="test",
+        action_name="purchase",
+        transaction_id=f"t{number}",
+        currency="EUR",
+        query_id=None if query is None else f"q{query}",
+        items=[
+            OrderLine(line_id=str(at), object_id=item, quantity=1 + at, amount_minor=500 + at)
+            for at, item in enumerate(items)
+        ],
+    )
+
+
+def reversal(bought: Conversion, number: int, *, after_s: int, action: str = "refund") -> Conversion:
+    """Return the refund or cancellation of the first line of an order."""
+    return Conversion(
+        event_id=f"r{number}",
+        event_ts=bought.event_ts + after_s * 1_000,
+        client_id=bought.client_id,
+        source="test",
+        action_name="cancel" if action == "cancel" else "refund",
+        transaction_id=bought.transaction_id,
+        currency="EUR",
+        items=bought.items[:1],
+    )
+
+
+@dataclass
+class Log:
+    """The topics of one partition."""
+
+    records: dict[str, list[Stored]] = field(default_factory=lambda: {name: [] for name in topics.INPUTS})
+
+    def append(self, topic: str, key: bytes | None, value: bytes | None, timestamp: int) -> None:
+        """Append one record."""
+        stored = self.records[topic]
+        stored.append(Stored(topic=topic, offset=len(stored), timestamp=timestamp, key=key, value=value))
+
+    @classmethod
+    def of(cls, sent: Iterable[Sent], *, tick_s: int = 20, settings: JoinSettings = SETTINGS) -> "Log":
+        """Return the log of events in arrival order with ticks up to the end of all windows."""
+        log = cls()
+        queue = sorted(sent, key=lambda s: s.arrival_ts)
+        last_ts = max((s.arrival_ts for s in queue), default=START_TS)
+        tick_ts = min((s.arrival_ts for s in queue), default=START_TS)
+        seq = 0
+        at = 0
+        while tick_ts < last_ts + 2 * tick_s * 1_000:
+            while at < len(queue) and queue[at].arrival_ts <= tick_ts:
+                event = queue[at]
+                log.append(event.topic, event.client_id.encode(), event.value, event.arrival_ts)
+                at += 1
+            log.tick(tick_ts, seq)
+            seq += 1
+            # Nothing but time passes in a gap: the driver leaps.
+            gap_ts = queue[at].arrival_ts if at < len(queue) else tick_ts
+            tick_ts = max(tick_ts + tick_s * 1_000, gap_ts - tick_s * 1_000)
+        span_ms = max(settings.attribution_s, settings.refund_s, settings.profile_idle_s) * 1_000
+        for late_ts in (settings.click_window_s * 1_000, span_ms, span_ms + 7_200_000, span_ms + 14_400_000):
+            for step in range(4):
+                log.tick(last_ts + 600_000 + late_ts + step * 61_000, seq)
+                seq += 1
+        for _ in range(DRAIN_TICKS):
+            log.tick(last_ts + 4 * span_ms, seq)
+            seq += 1
+        return log
+
+    def tick(self, now_ts: int, seq: int) -> None:
+        """Append a tick that knows all records so far."""
+        hw = {name: len(self.records[name]) for name in topics.EVENT_TOPICS}
+        tick = Tick(partition=PARTITION, seq=seq, worker="test", hw=hw, now_ts=now_ts)
+        self.append(topics.TICKS, str(PARTITION).encode(), events.encode(tick), now_ts)
+
+    def events(self) -> list[Stored]:
+        """Return the records of the event topics."""
+        return [record for name in topics.EVENT_TOPICS for record in self.records[name]]
+
+
+@dataclass
+class Tables:
+    """Rows as the changelogs hold them."""
+
+    hot: dict[bytes, bytes] = field(default_factory=dict)
+    warm: dict[bytes, bytes] = field(default_factory=dict)
+    progress: dict[bytes, bytes] = field(default_factory=dict)
+
+    def copy(self) -> "Tables":
+        """Return a copy that another join may change."""
+        return Tables(dict(self.hot), dict(self.warm), dict(self.progress))
+
+    def join(self, settings: JoinSettings = SETTINGS) -> Join:
+        """Return a join restored from these rows."""
+        return Join(PARTITION, settings, self.hot, self.warm, self.progress, NUM_PARTITIONS)
+
+
+@dataclass
+class Outputs:
+    """The output topics."""
+
+    records: list[Stored] = field(default_factory=list)
+
+    def take(self, effects: Effects) -> None:
+        """Append what a slice said."""
+        for key, value in effects.sessions:
+            self._append(topics.SESSIONS, key, value, ())
+        for letter_key, letter, headers in effects.unjoined:
+            self._append(topics.UNJOINED, letter_key, letter, headers)
+        for letter_key, letter, headers in effects.dead_letters:
+            self._append(topics.DEAD_LETTERS, letter_key, letter, headers)
+        for client, profile in effects.profiles:
+            self._append(topics.PROFILES, client, profile, ())
+
+    def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
+        self.records.append(
+            Stored(topic=topic, offset=len(self.records), timestamp=0, key=key, value=value, headers=headers)
+        )
+
+    def final(self) -> dict[str, object]:
+        """Return per query what a sink ends up with: the union of evidence, and the labels of the last record."""
+        view: dict[str, object] = {}
+        union: dict[str, set[tuple[object, ...]]] = {}
+        for content in self.sessions():
+            found = union.setdefault(content.query_id, set())
+            found |= {(e.event_id, e.action, e.item, e.event_ts, e.topic) for e in content.events}
+            found |= {(x.transaction_id, x.line_id, x.refund_id, x.item, x.amount_minor) for x in content.lines}
+            columns = (content.clicks, content.carts, content.orders, content.units, content.gross_minor,
+                       content.refund_minor, content.click_delay_ms, content.order_delay_ms,
+                       content.label_key)  # fmt: skip
+            view[content.query_id] = (frozenset(found), columns)
+        return view
+
+    def sessions(self) -> list[Session]:
+        """Return the session records in order."""
+        decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
+        return [content for content in decoded if isinstance(content, Session)]
+
+    def letters(self, topic: str) -> Counter[tuple[str, bytes]]:
+        """Return the distinct letters of a side topic by reason."""
+        seen = {}
+        for record in self.records:
+            if record.topic == topic:
+                headers = dict(record.headers)
+                where = (headers["topic"], headers["offset"], headers.get("line_id", b""))
+                seen[where] = (headers["reason"].decode(), record.value or b"")
+        return Counter(seen.values())
+
+    def profiles(self) -> dict[bytes | None, bytes | None]:
+        """Return the compacted topic `profiles`."""
+        return {r.key: r.value for r in self.records if r.topic == topics.PROFILES}
+
+
+Position = dict[str, int]
+Failpoint = Callable[[int], bool]
+
+
+def slices(
+    log: Log, rng: np.random.Generator, start: Position | None = None, max_slice: int = 7
+) -> Iterable[list[Stored]]:
+    """Yield slices of the log from `start` in a random interleaving of the topics.
+
+    Conversions do not hold the watermark, so they are never read later than what arrived after them.
+    """
+    position = dict.fromkeys(topics.INPUTS, 0) | (start or {})
+    conversions = log.records[topics.CONVERSIONS]
+    arrivals = [record.timestamp for record in conversions]
+    others = [name for name in topics.INPUTS if name != topics.CONVERSIONS]
+    while True:
+        left = [name for name in others if position[name] < len(log.records[name])]
+        if not left:
+            break
+        name = left[int(rng.integers(len(left)))]
+        size = int(rng.integers(1, max_slice + 1))
+        if name == topics.TICKS and position[name] >= len(log.records[name]) - DRAIN_TICKS:
+            size = 1
+        piece = log.records[name][position[name] : position[name] + size]
+        due = bisect_right(arrivals, piece[-1].timestamp)
+        while position[topics.CONVERSIONS] < due:
+            at = position[topics.CONVERSIONS]
+            end = min(due, at + int(rng.integers(1, max_slice + 1)))
+            yield conversions[at:end]
+            position[topics.CONVERSIONS] = end
+        yield piece
+        position[name] += len(piece)
+    if position[topics.CONVERSIONS] < len(conversions):
+        yield conversions[position[topics.CONVERSIONS] :]
+
+
+@dataclass
+class Run:
+    """A finished run of the join over a log."""
+
+    join: Join
+    tables: Tables
+    outputs: Outputs
+
+    @property
+    def fates(self) -> dict[str, int]:
+        """Return the counters that conservation speaks of."""
+        return {name: self.join.counters.get(name, 0) for name in
+                ("produced", "joined", "duplicate", "late", "orphan", "dead")}  # fmt: skip
+
+
+def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_slice: int = 7) -> Run:
+    """Run the join undisturbed."""
+    tables, outputs = Tables(), Outputs()
+    join = tables.join(settings)
+    watermark_ts = 0
+    for piece in slices(log, np.random.default_rng(seed), max_slice=max_slice):
+        outputs.take(join.apply(piece))
+        assert join.watermark_ts >= watermark_ts, "the watermark fell"
+        watermark_ts = join.watermark_ts
+    return Run(join, tables, outputs)
+
+
+def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, settings: JoinSettings = SETTINGS) -> Run:
+    """Run the join and kill it after each of the given numbers of slices."""
+    rng = np.random.default_rng(seed)
+    outputs = Outputs()
+    stored, commit = Tables(), dict.fromkeys(topics.INPUTS, 0)
+    for crash_after in crashes:
+        stored, commit = _until_crash(log, rng, stored, commit, outputs, crash_after, settings)
+    tables = stored.copy()
+    join = tables.join(settings)
+    for piece in slices(log, rng, commit):
+        outputs.take(join.apply(piece))
+    return Run(join, tables, outputs)
+
+
+def _until_crash(
+    log: Log,
+    rng: np.random.Generator,
+    stored: Tables,
+    commit: Position,
+    outputs: Outputs,
+    crash_after: int,
+    settings: JoinSettings,
+) -> tuple[Tables, Position]:
+    """Run some slices and return what survives: rows with prefixes of the last slices, and a commit."""
+    join = stored.copy().join(settings)
+    written: list[Effects] = []
+    ends: list[Position] = []
+    position = dict(commit)
+    for piece in slices(log, rng, commit):
+        if len(written) >= crash_after:
+            break
+        written.append(join.apply(piece))
+        position = position | {piece[0].topic: piece[-1].offset + 1}
+        ends.append(position)
+    num_progress = max(0, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
+    survivors = stored.copy()
+    _write(survivors.hot, [effects.hot for effects in written], num_progress, rng)
+    _write(survivors.warm, [effects.warm for effects in written], num_progress, rng)
+    for effects in written[:num_progress]:
+        for key, value in effects.progress.items():
+            assert value is not None
+            survivors.progress[key] = value
+    for effects in written[: int(rng.integers(num_progress, len(written) + 1))]:
+        outputs.take(effects)
+    # Any commit up to the progress row, a much older one included.
+    acknowledged = int(rng.integers(0, num_progress + 1))
+    return survivors, ends[acknowledged - 1] if acknowledged else commit
+
+
+def _write(
+    rows: dict[bytes, bytes], touched: Sequence[dict[bytes, bytes | None]], at_least: int, rng: np.random.Generator
+) -> None:
+    """Apply a prefix of a changelog: `at_least` slices whole, then some rows more."""
+    flat = [row for effects in touched[at_least:] for row in effects.items()]
+    whole = [row for effects in touched[:at_least] for row in effects.items()]
+    for key, value in [*whole, *flat[: int(rng.integers(0, len(flat) + 1))]]:
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value

@@ -1,0 +1,175 @@
+"""Laws of the join: order, duplicates and crashes change nothing; every unit has one fate; nothing stays behind."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream import topics
+from stream.join import open_count
+from stream.recount import recount
+from stream.verify import verify
+from tests.laws.join_log import (
+    CLIENTS,
+    ITEMS,
+    MAX_DELAY_MS,
+    SETTINGS,
+    Event,
+    Log,
+    Run,
+    click,
+    impression,
+    purchase,
+    reversal,
+    run,
+    run_with_crashes,
+    send,
+)
+
+_SPAN_S = 2_400
+_laws = settings(
+    max_examples=100,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+_seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def shop_days(draw: st.DrawFn) -> list[Event]:
+    """Draw the events of a few clients: lists, clicks, carts, orders, refunds; some refer to nothing."""
+    events: list[Event] = []
+    shown: list[tuple[int, str, int, list[str]]] = []
+    for number in range(draw(st.integers(1, 6))):
+        client = draw(st.sampled_from(CLIENTS))
+        at_s = draw(st.integers(0, _SPAN_S))
+        items = draw(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=5, unique=True))
+        shown.append((number, client, at_s, items))
+        events.append(impression(number, client=client, at_s=at_s, items=items))
+    for number in range(draw(st.integers(0, 10))):
+        query, client, at_s, items = draw(st.sampled_from(shown))
+        named = draw(st.sampled_from((query, query, query, None, 99)))
+        item = draw(st.sampled_from((*items, *items, "item-unknown")))
+        after_s = draw(st.one_of(st.integers(0, 880), st.integers(880, 8_000)))
+        action = draw(st.sampled_from(("click", "click", "add_to_cart")))
+        # Odd milliseconds keep clicks apart from each other and from the edges of windows.
+        events.append(click(number, named, item, client=client, at_s=at_s + after_s, action=action, at_ms=number + 1))
+    for number in range(draw(st.integers(0, 5))):
+        query, client, at_s, items = draw(st.sampled_from(shown))
+        named = draw(st.sampled_from((query, None, None, 99)))
+        bought = draw(st.lists(st.sampled_from(items), min_size=1, max_size=2))
+        order = purchase(number, named, bought, client=client, at_s=at_s + draw(st.integers(1, 8_000)))
+        events.append(order)
+        if draw(st.booleans()):
+            action = draw(st.sampled_from(("refund", "cancel")))
+            events.append(reversal(order, number, after_s=draw(st.integers(1, 12_000)), action=action))
+    return events
+
+
+def _delays(events: list[Event], seed: int) -> list[int]:
+    return [int(delay) for delay in np.random.default_rng(seed).integers(0, MAX_DELAY_MS, len(events))]
+
+
+def _log(events: list[Event], seed: int) -> Log:
+    return Log.of(send(event, delay) for event, delay in zip(events, _delays(events, seed), strict=True))
+
+
+def _assert_conserved(log: Log, result: Run) -> None:
+    fates = result.fates
+    assert open_count(result.join.counters) == 0, fates
+    counted = recount([*log.events(), *result.outputs.records], SETTINGS)
+    assert counted.is_closed
+    assert {name: getattr(counted, name) for name in fates} == fates
+    assert counted.open == counted.lost == 0
+
+
+@_laws
+@given(shop_days(), _seeds, _seeds)
+def test_order_within_the_lateness_changes_nothing(events: list[Event], first: int, second: int) -> None:
+    """Other delays, another interleaving and other slices: the same sessions, letters, profiles and fates."""
+    one, other = _log(events, first), _log(events, second)
+    left, right = run(one, seed=first), run(other, seed=second, max_slice=40)
+    assert left.outputs.final() == right.outputs.final()
+    assert left.outputs.letters(topics.UNJOINED) == right.outputs.letters(topics.UNJOINED)
+    assert left.fates == right.fates
+    _assert_conserved(one, left)
+
+
+@_laws
+@given(shop_days(), _seeds)
+def test_the_batch_oracle_agrees(events: list[Event], seed: int) -> None:
+    log = _log(events, seed)
+    result = run(log, seed=seed)
+    verdict = verify([*log.events(), *result.outputs.records], SETTINGS)
+    assert verdict.expected == sum(record.topic == topics.IMPRESSIONS for record in log.events())
+    assert verdict.is_equal, verdict
+    assert verdict.misplaced_orphans == 0
+
+
+@_laws
+@given(shop_days(), _seeds, st.floats(0.1, 1.0))
+def test_duplicates_change_no_session(events: list[Event], seed: int, share: float) -> None:
+    """Copies at other offsets are counted and otherwise ignored."""
+    clean = run(_log(events, seed), seed=seed)
+    rng = np.random.default_rng(seed)
+    copies = [event for event in events if rng.random() < share]
+    log = _log(events + copies, seed + 1)
+    doubled = run(log, seed=seed)
+    assert doubled.outputs.final() == clean.outputs.final()
+    assert doubled.fates["joined"] == clean.fates["joined"]
+    assert set(doubled.outputs.letters(topics.UNJOINED)) == set(clean.outputs.letters(topics.UNJOINED))
+    _assert_conserved(log, doubled)
+
+
+@_laws
+@given(shop_days(), _seeds, st.lists(st.integers(1, 60), min_size=1, max_size=3))
+def test_crashes_change_nothing(events: list[Event], seed: int, crashes: list[int]) -> None:
+    """Killed anywhere, rows ahead of the progress row by any prefix, restarted from any older commit."""
+    log = _log(events, seed)
+    calm, killed = run(log, seed=seed), run_with_crashes(log, crashes, seed=seed)
+    assert killed.outputs.final() == calm.outputs.final()
+    assert killed.outputs.letters(topics.UNJOINED) == calm.outputs.letters(topics.UNJOINED)
+    assert killed.outputs.profiles() == calm.outputs.profiles()
+    assert killed.fates == calm.fates
+    _assert_conserved(log, killed)
+
+
+@_laws
+@given(shop_days(), _seeds)
+def test_a_whole_partition_read_again_changes_nothing(events: list[Event], seed: int) -> None:
+    log = _log(events, seed)
+    result = run(log, seed=seed)
+    before, counters = result.outputs.final(), dict(result.join.counters)
+    again = result.tables.copy().join()
+    for name in topics.INPUTS:
+        result.outputs.take(again.apply(log.records[name]))
+    assert result.outputs.final() == before
+    assert again.counters == counters
+
+
+@_laws
+@given(shop_days(), _seeds)
+def test_nothing_stays_behind(events: list[Event], seed: int) -> None:
+    result = run(_log(events, seed), seed=seed)
+    assert result.tables.hot == {}
+    assert result.tables.warm == {}
+    assert result.join.state_bytes == {"hot": 0, "warm": 0}
+    assert result.join.open_sessions == result.join.waiting_events == 0
+
+
+@pytest.mark.parametrize("crash_after", range(1, 80, 3))
+def test_a_crash_after_each_slice_of_one_order(crash_after: int) -> None:
+    """One list, click, late click, order and refund, killed at every third slice."""
+    order = purchase(1, None, ["item-1"], at_s=200)
+    events: list[Event] = [
+        impression(1),
+        click(1, 1, "item-1", at_s=100),
+        click(2, 1, "item-2", at_s=1_000),
+        order,
+        reversal(order, 1, after_s=3_000),
+    ]
+    log = _log(events, 7)
+    calm, killed = run(log, seed=1, max_slice=2), run_with_crashes(log, [crash_after], seed=crash_after)
+    assert killed.outputs.final() == calm.outputs.final()
+    assert killed.fates == calm.fates == {"produced": 5, "joined": 5, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
