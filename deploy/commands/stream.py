@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json
+from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
-from stream.bus import Broker, KafkaSettings
+from stream.bus import Broker, KafkaSettings, Record
 
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)
@@ -111,6 +112,47 @@ def export(
         console.print(f"{num_rows} rows written to {out}", highlight=False, soft_wrap=True)
 
 
+@app.command("recount")
+def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """Recount every event from the topics alone; exit code 3 when the sum does not close."""
+    from stream.join import JoinSettings
+    from stream.recount import recount as count
+
+    called = context(ctx)
+    counted = count(_all_records(_broker(called)), called.settings.get("join", JoinSettings))
+    if as_json:
+        print_json({**asdict(counted), "is_closed": counted.is_closed})
+    else:
+        rows = [(name, number) for name, number in asdict(counted).items() if name != "reasons"]
+        print_table("Events by fate", ("fate", "events"), [*rows, *sorted(counted.reasons.items())])
+        console.print("closed" if counted.is_closed else "[bold red]not closed[/]")
+    if not counted.is_closed:
+        raise typer.Exit(int(Exit.HEALTH))
+
+
+@app.command("verify")
+def verify(
+    ctx: typer.Context,
+    from_ts: Annotated[int, typer.Option("--from", help="Epoch milliseconds; earlier sessions are left out.")] = 0,
+    to_ts: Annotated[int | None, typer.Option("--to", help="Epoch milliseconds; later sessions are left out.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute the sessions again in batch and compare them with the emitted ones; exit code 3 on a difference."""
+    from stream.join import JoinSettings
+    from stream.verify import verify as compare
+
+    called = context(ctx)
+    verdict = compare(
+        _all_records(_broker(called)), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
+    )
+    if as_json:
+        print_json({**asdict(verdict), "is_equal": verdict.is_equal})
+    else:
+        console.print(verdict, highlight=False)
+    if not verdict.is_equal:
+        raise typer.Exit(int(Exit.HEALTH))
+
+
 @replay_app.command("trivago")
 def replay_trivago(
     ctx: typer.Context,
@@ -132,6 +174,16 @@ def replay_trivago(
     else:
         counts = ", ".join(f"{number} {topic}" for topic, number in summary.produced.items())
         console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
+
+
+def _all_records(broker: Broker) -> Iterator[Record]:
+    from stream import topics
+    from stream.bus import read_to_end
+
+    names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
+    _require_topics(broker, names)
+    for name in names:
+        yield from read_to_end(broker, name)
 
 
 def _require_topics(broker: Broker, names: list[str]) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from stream import topics
 from stream.bus import Broker, end_offsets, read_to_end
+from stream.recount import recount
+from stream.session import Progress, decode
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import (
     START_TS,
@@ -70,11 +72,13 @@ def _check(broker: Broker) -> None:
     counted = _newest_counters(broker)
     produced = sum(end_offsets(broker, topics.EVENT_TOPICS).values())
     assert counted["produced"] == counted["joined"] == produced
+    names = (*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
+    recounted = recount(record for name in names for record in read_to_end(broker, name))
+    assert recounted.is_closed
+    assert recounted.produced == recounted.joined == produced
 
 
 def _newest_counters(broker: Broker) -> dict[str, int]:
-    from stream.session import Progress, decode
-
     newest: dict[int, Progress] = {}
     for record in read_to_end(broker, topics.SESSIONS):
         decoded = decode(record.value or b"")

@@ -1,0 +1,118 @@
+"""Which broker is chosen, what is refused, and a local Kafka that is killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from deploy import broker as choice
+from deploy.broker import resolve
+from stream import topics
+from stream.bus import Broker, KafkaSettings, Producer, answers, create_topics, partition_counts, read_to_end
+from stream.errors import BusError, ConfigError
+from tests.harness.kafka import JARS, PARTITIONS, local_kafka
+
+
+def test_an_address_on_this_machine_is_taken_as_it_is(tmp_path: Path) -> None:
+    for address in ("127.0.0.1:9092", "localhost:1,127.0.0.1:2", "[::1]:9092"):
+        assert resolve(KafkaSettings(broker=address), tmp_path) == Broker(bootstrap=address)
+
+
+@pytest.mark.parametrize("address", ["kafka", "kafka:", ":9092", "host:port", "memory@", "127.0.0.1:1,x"])
+def test_what_is_no_address_is_named(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        resolve(KafkaSettings(broker=address), tmp_path)
+
+
+def test_plain_text_over_a_network_needs_a_word(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"kafka\.allow_plaintext"):
+        resolve(KafkaSettings(broker="127.0.0.1:1,kafka.example:9092"), tmp_path)
+    allowed = resolve(KafkaSettings(broker="kafka.example:9092", allow_plaintext=True), tmp_path)
+    assert allowed.bootstrap == "kafka.example:9092"
+
+
+def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
+    settings = KafkaSettings(
+        broker="kafka.example:9093",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="SCRAM-SHA-256",
+        username="shelfwise",
+        password="secret",
+    )
+    broker = resolve(settings, tmp_path)
+    assert broker.client_config() == {
+        "bootstrap_servers": ["kafka.example:9093"],
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-256",
+        "sasl_plain_username": "shelfwise",
+        "sasl_plain_password": "secret",
+    }
+    assert "secret" not in repr(broker)
+    with pytest.raises(ValueError, match="needs sasl_mechanism and username"):
+        KafkaSettings(security_protocol="SASL_SSL")
+
+
+def test_memory_is_hosted_here_and_warned_about(tmp_path: Path) -> None:
+    lines: list[str] = []
+    broker = resolve(KafkaSettings(broker="memory", partitions=PARTITIONS), tmp_path, lines.append)
+    try:
+        assert broker.memory
+        assert any("nothing is durable" in line for line in lines)
+        assert partition_counts(broker)[topics.CLICKS] == PARTITIONS
+        other = resolve(KafkaSettings(broker=f"memory@{broker.bootstrap}"), tmp_path)
+        assert other == broker
+    finally:
+        choice._hosted.pop().close()
+
+
+def test_without_java_auto_falls_back_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines: list[str] = []
+    assert resolve(KafkaSettings(partitions=PARTITIONS), tmp_path, lines.append).memory
+    choice._hosted.pop().close()
+    assert "no Java 17" in lines[0]
+    with pytest.raises(BusError, match="needs Java 17"):
+        resolve(KafkaSettings(broker="local", port=0), tmp_path, lines.append)
+
+
+@pytest.mark.kafka
+@pytest.mark.system
+def test_records_survive_a_killed_broker(tmp_path: Path) -> None:
+    kafka = local_kafka(tmp_path / "kafka")
+    broker = kafka.start()
+    try:
+        create_topics(broker, PARTITIONS)
+        with Producer(broker) as producer:
+            for number in range(1_000):
+                producer.send(topics.CLICKS, key=b"c%d" % number, value=b"%d" % number)
+        killed = kafka.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+
+        # Another object, as another command would: it finds the folder, not the process.
+        again = local_kafka(tmp_path / "kafka")
+        assert again.start() == broker
+        assert again.pid not in {None, killed}
+        assert sorted(int(r.value or b"") for r in read_to_end(broker, topics.CLICKS)) == list(range(1_000))
+    finally:
+        assert local_kafka(tmp_path / "kafka").stop()
+    assert not answers(broker)
+    assert not kafka.stop(), "a second stop finds nothing"
+
+
+@pytest.mark.kafka
+def test_a_stop_never_signals_a_process_that_is_not_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    (folder / "kafka.pid").write_text(str(os.getpid()))
+    assert not local_kafka(folder).stop()
+    assert local_kafka(folder).status().pid is None
+
+
+def test_the_recorded_jars_are_those_of_the_pinned_release() -> None:
+    from deploy.kafka.jars import expected
+
+    assert "kafka_2.13-4.3.1.jar" in expected()
+    assert "log4j-slf4j-impl-2.25.4.jar" in expected()
+    assert JARS.name == "jars"
