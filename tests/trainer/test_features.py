@@ -149,7 +149,8 @@ def test_relative_columns_by_hand() -> None:
 def test_request_and_session_give_the_same_arrays(seed: int) -> None:
     served_list = served(seed, KNOWN)
     shown = np.random.default_rng(seed).permutation(len(served_list.item_ids)).tolist()
-    of_session = example_from_session(served_list.session(shown, orders=[0], clicks=[0, 1]), KNOWN)
+    session = served_list.session(shown, orders=[0], clicks=[0, 1], gross_minor=700)
+    of_session = example_from_session(session, KNOWN)
     of_request = served_list.example()
     labels = {"click", "conv", "money", "index", "session_id"}
     for field in dataclasses.fields(SessionExample):
@@ -162,6 +163,8 @@ def test_request_and_session_give_the_same_arrays(seed: int) -> None:
         else:
             assert ours == theirs, field.name
     assert of_session.click.tolist() == [1, 1] + [0] * (len(shown) - 2)
+    assert of_session.conv.tolist() == [1] + [0] * (len(shown) - 1)
+    assert of_session.money.tolist() == [700] + [0] * (len(shown) - 1)
     assert [shown[row] for row in of_session.index] == list(range(min(len(shown), N_MAX)))
 
 
