@@ -195,7 +195,12 @@ class _Demo:
         url = configured or f"sqlite:///{self._home / 'shelfwise.db'}"
         schema.upgrade(url)
         engine = db.create(url)
-        self._tools.say(f"database {engine.url.render_as_string(hide_password=True)}")
+        shown = engine.url.render_as_string(hide_password=True)
+        with engine.connect() as connection:
+            is_used = connection.execute(select(sink_offsets.c.topic).limit(1)).first() is not None
+        if is_used or ExperimentStore(engine).list():
+            raise ConfigError(f"database.url = {shown}: the demo wants an empty database, this one holds experiments")
+        self._tools.say(f"database {shown}")
         return engine, url
 
     def _experiment(self) -> str:
