@@ -26,6 +26,7 @@ from serving.swap import Updater, Versions
 from stream import db, topics
 from stream.bus import Broker
 from stream.catalogue import Catalogue
+from stream.errors import ConfigError
 from stream.profiles import Profiles
 from trainer.registry import Registry
 
@@ -99,11 +100,32 @@ def pepper(settings: ServingSettings, folder: Path, sources: Sources) -> bytes:
     return path.read_bytes()
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket whose connections answer without Nagle's delay.
+
+    Raises:
+        ConfigError: If the address is unknown or taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio switches Nagle off only where the protocol is spelled out; an answer would wait 40 ms for an ACK.
+        bound = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"serving.host = {host}, serving.port = {port}: {error.strerror or error}") from error
+    return bound
+
+
 def serve(service: Service, on_ready: Callable[[int], None] | None = None) -> None:
     """Listen until SIGTERM or SIGINT; `on_ready` is told the port once requests are accepted.
 
     Raises:
-        OSError: If the address is taken.
+        ConfigError: If the address is unknown or taken.
     """
     settings = service.settings
     config = uvicorn.Config(
@@ -116,7 +138,7 @@ def serve(service: Service, on_ready: Callable[[int], None] | None = None) -> No
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=30,
     )
-    listening = socket.create_server((settings.host, settings.port), reuse_port=False)
+    listening = listen(settings.host, settings.port)
     # uvicorn raises the signal again after its clean stop; the process then ends by returning, with code 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,6 @@
 """A service on a real socket, in a thread of the test process."""
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import httpx
 import uvicorn
 
 from serving.app import create
+from serving.run import listen
 from serving.service import Service
 
 LIMIT_S = 60.0
@@ -19,7 +19,7 @@ LIMIT_S = 60.0
 @contextmanager
 def live(service: Service) -> Iterator[str]:
     """Run the service and yield its address once it is ready."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     config = uvicorn.Config(create(service), log_config=None, access_log=False, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from serving.client import UnreachableError, rank
 from serving.settings import ServingSettings
 from stream import catalogue
 from stream.bus import Broker, Producer, read_to_end
-from stream.errors import SchemaError
+from stream.errors import ConfigError, SchemaError
 from stream.events import Impression
 from stream.topics import IMPRESSIONS
 from tests.serving.live import live, wait_ready
@@ -55,6 +56,34 @@ def test_the_pepper_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert len(first) == run.PEPPER_BYTES
     assert (tmp_path / "pepper").stat().st_mode & 0o077 == 0
     assert run.pepper(ServingSettings(pepper="mine"), tmp_path, run.SYSTEM) == b"mine"
+
+
+def test_connections_answer_without_delay() -> None:
+    async def no_delay() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def seen(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(
+                writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            )
+            writer.close()
+
+        with run.listen("127.0.0.1", 0) as bound:
+            async with await asyncio.start_server(seen, sock=bound) as server:
+                _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                found = await accepted
+                writer.close()
+                await writer.wait_closed()
+                return found
+
+    assert asyncio.run(no_delay()) == 1
+
+
+def test_a_taken_address_is_a_configuration_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConfigError, match=str(port)):
+            run.listen("127.0.0.1", port)
 
 
 def test_the_client_ranks_and_names_what_is_refused(tmp_path: Path) -> None:
