@@ -45,6 +45,7 @@ check: setup-dev ## Check format, lint, types and imports
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/shelfwise grafana lint
 
 system: setup-dev servers ## Run the slower tests on real processes
 	@$(BIN)/python -m pytest -m system

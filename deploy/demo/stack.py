@@ -13,6 +13,8 @@ JOINER = "joiner"
 SINK = "sink"
 SERVING = "serving"
 SHOPPERS = "shoppers"
+# Two cores carry the whole loop here, so a model may wait longer for its turn than in a service of its own.
+SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,7 @@ def sink(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
 
 def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     """Return the ranking service; simulated time comes with the requests."""
-    return _child(SERVING, ("serving", "run", "--port", str(ports.serving), "--trust-event-ts"), env, logs)
+    return _child(SERVING, ("serving", "run", "--port", str(ports.serving), *SERVING_FLAGS), env, logs)
 
 
 def trainer(arm: Arm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:
