@@ -476,15 +476,19 @@ class Join:
         order_key = rows.order_key(conversion.client_id, conversion.transaction_id, ordered.line_id)
         stored = self._warm.get(order_key)
         order = rows.unpack_order(stored) if stored is not None else None
+        if order is not None and order.offset >= self._clock.next.get(topics.CONVERSIONS, 0):
+            order = None  # after a crash: its record is still to be read again
         if conversion.action_name != "purchase":
             return self._place_reversal(conversion, ordered, order, source, final=final)
         if order is not None:
-            # After a crash the row may come from the very record in hand: then it says where it belongs.
-            same = order.offset == source.offset
-            placed = self._deal(conversion, ordered, order.query_id, source, "query_id", order=order)
-            if not placed:
-                self._count(fates.DUPLICATE if not same else fates.JOINED)
-            return True
+            placed = self._deal(conversion, ordered, order.query_id, source, order.link, order=order)
+            if order.offset != source.offset:
+                if not placed:
+                    self._count(fates.DUPLICATE)
+                return True
+            # After a crash the row comes from the record in hand and says where it belongs, once that is open again.
+            if placed:
+                return True
         query_id = ordered.query_id or conversion.query_id
         if query_id is not None and self._deal(conversion, ordered, query_id, source, "query_id"):
             return True
@@ -572,7 +576,7 @@ class Join:
         joined = self._count_merge(verdict)
         if conversion.action_name != "purchase" or verdict is Merge.DUPLICATE:
             return
-        order = Order(query_id, deal.item, conversion.event_ts, conversion.event_id, deal.offset)
+        order = Order(query_id, deal.item, conversion.event_ts, conversion.event_id, deal.offset, deal.link)
         expiry_ts = max(conversion.event_ts + self._refund_ms, impression_ts + self._attribution_ms) + self._slack_ms
         key = rows.order_key(conversion.client_id, conversion.transaction_id, ordered.line_id)
         self._warm.put(key, rows.pack_warm(expiry_ts, order))

@@ -70,6 +70,7 @@ class Order(Struct, frozen=True, array_like=True):
     event_ts: int
     event_id: str
     offset: int
+    link: str
 
 
 class Snapshot(Struct, frozen=True, array_like=True):
