@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from stream import session
-from stream.events import Assignment, Impression
+from stream.events import Features
 from stream.join import labels as labelling
 from stream.join.labels import Labels
 from stream.session import AssignedArm, Session
@@ -46,7 +46,47 @@ class Identity(Struct):
     client_id: str
 
 
-_impressions = msgspec.json.Decoder(Impression)
+class _Items(Struct):
+    object_id: list[str]
+    rank_in: list[int]
+    price_minor: list[int]
+    score: list[float] | None = None
+    propensity: list[float] | None = None
+
+
+class _Query(Struct):
+    hash: str
+    category: str | None = None
+
+
+class _Assignment(Struct):
+    layer: str
+    experiment: str
+    arm: str
+    epoch: int
+    bucket: int
+
+
+class _Shown(Struct):
+    """An impression as `stream.events` has it, without the checks that it passed on arrival."""
+
+    event_ts: int
+    client_id: str
+    query_id: str
+    query: _Query
+    currency: str
+    items: _Items
+    session_id: str | None = None
+    user_id: str | None = None
+    features: Features | None = None
+    assignment: list[_Assignment] = []
+    lineage: str | None = None
+    version: str | None = None
+    fallback: str | None = None
+    triggered: bool | None = None
+
+
+_impressions = msgspec.json.Decoder(_Shown)
 _heads = msgspec.json.Decoder(ListHead)
 _identities = msgspec.json.Decoder(Identity)
 
@@ -146,5 +186,5 @@ def build(
     )
 
 
-def _arm(assigned: Assignment) -> AssignedArm:
+def _arm(assigned: _Assignment) -> AssignedArm:
     return AssignedArm(assigned.layer, assigned.experiment, assigned.epoch, assigned.arm, assigned.bucket)

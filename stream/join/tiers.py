@@ -69,6 +69,12 @@ class WarmTier(Tier):
             self.size_bytes += self._sizes[key]
             heappush(self._heap, (rows.expiry_of(value), key))
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return the row as of now; storage is not asked for a row it does not have."""
+        if key in self._touched:
+            return self._touched[key]
+        return self._stored.get(key) if key in self._sizes else None
+
     def expired(self, clock_ts: int) -> Iterator[tuple[bytes, int]]:
         """Yield key and expiry of rows whose time is over; a row that was extended meanwhile stays."""
         while self._heap and self._heap[0][0] <= clock_ts:

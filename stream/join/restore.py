@@ -1,0 +1,95 @@
+"""Returns a join to what its progress row claims, whatever rows run ahead of it.
+
+Rows ahead come from slices that were in flight when the process died. Impressions and waiting events ahead are
+dropped, as their records will be read again; labels ahead stay, as merging their records again changes nothing.
+What was settled is told from the rows alone: by the watermark, or by an impression that had arrived.
+
+Source: STREAM.md 5.
+"""
+
+from stream import topics
+from stream.events import Click, Conversion
+from stream.join import decode, rows, sessions
+from stream.join.labels import Labels
+from stream.join.state import OpenQuery, State, Waiting
+from stream.join.watermark import Clock
+
+
+def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None:
+    """Rebuild the indexes of `state` from its rows, given the clock of the progress row."""
+    hot = dict(state.hot.items())
+    seen: dict[str, OpenQuery] = {}
+    for key, value in hot.items():
+        if key[:1] == b"i":
+            labels = hot.get(b"l" + key[1:])
+            query = _query(key, value, window_ms, rows.unpack_labels(labels) if labels is not None else None)
+            if query.offset >= clock.next.get(topics.IMPRESSIONS, 0):
+                state.retire(key)
+                continue
+            seen[query.query_id] = query
+            if query.close_ts > clock.watermark_ts:
+                state.open_query(query)
+            else:
+                state.retire(key)
+    for key, value in hot.items():
+        if key[:1] == b"l" and key[1:].decode() not in state.open:
+            state.retire(key)
+        elif key[:1] == b"w":
+            waiting = _waiting(key, value, wait_ms)
+            ahead = waiting.source.offset >= clock.next.get(waiting.topic, 0)
+            if ahead or waiting.deadline_ts <= clock.watermark_ts or _was_placed(waiting, seen, hot):
+                state.retire(key)
+            else:
+                state.remember(key, waiting)
+    for key, value in state.warm.items():
+        if key[:1] in {b"c", b"e"}:
+            state.learn_closed(key, value)
+
+
+def click_deadline(click: Click, wait_ms: int) -> int:
+    """Return when a click is decided: an inferred link needs only lists up to the click, and comes before the close."""
+    return click.event_ts + 1 + (wait_ms if click.query_id is not None else 0)
+
+
+def line_deadline(conversion: Conversion, wait_ms: int) -> int:
+    """Return when an order line is decided."""
+    return conversion.event_ts + 1 + wait_ms
+
+
+def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:
+    source = rows.unpack_source(value)
+    shown = sessions.identity(source.raw)
+    return OpenQuery(
+        query_id=key[1:].decode(),
+        client_id=shown.client_id,
+        event_id=shown.event_id,
+        event_ts=shown.event_ts,
+        close_ts=shown.event_ts + window_ms,
+        offset=source.offset,
+        append_ts=source.append_ts,
+        labels=labels,
+    )
+
+
+def _waiting(key: bytes, value: bytes, wait_ms: int) -> Waiting:
+    _, topic, _, line = key.decode().split(":")
+    source = rows.unpack_source(value)
+    if topic == topics.CLICKS:
+        click = decode.click(source.raw)
+        return Waiting(topic, click, int(line), source, click_deadline(click, wait_ms))
+    conversion = decode.conversion(source.raw)
+    return Waiting(topic, conversion, int(line), source, line_deadline(conversion, wait_ms))
+
+
+def _was_placed(waiting: Waiting, seen: dict[str, OpenQuery], hot: dict[bytes, bytes]) -> bool:
+    """Return whether the arrival of its impression had settled a waiting event before the restart."""
+    query = seen.get(waiting.query_id or "")
+    event = waiting.event
+    if query is None or event.event_ts >= query.close_ts:
+        return False
+    if isinstance(event, Click):
+        return True
+    if query.client_id != event.client_id or event.action_name != "purchase":
+        return False
+    shown = sessions.head(rows.raw_of(hot[rows.impression_key(query.query_id)]))
+    return event.items[waiting.line].object_id in shown.items.object_id
