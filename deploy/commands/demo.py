@@ -24,7 +24,7 @@ def run(
     ] = 4.0,
     seed: int = 1,
     partitions: Annotated[int, typer.Option(help="Partitions of the topics with client keys.")] = 4,
-    publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 3_600,
+    publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
     as_json: JsonFlag = False,
 ) -> None:
     """Start a broker, shoppers, joiner, two trainers and serving; end with lifts and the conservation of events."""

@@ -214,6 +214,8 @@ class _Demo:
             "SHELFWISE_BROKER": address,
             "SHELFWISE_DATABASE": url,
             "SHELFWISE_KAFKA__PARTITIONS": str(self._options.partitions),
+            # Simulated time passes hundreds of times faster: a second of lag is no reason to stop learning.
+            "SHELFWISE_JOIN__HOLD_BEHIND_S": "86400",
             "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
             "SHELFWISE_TRAINER__CHECKPOINT_S": str(self._options.publish_s // 2),
             "SHELFWISE_TRAINER__VECTOR_WIDTH": "16",

@@ -323,7 +323,13 @@ class Join:
             return
         self._emitted_ts, self._emitted_watermark_ts = now_ts, watermark_ts
         counters = dict(self._ledger.counters)
-        state = health.measure(counters, self._snapshots, now_ts=now_ts, watermark_ts=watermark_ts)
+        state = health.measure(
+            counters,
+            self._snapshots,
+            now_ts=now_ts,
+            watermark_ts=watermark_ts,
+            max_behind_ms=self._settings.hold_behind_s * 1_000,
+        )
         self._snapshots = health.remember(self._snapshots, counters, now_ts)
         record = session.Progress(
             partition=self._partition,

@@ -14,7 +14,6 @@ STEP_MS = 60_000
 MIN_EVENTS = 200
 MAX_DEAD_SHARE = 0.005
 MIN_JOIN_RATE = 0.95
-MAX_BEHIND_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,9 @@ class Health:
     hold: list[str]
 
 
-def measure(counters: Mapping[str, int], past: Sequence[Snapshot], *, now_ts: int, watermark_ts: int) -> Health:
+def measure(
+    counters: Mapping[str, int], past: Sequence[Snapshot], *, now_ts: int, watermark_ts: int, max_behind_ms: int
+) -> Health:
     """Return the health of a partition.
 
     Args:
@@ -42,6 +43,7 @@ def measure(counters: Mapping[str, int], past: Sequence[Snapshot], *, now_ts: in
         past: Snapshots of the last minutes, oldest first.
         now_ts: Clock of the partition.
         watermark_ts: Its watermark, 0 if unknown.
+        max_behind_ms: How far the watermark may fall behind the clock before training is held.
     """
     before = past[0].counters if past else {}
 
@@ -56,7 +58,7 @@ def measure(counters: Mapping[str, int], past: Sequence[Snapshot], *, now_ts: in
         hold.append("dead_share")
     if clicks + late + orphan >= MIN_EVENTS and join_rate < MIN_JOIN_RATE:
         hold.append("join_rate")
-    if watermark_ts and now_ts - watermark_ts > MAX_BEHIND_MS:
+    if watermark_ts and now_ts - watermark_ts > max_behind_ms:
         hold.append("watermark_behind")
     return Health(
         coverage=_share(clicks, clicks + late, 1.0),

@@ -27,6 +27,8 @@ class JoinSettings:
         profile_idle_s: A profile without a behaviour for this long is deleted.
         warm_max_bytes: Size of the warm rows of one partition; the oldest sessions beyond it are evicted.
         progress_s: Interval of the progress records, in seconds of `now` or of the watermark.
+        hold_behind_s: A watermark this far behind `now` holds training; with a driver's clock, which runs faster than
+            time, it wants to be larger.
         retire_slices: Rows are deleted this many slices after they were settled, so that a crash with fewer slices
             in flight never meets a deletion whose cause it has lost.
         ticks: Who writes ticks: `worker` (live) or `driver` (marketplace and replays, with their own clock).
@@ -48,6 +50,7 @@ class JoinSettings:
     profile_idle_s: int = 2_419_200
     warm_max_bytes: int = 1_073_741_824
     progress_s: int = 5
+    hold_behind_s: int = 300
     retire_slices: int = 128
     ticks: str = "worker"
 
