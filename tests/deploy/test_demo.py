@@ -1,0 +1,199 @@
+"""The parts of the demo that need no running loop: its books, ports, database, lock and schema."""
+
+import fcntl
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+
+from abtest.store import Arm, ExperimentStore
+from deploy import configuration, schema
+from deploy.configuration import Context
+from deploy.demo import outcome, stack
+from deploy.demo.run import Options, Tools, run
+from deploy.demo.scrape import ScrapeError, fetch, parse
+from deploy.demo.stack import ARMS, CONTROL, Ports, choose_ports
+from deploy.demo.summary import (
+    FATES,
+    Conservation,
+    DemoSummary,
+    LiftRow,
+    LineageSummary,
+    closes,
+    json_schema,
+)
+from stream import db, settings
+from stream.bus import Broker
+from stream.errors import ConfigError
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "schemas" / "demo-summary.json"
+OPTIONS = Options(hours=0.1, rate=100, conversion_boost=1, seed=7, partitions=4, publish_s=600)
+BOOKS = {"joined": 5, "duplicate": 1, "late": 1, "orphan": 2, "dead": 1, "open": 0}
+
+
+def test_books_close_when_both_counts_agree_and_add_up() -> None:
+    assert closes(10, BOOKS, BOOKS)
+    assert closes(10, BOOKS, {fate: count for fate, count in BOOKS.items() if count})
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_books_do_not_close_when_one_event_is_missing(fate: str) -> None:
+    short = BOOKS | {fate: BOOKS[fate] - 1}
+    assert not closes(10, short, BOOKS)
+    assert not closes(10, BOOKS, short)
+    assert not closes(10, short, short)
+
+
+def test_books_do_not_close_when_an_event_changes_its_fate() -> None:
+    moved = BOOKS | {"joined": 4, "orphan": 3}
+    assert sum(moved.values()) == 10
+    assert not closes(10, moved, BOOKS)
+
+
+def test_the_committed_schema_is_the_summarys() -> None:
+    fresh = msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n"
+    assert COMMITTED.read_bytes() == fresh, f"write deploy.demo.summary.json_schema() to {COMMITTED}"
+
+
+def test_an_encoded_summary_follows_the_committed_schema() -> None:
+    document = msgspec.json.decode(outcome.encode(_summary()))
+    validator = jsonschema.Draft202012Validator(msgspec.json.decode(COMMITTED.read_bytes()))
+    assert list(validator.iter_errors(document)) == []
+    assert document["lifts"][0]["lift"] is None, "what is undefined is null, not zero"
+    del document["conservation"]["closed"]
+    (fault,) = validator.iter_errors(document)
+    assert "'closed' is a required property" in fault.message
+
+
+def test_free_ports_are_kept() -> None:
+    notes: list[str] = []
+    wanted = _free_ports()
+    assert choose_ports(wanted, notes.append) == wanted
+    assert notes == []
+
+
+def test_a_port_in_use_is_replaced_and_told() -> None:
+    notes: list[str] = []
+    wanted = _free_ports()
+    with _listening(wanted.serving):
+        chosen = choose_ports(wanted, notes.append)
+    assert (chosen.joiner, chosen.sink, chosen.trainers) == (wanted.joiner, wanted.sink, wanted.trainers)
+    assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers}
+    assert notes == [f"port {wanted.serving} is in use: serving takes {chosen.serving}"]
+
+
+def test_one_port_wanted_twice_is_given_once() -> None:
+    port = _free_ports().joiner
+    chosen = choose_ports(Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), lambda _line: None)
+    assert chosen.joiner == port
+    assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers}) == 5
+
+
+def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
+    ports = _free_ports()
+    children = [
+        (stack.joiner({}, tmp_path, ports), ports.joiner),
+        (stack.sink({}, tmp_path, ports), ports.sink),
+        (stack.serving({}, tmp_path, ports), ports.serving),
+        (stack.trainer(ARMS[1], 3, {}, tmp_path, ports.trainers[1]), ports.trainers[1]),
+    ]
+    assert all(str(port) in child.argv and child.restart for child, port in children)
+    shoppers = stack.shoppers({}, tmp_path, ports)
+    assert f"http://127.0.0.1:{ports.serving}" in shoppers.argv
+    assert not shoppers.restart
+
+
+def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
+    left = tmp_path / "demo" / "summary.json"
+    left.parent.mkdir()
+    left.write_text("{}")
+    with (tmp_path / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=r"another demo holds .*demo\.lock"):
+            run(_context(tmp_path, {}), OPTIONS, _tools([]))
+    assert left.exists(), "what the other demo writes is not touched"
+
+
+def test_a_database_with_an_experiment_is_refused(tmp_path: Path, memory_broker: Broker) -> None:
+    url = f"sqlite:///{tmp_path / 'mine.db'}"
+    schema.upgrade(url)
+    engine = db.create(url)
+    arms = [Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == CONTROL, policy=None) for arm in ARMS]
+    ExperimentStore(engine).create(key="mine", arms=arms, now_ts=1)
+    left = tmp_path / "demo" / "logs" / "joiner.log"
+    left.parent.mkdir(parents=True)
+    left.write_text("of an earlier demo")
+    flags = {"kafka.broker": f"memory@{memory_broker.bootstrap}", "database.url": url}
+    with pytest.raises(ConfigError, match=r"wants an empty database"):
+        run(_context(tmp_path, flags), OPTIONS, _tools([]))
+    assert [found.key for found in ExperimentStore(engine).list()] == ["mine"]
+    engine.dispose()
+    assert not left.exists(), "what an earlier demo left is removed"
+
+
+def test_samples_are_summed_over_labels() -> None:
+    found = parse('a_total{x="1",y="p"} 2\na_total{x="1",y="q"} 3\na_total{x="2",y="q"} 5\n')
+    assert found.total("a_total", x="1") == 5
+    assert found.total("a_total", x="1", y="q") == 3
+    assert found.total("b_total") == 0
+    assert found.has("a_total")
+    assert not found.has("b_total")
+
+
+def test_a_silent_port_is_an_error_of_ours() -> None:
+    with pytest.raises(ScrapeError, match=r"http://127\.0\.0\.1:\d+/metrics"):
+        fetch(_free_ports().joiner, "/metrics")
+
+
+def _context(home: Path, flags: Mapping[str, object]) -> Context:
+    resolved = settings.load(
+        configuration.SECTIONS, toml="", toml_name="", environment={}, aliases=configuration.ALIASES, flags=flags
+    )
+    return Context(home=home, settings=resolved, config_file=None)
+
+
+def _tools(notes: list[str]) -> Tools:
+    return Tools(
+        monotonic_s=lambda: 0.0, jitter=lambda: 0.0, sleep=lambda _seconds: None, say=notes.append, environment={}
+    )
+
+
+def _free_ports() -> Ports:
+    probes = [socket.socket() for _ in range(5)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    joiner, sink, serving, *trainers = (int(probe.getsockname()[1]) for probe in probes)
+    for probe in probes:
+        probe.close()
+    return Ports(joiner=joiner, sink=sink, serving=serving, trainers=tuple(trainers))
+
+
+@contextmanager
+def _listening(port: int) -> Iterator[None]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        yield
+
+
+def _summary() -> DemoSummary:
+    return DemoSummary(
+        shelfwise="0.1.0",
+        broker="127.0.0.1:9092",
+        seed=1,
+        searches=10,
+        simulated_hours=0.5,
+        conservation=Conservation(produced=10, by_counters=BOOKS, by_recount=BOOKS, closed=True),
+        sessions_in_topic=5,
+        sessions_in_sql=5,
+        versions=[LineageSummary(lineage="prm", arm="control", published=2, served=2)],
+        experiment="demo-1",
+        lifts=[LiftRow(metric="cvr", control=0.0, treatment=0.1, lift=None, lo=None, hi=None, p=None)],
+        sample_ratio_p=None,
+        report_html="report.html",
+        seconds={"total": 1.0},
+    )
