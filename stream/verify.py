@@ -44,7 +44,7 @@ class Verdict:
         missing: Expected but not emitted.
         extra: Emitted but not expected.
         differing: Both, with other evidence or labels.
-        misplaced_orphans: Records in `unjoined` as orphans that the oracle would join.
+        misplaced_orphans: Pieces of evidence that the oracle would gain by joining what lies in `unjoined` as orphans.
         examples: Query ids of up to 20 differences.
     """
 

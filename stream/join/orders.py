@@ -47,7 +47,7 @@ class Orders:
             return False
         clicked = self._last_click(conversion, ordered)
         if clicked is None or not self._deal(conversion, ordered, clicked, source, "last_click"):
-            self._lose(conversion, ordered, source, *self._reason_unplaced(query_id))
+            self._lose(conversion, ordered, source, *self._reason_unplaced(conversion, query_id))
         return True
 
     def _known_order(self, conversion: Conversion, ordered: OrderLine) -> Order | None:
@@ -148,17 +148,26 @@ class Orders:
                 return clicked.query_id
         return None
 
-    def _reason_unplaced(self, query_id: str | None) -> tuple[str, str]:
+    def _reason_unplaced(self, conversion: Conversion, query_id: str | None) -> tuple[str, str]:
         if query_id is None:
             return "no_click", "no click of the client on the item"
         if self._state.was_evicted(query_id):
             return "evicted", "the session was dropped for space"
-        if query_id in self._state.open or self._state.was_closed(query_id):
+        query = self._state.open.get(query_id)
+        correction = self._state.find_session(query_id) if query is None else None
+        if query is not None:
+            client_id, last_ts = query.client_id, query.close_ts - 1
+        elif correction is not None:
+            client_id, last_ts = correction.session.client_id, correction.session.event_ts + self._attribution_ms
+        elif self._state.was_closed(query_id):
             return "too_late", "the session closed without a click"
-        correction = self._state.find_session(query_id)
-        if correction is None:
+        else:
             return "no_impression", f"query '{query_id}'"
-        return "not_in_list", "the list lacks the item, or the attribution window is over"
+        if client_id != conversion.client_id:
+            return "no_link", "the list was shown to another client"
+        if conversion.event_ts > last_ts:
+            return "too_late", "past the window of the list"
+        return "not_in_list", "the list lacks the item, and the client clicked it nowhere else"
 
     def _lose(self, conversion: Conversion, ordered: OrderLine, source: Source, reason: str, detail: str) -> None:
         self._ledger.divert(topics.CONVERSIONS, conversion.client_id, source, reason, detail, line_id=ordered.line_id)

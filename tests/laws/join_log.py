@@ -338,6 +338,18 @@ def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_slice
     return Run(join, tables, outputs)
 
 
+def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
+    """Run the join on one record after the other, in the order of arrival; ticks come after what they saw."""
+    tables, outputs = Tables(), Outputs()
+    join = tables.join(settings)
+    for record in sorted(
+        (record for name in (*topics.EVENT_TOPICS, topics.TICKS) for record in log.records[name]),
+        key=lambda record: record.timestamp,
+    ):
+        outputs.take(join.apply([record]))
+    return Run(join, tables, outputs)
+
+
 def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, settings: JoinSettings = SETTINGS) -> Run:
     """Run the join and kill it after each of the given numbers of slices."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,20 @@
+"""Settings refuse what would make the join meaningless."""
+
+import pytest
+
+from stream.join import JoinSettings
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ticks": "clock"},
+        {"click_window_s": 0},
+        {"lateness_s": -1},
+        {"attribution_s": 900},
+        {"profile_size": 0},
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        JoinSettings(**values)  # type: ignore[arg-type]
