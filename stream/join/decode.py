@@ -7,6 +7,7 @@ Source: STREAM.md 4 and 9.
 """
 
 import json
+import struct
 from collections.abc import Sequence
 
 import msgspec
@@ -15,7 +16,6 @@ from stream.errors import SchemaError
 from stream.events import MAX_EVENT_BYTES, SCHEMA_VERSION, Click, Conversion, Impression, Tick
 
 MAX_DEPTH = 16
-_F32_MAX = 3.4028234e38
 _U32_MAX = 2**32 - 1
 _INT_MAX = 2**53
 _MAX_HISTORY = 50
@@ -118,16 +118,32 @@ def _common_keys(event: Impression | Click) -> int:
 
 
 def _impression_keys(event: Impression) -> int:
-    query, items, features = event.query, event.items, event.features
-    num_keys = 11 + _common_keys(event)  # five of the event, query_id, query.hash, currency, and `query`, `items` below
-    num_keys += (query.category is not None) + (query.page != 1) + (query.total_hits is not None)
-    num_keys += 1 + (items.score is not None) + (items.propensity is not None)
-    if features is not None:
+    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
+    num_keys = 12
+    query, items = event.query, event.items
+    for optional in (
+        event.session_id,
+        event.user_id,
+        event.lineage,
+        event.version,
+        event.fallback,
+        event.triggered,
+        query.category,
+        query.total_hits,
+        items.score,
+        items.propensity,
+    ):
+        if optional is not None:
+            num_keys += 1
+    if query.page != 1:
+        num_keys += 1
+    if event.latency_us:
+        num_keys += 1
+    if event.features is not None:
         num_keys += 9
     if event.assignment:
         num_keys += 1 + 5 * len(event.assignment)
-    num_keys += (event.lineage is not None) + (event.version is not None) + (event.fallback is not None)
-    return num_keys + (event.triggered is not None) + (event.latency_us != 0)
+    return num_keys
 
 
 def _check_exactly(raw: bytes) -> None:
@@ -244,8 +260,10 @@ def _check_impression(event: Impression) -> None:
     if items.score is not None:
         if len(items.score) != n:
             raise SchemaError("bad_value", f"items.score: {len(items.score)} entries, expected {n}")
-        if max(items.score) > _F32_MAX or min(items.score) < -_F32_MAX:
-            raise SchemaError("bad_value", "items.score: beyond float32")
+        try:
+            struct.pack(f"<{n}f", *items.score)
+        except OverflowError as error:
+            raise SchemaError("bad_value", "items.score: beyond float32") from error
     if items.propensity is not None and len(items.propensity) != n:
         raise SchemaError("bad_value", f"items.propensity: {len(items.propensity)} entries, expected {n}")
     for assigned in event.assignment:

@@ -38,21 +38,17 @@ class Tier:
     def flush(self) -> dict[bytes, bytes | None]:
         """Apply the changes of the slice and return them."""
         touched, self._touched = self._touched, {}
-        puts: dict[bytes, bytes] = {}
+        stored = self._stored
         for key, value in touched.items():
-            self.size_bytes += self._growth(key, value)
-            if value is None:
-                self._stored.pop(key, None)
-            else:
-                puts[key] = value
-        if puts:
-            self._stored.update(puts)
+            before = stored.get(key)
+            if before is not None:
+                self.size_bytes -= len(key) + len(before)
+            if value is not None:
+                self.size_bytes += len(key) + len(value)
+                stored[key] = value
+            elif before is not None:
+                del stored[key]
         return touched
-
-    def _growth(self, key: bytes, value: bytes | None) -> int:
-        before = self._stored.get(key)
-        old = 0 if before is None else len(key) + len(before)
-        return (0 if value is None else len(key) + len(value)) - old
 
 
 class WarmTier(Tier):
@@ -117,11 +113,22 @@ class WarmTier(Tier):
         for entry in kept:
             heappush(self._heap, entry)
 
-    def _growth(self, key: bytes, value: bytes | None) -> int:
-        if value is None:
-            return -self._sizes.pop(key, 0)
-        old = self._sizes.get(key)
-        if old is None:
-            heappush(self._heap, (rows.expiry_of(value), key))
-        self._sizes[key] = len(key) + len(value)
-        return self._sizes[key] - (old or 0)
+    def flush(self) -> dict[bytes, bytes | None]:
+        """Apply the changes of the slice, all puts in one `update`, and return them."""
+        touched, self._touched = self._touched, {}
+        puts: dict[bytes, bytes] = {}
+        sizes = self._sizes
+        for key, value in touched.items():
+            old_bytes = sizes.pop(key, 0)
+            self.size_bytes -= old_bytes
+            if value is None:
+                self._stored.pop(key, None)
+                continue
+            if not old_bytes:
+                heappush(self._heap, (rows.expiry_of(value), key))
+            puts[key] = value
+            sizes[key] = len(key) + len(value)
+            self.size_bytes += len(key) + len(value)
+        if puts:
+            self._stored.update(puts)
+        return touched
