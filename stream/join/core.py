@@ -62,6 +62,7 @@ class Join:
         self._orders = Orders(settings, self._state, self._ledger, self._clock)
         self._emitted_ts = 0
         self._emitted_watermark_ts = 0
+        self._emitted_expiry_ts = 0
         self._snapshots: list[Snapshot] = []
         self._known_keys: dict[str, bytes] = {}
         self._read_progress()
@@ -317,11 +318,16 @@ class Join:
     # Progress
 
     def _report_progress(self) -> None:
-        now_ts, watermark_ts = self._clock.now_ts, self._clock.watermark_ts
-        moved_ms = max(now_ts - self._emitted_ts, watermark_ts - self._emitted_watermark_ts)
+        now_ts, watermark_ts, expiry_ts = self._clock.now_ts, self._clock.watermark_ts, self._clock.expiry_ts
+        moved_ms = max(
+            now_ts - self._emitted_ts,
+            watermark_ts - self._emitted_watermark_ts,
+            # What was read after the last tick of a driver moves nothing but this.
+            expiry_ts - self._emitted_expiry_ts,
+        )
         if not now_ts or moved_ms < self._progress_ms:
             return
-        self._emitted_ts, self._emitted_watermark_ts = now_ts, watermark_ts
+        self._emitted_ts, self._emitted_watermark_ts, self._emitted_expiry_ts = now_ts, watermark_ts, expiry_ts
         counters = dict(self._ledger.counters)
         state = health.measure(
             counters,
@@ -334,7 +340,7 @@ class Join:
         record = session.Progress(
             partition=self._partition,
             watermark_ts=watermark_ts,
-            matured_ts=max(0, watermark_ts - self._attribution_ms),
+            matured_ts=max(0, expiry_ts - self._attribution_ms),
             now_ts=now_ts,
             counters=counters,
             coverage=state.coverage,
@@ -359,6 +365,7 @@ class Join:
                 counters=dict(self._ledger.counters),
                 emitted_ts=self._emitted_ts,
                 emitted_watermark_ts=self._emitted_watermark_ts,
+                emitted_expiry_ts=self._emitted_expiry_ts,
                 snapshots=self._snapshots,
             )
         )
@@ -372,6 +379,7 @@ class Join:
         row, clock = rows.unpack_progress(stored), self._clock
         self._state.slice_number = row.slice_number
         self._emitted_ts, self._emitted_watermark_ts = row.emitted_ts, row.emitted_watermark_ts
+        self._emitted_expiry_ts = row.emitted_expiry_ts
         self._snapshots = row.snapshots
         self._ledger.counters.update(row.counters)
         clock.now_ts, clock.watermark_ts, clock.conversions_ts = row.now_ts, row.watermark_ts, row.conversions_ts

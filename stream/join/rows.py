@@ -95,6 +95,7 @@ class ProgressRow(Struct, array_like=True):
     emitted_ts: int
     emitted_watermark_ts: int
     snapshots: list[Snapshot]
+    emitted_expiry_ts: int = 0
 
 
 _labels = msgspec.msgpack.Decoder(Labels)

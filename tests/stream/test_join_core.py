@@ -297,6 +297,31 @@ def test_progress_is_reported_with_counters_and_maturity() -> None:
     assert last.partition == PARTITION
 
 
+def test_conversions_read_after_the_last_tick_are_reported_and_hold_maturity() -> None:
+    log = Log.of([send(event) for event in (impression(1), click(1, 1, "item-1", at_s=5))])
+    order = purchase(1, 1, ["item-1"], at_s=30)
+    log.append(topics.CONVERSIONS, order.client_id.encode(), send(order).value, order.event_ts)
+    for step in range(2):
+        log.tick(START_TS + 100_000_000 + step * 60_000, 10_000 + step)
+    join, outputs = Tables().join(), Outputs()
+    for name in (topics.TICKS, topics.IMPRESSIONS, topics.CLICKS):
+        outputs.take(join.apply(log.records[name]))
+    before = _reports(outputs)[-1]
+    assert before.watermark_ts > START_TS + 2 * SETTINGS.attribution_s * 1_000
+    assert before.matured_ts == 0, "an order of these sessions may still be unread"
+    outputs.take(join.apply(log.records[topics.CONVERSIONS]))
+    last = _reports(outputs)[-1]
+    assert last.counters == dict(join.counters)
+    assert last.counters["order_lines"] == 1
+    assert last.matured_ts == last.watermark_ts - SETTINGS.attribution_s * 1_000
+    assert len(_reports(outputs)) == len({(r.watermark_ts, r.matured_ts) for r in _reports(outputs)})
+
+
+def _reports(outputs: Outputs) -> list[Progress]:
+    records = [session.decode(r.value or b"") for r in outputs.records if r.topic == topics.SESSIONS]
+    return [record for record in records if isinstance(record, Progress)]
+
+
 def test_orphans_beyond_the_limit_hold_the_trainer() -> None:
     happened: list[Event] = [impression(1)]
     happened += [click(number, 99, "item-1", client=CLIENTS[number % 4], at_s=1) for number in range(300)]
