@@ -1,4 +1,4 @@
-"""Identifiers of events, and keyed hashes of query texts; time and randomness come in as arguments."""
+"""Identifiers of events, and the order of equal scores; time and randomness come in as arguments."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,16 +20,6 @@ def uuid7(now_ms: int, random_bytes: Callable[[int], bytes]) -> str:
     value = (now_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def query_hash(text: str, pepper: bytes) -> str:
-    """Return the keyed hash that stands for a query text; case and surrounding space do not matter.
-
-    Example:
-        >>> query_hash(" Red Shoes", b"k") == query_hash("red shoes", b"k") != query_hash("red shoes", b"other")
-        True
-    """
-    return hashlib.blake2b(text.strip().casefold().encode(), digest_size=16, key=pepper[:64]).hexdigest()
 
 
 def tie_break(query_id: str, item_id: str) -> bytes:

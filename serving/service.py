@@ -18,7 +18,7 @@ from abtest.store import ActiveExperiment
 from serving import assignment, features, rank
 from serving.assignment import Decision, decide
 from serving.emit import Emitter
-from serving.identifiers import query_hash, uuid7
+from serving.identifiers import uuid7
 from serving.impression import Moment, impression
 from serving.inference import Inference, Job
 from serving.metrics import Metrics
@@ -29,6 +29,7 @@ from serving.settings import ServingSettings
 from serving.swap import InUse, Updater, Versions
 from stream.catalogue import Catalogue
 from stream.errors import SchemaError, StoreError
+from stream.identity import query_hash
 from stream.profiles import Profiles
 
 OUTSIDE: Final = "none"

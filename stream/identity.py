@@ -1,4 +1,8 @@
-"""Event ids for sources that replay or simulate: the same key gives the same id, so a repeated run is deduplicated."""
+"""Ids and hashes that depend on their input alone.
+
+Event ids are for sources that replay, simulate or are adapted: the same key gives the same id, so a repeated run is
+deduplicated.
+"""
 
 from hashlib import blake2b
 
@@ -18,4 +22,19 @@ def event_id(event_ts: int, *key: str | int) -> str:
 
 def digest(*key: str | int) -> bytes:
     """Return 128 bits that depend on every part of `key` and on their borders."""
-    return blake2b("\0".join(map(str, key)).encode(), digest_size=16).digest()
+    return hashed("\0".join(map(str, key)).encode())
+
+
+def hashed(raw: bytes) -> bytes:
+    """Return 128 bits that depend on `raw`."""
+    return blake2b(raw, digest_size=16).digest()
+
+
+def query_hash(text: str, pepper: bytes) -> str:
+    """Return the keyed hash that stands for a query text; case and surrounding space do not matter.
+
+    Example:
+        >>> query_hash(" Red Shoes", b"k") == query_hash("red shoes", b"k") != query_hash("red shoes", b"other")
+        True
+    """
+    return blake2b(text.strip().casefold().encode(), digest_size=16, key=pepper[:64]).hexdigest()

@@ -1,7 +1,8 @@
 import os
 import uuid
 
-from serving.identifiers import query_hash, uuid7
+from serving.identifiers import uuid7
+from stream.identity import query_hash
 
 
 def test_uuid7_is_read_by_the_standard_library() -> None:

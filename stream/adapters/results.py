@@ -1,0 +1,124 @@
+"""What becomes of one source event: records for our topics, or a reject with its reason and the original bytes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from stream import topics
+from stream.adapters.source import Fields
+from stream.errors import SchemaError
+from stream.events import MAX_EVENT_BYTES, Click, Conversion, Impression, encode
+from stream.join import decode
+
+OurEvent = Impression | Click | Conversion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What adapters need to know of the shop.
+
+    Attributes:
+        pepper: Key of the query text's hash, the one of the ranking service.
+        query_name: Name of the parameter or property that carries the query id where the source has none of its own.
+    """
+
+    pepper: bytes = b""
+    query_name: str = "query_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapted:
+    """One record for one of our topics.
+
+    Attributes:
+        topic: Where it belongs.
+        key: The client, as bytes.
+        record: The record.
+        value: Its bytes, which `stream.join.decode` accepts.
+    """
+
+    topic: str
+    key: bytes
+    record: OurEvent
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """One source event that has no record here.
+
+    Attributes:
+        reason: One of the reason codes of STREAM.md 9.
+        detail: What was expected and what came; a path such as `$.items[0]` at its end when it was one field.
+        raw: The original bytes, of the whole payload when it held several events.
+    """
+
+    reason: str
+    detail: str
+    raw: bytes
+
+
+Result = Adapted | Rejected
+
+_TOPICS: Mapping[type[OurEvent], str] = {
+    Impression: topics.IMPRESSIONS,
+    Click: topics.CLICKS,
+    Conversion: topics.CONVERSIONS,
+}
+_DECODERS: Mapping[str, Callable[[bytes], OurEvent]] = {
+    topics.IMPRESSIONS: decode.impression,
+    topics.CLICKS: decode.click,
+    topics.CONVERSIONS: decode.conversion,
+}
+
+
+def collect(
+    raw: bytes,
+    split: Callable[[bytes], Iterable[Fields]],
+    build: Callable[[Fields], Iterable[OurEvent]],
+) -> list[Result]:
+    """Return the results of all events in `raw`; an event is adapted as a whole or rejected as a whole.
+
+    Args:
+        raw: One payload as the source sent it.
+        split: Returns its events.
+        build: Returns the records of one event.
+    """
+    results: list[Result] = []
+    try:
+        events = list(split(raw))
+    except SchemaError as fault:
+        return [Rejected(reason=fault.reason, detail=fault.detail, raw=raw)]
+    if not events:
+        return [Rejected(reason="missing_field", detail="a payload of no events", raw=raw)]
+    for event in events:
+        try:
+            results += [checked(record) for record in build(event)]
+        except SchemaError as fault:
+            results.append(Rejected(reason=fault.reason, detail=fault.detail, raw=raw))
+    return results
+
+
+def checked(record: OurEvent) -> Adapted:
+    """Return `record` as the join will read it; attributes are given up where they alone make it too large.
+
+    Raises:
+        SchemaError: If the join would refuse it.
+    """
+    try:
+        value = encode(record)
+    except UnicodeEncodeError as fault:
+        raise SchemaError("bad_value", "half of a surrogate pair") from fault
+    if len(value) > MAX_EVENT_BYTES and record.attributes:
+        record.attributes = {"left_out": "too_large"}
+        value = encode(record)
+    return accepted(_TOPICS[type(record)], value)
+
+
+def accepted(topic: str, value: bytes) -> Adapted:
+    """Return the record in `value`, which stays as it is.
+
+    Raises:
+        SchemaError: If the join would refuse it.
+    """
+    record = _DECODERS[topic](value)
+    return Adapted(topic=topic, key=record.client_id.encode(), record=record, value=value)

@@ -1,0 +1,75 @@
+"""Each event kind of each source becomes the record written beside it; values are ours, shapes the documents'."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream import topics
+from stream.adapters import FORMATS, Adapted, Options, Result, adapt
+
+GOLDEN = Path(__file__).parent / "golden"
+OPTIONS = Options(pepper=b"golden")
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(path.stem, case, id=f"{path.stem}: {case['title']}")
+        for path in sorted(GOLDEN.glob("*.json"))
+        for case in json.loads(path.read_text())
+    ]
+
+
+def raw_of(case: dict[str, Any]) -> bytes:
+    source = case["source"]
+    return source.encode() if isinstance(source, str) else json.dumps(source).encode()
+
+
+def plain(result: Result) -> dict[str, object]:
+    if isinstance(result, Adapted):
+        return {"topic": result.topic, "key": result.key.decode(), "record": json.loads(result.value)}
+    return {"reason": result.reason, "detail": result.detail}
+
+
+@pytest.mark.parametrize(("name", "case"), cases())
+def test_a_source_event_becomes_its_record(name: str, case: dict[str, Any]) -> None:
+    assert [plain(result) for result in adapt(name, raw_of(case), OPTIONS)] == case["expected"]
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"shelfwise"}))
+def test_every_kind_of_record_has_a_case(name: str) -> None:
+    expected = [one for case in json.loads((GOLDEN / f"{name}.json").read_text()) for one in case["expected"]]
+    kinds = {(one["topic"], one["record"].get("action_name", "impression")) for one in expected if "record" in one}
+    assert kinds >= {
+        (topics.IMPRESSIONS, "impression"),
+        (topics.CLICKS, "click"),
+        (topics.CLICKS, "add_to_cart"),
+        (topics.CONVERSIONS, "purchase"),
+    }
+    assert {one["reason"] for one in expected if "reason" in one} >= {"unmapped"}
+
+
+@pytest.mark.parametrize(("name", "case"), cases())
+def test_no_text_of_a_query_and_no_address_is_kept(name: str, case: dict[str, Any]) -> None:
+    for result in adapt(name, raw_of(case), OPTIONS):
+        if isinstance(result, Adapted):
+            kept = result.value.decode().lower()
+            assert "blue lamp" not in kept
+            assert "192.0.2.7" not in kept
+            assert "https://" not in kept
+
+
+@pytest.mark.parametrize(("name", "case"), cases())
+def test_the_order_of_keys_and_white_space_do_not_matter(name: str, case: dict[str, Any]) -> None:
+    if isinstance(case["source"], str):
+        return
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(one) for one in value] if isinstance(value, list) else value
+
+    again = json.dumps(turned(case["source"]), indent=3).encode()
+    ids = [r.record.event_id for r in adapt(name, raw_of(case), OPTIONS) if isinstance(r, Adapted)]
+    assert [r.record.event_id for r in adapt(name, again, OPTIONS) if isinstance(r, Adapted)] == ids
