@@ -17,13 +17,12 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def run(
     ctx: typer.Context,
-    hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 6.0,
+    hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 4.0,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
     conversion_boost: Annotated[
         float, typer.Option(help="Multiplies the share of lists with an order, so that a short run sees enough.")
     ] = 4.0,
     seed: int = 1,
-    partitions: Annotated[int, typer.Option(help="Partitions of the topics with client keys.")] = 4,
     publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
     as_json: JsonFlag = False,
 ) -> None:
@@ -52,7 +51,6 @@ def run(
             rate=rate,
             conversion_boost=conversion_boost,
             seed=seed,
-            partitions=partitions,
             publish_s=publish_s,
         ),
         Tools(

@@ -15,6 +15,7 @@ from deploy.demo.stack import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import bus, session, topics
 from stream.bus import Broker, Record
+from stream.errors import BusError
 from stream.join import JoinSettings
 from stream.recount import recount
 from stream.session import Session
@@ -110,6 +111,12 @@ def _conservation(broker: Broker, join: JoinSettings, counters: Mapping[int, Map
 
 def _event_records(broker: Broker) -> Iterator[Record]:
     names = (*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
+    for (name, partition), first in bus.beginning_offsets(broker, names).items():
+        if first > 0:
+            raise BusError(
+                f"{name}-{partition} no longer holds its first {first} records, so nothing can be recounted "
+                "(the memory broker keeps 5 MiB per partition: run fewer searches)"
+            )
     return chain.from_iterable(bus.read_to_end(broker, name) for name in names)
 
 

@@ -28,7 +28,7 @@ from serving.settings import ServingSettings
 from stream import bus, db, topics
 from stream.agents.settings import WorkerSettings
 from stream.bus import Broker, KafkaSettings
-from stream.errors import ConfigError, ShelfwiseError
+from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.marketplace.settings import MarketplaceSettings
 from trainer.settings import TrainerSettings
@@ -37,8 +37,6 @@ READY_S = 90.0
 DRAIN_S = 240.0
 POLL_S = 0.25
 PROGRESS_S = 5.0
-# The last ticks leap days ahead of the last event, so an hour tells whether they have been processed.
-SETTLED_MS = 3_600_000
 
 
 class DemoError(ShelfwiseError):
@@ -54,7 +52,6 @@ class Options:
         rate: Searches per simulated hour.
         conversion_boost: Multiplies the share of lists with an order, so that a short run sees enough of them.
         seed: Key of all random numbers.
-        partitions: Partitions of the topics with client keys.
         publish_s: Seconds of event time between two versions of a lineage.
     """
 
@@ -62,7 +59,6 @@ class Options:
     rate: float
     conversion_boost: float
     seed: int
-    partitions: int
     publish_s: int
 
 
@@ -171,14 +167,14 @@ class _Demo:
         self._clean()
         # The jars are shared with `shelfwise kafka up`; data, log and port are the demo's own.
         shared_jars = brokers.jar_folder(self._kafka, self._context.home)
-        wanted = replace(self._kafka, jars=str(shared_jars), port=0, partitions=self._options.partitions)
+        wanted = replace(self._kafka, jars=str(shared_jars), port=0)
         broker = brokers.resolve(wanted, self._home, self._tools.say)
         if not broker.memory and self._kafka.broker in {"auto", "local"}:
             self._local = brokers.local(wanted, self._home, self._tools.say)
         if not broker.memory:
-            created = bus.create_topics(broker, self._options.partitions)
+            created = bus.create_topics(broker, self._kafka.partitions)
             self._tools.say(
-                f"broker {broker.bootstrap}: {len(created)} topics with {self._options.partitions} partitions"
+                f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"
             )
         return broker
 
@@ -213,7 +209,7 @@ class _Demo:
             "SHELFWISE_HOME": str(self._home),
             "SHELFWISE_BROKER": address,
             "SHELFWISE_DATABASE": url,
-            "SHELFWISE_KAFKA__PARTITIONS": str(self._options.partitions),
+            "SHELFWISE_KAFKA__PARTITIONS": str(self._kafka.partitions),
             # Simulated time passes hundreds of times faster: a second of lag is no reason to stop learning.
             "SHELFWISE_JOIN__HOLD_BEHIND_S": "86400",
             "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
@@ -222,6 +218,7 @@ class _Demo:
             "SHELFWISE_MARKETPLACE__SEED": str(self._options.seed),
             "SHELFWISE_MARKETPLACE__HOURS": str(self._options.hours),
             "SHELFWISE_MARKETPLACE__RATE": str(self._options.rate),
+            "SHELFWISE_MARKETPLACE__DRAIN_H": "6",
             "SHELFWISE_MARKETPLACE__CONVERSION_BOOST": str(self._options.conversion_boost),
             # One thread a process: two cores carry the whole loop.
             "OMP_NUM_THREADS": "1",
@@ -291,19 +288,24 @@ class _Demo:
         return simulated
 
     def _drain(self, broker: Broker, engine: Engine, ports: Ports, end_ts: int) -> None:
+        join = self._context.settings.get("join", JoinSettings)
+        # Where every watermark ends once each input has been read to its end and the last tick after it.
+        settled_ts = end_ts - join.idle_s * 1_000
+        matured_ts = settled_ts - join.attribution_s * 1_000
+
         def drained() -> bool:
             self._tell(ports)
-            return _sink_is_through(broker, engine, end_ts) and all(
-                self._watermark_ms(port) >= end_ts - SETTLED_MS for port in ports.trainers
-            )
+            try:
+                is_stored = _sink_is_through(broker, engine, matured_ts)
+            except BusError:
+                # The broker may have to be started again, which is done between two looks.
+                return False
+            return is_stored and all(self._watermark_ms(port) >= settled_ts for port in ports.trainers)
 
         self._await("the log to be joined, learned and stored", drained, DRAIN_S)
 
-    def _watermark_ms(self, port: int) -> float:
-        try:
-            return scrape(port).total("shelfwise_trainer_watermark_seconds") * 1_000
-        except ScrapeError:
-            return 0.0
+    def _watermark_ms(self, port: int) -> int:
+        return round(_scrape_or_nothing(port).total("shelfwise_trainer_watermark_seconds") * 1_000)
 
     def _swaps(self, ports: Ports) -> dict[str, int]:
         samples = _scrape_or_nothing(ports.serving)
@@ -346,14 +348,15 @@ class _Demo:
             self._local.stop()
 
 
-def _sink_is_through(broker: Broker, engine: Engine, end_ts: int) -> bool:
+def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:
     ends = {partition: offset for (_, partition), offset in bus.end_offsets(broker, [topics.SESSIONS]).items()}
-    columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.watermark_ts)
+    columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.matured_ts)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()
     through = {row.partition for row in rows if row.next_offset >= ends[row.partition]}
-    settled = {row.partition for row in rows if (row.watermark_ts or 0) >= end_ts - SETTLED_MS}
-    return through == settled == set(ends)
+    # Maturity, unlike the watermark, is held by conversions that are still unread.
+    mature = {row.partition for row in rows if (row.matured_ts or 0) >= matured_ts}
+    return through == mature == set(ends)
 
 
 def _scrape_or_nothing(port: int) -> Samples:

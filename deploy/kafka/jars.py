@@ -56,6 +56,8 @@ def ensure(folder: Path, report: Report) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise BusError(f"the local Kafka needs Maven (mvn) once, to fetch its jars into {folder}")
+    # Maven reads a relative output folder from where its POM lies.
+    folder = folder.resolve()
     report(f"downloading Apache Kafka ({len(expected())} jars, 44 MB) from Maven Central into {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="jars-") as scratch:

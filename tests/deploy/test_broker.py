@@ -116,3 +116,22 @@ def test_the_recorded_jars_are_those_of_the_pinned_release() -> None:
     assert "kafka_2.13-4.3.1.jar" in expected()
     assert "log4j-slf4j-impl-2.25.4.jar" in expected()
     assert JARS.name == "jars"
+
+
+def test_jars_arrive_in_a_folder_that_is_named_relatively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maven resolves a relative output folder against the POM's own, here played by a stand-in that links the jars."""
+    from deploy.kafka import jars
+
+    jars.ensure(JARS, lambda _line: None)
+    maven = tmp_path / "bin" / "mvn"
+    maven.parent.mkdir()
+    maven.write_text(
+        "#!/bin/sh\n"
+        'for word; do case "$word" in -DoutputDirectory=*) out=${word#*=};; */pom.xml) pom=$word;; esac; done\n'
+        f'cd "$(dirname "$pom")" && mkdir -p "$out" && cp {JARS}/*.jar "$out"\n'
+    )
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{maven.parent}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    assert jars.missing(jars.ensure(Path("home/kafka/jars"), lambda _line: None)) == []
+    assert jars.missing(tmp_path / "home" / "kafka" / "jars") == []

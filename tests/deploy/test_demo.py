@@ -31,7 +31,7 @@ from stream.bus import Broker
 from stream.errors import ConfigError
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "schemas" / "demo-summary.json"
-OPTIONS = Options(hours=0.1, rate=100, conversion_boost=1, seed=7, partitions=4, publish_s=600)
+OPTIONS = Options(hours=0.1, rate=100, conversion_boost=1, seed=7, publish_s=600)
 BOOKS = {"joined": 5, "duplicate": 1, "late": 1, "orphan": 2, "dead": 1, "open": 0}
 
 
