@@ -6,11 +6,13 @@ pins what is relied on.
 Source: STREAM.md 2.1 (B1, B16 to B18) and 2.5.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from importlib.metadata import version
 
 import faust
 from aiokafka import AIOKafkaConsumer
+from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
 from faust.types.tuples import Message
@@ -21,6 +23,7 @@ from stream.errors import ConfigError
 
 SLICE = 512
 FETCH_WAIT_MS = 100
+_IDLE_S = 0.02
 PINNED: Mapping[str, str] = {
     "faust-streaming": "0.15.3",
     "aiokafka": "0.14.0",
@@ -48,6 +51,30 @@ def slices(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     """
     for start in range(0, len(records), SLICE):
         yield records[start : start + SLICE]
+
+
+class SliceApp(faust.App):
+    """An app that says when an assignment may be worked on: recovered, positioned, and not yet revoked again."""
+
+    on_ready: Callable[[int], None]
+    is_ready = False
+    _assignment_count = -1
+
+    def on_rebalance_start(self) -> None:
+        """Stop reading inputs; called as soon as the broker asks for partitions back."""
+        self.is_ready = False
+        super().on_rebalance_start()
+
+    def on_assigned(self) -> None:
+        """Note which rebalance the tables are recovering for."""
+        self._assignment_count = self.rebalancing_count
+
+    def on_rebalance_end(self) -> None:
+        """Report readiness, unless the next rebalance has begun while this one was ending."""
+        super().on_rebalance_end()
+        if self._assignment_count == self.rebalancing_count:
+            self.is_ready = True
+            self.on_ready(self.consumer_generation_id)
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -100,9 +127,24 @@ class SliceConsumer(driver.Consumer):
         self._acked_index[tp].clear()
         return newest + 1
 
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
+        """Fetch changelogs only until the app is ready.
+
+        Faust lets inputs be fetched before it seeks to the commits and before `flow_control.resume`, which empties the
+        agents' queues: what was fetched in between would be lost (#596).
+        """
+        assert isinstance(self.app, SliceApp)
+        wanted = set(active_partitions or ())
+        if not self.app.is_ready:
+            wanted = {tp for tp in wanted if self._is_changelog_tp(tp)}
+        if not wanted:
+            await asyncio.sleep(_IDLE_S)
+            return {}
+        return await super()._getmany(wanted, timeout)
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield what the next fetch brought, a slice at a time, while this generation lasts."""
-        records, active = await self._wait_next_records(timeout)
+        records, _ = await self._wait_next_records(timeout)
         if records is None or self.should_stop:
             return
         generation = self.app.consumer_generation_id
@@ -111,10 +153,8 @@ class SliceConsumer(driver.Consumer):
                 await self.perform_seek()
             return
         for tp, batch in records.items():
-            # Faust drops what it fetched for a partition that was paused meanwhile, and its position has moved on:
-            # harmless for changelogs, a loss for inputs.
-            if self._is_changelog_tp(tp) and active is not None and tp not in active:
-                continue
+            # Faust drops here what it has fetched for a partition that was paused meanwhile. Its position has moved
+            # on, so that would be a loss.
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             for piece in slices(batch):
                 if not self.flow_active or self.app.consumer_generation_id != generation:
@@ -156,6 +196,8 @@ class SliceTable(faust.Table[bytes, bytes]):
         """Start from empty stores, and have Faust read each changelog from its beginning."""
         self.forget()
         self.is_recovering = True
+        assert isinstance(self.app, SliceApp)
+        self.app.on_assigned()
         topic = self.changelog_topic.get_topic_name()
         recovery = self.app.tables.recovery  # type: ignore[attr-defined]  # missing in Faust's interface type
         for tp in [tp for tp in recovery.active_offsets if tp.topic == topic]:

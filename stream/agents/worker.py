@@ -22,7 +22,7 @@ from stream import topics
 from stream.agents.gate import Gate, Row
 from stream.agents.rows import Shelves
 from stream.agents.settings import WorkerSettings
-from stream.agents.slices import SliceConsumer, SliceTable, check_versions
+from stream.agents.slices import SliceApp, SliceConsumer, SliceTable, check_versions
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
 from stream.bus import Broker, Record, partition_counts
@@ -68,7 +68,8 @@ class Worker:
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._tick_seq = 0
-        self._accepting = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._generation: int | None = None
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
         self._watchdog = Watchdog(settings.watchdog_s)
@@ -104,7 +105,7 @@ class Worker:
             raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
 
     async def _stop(self, starting: "asyncio.Task[None]") -> None:
-        self._accepting.clear()
+        self._suspend()
         if self._failure is None and not await self._gate.drain(self._settings.drain_s):
             log.warning("stopping with unconfirmed slices; they will be read again")
         try:
@@ -128,11 +129,11 @@ class Worker:
 
     # -- Faust
 
-    def _build_app(self) -> "faust.App":
+    def _build_app(self) -> SliceApp:
         settings, broker = self._settings, self._broker
         consumer_class = type("WorkerConsumer", (SliceConsumer,), {"before_revoke": staticmethod(self._before_revoke)})
         driver.Transport.Consumer = consumer_class
-        app = faust.App(
+        app = SliceApp(
             settings.group,
             broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
             broker_credentials=_credentials(broker),
@@ -163,7 +164,7 @@ class Worker:
         self._warm.new_shard = self._shelves.warm
         inputs = self._raw_topic(app, *topics.INPUTS)
         app.agent(inputs, name="join", concurrency=1)(self._consume)
-        app.on_rebalance_complete.connect(self._on_rebalance_complete)
+        app.on_ready = self._on_ready
         return app
 
     def _raw_topic(self, app: "faust.App", *names: str, compacting: bool = False) -> "faust.TopicT":
@@ -194,7 +195,7 @@ class Worker:
         return table
 
     async def _before_revoke(self) -> None:
-        self._accepting.clear()
+        self._suspend()
         if not await self._gate.drain(self._settings.drain_s):
             self._fail(self._failure or BusError(f"revoked partitions did not drain in {self._settings.drain_s:.0f} s"))
         for partition in list(self._joins):
@@ -206,7 +207,11 @@ class Worker:
         self._ends.clear()
         self._watchdog.reset()
 
-    async def _on_rebalance_complete(self, *_: object, **__: object) -> None:
+    def _suspend(self) -> None:
+        self._ready.clear()
+        self._generation = None
+
+    def _on_ready(self, generation: int) -> None:
         for table in self._tables:
             table.is_recovering = False
         owned = self._owned()
@@ -215,7 +220,8 @@ class Worker:
         self._metrics.rebalances.inc()
         self._watchdog.reset()
         if not self._ended.is_set():
-            self._accepting.set()
+            self._generation = generation
+            self._ready.set()
 
     # -- one slice
 
@@ -231,10 +237,11 @@ class Worker:
             self._fail(error)
 
     async def _take(self, event: "faust.EventT[bytes]") -> None:
+        await self._ready.wait()
         await self._gate.room()
         message = event.message
-        if not self._accepting.is_set() or message.generation_id != self._app.consumer_generation_id:
-            return  # of an assignment that has ended: its owner reads it again from the commit
+        if message.generation_id != self._generation:
+            return  # of an assignment that has ended: its next owner reads it again from the commit
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         partition = message.partition
         received_s = asyncio.get_running_loop().time()
@@ -304,13 +311,13 @@ class Worker:
 
     async def _beat(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        if not self._accepting.is_set():
+        if not self._ready.is_set():
             self._watchdog.observe_recovery(now_s, sum(table.num_recovered for table in self._tables))
             return
         owned = self._owned()
         inputs = [TP(name, partition) for partition in owned for name in topics.INPUTS]
         ends = await self._app.consumer.highwaters(*inputs) if inputs else {}
-        if not self._accepting.is_set():
+        if not self._ready.is_set():
             return
         self._ends = {TP(*tp): end for tp, end in ends.items()}
         for partition in owned:

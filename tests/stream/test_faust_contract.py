@@ -21,7 +21,7 @@ from faust.types import TP
 from intervaltree import IntervalTree  # type: ignore[import-untyped]  # comes with Faust, without types
 
 from stream.agents import slices
-from stream.agents.slices import SliceConsumer, SliceTable, check_versions
+from stream.agents.slices import SliceApp, SliceConsumer, SliceTable, check_versions
 from stream.errors import ConfigError
 
 CLICKS = TP("clicks", 0)
@@ -85,6 +85,9 @@ def test_b18_faust_counts_the_last_offset_of_a_slice_twice() -> None:
         (Consumer, "_new_offset"),
         (Consumer, "_add_gap"),
         (Consumer, "getmany"),
+        (Consumer, "_getmany"),
+        (faust.App, "on_rebalance_start"),
+        (faust.App, "on_rebalance_end"),
         (Consumer, "_wait_next_records"),
         (Consumer, "perform_seek"),
         (Consumer, "commit"),
@@ -123,8 +126,27 @@ def test_b17_recovery_starts_where_the_offset_it_knows_says() -> None:
     assert not recovery.active_offsets, "a forgotten offset makes the next recovery read from the beginning"
 
 
+def test_b14_resuming_the_flow_empties_the_agents_queues() -> None:
+    async def scenario() -> None:
+        app = faust.App("contract-flow", store="memory://", web_enabled=False)
+        queue = app.FlowControlQueue(maxsize=8, clear_on_resume=True)
+        app.flow_control.resume()
+        queue.put_nowait("fetched between the seek and the resume")
+        app.flow_control.suspend()
+        app.flow_control.resume()
+        assert queue.empty(), "so inputs must not be fetched before the app is ready"
+
+    asyncio.run(scenario())
+
+
+def test_b14_inputs_are_resumed_before_the_flow() -> None:
+    source = inspect.getsource(Recovery.on_recovery_completed)
+    assert source.index("resume_partitions") < source.index("perform_seek") < source.index("flow_control.resume")
+    assert source.index("flow_control.resume") < source.index("on_rebalance_end")
+
+
 def test_a_table_failure_in_recovery_is_reported() -> None:
-    app = faust.App("contract-table", store="memory://", web_enabled=False)
+    app = SliceApp("contract-table", store="memory://", web_enabled=False)
     table = SliceTable(app, name="rows", key_type=bytes, value_type=bytes, partitions=1)
     failures: list[BaseException] = []
     table.shards, table.new_shard, table.on_failure = {}, lambda _partition: {}, failures.append
