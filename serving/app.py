@@ -4,7 +4,7 @@ Handlers take raw bytes and answer raw bytes; validation and its messages are ou
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
 
 from serving import metrics, openapi
+from serving.collector import OWN, BusyError, TooManyError, UnacknowledgedError
 from serving.schemas import Problem, RequestError, decode
 from serving.service import Service
 from stream.errors import ShelfwiseError
@@ -23,6 +24,8 @@ _encode = msgspec.json.Encoder().encode
 
 HttpRequest = Request[Any, Any, Any]
 
+_STATUSES: Mapping[type[ShelfwiseError], int] = {TooManyError: 413, BusyError: 429, UnacknowledgedError: 503}
+
 
 def create(service: Service) -> Litestar:
     """Return the ASGI application; its lifespan starts and stops the service."""
@@ -31,6 +34,11 @@ def create(service: Service) -> Litestar:
     async def rank(request: HttpRequest) -> Response[bytes]:
         answer = await service.rank(decode(await request.body()))
         return _json(_encode(answer))
+
+    @post(openapi.EVENTS, status_code=200, include_in_schema=False)
+    async def events(request: HttpRequest) -> Response[bytes]:
+        name = request.query_params.get("format", OWN)
+        return _json(_encode(await service.collector.collect(name, await request.body())))
 
     @get(openapi.LIVE, include_in_schema=False)
     async def live() -> Response[bytes]:
@@ -54,7 +62,10 @@ def create(service: Service) -> Litestar:
     def refused(_request: HttpRequest, error: Exception) -> Response[bytes]:
         status, problem = _refusal(error)
         service.metrics.refused.labels(str(status)).inc()
-        return _json(_encode(problem), status)
+        answer = _json(_encode(problem), status)
+        if isinstance(error, BusyError | UnacknowledgedError):
+            answer.headers["Retry-After"] = str(error.retry_after_s)
+        return answer
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -65,7 +76,7 @@ def create(service: Service) -> Litestar:
             service.stop()
 
     return Litestar(
-        route_handlers=[rank, live, ready, text_metrics, openapi_document],
+        route_handlers=[rank, events, live, ready, text_metrics, openapi_document],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
         openapi_config=None,
@@ -77,6 +88,9 @@ def create(service: Service) -> Litestar:
 def _refusal(error: Exception) -> tuple[int, Problem]:
     if isinstance(error, RequestError):
         return 400, error.problem
+    for kind, status in _STATUSES.items():
+        if isinstance(error, kind):
+            return status, Problem(error=str(error))
     if isinstance(error, ClientException | HTTPException):
         return error.status_code, Problem(error=str(error.detail))
     _log.exception("a request failed", exc_info=error)

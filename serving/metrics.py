@@ -49,6 +49,14 @@ class Metrics:
         )
         for state in ("emitted", "delivered", "spooled", "dropped", "resent"):
             self.impressions.labels(state)
+        self.collected = Counter(
+            "shelfwise_serving_collected",
+            "Collected events by fate: records and dead letters on the broker, payloads refused with 429 or 503.",
+            ("fate",),
+            registry=self.registry,
+        )
+        for fate in ("record", "letter", "busy", "unacknowledged"):
+            self.collected.labels(fate)
         self.spool_bytes = Gauge("shelfwise_serving_spool_bytes", "Impressions on disk.", registry=self.registry)
         self.replica_records = Counter(
             "shelfwise_serving_replica_records", "Records applied to a replica.", ("topic",), registry=self.registry

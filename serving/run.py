@@ -15,22 +15,24 @@ import uvicorn
 from abtest.store import ExperimentStore
 from serving import scorer
 from serving.app import create
+from serving.collector import Collector
+from serving.delivery import Delivery
 from serving.emit import Emitter
-from serving.files import replace_file
 from serving.metrics import Metrics
+from serving.pepper import pepper
 from serving.replicas import Follower
 from serving.service import Parts, Service, Sources
 from serving.settings import ServingSettings
 from serving.spool import Spool
 from serving.swap import Updater, Versions
 from stream import db, topics
+from stream.adapters import Options
 from stream.bus import Broker
 from stream.catalogue import Catalogue
 from stream.errors import ConfigError
 from stream.profiles import Profiles
 from trainer.registry import Registry
 
-PEPPER_BYTES = 32
 GRACE_S = 2
 
 SYSTEM = Sources(clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom)
@@ -49,11 +51,12 @@ def build(
     Args:
         settings: The section `serving`.
         home: Folder of everything Shelfwise keeps on disk.
-        broker: Without one, impressions go to the spool and catalogue and profiles stay empty.
+        broker: Without one, impressions go to the spool, catalogue and profiles stay empty, and no event is accepted.
         database_url: Without one, versions and the experiment come from the local copies.
         sources: Time and chance.
     """
     own = home / "serving"
+    key = pepper(settings, own, sources.random_bytes)
     engine = db.create(database_url) if database_url is not None else None
     metrics = Metrics()
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
@@ -85,19 +88,17 @@ def build(
             queue_size=settings.queue_size,
             clock=sources.clock,
         ),
+        collector=Collector(
+            Delivery(broker, clock=sources.clock),
+            metrics,
+            options=Options(pepper=key),
+            max_bytes=settings.collect_bytes,
+            timeout_s=settings.collect_timeout_s,
+            now_ms=sources.now_ms,
+        ),
         metrics=metrics,
     )
-    return Service(settings, parts, sources, home=own, pepper=pepper(settings, own, sources), host=socket.gethostname())
-
-
-def pepper(settings: ServingSettings, folder: Path, sources: Sources) -> bytes:
-    """Return the key of query hashes: the setting, else the one kept in `folder`, made at the first start."""
-    if settings.pepper:
-        return settings.pepper.encode()
-    path = folder / "pepper"
-    if not path.exists():
-        replace_file(path, sources.random_bytes(PEPPER_BYTES), mode=0o600)
-    return path.read_bytes()
+    return Service(settings, parts, sources, home=own, pepper=key, host=socket.gethostname())
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,11 +2,11 @@
 
 Unknown fields are refused, so that a misspelt one is not ignored. The OpenAPI document is made from these structs.
 
-Source: contract of `POST /v1/rank`, TRAINING_SERVING.md 8.
+Source: contracts of `POST /v1/rank` and `POST /v1/events`, TRAINING_SERVING.md 8.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -99,6 +99,34 @@ class Problem(Struct, kw_only=True, frozen=True):
     value: str | None = None
 
 
+class Verdict(Struct, kw_only=True, frozen=True):
+    """What became of one payload of a batch.
+
+    Attributes:
+        status: `accepted`, `rejected`, or `partial` where a payload held several events and some were rejected.
+        records: Records of it that the broker acknowledged.
+        reason: Reason code of its dead letter.
+        error: What was expected and what came.
+        field: Where, when it was one field.
+        value: What stood there.
+    """
+
+    status: Literal["accepted", "partial", "rejected"]
+    records: Annotated[int, Meta(ge=0)]
+    reason: str | None = None
+    error: str | None = None
+    field: str | None = None
+    value: str | None = None
+
+
+class CollectAnswer(Struct, kw_only=True, frozen=True):
+    """Verdicts in the order of the payloads; all of it is on the broker."""
+
+    accepted: Annotated[int, Meta(ge=0)]
+    rejected: Annotated[int, Meta(ge=0)]
+    verdicts: list[Verdict]
+
+
 class Health(Struct, kw_only=True, frozen=True):
     """State of the process: live versions by lineage, the experiment, and the replicas."""
 
@@ -132,7 +160,7 @@ def decode(body: bytes) -> RankRequest:
     try:
         request = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(_problem(str(error), body)) from error
+        raise RequestError(problem(str(error), body)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(Problem(error=f"not valid JSON: {error}")) from error
     if request.query.text is not None and request.query.hash is not None:
@@ -148,7 +176,8 @@ def decode(body: bytes) -> RankRequest:
     return request
 
 
-def _problem(message: str, body: bytes) -> Problem:
+def problem(message: str, body: bytes) -> Problem:
+    """Return a decoder's message with the field it names and that field's value in `body`."""
     found = _PATH.search(message)
     path = found.group(1)[1:].lstrip(".") if found else ""
     named = _NAMED.match(message)

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from abtest.store import ActiveExperiment
 from serving import assignment, features, rank
 from serving.assignment import Decision, decide
+from serving.collector import Collector
 from serving.emit import Emitter
 from serving.identifiers import uuid7
 from serving.impression import Moment, impression
@@ -64,6 +65,7 @@ class Parts:
     updater: Updater
     experiments: Experiments | None
     emitter: Emitter
+    collector: Collector
     metrics: Metrics
 
 
@@ -79,6 +81,7 @@ class Service:
         self.catalogue = parts.catalogue
         self.profiles = parts.profiles
         self.versions = parts.versions
+        self.collector = parts.collector
         self._parts = parts
         self._sources = sources
         self._pepper = pepper
@@ -99,16 +102,18 @@ class Service:
             _log.warning("the local copy of the experiment is ignored: %s", error)
         self._inference.start()
         self._parts.emitter.start()
+        self.collector.start()
         for follower in self._parts.followers:
             follower.start()
         self._poller.start()
 
     def stop(self) -> None:
-        """End all threads; queued impressions are delivered or spooled."""
+        """End all threads; queued impressions are delivered or spooled, queued events delivered or not acknowledged."""
         self._stop.set()
         for follower in self._parts.followers:
             follower.request_stop()
         self._inference.stop()
+        self.collector.stop()
         self._parts.emitter.stop()
         for follower in self._parts.followers:
             follower.join()

@@ -23,6 +23,8 @@ class ServingSettings:
         pepper: Secret key of the query text's hash; empty = one made at the first start and kept under the home folder.
         spool_bytes: Disk space for impressions while the broker is down.
         queue_size: Impressions held in memory on their way to the broker.
+        collect_bytes: Event payloads held in memory on their way to the broker; more are refused with 429.
+        collect_timeout_s: Time until the sender of events is told to send them again.
         profiles_capacity: Clients whose history is kept in memory.
         artifacts: Folder of model artifacts; empty = `artifacts` under the home folder.
     """
@@ -41,12 +43,14 @@ class ServingSettings:
     pepper: str = ""
     spool_bytes: int = 64 * 1024 * 1024
     queue_size: int = 10_000
+    collect_bytes: int = 8 * 1024 * 1024
+    collect_timeout_s: float = 10.0
     profiles_capacity: int = 200_000
     artifacts: str = ""
 
     def __post_init__(self) -> None:
         positive = ("deadline_ms", "max_body_bytes", "poll_s", "max_bad_outputs", "queue_size")
-        for name in (*positive, "profiles_capacity"):
+        for name in (*positive, "collect_bytes", "collect_timeout_s", "profiles_capacity"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
         if not 1 <= self.num_scored <= 30:

@@ -50,14 +50,6 @@ def process(home: Path, broker: Broker, port: int, *flags: str) -> Iterator[subp
         child.wait()
 
 
-def test_the_pepper_is_made_once_and_kept_private(tmp_path: Path) -> None:
-    first = run.pepper(ServingSettings(), tmp_path, run.SYSTEM)
-    assert first == run.pepper(ServingSettings(), tmp_path, run.SYSTEM)
-    assert len(first) == run.PEPPER_BYTES
-    assert (tmp_path / "pepper").stat().st_mode & 0o077 == 0
-    assert run.pepper(ServingSettings(pepper="mine"), tmp_path, run.SYSTEM) == b"mine"
-
-
 def test_connections_answer_without_delay() -> None:
     async def no_delay() -> int:
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,75 @@
+"""`shelfwise stream ingest`: what other systems recorded, adapted to our topics."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+
+Format = Literal["ubi", "ga4", "segment", "snowplow", "metarank", "shelfwise"]
+
+
+def ingest(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="One payload per line, - for standard input.")],
+    format_: Annotated[Format, typer.Option("--format", help="Convention of the lines.")],
+    query_name: Annotated[
+        str, typer.Option(help="Parameter or property that carries the query id where the convention has none.")
+    ] = "query_id",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Adapt and count; send nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Adapt recorded events and send them; rejected lines go to `dead_letters` with their reason."""
+    import time
+
+    from deploy.broker import resolve
+    from serving.pepper import pepper
+    from serving.settings import ServingSettings
+    from stream import topics
+    from stream.adapters import Options
+    from stream.bus import KafkaSettings, Producer, partition_counts
+    from stream.ingest import ingest as send
+
+    called = context(ctx)
+    lines = _lines(file)
+    # A dry run leaves no key behind: nobody sees its hashes.
+    settings = called.settings.get("serving", ServingSettings)
+    options = Options(pepper=b"" if dry_run else pepper(settings, called.home / "serving"), query_name=query_name)
+
+    def now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    if dry_run:
+        done = send(None, format_, lines, options=options, now_ms=now_ms)
+    else:
+        broker = resolve(called.settings.get("kafka", KafkaSettings), called.home)
+        missing = {*topics.EVENT_TOPICS, topics.DEAD_LETTERS} - partition_counts(broker).keys()
+        if missing:
+            raise fail(f"topic {', '.join(sorted(missing))} does not exist; run `shelfwise kafka topics`")
+        with Producer(broker) as producer:
+            done = send(producer, format_, lines, options=options, now_ms=now_ms)
+    if as_json:
+        print_json({**asdict(done), "dry_run": dry_run})
+        return
+    rows = [*sorted(done.records.items()), (topics.DEAD_LETTERS, done.num_letters)]
+    verb = "would be sent" if dry_run else "sent"
+    print_table(f"{done.num_lines} lines of {format_}", ("topic", f"records {verb}"), rows)
+    for reason, number in done.reasons.most_common():
+        err_console.print(f"{number} events rejected: {reason}", markup=False, highlight=False)
+    for number, reason, detail in done.first_rejects:
+        err_console.print(f"line {number}: {reason}: {detail}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from sys.stdin.buffer
+        return
+    path = Path(file)
+    if not path.is_file():
+        raise fail(f"{file} does not exist")
+    with path.open("rb") as opened:
+        yield from opened
