@@ -16,37 +16,10 @@ from tests.stream.logs import Joined, join_in_process
 
 FILE_NAME = "trivago_sessions_dev.parquet"
 
-# The batch join of the raw file: SQL over rows and strings, sharing nothing with the loader or the join.
-ORACLE = """
-with rows as (
-    select session_id as visit, timestamp * 1000 + step as ts, reference as hotel, action_type,
-           session_id || '-' || timestamp || '-' || step as query_id,
-           string_split(impressions, '|') as hotels, string_split(prices, '|') as prices
-    from read_parquet($path)
-), lists as (
-    select * from rows where action_type = 'clickout item'
-), browsed as (
-    select *, row_number() over () as number from rows where action_type like 'interaction item%' and hotel is not null
-), linked as (
-    select b.number, b.hotel, arg_max(l.query_id, (l.ts, l.query_id)) as query_id
-    from browsed b join lists l
-      on l.visit = b.visit and l.ts - 1 <= b.ts and b.ts < l.ts - 1 + 900000 and list_contains(l.hotels, b.hotel)
-    group by all
-), clicks as (
-    select query_id, hotel from linked union all select query_id, hotel from lists
-), clicked as (
-    select query_id, map_from_entries(list((hotel, n))) as per_hotel
-    from (select query_id, hotel, count(*) as n from clicks group by all) group by query_id
-)
-select l.query_id, l.visit, l.ts, l.hotels, l.prices, l.hotel, c.per_hotel,
-       (select count(*) from browsed) - (select count(*) from linked) as num_orphans
-from lists l join clicked c using (query_id) order by l.query_id
-"""
-
 
 def check_against_batch(path: Path, joined: Joined) -> None:
     """Compare every session, column by column, with the batch join of the file."""
-    rows = duckdb.execute(ORACLE, {"path": str(path)}).fetchall()
+    rows = duckdb.execute(trivago_log.BATCH_JOIN, {"path": str(path)}).fetchall()
     assert rows
     assert {row[0] for row in rows} == set(joined.sessions)
     for query_id, visit, ts, hotels, prices, chosen, per_hotel, _ in rows:

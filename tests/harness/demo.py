@@ -1,0 +1,159 @@
+"""The demo as a real process with a home folder of its own, and a view of what it leaves running."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from deploy.demo.scrape import Samples, ScrapeError, scrape
+from deploy.demo.summary import DemoSummary
+from deploy.supervisor import tail
+from tests.harness.kafka import JARS
+
+ROOT = Path(__file__).parents[2]
+POLL_S = 0.05
+_READY = re.compile(r"(\S+) is ready: http://127\.0\.0\.1:(\d+)/")
+
+
+class DemoProcess:
+    """One `shelfwise demo run`."""
+
+    def __init__(self, home: Path, *options: str, settings: Mapping[str, str] | None = None) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home.resolve()
+        self.folder = self.home / "demo"
+        self._errors = self.home / "demo.err"
+        inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
+        environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
+        environment |= {"SHELFWISE_HOME": str(self.home), "SHELFWISE_KAFKA__JARS": str(JARS), **(settings or {})}
+        with (self.home / "demo.out").open("wb") as output, self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy", "demo", "run", *options],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                cwd=ROOT,
+            )
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self._errors.read_text(errors="replace")
+
+    def words(self) -> str:
+        """Return its own last lines and those of its children, for failures."""
+        logs = sorted((self.folder / "logs").glob("*.log"))
+        parts = [f"{path.name}:\n{tail(path, 25)}" for path in [self._errors, *logs]]
+        return "\n".join(parts)
+
+    def port(self, child: str) -> int | None:
+        """Return where a child listens, once the demo has said that it is ready."""
+        return {name: int(port) for name, port in _READY.findall(self.said)}.get(child)
+
+    def samples(self, child: str) -> Samples:
+        """Return the metrics of a child, none while it does not answer."""
+        port = self.port(child)
+        try:
+            return scrape(port) if port else Samples(())
+        except ScrapeError:
+            return Samples(())
+
+    def pid(self, *argv: str) -> int | None:
+        """Return the living process of this demo whose command line holds these words in a row."""
+        found = [pid for pid in running_in(self.home) if _holds(command_line(pid), argv)]
+        assert len(found) < 2, f"{argv}: {found}"
+        return found[0] if found else None
+
+    def wait_for(self, what: str, done: Callable[[], bool], timeout_s: float = 240.0) -> None:
+        """Wait until something holds while the demo runs."""
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            assert self.process.poll() is None, f"the demo ended while waiting for {what}:\n{self.words()}"
+            assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}:\n{self.words()}"
+            time.sleep(POLL_S)
+
+    def finish(self, timeout_s: float = 900.0) -> DemoSummary:
+        """Wait for its end, which must be a success, and return its summary."""
+        try:
+            code = self.process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the demo has not ended in {timeout_s:.0f} s:\n{self.words()}") from None
+        summary = self.folder / "summary.json"
+        found = summary.read_text() if summary.exists() else ""
+        assert code == 0, f"the demo ended with code {code}:\n{self.words()}\n{found}"
+        return msgspec.json.decode(found, type=DemoSummary)
+
+    def interrupt(self, timeout_s: float = 180.0) -> int:
+        """Press Ctrl-C and return the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the demo did not stop in {timeout_s:.0f} s:\n{self.words()}") from None
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def demo(home: Path, *options: str, settings: Mapping[str, str] | None = None) -> Iterator[DemoProcess]:
+    """A demo that is certainly gone afterwards, with all that it started."""
+    started = DemoProcess(home, *options, settings=settings)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.kill()
+        for pid in running_in(started.home):
+            os.kill(pid, signal.SIGKILL)
+
+
+def running_in(home: Path) -> list[int]:
+    """Return the living processes whose environment names this home folder or the demo's in it."""
+    wanted = {f"SHELFWISE_HOME={home}".encode(), f"SHELFWISE_HOME={home / 'demo'}".encode()}
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = set((entry / "environ").read_bytes().split(b"\0"))
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            # It ended while we looked, or is not ours to look into.
+            continue
+        if state != "Z" and environment & wanted:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def wait_until_none(home: Path, timeout_s: float = 15.0) -> None:
+    """Wait until no process of this home folder is left.
+
+    The kernel ends the children of a killed demo by itself, but not in the same instant.
+    """
+    deadline = time.monotonic() + timeout_s
+    while left := running_in(home):
+        assert time.monotonic() < deadline, f"still running: {[command_line(pid) for pid in left]}"
+        time.sleep(POLL_S)
+
+
+def _holds(command: Sequence[str], argv: Sequence[str]) -> bool:
+    return any(list(argv) == list(command[k : k + len(argv)]) for k in range(len(command)))
