@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,7 +52,16 @@ def ingest(
         with Producer(broker) as producer:
             done = send(producer, format_, lines, options=options, now_ms=now_ms)
     if as_json:
-        print_json({**asdict(done), "dry_run": dry_run})
+        print_json(
+            {
+                "dry_run": dry_run,
+                "lines": done.num_lines,
+                "records": done.records,
+                "dead_letters": done.num_letters,
+                "rejected_events": done.reasons,
+                "first_rejects": [{"line": n, "reason": r, "detail": d} for n, r, d in done.first_rejects],
+            }
+        )
         return
     rows = [*sorted(done.records.items()), (topics.DEAD_LETTERS, done.num_letters)]
     verb = "would be sent" if dry_run else "sent"

@@ -22,7 +22,10 @@ def adapt(name: str, raw: bytes, options: Options | None = None) -> list[Result]
     >>> adapt("metarank", b'{"event": "item"}')
     [Rejected(reason='unmapped', detail="'item' has no counterpart - at `$.event`", raw=b'{"event": "item"}')]
     """
-    return FORMATS[name](raw, options or Options())
+    try:
+        return FORMATS[name](raw, options or Options())
+    except Exception as fault:  # noqa: BLE001 - a fault of ours is a dead letter too: it must not hold up the others
+        return [Rejected(reason="internal", detail=repr(fault)[:200], raw=raw)]
 
 
 __all__ = ["FORMATS", "Adapted", "Options", "Rejected", "Result", "adapt"]

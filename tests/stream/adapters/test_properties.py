@@ -49,6 +49,7 @@ def check(name: str, raw: bytes) -> None:
         else:
             assert isinstance(result, Rejected)
             assert FATE_OF_REASON[result.reason] == "dead"
+            assert result.reason != "internal", result.detail
             assert result.raw == raw
     assert adapt(name, raw, OPTIONS) == results
 

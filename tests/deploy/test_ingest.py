@@ -1,0 +1,78 @@
+"""`shelfwise stream ingest` on files of other conventions and a real Kafka."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from deploy.cli import app
+from stream import topics
+from stream.bus import Broker, read_to_end
+from stream.join import decode
+
+GOLDEN = Path(__file__).parents[1] / "stream" / "adapters" / "golden"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
+    monkeypatch.setenv("SHELFWISE_SERVING__PEPPER", "golden")
+    return tmp_path
+
+
+def lines_of(name: str) -> tuple[bytes, Counter[str], int]:
+    """Return a file of a format, the records by topic and the number of lines with a reject."""
+    cases = json.loads((GOLDEN / f"{name}.json").read_text())
+    raw = [case["source"] if isinstance(case["source"], str) else json.dumps(case["source"]) for case in cases]
+    records = Counter(one["topic"] for case in cases for one in case["expected"] if "topic" in one)
+    return "\n".join(raw).encode() + b"\n\n", records, sum(any("reason" in o for o in c["expected"]) for c in cases)
+
+
+def ingest(*arguments: str, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(app, ["stream", "ingest", *arguments], input=stdin)
+
+
+@pytest.mark.parametrize("name", ["ubi", "ga4", "segment", "snowplow", "metarank"])
+def test_a_dry_run_counts_and_sends_nothing(name: str, home: Path) -> None:
+    content, records, num_letters = lines_of(name)
+    (home / "events").write_bytes(content)
+    done = msgspec.json.decode(ingest("--format", name, "--dry-run", "--json", str(home / "events")).stdout)
+    assert (done["records"], done["dead_letters"], done["dry_run"]) == (records, num_letters, True)
+    assert done["lines"] == content.strip().count(b"\n") + 1
+    assert not (home / "serving").exists()
+
+
+@pytest.mark.kafka
+def test_records_and_rejects_arrive_once_however_often_a_file_is_sent(
+    fresh_kafka: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
+    content, records, num_letters = lines_of("ga4")
+    shown = ingest("--format", "ga4", "-", stdin=content)
+    assert shown.exit_code == 0, shown.output
+    assert "expected microseconds since 1970" in shown.stderr
+    again = ingest("--format", "ga4", "-", stdin=b"\n\n" + content)
+    assert again.exit_code == 0, again.output
+    expected = [
+        one["record"]["event_id"]
+        for case in json.loads((GOLDEN / "ga4.json").read_text())
+        for one in case["expected"]
+        if one.get("topic") == topics.CLICKS
+    ]
+    found = list(read_to_end(fresh_kafka, topics.CLICKS))
+    assert Counter(decode.click(one.value).event_id for one in found) == Counter(expected * 2)
+    assert {one.key for one in found} == {b"531.77"}
+    assert sum(1 for _ in read_to_end(fresh_kafka, topics.CONVERSIONS)) == 2 * records[topics.CONVERSIONS]
+    letters = [dict(one.headers) for one in read_to_end(fresh_kafka, topics.DEAD_LETTERS)]
+    assert len(letters) == 2 * num_letters
+    assert len({(one["topic"], one["partition"], one["offset"]) for one in letters}) == num_letters
+    assert {one["topic"] for one in letters} == {b"ingest:ga4"}
+    assert all(one["reason"] and one["detail"] and one["line"] for one in letters)
+
+
+def test_a_file_that_is_not_there(home: Path) -> None:
+    assert ingest("--format", "ubi", "--dry-run", str(home / "nothing")).exit_code == 1
+    assert ingest("--format", "csv", "--dry-run", "-").exit_code == 2
