@@ -37,7 +37,7 @@ class Clicks:
             if query.client_id != click.client_id:
                 self._lose(click, source, "no_link", "the list was shown to another client")
             else:
-                self._touch_open(query, sessions.head(self._state.raw(query)), click, source, "query_id")
+                self._touch_open(query, sessions.head(self._state.list_part(query)), click, source, "query_id")
             return True
         if query is None and self._place_in_closed(click.query_id, click, source):
             return True
@@ -53,15 +53,15 @@ class Clicks:
             return False
         candidates = [q for q in self._state.queries_of(click.client_id) if q.event_ts <= click.event_ts < q.close_ts]
         for query in sorted(candidates, key=lambda q: (q.event_ts, q.query_id), reverse=True):
-            shown = sessions.head(self._state.raw(query))
-            if click.object_id in shown.items.object_id:
+            shown = sessions.head(self._state.list_part(query))
+            if click.object_id in shown.item_id:
                 self._touch_open(query, shown, click, source, "inferred")
                 return True
         self._lose(click, source, "no_link", "no open list of the client shows the item")
         return True
 
     def _touch_open(self, query: OpenQuery, shown: sessions.ListHead, click: Click, source: Source, link: str) -> None:
-        if click.object_id not in shown.items.object_id:
+        if click.object_id not in shown.item_id:
             self._lose(click, source, "not_in_list", f"item '{click.object_id}'")
             return
         if query.labels is None:
@@ -84,7 +84,7 @@ class Clicks:
             self._lose(click, source, "evicted", "the session holds too many events")
         else:
             shown = head_of(correction)
-            if click.object_id not in shown.items.object_id:
+            if click.object_id not in shown.item_id:
                 self._lose(click, source, "not_in_list", f"item '{click.object_id}'")
                 return True
             touch = _touch(click, shown, source, "query_id")
@@ -123,8 +123,8 @@ class Clicks:
             item_id=click.object_id,
             action=click.action_name,
             event_ts=click.event_ts,
-            category=shown.query.category,
-            price_minor=shown.items.price_minor[touch.item],
+            category=shown.query_category,
+            price_minor=shown.price(touch.item),
         )
         self._state.behave(click.client_id, behaviour)
 
@@ -152,5 +152,5 @@ class Clicks:
 
 
 def _touch(click: Click, shown: sessions.ListHead, source: Source, link: str) -> Touch:
-    item = shown.items.object_id.index(click.object_id)
+    item = shown.item_id.index(click.object_id)
     return Touch(click.event_id, click.action_name, item, click.event_ts, source.append_ts, source.offset, link)

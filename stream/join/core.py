@@ -22,7 +22,7 @@ from stream.join.murmur2 import partition_of
 from stream.join.orders import Orders
 from stream.join.records import InputRecord
 from stream.join.restore import click_deadline, line_deadline, restore
-from stream.join.rows import Snapshot, Source, WarmSession
+from stream.join.rows import ShownList, Snapshot, Source, WarmSession
 from stream.join.settings import JoinSettings
 from stream.join.state import OpenQuery, State, Waiting
 from stream.join.watermark import Clock
@@ -208,11 +208,12 @@ class Join:
             self._ledger.counters[fates.DUPLICATE] += 1
             return
         close_ts = impression.event_ts + self._window_ms
-        source = _source(record)
         if close_ts <= self._clock.watermark_ts:
-            self._on_late_impression(impression, source, close_ts)
+            self._on_late_impression(impression, _source(record), close_ts)
             return
-        self._state.hot.put(rows.impression_key(query_id), rows.pack_source(source))
+        part = sessions.list_part(impression, self._partition, record.offset)
+        shown = ShownList(record.offset, impression.event_id, part)
+        self._state.hot.put(rows.impression_key(query_id), rows.pack_shown(shown))
         self._state.open_query(
             OpenQuery(
                 query_id=query_id,
@@ -220,8 +221,8 @@ class Join:
                 event_id=impression.event_id,
                 event_ts=impression.event_ts,
                 close_ts=close_ts,
-                offset=source.offset,
-                append_ts=source.append_ts,
+                offset=record.offset,
+                n=len(impression.items.object_id),
             )
         )
         for key, waiting in self._state.waiting_for(query_id):
@@ -261,31 +262,26 @@ class Join:
 
     def _close(self, query: OpenQuery) -> None:
         state, counters = self._state, self._ledger.counters
-        raw = state.raw(query)
+        part = state.list_part(query)
         state.close_query(query)
-        merged, revision = query.labels or labels.empty(), 0
+        merged, revision = query.labels, 0
         ahead = state.find_session(query.query_id)
         if ahead is not None:
             # Only after a crash: the close was written, what claims it was not.
-            merged = merged.union(ahead.session.labels)
+            merged = (merged or labels.empty()).union(ahead.session.labels)
             revision = ahead.session.revision + (merged != ahead.session.labels)
             state.corrections.pop(query.query_id, None)
-        if len(merged):
-            warm = WarmSession(
-                revision,
-                query.offset,
-                query.append_ts,
-                query.event_ts,
-                query.client_id,
-                merged,
-                rows.compress(raw),
+        items: set[int] = set()
+        if merged is not None and len(merged):
+            items.update(touch.item for touch in merged.touches.values())
+            items.update(deal.item for deal in merged.deals.values())
+            state.put_session(
+                query.query_id, WarmSession(revision, query.event_ts, query.client_id, query.n, merged, part)
             )
-            state.put_session(query.query_id, warm)
             counters["sessions_labelled"] += 1
         else:
             state.note_closed(query.query_id, query.close_ts)
-        items = {touch.item for touch in merged.touches.values()} | {deal.item for deal in merged.deals.values()}
-        self._emit(raw, query.client_id, merged, query.offset, revision, "close", items)
+        self._emit(query, part, merged, revision, "close", items)
         counters[fates.JOINED] += 1
         counters["sessions"] += 1
 
@@ -295,25 +291,29 @@ class Join:
             warm.revision += correction.grown
             self._state.put_session(query_id, warm)
             reason = max(correction.reasons, key=_REASON_ORDER.index)
-            self._emit(warm.raw(), warm.client_id, warm.labels, warm.offset, warm.revision, reason, correction.items)
+            self._emit(warm, warm.part, warm.labels, warm.revision, reason, correction.items)
             self._ledger.counters["revisions"] += 1
         self._state.corrections.clear()
 
     def _emit(
-        self, raw: bytes, client_id: str, merged: Labels, offset: int, revision: int, reason: str, items: set[int]
+        self,
+        query: OpenQuery | WarmSession,
+        part: bytes,
+        merged: Labels | None,
+        revision: int,
+        reason: str,
+        items: set[int],
     ) -> None:
         value = sessions.build(
-            raw,
+            part,
             merged,
+            sessions.Header(revision, reason, query.event_ts + self._window_ms, self._clock.watermark_ts),
+            n=query.n,
+            impression_ts=query.event_ts,
             partition=self._partition,
-            offset=offset,
-            revision=revision,
-            reason=reason,
             changed_items=items,
-            click_window_ms=self._window_ms,
-            watermark_ts=self._clock.watermark_ts,
         )
-        self._ledger.effects.sessions.append((client_id.encode(), value))
+        self._ledger.effects.sessions.append((query.client_id.encode(), value))
 
     # Progress
 

@@ -123,9 +123,6 @@ def label_key(labels: Labels) -> bytes:
     return blake2b("\n".join(ids).encode(), digest_size=8).digest()
 
 
-NO_LABELS_KEY = label_key(empty())
-
-
 def evidence(labels: Labels, partition: int) -> list[Evidence]:
     """Return the merged events in (event_ts, event_id, item) order."""
     rows = [

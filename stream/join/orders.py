@@ -85,7 +85,7 @@ class Orders:
         if query is not None:
             if query.client_id != conversion.client_id or (order is None and conversion.event_ts >= query.close_ts):
                 return False
-            shown, impression_ts = sessions.head(self._state.raw(query)), query.event_ts
+            shown, impression_ts = sessions.head(self._state.list_part(query)), query.event_ts
             deal = _line(conversion, ordered, shown, source, link, order)
             if deal is None:
                 return False
@@ -131,11 +131,11 @@ class Orders:
             self._ledger.counters[f"link_{deal.link}"] += 1
             behaviour = Behaviour(
                 event_id=conversion.event_id,
-                item_id=shown.items.object_id[deal.item],
+                item_id=shown.item_id[deal.item],
                 action="purchase",
                 event_ts=conversion.event_ts,
-                category=shown.query.category,
-                price_minor=shown.items.price_minor[deal.item],
+                category=shown.query_category,
+                price_minor=shown.price(deal.item),
             )
             self._state.behave(conversion.client_id, behaviour)
 
@@ -184,8 +184,8 @@ def _line(
     """Return the line as a label, or None if the list lacks its item."""
     if order is not None:
         item = order.item
-    elif ordered.object_id in shown.items.object_id:
-        item = shown.items.object_id.index(ordered.object_id)
+    elif ordered.object_id in shown.item_id:
+        item = shown.item_id.index(ordered.object_id)
     else:
         return None
     reversal = conversion.action_name != "purchase"

@@ -57,16 +57,16 @@ def line_deadline(conversion: Conversion, wait_ms: int) -> int:
 
 
 def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:
-    source = rows.unpack_source(value)
-    shown = sessions.identity(source.raw)
+    shown = rows.unpack_shown(value)
+    known = sessions.identity(shown.part)
     return OpenQuery(
         query_id=key[1:].decode(),
-        client_id=shown.client_id,
+        client_id=known.client_id,
         event_id=shown.event_id,
-        event_ts=shown.event_ts,
-        close_ts=shown.event_ts + window_ms,
-        offset=source.offset,
-        append_ts=source.append_ts,
+        event_ts=known.impression_ts,
+        close_ts=known.impression_ts + window_ms,
+        offset=shown.offset,
+        n=known.n,
         labels=labels,
     )
 
@@ -91,5 +91,5 @@ def _was_placed(waiting: Waiting, seen: dict[str, OpenQuery], hot: dict[bytes, b
         return True
     if query.client_id != event.client_id or event.action_name != "purchase":
         return False
-    shown = sessions.head(rows.raw_of(hot[rows.impression_key(query.query_id)]))
-    return event.items[waiting.line].object_id in shown.items.object_id
+    shown = sessions.head(rows.unpack_shown(hot[rows.impression_key(query.query_id)]).part)
+    return event.items[waiting.line].object_id in shown.item_id

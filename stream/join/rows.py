@@ -2,10 +2,10 @@
 
 | tier | key | value |
 |---|---|---|
-| hot | `i` query | offset, append_ts, raw impression; written once |
+| hot | `i` query | offset, event id, list part of the session; written once |
 | hot | `l` query | labels of an open query |
 | hot | `w` partition : topic : offset : line | offset, append_ts, raw event that waits |
-| warm | `s` query | expiry, a clicked or bought session: labels, revision, zlib 1 of the raw impression |
+| warm | `s` query | expiry, a clicked or bought session: labels, revision, list part |
 | warm | `t` client, item | expiry, newest clicks of the client on the item |
 | warm | `o` client, transaction, line | expiry, the query that an order line was joined to |
 | warm | `c`, `e` partition : hour : slice | expiry, 8-byte digests of queries closed without a click, or evicted |
@@ -16,7 +16,6 @@ Source: STREAM.md 5.
 """
 
 import struct
-import zlib
 
 import msgspec
 from msgspec import Struct
@@ -37,20 +36,23 @@ class Source(Struct, frozen=True):
     raw: bytes
 
 
+class ShownList(Struct, frozen=True, array_like=True):
+    """An open query's impression; `part` is what its session will say of the list."""
+
+    offset: int
+    event_id: str
+    part: bytes
+
+
 class WarmSession(Struct, array_like=True):
-    """A closed session that may still be corrected; `list_zlib` is its raw impression."""
+    """A closed session that may still be corrected; `part` is what it says of the list."""
 
     revision: int
-    offset: int
-    append_ts: int
     event_ts: int
     client_id: str
+    n: int
     labels: Labels
-    list_zlib: bytes
-
-    def raw(self) -> bytes:
-        """Return the raw impression."""
-        return zlib.decompress(self.list_zlib)
+    part: bytes
 
 
 class ItemClick(Struct, frozen=True, array_like=True):
@@ -98,6 +100,7 @@ class ProgressRow(Struct, array_like=True):
     emitted_expiry_ts: int = 0
 
 
+_shown = msgspec.msgpack.Decoder(ShownList)
 _labels = msgspec.msgpack.Decoder(Labels)
 _sessions = msgspec.msgpack.Decoder(WarmSession)
 _clicks = msgspec.msgpack.Decoder(list[ItemClick])
@@ -145,20 +148,25 @@ def closed_key(kind: bytes, partition: int, hour: int, slice_number: int) -> byt
     return kind + f"{partition}:{hour}:{slice_number}".encode()
 
 
+def pack_shown(shown: ShownList) -> bytes:
+    """Return the value of an `i` row."""
+    return _encoder.encode(shown)
+
+
+def unpack_shown(value: bytes) -> ShownList:
+    """Return the impression in an `i` row."""
+    return _shown.decode(value)
+
+
 def pack_source(source: Source) -> bytes:
-    """Return the value of an `i` or `w` row."""
+    """Return the value of a `w` row."""
     return _SOURCE.pack(source.offset, source.append_ts) + source.raw
 
 
 def unpack_source(value: bytes) -> Source:
-    """Return the record in an `i` or `w` row."""
+    """Return the record in a `w` row."""
     offset, append_ts = _SOURCE.unpack_from(value)
     return Source(offset, append_ts, value[_SOURCE.size :])
-
-
-def raw_of(value: bytes) -> bytes:
-    """Return the raw record in an `i` or `w` row."""
-    return value[_SOURCE.size :]
 
 
 def pack_labels(labels: Labels) -> bytes:
@@ -215,8 +223,3 @@ def pack_progress(row: ProgressRow) -> bytes:
 def unpack_progress(value: bytes) -> ProgressRow:
     """Return the progress row."""
     return _progress.decode(value)
-
-
-def compress(raw: bytes) -> bytes:
-    """Return the raw impression as warm rows keep it."""
-    return zlib.compress(raw, 1)

@@ -1,166 +1,148 @@
-"""From a raw impression and its labels to a session record.
+"""From an impression and its labels to a session record, in parts.
+
+A msgpack map is its size followed by its pairs, so a record can be put together from maps whose pairs are disjoint:
+the list as shown is encoded once, when the impression arrives, and is what the state keeps; the labels are those of
+the moment; the header belongs to one revision. Their keys are together those of `stream.session.Session`.
 
 Source: STREAM.md 4, session record.
 """
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 
 from stream import session
-from stream.events import Features
+from stream.events import Assignment, Impression
 from stream.join import labels as labelling
 from stream.join.labels import Labels
-from stream.session import AssignedArm, Session
+from stream.session import AssignedArm, Evidence, Line
 
 _U16_MAX = 2**16 - 1
+# A map of up to 15 pairs begins with one byte, a larger one with a mark and two bytes.
+_SMALL_BYTES = 1
+_LARGE_MARK = b"\xde"
+_LARGE_BYTES = 3
 
 
-class ShownList(Struct):
-    """The item columns that a click or an order line needs."""
+class ListPart(Struct, kw_only=True, tag_field="kind", tag="session"):
+    """The fields of a session that are known when its impression arrives."""
 
-    object_id: list[str]
-    price_minor: list[int]
+    schema_version: int = session.SCHEMA_VERSION
+    query_id: str
+    client_id: str
+    session_id: str | None
+    user_id: str | None
+    impression_ts: int
+    src: tuple[int, int]
+    query_hash: str
+    query_category: str | None
+    currency: str
+    assignment: list[AssignedArm]
+    lineage: str | None
+    version: str | None
+    fallback: str | None
+    triggered: bool | None
+    n: int
+    item_id: list[str]
+    rank_in: bytes
+    score: bytes
+    price_minor: bytes
+    propensity: bytes
+    feature_schema: bytes
+    item_f16: bytes
+    context_f16: bytes
+    hist_item: list[str]
+    hist_category: list[str]
+    hist_action: bytes
+    hist_age_s: bytes
 
 
-class ListQuery(Struct):
-    """The query fields that a profile needs."""
+class LabelPart(Struct):
+    """The fields that labels decide."""
 
-    category: str | None = None
+    label_key: bytes
+    clicks: bytes
+    carts: bytes
+    orders: bytes
+    units: bytes
+    click_delay_ms: bytes
+    order_delay_ms: bytes
+    gross_minor: bytes
+    refund_minor: bytes
+    changed: bytes
+    events: list[Evidence]
+    lines: list[Line]
+
+
+class Header(Struct):
+    """The fields of one revision."""
+
+    revision: int
+    reason: str
+    close_ts: int
+    watermark_ts: int
 
 
 class ListHead(Struct):
-    """The part of an impression that a click or an order line needs."""
+    """What a click or an order line needs of a list part."""
 
-    items: ShownList
-    query: ListQuery
+    item_id: list[str]
+    price_minor: bytes
+    query_category: str | None
+
+    def price(self, item: int) -> int:
+        """Return the price of the item at an index."""
+        return int.from_bytes(self.price_minor[8 * item : 8 * item + 8], "little", signed=True)
 
 
 class Identity(Struct):
-    """The part of an impression that its state needs after a restart."""
+    """What the state needs of a list part after a restart."""
 
-    event_id: str
-    event_ts: int
+    impression_ts: int
     client_id: str
+    n: int
 
 
-class _Items(Struct):
-    object_id: list[str]
-    rank_in: list[int]
-    price_minor: list[int]
-    score: list[float] | None = None
-    propensity: list[float] | None = None
-
-
-class _Query(Struct):
-    hash: str
-    category: str | None = None
-
-
-class _Assignment(Struct):
-    layer: str
-    experiment: str
-    arm: str
-    epoch: int
-    bucket: int
-
-
-class _Shown(Struct):
-    """An impression as `stream.events` has it, without the checks that it passed on arrival."""
-
-    event_ts: int
-    client_id: str
-    query_id: str
-    query: _Query
+class _Currency(Struct):
     currency: str
-    items: _Items
-    session_id: str | None = None
-    user_id: str | None = None
-    features: Features | None = None
-    assignment: list[_Assignment] = []
-    lineage: str | None = None
-    version: str | None = None
-    fallback: str | None = None
-    triggered: bool | None = None
 
 
-_impressions = msgspec.json.Decoder(_Shown)
-_heads = msgspec.json.Decoder(ListHead)
-_identities = msgspec.json.Decoder(Identity)
+_encoder = msgspec.msgpack.Encoder()
+_heads = msgspec.msgpack.Decoder(ListHead)
+_identities = msgspec.msgpack.Decoder(Identity)
+_currencies = msgspec.msgpack.Decoder(_Currency)
+_NUM_FIELDS = 1 + len(ListPart.__struct_fields__) + len(LabelPart.__struct_fields__) + len(Header.__struct_fields__)
+_START = _LARGE_MARK + _NUM_FIELDS.to_bytes(2, "big")
 
 
-def head(raw: bytes) -> ListHead:
-    """Return the list of an impression that was validated before."""
-    return _heads.decode(raw)
-
-
-def identity(raw: bytes) -> Identity:
-    """Return who, when and which of an impression that was validated before."""
-    return _identities.decode(raw)
-
-
-def build(
-    raw: bytes,
-    labels: Labels,
-    *,
-    partition: int,
-    offset: int,
-    revision: int,
-    reason: str,
-    changed_items: Iterable[int],
-    click_window_ms: int,
-    watermark_ts: int,
-) -> bytes:
-    """Return the msgpack bytes of a session record.
-
-    Args:
-        raw: The impression, validated before.
-        labels: Its labels as of this revision.
-        partition: Partition of the inputs.
-        offset: Offset of the impression.
-        revision: 0 at the close, higher for corrections.
-        reason: `close`, `click`, `conversion` or `refund`.
-        changed_items: Indexes of the items whose labels changed since the last revision.
-        click_window_ms: Length of the click window.
-        watermark_ts: Watermark of the partition now.
-    """
-    shown = _impressions.decode(raw)
-    items, features = shown.items, shown.features
+def list_part(impression: Impression, partition: int, offset: int) -> bytes:
+    """Return the msgpack bytes of the list part of a validated impression."""
+    query, items, features = impression.query, impression.items, impression.features
     n = len(items.object_id)
-    if labels.touches or labels.deals:
-        columns = labelling.columns(labels, n=n, impression_ts=shown.event_ts, currency=shown.currency)
-        key = labelling.label_key(labels)
-        events, lines = labelling.evidence(labels, partition), labelling.lines(labels)
-    else:
-        columns, key, events, lines = labelling.no_columns(n), labelling.NO_LABELS_KEY, [], []
-    rank_in = items.rank_in if max(items.rank_in) <= _U16_MAX else [min(rank, _U16_MAX) for rank in items.rank_in]
+    ranks = items.rank_in if max(items.rank_in) <= _U16_MAX else [min(rank, _U16_MAX) for rank in items.rank_in]
     history = features.history if features is not None else None
-    return session.encode(
-        Session(
-            query_id=shown.query_id,
-            client_id=shown.client_id,
-            session_id=shown.session_id,
-            user_id=shown.user_id,
-            revision=revision,
-            reason=reason,
-            label_key=key,
-            impression_ts=shown.event_ts,
-            close_ts=shown.event_ts + click_window_ms,
-            watermark_ts=watermark_ts,
+    return _encoder.encode(
+        ListPart(
+            query_id=impression.query_id,
+            client_id=impression.client_id,
+            session_id=impression.session_id,
+            user_id=impression.user_id,
+            impression_ts=impression.event_ts,
             src=(partition, offset),
-            query_hash=shown.query.hash,
-            query_category=shown.query.category,
-            currency=shown.currency,
-            assignment=[_arm(assigned) for assigned in shown.assignment],
-            lineage=shown.lineage,
-            version=shown.version,
-            fallback=shown.fallback,
-            triggered=shown.triggered,
+            query_hash=query.hash,
+            query_category=query.category,
+            currency=impression.currency,
+            assignment=[_arm(assigned) for assigned in impression.assignment],
+            lineage=impression.lineage,
+            version=impression.version,
+            fallback=impression.fallback,
+            triggered=impression.triggered,
             n=n,
             item_id=items.object_id,
-            rank_in=struct.pack(f"<{n}H", *rank_in),
+            rank_in=struct.pack(f"<{n}H", *ranks),
             score=struct.pack(f"<{n}f", *items.score) if items.score is not None else b"",
             price_minor=struct.pack(f"<{n}q", *items.price_minor),
             propensity=struct.pack(f"<{n}f", *items.propensity) if items.propensity is not None else b"",
@@ -171,6 +153,61 @@ def build(
             hist_category=history.category if history is not None else [],
             hist_action=bytes(session.ACTION_CODES.get(a, 0) for a in history.action) if history is not None else b"",
             hist_age_s=struct.pack(f"<{len(history.age_s)}I", *history.age_s) if history is not None else b"",
+        )
+    )
+
+
+def head(part: bytes) -> ListHead:
+    """Return the items of a list part."""
+    return _heads.decode(part)
+
+
+def identity(part: bytes) -> Identity:
+    """Return who and when of a list part."""
+    return _identities.decode(part)
+
+
+def build(
+    part: bytes,
+    labels: Labels | None,
+    header: Header,
+    *,
+    n: int,
+    impression_ts: int,
+    partition: int,
+    changed_items: Iterable[int],
+) -> bytes:
+    """Return the msgpack bytes of a session record.
+
+    Args:
+        part: The list part.
+        labels: Its labels as of this revision, if any.
+        header: The revision.
+        n: Length of the list.
+        impression_ts: Time of the impression.
+        partition: Partition of the inputs.
+        changed_items: Indexes of the items whose labels changed since the last revision.
+    """
+    if labels is None or not len(labels):
+        labelled = _unlabelled(n)
+    else:
+        currency = _currencies.decode(part).currency
+        labelled = _label_part(labels, n, impression_ts, currency, partition, changed_items)
+    return b"".join((_START, part[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
+
+
+@lru_cache(maxsize=256)
+def _unlabelled(n: int) -> bytes:
+    return _label_part(labelling.empty(), n, 0, "", 0, ())
+
+
+def _label_part(
+    labels: Labels, n: int, impression_ts: int, currency: str, partition: int, changed_items: Iterable[int]
+) -> bytes:
+    columns = labelling.columns(labels, n=n, impression_ts=impression_ts, currency=currency)
+    return _encoder.encode(
+        LabelPart(
+            label_key=labelling.label_key(labels),
             clicks=columns.clicks,
             carts=columns.carts,
             orders=columns.orders,
@@ -180,11 +217,11 @@ def build(
             gross_minor=columns.gross_minor,
             refund_minor=columns.refund_minor,
             changed=labelling.changed(changed_items),
-            events=events,
-            lines=lines,
+            events=labelling.evidence(labels, partition),
+            lines=labelling.lines(labels),
         )
     )
 
 
-def _arm(assigned: _Assignment) -> AssignedArm:
+def _arm(assigned: Assignment) -> AssignedArm:
     return AssignedArm(assigned.layer, assigned.experiment, assigned.epoch, assigned.arm, assigned.bucket)

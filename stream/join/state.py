@@ -24,7 +24,7 @@ _REVERSAL_RANK = 2
 
 @dataclass(slots=True)
 class OpenQuery:
-    """A query whose click window is open; its list stays raw in the hot tier."""
+    """A query whose click window is open; its list stays in the hot tier."""
 
     query_id: str
     client_id: str
@@ -32,7 +32,7 @@ class OpenQuery:
     event_ts: int
     close_ts: int
     offset: int
-    append_ts: int
+    n: int
     labels: Labels | None = None
 
 
@@ -68,7 +68,7 @@ class State:
     """The rows of a partition and the indexes over them.
 
     Attributes:
-        hot: Raw impressions, labels of open queries, waiting events.
+        hot: Lists and labels of open queries, waiting events.
         warm: Closed sessions, clicks by item, order lines, closed ids, profiles.
         open: Open queries by id.
         waiting: Waiting events by row key.
@@ -133,11 +133,11 @@ class State:
         """Return the open queries of a client."""
         return [self.open[query_id] for query_id in self._by_client.get(client_id, ())]
 
-    def raw(self, query: OpenQuery) -> bytes:
-        """Return the raw impression of an open query."""
+    def list_part(self, query: OpenQuery) -> bytes:
+        """Return what the session of an open query will say of its list."""
         stored = self.hot.get(rows.impression_key(query.query_id))
         assert stored is not None, f"open query {query.query_id} without its row"
-        return rows.raw_of(stored)
+        return rows.unpack_shown(stored).part
 
     def relabelled(self, query: OpenQuery, verdict: Merge) -> None:
         """Note that labels of an open query were merged."""
@@ -327,4 +327,4 @@ class State:
 
 def head_of(correction: Correction) -> sessions.ListHead:
     """Return the list of a closed session."""
-    return sessions.head(correction.session.raw())
+    return sessions.head(correction.session.part)
