@@ -53,10 +53,20 @@ system: setup-dev servers ## Run the slower tests on real processes
 bench: setup-dev ## Measure; asserts nothing
 	@$(BIN)/python -m pytest -m bench -s
 
+.venv-bench/stamp: $(VENV)/boot.stamp requirements/bench.txt
+	@$(PYTHON) -m venv .venv-bench
+	@$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --require-hashes -r requirements/bench.txt
+	@touch $@
+
+RUNS ?= 5
+bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Streams and a naive joiner; RUNS=1 for a quick look
+	@$(BIN)/python -m tests.bench --runs $(RUNS)
+
 lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/boot.in -o requirements/boot.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" --extra dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
 
 clean: ## Remove what set-up and runs left behind
-	@rm -rf $(VENV) .shelfwise .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+	@rm -rf $(VENV) .venv-bench .shelfwise .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist

@@ -1,0 +1,81 @@
+"""Writes a load to the broker as fast as it goes, or at a pace."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from stream import topics
+from stream.bus import Broker
+from stream.join.murmur2 import partition_of
+from tests.bench.load import NUM_PARTITIONS, START_TS, Arrival
+
+QUIX_INPUTS = {topics.IMPRESSIONS: "quix-impressions", topics.CLICKS: "quix-clicks"}
+QUIX_OUTPUT = "quix-joined"
+NAIVE_OUTPUT = "naive-sessions"
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+_INPUTS = tuple(topic for topic in topics.ALL if topic.name in {*topics.INPUTS, *topics.CHANGELOGS})
+_OUTPUTS = (topics.SESSIONS, topics.PROFILES, topics.UNJOINED, topics.DEAD_LETTERS, NAIVE_OUTPUT, QUIX_OUTPUT)
+
+
+def renew_topics(broker: Broker) -> None:
+    """Delete every topic and create the inputs, outputs and changelogs anew; outputs get the broker's stamp."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    known = [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]
+    for future in admin.delete_topics(known).values() if known else ():
+        future.result()
+    while any(not name.startswith("__") for name in admin.list_topics(timeout=10).topics):
+        time.sleep(0.1)
+    wanted = [NewTopic(topic.name, NUM_PARTITIONS, 1, config=dict(topic.config)) for topic in _INPUTS]
+    wanted += [NewTopic(name, NUM_PARTITIONS, 1, config=_STAMPED) for name in (*_OUTPUTS, *QUIX_INPUTS.values())]
+    for future in admin.create_topics(wanted).values():
+        future.result()
+
+
+def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+    """Return the load as Quix Streams can join it: keyed by query, conversions and ticks left out."""
+    for arrival in arrivals:
+        topic = QUIX_INPUTS.get(arrival.topic)
+        if topic is not None:
+            key = arrival.query_id.encode()
+            home = partition_of(key, NUM_PARTITIONS)
+            yield arrival._replace(topic=topic, key=key, partition=home)
+
+
+def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = None) -> None:
+    """Write records in order and wait until all are acknowledged.
+
+    Args:
+        broker: Where to.
+        arrivals: What.
+        speed: Simulated seconds per second; None is as fast as it goes.
+    """
+    producer = Producer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 5 if speed is not None else 50,
+            "batch.num.messages": 10_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1_000_000,
+        }
+    )
+    started_s = time.monotonic()
+    for number, arrival in enumerate(arrivals):
+        if speed is not None and number % 50 == 0:
+            ahead_s = started_s + (arrival.arrival_ms - START_TS) / 1_000 / speed - time.monotonic()
+            if ahead_s > 0:
+                producer.poll(0)
+                time.sleep(ahead_s)
+        while True:
+            try:
+                producer.produce(arrival.topic, arrival.value, arrival.key, arrival.partition)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        if number % 1_000 == 0:
+            producer.poll(0)
+    assert producer.flush(60) == 0, "the broker did not acknowledge the load"

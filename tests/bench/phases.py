@@ -1,0 +1,172 @@
+"""The two measurements of one contender: through a backlog with a kill in the middle, and at a steady pace.
+
+Source: STREAM.md 15.
+"""
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from stream import topics
+from stream.bus import Broker
+from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender, Running
+from tests.bench.feed import feed, for_quix, renew_topics
+from tests.bench.load import Arrival, Load
+from tests.bench.outputs import emit_delays_ms, judge, outputs
+from tests.bench.sampling import Commits, wait_for_log, watch
+
+_KILL_AT = 0.6
+_STUCK_S = 120.0
+_RECOVERED = re.compile(r"(\d+) changelog rows read in ([\d.]+) s")
+
+
+class Backlog(Struct, kw_only=True):
+    """What a stored backlog told; `kill -9` came after 60 % of it.
+
+    Attributes:
+        events_per_core: Events per CPU second of the process, all its threads and the system calls they make.
+        events_per_s: Events per second of wall time, on a machine that the broker shares.
+        peak_rss_bytes: Largest resident size.
+        lists: Share of the on-time lists in the output at the end, after the crash.
+        clicks: The same of clicks.
+        num_doubled: Outputs that are there twice.
+        recovery_s: From the start after the kill to the first event processed and committed.
+        rows: Changelog rows read.
+        rows_per_s: Rows per second while they were read.
+    """
+
+    events_per_core: float
+    events_per_s: float
+    peak_rss_bytes: int
+    lists: float
+    clicks: float
+    num_doubled: int
+    recovery_s: float
+    rows: int | None = None
+    rows_per_s: float | None = None
+
+
+class Paced(Struct, kw_only=True):
+    """What a steady rate told.
+
+    Attributes:
+        events_per_s: The rate.
+        cpu_share: CPU seconds of the process per second.
+        delay_p50_ms: From the record that closes a list (Quix Streams: the click) to the stored output.
+        delay_p99_ms: The same.
+    """
+
+    events_per_s: float
+    cpu_share: float
+    peak_rss_bytes: int
+    lists: float
+    clicks: float
+    num_doubled: int
+    delay_p50_ms: float
+    delay_p99_ms: float
+
+
+def _arrivals(load: Load, contender: Contender) -> list[Arrival]:
+    if contender is QUIX:
+        return list(for_quix(load.arrivals))
+    if contender is NAIVE:
+        return [arrival for arrival in load.arrivals if arrival.topic in contender.inputs]
+    return load.arrivals
+
+
+def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, group: str) -> Backlog:
+    """Store the load, then let the contender work through it, killed once."""
+    renew_topics(broker)
+    arrivals = _arrivals(load, contender)
+    feed(broker, arrivals)
+    num_events = sum(arrival.topic != topics.TICKS for arrival in arrivals)
+    commits = Commits(broker, group, contender.inputs)
+    running = Running(contender, broker, group, folder)
+    try:
+        course = watch(running, commits, until=int(num_events * _KILL_AT), timeout_s=_STUCK_S)
+        running.kill()
+        at_kill = commits.count()
+        started_s = time.monotonic()
+        running = Running(contender, broker, group, folder)
+        again = watch(running, commits, until=num_events, timeout_s=_STUCK_S)
+        recovery_s = again.samples[0].wall_s - started_s
+        rows, rows_per_s = _recovered(contender, running)
+        if contender is SHELFWISE:
+            _wait_for_ticks(broker, running, group, load)
+    finally:
+        running.stop()
+        commits.close()
+    found = list(outputs(broker, contender))
+    verdict = judge(load, contender, found)
+    per_core, per_s = course.rates(below=max(at_kill, 1))
+    return Backlog(
+        events_per_core=per_core,
+        events_per_s=per_s,
+        peak_rss_bytes=max(course.peak_rss_bytes, again.peak_rss_bytes),
+        lists=verdict.lists,
+        clicks=verdict.clicks,
+        num_doubled=verdict.num_doubled,
+        recovery_s=recovery_s,
+        rows=rows,
+        rows_per_s=rows_per_s,
+    )
+
+
+def _recovered(contender: Contender, running: Running) -> tuple[int | None, float | None]:
+    found = _RECOVERED.search(running.log()) if contender is SHELFWISE else None
+    if found is None:
+        return None, None
+    rows, seconds = int(found[1]), float(found[2])
+    return rows, rows / max(seconds, 0.01)
+
+
+def _wait_for_ticks(broker: Broker, running: Running, group: str, load: Load) -> None:
+    ticks = Commits(broker, group, (topics.TICKS,))
+    try:
+        watch(running, ticks, until=load.counts()[topics.TICKS], timeout_s=_STUCK_S)
+    finally:
+        ticks.close()
+
+
+def paced(broker: Broker, contender: Contender, load: Load, folder: Path, group: str, *, seconds: float) -> Paced:
+    """Feed the load over so many seconds into a contender that runs already."""
+    renew_topics(broker)
+    arrivals = _arrivals(load, contender)
+    num_events = sum(arrival.topic != topics.TICKS for arrival in arrivals)
+    commits = Commits(broker, group, contender.inputs)
+    running = Running(contender, broker, group, folder)
+    feeder = threading.Thread(target=feed, args=(broker, arrivals), kwargs={"speed": load.settings.span_s / seconds})
+    try:
+        if contender.ready:
+            wait_for_log(running, contender.ready, 60)
+        feeder.start()
+        course = watch(running, commits, until=int(num_events * 0.98), timeout_s=_STUCK_S)
+        feeder.join()
+        if contender is SHELFWISE:
+            _wait_for_ticks(broker, running, group, load)
+        else:
+            watch(running, commits, until=num_events, timeout_s=_STUCK_S)
+    finally:
+        if feeder.is_alive():
+            feeder.join()
+        running.stop()
+        commits.close()
+    found = list(outputs(broker, contender))
+    verdict = judge(load, contender, found)
+    delays_ms = emit_delays_ms(broker, load, contender, found)
+    first, last = course.samples[0], course.samples[-1]
+    took_s = last.wall_s - first.wall_s
+    return Paced(
+        events_per_s=(last.num_committed - first.num_committed) / took_s,
+        cpu_share=(last.cpu_s - first.cpu_s) / took_s,
+        peak_rss_bytes=course.peak_rss_bytes,
+        lists=verdict.lists,
+        clicks=verdict.clicks,
+        num_doubled=verdict.num_doubled,
+        delay_p50_ms=float(np.percentile(delays_ms, 50)) if len(delays_ms) else float("nan"),
+        delay_p99_ms=float(np.percentile(delays_ms, 99)) if len(delays_ms) else float("nan"),
+    )
