@@ -5,8 +5,10 @@ No consumer group code lives here: readers carry their own positions, which thei
 Source: STREAM.md 2.3 (role and traps of kafka-python 3).
 """
 
+import gc
 import socket
 import time
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -289,11 +291,15 @@ class Reader:
 def answers(broker: Broker, timeout_ms: int = 2_000) -> bool:
     """Say whether the broker answers a metadata request."""
     host, _, port = broker.bootstrap.split(",")[0].rpartition(":")
+    admin = None
     try:
         # Cheap and silent, where the client would log each refused connection of a broker that is still starting.
         socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
         admin = KafkaAdminClient(**broker.client_config(), bootstrap_timeout_ms=timeout_ms)
     except (KafkaError, OSError):
+        pass
+    if admin is None:
+        _collect_sockets()  # not above, where the exception still refers to them
         return False
     try:
         return bool(admin.describe_cluster()["brokers"])
@@ -301,6 +307,13 @@ def answers(broker: Broker, timeout_ms: int = 2_000) -> bool:
         return False
     finally:
         admin.close()
+
+
+def _collect_sockets() -> None:
+    # A client whose constructor fails cannot be closed, and leaves its sockets to the garbage collector's warnings.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def beginning_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], int]:

@@ -24,6 +24,7 @@ from stream.errors import BusError
 
 _START_S = 120.0
 _STOP_S = 60.0
+_STARTED = b"Kafka Server started"
 # The controller refuses a restarted broker while it still counts the killed one as alive; the default is 9 s.
 _SESSION_MS = 6_000
 # A broker outlives the object that started it; its process record is kept so that a stop can reap it.
@@ -71,11 +72,19 @@ class LocalKafka:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             pid = self._pid()
-            child = self._launch() if pid is None else None
-            broker = Broker(bootstrap=self._address())
+            if pid is not None and self._wait(lambda: answers(self.broker), lambda: self._is_ours(pid)):
+                return self.broker
+            # Not running, or it ended while it was looked at.
+            log_size = self._log.stat().st_size if self._log.is_file() else 0
+            child = self._launch()
             # Just after its start a child's command line is still empty, so only its exit status can tell.
-            self._wait_ready(broker, lambda: self._is_ours(pid) if pid else child is not None and child.poll() is None)
-        return broker
+            is_alive = lambda: child.poll() is None  # noqa: E731
+            # Clients that ask too early leave sockets behind, so the log is asked first.
+            if not self._wait(lambda: _STARTED in self._log_since(log_size), is_alive):
+                raise BusError(f"Kafka ended while it was starting: {self._last_words()}")
+            if not self._wait(lambda: answers(self.broker), is_alive):
+                raise BusError(f"Kafka ended after it had started: {self._last_words()}")
+        return self.broker
 
     def stop(self) -> bool:
         """Stop the broker by SIGTERM and wait for its end; return whether one was running.
@@ -103,9 +112,13 @@ class LocalKafka:
     def status(self) -> Status:
         """Return the state without changing it."""
         pid = self._pid()
-        address = self._address()
-        ready = pid is not None and answers(Broker(bootstrap=address))
-        return Status(address=address, pid=pid, ready=ready, folder=str(self._folder))
+        ready = pid is not None and answers(self.broker)
+        return Status(address=self.broker.bootstrap, pid=pid, ready=ready, folder=str(self._folder))
+
+    @property
+    def broker(self) -> Broker:
+        """The address, whether it runs or not."""
+        return Broker(bootstrap=self._address())
 
     @property
     def pid(self) -> int | None:
@@ -218,14 +231,20 @@ class LocalKafka:
         ports = self._ports()
         return f"127.0.0.1:{ports[0] if ports else self._port}"
 
-    def _wait_ready(self, broker: Broker, is_alive: Callable[[], bool]) -> None:
+    def _wait(self, is_done: Callable[[], bool], is_alive: Callable[[], bool]) -> bool:
+        """Wait until `is_done`; return False when the process is gone before."""
         deadline = time.monotonic() + _START_S
-        while not answers(broker):
+        while not is_done():
             if not is_alive():
-                raise BusError(f"Kafka ended while it was starting: {self._last_words()}")
+                return False
             if time.monotonic() > deadline:
-                raise BusError(f"Kafka does not answer on {broker.bootstrap} after {_START_S:.0f} s, see {self._log}")
+                raise BusError(f"Kafka is not ready on {self._address()} after {_START_S:.0f} s, see {self._log}")
             time.sleep(0.1)
+        return True
+
+    def _log_since(self, size: int) -> bytes:
+        written = self._log.read_bytes() if self._log.is_file() else b""
+        return written[size:] if len(written) >= size else written
 
     def _last_words(self) -> str:
         for log in (self._log, self._folder / "kafka.out"):
