@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-import msgspec
-from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from stream.join import FATE_OF_REASON, FATES
@@ -48,23 +46,6 @@ class JoinMetrics:
     def serve(self, host: str, port: int) -> None:
         """Answer scrapes from a thread until the process ends."""
         start_http_server(port, addr=host, registry=self.registry)
-
-
-class _Session(Struct, tag_field="kind", tag="session"):
-    reason: str
-
-
-class _Progress(Struct, tag_field="kind", tag="progress"):
-    pass
-
-
-_reasons = msgspec.msgpack.Decoder(_Session | _Progress)
-
-
-def session_reason(value: bytes) -> str | None:
-    """Return why a session was emitted; None for a progress record. Reads nothing else of the record."""
-    record = _reasons.decode(value)
-    return record.reason if isinstance(record, _Session) else None
 
 
 def _gains(counters: Mapping[str, int], seen: dict[str, int]) -> Iterator[tuple[str, int]]:

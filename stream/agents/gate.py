@@ -16,6 +16,7 @@ from stream.errors import BusError
 from stream.join import Effects
 
 Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 Send = Callable[[str, int, Iterable[Row]], Awaitable[None]]
@@ -34,9 +35,9 @@ class _Pending:
 
     def add(self, effects: Effects, acknowledge: Callable[[], None]) -> None:
         if effects.sessions:
-            self.outputs.setdefault(topics.SESSIONS, []).extend((key, value, []) for key, value in effects.sessions)
+            self.outputs.setdefault(topics.SESSIONS, []).extend(_rows(effects.sessions))
         if effects.profiles:
-            self.outputs.setdefault(topics.PROFILES, []).extend((key, value, []) for key, value in effects.profiles)
+            self.outputs.setdefault(topics.PROFILES, []).extend(_rows(effects.profiles))
         for topic, letters in ((topics.UNJOINED, effects.unjoined), (topics.DEAD_LETTERS, effects.dead_letters)):
             if letters:
                 self.outputs.setdefault(topic, []).extend(letters)
@@ -105,7 +106,7 @@ class Gate:
 
     async def _write_in_order(self, partition: int, pending: _Pending) -> None:
         await self._send_all(partition, pending.outputs | _changelogs(pending))
-        await self._send_all(partition, {topics.PROGRESS_CHANGELOG: _rows(pending.progress)})
+        await self._send_all(partition, {topics.PROGRESS_CHANGELOG: _rows(pending.progress.items())})
 
     async def _send_all(self, partition: int, writes: Mapping[str, list[Row]]) -> None:
         busy = [self._send(topic, partition, rows) for topic, rows in writes.items() if rows]
@@ -116,8 +117,8 @@ class Gate:
 
 
 def _changelogs(pending: _Pending) -> dict[str, list[Row]]:
-    return {topics.HOT_CHANGELOG: _rows(pending.hot), topics.WARM_CHANGELOG: _rows(pending.warm)}
+    return {topics.HOT_CHANGELOG: _rows(pending.hot.items()), topics.WARM_CHANGELOG: _rows(pending.warm.items())}
 
 
-def _rows(changes: Mapping[bytes, bytes | None]) -> list[Row]:
-    return [(key, value, []) for key, value in changes.items()]
+def _rows(changes: Iterable[tuple[bytes, bytes | None]]) -> list[Row]:
+    return [(key, value, _NO_HEADERS) for key, value in changes]

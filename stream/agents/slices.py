@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
-from faust.types.tuples import Message
+from faust.types.tuples import ConsumerMessage, Message
 
 from stream.agents.rows import WarmRows
 from stream.bus import Record
@@ -58,6 +58,7 @@ class SliceApp(faust.App):
 
     on_ready: Callable[[int], None]
     is_ready = False
+    assigned_s = 0.0
     _assignment_count = -1
 
     def on_rebalance_start(self) -> None:
@@ -66,8 +67,10 @@ class SliceApp(faust.App):
         super().on_rebalance_start()
 
     def on_assigned(self) -> None:
-        """Note which rebalance the tables are recovering for."""
-        self._assignment_count = self.rebalancing_count
+        """Note which rebalance the tables are recovering for, and since when."""
+        if self._assignment_count != self.rebalancing_count:
+            self._assignment_count = self.rebalancing_count
+            self.assigned_s = self.loop.time()
 
     def on_rebalance_end(self) -> None:
         """Report readiness, unless the next rebalance has begun while this one was ending."""
@@ -83,6 +86,24 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         # Faust waits 1.5 s in a fetch, and questions about end offsets wait behind it on the same connection.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
         return consumer
+
+
+def _message(tp: TP, piece: Sequence[Record], generation: int) -> Message:
+    """Return a slice as one message."""
+    last = piece[-1]
+    return ConsumerMessage(
+        topic=tp.topic,
+        partition=tp.partition,
+        offset=last.offset,
+        timestamp=last.timestamp / 1_000,
+        timestamp_type=0,
+        headers=None,
+        key=None,
+        value=piece,  # type: ignore[arg-type]  # a slice travels as one value
+        checksum=None,
+        tp=tp,
+        generation_id=generation,
+    )
 
 
 class SliceConsumer(driver.Consumer):
@@ -159,9 +180,7 @@ class SliceConsumer(driver.Consumer):
             for piece in slices(batch):
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
-                message = self._to_message(tp, piece[-1])
-                message.value = piece  # type: ignore[assignment]  # a slice travels as one value
-                yield tp, message
+                yield tp, _message(tp, piece, generation)
 
 
 class SliceTable(faust.Table[bytes, bytes]):

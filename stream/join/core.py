@@ -314,6 +314,7 @@ class Join:
             changed_items=items,
         )
         self._ledger.effects.sessions.append((query.client_id.encode(), value))
+        self._ledger.effects.reasons.append(reason)
 
     # Progress
 

@@ -69,6 +69,7 @@ class Effects:
         warm: Changelog rows of the warm tier; None deletes.
         progress: The changelog row of the partition's position.
         sessions: Session and progress records for topic `sessions`.
+        reasons: Why each of the sessions among them was emitted.
         profiles: Profiles for topic `profiles`; None deletes.
         unjoined: Late and orphaned records, or order lines, for topic `unjoined`.
         dead_letters: Refused records for topic `dead_letters`.
@@ -80,6 +81,7 @@ class Effects:
     warm: dict[bytes, bytes | None] = field(default_factory=dict)
     progress: dict[bytes, bytes | None] = field(default_factory=dict)
     sessions: list[tuple[bytes, bytes]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     profiles: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     unjoined: list[Letter] = field(default_factory=list)
     dead_letters: list[Letter] = field(default_factory=list)
