@@ -25,7 +25,7 @@ class Contender:
         name: In the report.
         inputs: Topics with events whose commits tell how far it is.
         output: Topic with its results.
-        ready: What it logs when it starts to work after a start or a recovery.
+        ready: What it logs when it starts to work.
     """
 
     name: str
@@ -47,7 +47,9 @@ class Contender:
 
 
 SHELFWISE = Contender(name="shelfwise", inputs=topics.EVENT_TOPICS, output=topics.SESSIONS, ready="owns partitions")
-QUIX = Contender(name="quix", inputs=tuple(QUIX_INPUTS.values()), output=QUIX_OUTPUT, ready="Recovery process complete")
+QUIX = Contender(
+    name="quix", inputs=tuple(QUIX_INPUTS.values()), output=QUIX_OUTPUT, ready="now processing incoming messages"
+)
 NAIVE = Contender(name="naive", inputs=(topics.IMPRESSIONS, topics.CLICKS), output=NAIVE_OUTPUT, ready="")
 CONTENDERS = (SHELFWISE, QUIX, NAIVE)
 

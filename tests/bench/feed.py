@@ -18,6 +18,7 @@ NAIVE_OUTPUT = "naive-sessions"
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
 _INPUTS = tuple(topic for topic in topics.ALL if topic.name in {*topics.INPUTS, *topics.CHANGELOGS})
 _OUTPUTS = (topics.SESSIONS, topics.PROFILES, topics.UNJOINED, topics.DEAD_LETTERS, NAIVE_OUTPUT, QUIX_OUTPUT)
+_BY_EVENT_TIME = frozenset(QUIX_INPUTS.values())
 
 
 def renew_topics(broker: Broker) -> None:
@@ -29,7 +30,9 @@ def renew_topics(broker: Broker) -> None:
     while any(not name.startswith("__") for name in admin.list_topics(timeout=10).topics):
         time.sleep(0.1)
     wanted = [NewTopic(topic.name, NUM_PARTITIONS, 1, config=dict(topic.config)) for topic in _INPUTS]
-    wanted += [NewTopic(name, NUM_PARTITIONS, 1, config=_STAMPED) for name in (*_OUTPUTS, *QUIX_INPUTS.values())]
+    wanted += [NewTopic(name, NUM_PARTITIONS, 1, config=_STAMPED) for name in _OUTPUTS]
+    # Quix Streams joins, and reads its topics in step, by the stamps of the records.
+    wanted += [NewTopic(name, NUM_PARTITIONS, 1) for name in _BY_EVENT_TIME]
     for future in admin.create_topics(wanted).values():
         future.result()
 
@@ -44,8 +47,8 @@ def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
             yield arrival._replace(topic=topic, key=key, partition=home)
 
 
-def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = None) -> None:
-    """Write records in order and wait until all are acknowledged.
+def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = None) -> dict[str, int]:
+    """Write records in order, wait until all are acknowledged, and return when each event was handed over first.
 
     Args:
         broker: Where to.
@@ -63,6 +66,7 @@ def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = N
             "queue.buffering.max.kbytes": 1_000_000,
         }
     )
+    handed_over: dict[str, int] = {}
     started_s = time.monotonic()
     for number, arrival in enumerate(arrivals):
         if speed is not None and number % 50 == 0:
@@ -70,12 +74,15 @@ def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = N
             if ahead_s > 0:
                 producer.poll(0)
                 time.sleep(ahead_s)
+        handed_over.setdefault(arrival.event_id, time.time_ns() // 1_000_000)
+        stamp = arrival.event_ts if arrival.topic in _BY_EVENT_TIME else 0
         while True:
             try:
-                producer.produce(arrival.topic, arrival.value, arrival.key, arrival.partition)
+                producer.produce(arrival.topic, arrival.value, arrival.key, arrival.partition, timestamp=stamp)
                 break
             except BufferError:
                 producer.poll(0.1)
         if number % 1_000 == 0:
             producer.poll(0)
     assert producer.flush(60) == 0, "the broker did not acknowledge the load"
+    return handed_over

@@ -1,7 +1,8 @@
 """Reads what a contender wrote and holds it against the truth.
 
-On-time lists and clicks are looked for: late ones may be joined or not. A list or click is doubled if the output
-holds it twice with the same meaning: revision 0 of a session twice, a pair of list and click twice.
+On-time lists and clicks are looked for: late ones may be joined or not. An output is repeated if it is there twice
+with the same identity (query and revision, or list and click), which sinks can tell; a click is doubled if one list
+holds it twice.
 """
 
 from collections import Counter, defaultdict
@@ -39,6 +40,7 @@ class Verdict:
 
     lists: float
     clicks: float
+    num_repeated: int
     num_doubled: int
 
 
@@ -144,22 +146,21 @@ def judge(load: Load, contender: Contender, found: list[Output]) -> Verdict:
     return Verdict(
         lists=len(truth.queries.keys() & lists) / len(truth.queries),
         clicks=len(truth.clicks.keys() & clicks) / len(truth.clicks),
-        num_doubled=sum(count - 1 for count in twice.values()) + _counted_twice(found),
+        num_repeated=sum(count - 1 for count in twice.values()),
+        num_doubled=sum(len(output.clicks) - len(set(output.clicks)) for output in found),
     )
 
 
-def _counted_twice(found: list[Output]) -> int:
-    return sum(len(output.clicks) - len(set(output.clicks)) for output in found)
-
-
-def emit_delays_ms(broker: Broker, load: Load, contender: Contender, found: list[Output]) -> NDArray[np.int64]:
+def emit_delays_ms(
+    broker: Broker, load: Load, contender: Contender, found: list[Output], handed_over: dict[str, int]
+) -> NDArray[np.int64]:
     """Return how long after its cause each output was stored, by the broker's stamps.
 
-    The cause of a session is the record that moved the watermark past its close; of a joined pair, the click.
+    The cause of a session is the record that moved the watermark past its close; of a joined pair, the click, whose
+    topic has no such stamp: its time is that of its handing over to the producer.
     """
     if contender is QUIX:
-        clicked = _stamps_by_click(broker, contender.inputs[1])
-        delays = [o.append_ts - clicked[o.clicks[0]] for o in found if o.clicks and o.clicks[0] in clicked]
+        delays = [o.append_ts - handed_over[o.clicks[0]] for o in found if o.clicks]
         return np.array(delays, dtype=np.int64)
     causes = _causes(broker, load, all_topics=contender is SHELFWISE)
     seen: set[str] = set()
@@ -174,17 +175,6 @@ def emit_delays_ms(broker: Broker, load: Load, contender: Contender, found: list
         if cause_ts is not None:
             delays.append(output.append_ts - cause_ts)
     return np.array(delays, dtype=np.int64)
-
-
-def _stamps_by_click(broker: Broker, topic: str) -> dict[str, int]:
-    decoder = msgspec.json.Decoder(_Clicked)
-    stamps: dict[str, int] = {}
-    for _, _, append_ts, value in records(broker, topic):
-        try:
-            stamps.setdefault(decoder.decode(value).event_id, append_ts)
-        except msgspec.DecodeError:
-            continue
-    return stamps
 
 
 def _causes(broker: Broker, load: Load, *, all_topics: bool) -> dict[int, Callable[[int], int | None]]:

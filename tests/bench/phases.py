@@ -33,7 +33,8 @@ class Backlog(Struct, kw_only=True):
         peak_rss_bytes: Largest resident size.
         lists: Share of the on-time lists in the output at the end, after the crash.
         clicks: The same of clicks.
-        num_doubled: Outputs that are there twice.
+        num_repeated: Outputs written again with the same identity.
+        num_doubled: Clicks that one list holds twice.
         recovery_s: From the start after the kill to the first event processed and committed.
         rows: Changelog rows read.
         rows_per_s: Rows per second while they were read.
@@ -44,6 +45,7 @@ class Backlog(Struct, kw_only=True):
     peak_rss_bytes: int
     lists: float
     clicks: float
+    num_repeated: int
     num_doubled: int
     recovery_s: float
     rows: int | None = None
@@ -65,6 +67,7 @@ class Paced(Struct, kw_only=True):
     peak_rss_bytes: int
     lists: float
     clicks: float
+    num_repeated: int
     num_doubled: int
     delay_p50_ms: float
     delay_p99_ms: float
@@ -109,6 +112,7 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
         peak_rss_bytes=max(course.peak_rss_bytes, again.peak_rss_bytes),
         lists=verdict.lists,
         clicks=verdict.clicks,
+        num_repeated=verdict.num_repeated,
         num_doubled=verdict.num_doubled,
         recovery_s=recovery_s,
         rows=rows,
@@ -139,7 +143,12 @@ def paced(broker: Broker, contender: Contender, load: Load, folder: Path, group:
     num_events = sum(arrival.topic != topics.TICKS for arrival in arrivals)
     commits = Commits(broker, group, contender.inputs)
     running = Running(contender, broker, group, folder)
-    feeder = threading.Thread(target=feed, args=(broker, arrivals), kwargs={"speed": load.settings.span_s / seconds})
+    handed_over: dict[str, int] = {}
+
+    def write() -> None:
+        handed_over.update(feed(broker, arrivals, speed=load.settings.span_s / seconds))
+
+    feeder = threading.Thread(target=write)
     try:
         if contender.ready:
             wait_for_log(running, contender.ready, 60)
@@ -157,7 +166,7 @@ def paced(broker: Broker, contender: Contender, load: Load, folder: Path, group:
         commits.close()
     found = list(outputs(broker, contender))
     verdict = judge(load, contender, found)
-    delays_ms = emit_delays_ms(broker, load, contender, found)
+    delays_ms = emit_delays_ms(broker, load, contender, found, handed_over)
     first, last = course.samples[0], course.samples[-1]
     took_s = last.wall_s - first.wall_s
     return Paced(
@@ -166,6 +175,7 @@ def paced(broker: Broker, contender: Contender, load: Load, folder: Path, group:
         peak_rss_bytes=course.peak_rss_bytes,
         lists=verdict.lists,
         clicks=verdict.clicks,
+        num_repeated=verdict.num_repeated,
         num_doubled=verdict.num_doubled,
         delay_p50_ms=float(np.percentile(delays_ms, 50)) if len(delays_ms) else float("nan"),
         delay_p99_ms=float(np.percentile(delays_ms, 99)) if len(delays_ms) else float("nan"),

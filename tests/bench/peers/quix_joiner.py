@@ -16,9 +16,6 @@ def main(bootstrap: str, group: str, folder: str) -> None:
     def joined(shown: dict[str, object], click: dict[str, object] | None) -> dict[str, object]:
         return {**shown, "click": click}
 
-    def event_ts(value: dict[str, int], *_: object) -> int:
-        return value["event_ts"]
-
     app = Application(
         broker_address=bootstrap,
         consumer_group=group,
@@ -30,11 +27,11 @@ def main(bootstrap: str, group: str, folder: str) -> None:
         on_consumer_error=lambda *_: True,
         producer_extra_config={"linger.ms": 5},
     )
-    impressions = app.dataframe(app.topic("quix-impressions", timestamp_extractor=event_ts))
-    clicks = app.dataframe(app.topic("quix-clicks", timestamp_extractor=event_ts))
-    # Disorder of a minute and duplicates two minutes late must still find their partner.
+    impressions = app.dataframe(app.topic("quix-impressions"))
+    clicks = app.dataframe(app.topic("quix-clicks"))
+    # Rows are kept for the default seven days: with less, disorder between the topics loses partners.
     joined_rows = impressions.join_interval(
-        clicks, how="left", on_merge=joined, grace_ms=20 * 60_000, backward_ms=60_000, forward_ms=15 * 60_000
+        clicks, how="left", on_merge=joined, backward_ms=60_000, forward_ms=15 * 60_000
     )
     joined_rows.to_topic(app.topic("quix-joined"))
     app.run()
