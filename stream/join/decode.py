@@ -26,6 +26,13 @@ _clicks = msgspec.json.Decoder(Click)
 _conversions = msgspec.json.Decoder(Conversion)
 _ticks = msgspec.json.Decoder(Tick)
 _anything = msgspec.json.Decoder()
+
+
+class _Keyed(msgspec.Struct):
+    client_id: str
+
+
+_keyed = msgspec.json.Decoder(_Keyed)
 _FAULTS = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 
 _EVENT_KEYS = ("session_id", "user_id", "attributes")
@@ -97,6 +104,18 @@ def tick(raw: bytes | None) -> Tick:
         raise _diagnosed(raw, error) from error
     _check_version(event.schema_version)
     return event
+
+
+def client_key(raw: bytes | None) -> bytes | None:
+    """Return the key that a record ought to have, however bad it is otherwise, or None if its client is unreadable.
+
+    >>> client_key(b'{"client_id": "c1", "schema_version": 9}'), client_key(b"{")
+    (b'c1', None)
+    """
+    try:
+        return _keyed.decode(raw or b"").client_id.encode()
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
 
 
 def _sized(raw: bytes | None) -> bytes:

@@ -51,6 +51,8 @@ FATE_OF_REASON: Mapping[str, str] = {
     ),
 }
 _KEPT_BYTES = 1_024
+_CHAIN = frozenset(("redriven_from", "attempt", "first_seen"))
+_MAX_DIGITS = 16
 
 Headers = list[tuple[str, bytes]]
 Letter = tuple[bytes | None, bytes | None, Headers]
@@ -98,8 +100,16 @@ def open_count(counters: Mapping[str, int]) -> int:
 
 
 def dead_letter(record: InputRecord, reason: str, detail: str) -> Letter:
-    """Return a refused record; above the size cap only its first KiB and its sha256."""
+    """Return a refused record; above the size cap only its first KiB and its sha256.
+
+    A record that was redriven keeps the count of its attempts, and when the first of them was seen.
+    """
     headers = _headers(record.topic, record.partition, record.offset, record.timestamp, reason, detail)
+    chain = {name: value for name, value in record.headers if name in _CHAIN}
+    if chain:
+        headers = [(name, _number(chain.get(name), value)) for name, value in headers]
+        if "redriven_from" in chain:
+            headers.append(("redriven_from", chain["redriven_from"][:_KEPT_BYTES]))
     value = record.value
     if value is not None and len(value) > MAX_EVENT_BYTES:
         headers.append(("sha256", sha256(value).hexdigest().encode()))
@@ -138,3 +148,8 @@ def _headers(topic: str, partition: int, offset: int, append_ts: int, reason: st
         ("attempt", b"1"),
         ("first_seen", seen),
     ]
+
+
+def _number(text: bytes | None, otherwise: bytes) -> bytes:
+    # Anybody may write headers.
+    return text if text is not None and text.isdigit() and len(text) <= _MAX_DIGITS else otherwise

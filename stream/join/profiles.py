@@ -1,7 +1,7 @@
 """Profiles: the newest behaviours of a client, kept as the JSON that is emitted.
 
 Behaviours are ordered by (event_ts, event_id), so the order of arrival changes nothing. The usual new behaviour is the
-newest: it is put in front without decoding the others.
+newest: it is put in front without decoding more than one of the others.
 """
 
 import msgspec
@@ -9,59 +9,52 @@ from msgspec import Struct
 
 from stream.events import SCHEMA_VERSION, Behaviour
 
-_raw_encoder = msgspec.json.Encoder()
+_encoder = msgspec.json.Encoder()
 
 
-class _Stored(Struct):
+class Profile(Struct):
+    """A profile as `stream.events` has it, whose behaviours stay encoded."""
+
     client_id: str
     behaviours: list[msgspec.Raw]
     updated_ts: int
     schema_version: int = SCHEMA_VERSION
 
 
-class _End(Struct):
-    updated_ts: int
-
-
-_ends = msgspec.json.Decoder(_End)
-_stored = msgspec.json.Decoder(_Stored)
+_profiles = msgspec.json.Decoder(Profile)
 _behaviours = msgspec.json.Decoder(Behaviour)
 
 
-def add(profile: bytes | None, client_id: str, behaviour: Behaviour, size: int) -> bytes:
-    """Return the profile with one more behaviour, at most the `size` newest.
+def empty(client_id: str) -> Profile:
+    """Return the profile of a client who has done nothing yet."""
+    return Profile(client_id, [], 0)
 
-    Args:
-        profile: JSON of the profile so far.
-        client_id: Whose profile it is.
-        behaviour: A behaviour that it may hold already, by its event and item.
-        size: How many to keep.
-    """
-    fragment = msgspec.Raw(_raw_encoder.encode(behaviour))
-    if profile is None:
-        return _encode(_Stored(client_id, [fragment], behaviour.event_ts))
-    stored = _stored.decode(profile)
-    if any(bytes(known) == bytes(fragment) for known in stored.behaviours):
-        return profile
+
+def decode(profile: bytes) -> Profile:
+    """Return an encoded profile."""
+    return _profiles.decode(profile)
+
+
+def encode(profile: Profile) -> bytes:
+    """Return the JSON of a profile."""
+    return _encoder.encode(profile)
+
+
+def add(profile: Profile, behaviour: Behaviour, size: int) -> None:
+    """Add a behaviour to a profile that may hold it already, and keep the `size` newest."""
+    fragment = _encoder.encode(behaviour)
+    known = profile.behaviours
+    if any(bytes(other) == fragment for other in known):
+        return
     rank = (behaviour.event_ts, behaviour.event_id, behaviour.item_id)
     at = 0
-    while at < len(stored.behaviours) and _rank(stored.behaviours[at]) > rank:
+    while at < len(known) and _rank(known[at]) > rank:
         at += 1
-    stored.behaviours.insert(at, fragment)
-    del stored.behaviours[size:]
-    stored.updated_ts = max(stored.updated_ts, behaviour.event_ts)
-    return _encode(stored)
-
-
-def updated_ts(profile: bytes) -> int:
-    """Return the time of the newest behaviour of an encoded profile."""
-    return _ends.decode(profile).updated_ts
+    known.insert(at, msgspec.Raw(fragment))
+    del known[size:]
+    profile.updated_ts = max(profile.updated_ts, behaviour.event_ts)
 
 
 def _rank(raw: msgspec.Raw) -> tuple[int, str, str]:
     behaviour = _behaviours.decode(raw)
     return (behaviour.event_ts, behaviour.event_id, behaviour.item_id)
-
-
-def _encode(stored: _Stored) -> bytes:
-    return _raw_encoder.encode(stored)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class InputRecord(Protocol):
-    """One raw record of an input topic."""
+    """One raw record of an input topic, or of a side topic."""
 
     @property
     def topic(self) -> str:
@@ -37,11 +37,7 @@ class InputRecord(Protocol):
         """Raw value; None is a tombstone."""
         ...
 
-
-class LetterRecord(InputRecord, Protocol):
-    """A record with headers, as the side topics carry them."""
-
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Name and raw value of each header."""
+        """Name and raw value of each header; letters are told by them."""
         ...

@@ -10,6 +10,8 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from msgspec import Struct
+
 from stream.events import Behaviour, Click, Conversion
 from stream.join import closed, profiles, rows, sessions
 from stream.join.fates import Effects
@@ -22,8 +24,8 @@ _CLOSE_RANK = 1
 _REVERSAL_RANK = 2
 
 
-@dataclass(slots=True)
-class OpenQuery:
+# Neither can be part of a cycle, and there are many of them: the garbage collector does not track them.
+class OpenQuery(Struct, gc=False):
     """A query whose click window is open; its list stays in the hot tier."""
 
     query_id: str
@@ -36,8 +38,7 @@ class OpenQuery:
     labels: Labels | None = None
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(Struct, gc=False):
     """A click, or one line of a conversion, that is decided at its deadline at the latest."""
 
     topic: str
@@ -103,7 +104,7 @@ class State:
         self._over = {b"c": closed.ClosedQueries(), b"e": closed.ClosedQueries()}
         self._relabelled: dict[str, OpenQuery] = {}
         self._digests: dict[tuple[bytes, int], list[int]] = {}
-        self._profiles: dict[str, bytes] = {}
+        self._profiles: dict[str, profiles.Profile] = {}
 
     # Open queries
 
@@ -261,8 +262,9 @@ class State:
         profile = self._profiles.get(client_id)
         if profile is None:
             stored = self.warm.get(rows.profile_key(client_id))
-            profile = rows.unpack_bytes(stored) if stored is not None else None
-        self._profiles[client_id] = profiles.add(profile, client_id, behaviour, self._settings.profile_size)
+            profile = profiles.decode(rows.unpack_bytes(stored)) if stored is not None else profiles.empty(client_id)
+            self._profiles[client_id] = profile
+        profiles.add(profile, behaviour, self._settings.profile_size)
 
     # Rows
 
@@ -297,10 +299,11 @@ class State:
             self.warm.put(key, rows.pack_bytes(expiry_ts, closed.pack(digests)))
         self._digests.clear()
         for client_id, profile in self._profiles.items():
-            expiry_ts = profiles.updated_ts(profile) + self._settings.profile_idle_s * 1_000
-            self.warm.put(rows.profile_key(client_id), rows.pack_bytes(expiry_ts, profile))
+            expiry_ts = profile.updated_ts + self._settings.profile_idle_s * 1_000
+            encoded = profiles.encode(profile)
+            self.warm.put(rows.profile_key(client_id), rows.pack_bytes(expiry_ts, encoded))
             # An old behaviour that comes this late must not outlive the deletion of its profile.
-            effects.profiles.append((client_id.encode(), profile if expiry_ts > expiry_clock_ts else None))
+            effects.profiles.append((client_id.encode(), encoded if expiry_ts > expiry_clock_ts else None))
         self._profiles.clear()
         self._delete_retired()
         self.slice_number += 1
