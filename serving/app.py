@@ -14,9 +14,10 @@ from litestar.exceptions import ClientException, HTTPException
 
 from serving import metrics, openapi
 from serving.collector import OWN, BusyError, TooManyError, UnacknowledgedError
-from serving.schemas import Problem, RequestError, decode
+from serving.schemas import RequestError, decode
 from serving.service import Service
 from stream.errors import ShelfwiseError
+from stream.problems import Problem
 
 _JSON = "application/json"
 _log = logging.getLogger(__name__)

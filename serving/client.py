@@ -6,8 +6,9 @@ from urllib.request import Request, urlopen
 import msgspec
 
 from serving.openapi import RANK
-from serving.schemas import Problem, RankAnswer
+from serving.schemas import RankAnswer
 from stream.errors import SchemaError, ShelfwiseError
+from stream.problems import Problem
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 

@@ -5,7 +5,6 @@ Unknown fields are refused, so that a misspelt one is not ignored. The OpenAPI d
 Source: contracts of `POST /v1/rank` and `POST /v1/events`, TRAINING_SERVING.md 8.
 """
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,12 +12,9 @@ from msgspec import Meta, Struct
 
 from stream.errors import SchemaError
 from stream.events import Bucket, ClientId, Currency, ItemId, Money, Position, QueryId, Timestamp
+from stream.problems import Problem, problem
 
 MAX_CANDIDATES = 1_000
-_MAX_ECHO = 120
-_PATH = re.compile(r" - at `(\$[^`]*)`$")
-_NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `([^`]*)`")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
@@ -89,14 +85,6 @@ class RankAnswer(Struct, kw_only=True, frozen=True):
     fallback: str | None
     latency_us: Annotated[int, Meta(ge=0)]
     impression_event_id: str
-
-
-class Problem(Struct, kw_only=True, frozen=True):
-    """Why a request was refused; `field` and `value` say where when it was one field."""
-
-    error: str
-    field: str | None = None
-    value: str | None = None
 
 
 class Verdict(Struct, kw_only=True, frozen=True):
@@ -174,37 +162,3 @@ def decode(body: bytes) -> RankRequest:
             raise RequestError(Problem(error="the item is listed twice", field=field, value=candidate.item_id))
         seen.add(candidate.item_id)
     return request
-
-
-def problem(message: str, body: bytes) -> Problem:
-    """Return a decoder's message with the field it names and that field's value in `body`."""
-    found = _PATH.search(message)
-    path = found.group(1)[1:].lstrip(".") if found else ""
-    named = _NAMED.match(message)
-    if named:
-        path = f"{path}.{named.group(1)}".lstrip(".")
-    error = message[: found.start()] if found else message
-    return Problem(error=error, field=path or None, value=_shown(_at(body, path)))
-
-
-def _at(body: bytes, path: str) -> object:
-    try:
-        value: object = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The first fault stood before bytes that are no JSON at all.
-        return msgspec.UNSET
-    for step in _STEP.finditer(f".{path}" if path else ""):
-        if isinstance(value, dict):
-            value = value.get(step.group(1), msgspec.UNSET)
-        elif isinstance(value, list) and step.group(2) is not None:
-            value = value[int(step.group(2))]
-        else:
-            return msgspec.UNSET
-    return value
-
-
-def _shown(value: object) -> str | None:
-    if value is msgspec.UNSET:
-        return None
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "..."

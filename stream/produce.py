@@ -7,26 +7,18 @@ and value.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import msgspec
-
 from stream import topics
 from stream.bus import Producer
 from stream.errors import BusError, SchemaError
 from stream.events import Event
 from stream.join import decode
+from stream.problems import problem
 
 _DECODERS: Mapping[str, Callable[[bytes], Event]] = {
     topics.IMPRESSIONS: decode.impression,
     topics.CLICKS: decode.click,
     topics.CONVERSIONS: decode.conversion,
 }
-
-
-class _Keyed(msgspec.Struct):
-    client_id: str
-
-
-_keyed = msgspec.json.Decoder(_Keyed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,10 +52,10 @@ def send_lines(producer: Producer, topic: str, lines: Iterable[bytes], *, raw: b
         if not value:
             continue
         try:
-            key = _any_key(value) if raw else _DECODERS[topic](value).client_id.encode()
+            key = decode.client_key(value) if raw else _DECODERS[topic](value).client_id.encode()
             producer.send(topic, key=key, value=value)
         except SchemaError as fault:
-            produced.refused.append((number, str(fault)))
+            produced.refused.append((number, f"{fault.reason}: {problem(fault.detail, value)}"))
         except BusError as fault:
             if not raw:
                 raise
@@ -72,10 +64,3 @@ def send_lines(producer: Producer, topic: str, lines: Iterable[bytes], *, raw: b
             produced.num_sent += 1
     producer.flush()
     return produced
-
-
-def _any_key(value: bytes) -> bytes | None:
-    try:
-        return _keyed.decode(value).client_id.encode()
-    except (msgspec.MsgspecError, UnicodeDecodeError, UnicodeEncodeError):
-        return None
