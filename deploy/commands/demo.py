@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @app.command()
 def run(
@@ -35,7 +37,7 @@ def run(
     from deploy.demo.run import run as run_demo
 
     loaded = context(ctx)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     started_s = time.monotonic()
 
@@ -59,6 +61,7 @@ def run(
             sleep=time.sleep,
             say=say,
             environment=configuration.environment(),
+            ignore_interrupts=_ignore_interrupts,
         ),
     )
     if as_json:
@@ -115,4 +118,11 @@ def _p(p: float | None) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # Pressed again, it must not break off the stopping that it has begun.
+    _ignore_interrupts()
     raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)

@@ -64,13 +64,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the outside lends to a demo: time, chance, a voice and the environment."""
+    """What the outside lends to a demo: time, chance, a voice and the environment.
+
+    Attributes:
+        ignore_interrupts: Called before everything is stopped, which must not be broken off.
+    """
 
     monotonic_s: Callable[[], float]
     jitter: Callable[[], float]
     sleep: Callable[[float], None]
     say: Callable[[str], None]
     environment: Mapping[str, str]
+    ignore_interrupts: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -168,10 +173,13 @@ class _Demo:
         # The jars are shared with `shelfwise kafka up`; data, log and port are the demo's own.
         shared_jars = brokers.jar_folder(self._kafka, self._context.home)
         wanted = replace(self._kafka, jars=str(shared_jars), port=0)
-        broker = brokers.resolve(wanted, self._home, self._tools.say)
-        if not broker.memory and self._kafka.broker in {"auto", "local"}:
+        if self._kafka.broker in {"auto", "local"}:
+            # Before it is started, so that an interrupt meanwhile stops it too.
             self._local = brokers.local(wanted, self._home, self._tools.say)
-        if not broker.memory:
+        broker = brokers.resolve(wanted, self._home, self._tools.say)
+        if broker.memory:
+            self._local = None
+        else:
             created = bus.create_topics(broker, self._kafka.partitions)
             self._tools.say(
                 f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"
@@ -343,9 +351,12 @@ class _Demo:
         )
 
     def _stop(self) -> None:
-        self._supervisor.stop_all()
-        if self._local is not None:
-            self._local.stop()
+        self._tools.ignore_interrupts()
+        try:
+            self._supervisor.stop_all()
+        finally:
+            if self._local is not None:
+                self._local.stop()
 
 
 def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:

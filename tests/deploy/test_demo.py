@@ -158,7 +158,12 @@ def _context(home: Path, flags: Mapping[str, object]) -> Context:
 
 def _tools(notes: list[str]) -> Tools:
     return Tools(
-        monotonic_s=lambda: 0.0, jitter=lambda: 0.0, sleep=lambda _seconds: None, say=notes.append, environment={}
+        monotonic_s=lambda: 0.0,
+        jitter=lambda: 0.0,
+        sleep=lambda _seconds: None,
+        say=notes.append,
+        environment={},
+        ignore_interrupts=lambda: None,
     )
 
 
