@@ -11,6 +11,8 @@ from stream.bus import Broker
 
 # Below the broker's default limit of 1 MiB for a batch.
 _BATCH_BYTES = 900_000
+# Requests carry what several partitions have to write.
+_LINGER_MS = 5
 
 
 class BatchWriter:
@@ -22,6 +24,7 @@ class BatchWriter:
             acks="all",
             enable_idempotence=True,
             max_batch_size=_BATCH_BYTES,
+            linger_ms=_LINGER_MS,
             request_timeout_ms=int(request_timeout_s * 1_000),
             **client_security(broker),
         )
