@@ -227,7 +227,7 @@ class Join:
         )
         for key, waiting in self._state.waiting_for(query_id):
             if self._place(waiting, final=False):
-                self._state.release(key, waiting)
+                self._state.release(key, waiting, placed_by=record.offset)
 
     def _on_late_impression(self, impression: Impression, source: Source, close_ts: int) -> None:
         query_id = impression.query_id

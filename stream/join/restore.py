@@ -2,7 +2,7 @@
 
 Rows ahead come from slices that were in flight when the process died. Impressions and waiting events ahead are
 dropped, as their records will be read again; labels ahead stay, as merging their records again changes nothing.
-What was settled is told from the rows alone: by the watermark, or by an impression that had arrived.
+What was settled is told from the rows alone: by the watermark, or by the impression that a waiting row names.
 
 Source: STREAM.md 5.
 """
@@ -18,7 +18,6 @@ from stream.join.watermark import Clock
 def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None:
     """Rebuild the indexes of `state` from its rows, given the clock of the progress row."""
     hot = dict(state.hot.items())
-    seen: dict[str, OpenQuery] = {}
     for key, value in hot.items():
         if key[:1] == b"i":
             labels = hot.get(b"l" + key[1:])
@@ -26,7 +25,6 @@ def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None
             if query.offset >= clock.next.get(topics.IMPRESSIONS, 0):
                 state.retire(key)
                 continue
-            seen[query.query_id] = query
             if query.close_ts > clock.watermark_ts:
                 state.open_query(query)
             else:
@@ -35,9 +33,10 @@ def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None
         if key[:1] == b"l" and key[1:].decode() not in state.open:
             state.retire(key)
         elif key[:1] == b"w":
-            waiting = _waiting(key, value, wait_ms)
+            waiting, placed_by = _waiting(key, value, wait_ms)
             ahead = waiting.source.offset >= clock.next.get(waiting.topic, 0)
-            if ahead or waiting.deadline_ts <= clock.watermark_ts or _was_placed(waiting, seen, hot):
+            was_placed = 0 <= placed_by < clock.next.get(topics.IMPRESSIONS, 0)
+            if ahead or waiting.deadline_ts <= clock.watermark_ts or was_placed:
                 state.retire(key)
             else:
                 state.remember(key, waiting)
@@ -71,25 +70,11 @@ def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> O
     )
 
 
-def _waiting(key: bytes, value: bytes, wait_ms: int) -> Waiting:
+def _waiting(key: bytes, value: bytes, wait_ms: int) -> tuple[Waiting, int]:
     _, topic, _, line = key.decode().split(":")
-    source = rows.unpack_source(value)
+    source, placed_by = rows.unpack_waiting(value)
     if topic == topics.CLICKS:
         click = decode.click(source.raw)
-        return Waiting(topic, click, int(line), source, click_deadline(click, wait_ms))
+        return Waiting(topic, click, int(line), source, click_deadline(click, wait_ms)), placed_by
     conversion = decode.conversion(source.raw)
-    return Waiting(topic, conversion, int(line), source, line_deadline(conversion, wait_ms))
-
-
-def _was_placed(waiting: Waiting, seen: dict[str, OpenQuery], hot: dict[bytes, bytes]) -> bool:
-    """Return whether the arrival of its impression had settled a waiting event before the restart."""
-    query = seen.get(waiting.query_id or "")
-    event = waiting.event
-    if query is None or event.event_ts >= query.close_ts:
-        return False
-    if isinstance(event, Click):
-        return True
-    if query.client_id != event.client_id or event.action_name != "purchase":
-        return False
-    shown = sessions.head(rows.unpack_shown(hot[rows.impression_key(query.query_id)]).part)
-    return event.items[waiting.line].object_id in shown.item_id
+    return Waiting(topic, conversion, int(line), source, line_deadline(conversion, wait_ms)), placed_by

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from stream.join.labels import Labels
 
-_SOURCE = struct.Struct("<qq")
+_WAITING = struct.Struct("<qqq")
 _EXPIRY = struct.Struct("<q")
 EXPIRY_BYTES = _EXPIRY.size
 _encoder = msgspec.msgpack.Encoder()
@@ -158,15 +158,15 @@ def unpack_shown(value: bytes) -> ShownList:
     return _shown.decode(value)
 
 
-def pack_source(source: Source) -> bytes:
-    """Return the value of a `w` row."""
-    return _SOURCE.pack(source.offset, source.append_ts) + source.raw
+def pack_waiting(source: Source, placed_by: int = -1) -> bytes:
+    """Return the value of a `w` row; `placed_by` is the offset of the impression that settled it, -1 while it waits."""
+    return _WAITING.pack(source.offset, source.append_ts, placed_by) + source.raw
 
 
-def unpack_source(value: bytes) -> Source:
-    """Return the record in a `w` row."""
-    offset, append_ts = _SOURCE.unpack_from(value)
-    return Source(offset, append_ts, value[_SOURCE.size :])
+def unpack_waiting(value: bytes) -> tuple[Source, int]:
+    """Return the record in a `w` row, and the offset of the impression that settled it."""
+    offset, append_ts, placed_by = _WAITING.unpack_from(value)
+    return Source(offset, append_ts, value[_WAITING.size :]), placed_by
 
 
 def pack_labels(labels: Labels) -> bytes:

@@ -163,7 +163,7 @@ class State:
     def wait(self, waiting: Waiting) -> None:
         """Write a waiting event and index it."""
         key = rows.waiting_key(self._partition, waiting.topic, waiting.source.offset, waiting.line)
-        self.hot.put(key, rows.pack_source(waiting.source))
+        self.hot.put(key, rows.pack_waiting(waiting.source))
         self.remember(key, waiting)
 
     def remember(self, key: bytes, waiting: Waiting) -> None:
@@ -180,9 +180,15 @@ class State:
         """Return the events that wait for the impression of a query."""
         return [(key, self.waiting[key]) for key in self._waiting_for.get(query_id, ())]
 
-    def release(self, key: bytes, waiting: Waiting) -> None:
-        """Forget a waiting event that was decided; its row is deleted later."""
+    def release(self, key: bytes, waiting: Waiting, placed_by: int | None = None) -> None:
+        """Forget a waiting event that was decided; its row is deleted later.
+
+        Until then the row says which impression settled it: a restart can tell a deadline that the watermark has
+        passed, but not whether an arrival was enough.
+        """
         del self.waiting[key]
+        if placed_by is not None:
+            self.hot.put(key, rows.pack_waiting(waiting.source, placed_by))
         if waiting.query_id is not None:
             keys = self._waiting_for[waiting.query_id]
             keys.remove(key)

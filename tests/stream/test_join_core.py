@@ -340,3 +340,22 @@ def test_sessions_beyond_the_cap_are_evicted() -> None:
     result = run_in_order(Log.of((send(event) for event in happened), settings=tiny), tiny)
     assert _reasons(result) == ["evicted"]
     assert result.join.counters["evicted_rows"] > 0
+
+
+@pytest.mark.parametrize("restarts_after", [topics.IMPRESSIONS, topics.CONVERSIONS, topics.TICKS])
+def test_what_an_impression_settled_is_not_settled_again_after_a_restart(restarts_after: str) -> None:
+    """An order and its refund arrive before their list: both wait, and the list places both."""
+    order = purchase(1, 1, ["item-2"], at_s=60)
+    refund = reversal(order, 1, after_s=30)
+    refund.query_id = order.query_id
+    log = Log.of(send(event) for event in (impression(1), order, refund))
+    tables, outputs = Tables(), Outputs()
+    join = tables.join()
+    for topic in (topics.CONVERSIONS, topics.IMPRESSIONS, topics.TICKS):
+        outputs.take(join.apply(log.records[topic]))
+        if topic == restarts_after:
+            join = tables.join()
+    assert join.counters["joined"] == join.counters["produced"] == 3
+    assert join.waiting_events == 0
+    last = outputs.sessions()[-1]
+    assert [line.action for line in last.lines] == ["purchase", "refund"]
