@@ -149,8 +149,17 @@ def wait_until_none(home: Path, timeout_s: float = 15.0) -> None:
 
     The kernel ends the children of a killed demo by itself, but not in the same instant.
     """
+    _wait_until_gone(home, None, timeout_s)
+
+
+def wait_until_only(home: Path, argv: tuple[str, ...], timeout_s: float = 15.0) -> None:
+    """Wait until no process of this home folder is left but those whose command line holds these words in a row."""
+    _wait_until_gone(home, argv, timeout_s)
+
+
+def _wait_until_gone(home: Path, spared: tuple[str, ...] | None, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while left := running_in(home):
+    while left := [pid for pid in running_in(home) if not (spared and _holds(command_line(pid), spared))]:
         assert time.monotonic() < deadline, f"still running: {[command_line(pid) for pid in left]}"
         time.sleep(POLL_S)
 

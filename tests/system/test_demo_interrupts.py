@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.demo import POLL_S, DemoProcess, demo, running_in
+from tests.harness.demo import POLL_S, DemoProcess, demo, running_in, wait_until_only
 
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 OPTIONS = ("--hours", "1", "--rate", "600")
@@ -48,6 +48,24 @@ def test_interrupts_while_it_stops_change_nothing(tmp_path: Path) -> None:
         assert running.process.returncode == INTERRUPTED, running.words()
         assert running_in(running.home) == []
         assert "Traceback" not in running.said
+
+
+def test_a_demo_after_a_killed_one_stops_the_broker_that_it_left(tmp_path: Path) -> None:
+    broker = ("kafka.Kafka",)
+    with demo(tmp_path, *OPTIONS, settings=SLOW) as running:
+        running.wait_for("shoppers", lambda: _is_shopping(running))
+        left = running.pid(*broker)
+        running.kill()
+        wait_until_only(running.home, broker)
+
+        with demo(tmp_path, *OPTIONS) as second:
+            second.wait_for("the broker", lambda: _says(r"\d+ topics with")(second))
+            assert "stopping the broker that an earlier demo left behind" in second.said
+            assert second.pid(*broker) not in {None, left}
+            summary = second.finish()
+            assert running_in(second.home) == []
+    assert summary.conservation.closed
+    assert summary.sessions_in_sql == summary.sessions_in_topic == summary.searches > 200
 
 
 def _insist(running: DemoProcess) -> None:
