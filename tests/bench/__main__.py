@@ -38,7 +38,11 @@ def main() -> int:
     try:
         for run in range(options.runs):
             for contender in contenders:
-                result = _measure(broker, contender, stored, steady, folder, run, options.seconds)
+                try:
+                    result = _measure(broker, contender, stored, steady, folder, run, options.seconds)
+                except RuntimeError as fault:
+                    say(f"run {run + 1} of {contender.name} is left out: {fault}")
+                    continue
                 results.append(result)
                 say(f"run {run + 1} {result}")
     finally:
@@ -47,8 +51,9 @@ def main() -> int:
             say(f"kept {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    write(Path(options.out), results, stored, steady, options.seconds)
-    return 0
+    if results:
+        write(Path(options.out), results, stored, steady, options.seconds)
+    return 0 if results else 1
 
 
 def _measure(

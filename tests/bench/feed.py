@@ -38,10 +38,13 @@ def renew_topics(broker: Broker) -> None:
 
 
 def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
-    """Return the load as Quix Streams can join it: keyed by query, conversions and ticks left out."""
+    """Return the load as Quix Streams can join it: keyed by query, without orders, ticks and poison.
+
+    After a record that it cannot decode it waits for that partition for ever.
+    """
     for arrival in arrivals:
         topic = QUIX_INPUTS.get(arrival.topic)
-        if topic is not None:
+        if topic is not None and arrival.event_id:
             key = arrival.query_id.encode()
             home = partition_of(key, NUM_PARTITIONS)
             yield arrival._replace(topic=topic, key=key, partition=home)

@@ -18,6 +18,7 @@ class _Stored:
     timestamp: int
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def _joined(load: Load) -> tuple[dict[str, set[str]], int, int]:

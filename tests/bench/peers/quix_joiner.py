@@ -24,7 +24,8 @@ def main(bootstrap: str, group: str, folder: str) -> None:
         auto_create_topics=True,
         commit_interval=1.0,
         use_changelog_topics=True,
-        on_consumer_error=lambda *_: True,
+        # A static member, as our worker is: its restart need not wait for the dead one's session to end.
+        consumer_extra_config={"group.instance.id": "bench"},
         producer_extra_config={"linger.ms": 5},
     )
     impressions = app.dataframe(app.topic("quix-impressions"))
