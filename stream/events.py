@@ -11,7 +11,7 @@ Source: STREAM.md 4.
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
@@ -27,6 +27,15 @@ Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
 SchemaVersion = Annotated[int, Meta(ge=1)]
+
+
+def _written_version() -> int:
+    # msgspec leaves plain defaults out; what comes from a factory is always written, as a version must be.
+    return SCHEMA_VERSION
+
+
+def _written_action() -> Literal["impression"]:
+    return "impression"
 
 
 class Query(Struct, kw_only=True, omit_defaults=True):
@@ -93,7 +102,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
         source: Program that wrote the event.
     """
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+    schema_version: SchemaVersion = field(default_factory=_written_version)
     event_id: EventId
     event_ts: Timestamp
     client_id: ClientId
@@ -106,7 +115,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 class Impression(Event, kw_only=True, omit_defaults=True):
     """The ranked list as shown for one query, one record per response."""
 
-    action_name: Literal["impression"] = "impression"
+    action_name: Literal["impression"] = field(default_factory=_written_action)
     query_id: QueryId
     query: Query
     currency: Currency
@@ -160,7 +169,7 @@ class Tick(Struct, kw_only=True, omit_defaults=True):
         now_ts: The driver's clock, in replays and simulations; else the record's `append_ts` is the clock.
     """
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+    schema_version: SchemaVersion = field(default_factory=_written_version)
     partition: Annotated[int, Meta(ge=0)]
     seq: int
     worker: str
@@ -180,7 +189,7 @@ class Item(Struct, kw_only=True, omit_defaults=True):
         attributes: Numbers `rating` and `promotion` become features when present.
     """
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+    schema_version: SchemaVersion = field(default_factory=_written_version)
     item_id: ItemId
     title: str
     brand_id: str | None = None
@@ -212,7 +221,7 @@ class Behaviour(Struct, kw_only=True, omit_defaults=True):
 class Profile(Struct, kw_only=True):
     """Newest 50 behaviours of a client by (event_ts, event_id), newest first."""
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+    schema_version: SchemaVersion = field(default_factory=_written_version)
     client_id: ClientId
     behaviours: list[Behaviour]
     updated_ts: Timestamp
@@ -221,7 +230,7 @@ class Profile(Struct, kw_only=True):
 class ModelVersionAnnouncement(Struct, kw_only=True):
     """A hint that SQL holds a new version of a lineage."""
 
-    schema_version: SchemaVersion = SCHEMA_VERSION
+    schema_version: SchemaVersion = field(default_factory=_written_version)
     lineage: str
     version: int
     artifact: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

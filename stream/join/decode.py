@@ -68,7 +68,7 @@ def click(raw: bytes | None) -> Click:
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
     _check_version(event.schema_version)
-    num_keys = 6 + (event.query_id is not None) + (event.position is not None) + _common_keys(event)
+    num_keys = 7 + (event.query_id is not None) + (event.position is not None) + _common_keys(event)
     if raw.count(b":") != num_keys:
         _check_exactly(raw)
     return event
@@ -137,8 +137,8 @@ def _common_keys(event: Impression | Click) -> int:
 
 
 def _impression_keys(event: Impression) -> int:
-    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
-    num_keys = 12
+    # Six of every event, query_id, currency, `query` with its hash, `items` with three columns.
+    num_keys = 14
     query, items = event.query, event.items
     for optional in (
         event.session_id,
