@@ -13,8 +13,8 @@ from stream.errors import ConfigError, SchemaError
 from stream.session import Session, f16, f32, i64, u16, u32
 
 TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
-_INTEGER_HEADERS = ("partition", "offset", "append_ts", "attempt", "first_seen")
-_TEXT_HEADERS = ("reason", "detail", "topic", "line_id", "sha256")
+_INTEGER_HEADERS = ("partition", "offset", "append_ts", "attempt", "first_seen", "redriven_ts")
+_TEXT_HEADERS = ("reason", "detail", "topic", "line_id", "sha256", "redriven_from")
 Row = dict[str, object]
 
 

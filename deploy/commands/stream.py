@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
@@ -16,6 +17,7 @@ from stream.bus import Broker, KafkaSettings, Record
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)
 app.command("ingest")(ingest)
+app.add_typer(dead_letters_app, name="dead-letters", help="What did not join: list, show, send again.")
 app.add_typer(replay_app, name="replay", help="Send a recorded log through the topics in its own time.")
 
 MAX_SHOWN_FAULTS = 20

@@ -25,6 +25,7 @@ class _Payload:
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> Letter:

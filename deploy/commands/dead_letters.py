@@ -1,0 +1,245 @@
+"""`shelfwise stream dead-letters`: what did not join, and sending it again."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.configuration import Context
+from stream.bus import Broker, KafkaSettings
+from stream.letters import Collected, Filter, Letter
+
+app = typer.Typer(no_args_is_help=True)
+
+Topic = Literal["dead_letters", "unjoined"]
+TopicOption: TypeAlias = Annotated[Topic, typer.Option("--topic", help="Refused records, or late and orphaned ones.")]
+ReasonOption: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--reason", metavar="CODE", help="Only this reason; may be repeated.")
+]
+FromOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Appended at or after: ISO 8601 with zone, or epoch milliseconds."),
+]
+ToOption: TypeAlias = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Appended before.")]
+_COLUMNS = ("source", "line", "reason", "detail", "age", "attempt", "redriven")
+_MAX_DETAIL = 60
+
+
+@app.command("list")
+def list_(
+    ctx: typer.Context,
+    topic: TopicOption = "dead_letters",
+    reason: ReasonOption = None,
+    from_: FromOption = None,
+    to: ToOption = None,
+    limit: Annotated[int, typer.Option(min=0, help="Letters to show, the oldest; counts are of all.")] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """Count letters by reason and show where they came from, never what they hold."""
+    from stream.letters import count_reasons
+
+    meant = _filter(reason, from_, to, None)
+    found = _collect(_broker(context(ctx)), topic)
+    chosen = meant.of(found.letters)
+    counts = count_reasons(chosen)
+    if as_json:
+        print_json(
+            {
+                "topic": topic,
+                "letters": len(chosen),
+                "unreadable": found.num_unreadable,
+                "reasons": dict(counts.most_common()),
+                "shown": chosen[:limit],
+            }
+        )
+        return
+    now_ms = _now_ms()
+    print_table(f"{len(chosen)} letters in {topic}", ("reason", "letters"), counts.most_common())
+    print_table(f"the oldest {min(limit, len(chosen))}", _COLUMNS, [_row(each, now_ms) for each in chosen[:limit]])
+    if found.num_unreadable:
+        err_console.print(f"{found.num_unreadable} records carry no headers of a letter")
+
+
+@app.command("show")
+def show(
+    ctx: typer.Context,
+    source_topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where the record lies, or ingest:FORMAT.")],
+    partition: Annotated[int, typer.Argument()],
+    offset: Annotated[int, typer.Argument()],
+    topic: TopicOption = "dead_letters",
+    as_hex: Annotated[bool, typer.Option("--hex", help="Print the bytes in hexadecimal digits.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the headers and the original bytes of one letter; it may hold personal data."""
+    from stream.bus import read_to_end
+    from stream.letters import at, payloads
+
+    broker = _broker(context(ctx))
+    found = at(_collect(broker, topic).letters, (source_topic, partition, offset))
+    if not found:
+        raise fail(f"no letter of {source_topic}/{partition}/{offset} in {topic}")
+    # Of an order several lines may have letters: their bytes are the same.
+    (record,) = payloads(read_to_end(broker, topic), {found[0].place})
+    if as_json:
+        text, digits = _text(record.value), record.value.hex() if record.value is not None else None
+        shown = {"value": None if as_hex else text, "value_hex": digits if as_hex or text is None else None}
+        print_json({"letters": found, "key": _text(record.key), **shown})
+        return
+    for letter in found:
+        for name in ("topic", "partition", "offset", "line_id", "reason", "detail", "attempt", "size", "cut"):
+            _print(f"{name}: {_safe(str(getattr(letter, name)))}")
+        for name in ("append_ts", "first_seen", "redriven_ts"):
+            moment = getattr(letter, name)
+            _print(f"{name}: {moment} {_iso(moment)}" if moment is not None else f"{name}: -")
+    if record.value is None:
+        _print("value: null")
+        return
+    text = None if as_hex else _text(record.value)
+    _print(text if text is not None else record.value.hex(" "))
+
+
+@app.command("redrive")
+def redrive(
+    ctx: typer.Context,
+    topic: TopicOption = "dead_letters",
+    reason: ReasonOption = None,
+    from_: FromOption = None,
+    to: ToOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Source records to redrive, the oldest first.")] = None,
+    rate: Annotated[float, typer.Option(min=0.01, help="Records a second.")] = 200.0,
+    max_attempts: Annotated[int, typer.Option(min=1, help="Leave those that were tried so often.")] = 3,
+    query_name: Annotated[
+        str, typer.Option(help="For rejected payloads of other conventions: what carries the query id.")
+    ] = "query_id",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count; send nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write letters back to the topics that they came from; each is a new record with a fate of its own."""
+    import time
+
+    from serving.pepper import pepper
+    from serving.settings import ServingSettings
+    from stream import letters_redrive
+    from stream.adapters import Options
+    from stream.bus import Producer, read_to_end
+
+    called = context(ctx)
+    broker = _broker(called)
+    found = _collect(broker, topic)
+    planned = letters_redrive.plan(found.letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
+    settings = called.settings.get("serving", ServingSettings)
+    secret = b"" if dry_run else pepper(settings, called.home / "serving")
+
+    def run(producer: Producer | None) -> letters_redrive.Redriven:
+        return letters_redrive.redrive(
+            producer,
+            topic,
+            planned,
+            read_to_end(broker, topic),
+            options=Options(pepper=secret, query_name=query_name),
+            bucket=letters_redrive.TokenBucket(rate, time.monotonic, time.sleep),
+            now_ms=_now_ms,
+        )
+
+    if dry_run:
+        done = run(None)
+    else:
+        with Producer(broker) as producer:
+            done = run(producer)
+    if as_json:
+        print_json({"topic": topic, "dry_run": dry_run, "letters": done.num_letters, "records": done.records,
+                    "reasons": done.reasons, "refused": done.refused})  # fmt: skip
+        return
+    verb = "would be written" if dry_run else "written"
+    print_table(f"{done.num_letters} letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items()))
+    for cause, number in done.refused.most_common():
+        err_console.print(f"{number} letters left: {cause}", markup=False, highlight=False)
+
+
+def _broker(called: Context) -> Broker:
+    from deploy.broker import resolve
+
+    return resolve(called.settings.get("kafka", KafkaSettings), called.home)
+
+
+def _collect(broker: Broker, topic: str) -> Collected:
+    from stream.bus import partition_counts, read_to_end
+    from stream.letters import collect
+
+    if topic not in partition_counts(broker):
+        raise fail(f"topic {topic} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+    return collect(read_to_end(broker, topic))
+
+
+def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit: int | None) -> Filter:
+    from stream.join import FATE_OF_REASON
+
+    for reason in reasons or ():
+        if reason not in FATE_OF_REASON:
+            raise typer.BadParameter(f"'{reason}' is none of {', '.join(FATE_OF_REASON)}", param_hint="--reason")
+    return Filter(
+        reasons=frozenset(reasons or ()), from_ts=_moment(from_, "--from"), to_ts=_moment(to, "--to"), limit=limit
+    )
+
+
+def _moment(text: str | None, option: str) -> int | None:
+    if text is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is neither ISO 8601 nor epoch milliseconds", param_hint=option) from error
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"'{text}' names no zone; add Z or +02:00", param_hint=option)
+    return int(moment.timestamp() * 1_000)
+
+
+def _row(letter: Letter, now_ms: int) -> tuple[str, ...]:
+    where = f"{letter.topic}/{letter.partition}/{letter.offset}"
+    age_s = max(0, now_ms - letter.first_seen) // 1_000
+    hours, minutes = age_s // 3_600, age_s % 3_600 // 60
+    redriven = _iso(letter.redriven_ts) if letter.redriven_ts is not None else ""
+    # Detail and line are strangers' text: neither markup nor control characters of a terminal.
+    detail = _plain(letter.detail if len(letter.detail) <= _MAX_DETAIL else letter.detail[:_MAX_DETAIL] + "…")
+    return (_plain(where), _plain(letter.line_id), letter.reason, detail, f"{hours} h {minutes:02} m",
+            str(letter.attempt), redriven)  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(_safe(text))
+
+
+def _safe(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _text(value: bytes | None) -> str | None:
+    """Return bytes as text, or None if a terminal had better not see them."""
+    try:
+        text = (value or b"").decode()
+    except UnicodeDecodeError:
+        return None
+    return text if value is not None and all(each.isprintable() or each in "\n\t" for each in text) else None
+
+
+def _print(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _iso(moment_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(moment_ms / 1_000, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return "-"
+
+
+def _now_ms() -> int:
+    import time
+
+    return time.time_ns() // 1_000_000
