@@ -35,6 +35,9 @@ class _Keyed(msgspec.Struct):
 _keyed = msgspec.json.Decoder(_Keyed)
 _FAULTS = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 
+# Keys that may be left out without a trace in the event; only those in the bytes may be counted.
+_VERSION_KEY = b'"schema_version":'
+_ACTION_KEY = b'"action_name":'
 _EVENT_KEYS = ("session_id", "user_id", "attributes")
 
 
@@ -50,7 +53,7 @@ def impression(raw: bytes | None) -> Impression:
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
     _check_version(event.schema_version)
-    if raw.count(b":") != _impression_keys(event):
+    if raw.count(b":") != _impression_keys(event) + (_VERSION_KEY in raw) + (_ACTION_KEY in raw):
         _check_exactly(raw)
     _check_impression(event)
     return event
@@ -68,7 +71,8 @@ def click(raw: bytes | None) -> Click:
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
     _check_version(event.schema_version)
-    num_keys = 7 + (event.query_id is not None) + (event.position is not None) + _common_keys(event)
+    num_keys = 6 + (event.query_id is not None) + (event.position is not None) + _common_keys(event)
+    num_keys += _VERSION_KEY in raw
     if raw.count(b":") != num_keys:
         _check_exactly(raw)
     return event
@@ -137,8 +141,8 @@ def _common_keys(event: Impression | Click) -> int:
 
 
 def _impression_keys(event: Impression) -> int:
-    # Six of every event, query_id, currency, `query` with its hash, `items` with three columns.
-    num_keys = 14
+    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
+    num_keys = 12
     query, items = event.query, event.items
     for optional in (
         event.session_id,

@@ -149,3 +149,14 @@ def test_any_damaged_record_is_decoded_or_refused(data: st.DataObject) -> None:
     except SchemaError as fault:
         reason = fault.reason
     assert reason is None or reason in FATE_OF_REASON
+
+
+@pytest.mark.parametrize("double", ["event_id", "schema_version", "object_id"])
+def test_a_double_key_is_found_where_the_version_is_left_out(double: str) -> None:
+    raw = b'{"event_id":"e","event_ts":1,"client_id":"c","source":"s","action_name":"click","object_id":"o"}'
+    decode.click(raw)
+    value = "1" if double == "schema_version" else '"x"'
+    twice = f'{{"{double}":{value},'.encode() + (f'"{double}":{value},'.encode() if value == "1" else b"") + raw[1:]
+    with pytest.raises(SchemaError) as fault:
+        decode.click(twice)
+    assert fault.value.reason == "double_key"
