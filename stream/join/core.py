@@ -13,16 +13,17 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from stream import session, topics
 from stream.errors import SchemaError
 from stream.events import Click, Conversion, Impression
-from stream.join import decode, fates, health, labels, rows, sessions
+from stream.join import decode, fates, labels, rows, sessions
 from stream.join.clicks import Clicks
 from stream.join.fates import Effects
+from stream.join.health import Monitor, Reading
 from stream.join.labels import Labels
 from stream.join.ledger import Ledger
 from stream.join.murmur2 import partition_of
 from stream.join.orders import Orders
 from stream.join.records import InputRecord
 from stream.join.restore import click_deadline, line_deadline, restore
-from stream.join.rows import ShownList, Snapshot, Source, WarmSession
+from stream.join.rows import ShownList, Source, WarmSession
 from stream.join.settings import JoinSettings
 from stream.join.state import OpenQuery, State, Waiting
 from stream.join.watermark import Clock
@@ -63,7 +64,7 @@ class Join:
         self._emitted_ts = 0
         self._emitted_watermark_ts = 0
         self._emitted_expiry_ts = 0
-        self._snapshots: list[Snapshot] = []
+        self._monitor = Monitor(max_behind_ms=settings.hold_behind_s * 1_000)
         self._known_keys: dict[str, bytes] = {}
         self._read_progress()
         restore(self._state, self._clock, window_ms=self._window_ms, wait_ms=self._wait_ms)
@@ -330,14 +331,14 @@ class Join:
             return
         self._emitted_ts, self._emitted_watermark_ts, self._emitted_expiry_ts = now_ts, watermark_ts, expiry_ts
         counters = dict(self._ledger.counters)
-        state = health.measure(
-            counters,
-            self._snapshots,
+        reading = Reading(
+            counters=counters,
             now_ts=now_ts,
             watermark_ts=watermark_ts,
-            max_behind_ms=self._settings.hold_behind_s * 1_000,
+            num_open=self.open_sessions + self.waiting_events,
+            clicks_read=self._clock.has_read(topics.CLICKS),
         )
-        self._snapshots = health.remember(self._snapshots, counters, now_ts)
+        state = self._monitor.observe(reading)
         record = session.Progress(
             partition=self._partition,
             watermark_ts=watermark_ts,
@@ -367,7 +368,7 @@ class Join:
                 emitted_ts=self._emitted_ts,
                 emitted_watermark_ts=self._emitted_watermark_ts,
                 emitted_expiry_ts=self._emitted_expiry_ts,
-                snapshots=self._snapshots,
+                health=self._monitor.stored,
             )
         )
         self._progress[self._progress_key] = row
@@ -381,7 +382,7 @@ class Join:
         self._state.slice_number = row.slice_number
         self._emitted_ts, self._emitted_watermark_ts = row.emitted_ts, row.emitted_watermark_ts
         self._emitted_expiry_ts = row.emitted_expiry_ts
-        self._snapshots = row.snapshots
+        self._monitor = Monitor(max_behind_ms=self._settings.hold_behind_s * 1_000, stored=row.health)
         self._ledger.counters.update(row.counters)
         clock.now_ts, clock.watermark_ts, clock.conversions_ts = row.now_ts, row.watermark_ts, row.conversions_ts
         clock.next, clock.high, clock.hw, clock.grown_ts = row.next, row.high, row.hw, row.grown_ts

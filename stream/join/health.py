@@ -1,19 +1,94 @@
-"""Rates and holds of a partition, from counters at fixed points of `now`: the same log gives the same holds.
+"""Rates and holds of a partition, from its counters at each progress record: the same slices give the same holds.
+
+| hold | while |
+|---|---|
+| `clicks_silent` | lists are shown, and for over 120 s no click came of them, where ten were to be expected |
+| `coverage` | clicks that came in time are outside of the band of this hour of the week (`stream.join.bands`) |
+| `ctr` | sessions with a label are outside of theirs |
+| `join_rate` | less than 95 % of clicks find their list |
+| `dead_share` | more than 0.5 % of records are dead |
+| `watermark_behind` | the watermark is further behind `now` than allowed |
+| `conservation` | what is open is not what the counters leave open, by a difference that has changed |
+
+A hold is active from the first such record on, until five minutes of `now` have passed without one. A difference in
+conservation cannot heal by itself: it is held when it appears or grows, and `shelfwise stream recount` tells the rest.
 
 Source: STREAM.md 11.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from stream.join.fates import DEAD, PRODUCED
-from stream.join.rows import Snapshot
+import msgspec
+from msgspec import Struct
+
+from stream import topics
+from stream.join.bands import HOUR_MS, Bands
+from stream.join.fates import DEAD, PRODUCED, open_count
 
 SPAN_MS = 300_000
 STEP_MS = 60_000
+RELEASE_MS = 300_000
+SILENCE_MS = 120_000
 MIN_EVENTS = 200
 MAX_DEAD_SHARE = 0.005
 MIN_JOIN_RATE = 0.95
+MIN_EXPECTED_CLICKS = 10
+# Of shops whose first click is still to come.
+FIRST_CLICK_RATE = 0.01
+
+
+class Counts(Struct, frozen=True, array_like=True):
+    """The counters that rates are made of, or how far they moved."""
+
+    produced: int = 0
+    dead: int = 0
+    clicks_joined: int = 0
+    clicks_late: int = 0
+    clicks_orphan: int = 0
+    sessions: int = 0
+    labelled: int = 0
+    impressions: int = 0
+
+    def since(self, before: "Counts") -> "Counts":
+        """Return how far they moved."""
+        return Counts(*(getattr(self, name) - getattr(before, name) for name in self.__struct_fields__))
+
+
+class Snapshot(Struct, frozen=True, array_like=True):
+    """Counts as they stood at `now_ts`."""
+
+    now_ts: int
+    counts: Counts
+
+
+class _Stored(Struct, array_like=True):
+    """What a restart needs to go on in the same way.
+
+    Attributes:
+        past: Snapshots of the last five minutes, oldest first, at most one a minute.
+        bad: Name of each hold to the time when it was last called for.
+        hour: Hour since the epoch that is being learned, 0 before the first.
+        hour_began: Counts when it began.
+        clicks: Clicks when the newest was seen.
+        impressions: Impressions then.
+        quiet_ts: The time then.
+        gap: Difference in conservation when last looked at.
+    """
+
+    past: list[Snapshot] = []
+    bad: dict[str, int] = {}
+    hour: int = 0
+    hour_began: Counts = Counts()
+    clicks: int = 0
+    impressions: int = 0
+    quiet_ts: int = 0
+    gap: int = 0
+    coverage: bytes = b""
+    ctr: bytes = b""
+
+
+_decoder = msgspec.msgpack.Decoder(_Stored)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,47 +108,124 @@ class Health:
     hold: list[str]
 
 
-def measure(
-    counters: Mapping[str, int], past: Sequence[Snapshot], *, now_ts: int, watermark_ts: int, max_behind_ms: int
-) -> Health:
-    """Return the health of a partition.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A partition as it stands.
 
-    Args:
-        counters: Counters now.
-        past: Snapshots of the last minutes, oldest first.
-        now_ts: Clock of the partition.
+    Attributes:
+        counters: Its counters.
+        now_ts: Its clock.
         watermark_ts: Its watermark, 0 if unknown.
-        max_behind_ms: How far the watermark may fall behind the clock before training is held.
+        num_open: Records and order lines that its state holds without a fate.
+        clicks_read: Whether all clicks that are known to exist were read.
     """
-    before = past[0].counters if past else {}
 
-    def moved(name: str) -> int:
-        return counters.get(name, 0) - before.get(name, 0)
+    counters: Mapping[str, int]
+    now_ts: int
+    watermark_ts: int
+    num_open: int
+    clicks_read: bool
 
-    clicks, late, orphan = moved("clicks_joined"), moved("clicks_late"), moved("clicks_orphan")
-    sessions, produced = moved("sessions"), moved(PRODUCED)
-    join_rate = _share(clicks, clicks + late + orphan, 1.0)
-    hold: list[str] = []
-    if produced >= MIN_EVENTS and moved(DEAD) > MAX_DEAD_SHARE * produced:
-        hold.append("dead_share")
-    if clicks + late + orphan >= MIN_EVENTS and join_rate < MIN_JOIN_RATE:
-        hold.append("join_rate")
-    if watermark_ts and now_ts - watermark_ts > max_behind_ms:
-        hold.append("watermark_behind")
-    return Health(
-        coverage=_share(clicks, clicks + late, 1.0),
-        ctr=_share(moved("sessions_labelled"), sessions, 0.0),
-        join_rate=join_rate,
-        hold=hold,
+
+class Monitor:
+    """Judges the health of one partition and remembers what that takes.
+
+    Attributes:
+        stored: What another monitor needs to go on from here.
+    """
+
+    def __init__(self, *, max_behind_ms: int, stored: bytes = b"") -> None:
+        """Go on from `stored`, or begin; the watermark may fall behind the clock by `max_behind_ms`."""
+        self._max_behind_ms = max_behind_ms
+        self._state = _decoder.decode(stored) if stored else _Stored()
+        self._coverage = Bands(self._state.coverage, least=0.05)
+        self._ctr = Bands(self._state.ctr, share=0.3)
+        self.stored = stored
+
+    def observe(self, reading: Reading) -> Health:
+        """Return the health of the partition at a progress record."""
+        state, now_ts, counters = self._state, reading.now_ts, reading.counters
+        counts = _counts(counters)
+        moved = counts.since(state.past[0].counts if state.past else Counts())
+        self._learn(now_ts // HOUR_MS, counts)
+        state.bad |= dict.fromkeys(self._unhealthy(reading, moved), now_ts)
+        state.bad = {name: bad_ts for name, bad_ts in state.bad.items() if now_ts - bad_ts < RELEASE_MS}
+        _remember(state.past, Snapshot(now_ts, counts))
+        state.coverage, state.ctr = bytes(self._coverage), bytes(self._ctr)
+        self.stored = msgspec.msgpack.encode(state)
+        known = moved.clicks_joined + moved.clicks_late
+        return Health(
+            coverage=_share(moved.clicks_joined, known, 1.0),
+            ctr=_share(moved.labelled, moved.sessions, 0.0),
+            join_rate=_share(moved.clicks_joined, known + moved.clicks_orphan, 1.0),
+            hold=sorted(state.bad),
+        )
+
+    def _unhealthy(self, reading: Reading, moved: Counts) -> Iterator[str]:
+        """Yield the names of the holds that this reading calls for."""
+        hour = reading.now_ts // HOUR_MS
+        known = moved.clicks_joined + moved.clicks_late
+        clicks = known + moved.clicks_orphan
+        if self._is_silent(reading) and moved.impressions:
+            yield "clicks_silent"
+        if self._gap_moved(reading):
+            yield "conservation"
+        if not self._coverage.holds(hour, moved.clicks_joined, known):
+            yield "coverage"
+        if not self._ctr.holds(hour, moved.labelled, moved.sessions):
+            yield "ctr"
+        if moved.produced >= MIN_EVENTS and moved.dead > MAX_DEAD_SHARE * moved.produced:
+            yield "dead_share"
+        if clicks >= MIN_EVENTS and moved.clicks_joined < MIN_JOIN_RATE * clicks:
+            yield "join_rate"
+        if reading.watermark_ts and reading.now_ts - reading.watermark_ts > self._max_behind_ms:
+            yield "watermark_behind"
+
+    def _is_silent(self, reading: Reading) -> bool:
+        state = self._state
+        clicks, impressions = reading.counters.get(topics.CLICKS, 0), reading.counters.get(topics.IMPRESSIONS, 0)
+        if clicks != state.clicks or not reading.clicks_read or not state.quiet_ts:
+            state.clicks, state.impressions, state.quiet_ts = clicks, impressions, reading.now_ts
+            return False
+        rate = clicks / state.impressions if clicks and state.impressions else FIRST_CLICK_RATE
+        expected = (impressions - state.impressions) * rate
+        return reading.now_ts - state.quiet_ts > SILENCE_MS and expected >= MIN_EXPECTED_CLICKS
+
+    def _gap_moved(self, reading: Reading) -> bool:
+        before, self._state.gap = self._state.gap, open_count(reading.counters) - reading.num_open
+        return self._state.gap != before
+
+    def _learn(self, hour: int, counts: Counts) -> None:
+        """Learn the hour that has ended, unless the clock leapt out of it."""
+        state = self._state
+        if hour == state.hour:
+            return
+        if hour == state.hour + 1:
+            moved = counts.since(state.hour_began)
+            self._coverage.learn(state.hour, moved.clicks_joined, moved.clicks_joined + moved.clicks_late)
+            self._ctr.learn(state.hour, moved.labelled, moved.sessions)
+        state.hour, state.hour_began = hour, counts
+
+
+def _counts(counters: Mapping[str, int]) -> Counts:
+    return Counts(
+        produced=counters.get(PRODUCED, 0),
+        dead=counters.get(DEAD, 0),
+        clicks_joined=counters.get("clicks_joined", 0),
+        clicks_late=counters.get("clicks_late", 0),
+        clicks_orphan=counters.get("clicks_orphan", 0),
+        sessions=counters.get("sessions", 0),
+        labelled=counters.get("sessions_labelled", 0),
+        impressions=counters.get(topics.IMPRESSIONS, 0),
     )
 
 
-def remember(past: list[Snapshot], counters: Mapping[str, int], now_ts: int) -> list[Snapshot]:
-    """Return the snapshots with the present one, at most one a minute and none older than five."""
-    if past and now_ts - past[-1].now_ts < STEP_MS:
-        return past
-    kept = [snapshot for snapshot in past if now_ts - snapshot.now_ts <= SPAN_MS]
-    return [*kept, Snapshot(now_ts, dict(counters))]
+def _remember(past: list[Snapshot], present: Snapshot) -> None:
+    """Add the present, at most once a minute, and forget what is older than five."""
+    if past and present.now_ts - past[-1].now_ts < STEP_MS:
+        return
+    past[:] = [snapshot for snapshot in past if present.now_ts - snapshot.now_ts <= SPAN_MS]
+    past.append(present)
 
 
 def _share(part: int, whole: int, otherwise: float) -> float:

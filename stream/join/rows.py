@@ -75,13 +75,6 @@ class Order(Struct, frozen=True, array_like=True):
     link: str
 
 
-class Snapshot(Struct, frozen=True, array_like=True):
-    """Counters as they stood at `now_ts`, for rates over the last minutes."""
-
-    now_ts: int
-    counters: dict[str, int]
-
-
 class ProgressRow(Struct, array_like=True):
     """Position of the join in its inputs with everything that was counted up to there."""
 
@@ -96,7 +89,7 @@ class ProgressRow(Struct, array_like=True):
     counters: dict[str, int]
     emitted_ts: int
     emitted_watermark_ts: int
-    snapshots: list[Snapshot]
+    health: bytes
     emitted_expiry_ts: int = 0
 
 

@@ -65,9 +65,13 @@ class Clock:
         """Rows expire by the slower of the two watermarks."""
         return min(self.watermark_ts, self.conversions_ts)
 
+    def has_read(self, topic: str) -> bool:
+        """Return whether all records of a topic that the ticks know of were read."""
+        return self.next.get(topic, 0) >= self.hw.get(topic, 0)
+
     def impressions_run_ahead(self) -> bool:
         """Return whether impressions lead clicks that still lag by more than the limit."""
-        if self.next.get(topics.CLICKS, 0) >= self.hw.get(topics.CLICKS, 0):
+        if self.has_read(topics.CLICKS):
             return False
         clicks_ts = max(self.high.get(topics.CLICKS, 0), self.watermark_ts)
         return bool(clicks_ts) and self.high.get(topics.IMPRESSIONS, 0) - clicks_ts > self._ahead_ms

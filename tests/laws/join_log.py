@@ -16,7 +16,7 @@ from stream import events, session, topics
 from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
 from stream.join import Effects, Join, JoinSettings
 from stream.join.murmur2 import partition_of
-from stream.session import Session
+from stream.session import Progress, Session
 
 START_TS = 1_700_000_000_000
 NUM_PARTITIONS = 4
@@ -259,6 +259,11 @@ class Outputs:
         """Return the session records in order."""
         decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
         return [content for content in decoded if isinstance(content, Session)]
+
+    def progress(self) -> list[Progress]:
+        """Return the progress records in order."""
+        decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
+        return [content for content in decoded if isinstance(content, Progress)]
 
     def letters(self, topic: str) -> Counter[tuple[str, bytes]]:
         """Return the distinct letters of a side topic by reason."""

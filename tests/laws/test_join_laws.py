@@ -82,6 +82,7 @@ def _assert_conserved(log: Log, result: Run) -> None:
     assert counted.is_closed
     assert {name: getattr(counted, name) for name in fates} == fates
     assert counted.open == counted.lost == 0
+    assert not any("conservation" in record.hold for record in result.outputs.progress())
 
 
 @_laws
