@@ -19,7 +19,7 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @app.command()
 def run(
     ctx: typer.Context,
-    hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 4.0,
+    hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 3.0,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
     conversion_boost: Annotated[
         float, typer.Option(help="Multiplies the share of lists with an order, so that a short run sees enough.")
