@@ -22,7 +22,11 @@ _CELL = struct.Struct("<Bff")
 
 
 class Bands:
-    """The usual range of one rate by hour of the week; equal inputs give equal bytes."""
+    """The usual range of one rate by hour of the week; equal inputs give equal bytes.
+
+    Attributes:
+        learned: What another one needs to go on; empty until something was learned.
+    """
 
     def __init__(self, stored: bytes = b"", *, least: float = 0.0, share: float = 0.0) -> None:
         """Take over what was learned.
@@ -32,13 +36,9 @@ class Bands:
             least: A band reaches at least this far to either side of its mean.
             share: And at least this share of its mean.
         """
-        self._cells = bytearray(stored or bytes(HOURS * _CELL.size))
+        self.learned = stored
         self._least = least
         self._share = share
-
-    def __bytes__(self) -> bytes:
-        """Return what was learned; empty until something was."""
-        return bytes(self._cells) if any(self._cells) else b""
 
     def learn(self, hour: int, part: int, whole: int) -> None:
         """Add one hour (since the epoch) in which `part` of `whole` had it; too few to tell are left out."""
@@ -49,7 +49,9 @@ class Bands:
         off = part / whole - mean
         mean += off / weeks
         variance += (off * (part / whole - mean) - variance) / weeks
-        _CELL.pack_into(self._cells, hour % HOURS * _CELL.size, weeks, mean, variance)
+        cells = bytearray(self.learned or bytes(HOURS * _CELL.size))
+        _CELL.pack_into(cells, hour % HOURS * _CELL.size, weeks, mean, variance)
+        self.learned = bytes(cells)
 
     def holds(self, hour: int, part: int, whole: int) -> bool:
         """Return whether a rate is within its band, or cannot be judged."""
@@ -62,5 +64,7 @@ class Bands:
         return abs(part / whole - mean) <= reach
 
     def _at(self, hour: int) -> tuple[int, float, float]:
-        weeks, mean, variance = _CELL.unpack_from(self._cells, hour % HOURS * _CELL.size)
+        if not self.learned:
+            return 0, 0.0, 0.0
+        weeks, mean, variance = _CELL.unpack_from(self.learned, hour % HOURS * _CELL.size)
         return weeks, mean, variance

@@ -151,7 +151,7 @@ class Monitor:
         state.bad |= dict.fromkeys(self._unhealthy(reading, moved), now_ts)
         state.bad = {name: bad_ts for name, bad_ts in state.bad.items() if now_ts - bad_ts < RELEASE_MS}
         _remember(state.past, Snapshot(now_ts, counts))
-        state.coverage, state.ctr = bytes(self._coverage), bytes(self._ctr)
+        state.coverage, state.ctr = self._coverage.learned, self._ctr.learned
         self.stored = msgspec.msgpack.encode(state)
         known = moved.clicks_joined + moved.clicks_late
         return Health(
