@@ -34,7 +34,7 @@ MIN_EVENTS = 200
 MAX_DEAD_SHARE = 0.005
 MIN_JOIN_RATE = 0.95
 MIN_EXPECTED_CLICKS = 10
-# Of shops whose first click is still to come.
+# Of a partition with fewer clicks than that: one client who clicks on everything would make them look usual.
 FIRST_CLICK_RATE = 0.01
 
 
@@ -187,7 +187,7 @@ class Monitor:
         if clicks != state.clicks or not reading.clicks_read or not state.quiet_ts:
             state.clicks, state.impressions, state.quiet_ts = clicks, impressions, reading.now_ts
             return False
-        rate = clicks / state.impressions if clicks and state.impressions else FIRST_CLICK_RATE
+        rate = clicks / state.impressions if clicks >= MIN_EVENTS and state.impressions else FIRST_CLICK_RATE
         expected = (impressions - state.impressions) * rate
         return reading.now_ts - state.quiet_ts > SILENCE_MS and expected >= MIN_EXPECTED_CLICKS
 

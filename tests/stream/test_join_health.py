@@ -99,6 +99,7 @@ def test_clicks_are_silent_after_two_minutes_of_lists() -> None:
         (2_000, 0, True, 0),  # no lists either
         (2_000, 100, False, 0),  # clicks are there and unread: the watermark tells of that
         (0, 100, True, 0),  # no click ever: the rate is unknown
+        (199, 200, True, 0),  # too few clicks to know the rate, as when one client clicked on everything
     ],
 )
 def test_clicks_are_not_silent(clicks: int, impressions_a_minute: int, read: bool, trickle: int) -> None:
