@@ -1,7 +1,5 @@
 """`shelfwise demo`: the whole loop on one machine."""
 
-import signal
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +10,6 @@ if TYPE_CHECKING:
     from deploy.demo.summary import DemoSummary
 
 app = typer.Typer(no_args_is_help=True)
-
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
@@ -33,12 +29,13 @@ def run(
     import time
 
     from deploy import configuration
+    from deploy.demo.interrupts import Interrupts
     from deploy.demo.run import Options, Tools
     from deploy.demo.run import run as run_demo
 
     loaded = context(ctx)
-    for number in _INTERRUPTS:
-        signal.signal(number, _interrupt)
+    interrupts = Interrupts()
+    interrupts.install()
     started_s = time.monotonic()
 
     def say(line: str) -> None:
@@ -58,10 +55,10 @@ def run(
         Tools(
             monotonic_s=time.monotonic,
             jitter=lambda: secrets.randbelow(1_000) / 1_000,
-            sleep=time.sleep,
+            sleep=interrupts.sleep,
             say=say,
             environment=configuration.environment(),
-            ignore_interrupts=_ignore_interrupts,
+            ignore_interrupts=interrupts.ignore,
         ),
     )
     if as_json:
@@ -115,14 +112,3 @@ def _percent(share: float | None) -> str:
 
 def _p(p: float | None) -> str:
     return "undefined" if p is None else f"{p:.3f}"
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # Pressed again, it must not break off the stopping that it has begun.
-    _ignore_interrupts()
-    raise KeyboardInterrupt
-
-
-def _ignore_interrupts() -> None:
-    for number in _INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
