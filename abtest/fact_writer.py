@@ -18,8 +18,8 @@ from abtest import facts
 from abtest.facts import Fact
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db, session
-from stream.bus import Record
 from stream.errors import FencedError, SchemaError
+from stream.records import Record
 from stream.session import AssignedArm, Session
 
 SINK = "facts"

@@ -14,8 +14,9 @@ from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Failpoint, Partition
 from stream import bus, topics
-from stream.bus import Broker, Reader, Record
+from stream.bus import Broker, Reader
 from stream.errors import BusError, FencedError, StoreError
+from stream.records import Record
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0

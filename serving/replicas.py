@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from serving.metrics import Metrics
-from stream.bus import Broker, Reader, Record, answers, beginning_offsets, end_offsets
+from stream.bus import Broker, Reader, answers, beginning_offsets, end_offsets
 from stream.errors import BusError
+from stream.records import Record
 
 STARTING: Final = "starting"
 CURRENT: Final = "current"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import (
@@ -24,6 +24,7 @@ from kafka.errors import (
 
 from stream import topics
 from stream.errors import BusError, ConfigError
+from stream.records import Record
 
 MEMORY_API_VERSION = (2, 3)
 
@@ -115,45 +116,6 @@ class Broker:
         if self.security.ca_file:
             config["ssl_cafile"] = self.security.ca_file
         return config
-
-
-class Record(Protocol):
-    """What readers hand out; kafka-python's ConsumerRecord and aiokafka's both fit."""
-
-    @property
-    def topic(self) -> str:
-        """Topic name."""
-        ...
-
-    @property
-    def partition(self) -> int:
-        """Partition number."""
-        ...
-
-    @property
-    def offset(self) -> int:
-        """Offset in the partition."""
-        ...
-
-    @property
-    def timestamp(self) -> int:
-        """Broker or producer time in epoch milliseconds."""
-        ...
-
-    @property
-    def key(self) -> bytes | None:
-        """Raw key."""
-        ...
-
-    @property
-    def value(self) -> bytes | None:
-        """Raw value; None is a tombstone."""
-        ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Name and raw value of each header."""
-        ...
 
 
 class Producer:

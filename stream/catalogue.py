@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream import bus, topics
-from stream.bus import Broker, Producer, Record
+from stream.bus import Broker, Producer
 from stream.events import Item, encode
+from stream.records import Record
 
 Vector = NDArray[np.float16]
 

@@ -8,8 +8,9 @@ import msgspec
 import polars as pl
 
 from stream import session, topics
-from stream.bus import Broker, Record, read_to_end
+from stream.bus import Broker, read_to_end
 from stream.errors import ConfigError, SchemaError
+from stream.records import Record
 from stream.session import Session, f16, f32, i64, u16, u32
 
 TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stream import topics
-from stream.join.records import InputRecord
+from stream.records import Record
 
 TOPICS = (topics.DEAD_LETTERS, topics.UNJOINED)
 REDRIVEN_TS = "redriven_ts"
@@ -111,7 +111,7 @@ class Filter:
         )
 
 
-def collect(records: Iterable[InputRecord]) -> Collected:
+def collect(records: Iterable[Record]) -> Collected:
     """Return the letters that the records of a letters' topic amount to, in whatever order they were written."""
     letters: dict[Identity, Letter] = {}
     num_unreadable = 0
@@ -126,7 +126,7 @@ def collect(records: Iterable[InputRecord]) -> Collected:
     return Collected(letters=tuple(ordered), num_unreadable=num_unreadable)
 
 
-def read(record: InputRecord) -> Letter | None:
+def read(record: Record) -> Letter | None:
     """Return the letter in a record, or None if its headers are not those of a letter."""
     headers = dict(record.headers)
     try:
@@ -161,12 +161,12 @@ def at(letters: Iterable[Letter], coordinates: Coordinates) -> list[Letter]:
     return [letter for letter in letters if letter.coordinates == coordinates]
 
 
-def payloads(records: Iterable[InputRecord], places: Collection[Place]) -> Iterable[InputRecord]:
+def payloads(records: Iterable[Record], places: Collection[Place]) -> Iterable[Record]:
     """Return the records at some places of a letters' topic: those that carry the original bytes."""
     return (record for record in records if (record.partition, record.offset) in places)
 
 
-def mark(record: InputRecord, letter: Letter, redriven_ts: int) -> list[tuple[str, bytes]]:
+def mark(record: Record, letter: Letter, redriven_ts: int) -> list[tuple[str, bytes]]:
     """Return the headers of a letter written once more to say that it was redriven; such a write has no payload."""
     kept = [(name, value) for name, value in record.headers if name not in {REDRIVEN_TS, "attempt", "line_id"}]
     kept += [("attempt", b"%d" % letter.attempt), (REDRIVEN_TS, b"%d" % redriven_ts)]

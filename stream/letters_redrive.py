@@ -16,8 +16,8 @@ from stream.adapters.letters import TOPIC_PREFIX
 from stream.adapters.letters import letter as rejected_letter
 from stream.ingest import Sender
 from stream.join import decode
-from stream.join.records import InputRecord
 from stream.letters import REDRIVEN_FROM, Filter, Letter, Place
+from stream.records import Record
 
 MAX_ATTEMPTS = 3
 _BATCH = 500
@@ -114,7 +114,7 @@ def plan(found: Iterable[Letter], meant: Filter, *, max_attempts: int = MAX_ATTE
     return Plan(records={place: tuple(of_source[where]) for where, place in chosen.items()}, refused=refused)
 
 
-def outgoing(letter: Letter, record: InputRecord, options: Options, *, now_ms: int) -> list[Outgoing]:
+def outgoing(letter: Letter, record: Record, options: Options, *, now_ms: int) -> list[Outgoing]:
     """Return the records that redrive a letter; none if an adapter rejects its payload just as before.
 
     Args:
@@ -147,7 +147,7 @@ def redrive(
     producer: Sender | None,
     topic: str,
     planned: Plan,
-    records: Iterable[InputRecord],
+    records: Iterable[Record],
     *,
     options: Options,
     bucket: TokenBucket,
@@ -168,7 +168,7 @@ def redrive(
         BusError: If the broker did not acknowledge all of them; run it again.
     """
     done = Redriven(refused=Counter(planned.refused))
-    unmarked: list[tuple[InputRecord, Letter]] = []
+    unmarked: list[tuple[Record, Letter]] = []
     for record in letters.payloads(records, planned.records):
         settled = planned.records[record.partition, record.offset]
         sent = outgoing(settled[0], record, options, now_ms=now_ms())
@@ -191,7 +191,7 @@ def redrive(
 
 
 def _mark(
-    producer: Sender | None, topic: str, unmarked: list[tuple[InputRecord, Letter]], now_ms: Callable[[], int]
+    producer: Sender | None, topic: str, unmarked: list[tuple[Record, Letter]], now_ms: Callable[[], int]
 ) -> None:
     if producer is not None:
         producer.flush()

@@ -6,9 +6,9 @@ from threading import Lock
 
 import msgspec
 
-from stream.bus import Record
 from stream.errors import SchemaError
 from stream.events import SCHEMA_VERSION, Behaviour, Profile
+from stream.records import Record
 
 MAX_BEHAVIOURS = 50
 DEFAULT_CAPACITY = 200_000

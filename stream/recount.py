@@ -15,8 +15,8 @@ from stream.errors import SchemaError
 from stream.events import Click, Conversion, Impression
 from stream.join import decode
 from stream.join.fates import FATE_OF_REASON, LATE, ORPHAN
-from stream.join.records import InputRecord
 from stream.join.settings import JoinSettings
+from stream.records import Record
 from stream.session import Session
 
 _Coordinates = tuple[str, int, int]
@@ -65,7 +65,7 @@ class _Found:
         self.dead: dict[_Coordinates, str] = {}
         self.watermarks: dict[int, int] = {}
 
-    def take(self, record: InputRecord) -> None:
+    def take(self, record: Record) -> None:
         if record.topic == topics.SESSIONS:
             content = session.decode(record.value or b"")
             if isinstance(content, Session):
@@ -91,7 +91,7 @@ class _Found:
             self.joined.add(_line_identity(content.client_id, line.transaction_id, line.line_id, line.refund_id))
 
 
-def recount(records: Iterable[InputRecord], settings: JoinSettings | None = None) -> Recount:
+def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> Recount:
     """Return the fate of every produced unit.
 
     Args:
@@ -101,7 +101,7 @@ def recount(records: Iterable[InputRecord], settings: JoinSettings | None = None
     """
     settings = settings or JoinSettings()
     found = _Found()
-    inputs: dict[_Coordinates, InputRecord] = {}
+    inputs: dict[_Coordinates, Record] = {}
     for record in records:
         if record.topic in topics.EVENT_TOPICS:
             inputs[record.topic, record.partition, record.offset] = record
@@ -141,7 +141,7 @@ def recount(records: Iterable[InputRecord], settings: JoinSettings | None = None
     )
 
 
-def _units(record: InputRecord) -> list[tuple[_Identity, str, int]]:
+def _units(record: Record) -> list[tuple[_Identity, str, int]]:
     """Return identity, line id and time of each unit of an input record."""
     try:
         event: Impression | Click | Conversion

@@ -17,8 +17,8 @@ from stream import session, topics
 from stream.errors import SchemaError
 from stream.join import decode
 from stream.join.fates import FATE_OF_REASON, ORPHAN
-from stream.join.records import InputRecord
 from stream.join.settings import JoinSettings
+from stream.records import Record
 from stream.session import Session
 
 _MAX_SHOWN = 20
@@ -76,7 +76,7 @@ class _Joined:
 
 
 def verify(
-    records: Iterable[InputRecord],
+    records: Iterable[Record],
     settings: JoinSettings | None = None,
     *,
     from_ts: int = 0,
@@ -92,7 +92,7 @@ def verify(
         to_ts: Only sessions shown before this time are compared; by default those that are closed in every partition.
     """
     settings = settings or JoinSettings()
-    inputs: dict[tuple[str, int, int], InputRecord] = {}
+    inputs: dict[tuple[str, int, int], Record] = {}
     sessions: dict[str, list[Session]] = {}
     reasons: dict[tuple[str, int, int, str], str] = {}
     watermarks: dict[int, int] = {}
@@ -137,7 +137,7 @@ def verify(
     )
 
 
-def _tables(inputs: dict[tuple[str, int, int], InputRecord], left_out: set[tuple[str, int, int, str]]) -> _Tables:
+def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str, int, int, str]]) -> _Tables:
     shown: list[tuple[object, ...]] = []
     clicks: list[tuple[object, ...]] = []
     lines: list[tuple[object, ...]] = []
@@ -340,7 +340,7 @@ def _symmetric(ours: pl.DataFrame, theirs: pl.DataFrame) -> set[str]:
 
 
 def _misplaced(
-    inputs: dict[tuple[str, int, int], InputRecord],
+    inputs: dict[tuple[str, int, int], Record],
     left_out: set[tuple[str, int, int, str]],
     orphans: set[tuple[str, int, int, str]],
     settings: JoinSettings,

@@ -12,7 +12,8 @@ from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
-from stream.bus import Broker, KafkaSettings, Record
+from stream.bus import Broker, KafkaSettings
+from stream.records import Record
 
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)

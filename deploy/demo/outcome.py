@@ -14,9 +14,10 @@ from abtest.tables import session_facts
 from deploy.demo.stack import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import bus, session, topics
-from stream.bus import Broker, Record
+from stream.bus import Broker
 from stream.errors import BusError
 from stream.join import JoinSettings
+from stream.records import Record
 from stream.recount import recount
 from stream.session import Session
 from trainer.registry import Registry

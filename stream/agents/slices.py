@@ -18,8 +18,8 @@ from faust.types import TP, EventT
 from faust.types.tuples import ConsumerMessage, Message
 
 from stream.agents.rows import WarmRows
-from stream.bus import Record
 from stream.errors import ConfigError
+from stream.records import Record
 
 SLICE = 512
 FETCH_WAIT_MS = 100

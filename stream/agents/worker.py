@@ -28,11 +28,12 @@ from stream.agents.settings import WorkerSettings
 from stream.agents.slices import SliceApp, SliceConsumer, SliceTable, check_versions
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
-from stream.bus import Broker, Record, partition_counts
+from stream.bus import Broker, partition_counts
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.events import Tick, encode
 from stream.join import Join, JoinSettings
 from stream.metrics import JoinMetrics
+from stream.records import Record
 
 log = logging.getLogger("shelfwise.stream")
 _PULSE_S = 1.0

@@ -16,7 +16,6 @@ Source: STREAM.md 4 to 9.
 
 from stream.join.core import Join
 from stream.join.fates import FATE_OF_REASON, FATES, Effects, Letter, open_count
-from stream.join.records import InputRecord
 from stream.join.settings import JoinSettings
 
-__all__ = ["FATES", "FATE_OF_REASON", "Effects", "InputRecord", "Join", "JoinSettings", "Letter", "open_count"]
+__all__ = ["FATES", "FATE_OF_REASON", "Effects", "Join", "JoinSettings", "Letter", "open_count"]

@@ -21,12 +21,12 @@ from stream.join.labels import Labels
 from stream.join.ledger import Ledger
 from stream.join.murmur2 import partition_of
 from stream.join.orders import Orders
-from stream.join.records import InputRecord
 from stream.join.restore import click_deadline, line_deadline, restore
 from stream.join.rows import ShownList, Source, WarmSession
 from stream.join.settings import JoinSettings
 from stream.join.state import OpenQuery, State, Waiting
 from stream.join.watermark import Clock
+from stream.records import Record
 
 _MAX_KNOWN_KEYS = 200_000
 _REASON_ORDER = ("click", "conversion", "refund")
@@ -109,7 +109,7 @@ class Join:
         for topic, offset in positions.items():
             self._clock.next[topic] = max(offset, self._clock.next.get(topic, 0))
 
-    def apply(self, records: Sequence[InputRecord]) -> Effects:
+    def apply(self, records: Sequence[Record]) -> Effects:
         """Merge one slice: records of one input partition in offset order.
 
         Records below the stored position were merged before and change nothing. Bad records become dead letters.
@@ -147,7 +147,7 @@ class Join:
 
     # Records
 
-    def _take(self, record: InputRecord) -> None:
+    def _take(self, record: Record) -> None:
         topic, counters = record.topic, self._ledger.counters
         if topic == topics.IMPRESSIONS:
             impression = decode.impression(record.value)
@@ -174,7 +174,7 @@ class Join:
         else:
             raise SchemaError("unmapped", f"topic '{topic}' is no input of the join")
 
-    def _admit(self, record: InputRecord, event: Impression | Click | Conversion) -> None:
+    def _admit(self, record: Record, event: Impression | Click | Conversion) -> None:
         """Refuse what must not touch the state; note the time of the rest."""
         client_id, key = event.client_id, record.key
         if key is None or self._known_keys.get(client_id) != key:
@@ -200,7 +200,7 @@ class Join:
             self._known_keys.clear()
         self._known_keys[client_id] = encoded
 
-    def _on_impression(self, record: InputRecord, impression: Impression) -> None:
+    def _on_impression(self, record: Record, impression: Impression) -> None:
         query_id = impression.query_id
         known = self._state.open.get(query_id)
         if known is not None:
@@ -388,6 +388,6 @@ class Join:
         clock.next, clock.high, clock.hw, clock.grown_ts = row.next, row.high, row.hw, row.grown_ts
 
 
-def _source(record: InputRecord) -> Source:
+def _source(record: Record) -> Source:
     assert record.value is not None
     return Source(record.offset, record.timestamp, record.value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from stream.events import MAX_EVENT_BYTES
-from stream.join.records import InputRecord
+from stream.records import Record
 
 JOINED = "joined"
 DUPLICATE = "duplicate"
@@ -99,7 +99,7 @@ def open_count(counters: Mapping[str, int]) -> int:
     return counters.get(PRODUCED, 0) - sum(counters.get(fate, 0) for fate in FATES)
 
 
-def dead_letter(record: InputRecord, reason: str, detail: str) -> Letter:
+def dead_letter(record: Record, reason: str, detail: str) -> Letter:
     """Return a refused record; above the size cap only its first KiB and its sha256.
 
     A record that was redriven keeps the count of its attempts, and when the first of them was seen.

@@ -9,8 +9,8 @@ from stream import topics
 from stream.join import fates
 from stream.join.fates import FATE_OF_REASON, Effects
 from stream.join.labels import Merge
-from stream.join.records import InputRecord
 from stream.join.rows import Source
+from stream.records import Record
 
 
 class Ledger:
@@ -56,7 +56,7 @@ class Ledger:
         )
         self.effects.unjoined.append(letter)
 
-    def bury(self, record: InputRecord, reason: str, detail: str) -> None:
+    def bury(self, record: Record, reason: str, detail: str) -> None:
         """Send a record to `dead_letters`; a tick is buried without being counted."""
         self.effects.dead_letters.append(fates.dead_letter(record, reason, detail))
         self.counters[reason] += 1

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from stream import events, topics
-from stream.bus import Broker, Producer, Record, committed_offsets, end_offsets, read_to_end
+from stream.bus import Broker, Producer, committed_offsets, end_offsets, read_to_end
 from stream.export import newest, sessions
 from stream.join import Join, JoinSettings
+from stream.records import Record
 from stream.session import Session
 
 START_TS = 1_700_000_000_000

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stream import session, topics
-from stream.bus import Broker, Producer, Record, create_topics, delete_topics, end_offsets, read_to_end
+from stream.bus import Broker, Producer, create_topics, delete_topics, end_offsets, read_to_end
 from stream.clock import Ticker, newest_ts
 from stream.errors import BusError
 from stream.events import Click, Conversion, Impression, Item, Tick
@@ -15,6 +15,7 @@ from stream.marketplace.driver import Driver, Summary
 from stream.marketplace.market import Listing, Market
 from stream.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from stream.marketplace.settings import MarketplaceSettings
+from stream.records import Record
 
 PARTITIONS = 4
 SETTINGS = MarketplaceSettings(

@@ -1,11 +1,11 @@
-"""What the join needs of a record; those of kafka-python, of aiokafka and of `stream.bus` all fit."""
+"""What every reader hands out and every pure part takes; records of kafka-python and of aiokafka both fit."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 
-class InputRecord(Protocol):
-    """One raw record of an input topic, or of a side topic."""
+class Record(Protocol):
+    """One raw record of a topic."""
 
     @property
     def topic(self) -> str:
@@ -24,7 +24,7 @@ class InputRecord(Protocol):
 
     @property
     def timestamp(self) -> int:
-        """Broker time, `append_ts`."""
+        """Broker or producer time in epoch milliseconds; of the inputs it is `append_ts`."""
         ...
 
     @property
