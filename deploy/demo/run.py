@@ -4,7 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from deploy import broker as brokers
 from deploy import schema
 from deploy.configuration import Context
 from deploy.demo import outcome, stack
+from deploy.demo.claims import PortClaims
 from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.stack import ARMS, SHOPPERS, Ports
 from deploy.demo.summary import DemoSummary
@@ -129,7 +130,9 @@ class _Demo:
         self._clock = _Clock(tools.monotonic_s)
         self._kafka = context.settings.get("kafka", KafkaSettings)
         self._supervisor = Supervisor(monotonic_s=tools.monotonic_s, jitter=tools.jitter, notify=tools.say)
+        self._claims = PortClaims()
         self._local: LocalKafka | None = None
+        self._claims = ExitStack()
         self._told_at_s = tools.monotonic_s()
 
     def run(self) -> DemoSummary:
@@ -241,7 +244,7 @@ class _Demo:
             serving=self._context.settings.get("serving", ServingSettings).port,
             trainers=(trainer, sink + 1),
         )
-        return stack.choose_ports(wanted, self._tools.say)
+        return stack.choose_ports(wanted, self._tools.say, self._claims)
 
     def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
         self._run_once("items", ("marketplace", "publish-items"), env)
@@ -355,6 +358,7 @@ class _Demo:
         try:
             self._supervisor.stop_all()
         finally:
+            self._claims.release()
             if self._local is not None:
                 self._local.stop()
 

@@ -1,11 +1,14 @@
 """The processes of a demo: how each is started, and when it is ready."""
 
-import socket
+import fcntl
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deploy.demo.claims import PortClaims
 from deploy.demo.scrape import ScrapeError, fetch
 from deploy.supervisor import Child
 
@@ -40,12 +43,18 @@ class Ports:
     trainers: tuple[int, ...]
 
 
-def choose_ports(wanted: Ports, notify: Callable[[str], None]) -> Ports:
-    """Return the wanted ports, each replaced by a free one where something listens already."""
+def choose_ports(wanted: Ports, notify: Callable[[str], None], claims: ExitStack) -> Ports:
+    """Return the wanted ports, each replaced by a free one where something listens or another demo is about to.
+
+    Args:
+        wanted: Documented or configured ports.
+        notify: Receives one line for each port that is replaced.
+        claims: Holds the claims that keep other demos from the ports; they end with it, or with this process.
+    """
     taken: set[int] = set()
 
     def choose(name: str, port: int) -> int:
-        chosen = port if port not in taken and _is_free(port) else _free_port()
+        chosen = port if port not in taken and _is_free(port) and _claim(port, claims) else _free_port()
         if chosen != port:
             notify(f"port {port} is in use: {name} takes {chosen}")
         taken.add(chosen)
@@ -110,17 +119,13 @@ def _child(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path)
     return Child(name=name, argv=(sys.executable, "-m", "deploy", *argv), env=env, log=logs / f"{name}.log")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+def _claim(port: int, claims: ExitStack) -> bool:
+    """Take a port before its child binds it, seconds later."""
+    lock = Path(tempfile.gettempdir(), f"shelfwise-port-{port}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    claims.enter_context(lock)
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
