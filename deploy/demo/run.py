@@ -4,7 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -132,7 +132,6 @@ class _Demo:
         self._supervisor = Supervisor(monotonic_s=tools.monotonic_s, jitter=tools.jitter, notify=tools.say)
         self._claims = PortClaims()
         self._local: LocalKafka | None = None
-        self._claims = ExitStack()
         self._told_at_s = tools.monotonic_s()
 
     def run(self) -> DemoSummary:
@@ -244,7 +243,7 @@ class _Demo:
             serving=self._context.settings.get("serving", ServingSettings).port,
             trainers=(trainer, sink + 1),
         )
-        return stack.choose_ports(wanted, self._tools.say, self._claims)
+        return stack.choose_ports(wanted, self._claims, self._tools.say)
 
     def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
         self._run_once("items", ("marketplace", "publish-items"), env)

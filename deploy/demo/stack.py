@@ -1,10 +1,7 @@
 """The processes of a demo: how each is started, and when it is ready."""
 
-import fcntl
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,18 +40,12 @@ class Ports:
     trainers: tuple[int, ...]
 
 
-def choose_ports(wanted: Ports, notify: Callable[[str], None], claims: ExitStack) -> Ports:
-    """Return the wanted ports, each replaced by a free one where something listens or another demo is about to.
-
-    Args:
-        wanted: Documented or configured ports.
-        notify: Receives one line for each port that is replaced.
-        claims: Holds the claims that keep other demos from the ports; they end with it, or with this process.
-    """
+def choose_ports(wanted: Ports, claims: PortClaims, notify: Callable[[str], None]) -> Ports:
+    """Return the wanted ports, each replaced by a free one where something listens or another demo has claimed it."""
     taken: set[int] = set()
 
     def choose(name: str, port: int) -> int:
-        chosen = port if port not in taken and _is_free(port) and _claim(port, claims) else _free_port()
+        chosen = port if port not in taken and claims.claim(port) else claims.claim_any()
         if chosen != port:
             notify(f"port {port} is in use: {name} takes {chosen}")
         taken.add(chosen)
@@ -117,15 +108,3 @@ def is_ready(port: int, path: str = "/metrics") -> bool:
 
 def _child(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path) -> Child:
     return Child(name=name, argv=(sys.executable, "-m", "deploy", *argv), env=env, log=logs / f"{name}.log")
-
-
-def _claim(port: int, claims: ExitStack) -> bool:
-    """Take a port before its child binds it, seconds later."""
-    lock = Path(tempfile.gettempdir(), f"shelfwise-port-{port}.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return False
-    claims.enter_context(lock)
-    return True

@@ -2,9 +2,8 @@
 
 import fcntl
 import socket
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -15,7 +14,6 @@ from abtest.store import Arm, ExperimentStore
 from deploy import configuration, schema
 from deploy.configuration import Context
 from deploy.demo import outcome, stack
-from deploy.demo.claims import PortClaims
 from deploy.demo.run import Options, Tools, run
 from deploy.demo.scrape import ScrapeError, fetch, parse
 from deploy.demo.stack import ARMS, CONTROL, Ports, choose_ports
@@ -71,74 +69,30 @@ def test_an_encoded_summary_follows_the_committed_schema() -> None:
     assert "'closed' is a required property" in fault.message
 
 
-@pytest.fixture
-def claims() -> Iterator[ExitStack]:
-    with ExitStack() as held:
-        yield held
-
-
-@pytest.fixture
-def claims() -> Iterator[PortClaims]:
-    claims = PortClaims()
-    yield claims
-    claims.release()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
-def test_demos_that_start_together_take_different_ports(claims: PortClaims) -> None:
-    """Nothing listens yet: the children of both are still starting."""
-    wanted, other = _free_ports(), PortClaims()
-    first = choose_ports(wanted, claims, lambda _line: None)
-    second = choose_ports(wanted, other, lambda _line: None)
-    other.release()
-    assert first == wanted
-    assert len({*_numbers(first), *_numbers(second)}) == 10
-    claims.release()
-    assert choose_ports(wanted, claims, lambda _line: None) == wanted, "a demo that has ended claims nothing"
-
-
-def _numbers(ports: Ports) -> tuple[int, ...]:
-    return (ports.joiner, ports.sink, ports.serving, *ports.trainers)
-
-
-def test_free_ports_are_kept(claims: ExitStack) -> None:
+def test_free_ports_are_kept(claims: PortClaims) -> None:
     notes: list[str] = []
     wanted = _free_ports()
-    assert choose_ports(wanted, notes.append, claims) == wanted
+    assert choose_ports(wanted, claims, notes.append) == wanted
     assert notes == []
 
 
-def test_a_port_in_use_is_replaced_and_told(claims: ExitStack) -> None:
+def test_a_port_in_use_is_replaced_and_told(claims: PortClaims) -> None:
     notes: list[str] = []
     wanted = _free_ports()
     with _listening(wanted.serving):
-        chosen = choose_ports(wanted, notes.append, claims)
+        chosen = choose_ports(wanted, claims, notes.append)
     assert (chosen.joiner, chosen.sink, chosen.trainers) == (wanted.joiner, wanted.sink, wanted.trainers)
     assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers}
     assert notes == [f"port {wanted.serving} is in use: serving takes {chosen.serving}"]
 
 
-def test_one_port_wanted_twice_is_given_once(claims: ExitStack) -> None:
+def test_one_port_wanted_twice_is_given_once(claims: PortClaims) -> None:
     port = _free_ports().joiner
     chosen = choose_ports(
-        Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), lambda _line: None, claims
+        Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), claims, lambda _line: None
     )
     assert chosen.joiner == port
     assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers}) == 5
-
-
-def test_two_demos_that_start_together_take_different_ports(claims: ExitStack) -> None:
-    """Nothing listens yet when the second one looks."""
-    wanted = _free_ports()
-    first = choose_ports(wanted, lambda _line: None, claims)
-    with ExitStack() as others:
-        second = choose_ports(wanted, lambda _line: None, others)
-    assert first == wanted
-    mine, theirs = ({p.joiner, p.sink, p.serving, *p.trainers} for p in (first, second))
-    assert not mine & theirs
-    claims.close()
-    with ExitStack() as later:
-        assert choose_ports(wanted, lambda _line: None, later) == wanted, "a claim ends with its demo"
 
 
 def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
