@@ -2,6 +2,7 @@
 
 import fcntl
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from abtest.store import Arm, ExperimentStore
 from deploy import configuration, schema
 from deploy.configuration import Context
 from deploy.demo import outcome, stack
+from deploy.demo.claims import PortClaims
 from deploy.demo.run import Options, Tools, run
 from deploy.demo.scrape import ScrapeError, fetch, parse
 from deploy.demo.stack import ARMS, CONTROL, Ports, choose_ports
@@ -67,6 +69,30 @@ def test_an_encoded_summary_follows_the_committed_schema() -> None:
     del document["conservation"]["closed"]
     (fault,) = validator.iter_errors(document)
     assert "'closed' is a required property" in fault.message
+
+
+@pytest.fixture
+def claims() -> Iterator[PortClaims]:
+    claims = PortClaims()
+    yield claims
+    claims.release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
+def test_demos_that_start_together_take_different_ports(claims: PortClaims) -> None:
+    """Nothing listens yet: the children of both are still starting."""
+    wanted, other = _free_ports(), PortClaims()
+    first = choose_ports(wanted, claims, lambda _line: None)
+    second = choose_ports(wanted, other, lambda _line: None)
+    other.release()
+    assert first == wanted
+    assert len({*_numbers(first), *_numbers(second)}) == 10
+    claims.release()
+    assert choose_ports(wanted, claims, lambda _line: None) == wanted, "a demo that has ended claims nothing"
+
+
+def _numbers(ports: Ports) -> tuple[int, ...]:
+    return (ports.joiner, ports.sink, ports.serving, *ports.trainers)
 
 
 def test_free_ports_are_kept(claims: PortClaims) -> None:
