@@ -1,5 +1,6 @@
 """The worker as a process: on a real Kafka with good and bad events, and on the memory broker."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from deploy.cli import app
 from stream import topics
-from stream.bus import Broker, end_offsets, read_to_end
+from stream.bus import Broker, Producer, end_offsets, read_to_end
 from stream.export import export
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import (
@@ -24,61 +25,22 @@ from tests.harness.worker import (
     undisturbed,
     wait_until_committed,
 )
+from tests.stream.poison import NUM_POISON, payloads
 
 NUM_QUERIES = 240
 LAST_TS = START_TS + NUM_QUERIES * 1_000
 
 
-def _bad_records() -> list[tuple[str, bytes, bytes, str]]:
-    """Fifty records of ten faults, with the reason code that each must get."""
-    click = {
-        "event_id": "bad",
-        "event_ts": START_TS,
-        "client_id": "client-1",
-        "source": "test",
-        "action_name": "click",
-        "query_id": "query-1",
-        "object_id": "item-1",
-    }
-    encode = msgspec.json.encode
-    faults: list[tuple[bytes, str]] = [
-        (b"\xff\xfe not text", "not_utf8"),
-        (b'{"event_id": "bad"', "not_json"),
-        (encode({**click, "attributes": {"padding": "x" * 70_000}}), "too_large"),
-        (encode({key: value for key, value in click.items() if key != "object_id"}), "missing_field"),
-        (encode({**click, "event_ts": "yesterday"}), "wrong_type"),
-        (encode({**click, "position": 0}), "bad_value"),
-        (encode({**click, "schema_version": 99}), "schema_unknown"),
-        (encode(click)[:-1] + b', "event_id": "again"}', "double_key"),
-        (encode(click)[:-1] + b', "attributes": {"number": NaN}}', "bad_number"),
-        (encode({**click, "attributes": _nested(20)}), "too_deep"),
-    ]
-    return [
-        (topics.CLICKS, b"client-1", value.replace(b'"bad"', b'"bad-%d"' % copy), reason)
-        for copy in range(5)
-        for value, reason in faults
-    ]
-
-
-def _nested(depth: int) -> dict[str, object]:
-    inner: dict[str, object] = {}
-    for _ in range(depth):
-        inner = {"deeper": inner}
-    return inner
-
-
 @pytest.mark.kafka
 def test_good_events_become_sessions_and_bad_ones_dead_letters(fresh_kafka: Broker, tmp_path: Path) -> None:
-    good, bad = list(shopping(NUM_QUERIES)), _bad_records()
-    mixed: list[tuple[str, bytes, bytes]] = []
-    for number, record in enumerate(good):
-        mixed.append(record)
-        if number % 6 == 0 and number // 6 < len(bad):
-            mixed.append(bad[number // 6][:3])
-    assert len(mixed) == len(good) + 50
-
+    """S11: 200 payloads that are no event go by one worker process, which is never started again."""
+    good, bad = list(shopping(NUM_QUERIES)), payloads("client-1")
     with running(fresh_kafka, tmp_path / "home") as worker:
-        send(fresh_kafka, mixed)
+        with Producer(fresh_kafka) as producer:
+            for number, (topic, key, value) in enumerate(good):
+                producer.send(topic, key=key, value=value)
+                for poison in bad[number :: len(good)]:
+                    producer.send(poison.topic, key=poison.key, value=poison.value)
         wait_until_committed(fresh_kafka, worker)
         pass_all_windows(fresh_kafka, LAST_TS)
         wait_until_committed(fresh_kafka, worker)
@@ -91,12 +53,12 @@ def test_good_events_become_sessions_and_bad_ones_dead_letters(fresh_kafka: Brok
     assert labels(found) == labels(undisturbed(fresh_kafka, PARTITIONS))
     letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
     reasons = sorted(dict(letter.headers)["reason"].decode() for letter in letters)
-    assert reasons == sorted(reason for *_, reason in bad)
-    kept = {letter.value for letter in letters}
-    assert {value for _, _, value, reason in bad if reason != "too_large"} <= kept
+    assert reasons == sorted(poison.reason for poison in bad)
+    kept = Counter((letter.key, letter.value) for letter in letters)
+    assert kept == Counter((p.key, p.value[:1_024] if p.value and p.reason == "too_large" else p.value) for p in bad)
     assert sum(end_offsets(fresh_kafka, [topics.UNJOINED]).values()) == 0
 
-    _check_exports(fresh_kafka, tmp_path, num_letters=50)
+    _check_exports(fresh_kafka, tmp_path, num_letters=NUM_POISON)
 
 
 def _check_exports(broker: Broker, folder: Path, *, num_letters: int) -> None:
