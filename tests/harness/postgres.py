@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -21,13 +23,25 @@ START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 _USER = "shelfwise"
 _PR_SET_PDEATHSIG = 1
+# Fast, but a killed server forgets the newest commits; tests that kill it ask for "on", which is PostgreSQL's default.
+_FORGETFUL = ("synchronous_commit=off",)
 
 
 class PostgresServer:
-    """One server; `kill` and `start` again to test recovery."""
+    """One server; `kill` and `start` again to test recovery, `freeze` and `thaw` to test patience.
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    Args:
+        folder: Its home, which it may fill.
+        binaries: Where `initdb` and `postgres` are.
+        options: Further settings as `name=value`.
+        wal_segment_mb: Size of a segment of the write-ahead log.
+    """
+
+    def __init__(
+        self, folder: Path, binaries: Path, *, options: Sequence[str] = _FORGETFUL, wal_segment_mb: int = 16
+    ) -> None:
         self._binaries = binaries
+        self._options = options
         self._data = folder / "data"
         self._log = folder / "server.log"
         self._account = _unprivileged_account()
@@ -40,6 +54,7 @@ class PostgresServer:
                 "initdb",
                 *("--pgdata", str(self._data)),
                 *("--username", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"),
+                f"--wal-segsize={wal_segment_mb}",
             ]
         )
         if made.wait(START_TIMEOUT_S) != 0:
@@ -50,6 +65,27 @@ class PostgresServer:
         """URL of the server's first database."""
         return f"postgresql://{_USER}@127.0.0.1:{self._port}/postgres"
 
+    @property
+    def port(self) -> int:
+        """Port on loopback."""
+        return self._port
+
+    @property
+    def log(self) -> str:
+        """What the server has said."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server's parent process, which must run."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the parent process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         self._process = self._spawn(
@@ -57,7 +93,8 @@ class PostgresServer:
                 "postgres",
                 *("-D", str(self._data), "-p", str(self._port)),
                 *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
-                *("-c", "shared_buffers=32MB", "-c", "max_connections=50", "-c", "synchronous_commit=off"),
+                *("-c", "shared_buffers=32MB", "-c", "max_connections=50"),
+                *(argument for option in self._options for argument in ("-c", option)),
             ]
         )
         num_polls = int(START_TIMEOUT_S / _POLL_S)
@@ -75,8 +112,35 @@ class PostgresServer:
         raise RuntimeError(f"postgres did not answer within {START_TIMEOUT_S} s:\n{self._log.read_text()}")
 
     def kill(self) -> None:
-        """End the server at once, as a crash would."""
+        """End the server and its backends at once, as a crash of the machine would."""
+        if self._process is None:
+            return
+        processes = self._hold()
+        # A survivor would hold the shared memory, and the next start would be refused.
+        for process in reversed(processes):
+            _signal(process, signal.SIGKILL)
+        _wait_until(lambda: not any(_is_alive(child) for child in processes[1:]), "the backends are gone")
         self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop the server and its backends where they are: connections stay open, nothing answers."""
+        for process in self._hold()[1:]:
+            _signal(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        for process in reversed(self.processes()):
+            _signal(process, signal.SIGCONT)
+
+    def _hold(self) -> list[int]:
+        """Stop the parent process, so that it starts no more, and return all processes, the parent first."""
+        _signal(self.pid, signal.SIGSTOP)
+        _wait_until(lambda: _state(self.pid).startswith("T"), "the parent process has stopped")
+        return self.processes()
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the server, its parent process first."""
+        return [self.pid, *_children(self.pid)]
 
     def stop(self) -> None:
         """Shut the server down, ending open connections."""
@@ -103,6 +167,36 @@ class PostgresServer:
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )
+
+
+def _children(parent: int) -> list[int]:
+    shown = subprocess.run(["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [line.split() for line in shown.splitlines()]
+    return [int(pid) for pid, owner in pairs if int(owner) == parent]
+
+
+def _state(pid: int) -> str:
+    """Return the state of a process as `ps` shows it; nothing when it is gone."""
+    return subprocess.run(
+        ["/bin/ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def _is_alive(pid: int) -> bool:
+    return _state(pid)[:1] not in {"", "Z", "X"}
+
+
+def _wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {START_TIMEOUT_S:.0f} s: {what}")
+        time.sleep(_POLL_S)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -150,6 +244,22 @@ def new_database(url: str) -> str:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     return f"{url.rpartition('/')[0]}/{name}"
+
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """A running server of this test alone, which keeps what it has acknowledged."""
+    folder = Path(tempfile.mkdtemp(prefix="shelfwise-postgres-"))
+    try:
+        server = PostgresServer(folder, find_binaries(), options=("synchronous_commit=on",))
+        server.start()
+        try:
+            yield server
+        finally:
+            if server.is_running:
+                server.kill()
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
