@@ -1,23 +1,28 @@
-"""Pins the upstream faults and private methods that the adapter works around or overrides.
+"""Pins the upstream faults that the adapter works around; what it overrides or calls is in test_faust_methods.py.
 
 A failure here means that an upgrade has changed what `stream.agents` relies on: read STREAM.md 2.1 before touching
 the expectation.
 """
 
 import asyncio
+import gc
 import inspect
 from collections import Counter, defaultdict
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import faust
 import pytest
-from aiokafka.producer.message_accumulator import BatchBuilder
+from faust import streams
 from faust.app.base import BootStrategy
+from faust.exceptions import ValueDecodeError
 from faust.tables.recovery import Recovery
+from faust.transport.conductor import ConductorCompiler
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
+from faust.transport.producer import ProducerBuffer
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage, FutureMessage, PendingMessage
 from intervaltree import IntervalTree  # type: ignore[import-untyped]  # comes with Faust, without types
 
 from stream.agents import slices
@@ -62,6 +67,149 @@ def test_b1_ours_commits_the_newest_acknowledgement_once() -> None:
     assert ours._acked_index[CLICKS] == set()
 
 
+class _Doubtful:
+    """A stream of one event in an app that was never started, and whether that event is acknowledged."""
+
+    def __init__(self) -> None:
+        # Parts of it are replaced by stand-ins.
+        self.app: Any = faust.App("contract-agent", store="memory://", web_enabled=False)
+        self.acked: list[int] = []
+        consumer: Any = SimpleNamespace(ack=self._ack, _unacked_messages=set(), unacked=set(), _last_batch={})
+        self.app.consumer = consumer
+        self.app.flow_control.resume()
+        self.message = ConsumerMessage(
+            *("clicks", 0, 5, 0.0, 0, None, None, b"v", None), tp=CLICKS, generation_id=self.app.consumer_generation_id
+        )
+        self.message.incref()
+        self.event = faust.Event(self.app, None, b"v", None, self.message)
+
+    def _ack(self, message: ConsumerMessage) -> bool:
+        self.acked.append(message.offset)
+        return True
+
+    @property
+    def is_acked(self) -> bool:
+        # The compiled iterator marks the message itself, the pure one goes by the consumer.
+        return self.message.acked or bool(self.acked)
+
+    async def fail(self, *, noack: bool, cancelled: bool) -> None:
+        """Run an agent's body over the event, and have it raise or be cancelled in the middle."""
+        channel: Any = self.app.channel(value_type=bytes)
+        stream = channel.stream().noack() if noack else channel.stream()
+        reached = asyncio.Event()
+
+        async def body() -> None:
+            async for event in stream.events():
+                assert event is self.event
+                reached.set()
+                if cancelled:
+                    await asyncio.Event().wait()
+                raise RuntimeError("in the body")
+
+        task = asyncio.get_running_loop().create_task(body())
+        while not channel._subscribers:
+            await asyncio.sleep(0)
+        await channel.put(self.event)
+        await asyncio.wait_for(reached.wait(), 10)
+        if cancelled:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else RuntimeError):
+            await task
+        del task
+        # Iterators that were left behind are finished by the loop.
+        gc.collect()
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_b2_an_exception_or_a_cancellation_in_the_body_acknowledges_the_event(
+    compiled: bool, cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B2: with automatic acknowledgements a failed event counts as done; `noack()`, which we use, leaves it open."""
+    assert vars(streams)["_CStreamIterator"] is not None
+    if not compiled:
+        monkeypatch.setattr(streams, "_CStreamIterator", None)
+
+    async def scenario(*, noack: bool) -> bool:
+        doubtful = _Doubtful()
+        await doubtful.fail(noack=noack, cancelled=cancelled)
+        return doubtful.is_acked
+
+    assert asyncio.run(scenario(noack=False)), "upstream acknowledges what failed"
+    assert not asyncio.run(scenario(noack=True)), "ours is read again"
+
+
+def test_b3_what_cannot_be_decoded_is_acknowledged() -> None:
+    """B3: a value that Faust cannot decode counts as done, and the agent gets the exception; raw bytes never fail."""
+
+    async def deliver(value_type: type, serializer: str) -> tuple[bool, list[object]]:
+        doubtful = _Doubtful()
+        app = doubtful.app
+        app.consumer.on_buffer_full = app.consumer.on_buffer_drop = lambda _tp: None
+        app.producer = SimpleNamespace(buffer=ProducerBuffer())
+        app.producer.buffer.app = app
+        topic = app.topic("clicks", value_type=value_type, value_serializer=serializer, key_serializer="raw").clone(
+            is_iterator=True
+        )
+        message = doubtful.message
+        message.refcount, message.value = 0, b'{"broken'
+        await ConductorCompiler().build(app.topics, CLICKS, {topic})(message)
+        got: list[object] = []
+        try:
+            got.append((await asyncio.wait_for(topic.queue.get(), 10)).value)
+        except ValueDecodeError as error:
+            got.append(error)
+        return doubtful.is_acked, got
+
+    is_acked, (error,) = asyncio.run(deliver(dict, "json"))
+    assert is_acked
+    assert isinstance(error, ValueDecodeError)
+    assert asyncio.run(deliver(bytes, "raw")) == (False, [b'{"broken'])
+
+
+def test_b4_the_flush_before_a_commit_gives_up() -> None:
+    """B4: after 100 ms without progress `flush` returns as if nothing were left, and the commit goes ahead."""
+
+    class Stalled(ProducerBuffer):
+        async def _send_pending(self, fut: object) -> None:
+            await asyncio.Event().wait()
+
+    async def scenario() -> int:
+        buffer = Stalled()
+        buffer.app = faust.App("contract-buffer", store="memory://", web_enabled=False)
+        topic = buffer.app.topic("changelog", value_type=bytes)
+        for _ in range(50):
+            buffer.put(FutureMessage(PendingMessage(topic, b"k", b"v", 0, None, None, "raw", "raw", None)))
+        async with buffer:
+            await asyncio.wait_for(buffer.flush(), 30)
+            given_up = buffer.size
+            while not buffer.pending.empty():
+                buffer.pending.get_nowait()
+            return given_up
+
+    assert asyncio.run(scenario()) == 49, "one message is in hand, 49 were given up"
+
+
+def test_b5_a_failed_background_publish_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """B5: nobody but the dropped future learns that a record was not written."""
+
+    async def scenario() -> None:
+        app = faust.App("contract-publish", store="memory://", web_enabled=False)
+        topic: Any = app.topic("outputs", value_type=bytes)
+        pending = FutureMessage(PendingMessage(topic, b"k", b"v", 0, None, None, "raw", "raw", None))
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(ConnectionError("the broker is gone"))
+        topic._on_published(failed, pending, SimpleNamespace(), None)
+        assert isinstance(pending.exception(), ConnectionError)
+        assert not app.crashed
+        assert app._crash_reason is None
+
+    asyncio.run(scenario())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_b18_faust_counts_the_last_offset_of_a_slice_twice() -> None:
     async def scenario() -> None:
         upstream = _bookkeeping(driver.Consumer, [511], committed=0)
@@ -73,33 +221,6 @@ def test_b18_faust_counts_the_last_offset_of_a_slice_twice() -> None:
         assert not ours._gap[CLICKS]
 
     asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        (driver.Consumer, "_new_consumer_thread"),
-        (driver.Consumer, "_to_message"),
-        (driver.Consumer, "on_partitions_revoked"),
-        (driver.AIOKafkaConsumerThread, "_create_worker_consumer"),
-        (Consumer, "_new_offset"),
-        (Consumer, "_add_gap"),
-        (Consumer, "getmany"),
-        (Consumer, "_getmany"),
-        (faust.App, "on_rebalance_start"),
-        (faust.App, "on_rebalance_end"),
-        (Consumer, "_wait_next_records"),
-        (Consumer, "perform_seek"),
-        (Consumer, "commit"),
-        (Consumer, "_is_changelog_tp"),
-        (faust.Table, "apply_changelog_batch"),
-        (faust.Table, "on_rebalance"),
-        (Recovery, "revoke"),
-        (BatchBuilder, "append"),
-    ],
-)
-def test_what_is_overridden_or_called_exists(owner: type, name: str) -> None:
-    assert callable(getattr(owner, name))
 
 
 def test_b15_b19_no_web_server_starts_when_it_is_switched_off() -> None:
