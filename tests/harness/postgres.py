@@ -138,6 +138,20 @@ class PostgresServer:
         _wait_until(lambda: _state(self.pid).startswith("T"), "the parent process has stopped")
         return self.processes()
 
+    def limit_file_size(self, num_bytes: int | None) -> None:
+        """Refuse the server, and what it starts from now on, to write any file beyond this size; None lifts that."""
+        account = self._account
+        size = "unlimited" if num_bytes is None else str(num_bytes)
+        for process in self.processes():
+            # As its owner: not every root may change the limits of others.
+            subprocess.run(
+                ["prlimit", "--pid", str(process), f"--fsize={size}:"],
+                check=True,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+            )
+
     def processes(self) -> list[int]:
         """Return the process ids of the server, its parent process first."""
         return [self.pid, *_children(self.pid)]
