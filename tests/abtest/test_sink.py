@@ -1,18 +1,26 @@
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Event
 
+import msgspec
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, Row, select, update
 
 from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics, run
-from abtest.tables import session_facts, sink_offsets
-from stream import session, topics
+from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from deploy import schema
+from stream import db, session, topics
 from stream.bus import Broker, Producer, end_offsets
 from stream.errors import BusError, FencedError, StoreError
 from stream.session import Progress, Session
 from tests.harness.generated_facts import generate
+from tests.harness.sessions import click, log_of
 
 
 class CrashError(Exception):
@@ -40,6 +48,7 @@ def stored(engine: Engine) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.kafka
 def test_every_session_is_stored_once_whatever_crashes(kafka_broker: Broker, store_engine: Engine) -> None:
+    """S3: fails at each step of a batch, from a real topic: each session once."""
     sessions, truth = generate(seed=21, num_clients=60)
     produce(kafka_broker, sessions)
     crashes = iter(["facts written", "exposures written", "offsets written"])
@@ -119,6 +128,93 @@ def test_the_second_of_two_sinks_is_refused(kafka_broker: Broker, store_engine: 
     with pytest.raises(FencedError, match="another sink"):
         run(kafka_broker, store_engine, OtherSink(), until_end=True, max_records=3, failpoint=let_another_pass)
     assert other_ran
+
+
+_STEPS = ("exposures written", "facts written", "offsets written")
+_BATCH = 23
+
+
+def _revised(seed: int) -> list[Session | Progress]:
+    """Return a log in which half of the sessions come in revisions, and some records twice."""
+    sessions, _ = generate(seed=seed, num_clients=60)
+    random = np.random.default_rng(seed)
+    found: list[Session | Progress] = []
+    for number, content in enumerate(sessions):
+        found.append(content)
+        if number % 2:
+            more = [*content.events, click(f"late-{number}", 0, 9_000)]
+            found.append(msgspec.structs.replace(content, revision=1, reason="click", events=more))
+        if random.random() < 0.1:
+            found.append(found[int(random.integers(len(found)))])
+        if number % 20 == 0:
+            found.append(Progress(partition=0, watermark_ts=number, matured_ts=number // 2, now_ts=number, counters={}))
+    return found
+
+
+def _sink_that_dies(url: str, seed: int, where: str, at_call: int) -> None:
+    """Apply the log from where the database says; the process ends by SIGKILL at one call of a failpoint."""
+    num_calls = 0
+
+    def die(name: str) -> None:
+        nonlocal num_calls
+        num_calls += name == where
+        if name == where and num_calls == at_call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine = db.create(url)
+    writer = FactWriter(engine, failpoint=die)
+    (position,) = writer.open({(topics.SESSIONS, 0): 0}).values()
+    log = log_of(_revised(seed))
+    for start in range(position, len(log), _BATCH):
+        writer.apply(log[start : start + _BATCH])
+    engine.dispose()
+
+
+def _rows(engine: Engine) -> list[list[Row[tuple[object, ...]]]]:
+    with engine.connect() as connection:
+        return [
+            list(connection.execute(select(table).order_by(*table.primary_key)))
+            for table in (session_facts, session_orders, exposures, sink_offsets)
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("where", _STEPS)
+def test_s3_a_sink_killed_inside_its_transactions_ends_in_the_rows_of_a_calm_one(
+    where: str, store_engine: Engine, tmp_path: Path
+) -> None:
+    """S3: kill -9 between the upsert of sessions and the commit of offsets, time and again: no row differs."""
+    seed = 31 + _STEPS.index(where)
+    random = np.random.default_rng(seed)
+    url = store_engine.url.render_as_string(hide_password=False)
+    fork = multiprocessing.get_context("fork")
+    num_deaths = 0
+    while True:
+        child = fork.Process(target=_sink_that_dies, args=(url, seed, where, int(random.integers(1, 4))))
+        child.start()
+        child.join(60)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL, f"seed {seed}: code {child.exitcode}"
+        num_deaths += 1
+        assert num_deaths < 100, f"seed {seed}: the sink gets no further"
+    assert num_deaths >= 5, f"seed {seed}"
+
+    calm_url = f"sqlite:///{tmp_path / 'calm.db'}"
+    schema.upgrade(calm_url)
+    calm = db.create(calm_url)
+    try:
+        writer = FactWriter(calm)
+        writer.open({(topics.SESSIONS, 0): 0})
+        log = log_of(_revised(seed))
+        for start in range(0, len(log), _BATCH):
+            writer.apply(log[start : start + _BATCH])
+        facts, orders, seen, offsets = _rows(store_engine)
+        assert len(facts) == len({content.query_id for content in _revised(seed) if isinstance(content, Session)})
+        assert [facts, orders, seen, offsets] == _rows(calm)
+        assert [row._mapping["next_offset"] for row in offsets] == [len(log)]
+    finally:
+        calm.dispose()
 
 
 def test_writer_positions_start_where_the_log_begins(store_engine: Engine) -> None:
