@@ -288,6 +288,39 @@ def end_offsets(broker: Broker, names: Sequence[str]) -> dict[tuple[str, int], i
     return _offsets(broker, names, end=True)
 
 
+def append_times(
+    broker: Broker, positions: Mapping[tuple[str, int], int], timeout_s: float = 30.0
+) -> dict[tuple[str, int], int | None]:
+    """Return the timestamps of the records at the given offsets, None where the log has no record at that offset.
+
+    Raises:
+        BusError: If an offset lies outside of the log, or the broker is unreachable.
+    """
+    if not positions:
+        return {}
+    # Of each partition one batch, the least that a broker answers with.
+    consumer = _consumer(broker, max_partition_fetch_bytes=1)
+    found: dict[tuple[str, int], int | None] = {}
+    deadline = time.monotonic() + timeout_s
+    try:
+        consumer.assign([TopicPartition(*pair) for pair in positions])
+        for pair, offset in positions.items():
+            consumer.seek(TopicPartition(*pair), offset)
+        while len(found) < len(positions):
+            if time.monotonic() > deadline:
+                raise BusError(f"no record of {sorted(positions.keys() - found.keys())} within {timeout_s:.0f} s")
+            for tp, records in consumer.poll(timeout_ms=500).items():
+                pair = (tp.topic, tp.partition)
+                if records and pair not in found:
+                    found[pair] = records[0].timestamp if records[0].offset == positions[pair] else None
+                    consumer.pause(tp)
+    except KafkaError as error:
+        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+    finally:
+        consumer.close()
+    return found
+
+
 def committed_offsets(broker: Broker, group: str, names: Collection[str]) -> dict[tuple[str, int], int]:
     """Return what a consumer group has committed of the named topics, without partitions that it has not.
 

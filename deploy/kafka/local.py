@@ -121,6 +121,11 @@ class LocalKafka:
         return Broker(bootstrap=self._address())
 
     @property
+    def folder(self) -> Path:
+        """Home of the broker."""
+        return self._folder
+
+    @property
     def pid(self) -> int | None:
         """Process id, or None when it does not run."""
         return self._pid()

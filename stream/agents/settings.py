@@ -11,6 +11,7 @@ class WorkerSettings:
         group: Consumer group; workers of one group share the partitions.
         instance: Static member name, unique among the workers of a group: its restart moves no partition. Empty means
             a member without a name.
+        session_s: A worker that sends no heartbeat for this long loses its partitions; brokers accept 6 and more.
         metrics_port: Prometheus port, 0 for none.
         metrics_host: Address the metrics are served on.
         max_in_flight: Slices that may wait for their confirmations.
@@ -21,6 +22,7 @@ class WorkerSettings:
 
     group: str = "shelfwise-join"
     instance: str = ""
+    session_s: float = 10.0
     metrics_port: int = 9101
     metrics_host: str = "127.0.0.1"
     max_in_flight: int = 64
@@ -31,5 +33,7 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
             raise ValueError(f"max_in_flight = {self.max_in_flight}: expected 1 or more")
+        if not 6 <= self.session_s <= 30:
+            raise ValueError(f"session_s = {self.session_s}: expected 6 to 30")
         if not 0 <= self.metrics_port <= 65_535:
             raise ValueError(f"metrics_port = {self.metrics_port}: expected 0 to 65535")

@@ -9,10 +9,12 @@ Source: STREAM.md 2 and 8.
 import asyncio
 import gc
 import logging
+import os
 import signal
 import ssl
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream import topics
-from stream.agents import fetched
+from stream.agents import fetched, lease, marks
 from stream.agents.gate import Gate, Row
+from stream.agents.lease import Lease
 from stream.agents.rows import Shelves
 from stream.agents.settings import WorkerSettings
 from stream.agents.slices import SliceApp, SliceConsumer, SliceTable, check_versions
@@ -71,6 +74,9 @@ class Worker:
         self._joins: dict[int, Join] = {}
         self._seen: dict[int, dict[str, int]] = {}
         self._paused: dict[int, frozenset[str]] = {}
+        self._marks: dict[int, marks.Marks] = {}
+        self._read: dict[TP, int] = {}
+        self._num_verified = 0
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._tick_seq = 0
@@ -78,6 +84,7 @@ class Worker:
         self._generation: int | None = None
         self._failure: BaseException | None = None
         self._ended = asyncio.Event()
+        self._session_s = 6.0 if broker.memory else settings.session_s
         self._watchdog = Watchdog(settings.watchdog_s)
 
     async def run(self) -> None:
@@ -89,6 +96,9 @@ class Worker:
         # Records and rows form no cycles, but every search for cycles walks all open queries: a tenth of the time.
         gc.set_threshold(*_RARE_COLLECTIONS)
         loop = asyncio.get_running_loop()
+        # Before any client is made: they are bound to it.
+        self._lease = Lease(self._session_s, lambda: loop.call_soon_threadsafe(self._on_evicted))
+        lease.install(self._lease)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         self._writer = BatchWriter(self._broker, request_timeout_s=self._settings.confirm_s)
@@ -113,27 +123,52 @@ class Worker:
             raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
 
     async def _stop(self, starting: "asyncio.Task[None]") -> None:
+        last_resort = threading.Timer(self._settings.drain_s + 3 * _STOP_S, _end_process)
+        last_resort.daemon = True
+        last_resort.start()
         self._suspend()
         if self._failure is None and not await self._gate.drain(self._settings.drain_s):
             log.warning("stopping with unconfirmed slices; they will be read again")
-        try:
-            async with asyncio.timeout(_STOP_S):
-                if self._failure is None and starting.done():
-                    await self._app.consumer.commit()
-                starting.cancel()
-                await self._app.stop()
-                await self._writer.stop()
-        except Exception as error:  # noqa: BLE001 - what matters is confirmed and committed, or will be read again
-            log.warning("unclean end of the transport: %r", error)
+        if self._failure is not None:
+            self._lease.mute()
+        # One after the other, and not by cancelling: Faust swallows that, and the producer retries for ever.
+        is_clean = await self._within(self._stop_app(starting)) and await self._within(self._writer.stop())
+        if is_clean:
+            last_resort.cancel()
         for table in self._tables:
             table.forget()
         self._shelves.close()
+
+    async def _stop_app(self, starting: "asyncio.Task[None]") -> None:
+        if self._failure is None and starting.done():
+            await self._app.consumer.commit()
+        starting.cancel()
+        await self._app.stop()
+
+    async def _within(self, step: Coroutine[object, object, None]) -> bool:
+        """Run one step of the end; return whether it was done in time."""
+        task = asyncio.get_running_loop().create_task(step)
+        await asyncio.wait({task}, timeout=_STOP_S)
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is None and task.done():
+            return True
+        # What matters is confirmed and committed, or will be read again.
+        log.warning("unclean end of the transport: %r", error or f"not within {_STOP_S:.0f} s")
+        task.cancel()
+        return False
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error
             log.error("stopping: %s", error)
         self._ended.set()
+
+    def _on_evicted(self) -> None:
+        # Not rejoined from here: what was recovered, read ahead or under way belongs to an ownership that is over.
+        if not self._ended.is_set():
+            self._fail(
+                BusError("the group has given up this worker: it was silent for too long; another one took over")
+            )
 
     # -- Faust
 
@@ -153,7 +188,7 @@ class Worker:
             table_standby_replicas=0,
             consumer_auto_offset_reset="earliest",
             consumer_group_instance_id=settings.instance or None,
-            broker_session_timeout=6.0 if broker.memory else 10.0,
+            broker_session_timeout=self._session_s,
             broker_rebalance_timeout=6.0 if broker.memory else 30.0,
             broker_heartbeat_interval=1.0,
             broker_commit_interval=1.0,
@@ -209,6 +244,8 @@ class Worker:
         for partition in list(self._joins):
             self._count(partition)
         self._joins.clear()
+        self._marks = {}
+        self._read.clear()
         self._seen.clear()
         self._paused.clear()
         self._positions.clear()
@@ -233,9 +270,36 @@ class Worker:
         )
         self._metrics.rebalances.inc()
         self._watchdog.reset()
-        if not self._ended.is_set():
+        self._marks = {partition: marks.unpack(self._progress.shard(partition).get(marks.KEY)) for partition in owned}
+        self._opening = asyncio.get_running_loop().create_task(self._open(generation))
+
+    async def _open(self, generation: int) -> None:
+        """Let slices be taken once the log is known to hold what was merged."""
+        assignment = self._marks
+        try:
+            await self._verify()
+        except BusError as error:
+            if assignment is self._marks:
+                self._fail(error)
+            return
+        if assignment is self._marks and not self._ended.is_set():
             self._generation = generation
             self._ready.set()
+
+    async def _verify_again(self) -> None:
+        assignment = self._marks
+        try:
+            await self._verify()
+        except marks.LostRecordsError as error:
+            if assignment is self._marks:
+                self._fail(error)
+
+    async def _verify(self) -> None:
+        num_failures = self._lease.num_failures
+        held = {partition: dict(known) for partition, known in self._marks.items()}
+        starts = {(name, number): at for number in held for name, at in self._starts(number).items()}
+        await asyncio.to_thread(marks.verify, self._broker, held, starts)
+        self._num_verified = num_failures
 
     # -- one slice
 
@@ -259,7 +323,17 @@ class Worker:
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         partition = message.partition
         received_s = asyncio.get_running_loop().time()
+        first, last = records[0], records[-1]
+        if first.offset <= self._read.get(message.tp, -1):
+            # Where a log ends before its position, the consumer goes to the beginning without a word.
+            self._fail(marks.LostRecordsError(f"{message.topic}-{partition} was set back to offset {first.offset}"))
+            return
+        self._read[message.tp] = last.offset
         effects = self._join(partition).apply(records)
+        known = self._marks[partition]
+        if last.offset > known.get(message.topic, (-1, 0))[0]:
+            known[message.topic] = (last.offset, last.timestamp)
+            effects.progress = {**effects.progress, marks.KEY: marks.pack(known)}
         reasons = Counter(effects.reasons)
         self._gate.submit(partition, effects, partial(self._acknowledge, event, received_s, reasons))
         self._metrics.events.labels(message.topic).inc(len(records))
@@ -328,6 +402,9 @@ class Worker:
         if not self._ready.is_set():
             self._watchdog.observe_recovery(now_s, sum(table.num_recovered for table in self._tables))
             return
+        if self._num_verified != self._lease.num_failures:
+            # The broker was away; what it has lost by that, it does not tell.
+            await self._verify_again()
         owned = self._owned()
         inputs = [TP(name, partition) for partition in owned for name in topics.INPUTS]
         ends = await self._app.consumer.highwaters(*inputs) if inputs else {}
@@ -376,6 +453,12 @@ class Worker:
 
     def _owned(self) -> list[int]:
         return sorted(tp.partition for tp in self._app.consumer.assignment() if tp.topic == topics.TICKS)
+
+
+def _end_process() -> None:
+    # Threads and tasks of the transport that hang would keep a worker alive that no longer works.
+    log.error("the transport does not end")
+    os._exit(1)
 
 
 def _state_bytes(joins: dict[int, Join]) -> dict[str, int]:

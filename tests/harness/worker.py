@@ -23,19 +23,26 @@ GROUP = "shelfwise-join"
 
 
 class WorkerProcess:
-    """One `shelfwise stream worker` whose driver is the test."""
+    """One `shelfwise stream worker` whose driver is the test, unless it is told that it writes ticks itself."""
 
-    def __init__(self, broker: Broker, home: Path, *options: str) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        home: Path,
+        *options: str,
+        settings: Mapping[str, str] | None = None,
+        ticks: Literal["driver", "worker"] = "driver",
+    ) -> None:
         self._log = home / "worker.log"
         home.mkdir(parents=True, exist_ok=True)
         address = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
         environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
-        environment |= {"SHELFWISE_BROKER": address, "SHELFWISE_HOME": str(home)}
+        environment |= {"SHELFWISE_BROKER": address, "SHELFWISE_HOME": str(home), **(settings or {})}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "deploy", "stream", "worker", "--ticks", "driver"),
+                    *(sys.executable, "-m", "deploy", "stream", "worker", "--ticks", ticks),
                     *("--metrics-port", "0", *options),
                 ],
                 env=environment,

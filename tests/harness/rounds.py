@@ -1,0 +1,213 @@
+"""The fault tests of the join worker (RELIABILITY.md 4), each as often as it is told: once, or with the full counts."""
+
+import gc
+import os
+import signal
+import struct
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from deploy.kafka.local import LocalKafka
+from stream import topics
+from stream.bus import Broker, committed_offsets, end_offsets, read_to_end
+from tests.harness.faults import CLEAN, SESSION_S, Fleet, Load, drain, fleet, judge, wait_until, wait_until_steady
+from tests.harness.kafka import PARTITIONS
+from tests.harness.worker import GROUP, wait_until_committed
+
+NAMES = ("first", "second")
+STEADY_S = 60.0
+RESUME_S = 30.0
+_QUERIES_PER_S = 250
+# Of event time, and so of searches: more than the click window, so that sessions close while others are open.
+_WARM_UP = 1_000
+
+
+def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
+    """S1: kill -9 one of two workers at random moments, start it again; return the seconds until the lag was steady."""
+    chance = np.random.default_rng(seed)
+    taken = []
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        _start_both(broker, workers, load)
+        for _ in range(rounds):
+            time.sleep(chance.uniform(0, 1))
+            name = NAMES[chance.integers(len(NAMES))]
+            workers.kill(name)
+            workers.start(name)
+            taken.append(wait_until_steady(broker, load, workers, STEADY_S))
+        assert workers.exits == [], workers.exits
+        drain(broker, load, workers)
+    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    return taken
+
+
+def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
+    """S2: kill -9 all workers together and start them again; return the seconds until the lag was steady."""
+    chance = np.random.default_rng(seed)
+    taken = []
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        _start_both(broker, workers, load)
+        for _ in range(rounds):
+            time.sleep(chance.uniform(0, 1))
+            workers.kill(*NAMES)
+            for name in NAMES:
+                workers.start(name)
+            taken.append(wait_until_steady(broker, load, workers, STEADY_S))
+        assert workers.exits == [], workers.exits
+        drain(broker, load, workers)
+    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    return taken
+
+
+def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tuple[str, int]]:
+    """S4: stop a worker for two session timeouts, continue it when the other has taken over; return who ended, and how.
+
+    Args:
+        broker: Whose log.
+        folder: Homes of the workers.
+        quiet: Continue it when the other one has nothing left to do, so that whatever it writes stays the newest.
+    """
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        _start_both(broker, workers, load)
+        zombie = workers.workers.pop("first")
+        os.kill(zombie.process.pid, signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        wait_until_steady(broker, load, workers, STEADY_S)
+        if quiet:
+            load.stop()
+            wait_until_committed(broker, workers.workers["second"])
+        wait_until(lambda: time.monotonic() - stopped_s >= 2 * SESSION_S, "two session timeouts")
+        os.kill(zombie.process.pid, signal.SIGCONT)
+        workers.workers["first"] = zombie
+
+        def is_replaced() -> bool:
+            workers.mind()
+            return bool(workers.exits) and workers.is_ready("first")
+
+        wait_until(is_replaced, "the end of the stopped worker and its return", STEADY_S, workers.words)
+        drain(broker, load, workers)
+        exits = workers.exits
+    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"quiet {quiet}"
+    return exits
+
+
+def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> tuple[list[float], list[float]]:
+    """S6: kill -9 the broker under load and start it again.
+
+    Returns:
+        Seconds from its answer until the source's next acknowledgement, and until the lag was steady.
+    """
+    chance = np.random.default_rng(seed)
+    broker = kafka.broker
+    resumed, steady = [], []
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        _start_both(broker, workers, load)
+        for _ in range(rounds):
+            time.sleep(chance.uniform(0, 1))
+            kill_9(kafka)
+            killed_s = time.monotonic()
+            kafka.start()
+            back_s = time.monotonic()
+            wait_until(lambda since=killed_s: load.acknowledged_s[-1] > since, "the source", RESUME_S)  # type: ignore[misc]  # a loop's variable, bound
+            resumed.append(max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s))
+            steady.append(wait_until_steady(broker, load, workers, STEADY_S))
+        drain(broker, load, workers)
+    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    return resumed, steady
+
+
+def cut_the_log(
+    kafka: LocalKafka, folder: Path, *, cut_bytes: int, refill: bool
+) -> tuple[set[int], set[int], int, str]:
+    """S7: kill -9 the broker, cut the end of an input partition that the worker has merged, start the broker again.
+
+    Args:
+        kafka: The broker, with empty topics.
+        folder: Homes of the workers.
+        cut_bytes: How much of the newest segment is lost.
+        refill: Write new records into the place of the lost ones before the worker looks.
+
+    Returns:
+        Offsets that the cut batches held, offsets that are missing, the worker's exit status and its last words.
+    """
+    broker = kafka.broker
+    partition = (topics.IMPRESSIONS, 0)
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        workers.start("first")
+        load.wait_for(400)
+        load.stop()
+        wait_until_committed(broker, workers.workers["first"])
+        before = {r.offset: r.value for r in read_to_end(broker, partition[0]) if r.partition == partition[1]}
+        if refill:
+            workers.stop()
+        kill_9(kafka)
+        segment = max((kafka.folder / "data" / "impressions-0").glob("*.log"))
+        expected = _offsets_in(segment) - _offsets_in(segment, segment.stat().st_size - cut_bytes)
+        with segment.open("r+b") as log:
+            log.truncate(segment.stat().st_size - cut_bytes)
+        kafka.start()
+        after = {r.offset: r.value for r in read_to_end(broker, partition[0]) if r.partition == partition[1]}
+        assert after.items() <= before.items()
+        if refill:
+            with _load(broker) as more:
+                wait_until(lambda: end_offsets(broker, [partition[0]])[partition] > len(before) + 20, "new records")
+                more.stop()
+            workers.start("first")
+        code = workers.workers["first"].process.wait(timeout=90)
+        words = workers.workers["first"].log[-3_000:]
+        assert committed_offsets(broker, GROUP, [partition[0]])[partition] == len(before), "nothing was acknowledged"
+    return expected, set(before) - set(after), code, words
+
+
+def forget_sockets() -> None:
+    """Collect the sockets that kafka-python leaves behind where a connection to a dead broker fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def kill_9(kafka: LocalKafka) -> None:
+    """kill -9 the broker and reap it."""
+    pid = kafka.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _offsets_in(segment: Path, size: int | None = None) -> set[int]:
+    """Return the offsets of the batches that lie whole within the first `size` bytes of a segment.
+
+    Source: Kafka's record batch, message format 2: base offset, length, ..., last offset delta at byte 23.
+    """
+    log = segment.read_bytes()[:size]
+    return {offset for first, last in _batches(log) for offset in range(first, last + 1)}
+
+
+def _batches(log: bytes) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at + 61 <= len(log):
+        first, length = struct.unpack_from(">qi", log, at)
+        if length <= 0 or at + 12 + length > len(log):
+            return
+        yield first, first + struct.unpack_from(">i", log, at + 23)[0]
+        at += 12 + length
+
+
+def _load(broker: Broker) -> Load:
+    return Load(broker, queries_per_s=_QUERIES_PER_S, partitions=PARTITIONS)
+
+
+def _start_both(broker: Broker, workers: Fleet, load: Load) -> None:
+    for name in NAMES:
+        workers.start(name)
+
+    def both_own() -> bool:
+        assert not any(worker.process.poll() for worker in workers.workers.values()), workers.words()
+        return all(workers.is_ready(name) for name in NAMES)
+
+    wait_until(both_own, "both workers", STEADY_S, workers.words)
+    load.wait_for(max(0, _WARM_UP - load.num_queries))
+    wait_until_steady(broker, load, workers, STEADY_S)
