@@ -50,8 +50,11 @@ def arrival(event: Event, delay_ms: int = 0) -> Arrival:
     return Arrival(sent.topic, sent.client_id.encode(), sent.value, sent.arrival_ts)
 
 
-def shopping(num_queries: int, *, seed: int, span_s: int = 7_200) -> list[Event]:
-    """Return lists, two thirds of them clicked, a third bought and a sixth returned; every unit of it joins."""
+def shopping(num_queries: int, *, seed: int, span_s: int = 7_200, last_click_s: int = 899) -> list[Event]:
+    """Return lists, two thirds of them clicked, a third bought and a sixth returned; every unit of it joins.
+
+    Half of the clicks come in the last 40 s of `last_click_s`, where a watermark that is ahead by little loses them.
+    """
     random = np.random.default_rng(seed)
     happened: list[Event] = []
     for number in range(num_queries):
@@ -64,7 +67,7 @@ def shopping(num_queries: int, *, seed: int, span_s: int = 7_200) -> list[Event]
         if number % 3 == 0:
             continue
         item = f"{ITEMS[int(random.integers(len(ITEMS)))]}-of-{number}"
-        click_s = at_s + int(random.integers(1, 880))
+        click_s = at_s + int(random.integers(1 if random.random() < 0.5 else last_click_s - 40, last_click_s))
         # Odd milliseconds keep clicks off the edges of windows.
         happened.append(click(number, number, item, client=client, at_s=click_s, at_ms=number % 999 + 1))
         if number % 3 == 1:
