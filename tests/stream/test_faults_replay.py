@@ -31,6 +31,7 @@ from tests.laws.join_log import (
     purchase,
     reversal,
     run,
+    run_in_order,
 )
 from tests.stream.fault_log import (
     DAY,
@@ -161,7 +162,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
     assert reports[0] == reports[1]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
     """S9: random delays reorder all events, none beyond the lateness: three zeros, and the ordered run's sessions."""
     happened = shopping(NUM_QUERIES, seed=seed)
@@ -174,11 +175,12 @@ def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
         if one.value != other.value
     ]
     assert len(moved) > len(happened) // 2, "hardly anything was shuffled"
-    left = run(ordered, seed=seed, settings=DAY, max_slice=MAX_SLICE)
-    right = run(shuffled, seed=seed + 1, settings=DAY, max_slice=MAX_SLICE)
-    _assert_three_zeros(shuffled, right)
-    assert right.fates["joined"] == right.fates["produced"] == num_units(happened)
-    assert right.outputs.final() == left.outputs.final()
+    calm = run(ordered, seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    # Record by record the watermark is as far as it gets; in slices the topics run ahead of each other.
+    for result in (run_in_order(shuffled, DAY), run(shuffled, seed=seed, settings=DAY, max_slice=MAX_SLICE)):
+        _assert_three_zeros(shuffled, result)
+        assert result.fates["joined"] == result.fates["produced"] == num_units(happened)
+        assert result.outputs.final() == calm.outputs.final()
 
 
 def _arrives_at(watermark_ts: int, before: list[Event], late: Event) -> tuple[Log, Run]:
