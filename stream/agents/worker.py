@@ -251,6 +251,9 @@ class Worker:
         self._positions.clear()
         self._ends.clear()
         self._watchdog.reset()
+        # Their next owner reports them.
+        self._metrics.lag.clear()
+        self._metrics.watermark_age.clear()
 
     def _suspend(self) -> None:
         self._ready.clear()

@@ -16,7 +16,16 @@ import msgspec
 
 from stream import events, topics
 from stream.agents import marks
-from stream.bus import Broker, Producer, Reader, beginning_offsets, committed_offsets, end_offsets, read_to_end
+from stream.bus import (
+    Broker,
+    Producer,
+    Reader,
+    append_times,
+    beginning_offsets,
+    committed_offsets,
+    end_offsets,
+    read_to_end,
+)
 from stream.errors import BusError
 from stream.export import newest, sessions
 from stream.join.rows import unpack_progress
@@ -187,6 +196,14 @@ class Fleet:
         for victim in victims:
             victim.process.wait(timeout=20)
 
+    def retire(self, name: str) -> None:
+        """SIGTERM to one; one that was still starting may end by the signal."""
+        worker = self.workers.pop(name)
+        is_ready = "owns partitions [" in worker.log[self._log_sizes[name] :]
+        worker.process.terminate()
+        code = worker.process.wait(timeout=60)
+        assert code == 0 or not is_ready, f"{name} ended with {code}:\n{worker.log[-4_000:]}"
+
     def mind(self) -> None:
         """Start again, under the same name, whoever has ended by itself, as a supervisor does."""
         for name, worker in list(self.workers.items()):
@@ -238,6 +255,15 @@ def lag(broker: Broker) -> int:
     ends = end_offsets(broker, topics.INPUTS)
     committed = committed_offsets(broker, GROUP, topics.INPUTS)
     return sum(max(0, end - committed.get(pair, 0)) for pair, end in ends.items())
+
+
+def oldest_wait_s(broker: Broker) -> float:
+    """Return for how long the oldest event that is not acknowledged yet has been in the log."""
+    ends = end_offsets(broker, topics.EVENT_TOPICS)
+    committed = committed_offsets(broker, GROUP, topics.EVENT_TOPICS)
+    open_at = {pair: committed.get(pair, 0) for pair, end in ends.items() if committed.get(pair, 0) < end}
+    found = [at for at in append_times(broker, open_at).values() if at is not None]
+    return max((time.time_ns() // 1_000_000 - at for at in found), default=0) / 1_000
 
 
 def wait_until_steady(broker: Broker, load: Load, workers: Fleet, timeout_s: float = 60.0) -> float:

@@ -6,7 +6,7 @@ import signal
 import struct
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,18 @@ import numpy as np
 from deploy.kafka.local import LocalKafka
 from stream import topics
 from stream.bus import Broker, committed_offsets, end_offsets, read_to_end
-from tests.harness.faults import CLEAN, SESSION_S, Fleet, Load, drain, fleet, judge, wait_until, wait_until_steady
+from tests.harness.faults import (
+    CLEAN,
+    SESSION_S,
+    Fleet,
+    Load,
+    drain,
+    fleet,
+    judge,
+    oldest_wait_s,
+    wait_until,
+    wait_until_steady,
+)
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import GROUP, wait_until_committed
 
@@ -92,6 +103,59 @@ def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tupl
         exits = workers.exits
     assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"quiet {quiet}"
     return exits
+
+
+def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -> tuple[float, float]:
+    """S5: a worker joins or leaves every few seconds.
+
+    Returns:
+        Seconds that the oldest unprocessed event waited: in lone rebalances, and under the stream of them.
+    """
+    with fleet(broker, folder) as workers, _load(broker) as load:
+        workers.start("first")
+        wait_until(lambda: workers.is_ready("first"), "the first worker", STEADY_S, workers.words)
+        load.wait_for(_WARM_UP)
+        wait_until_steady(broker, load, workers, STEADY_S)
+        steady_s = 0.0
+        for _ in range(2):
+            workers.start("second")
+            steady_s = max(steady_s, _oldest_until(broker, lambda: workers.is_ready("second"), workers))
+            steady_s = max(steady_s, _oldest_for(broker, 2.0))
+            workers.retire("second")
+            steady_s = max(steady_s, _oldest_for(broker, 3.0))
+        wait_until_steady(broker, load, workers, STEADY_S)
+        oldest_s = 0.0
+        steps = [("second", True), ("third", True), ("second", False), ("third", False)]
+        for number in range(int(for_s / every_s)):
+            name, comes = steps[number % len(steps)]
+            if comes:
+                workers.start(name)
+            else:
+                workers.retire(name)
+            oldest_s = max(oldest_s, _oldest_for(broker, every_s))
+        wait_until_steady(broker, load, workers, STEADY_S)
+        assert workers.exits == [], workers.exits
+        drain(broker, load, workers)
+    assert judge(broker, load.ledger, PARTITIONS) == CLEAN
+    return steady_s, oldest_s
+
+
+def _oldest_for(broker: Broker, duration_s: float) -> float:
+    """Return the longest wait of an unprocessed event that was seen in this time."""
+    end_s = time.monotonic() + duration_s
+    oldest_s = 0.0
+    while time.monotonic() < end_s:
+        oldest_s = max(oldest_s, oldest_wait_s(broker))
+    return oldest_s
+
+
+def _oldest_until(broker: Broker, holds: Callable[[], bool], workers: Fleet) -> float:
+    deadline = time.monotonic() + STEADY_S
+    oldest_s = 0.0
+    while not holds():
+        assert time.monotonic() < deadline, workers.words()
+        oldest_s = max(oldest_s, oldest_wait_s(broker))
+    return oldest_s
 
 
 def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> tuple[list[float], list[float]]:

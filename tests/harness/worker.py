@@ -32,6 +32,7 @@ class WorkerProcess:
         *options: str,
         settings: Mapping[str, str] | None = None,
         ticks: Literal["driver", "worker"] = "driver",
+        program: Sequence[str] = ("deploy",),
     ) -> None:
         self._log = home / "worker.log"
         home.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ class WorkerProcess:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "deploy", "stream", "worker", "--ticks", ticks),
+                    *(sys.executable, "-m", *program, "stream", "worker", "--ticks", ticks),
                     *("--metrics-port", "0", *options),
                 ],
                 env=environment,
@@ -66,9 +67,16 @@ class WorkerProcess:
 
 
 @contextmanager
-def running(broker: Broker, home: Path, *options: str) -> Iterator[WorkerProcess]:
+def running(
+    broker: Broker,
+    home: Path,
+    *options: str,
+    settings: Mapping[str, str] | None = None,
+    ticks: Literal["driver", "worker"] = "driver",
+    program: Sequence[str] = ("deploy",),
+) -> Iterator[WorkerProcess]:
     """A worker that is certainly gone afterwards."""
-    worker = WorkerProcess(broker, home, *options)
+    worker = WorkerProcess(broker, home, *options, settings=settings, ticks=ticks, program=program)
     try:
         yield worker
     finally:

@@ -7,7 +7,7 @@ import pytest
 from stream import topics
 from stream.bus import Broker, end_offsets, read_to_end
 from stream.recount import recount
-from stream.session import Progress, decode
+from tests.harness.faults import newest_counters
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import (
     START_TS,
@@ -70,21 +70,9 @@ def _check(broker: Broker) -> None:
     assert labels(found) == labels(undisturbed(broker, PARTITIONS))
     assert sum(end_offsets(broker, [topics.UNJOINED, topics.DEAD_LETTERS]).values()) == 0
     produced = sum(end_offsets(broker, topics.EVENT_TOPICS).values())
-    assert _newest_counters(broker)["produced"] == produced
+    counters = newest_counters(broker)
+    assert counters["produced"] == counters["joined"] == produced
     names = (*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
     recounted = recount(record for name in names for record in read_to_end(broker, name))
     assert recounted.is_closed
     assert recounted.produced == recounted.joined == produced
-
-
-def _newest_counters(broker: Broker) -> dict[str, int]:
-    newest: dict[int, Progress] = {}
-    for record in read_to_end(broker, topics.SESSIONS):
-        decoded = decode(record.value or b"")
-        if isinstance(decoded, Progress):
-            newest[decoded.partition] = decoded
-    total: dict[str, int] = {}
-    for progress in newest.values():
-        for name, number in progress.counters.items():
-            total[name] = total.get(name, 0) + number
-    return total

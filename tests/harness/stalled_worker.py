@@ -1,0 +1,28 @@
+"""`shelfwise` whose consumer never fetches one partition, as Faust's sometimes stops doing (STREAM.md 2.1, B14).
+
+Takes that topic and partition before the arguments of `shelfwise`.
+"""
+
+import sys
+
+from faust.transport.consumer import RecordMap
+from faust.types import TP
+
+from deploy.cli import main
+from stream.agents.slices import SliceConsumer
+
+
+def stall(topic: str, partition: int) -> None:
+    """Leave the partition out of every fetch of this process."""
+    fetch = SliceConsumer._getmany
+
+    async def stalled(self: SliceConsumer, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
+        return await fetch(self, set(active_partitions or ()) - {TP(topic, partition)}, timeout)
+
+    SliceConsumer._getmany = stalled  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    stall(sys.argv[1], int(sys.argv[2]))
+    del sys.argv[1:3]
+    main()

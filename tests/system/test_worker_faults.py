@@ -1,0 +1,103 @@
+"""The faults of the join worker with their full counts (RELIABILITY.md 4: S1, S2, S4 to S7)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.kafka.local import LocalKafka
+from stream.bus import create_topics, delete_topics
+from tests.harness.kafka import PARTITIONS, local_kafka
+from tests.harness.rounds import (
+    RESUME_S,
+    STEADY_S,
+    come_and_go,
+    cut_the_log,
+    forget_sockets,
+    kill_all,
+    kill_broker,
+    kill_one,
+    stop_and_continue,
+)
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.system,
+    # kafka-python leaves sockets of failed connections to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A broker of these tests alone, as they kill it."""
+    kafka = local_kafka(tmp_path_factory.mktemp("mortal") / "kafka")
+    kafka.start()
+    try:
+        yield kafka
+    finally:
+        kafka.stop()
+        forget_sockets()
+
+
+@pytest.fixture
+def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
+    """The mortal broker with all topics empty."""
+    delete_topics(mortal_kafka.broker)
+    create_topics(mortal_kafka.broker, PARTITIONS)
+    return mortal_kafka
+
+
+def test_s1_twenty_kills_of_one_of_two_workers(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    taken = kill_one(emptied_kafka.broker, tmp_path, rounds=20, seed=101)
+    print(f"S1: lag steady after {taken} s")  # noqa: T201 - the measurement
+    assert len(taken) == 20
+    assert max(taken) <= STEADY_S
+
+
+def test_s2_ten_kills_of_all_workers(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    taken = kill_all(emptied_kafka.broker, tmp_path, rounds=10, seed=102)
+    print(f"S2: lag steady after {taken} s")  # noqa: T201 - the measurement
+    assert len(taken) == 10
+    assert max(taken) <= STEADY_S
+
+
+def test_s4_a_worker_continues_under_load(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    assert stop_and_continue(emptied_kafka.broker, tmp_path, quiet=False) == [("first", 1)]
+
+
+def test_s4_a_worker_continues_when_all_is_done(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    assert stop_and_continue(emptied_kafka.broker, tmp_path, quiet=True) == [("first", 1)]
+
+
+def test_s5_workers_come_and_go_for_two_minutes(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    steady_s, oldest_s = come_and_go(emptied_kafka.broker, tmp_path, for_s=120.0, every_s=5.0)
+    print(f"S5: oldest unprocessed event {oldest_s:.1f} s, {steady_s:.1f} s in lone rebalances")  # noqa: T201
+    assert oldest_s <= 3 * steady_s
+
+
+def test_s6_five_kills_of_the_broker(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    resumed, steady = kill_broker(emptied_kafka, tmp_path, rounds=5, seed=106)
+    print(f"S6: the source resumed after {resumed} s, lag steady after {steady} s")  # noqa: T201 - the measurement
+    assert len(resumed) == 5
+    assert max(resumed) <= RESUME_S
+    assert max(steady) <= STEADY_S
+
+
+@pytest.mark.parametrize("cut_bytes", [1, 5_000, 100_000])
+def test_s7_a_running_worker_notices_what_the_log_has_lost(
+    emptied_kafka: LocalKafka, tmp_path: Path, cut_bytes: int
+) -> None:
+    expected, missing, code, words = cut_the_log(emptied_kafka, tmp_path, cut_bytes=cut_bytes, refill=False)
+    assert missing == expected
+    assert missing
+    assert code == 1
+    assert "impressions-0" in words
+
+
+def test_s7_a_starting_worker_notices_what_was_written_in_its_place(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
+    expected, missing, code, words = cut_the_log(emptied_kafka, tmp_path, cut_bytes=5_000, refill=True)
+    assert missing == expected
+    assert missing
+    assert code == 1
+    assert "impressions-0 holds another record at offset" in words
