@@ -129,7 +129,7 @@ class Worker:
         self._suspend()
         if self._failure is None and not await self._gate.drain(self._settings.drain_s):
             log.warning("stopping with unconfirmed slices; they will be read again")
-        if self._failure is not None:
+            # By their next owner, whose rows they must not follow.
             self._lease.mute()
         # One after the other, and not by cancelling: Faust swallows that, and the producer retries for ever.
         is_clean = await self._within(self._stop_app(starting)) and await self._within(self._writer.stop())
@@ -158,6 +158,7 @@ class Worker:
         return False
 
     def _fail(self, error: BaseException) -> None:
+        self._lease.mute()
         if self._failure is None:
             self._failure = error
             log.error("stopping: %s", error)
@@ -328,9 +329,8 @@ class Worker:
         received_s = asyncio.get_running_loop().time()
         first, last = records[0], records[-1]
         if first.offset <= self._read.get(message.tp, -1):
-            # Where a log ends before its position, the consumer goes to the beginning without a word.
-            self._fail(marks.LostRecordsError(f"{message.topic}-{partition} was set back to offset {first.offset}"))
-            return
+            # Faust has gone back to the commit, or aiokafka to the beginning as the log ends before its position.
+            self._num_verified = -1
         self._read[message.tp] = last.offset
         effects = self._join(partition).apply(records)
         known = self._marks[partition]
