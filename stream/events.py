@@ -16,6 +16,8 @@ from msgspec import Meta, Struct, field
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
+# Scores travel on as float32.
+_F32_MAX = 3.4028234663852886e38
 
 EventId = Annotated[str, Meta(min_length=1, max_length=64)]
 QueryId = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -25,6 +27,7 @@ Timestamp = Annotated[int, Meta(ge=0, le=2**53)]
 Money = Annotated[int, Meta(ge=0, le=2**53)]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
+Score = Annotated[float, Meta(ge=-_F32_MAX, le=_F32_MAX)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
 SchemaVersion = Annotated[int, Meta(ge=1)]
 
@@ -87,7 +90,7 @@ class ShownItems(Struct, kw_only=True, omit_defaults=True):
     object_id: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_ITEMS)]
     rank_in: list[Position]
     price_minor: list[Money]
-    score: list[float] | None = None
+    score: list[Score] | None = None
     propensity: list[Annotated[float, Meta(gt=0, le=1)]] | None = None
 
 

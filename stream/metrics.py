@@ -24,7 +24,19 @@ class JoinMetrics:
             "shelfwise_join_watermark_age_seconds", "Clock minus watermark", ["partition"], registry=registry
         )
         self.state_bytes = Gauge("shelfwise_join_state_bytes", "Bytes of state", ["tier"], registry=registry)
+        self.hot_budget = Gauge(
+            "shelfwise_join_hot_budget_bytes",
+            "Bytes of hot state beyond which reading is evened out",
+            registry=registry,
+        )
         self.open_sessions = Gauge("shelfwise_join_open_sessions", "Sessions not closed yet", registry=registry)
+        self.waiting_events = Gauge(
+            "shelfwise_join_waiting_events", "Clicks and order lines that wait", registry=registry
+        )
+        self.paused = Gauge("shelfwise_join_paused", "Partitions paused now", ["topic"], registry=registry)
+        self.pauses = Counter(
+            "shelfwise_join_pauses", "Times that a partition was paused", ["topic"], registry=registry
+        )
         self.emit_delay = Histogram(
             "shelfwise_join_emit_delay_seconds",
             "From reading a slice to the confirmation of the sessions that it closed",

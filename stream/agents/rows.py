@@ -9,21 +9,32 @@ import shutil
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteBufferManager,
+)
 
-_CACHE_BYTES = 64 << 20
+# For blocks and memtables of all partitions together.
+_CACHE_BYTES = 128 << 20
+_MEMTABLES_BYTES = 64 << 20
 _MEMTABLE_BYTES = 16 << 20
 
 
 class WarmRows(MutableMapping[bytes, bytes]):
     """One partition's rows in rocksdict; iteration is by key and sees a snapshot."""
 
-    def __init__(self, folder: Path, cache: Cache) -> None:
+    def __init__(self, folder: Path, cache: Cache, memtables: WriteBufferManager) -> None:
         table = BlockBasedOptions()
         table.set_block_cache(cache)
         options = Options(raw_mode=True)
         options.create_if_missing(True)  # noqa: FBT003 - its only parameter
         options.set_block_based_table_factory(table)
+        options.set_write_buffer_manager(memtables)
         options.set_write_buffer_size(_MEMTABLE_BYTES)
         options.set_max_write_buffer_number(2)
         # By the block and in RocksDB's own threads, this costs a tenth of what the join would pay per row.
@@ -110,12 +121,17 @@ class Shelves:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         self._cache = Cache(_CACHE_BYTES)
+        self._memtables = WriteBufferManager.new_write_buffer_manager_with_cache(
+            _MEMTABLES_BYTES,
+            False,  # noqa: FBT003 - never make the join wait: a full memtable is flushed
+            self._cache,
+        )
         self._num_opened = 0
 
     def warm(self, partition: int) -> WarmRows:
         """Return an empty store for `partition`."""
         self._num_opened += 1
-        return WarmRows(self._folder / f"{partition}-{self._num_opened}", self._cache)
+        return WarmRows(self._folder / f"{partition}-{self._num_opened}", self._cache, self._memtables)
 
     def close(self) -> None:
         """Delete this process's folder; the stores must be closed before."""

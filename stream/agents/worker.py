@@ -14,7 +14,7 @@ import signal
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -327,22 +327,33 @@ class Worker:
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         partition = message.partition
         received_s = asyncio.get_running_loop().time()
+        join = self._joins.get(partition) or await self._new_join(partition)
+        if message.generation_id != self._generation:
+            return
         first, last = records[0], records[-1]
         if first.offset <= self._read.get(message.tp, -1):
             # Faust has gone back to the commit, or aiokafka to the beginning as the log ends before its position.
             self._num_verified = -1
         self._read[message.tp] = last.offset
-        effects = self._join(partition).apply(records)
+        effects = join.apply(records)
         known = self._marks[partition]
         if last.offset > known.get(message.topic, (-1, 0))[0]:
             known[message.topic] = (last.offset, last.timestamp)
             effects.progress = {**effects.progress, marks.KEY: marks.pack(known)}
+        confirm = partial(join.confirm, effects.slice_number)
         reasons = Counter(effects.reasons)
-        self._gate.submit(partition, effects, partial(self._acknowledge, event, received_s, reasons))
+        self._gate.submit(partition, effects, partial(self._acknowledge, event, confirm, received_s, reasons))
         self._metrics.events.labels(message.topic).inc(len(records))
         self._pause(partition, effects.pause)
 
-    def _acknowledge(self, event: "faust.EventT[bytes]", received_s: float, reasons: Mapping[str, int]) -> None:
+    def _acknowledge(
+        self,
+        event: "faust.EventT[bytes]",
+        confirm: Callable[[], None],
+        received_s: float,
+        reasons: Mapping[str, int],
+    ) -> None:
+        confirm()
         event.ack()
         self._positions[event.message.tp] = event.message.offset + 1
         for reason, count in reasons.items():
@@ -350,18 +361,20 @@ class Worker:
         if reasons:
             self._metrics.emit_delay.observe(asyncio.get_running_loop().time() - received_s)
 
-    def _join(self, partition: int) -> Join:
-        join = self._joins.get(partition)
-        if join is None:
-            join = Join(
-                partition,
-                self._join_settings,
-                self._hot.shard(partition),
-                self._warm.shard(partition),
-                self._progress.shard(partition),
-                self._num_partitions,
-            )
-            join.seed(self._starts(partition))
+    async def _new_join(self, partition: int) -> Join:
+        generation = self._generation
+        inputs = [TP(name, partition) for name in topics.INPUTS]
+        ends = await self._app.consumer.highwaters(*inputs)
+        join = Join(
+            partition,
+            self._join_settings,
+            self._hot.shard(partition),
+            self._warm.shard(partition),
+            self._progress.shard(partition),
+            self._num_partitions,
+        )
+        join.seed(self._starts(partition), {TP(*tp).topic: end for tp, end in ends.items()})
+        if generation == self._generation:
             self._joins[partition] = join
             # What was counted before this process is not this process's to report.
             self._seen[partition] = dict(join.counters)
@@ -377,6 +390,8 @@ class Worker:
         if wanted:
             # Repeated on purpose: Faust's own back-pressure resumes partitions.
             self._app.consumer.pause_partitions({TP(name, partition) for name in wanted})
+        for topic in wanted - paused:
+            self._metrics.pauses.labels(topic).inc()
         if paused - wanted:
             self._app.consumer.resume_partitions({TP(name, partition) for name in paused - wanted})
         self._paused[partition] = wanted
@@ -446,6 +461,11 @@ class Worker:
             self._count(partition)
         joins = self._joins.values()
         self._metrics.open_sessions.set(sum(join.open_sessions for join in joins))
+        self._metrics.waiting_events.set(sum(join.waiting_events for join in joins))
+        self._metrics.hot_budget.set(len(joins) * self._join_settings.hot_max_bytes)
+        paused = Counter(topic for wanted in self._paused.values() for topic in wanted)
+        for topic in topics.EVENT_TOPICS:
+            self._metrics.paused.labels(topic).set(paused[topic])
         for tier, num_bytes in _state_bytes(self._joins).items():
             self._metrics.state_bytes.labels(tier).set(num_bytes)
         for partition, join in self._joins.items():

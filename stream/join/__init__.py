@@ -5,9 +5,8 @@
 
 `hot`, `warm` and `progress` map row keys to row values and are changed in place; `effects.hot`, `.warm` and
 `.progress` repeat the slice's changes for the changelogs (None deletes). The delivery contract with the adapter is on
-`Effects`: send everything, wait until it is confirmed, send `progress`, wait, acknowledge; keep fewer than
-`JoinSettings.retire_slices` slices of a partition in flight; restart from any commit at or before the last
-acknowledged slice.
+`Effects`: send everything, wait until it is confirmed, send `progress`, wait, `join.confirm(effects.slice_number)`,
+acknowledge; restart from any commit at or before the last acknowledged slice.
 
 Imports no faust, kafka client, os, time, random or asyncio.
 

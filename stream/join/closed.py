@@ -7,8 +7,10 @@ Source: STREAM.md 5.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Sequence
 from hashlib import blake2b
+
+from stream.join.packing import packer
 
 HOUR_MS = 3_600_000
 DIGEST_BYTES = 8
@@ -20,9 +22,9 @@ def digest(query_id: str) -> int:
     return int.from_bytes(blake2b(query_id.encode(), digest_size=DIGEST_BYTES).digest(), "little")
 
 
-def pack(digests: Iterable[int]) -> bytes:
+def pack(digests: Sequence[int]) -> bytes:
     """Return digests as little-endian bytes."""
-    return b"".join(value.to_bytes(DIGEST_BYTES, "little") for value in digests)
+    return packer("Q", len(digests))(*digests)
 
 
 def unpack(content: bytes) -> list[int]:

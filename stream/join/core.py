@@ -52,6 +52,7 @@ class Join:
         self._wait_ms = settings.wait_s * 1_000
         self._attribution_ms = settings.attribution_s * 1_000
         self._progress_ms = settings.progress_s * 1_000
+        self._ahead_ms = settings.ahead_s * 1_000
         self._dead_ms = settings.future_dead_s * 1_000
         self._driver_clock = settings.ticks == "driver"
         self._progress = progress
@@ -104,8 +105,14 @@ class Join:
         """Next offset per input topic."""
         return dict(self._clock.next)
 
-    def seed(self, positions: Mapping[str, int]) -> None:
-        """Take over positions from the committed or first offsets, so that emptied topics can be caught up."""
+    def seed(self, positions: Mapping[str, int], ends: Mapping[str, int] | None = None) -> None:
+        """Take over positions from the committed or first offsets, so that emptied topics can be caught up.
+
+        Args:
+            positions: Next offset per input topic.
+            ends: End offset per input topic, so that it is known what lags before the first tick tells.
+        """
+        self._clock.ends.update(ends or {})
         for topic, offset in positions.items():
             self._clock.next[topic] = max(offset, self._clock.next.get(topic, 0))
 
@@ -135,15 +142,20 @@ class Join:
         self._clock.advance()
         self._settle_due()
         self._write_corrections()
+        effects.slice_number = self._state.slice_number
         num_dropped = self._state.sweep(self._clock.expiry_ts, self._clock.watermark_ts, effects)
         if num_dropped:
             counters["evicted_rows"] += num_dropped
         self._report_progress()
         self._state.flush(self._clock.expiry_ts, effects)
         self._write_progress(effects)
-        if self._clock.impressions_run_ahead():
-            effects.pause = frozenset({topics.IMPRESSIONS})
+        is_full = self._state.hot.size_bytes > self._settings.hot_max_bytes
+        effects.pause = self._clock.ahead(0 if is_full else self._ahead_ms)
         return effects
+
+    def confirm(self, slice_number: int) -> None:
+        """Learn that the progress row of a slice is stored: what it and those before it have settled may be deleted."""
+        self._state.confirmed = max(self._state.confirmed, slice_number)
 
     # Records
 
@@ -380,6 +392,7 @@ class Join:
             return
         row, clock = rows.unpack_progress(stored), self._clock
         self._state.slice_number = row.slice_number
+        self._state.confirmed = row.slice_number - 1
         self._emitted_ts, self._emitted_watermark_ts = row.emitted_ts, row.emitted_watermark_ts
         self._emitted_expiry_ts = row.emitted_expiry_ts
         self._monitor = Monitor(max_behind_ms=self._settings.hold_behind_s * 1_000, stored=row.health)

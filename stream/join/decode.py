@@ -7,13 +7,14 @@ Source: STREAM.md 4 and 9.
 """
 
 import json
-import struct
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from stream.errors import SchemaError
-from stream.events import MAX_EVENT_BYTES, SCHEMA_VERSION, Click, Conversion, Impression, Tick
+from stream.events import MAX_EVENT_BYTES, SCHEMA_VERSION, Click, Conversion, Impression, SchemaVersion, Tick
 
 MAX_DEPTH = 16
 _U32_MAX = 2**32 - 1
@@ -21,8 +22,19 @@ _INT_MAX = 2**53
 _MAX_HISTORY = 50
 _MAX_QUANTITY = 1_000_000
 
-_impressions = msgspec.json.Decoder(Impression)
-_clicks = msgspec.json.Decoder(Click)
+
+# Keys with a default leave no trace of whether they were in the bytes, and only those that were may be counted.
+class _Impression(Impression, kw_only=True):
+    schema_version: SchemaVersion | UnsetType = UNSET  # type: ignore[assignment]
+    action_name: Literal["impression"] | UnsetType = UNSET  # type: ignore[assignment]
+
+
+class _Click(Click, kw_only=True):
+    schema_version: SchemaVersion | UnsetType = UNSET  # type: ignore[assignment]
+
+
+_impressions = msgspec.json.Decoder(_Impression)
+_clicks = msgspec.json.Decoder(_Click)
 _conversions = msgspec.json.Decoder(Conversion)
 _ticks = msgspec.json.Decoder(Tick)
 _anything = msgspec.json.Decoder()
@@ -35,11 +47,6 @@ class _Keyed(msgspec.Struct):
 _keyed = msgspec.json.Decoder(_Keyed)
 _FAULTS = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 
-# Keys that may be left out without a trace in the event; only those in the bytes may be counted.
-_VERSION_KEY = b'"schema_version":'
-_ACTION_KEY = b'"action_name":'
-_EVENT_KEYS = ("session_id", "user_id", "attributes")
-
 
 def impression(raw: bytes | None) -> Impression:
     """Return the impression in `raw`.
@@ -47,13 +54,16 @@ def impression(raw: bytes | None) -> Impression:
     Raises:
         SchemaError: With a reason code of STREAM.md 9.
     """
-    raw = _sized(raw)
+    if raw is None or len(raw) > MAX_EVENT_BYTES:
+        raise _unfit(raw)
     try:
         event = _impressions.decode(raw)
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
-    _check_version(event.schema_version)
-    if raw.count(b":") != _impression_keys(event) + (_VERSION_KEY in raw) + (_ACTION_KEY in raw):
+    version = event.schema_version
+    if version != SCHEMA_VERSION and version is not UNSET:
+        raise _unknown(version)
+    if raw.count(b":") != _impression_keys(event):
         _check_exactly(raw)
     _check_impression(event)
     return event
@@ -65,14 +75,24 @@ def click(raw: bytes | None) -> Click:
     Raises:
         SchemaError: With a reason code of STREAM.md 9.
     """
-    raw = _sized(raw)
+    if raw is None or len(raw) > MAX_EVENT_BYTES:
+        raise _unfit(raw)
     try:
         event = _clicks.decode(raw)
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
-    _check_version(event.schema_version)
-    num_keys = 6 + (event.query_id is not None) + (event.position is not None) + _common_keys(event)
-    num_keys += _VERSION_KEY in raw
+    version = event.schema_version
+    if version != SCHEMA_VERSION and version is not UNSET:
+        raise _unknown(version)
+    # Six of every click.
+    num_keys = (
+        6
+        + (version is not UNSET)
+        + (event.query_id is not None)
+        + (event.position is not None)
+        + (event.session_id is not None)
+        + (event.user_id is not None)
+    )
     if raw.count(b":") != num_keys:
         _check_exactly(raw)
     return event
@@ -84,12 +104,14 @@ def conversion(raw: bytes | None) -> Conversion:
     Raises:
         SchemaError: With a reason code of STREAM.md 9.
     """
-    raw = _sized(raw)
+    if raw is None or len(raw) > MAX_EVENT_BYTES:
+        raise _unfit(raw)
     try:
         event = _conversions.decode(raw)
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
-    _check_version(event.schema_version)
+    if event.schema_version != SCHEMA_VERSION:
+        raise _unknown(event.schema_version)
     _check_exactly(raw)
     _check_conversion(event)
     return event
@@ -101,12 +123,14 @@ def tick(raw: bytes | None) -> Tick:
     Raises:
         SchemaError: With a reason code of STREAM.md 9.
     """
-    raw = _sized(raw)
+    if raw is None or len(raw) > MAX_EVENT_BYTES:
+        raise _unfit(raw)
     try:
         event = _ticks.decode(raw)
     except _FAULTS as error:
         raise _diagnosed(raw, error) from error
-    _check_version(event.schema_version)
+    if event.schema_version != SCHEMA_VERSION:
+        raise _unknown(event.schema_version)
     return event
 
 
@@ -122,46 +146,37 @@ def client_key(raw: bytes | None) -> bytes | None:
         return None
 
 
-def _sized(raw: bytes | None) -> bytes:
+def _unfit(raw: bytes | None) -> SchemaError:
     if raw is None:
-        raise SchemaError("not_json", "expected a JSON object, got a null record")
-    if len(raw) > MAX_EVENT_BYTES:
-        raise SchemaError("too_large", f"{len(raw)} bytes, at most {MAX_EVENT_BYTES}")
-    return raw
+        return SchemaError("not_json", "expected a JSON object, got a null record")
+    return SchemaError("too_large", f"{len(raw)} bytes, at most {MAX_EVENT_BYTES}")
 
 
-def _check_version(version: int) -> None:
-    if version != SCHEMA_VERSION:
-        raise SchemaError("schema_unknown", f"schema_version {version}, known {SCHEMA_VERSION}")
+def _unknown(version: int) -> SchemaError:
+    return SchemaError("schema_unknown", f"schema_version {version}, known {SCHEMA_VERSION}")
 
 
-def _common_keys(event: Impression | Click) -> int:
-    # A default that is written out, or an attribute, costs the fast path and nothing else.
-    return (event.session_id is not None) + (event.user_id is not None)
-
-
-def _impression_keys(event: Impression) -> int:
-    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
-    num_keys = 12
+def _impression_keys(event: _Impression) -> int:
+    """Count the keys that an impression of these fields has, if no default is written out."""
     query, items = event.query, event.items
-    for optional in (
-        event.session_id,
-        event.user_id,
-        event.lineage,
-        event.version,
-        event.fallback,
-        event.triggered,
-        query.category,
-        query.total_hits,
-        items.score,
-        items.propensity,
-    ):
-        if optional is not None:
-            num_keys += 1
-    if query.page != 1:
-        num_keys += 1
-    if event.latency_us:
-        num_keys += 1
+    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
+    num_keys = (
+        12
+        + (event.schema_version is not UNSET)
+        + (event.action_name is not UNSET)
+        + (event.session_id is not None)
+        + (event.user_id is not None)
+        + (event.lineage is not None)
+        + (event.version is not None)
+        + (event.fallback is not None)
+        + (event.triggered is not None)
+        + (query.category is not None)
+        + (query.total_hits is not None)
+        + (items.score is not None)
+        + (items.propensity is not None)
+        + (query.page != 1)
+        + (event.latency_us != 0)
+    )
     if event.features is not None:
         num_keys += 9
     if event.assignment:
@@ -257,7 +272,7 @@ def _diagnosed(raw: bytes, error: Exception) -> SchemaError:
         return SchemaError("wrong_type", f"expected an object, got {type(content).__name__}")
     version = content.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version != SCHEMA_VERSION:
-        return SchemaError("schema_unknown", f"schema_version {version}, known {SCHEMA_VERSION}")
+        return _unknown(version)
     return SchemaError(_field_reason(str(error)), str(error)[:200])
 
 
@@ -280,13 +295,8 @@ def _check_impression(event: Impression) -> None:
     n = len(items.object_id)
     if len(items.rank_in) != n or len(items.price_minor) != n:
         raise SchemaError("bad_value", f"items: columns of {n}, {len(items.rank_in)}, {len(items.price_minor)} entries")
-    if items.score is not None:
-        if len(items.score) != n:
-            raise SchemaError("bad_value", f"items.score: {len(items.score)} entries, expected {n}")
-        try:
-            struct.pack(f"<{n}f", *items.score)
-        except OverflowError as error:
-            raise SchemaError("bad_value", "items.score: beyond float32") from error
+    if items.score is not None and len(items.score) != n:
+        raise SchemaError("bad_value", f"items.score: {len(items.score)} entries, expected {n}")
     if items.propensity is not None and len(items.propensity) != n:
         raise SchemaError("bad_value", f"items.propensity: {len(items.propensity)} entries, expected {n}")
     for assigned in event.assignment:

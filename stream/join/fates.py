@@ -67,6 +67,7 @@ class Effects:
     record: whatever it claims is in the changelogs. A restart rolls rows that run ahead of it back by themselves.
 
     Attributes:
+        slice_number: Names the slice; the join is told of it once `progress` is confirmed.
         hot: Changelog rows of the hot tier; None deletes.
         warm: Changelog rows of the warm tier; None deletes.
         progress: The changelog row of the partition's position.
@@ -79,6 +80,7 @@ class Effects:
             the partition does not name them any more.
     """
 
+    slice_number: int = 0
     hot: dict[bytes, bytes | None] = field(default_factory=dict)
     warm: dict[bytes, bytes | None] = field(default_factory=dict)
     progress: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -114,7 +116,9 @@ def dead_letter(record: Record, reason: str, detail: str) -> Letter:
     if value is not None and len(value) > MAX_EVENT_BYTES:
         headers.append(("sha256", sha256(value).hexdigest().encode()))
         value = value[:_KEPT_BYTES]
-    return record.key, value, headers
+    # A key may be as large as a record: with the headers, its letter would be more than the broker takes.
+    key = record.key if record.key is None or len(record.key) <= _KEPT_BYTES else record.key[:_KEPT_BYTES]
+    return key, value, headers
 
 
 def unjoined(

@@ -6,7 +6,6 @@ the same labels. Of two records that claim one identity, the one with the least 
 Source: STREAM.md 5.
 """
 
-import struct
 from collections.abc import Iterable
 from enum import Enum
 from functools import lru_cache
@@ -16,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream import topics
+from stream.join.packing import packer
 from stream.session import Evidence, Line
 
 _U16_MAX = 2**16 - 1
@@ -138,6 +138,8 @@ def evidence(labels: Labels, partition: int) -> list[Evidence]:
 
 def lines(labels: Labels) -> list[Line]:
     """Return the merged order lines in (event_ts, transaction_id, line_id, refund_id) order."""
+    if not labels.deals:
+        return []
     rows = [
         Line(
             d.transaction_id,
@@ -200,9 +202,7 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
             _lower(click_delay, touch.item, touch.event_ts - impression_ts)
         else:
             carts[touch.item] += 1
-    touched = replace(
-        nothing, clicks=_u16(clicks), carts=_u16(carts), click_delay_ms=struct.pack(f"<{n}q", *click_delay)
-    )
+    touched = replace(nothing, clicks=_u16(clicks), carts=_u16(carts), click_delay_ms=packer("q", n)(*click_delay))
     if not labels.deals:
         return touched
     units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
@@ -219,8 +219,8 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
     return replace(
         touched,
         orders=_u16([len(ids) for ids in orders]),
-        units=struct.pack(f"<{n}I", *(min(count, _U32_MAX) for count in units)),
-        order_delay_ms=struct.pack(f"<{n}q", *order_delay),
+        units=packer("I", n)(*(min(count, _U32_MAX) for count in units)),
+        order_delay_ms=packer("q", n)(*order_delay),
         gross_minor=_i64(gross),
         refund_minor=_i64(refund),
     )
@@ -244,8 +244,8 @@ def _lower(delays: list[int], item: int, delay_ms: int) -> None:
 def _u16(values: list[int]) -> bytes:
     if values and max(values) > _U16_MAX:
         values = [min(value, _U16_MAX) for value in values]
-    return struct.pack(f"<{len(values)}H", *values)
+    return packer("H", len(values))(*values)
 
 
 def _i64(values: list[int]) -> bytes:
-    return struct.pack(f"<{len(values)}q", *(min(value, _I64_MAX) for value in values))
+    return packer("q", len(values))(*(min(value, _I64_MAX) for value in values))

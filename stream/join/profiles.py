@@ -44,12 +44,12 @@ def add(profile: Profile, behaviour: Behaviour, size: int) -> None:
     """Add a behaviour to a profile that may hold it already, and keep the `size` newest."""
     fragment = _encoder.encode(behaviour)
     known = profile.behaviours
-    if any(bytes(other) == fragment for other in known):
-        return
     rank = (behaviour.event_ts, behaviour.event_id, behaviour.item_id)
     at = 0
     while at < len(known) and _rank(known[at]) > rank:
         at += 1
+    if at < len(known) and _rank(known[at]) == rank:
+        return
     known.insert(at, msgspec.Raw(fragment))
     del known[size:]
     profile.updated_ts = max(profile.updated_ts, behaviour.event_ts)

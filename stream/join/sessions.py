@@ -18,6 +18,7 @@ from stream import session
 from stream.events import Assignment, Impression
 from stream.join import labels as labelling
 from stream.join.labels import Labels
+from stream.join.packing import packer
 from stream.session import AssignedArm, Evidence, Line
 
 _U16_MAX = 2**16 - 1
@@ -114,15 +115,18 @@ _encoder = msgspec.msgpack.Encoder()
 _heads = msgspec.msgpack.Decoder(ListHead)
 _identities = msgspec.msgpack.Decoder(Identity)
 _currencies = msgspec.msgpack.Decoder(_Currency)
-_NUM_FIELDS = 1 + len(ListPart.__struct_fields__) + len(LabelPart.__struct_fields__) + len(Header.__struct_fields__)
-_START = _LARGE_MARK + _NUM_FIELDS.to_bytes(2, "big")
+_NUM_OTHER_FIELDS = len(LabelPart.__struct_fields__) + len(Header.__struct_fields__)
 
 
 def list_part(impression: Impression, partition: int, offset: int) -> bytes:
     """Return the msgpack bytes of the list part of a validated impression."""
     query, items, features = impression.query, impression.items, impression.features
     n = len(items.object_id)
-    ranks = items.rank_in if max(items.rank_in) <= _U16_MAX else [min(rank, _U16_MAX) for rank in items.rank_in]
+    pack_u16, pack_f32 = packer("H", n), packer("f", n)
+    try:
+        rank_in = pack_u16(*items.rank_in)
+    except struct.error:
+        rank_in = pack_u16(*(min(rank, _U16_MAX) for rank in items.rank_in))
     history = features.history if features is not None else None
     return _encoder.encode(
         ListPart(
@@ -135,24 +139,24 @@ def list_part(impression: Impression, partition: int, offset: int) -> bytes:
             query_hash=query.hash,
             query_category=query.category,
             currency=impression.currency,
-            assignment=[_arm(assigned) for assigned in impression.assignment],
+            assignment=[_arm(assigned) for assigned in impression.assignment] if impression.assignment else [],
             lineage=impression.lineage,
             version=impression.version,
             fallback=impression.fallback,
             triggered=impression.triggered,
             n=n,
             item_id=items.object_id,
-            rank_in=struct.pack(f"<{n}H", *ranks),
-            score=struct.pack(f"<{n}f", *items.score) if items.score is not None else b"",
-            price_minor=struct.pack(f"<{n}q", *items.price_minor),
-            propensity=struct.pack(f"<{n}f", *items.propensity) if items.propensity is not None else b"",
+            rank_in=rank_in,
+            score=pack_f32(*items.score) if items.score is not None else b"",
+            price_minor=packer("q", n)(*items.price_minor),
+            propensity=pack_f32(*items.propensity) if items.propensity is not None else b"",
             feature_schema=bytes.fromhex(features.schema) if features is not None else b"",
             item_f16=features.item_f16 if features is not None else b"",
             context_f16=features.context_f16 if features is not None else b"",
             hist_item=history.object_id if history is not None else [],
             hist_category=history.category if history is not None else [],
             hist_action=bytes(session.ACTION_CODES.get(a, 0) for a in history.action) if history is not None else b"",
-            hist_age_s=struct.pack(f"<{len(history.age_s)}I", *history.age_s) if history is not None else b"",
+            hist_age_s=packer("I", len(history.age_s))(*history.age_s) if history is not None else b"",
         )
     )
 
@@ -193,7 +197,10 @@ def build(
     else:
         currency = _currencies.decode(part).currency
         labelled = _label_part(labels, n, impression_ts, currency, partition, changed_items)
-    return b"".join((_START, part[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
+    # The part may be of another release, with more or fewer fields than this one's.
+    num_fields = int.from_bytes(part[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
+    start = _LARGE_MARK + num_fields.to_bytes(2, "big")
+    return b"".join((start, part[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
 
 
 @lru_cache(maxsize=256)

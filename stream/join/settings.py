@@ -19,18 +19,18 @@ class JoinSettings:
         future_clamp_s: Times further ahead of `now` move the watermark only this far.
         future_dead_s: Times further ahead than this are dead letters.
         idle_s: A caught-up topic that is quiet for this long stops holding the watermark.
-        ahead_s: Impressions this far ahead of lagging clicks ask for a pause.
+        ahead_s: Topics this far ahead of one that lags ask for a pause.
         infer_links: Whether clicks without `query_id` go to the client's newest open list with the item.
         max_client_events: Events of one client held open at a time; the rest is `hot_key`.
         clicks_per_item: Newest clicks kept per client and item, for conversions without `query_id`.
         profile_size: Newest behaviours kept per client.
         profile_idle_s: A profile without a behaviour for this long is deleted.
+        hot_max_bytes: Size of the hot rows of one partition beyond which any lead asks for a pause. The lists of the
+            last `click_window_s` + `lateness_s` are held whatever is paused, because only reading on closes them.
         warm_max_bytes: Size of the warm rows of one partition; the oldest sessions beyond it are evicted.
         progress_s: Interval of the progress records, in seconds of `now` or of the watermark.
         hold_behind_s: A watermark this far behind `now` holds training; with a driver's clock, which runs faster than
             time, it wants to be larger.
-        retire_slices: Rows are deleted this many slices after they were settled, so that a crash with fewer slices
-            in flight never meets a deletion whose cause it has lost.
         ticks: Who writes ticks: `worker` (live) or `driver` (marketplace and replays, with their own clock).
     """
 
@@ -48,10 +48,10 @@ class JoinSettings:
     clicks_per_item: int = 5
     profile_size: int = 50
     profile_idle_s: int = 2_419_200
+    hot_max_bytes: int = 134_217_728
     warm_max_bytes: int = 1_073_741_824
     progress_s: int = 5
     hold_behind_s: int = 300
-    retire_slices: int = 128
     ticks: str = "worker"
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class JoinSettings:
         for name in ("click_window_s", "attribution_s", "refund_s", "wait_s", "max_client_events", "progress_s"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 1 or more")
-        for name in ("lateness_s", "future_clamp_s", "idle_s", "retire_slices"):
+        for name in ("lateness_s", "future_clamp_s", "idle_s", "ahead_s", "hot_max_bytes", "warm_max_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         if self.attribution_s < self.click_window_s + self.wait_s:

@@ -74,6 +74,8 @@ class State:
         open: Open queries by id.
         waiting: Waiting events by row key.
         corrections: Closed sessions that the slice has changed.
+        slice_number: The slice in hand.
+        confirmed: The newest slice that no crash can undo; what a later one has settled is not deleted yet.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class State:
         self.waiting: dict[bytes, Waiting] = {}
         self.corrections: dict[str, Correction] = {}
         self.slice_number = 0
+        self.confirmed = -1
         self._by_client: dict[str, list[str]] = {}
         self._held: dict[str, int] = {}
         self._waiting_for: dict[str, list[bytes]] = {}
@@ -178,7 +181,8 @@ class State:
 
     def waiting_for(self, query_id: str) -> list[tuple[bytes, Waiting]]:
         """Return the events that wait for the impression of a query."""
-        return [(key, self.waiting[key]) for key in self._waiting_for.get(query_id, ())]
+        keys = self._waiting_for.get(query_id)
+        return [(key, self.waiting[key]) for key in keys] if keys else []
 
     def release(self, key: bytes, waiting: Waiting, placed_by: int | None = None) -> None:
         """Forget a waiting event that was decided; its row is deleted later.
@@ -316,12 +320,11 @@ class State:
         effects.hot, effects.warm = self.hot.flush(), self.warm.flush()
 
     def _delete_retired(self) -> None:
-        settled = self.slice_number - self._settings.retire_slices
-        while self._retiring and self._retiring[0][0] <= settled:
+        while self._retiring and self._retiring[0][0] <= self.confirmed:
             key = self._retiring.popleft()[1]
             if not self._is_live(key):
                 self.hot.delete(key)
-        while self._expiring and self._expiring[0][0] <= settled:
+        while self._expiring and self._expiring[0][0] <= self.confirmed:
             _, key, expiry_ts = self._expiring.popleft()
             if self.warm.delete_expired(key, expiry_ts) and key[:1] in self._over:
                 self._over[key[:1]].forget(int(key.split(b":")[1]))

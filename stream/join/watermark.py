@@ -16,13 +16,14 @@ class Clock:
         now_ts: Time of the newest tick, 0 before the first.
         watermark_ts: No impression or click at or before this time is expected any more; 0 = unknown.
         conversions_ts: The same for conversions, which hold nothing but the expiry of rows.
+        ends: End offsets as they were when this process began; only pauses may depend on them, as no other run over the
+            log has the same.
     """
 
     def __init__(self, settings: JoinSettings) -> None:
         self._lateness_ms = settings.lateness_s * 1_000
         self._clamp_ms = settings.future_clamp_s * 1_000
         self._idle_ms = settings.idle_s * 1_000
-        self._ahead_ms = settings.ahead_s * 1_000
         self.now_ts = 0
         self.watermark_ts = 0
         self.conversions_ts = 0
@@ -30,6 +31,7 @@ class Clock:
         self.high: dict[str, int] = {}
         self.hw: dict[str, int] = {}
         self.grown_ts: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
 
     def see(self, topic: str, event_ts: int) -> bool:
         """Take note of an event; return whether its time lay too far ahead and was clamped."""
@@ -69,15 +71,26 @@ class Clock:
         """Return whether all records of a topic that the ticks know of were read."""
         return self.next.get(topic, 0) >= self.hw.get(topic, 0)
 
-    def impressions_run_ahead(self) -> bool:
-        """Return whether impressions lead clicks that still lag by more than the limit."""
-        if self.has_read(topics.CLICKS):
-            return False
-        clicks_ts = max(self.high.get(topics.CLICKS, 0), self.watermark_ts)
-        return bool(clicks_ts) and self.high.get(topics.IMPRESSIONS, 0) - clicks_ts > self._ahead_ms
+    def ahead(self, limit_ms: int) -> frozenset[str]:
+        """Return the topics that lead the slowest one that lags by more than a limit.
+
+        The slowest is never among them, so something always moves.
+        """
+        reached_ts = [
+            max(self.high.get(topic, 0), self.watermark_ts) for topic in topics.EVENT_TOPICS if not self._is_read(topic)
+        ]
+        # Of a topic without an event it is not known where it stands.
+        slowest_ts = min(filter(None, reached_ts), default=0)
+        if not slowest_ts:
+            return frozenset()
+        return frozenset(topic for topic in topics.EVENT_TOPICS if self.high.get(topic, 0) - slowest_ts > limit_ms)
+
+    def _is_read(self, topic: str) -> bool:
+        return self.next.get(topic, 0) >= max(self.hw.get(topic, 0), self.ends.get(topic, 0))
 
     def _contribution(self, topic: str) -> int:
-        by_events = self.high.get(topic, 0) - self._lateness_ms
+        # Nothing that has happened lies past now: else one clock that is ahead uses up the lateness of all the others.
+        by_events = min(self.high.get(topic, 0), self.now_ts) - self._lateness_ms
         if self._is_idle(topic):
             return max(by_events, self.now_ts - self._idle_ms)
         return max(by_events, 0)

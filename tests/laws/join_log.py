@@ -26,12 +26,11 @@ CLIENTS = tuple(
 )[:4]
 ITEMS = tuple(f"item-{i}" for i in range(6))
 # An idle topic moves the watermark to now - idle_s, so what may come late by `lateness_s` needs an equal patience.
-SETTINGS = JoinSettings(idle_s=60, ticks="driver", retire_slices=12, profile_idle_s=3_600, attribution_s=7_200,
-                        refund_s=10_800)  # fmt: skip
+SETTINGS = JoinSettings(idle_s=60, ticks="driver", profile_idle_s=3_600, attribution_s=7_200, refund_s=10_800)
 MAX_DELAY_MS = 59_000
 MAX_IN_FLIGHT = 8
-# Rows are deleted some slices after their time: a few ticks at the end, one per slice, as a live clock gives.
-DRAIN_TICKS = 2 * SETTINGS.retire_slices + 4
+# Rows are deleted by a slice after the one that settled them: some ticks at the end, one per slice, as live.
+DRAIN_TICKS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +336,7 @@ def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_slice
     join = tables.join(settings)
     watermark_ts = 0
     for piece in slices(log, np.random.default_rng(seed), max_slice=max_slice):
-        outputs.take(join.apply(piece))
+        outputs.take(_applied(join, piece))
         assert join.watermark_ts >= watermark_ts, "the watermark fell"
         watermark_ts = join.watermark_ts
     return Run(join, tables, outputs)
@@ -351,7 +350,7 @@ def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
         (record for name in (*topics.EVENT_TOPICS, topics.TICKS) for record in log.records[name]),
         key=lambda record: record.timestamp,
     ):
-        outputs.take(join.apply([record]))
+        outputs.take(_applied(join, [record]))
     return Run(join, tables, outputs)
 
 
@@ -365,8 +364,15 @@ def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, setting
     tables = stored.copy()
     join = tables.join(settings)
     for piece in slices(log, rng, commit):
-        outputs.take(join.apply(piece))
+        outputs.take(_applied(join, piece))
     return Run(join, tables, outputs)
+
+
+def _applied(join: Join, piece: Sequence[Stored]) -> Effects:
+    """Apply a slice whose effects are stored at once."""
+    effects = join.apply(piece)
+    join.confirm(effects.slice_number)
+    return effects
 
 
 def _until_crash(
@@ -383,13 +389,17 @@ def _until_crash(
     written: list[Effects] = []
     ends: list[Position] = []
     position = dict(commit)
+    num_confirmed = 0
     for piece in slices(log, rng, commit):
         if len(written) >= crash_after:
             break
         written.append(join.apply(piece))
+        num_confirmed = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
+        if num_confirmed:
+            join.confirm(written[num_confirmed - 1].slice_number)
         position = position | {piece[0].topic: piece[-1].offset + 1}
         ends.append(position)
-    num_progress = max(0, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
+    num_progress = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
     survivors = stored.copy()
     _write(survivors.hot, [effects.hot for effects in written], num_progress, rng)
     _write(survivors.warm, [effects.warm for effects in written], num_progress, rng)
