@@ -336,7 +336,7 @@ def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_slice
     join = tables.join(settings)
     watermark_ts = 0
     for piece in slices(log, np.random.default_rng(seed), max_slice=max_slice):
-        outputs.take(_applied(join, piece))
+        outputs.take(applied(join, piece))
         assert join.watermark_ts >= watermark_ts, "the watermark fell"
         watermark_ts = join.watermark_ts
     return Run(join, tables, outputs)
@@ -350,7 +350,7 @@ def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
         (record for name in (*topics.EVENT_TOPICS, topics.TICKS) for record in log.records[name]),
         key=lambda record: record.timestamp,
     ):
-        outputs.take(_applied(join, [record]))
+        outputs.take(applied(join, [record]))
     return Run(join, tables, outputs)
 
 
@@ -364,11 +364,11 @@ def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, setting
     tables = stored.copy()
     join = tables.join(settings)
     for piece in slices(log, rng, commit):
-        outputs.take(_applied(join, piece))
+        outputs.take(applied(join, piece))
     return Run(join, tables, outputs)
 
 
-def _applied(join: Join, piece: Sequence[Stored]) -> Effects:
+def applied(join: Join, piece: Sequence[Stored]) -> Effects:
     """Apply a slice whose effects are stored at once."""
     effects = join.apply(piece)
     join.confirm(effects.slice_number)

@@ -26,6 +26,7 @@ from tests.laws.join_log import (
     Outputs,
     Run,
     Tables,
+    applied,
     click,
     impression,
     purchase,
@@ -185,14 +186,13 @@ def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
 
 def _arrives_at(watermark_ts: int, before: list[Event], late: Event) -> tuple[Log, Run]:
     """Run a join whose watermarks stand exactly at a time when `late` arrives; other clients move them there."""
-    settings = replace(DAY, retire_slices=0)
-    edge_ts = watermark_ts + settings.lateness_s * 1_000
+    edge_ts = watermark_ts + DAY.lateness_s * 1_000
     movers: list[Event] = [impression(99, client=CLIENTS[3]), click(99, 99, "item-1", client=CLIENTS[3])]
     movers.append(purchase(99, 99, ["item-1"], client=CLIENTS[3]))
     for mover in movers:
         mover.event_ts = edge_ts
     log, tables, outputs = Log(), Tables(), Outputs()
-    join = tables.join(settings)
+    join = tables.join(DAY)
     read = dict.fromkeys(topics.INPUTS, 0)
 
     def take(events: list[Event], arrival_ts: int) -> None:
@@ -203,7 +203,7 @@ def _arrives_at(watermark_ts: int, before: list[Event], late: Event) -> tuple[Lo
         # The tick first, lest times look as if they lay ahead; impressions before what refers to them.
         for name in (topics.TICKS, *topics.EVENT_TOPICS):
             if log.records[name][read[name] :]:
-                outputs.take(join.apply(log.records[name][read[name] :]))
+                outputs.take(applied(join, log.records[name][read[name] :]))
             read[name] = len(log.records[name])
 
     take(before, max((event.event_ts for event in before), default=START_TS))
