@@ -28,6 +28,7 @@ Money = Annotated[int, Meta(ge=0, le=2**53)]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
 Score = Annotated[float, Meta(ge=-_F32_MAX, le=_F32_MAX)]
+Offset = Annotated[int, Meta(ge=0, le=2**53)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
 SchemaVersion = Annotated[int, Meta(ge=1)]
 
@@ -176,8 +177,8 @@ class Tick(Struct, kw_only=True, omit_defaults=True):
     partition: Annotated[int, Meta(ge=0)]
     seq: int
     worker: str
-    pos: dict[str, int] = {}
-    hw: dict[str, int]
+    pos: dict[str, Offset] = {}
+    hw: dict[str, Offset]
     now_ts: Timestamp | None = None
 
 

@@ -27,9 +27,11 @@ INPUTS = (*EVENT_TOPICS, TICKS)
 CHANGELOGS = (HOT_CHANGELOG, WARM_CHANGELOG, PROGRESS_CHANGELOG)
 
 _DAY_MS = 86_400_000
-_INPUT = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(7 * _DAY_MS)}
-_OUTPUT = {"retention.ms": str(28 * _DAY_MS)}
-_COMPACT = {"cleanup.policy": "compact"}
+# Nobody's clock but the broker's: a worker whose clock is wrong would be refused, or its records kept for too long.
+_STAMPED = {"message.timestamp.type": "LogAppendTime"}
+_INPUT = _STAMPED | {"retention.ms": str(7 * _DAY_MS)}
+_OUTPUT = _STAMPED | {"retention.ms": str(28 * _DAY_MS)}
+_COMPACT = _STAMPED | {"cleanup.policy": "compact"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ Source: STREAM.md 7.
 from stream import topics
 from stream.events import Behaviour, Click
 from stream.join import labels, rows, sessions
-from stream.join.labels import Merge, Touch
+from stream.join.labels import Labels, Merge, Touch
 from stream.join.ledger import Ledger
 from stream.join.rows import ItemClick, Source
 from stream.join.settings import JoinSettings
@@ -66,6 +66,9 @@ class Clicks:
             return
         if query.labels is None:
             query.labels = labels.empty()
+        if self._is_full(query.labels, click):
+            self._lose(click, source, "evicted", "the list holds too many events")
+            return
         touch = _touch(click, shown, source, link)
         verdict = query.labels.merge_touch(touch)
         self._state.relabelled(query, verdict)
@@ -80,8 +83,8 @@ class Clicks:
             self._lose(click, source, "no_link", "the list was shown to another client")
         elif click.event_ts > warm.event_ts + self._attribution_ms:
             self._lose(click, source, "too_late", "past the attribution window")
-        elif len(warm.labels) >= self._settings.max_client_events:
-            self._lose(click, source, "evicted", "the session holds too many events")
+        elif self._is_full(warm.labels, click):
+            self._lose(click, source, "evicted", "the list holds too many events")
         else:
             shown = head_of(correction)
             if click.object_id not in shown.item_id:
@@ -92,6 +95,9 @@ class Clicks:
             self._state.correct(query_id, correction, verdict, touch.item, "click")
             self._after(click, query_id, warm.event_ts, shown, touch, verdict)
         return True
+
+    def _is_full(self, known: Labels, click: Click) -> bool:
+        return len(known) >= self._settings.max_list_events and click.event_id not in known.touches
 
     def _give_up(self, query_id: str, click: Click, source: Source, *, known: bool) -> None:
         if known or self._state.was_closed(query_id):

@@ -107,7 +107,8 @@ def dead_letter(record: Record, reason: str, detail: str) -> Letter:
     A record that was redriven keeps the count of its attempts, and when the first of them was seen.
     """
     headers = _headers(record.topic, record.partition, record.offset, record.timestamp, reason, detail)
-    chain = {name: value for name, value in record.headers if name in _CHAIN}
+    # Kafka allows headers whose value is null.
+    chain = {name: value for name, value in record.headers if name in _CHAIN and value is not None}
     if chain:
         headers = [(name, _number(chain.get(name), value)) for name, value in headers]
         if "redriven_from" in chain:

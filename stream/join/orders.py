@@ -7,7 +7,7 @@ Source: STREAM.md 7.
 from stream import topics
 from stream.events import Behaviour, Conversion, OrderLine
 from stream.join import fates, labels, rows, sessions
-from stream.join.labels import Deal, Merge
+from stream.join.labels import Deal, Labels, Merge
 from stream.join.ledger import Ledger
 from stream.join.rows import Order, Source
 from stream.join.settings import JoinSettings
@@ -24,6 +24,7 @@ class Orders:
         self._clock = clock
         self._attribution_ms = settings.attribution_s * 1_000
         self._refund_ms = settings.refund_s * 1_000
+        self._max_list_events = settings.max_list_events
 
     def place(self, conversion: Conversion, line: int, source: Source, *, final: bool) -> bool:
         """Join or divert an order line, or return False when it has to wait; a final line never has to."""
@@ -91,6 +92,9 @@ class Orders:
                 return False
             if query.labels is None:
                 query.labels = labels.empty()
+            if self._is_full(query.labels, deal):
+                self._lose(conversion, ordered, source, "evicted", "the list holds too many events")
+                return True
             verdict = query.labels.merge_deal(deal)
             self._state.relabelled(query, verdict)
         else:
@@ -104,11 +108,17 @@ class Orders:
             deal = _line(conversion, ordered, shown, source, link, order)
             if deal is None:
                 return False
+            if self._is_full(correction.session.labels, deal):
+                self._lose(conversion, ordered, source, "evicted", "the list holds too many events")
+                return True
             verdict = correction.session.labels.merge_deal(deal)
             reason = "conversion" if conversion.action_name == "purchase" else "refund"
             self._state.correct(query_id, correction, verdict, deal.item, reason)
         self._after(conversion, ordered, query_id, impression_ts, shown, deal, verdict)
         return True
+
+    def _is_full(self, known: Labels, deal: Deal) -> bool:
+        return len(known) >= self._max_list_events and deal.identity not in known.deals
 
     def _after(
         self,

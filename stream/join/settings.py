@@ -22,6 +22,7 @@ class JoinSettings:
         ahead_s: Topics this far ahead of one that lags ask for a pause.
         infer_links: Whether clicks without `query_id` go to the client's newest open list with the item.
         max_client_events: Events of one client held open at a time; the rest is `hot_key`.
+        max_list_events: Clicks and order lines that one list takes; the rest is `evicted`. Keeps its row below 1 MB.
         clicks_per_item: Newest clicks kept per client and item, for conversions without `query_id`.
         profile_size: Newest behaviours kept per client.
         profile_idle_s: A profile without a behaviour for this long is deleted.
@@ -45,6 +46,7 @@ class JoinSettings:
     ahead_s: int = 120
     infer_links: bool = True
     max_client_events: int = 5_000
+    max_list_events: int = 1_000
     clicks_per_item: int = 5
     profile_size: int = 50
     profile_idle_s: int = 2_419_200
@@ -57,7 +59,8 @@ class JoinSettings:
     def __post_init__(self) -> None:
         if self.ticks not in {"worker", "driver"}:
             raise ValueError(f"ticks = '{self.ticks}': expected 'worker' or 'driver'")
-        for name in ("click_window_s", "attribution_s", "refund_s", "wait_s", "max_client_events", "progress_s"):
+        positive = ("click_window_s", "attribution_s", "refund_s", "wait_s", "progress_s")
+        for name in (*positive, "max_client_events", "max_list_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 1 or more")
         for name in ("lateness_s", "future_clamp_s", "idle_s", "ahead_s", "hot_max_bytes", "warm_max_bytes"):

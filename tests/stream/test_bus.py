@@ -49,13 +49,13 @@ def test_records_come_back_as_sent(fresh_kafka: Broker) -> None:
 
 
 @pytest.mark.kafka
-def test_inputs_carry_the_brokers_time_and_outputs_the_producers(fresh_kafka: Broker) -> None:
+def test_records_carry_the_brokers_time(fresh_kafka: Broker) -> None:
     with Producer(fresh_kafka) as producer:
         for name in (topics.CLICKS, topics.SESSIONS):
             producer.send(name, key=b"c", value=b"v", timestamp_ms=1_000)
 
     assert next(read_to_end(fresh_kafka, topics.CLICKS)).timestamp > 1_000
-    assert next(read_to_end(fresh_kafka, topics.SESSIONS)).timestamp == 1_000
+    assert next(read_to_end(fresh_kafka, topics.SESSIONS)).timestamp > 1_000
 
 
 @pytest.mark.kafka

@@ -220,6 +220,14 @@ def test_a_client_with_too_many_open_events_is_capped() -> None:
     assert result.fates["joined"] == 4
 
 
+def test_a_list_with_too_many_events_takes_no_more() -> None:
+    capped = replace(SETTINGS, max_list_events=3)
+    clicks: list[Event] = [click(number, 1, "item-1", at_s=number) for number in range(5)]
+    result = _run([impression(1), *clicks, purchase(1, 1, ["item-1"], at_s=9)], capped)
+    assert _reasons(result, topics.UNJOINED) == ["evicted"] * 3
+    assert result.fates == {"produced": 7, "joined": 4, "duplicate": 0, "late": 3, "orphan": 0, "dead": 0}
+
+
 def test_misrouted_and_future_records_are_dead() -> None:
     good = events.encode(impression(1))
     foreign = impression(1, client="client-0")
