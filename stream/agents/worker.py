@@ -77,6 +77,7 @@ class Worker:
         self._marks: dict[int, marks.Marks] = {}
         self._read: dict[TP, int] = {}
         self._num_verified = 0
+        self._num_recovered = 0
         self._positions: dict[TP, int] = {}
         self._ends: dict[TP, int] = {}
         self._tick_seq = 0
@@ -260,18 +261,33 @@ class Worker:
         self._ready.clear()
         self._generation = None
 
+    def _is_recovered(self) -> bool:
+        """Say whether the changelogs of what is owned now were read to their ends.
+
+        Faust also reports the end of a recovery that another rebalance has overtaken, when the stores are empty again.
+        """
+        recovery = self._app.tables.recovery  # type: ignore[attr-defined]  # missing in Faust's interface type
+        offsets, ends = recovery.active_offsets, recovery.active_highwaters
+        changelogs = [TP(name, partition) for name in topics.CHANGELOGS for partition in self._owned()]
+        return all(tp in ends and tp in offsets and offsets[tp] >= ends[tp] for tp in changelogs)
+
     def _on_ready(self, generation: int) -> None:
+        if not self._is_recovered():
+            self._app.is_ready = False
+            log.warning("a recovery ended that another rebalance had overtaken")
+            return
         for table in self._tables:
             table.is_recovering = False
         owned = self._owned()
-        recovered = sum(table.num_recovered for table in self._tables)
+        num_recovered = sum(table.num_recovered for table in self._tables)
         log.info(
             "owns partitions %s of %d; %d changelog rows read in %.2f s",
             owned,
             self._num_partitions,
-            recovered,
+            num_recovered - self._num_recovered,
             asyncio.get_running_loop().time() - self._app.assigned_s,
         )
+        self._num_recovered = num_recovered
         self._metrics.rebalances.inc()
         self._watchdog.reset()
         self._marks = {partition: marks.unpack(self._progress.shard(partition).get(marks.KEY)) for partition in owned}

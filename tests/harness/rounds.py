@@ -50,7 +50,7 @@ def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
             workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    _check(broker, load, f"seed {seed}")
     return taken
 
 
@@ -67,7 +67,7 @@ def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
                 workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    _check(broker, load, f"seed {seed}")
     return taken
 
 
@@ -99,7 +99,7 @@ def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tupl
         wait_until(is_replaced, "the end of the stopped worker and its return", STEADY_S, workers.words)
         drain(broker, load, workers)
         exits = workers.exits
-    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"quiet {quiet}"
+    _check(broker, load, f"quiet {quiet}")
     return exits
 
 
@@ -133,7 +133,7 @@ def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -
             oldest_s = max(oldest_s, _oldest_for(broker, every_s))
         wait_until_steady(broker, load, workers, STEADY_S)
         drain(broker, load, workers)
-    assert judge(broker, load.ledger, PARTITIONS) == CLEAN
+    _check(broker, load, "come and go")
     return steady_s, oldest_s
 
 
@@ -176,7 +176,7 @@ def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> t
             resumed.append(max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s))
             steady.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    assert judge(broker, load.ledger, PARTITIONS) == CLEAN, f"seed {seed}"
+    _check(broker, load, f"seed {seed}")
     return resumed, steady
 
 
@@ -255,6 +255,11 @@ def _batches(log: bytes) -> Iterator[tuple[int, int]]:
             return
         yield first, first + struct.unpack_from(">i", log, at + 23)[0]
         at += 12 + length
+
+
+def _check(broker: Broker, load: Load, what: str) -> None:
+    found = judge(broker, load.ledger, PARTITIONS)
+    assert found == CLEAN, f"{what}: {found}"
 
 
 def _load(broker: Broker) -> Load:
