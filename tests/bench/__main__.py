@@ -8,9 +8,9 @@ from pathlib import Path
 
 from deploy.kafka.local import LocalKafka
 from stream.bus import Broker
-from tests.bench.contenders import CONTENDERS, Contender, missing
+from tests.bench.contenders import CONTENDERS, SHELFWISE, Contender, missing
 from tests.bench.load import Load, LoadSettings, generate
-from tests.bench.phases import Backlog, Paced, backlog, paced
+from tests.bench.phases import Backlog, Paced, Pair, backlog, paced, pair
 from tests.bench.report import Result, write
 
 _ROOT = Path(__file__).parents[2]
@@ -62,7 +62,10 @@ def _measure(
     name = f"{contender.name}-{run}"
     through: Backlog = backlog(broker, contender, stored, folder / f"{name}-backlog", f"{name}-backlog")
     pace: Paced = paced(broker, contender, steady, folder / f"{name}-paced", f"{name}-paced", seconds=seconds)
-    return Result(contender=contender.name, run=run, backlog=through, paced=pace)
+    two: Pair | None = None
+    if contender is SHELFWISE:
+        two = pair(broker, stored, folder / f"{name}-pair", f"{name}-pair")
+    return Result(contender=contender.name, run=run, backlog=through, paced=pace, pair=two)
 
 
 def _options() -> argparse.Namespace:

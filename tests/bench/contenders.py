@@ -33,11 +33,11 @@ class Contender:
     output: str
     ready: str
 
-    def command(self, broker: Broker, group: str, folder: Path) -> list[str]:
-        """Return the command line."""
+    def command(self, broker: Broker, group: str, folder: Path, instance: str) -> list[str]:
+        """Return the command line; `instance` is the static member that our worker is."""
         match self.name:
             case "shelfwise":
-                options = ["--ticks", "driver", "--metrics-port", "0", "--instance", "bench"]
+                options = ["--ticks", "driver", "--metrics-port", "0", "--instance", instance]
                 return [sys.executable, "-m", "deploy", "stream", "worker", *options]
             case "quix":
                 script = str(_PEERS / "quix_joiner.py")
@@ -57,7 +57,9 @@ CONTENDERS = (SHELFWISE, QUIX, NAIVE)
 class Running:
     """A contender's process and its log."""
 
-    def __init__(self, contender: Contender, broker: Broker, group: str, folder: Path) -> None:
+    def __init__(
+        self, contender: Contender, broker: Broker, group: str, folder: Path, *, instance: str = "bench"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"{contender.name}.log"
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
@@ -71,7 +73,7 @@ class Running:
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                contender.command(broker, group, folder), env=environment, stdout=log, stderr=log, cwd=_ROOT
+                contender.command(broker, group, folder, instance), env=environment, stdout=log, stderr=log, cwd=_ROOT
             )
 
     @property

@@ -40,7 +40,7 @@ def renew_topics(broker: Broker) -> None:
 def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
     """Return the load as Quix Streams can join it: keyed by query, without orders, ticks and poison.
 
-    After a record that it cannot decode it waits for that partition for ever.
+    Its documented JSON deserializer is used; what that cannot read is left out.
     """
     for arrival in arrivals:
         topic = QUIX_INPUTS.get(arrival.topic)

@@ -1,4 +1,4 @@
-"""The two measurements of one contender: through a backlog with a kill in the middle, and at a steady pace.
+"""What is measured of a contender: a backlog with a kill in the middle, a steady pace, and two of our workers together.
 
 Source: STREAM.md 15.
 """
@@ -15,12 +15,13 @@ from stream import topics
 from stream.bus import Broker
 from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender, Running
 from tests.bench.feed import feed, for_quix, renew_topics
-from tests.bench.load import Arrival, Load
+from tests.bench.load import NUM_PARTITIONS, Arrival, Load
 from tests.bench.outputs import emit_delays_ms, judge, outputs
 from tests.bench.sampling import Commits, wait_for_log, watch
 
 _KILL_AT = 0.6
 _STUCK_S = 120.0
+_HALF = re.compile(rf"owns partitions \[(\d+(, )?){{{NUM_PARTITIONS // 2}}}\] of {NUM_PARTITIONS}")
 _RECOVERED = re.compile(r"(\d+) changelog rows read in ([\d.]+) s")
 
 
@@ -73,6 +74,18 @@ class Paced(Struct, kw_only=True):
     delay_p99_ms: float
 
 
+class Pair(Struct, kw_only=True):
+    """What two workers of one group told on the stored backlog, while both owned half of the partitions.
+
+    Attributes:
+        events_per_core: Events per CPU second of both processes together.
+        events_per_s: Events per second of wall time, on a machine that the broker shares.
+    """
+
+    events_per_core: float
+    events_per_s: float
+
+
 def _arrivals(load: Load, contender: Contender) -> list[Arrival]:
     if contender is QUIX:
         return list(for_quix(load.arrivals))
@@ -90,12 +103,12 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
     commits = Commits(broker, group, contender.inputs)
     running = Running(contender, broker, group, folder)
     try:
-        course = watch(running, commits, until=int(num_events * _KILL_AT), timeout_s=_STUCK_S)
+        course = watch(running, commits=commits, until=int(num_events * _KILL_AT), timeout_s=_STUCK_S)
         running.kill()
         at_kill = commits.count()
         started_s = time.monotonic()
         running = Running(contender, broker, group, folder)
-        again = watch(running, commits, until=num_events, timeout_s=_STUCK_S)
+        again = watch(running, commits=commits, until=num_events, timeout_s=_STUCK_S)
         recovery_s = again.samples[0].wall_s - started_s
         rows, rows_per_s = _recovered(contender, running)
         if contender is SHELFWISE:
@@ -120,6 +133,27 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
     )
 
 
+def pair(broker: Broker, load: Load, folder: Path, group: str) -> Pair:
+    """Store the load, then let two of our workers share it."""
+    renew_topics(broker)
+    feed(broker, load.arrivals)
+    num_events = sum(arrival.topic != topics.TICKS for arrival in load.arrivals)
+    commits = Commits(broker, group, SHELFWISE.inputs)
+    workers = [
+        Running(SHELFWISE, broker, group, folder / name, instance=f"bench-{name}") for name in ("first", "second")
+    ]
+    try:
+        for worker in workers:
+            wait_for_log(worker, _HALF, 60)
+        course = watch(*workers, commits=commits, until=int(num_events * 0.9), timeout_s=_STUCK_S)
+    finally:
+        for worker in workers:
+            worker.stop()
+        commits.close()
+    per_core, per_s = course.rates(below=num_events)
+    return Pair(events_per_core=per_core, events_per_s=per_s)
+
+
 def _recovered(contender: Contender, running: Running) -> tuple[int | None, float | None]:
     found = _RECOVERED.search(running.log()) if contender is SHELFWISE else None
     if found is None:
@@ -131,7 +165,7 @@ def _recovered(contender: Contender, running: Running) -> tuple[int | None, floa
 def _wait_for_ticks(broker: Broker, running: Running, group: str, load: Load) -> None:
     ticks = Commits(broker, group, (topics.TICKS,))
     try:
-        watch(running, ticks, until=load.counts()[topics.TICKS], timeout_s=_STUCK_S)
+        watch(running, commits=ticks, until=load.counts()[topics.TICKS], timeout_s=_STUCK_S)
     finally:
         ticks.close()
 
@@ -153,12 +187,12 @@ def paced(broker: Broker, contender: Contender, load: Load, folder: Path, group:
         if contender.ready:
             wait_for_log(running, contender.ready, 60)
         feeder.start()
-        course = watch(running, commits, until=int(num_events * 0.98), timeout_s=_STUCK_S)
+        course = watch(running, commits=commits, until=int(num_events * 0.98), timeout_s=_STUCK_S)
         feeder.join()
         if contender is SHELFWISE:
             _wait_for_ticks(broker, running, group, load)
         else:
-            watch(running, commits, until=num_events, timeout_s=_STUCK_S)
+            watch(running, commits=commits, until=num_events, timeout_s=_STUCK_S)
     finally:
         if feeder.is_alive():
             feeder.join()

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.bench.load import Load
-from tests.bench.phases import Backlog, Paced
+from tests.bench.phases import Backlog, Paced, Pair
 
 _PACKAGES = ("faust-streaming", "aiokafka", "mode-streaming", "kafka-python", "msgspec", "rocksdict")
 _TITLES = {"shelfwise": "Shelfwise worker", "quix": "Quix Streams 3.28.1", "naive": "kafka-python + dict"}
@@ -25,6 +25,7 @@ class Result(Struct, kw_only=True):
     run: int
     backlog: Backlog
     paced: Paced
+    pair: Pair | None = None
 
 
 class _Report(Struct, kw_only=True):
@@ -39,6 +40,8 @@ _Pick = Callable[[Result], float | None]
 _ROWS: tuple[tuple[str, str, _Pick], ...] = (
     ("events/s per worker core (CPU time)", "{:,.0f}", lambda r: r.backlog.events_per_core),
     ("events/s, wall, broker on the same cores", "{:,.0f}", lambda r: r.backlog.events_per_s),
+    ("two workers: events/s per core", "{:,.0f}", lambda r: r.pair.events_per_core if r.pair is not None else None),
+    ("two workers: events/s, wall", "{:,.0f}", lambda r: r.pair.events_per_s if r.pair is not None else None),
     ("peak RSS, backlog, MiB", "{:,.0f}", lambda r: r.backlog.peak_rss_bytes / 2**20),
     ("on-time lists in the output after kill -9, %", "{:.3f}", lambda r: r.backlog.lists * 100),
     ("on-time clicks in the output after kill -9, %", "{:.3f}", lambda r: r.backlog.clicks * 100),
@@ -107,7 +110,8 @@ def _markdown(report: _Report, stored: Load, seconds: float) -> str:
         "deduplicates, keeps profiles and is fed by ticks. Quix Streams gets its topics keyed by query and emits a row "
         "per list on arrival and per click that finds its list; its delay is that of the click. The naive joiner "
         "closes by the newest event it has read and commits automatically. CPU time counts user and system time of "
-        "all threads of the process between commits.",
+        "all threads of the process between commits. Two workers share the partitions by halves; where their events "
+        "per core are those of one worker, they do twice the work once there are cores for both and for the broker.",
         "",
     ]
     return "\n".join(lines)

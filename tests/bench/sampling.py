@@ -4,6 +4,7 @@ Between two commits the events and the CPU time of exactly those events are know
 """
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,8 +74,8 @@ class Commits:
         self._consumer.close()
 
 
-def watch(running: Running, commits: Commits, *, until: int, timeout_s: float) -> Course:
-    """Sample at every commit until so many events are committed.
+def watch(*running: Running, commits: Commits, until: int, timeout_s: float) -> Course:
+    """Sample at every commit until so many events are committed; CPU and memory are those of all processes together.
 
     Raises:
         RuntimeError: If the process ends or nothing is committed for `timeout_s`.
@@ -87,22 +88,24 @@ def watch(running: Running, commits: Commits, *, until: int, timeout_s: float) -
         now_s = time.monotonic()
         if found != known:
             known, moved_s = found, now_s
-            course.samples.append(Sample(now_s, found, cpu_seconds(running.pid), rss_bytes(running.pid)))
-        running.check()
+            cpu_s = sum(cpu_seconds(one.pid) for one in running)
+            course.samples.append(Sample(now_s, found, cpu_s, sum(rss_bytes(one.pid) for one in running)))
+        for one in running:
+            one.check()
         if now_s - moved_s > timeout_s:
             raise RuntimeError(f"{known} of {until} events are committed and none for {timeout_s:.0f} s")
         time.sleep(_POLL_S)
     return course
 
 
-def wait_for_log(running: Running, text: str, timeout_s: float) -> float:
+def wait_for_log(running: Running, text: str | re.Pattern[str], timeout_s: float) -> float:
     """Return the time at which the process had logged `text`.
 
     Raises:
         RuntimeError: If it does not.
     """
     deadline = time.monotonic() + timeout_s
-    while text not in running.log():
+    while not re.search(text, running.log()):
         running.check()
         if time.monotonic() > deadline:
             raise RuntimeError(f"'{text}' was not logged within {timeout_s:.0f} s:\n{running.log()[-2_000:]}")
