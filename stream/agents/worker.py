@@ -304,6 +304,8 @@ class Worker:
             return
         if assignment is self._marks and not self._ended.is_set():
             self._generation = generation
+            # A beat may have watched the recovery while the log was asked; nothing would move that any more.
+            self._watchdog.reset()
             self._ready.set()
 
     async def _verify_again(self) -> None:
