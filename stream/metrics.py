@@ -1,10 +1,12 @@
 """Prometheus metrics of the join worker; the names are those that the dashboards rely on."""
 
-from collections.abc import Iterator, Mapping
+import collections
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from stream.join import FATE_OF_REASON, FATES
+from stream import topics
+from stream.join import FATE_OF_REASON, FATES, Join
 
 _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -54,6 +56,22 @@ class JoinMetrics:
                 self.fate.labels(name).inc(value)
             elif name in FATE_OF_REASON:
                 self.reason.labels(name).inc(value)
+
+    def observe(self, joins: Mapping[int, Join], paused: Iterable[Iterable[str]], *, hot_max_bytes: int) -> None:
+        """Set what is measured of the joins by partition, and of the topics that are paused in each."""
+        num_bytes: collections.Counter[str] = collections.Counter()
+        for partition, join in joins.items():
+            self.watermark_age.labels(partition).set(max(0, join.now_ts - join.watermark_ts) / 1_000)
+            for tier, size in join.state_bytes.items():
+                num_bytes[tier] += size
+        for tier, size in num_bytes.items():
+            self.state_bytes.labels(tier).set(size)
+        self.open_sessions.set(sum(join.open_sessions for join in joins.values()))
+        self.waiting_events.set(sum(join.waiting_events for join in joins.values()))
+        self.hot_budget.set(len(joins) * hot_max_bytes)
+        num_paused = collections.Counter(topic for names in paused for topic in names)
+        for topic in topics.EVENT_TOPICS:
+            self.paused.labels(topic).set(num_paused[topic])
 
     def serve(self, host: str, port: int) -> None:
         """Answer scrapes from a thread until the process ends."""

@@ -9,30 +9,27 @@ Source: STREAM.md 2 and 8.
 import asyncio
 import gc
 import logging
-import os
 import signal
-import ssl
-import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import faust
-from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from stream import topics
-from stream.agents import fetched, lease, marks
+from stream.agents import application, ending, fetched, lease, marks
+from stream.agents.application import Hooks
 from stream.agents.gate import Gate, Row
 from stream.agents.lease import Lease
 from stream.agents.rows import Shelves
 from stream.agents.settings import WorkerSettings
-from stream.agents.slices import SliceApp, SliceConsumer, SliceTable, check_versions
+from stream.agents.slices import SliceApp, SliceConsumer, check_versions
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
-from stream.bus import Broker, partition_counts
-from stream.errors import BusError, ConfigError, ShelfwiseError
+from stream.bus import Broker
+from stream.errors import BusError, ShelfwiseError
 from stream.events import Tick, encode
 from stream.join import Join, JoinSettings
 from stream.metrics import JoinMetrics
@@ -40,8 +37,6 @@ from stream.records import Record
 
 log = logging.getLogger("shelfwise.stream")
 _PULSE_S = 1.0
-_STOP_S = 8.0
-_BUFFERED_SLICES = 64
 _RARE_COLLECTIONS = (100_000, 20, 100)
 
 
@@ -69,7 +64,7 @@ class Worker:
         self._join_settings = join_settings
         self._metrics = metrics
         self._folder = folder
-        self._num_partitions = _common_partition_count(broker)
+        self._num_partitions = application.common_partition_count(broker)
         self._shelves = Shelves(folder)
         self._joins: dict[int, Join] = {}
         self._seen: dict[int, dict[str, int]] = {}
@@ -124,17 +119,14 @@ class Worker:
             raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
 
     async def _stop(self, starting: "asyncio.Task[None]") -> None:
-        last_resort = threading.Timer(self._settings.drain_s + 3 * _STOP_S, _end_process)
-        last_resort.daemon = True
-        last_resort.start()
+        last_resort = ending.last_resort(self._settings.drain_s + 3 * ending.STEP_S)
         self._suspend()
         if self._failure is None and not await self._gate.drain(self._settings.drain_s):
             log.warning("stopping with unconfirmed slices; they will be read again")
             # By their next owner, whose rows they must not follow.
             self._lease.mute()
         # One after the other, and not by cancelling: Faust swallows that, and the producer retries for ever.
-        is_clean = await self._within(self._stop_app(starting)) and await self._within(self._writer.stop())
-        if is_clean:
+        if await ending.within(self._stop_app(starting)) and await ending.within(self._writer.stop()):
             last_resort.cancel()
         for table in self._tables:
             table.forget()
@@ -145,18 +137,6 @@ class Worker:
             await self._app.consumer.commit()
         starting.cancel()
         await self._app.stop()
-
-    async def _within(self, step: Coroutine[object, object, None]) -> bool:
-        """Run one step of the end; return whether it was done in time."""
-        task = asyncio.get_running_loop().create_task(step)
-        await asyncio.wait({task}, timeout=_STOP_S)
-        error = task.exception() if task.done() and not task.cancelled() else None
-        if error is None and task.done():
-            return True
-        # What matters is confirmed and committed, or will be read again.
-        log.warning("unclean end of the transport: %r", error or f"not within {_STOP_S:.0f} s")
-        task.cancel()
-        return False
 
     def _fail(self, error: BaseException) -> None:
         self._lease.mute()
@@ -172,72 +152,25 @@ class Worker:
                 BusError("the group has given up this worker: it was silent for too long; another one took over")
             )
 
-    # -- Faust
-
     def _build_app(self) -> SliceApp:
-        settings, broker = self._settings, self._broker
-        consumer_class = type("WorkerConsumer", (SliceConsumer,), {"before_revoke": staticmethod(self._before_revoke)})
-        driver.Transport.Consumer = consumer_class
-        app = SliceApp(
-            settings.group,
-            broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
-            broker_credentials=_credentials(broker),
-            store="memory://",
-            datadir=str(self._folder / "faust"),
-            topic_allow_declare=False,
-            topic_disable_leader=True,
-            topic_partitions=self._num_partitions,
-            table_standby_replicas=0,
-            consumer_auto_offset_reset="earliest",
-            consumer_group_instance_id=settings.instance or None,
-            broker_session_timeout=self._session_s,
-            broker_rebalance_timeout=6.0 if broker.memory else 30.0,
-            broker_heartbeat_interval=1.0,
-            broker_commit_interval=1.0,
-            broker_request_timeout=30.0,
-            producer_request_timeout=30.0,
-            stream_wait_empty=False,
-            stream_buffer_maxsize=_BUFFERED_SLICES,
-            web_enabled=False,
-            autodiscover=False,
+        app, self._tables = application.build(
+            self._broker,
+            self._settings,
+            num_partitions=self._num_partitions,
+            session_s=self._session_s,
+            folder=self._folder,
+            hooks=Hooks(
+                consume=self._consume,
+                before_revoke=self._before_revoke,
+                on_ready=self._on_ready,
+                on_failure=self._fail,
+                new_warm_shard=self._shelves.warm,
+            ),
         )
-        self._tables = [
-            self._build_table(app, name, changelog)
-            for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)
-        ]
         self._hot, self._warm, self._progress = self._tables
-        self._warm.new_shard = self._shelves.warm
-        inputs = self._raw_topic(app, *topics.INPUTS)
-        app.agent(inputs, name="join", concurrency=1)(self._consume)
-        app.on_ready = self._on_ready
         return app
 
-    def _raw_topic(self, app: "faust.App", *names: str, compacting: bool = False) -> "faust.TopicT":
-        return app.topic(
-            *names,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            partitions=self._num_partitions,
-            compacting=compacting,
-        )
-
-    def _build_table(self, app: "faust.App", name: str, changelog: str) -> SliceTable:
-        table = SliceTable(
-            app,
-            name=name,
-            key_type=bytes,
-            value_type=bytes,
-            partitions=self._num_partitions,
-            changelog_topic=self._raw_topic(app, changelog, compacting=True),
-            recovery_buffer_size=1,
-        )
-        table.shards = {}
-        table.new_shard = lambda _partition: {}
-        table.on_failure = self._fail
-        app.tables.add(table)
-        return table
+    # -- assignments
 
     async def _before_revoke(self) -> None:
         self._suspend()
@@ -477,62 +410,10 @@ class Worker:
     def _report(self) -> None:
         for partition in self._joins:
             self._count(partition)
-        joins = self._joins.values()
-        self._metrics.open_sessions.set(sum(join.open_sessions for join in joins))
-        self._metrics.waiting_events.set(sum(join.waiting_events for join in joins))
-        self._metrics.hot_budget.set(len(joins) * self._join_settings.hot_max_bytes)
-        paused = Counter(topic for wanted in self._paused.values() for topic in wanted)
-        for topic in topics.EVENT_TOPICS:
-            self._metrics.paused.labels(topic).set(paused[topic])
-        for tier, num_bytes in _state_bytes(self._joins).items():
-            self._metrics.state_bytes.labels(tier).set(num_bytes)
-        for partition, join in self._joins.items():
-            self._metrics.watermark_age.labels(partition).set(max(0, join.now_ts - join.watermark_ts) / 1_000)
+        self._metrics.observe(self._joins, self._paused.values(), hot_max_bytes=self._join_settings.hot_max_bytes)
 
     def _count(self, partition: int) -> None:
         self._metrics.count(self._joins[partition].counters, self._seen[partition])
 
     def _owned(self) -> list[int]:
         return sorted(tp.partition for tp in self._app.consumer.assignment() if tp.topic == topics.TICKS)
-
-
-def _end_process() -> None:
-    # Threads and tasks of the transport that hang would keep a worker alive that no longer works.
-    log.error("the transport does not end")
-    os._exit(1)
-
-
-def _state_bytes(joins: dict[int, Join]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for join in joins.values():
-        for tier, num_bytes in join.state_bytes.items():
-            total[tier] = total.get(tier, 0) + num_bytes
-    return total
-
-
-def _common_partition_count(broker: Broker) -> int:
-    wanted = [topic.name for topic in topics.ALL if topic.by_client]
-    counts = partition_counts(broker)
-    missing = [name for name in wanted if name not in counts]
-    if missing:
-        raise ConfigError(
-            f"topics {', '.join(missing)} do not exist on {broker.bootstrap}; run `shelfwise kafka topics` first"
-        )
-    if len({counts[name] for name in wanted}) != 1:
-        raise ConfigError(f"topics with client keys must have one partition count, got {counts}")
-    return counts[topics.TICKS]
-
-
-def _credentials(broker: Broker) -> "faust.auth.Credentials | None":
-    security = broker.security
-    if security.protocol == "PLAINTEXT":
-        return None
-    context = ssl.create_default_context(cafile=security.ca_file or None) if "SSL" in security.protocol else None
-    if security.protocol == "SSL":
-        return faust.SSLCredentials(context)
-    return faust.SASLCredentials(
-        username=security.username,
-        password=security.password,
-        mechanism=security.mechanism,
-        ssl_context=context if security.protocol == "SASL_SSL" else None,
-    )

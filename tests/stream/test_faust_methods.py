@@ -25,7 +25,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from stream import topics
-from stream.agents import worker
+from stream.agents import application, worker
 from stream.agents.settings import WorkerSettings
 from stream.agents.slices import FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
 from stream.bus import Broker
@@ -106,7 +106,7 @@ class _World:
     """The worker's own app and consumer, with a stand-in for the thread that would speak to the broker."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker, "_common_partition_count", lambda _broker: 1)
+        monkeypatch.setattr(application, "common_partition_count", lambda _broker: 1)
         # Both are replaced for the whole process when a worker is made.
         monkeypatch.setattr(driver.Transport, "Consumer", driver.Transport.Consumer)
         monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)

@@ -1,0 +1,149 @@
+"""The Faust app of a join worker: its settings, its three tables and its one agent.
+
+Source: STREAM.md 2.1 and 2.2.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import faust
+from faust.transport.drivers import aiokafka as driver
+
+from stream import topics
+from stream.agents.settings import WorkerSettings
+from stream.agents.slices import SliceApp, SliceConsumer, SliceTable
+from stream.bus import Broker, partition_counts
+from stream.errors import ConfigError
+
+_BUFFERED_SLICES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What the app calls.
+
+    Attributes:
+        consume: The agent.
+        before_revoke: Finishes what is in flight, before partitions are given back.
+        on_ready: Called with the generation when its tables are recovered.
+        on_failure: Told of what must end the worker.
+        new_warm_shard: Makes the warm rows of a partition.
+    """
+
+    consume: "Callable[[faust.StreamT[bytes]], Awaitable[None]]"
+    before_revoke: Callable[[], Awaitable[None]]
+    on_ready: Callable[[int], None]
+    on_failure: Callable[[BaseException], None]
+    new_warm_shard: Callable[[int], MutableMapping[bytes, bytes]]
+
+
+def build(
+    broker: Broker,
+    settings: WorkerSettings,
+    *,
+    num_partitions: int,
+    session_s: float,
+    folder: Path,
+    hooks: Hooks,
+) -> tuple[SliceApp, list[SliceTable]]:
+    """Return an app that is not started, and its hot, warm and progress tables."""
+    consumer_class = type("WorkerConsumer", (SliceConsumer,), {"before_revoke": staticmethod(hooks.before_revoke)})
+    driver.Transport.Consumer = consumer_class
+    app = SliceApp(
+        settings.group,
+        broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
+        broker_credentials=_credentials(broker),
+        store="memory://",
+        datadir=str(folder / "faust"),
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=num_partitions,
+        table_standby_replicas=0,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=settings.instance or None,
+        broker_session_timeout=session_s,
+        broker_rebalance_timeout=6.0 if broker.memory else 30.0,
+        broker_heartbeat_interval=1.0,
+        broker_commit_interval=1.0,
+        broker_request_timeout=30.0,
+        producer_request_timeout=30.0,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=_BUFFERED_SLICES,
+        web_enabled=False,
+        autodiscover=False,
+    )
+    tables = [
+        _table(app, name, changelog, num_partitions, hooks.on_failure)
+        for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)
+    ]
+    tables[1].new_shard = hooks.new_warm_shard
+    inputs = _raw_topic(app, *topics.INPUTS, partitions=num_partitions)
+    app.agent(inputs, name="join", concurrency=1)(hooks.consume)
+    app.on_ready = hooks.on_ready
+    return app, tables
+
+
+def common_partition_count(broker: Broker) -> int:
+    """Return the partition count of the topics that are keyed by client.
+
+    Raises:
+        ConfigError: If one is missing, or their counts differ.
+    """
+    wanted = [topic.name for topic in topics.ALL if topic.by_client]
+    counts = partition_counts(broker)
+    missing = [name for name in wanted if name not in counts]
+    if missing:
+        raise ConfigError(
+            f"topics {', '.join(missing)} do not exist on {broker.bootstrap}; run `shelfwise kafka topics` first"
+        )
+    if len({counts[name] for name in wanted}) != 1:
+        raise ConfigError(f"topics with client keys must have one partition count, got {counts}")
+    return counts[topics.TICKS]
+
+
+def _raw_topic(app: "faust.App", *names: str, partitions: int, compacting: bool = False) -> "faust.TopicT":
+    return app.topic(
+        *names,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        partitions=partitions,
+        compacting=compacting,
+    )
+
+
+def _table(
+    app: "faust.App", name: str, changelog: str, partitions: int, on_failure: Callable[[BaseException], None]
+) -> SliceTable:
+    table = SliceTable(
+        app,
+        name=name,
+        key_type=bytes,
+        value_type=bytes,
+        partitions=partitions,
+        changelog_topic=_raw_topic(app, changelog, partitions=partitions, compacting=True),
+        recovery_buffer_size=1,
+    )
+    table.shards = {}
+    table.new_shard = lambda _partition: {}
+    table.on_failure = on_failure
+    app.tables.add(table)
+    return table
+
+
+def _credentials(broker: Broker) -> "faust.auth.Credentials | None":
+    security = broker.security
+    if security.protocol == "PLAINTEXT":
+        return None
+    context = ssl.create_default_context(cafile=security.ca_file or None) if "SSL" in security.protocol else None
+    if security.protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=security.username,
+        password=security.password,
+        mechanism=security.mechanism,
+        ssl_context=context if security.protocol == "SASL_SSL" else None,
+    )
