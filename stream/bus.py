@@ -21,12 +21,31 @@ from kafka.errors import (
     KafkaError,
     NotCoordinatorError,
 )
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatch
 
 from stream import topics
 from stream.errors import BusError, ConfigError
+from stream.header_names import LenientBuffer
 from stream.records import Record
 
 MEMORY_API_VERSION = (2, 3)
+
+
+class _RecordBatch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
+    """A batch of kafka-python's, which else fails for ever at a header whose name is no UTF-8."""
+
+    _buffer: bytearray
+
+    def _read_msg(self) -> object:
+        try:
+            return super()._read_msg()
+        except UnicodeDecodeError:
+            self._buffer = LenientBuffer(self._buffer)
+            return super()._read_msg()
+
+
+memory_records.DefaultRecordBatch = _RecordBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

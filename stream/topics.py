@@ -29,7 +29,8 @@ CHANGELOGS = (HOT_CHANGELOG, WARM_CHANGELOG, PROGRESS_CHANGELOG)
 _DAY_MS = 86_400_000
 # Nobody's clock but the broker's: a worker whose clock is wrong would be refused, or its records kept for too long.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
-_INPUT = _STAMPED | {"retention.ms": str(7 * _DAY_MS)}
+# Any client may compress by a codec that the workers have no library for.
+_INPUT = _STAMPED | {"compression.type": "uncompressed", "retention.ms": str(7 * _DAY_MS)}
 _OUTPUT = _STAMPED | {"retention.ms": str(28 * _DAY_MS)}
 _COMPACT = _STAMPED | {"cleanup.policy": "compact"}
 

@@ -8,12 +8,14 @@ Source: STREAM.md 2.1 and 15; Kafka's record batch, version 2.
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Protocol, Self, SupportsIndex
+from typing import Protocol, Self
 
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint_py
 from msgspec import Struct
+
+from stream.header_names import LenientBuffer
 
 # Base offset, length, magic and last offset delta; the length counts what follows it.
 _HEAD = struct.Struct(">qi4xb6xi")
@@ -46,21 +48,6 @@ class _Partition(Protocol):
     partition: int
 
 
-class _Name(bytearray):
-    """Bytes that are text, whatever they hold: those that are no UTF-8 are spelled out."""
-
-    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
-        return super().decode(encoding, errors)
-
-
-class _Buffer(bytearray):
-    """The bytes of records, of which the parser decodes header names alone."""
-
-    def __getitem__(self, at: SupportsIndex | slice) -> Any:
-        found = super().__getitem__(at)
-        return _Name(found) if isinstance(found, bytearray) else found
-
-
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
     """A batch read in Python, which takes header names of any bytes."""
 
@@ -68,7 +55,7 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka ha
 
     def __iter__(self) -> Self:
         super().__iter__()
-        self._buffer = _Buffer(self._buffer)
+        self._buffer = LenientBuffer(self._buffer)
         return self
 
     def _read_msg(self) -> _Raw:

@@ -120,8 +120,11 @@ class SliceConsumer(driver.Consumer):
     before_revoke: Callable[[], Awaitable[None]]
     starts: dict[TP, int]
 
+    _num_seeks = 0
+
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         self.starts = {}
+        self._dropped: set[TP] = set()
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def perform_seek(self) -> None:
@@ -152,19 +155,50 @@ class SliceConsumer(driver.Consumer):
         return newest + 1
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
-        """Fetch changelogs only until the app is ready.
+        """Fetch only changelogs until the app is ready, and only inputs from then on.
 
         Faust lets inputs be fetched before it seeks to the commits and before `flow_control.resume`, which empties the
-        agents' queues: what was fetched in between would be lost (#596).
+        agents' queues: what was fetched in between would be lost (#596). After the recovery it goes on to read the
+        changelogs, which are what this worker writes.
         """
         assert isinstance(self.app, SliceApp)
-        wanted = set(active_partitions or ())
-        if not self.app.is_ready:
-            wanted = {tp for tp in wanted if self._is_changelog_tp(tp)}
+        is_ready = self.app.is_ready
+        wanted = {tp for tp in active_partitions or () if self._is_changelog_tp(tp) is not is_ready}
         if not wanted:
             await asyncio.sleep(_IDLE_S)
             return {}
-        return await super()._getmany(wanted, timeout)
+        await self._read_again()
+        num_seeks = self._num_seeks
+        records: RecordMap = await super()._getmany(wanted, timeout)
+        if num_seeks != self._num_seeks:
+            # Of a fetch that was under way during a seek it is not known on which side of it each partition was read.
+            self._drop_changelogs(records)
+            return {tp: batch for tp, batch in records.items() if not self._is_changelog_tp(tp)}
+        return records
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Seek, and have fetches that overlap with it read again."""
+        self._num_seeks += 1
+        await super().seek_wait(partitions)
+        self._num_seeks += 1
+
+    def _drop_changelogs(self, records: RecordMap) -> None:
+        self._dropped.update(tp for tp in records if self._is_changelog_tp(tp))
+
+    async def _read_again(self) -> None:
+        """Go back in changelogs of which a fetch was dropped, to where their recovery has come.
+
+        A recovery waits for ever for what was fetched and dropped. What it is given twice, in order, changes nothing.
+        """
+        if not self._dropped:
+            return
+        dropped, self._dropped = self._dropped, set()
+        assert isinstance(self.app, SliceApp)
+        recovered = self.app.tables.recovery.active_offsets  # type: ignore[attr-defined]  # missing in the interface type
+        assigned = self.assignment()
+        again = {tp: recovered[tp] + 1 for tp in dropped if tp in assigned and recovered.get(tp) is not None}
+        if again:
+            await super().seek_wait(again)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield what the next fetch brought, a slice at a time, while this generation lasts."""
@@ -173,6 +207,7 @@ class SliceConsumer(driver.Consumer):
             return
         generation = self.app.consumer_generation_id
         if not self.flow_active:
+            self._drop_changelogs(records)
             if self.assignment():
                 await self.perform_seek()
             return

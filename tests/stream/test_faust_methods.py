@@ -289,13 +289,13 @@ def test_what_is_in_flight_is_committed_before_acknowledgements_are_forgotten(pl
     play(scenario)
 
 
-def test_inputs_are_fetched_only_when_the_app_is_ready(play: Play) -> None:
+def test_inputs_are_fetched_when_the_app_is_ready_and_changelogs_before(play: Play) -> None:
     async def scenario(world: _World) -> None:
         await world.consumer._getmany({CLICKS, HOT}, 1.0)
         await world.consumer._getmany({CLICKS}, 1.0)
         world.app.is_ready = True
         await world.consumer._getmany({CLICKS, HOT}, 1.0)
-        assert world.log == [("fetch", frozenset({HOT})), ("fetch", frozenset({CLICKS, HOT}))]
+        assert world.log == [("fetch", frozenset({HOT})), ("fetch", frozenset({CLICKS}))]
 
     play(scenario)
 
@@ -337,6 +337,42 @@ def test_a_stopped_flow_seeks_back_and_yields_nothing(play: Play) -> None:
         world.consumer._thread.getmany = stopped
         assert [found async for found in reading] == []
         assert world.consumer._read_offset[CLICKS] == 5
+
+    play(scenario)
+
+
+def test_a_dropped_fetch_of_a_changelog_is_read_again(play: Play) -> None:
+    """Else its recovery waits for ever for what was dropped."""
+
+    async def scenario(world: _World) -> None:
+        world.consumer._set_active_tps({HOT})
+        world.fetched = {HOT: [SimpleNamespace(offset=0, timestamp=0)]}
+        recovery: Any = world.app.tables.recovery
+        recovery.active_offsets[HOT] = 6
+        sought: list[dict[TP, int]] = []
+        world.consumer._thread.seek_wait = world._answer(sought.append)
+
+        async def sought_meanwhile(_wanted: set[TP], _timeout: float) -> dict[TP, list[Any]]:
+            await world.consumer.seek_wait({HOT: 0})
+            return world.fetched
+
+        fetch, world.consumer._thread.getmany = world.consumer._thread.getmany, sought_meanwhile
+        assert await world.consumer._getmany({HOT}, 1.0) == {}
+        assert sought == [{HOT: 0}]
+        world.consumer._thread.getmany = fetch
+        assert await world.consumer._getmany({HOT}, 1.0) == world.fetched
+        assert sought == [{HOT: 0}, {HOT: 7}]
+
+        async def stopped(_wanted: set[TP], _timeout: float) -> dict[TP, list[Any]]:
+            world.consumer.stop_flow()
+            return world.fetched
+
+        world.committed = {CLICKS: 5, IMPRESSIONS: 2}
+        world.consumer._thread.getmany = stopped
+        assert [found async for found in world.consumer.getmany(1.0)] == []
+        world.consumer._thread.getmany = fetch
+        assert await world.consumer._getmany({HOT}, 1.0) == world.fetched
+        assert sought[2:] == [{HOT: 7}]
 
     play(scenario)
 
