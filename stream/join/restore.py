@@ -17,6 +17,7 @@ from stream.join.watermark import Clock
 
 def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None:
     """Rebuild the indexes of `state` from its rows, given the clock of the progress row."""
+    state.expired_ts = clock.expiry_ts
     hot = dict(state.hot.items())
     for key, value in hot.items():
         if key[:1] == b"i":

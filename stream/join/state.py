@@ -75,6 +75,7 @@ class State:
         waiting: Waiting events by row key.
         corrections: Closed sessions that the slice has changed.
         slice_number: The slice in hand.
+        expired_ts: Rows that expire up to here were swept.
         confirmed: The newest slice that no crash can undo; what a later one has settled is not deleted yet.
     """
 
@@ -98,6 +99,7 @@ class State:
         self.corrections: dict[str, Correction] = {}
         self.slice_number = 0
         self.confirmed = -1
+        self.expired_ts = 0
         self._by_client: dict[str, list[str]] = {}
         self._held: dict[str, int] = {}
         self._waiting_for: dict[str, list[bytes]] = {}
@@ -272,6 +274,9 @@ class State:
         profile = self._profiles.get(client_id)
         if profile is None:
             stored = self.warm.get(rows.profile_key(client_id))
+            if stored is not None and rows.expiry_of(stored) <= self.expired_ts:
+                # It was given up already; when its row goes depends on when slices are confirmed.
+                stored = None
             profile = profiles.decode(rows.unpack_bytes(stored)) if stored is not None else profiles.empty(client_id)
             self._profiles[client_id] = profile
         profiles.add(profile, behaviour, self._settings.profile_size)
@@ -284,6 +289,7 @@ class State:
 
     def sweep(self, expiry_clock_ts: int, watermark_ts: int, effects: Effects) -> int:
         """Name rows whose time is over, drop what exceeds the cap, and return how many rows were dropped."""
+        self.expired_ts = expiry_clock_ts
         for key, expiry_ts in self.warm.expired(expiry_clock_ts):
             self._expiring.append((self.slice_number, key, expiry_ts))
             if key[:1] == b"p":

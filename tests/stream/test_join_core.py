@@ -294,6 +294,20 @@ def test_profiles_hold_the_newest_behaviours() -> None:
     assert [behaviour["event_id"] for behaviour in profile.behaviours] == ["c3", "c2"]  # type: ignore[index]
 
 
+def test_a_profile_that_was_given_up_does_not_come_back() -> None:
+    """Whether its row is deleted already depends on when slices are confirmed; here none ever is."""
+    later_s = 3 * SETTINGS.profile_idle_s
+    happened: list[Event] = [impression(1), click(1, 1, "item-1", at_s=5)]
+    happened += [impression(2, at_s=later_s), click(2, 2, "item-1", at_s=later_s + 5)]
+    log, outputs = Log.of([send(event) for event in happened]), Outputs()
+    join = Tables().join()
+    records = [record for name in topics.INPUTS for record in log.records[name]]
+    for record in sorted(records, key=lambda record: record.timestamp):
+        outputs.take(join.apply([record]))
+    emitted = [r.value for r in outputs.records if r.topic == topics.PROFILES and r.value]
+    assert [len(json.loads(value)["behaviours"]) for value in emitted] == [1, 1]
+
+
 def test_progress_is_reported_with_counters_and_maturity() -> None:
     result = _run([impression(1), click(1, 1, "item-1", at_s=5)])
     records = [session.decode(r.value or b"") for r in result.outputs.records if r.topic == topics.SESSIONS]
