@@ -8,10 +8,12 @@ Source: STREAM.md 2.1 (B1, B16 to B18) and 2.5.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 
 import faust
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IllegalStateError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
@@ -198,7 +200,8 @@ class SliceConsumer(driver.Consumer):
         assigned = self.assignment()
         again = {tp: recovered[tp] + 1 for tp in dropped if tp in assigned and recovered.get(tp) is not None}
         if again:
-            await super().seek_wait(again)
+            with suppress(IllegalStateError):
+                await super().seek_wait(again)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """Yield what the next fetch brought, a slice at a time, while this generation lasts."""
@@ -209,7 +212,9 @@ class SliceConsumer(driver.Consumer):
         if not self.flow_active:
             self._drop_changelogs(records)
             if self.assignment():
-                await self.perform_seek()
+                # What is revoked while this goes on needs no seek, and a new assignment seeks when it has recovered.
+                with suppress(IllegalStateError):
+                    await self.perform_seek()
             return
         for tp, batch in records.items():
             # Faust drops here what it has fetched for a partition that was paused meanwhile. Its position has moved

@@ -15,6 +15,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.consumer import fetcher
+from aiokafka.errors import IllegalStateError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.app.base import App
 from faust.tables.recovery import Recovery
@@ -337,6 +338,24 @@ def test_a_stopped_flow_seeks_back_and_yields_nothing(play: Play) -> None:
         world.consumer._thread.getmany = stopped
         assert [found async for found in reading] == []
         assert world.consumer._read_offset[CLICKS] == 5
+
+    play(scenario)
+
+
+def test_what_is_revoked_during_a_seek_does_not_end_the_fetcher(play: Play) -> None:
+    async def scenario(world: _World) -> None:
+        world.consumer._set_active_tps({HOT})
+
+        async def stopped(_wanted: set[TP], _timeout: float) -> dict[TP, list[Any]]:
+            world.consumer.stop_flow()
+            return {}
+
+        async def revoked(*_: object) -> dict[TP, int]:
+            raise IllegalStateError("No current assignment")
+
+        world.consumer._thread.getmany = stopped
+        world.consumer._thread.seek_to_committed = revoked
+        assert [found async for found in world.consumer.getmany(1.0)] == []
 
     play(scenario)
 
