@@ -116,6 +116,9 @@ def test_s11_readers_take_header_names_that_are_no_text(codec: str | None, fresh
     found = list(read_to_end(fresh_kafka, poison[0]))
     assert [(r.topic, r.partition, r.offset) for r in found] == places
     assert [(r.key, r.value) for r in found] == [(each[1], each[2]) for each in wanted]
-    assert [name for name, _ in found[1].headers] == ["redriven_from", "\\xed\\xa0\\x80", "attempt"]
+    before, name, after = (name for name, _ in found[1].headers)
+    assert (before, after) == ("redriven_from", "attempt")
+    # The broker unpacks what comes packed, and writes names anew.
+    assert name == "\\xed\\xa0\\x80" if codec is None else set(name) == {"\N{REPLACEMENT CHARACTER}"}
     for place, record in zip(places, found, strict=True):
         assert append_times(fresh_kafka, {place[:2]: place[2]}) == {place[:2]: record.timestamp}

@@ -40,11 +40,13 @@ def test_s12_rows_beyond_the_brokers_cap_do_not_stop_the_worker(fresh_kafka: Bro
         for number in (1, 2):
             shown = events.encode(impression(number, client=CLIENT))
             producer.send(topics.IMPRESSIONS, key=CLIENT.encode(), value=shown)
-        producer.flush()
-        for topic, value in (*_orders(12), *_clicks(4_000)):
-            producer.send(topic, key=CLIENT.encode(), value=value)
-        producer.send(topics.CLICKS, key=b"k" * 1_048_400, value=b"{")
     with running(fresh_kafka, tmp_path / "home") as worker:
+        # Before what refers to them, which would be more than a client may have waiting.
+        wait_until_committed(fresh_kafka, worker)
+        with Producer(fresh_kafka) as producer:
+            for topic, value in (*_orders(12), *_clicks(4_000)):
+                producer.send(topic, key=CLIENT.encode(), value=value)
+            producer.send(topics.CLICKS, key=b"k" * 1_048_400, value=b"{")
         wait_until_committed(fresh_kafka, worker)
         assert worker.stop() == 0, worker.log
     letters = Counter(dict(letter.headers)["reason"] for letter in read_to_end(fresh_kafka, topics.UNJOINED))
