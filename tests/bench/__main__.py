@@ -71,7 +71,7 @@ def _measure(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--queries", type=int, default=140_000)
+    parser.add_argument("--queries", type=int, default=70_000)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the paced phase")
     parser.add_argument("--only", nargs="+", default=[one.name for one in CONTENDERS])
     parser.add_argument("--out", default=str(_ROOT / "docs" / "benchmarks" / "stream"), help="path without suffix")

@@ -45,10 +45,10 @@ class LoadSettings:
         tick_s: Simulated time between two ticks.
     """
 
-    num_queries: int = 140_000
+    num_queries: int = 70_000
     span_s: int = 3_600
     seed: int = 2_024
-    num_clients: int = 20_000
+    num_clients: int = 10_000
     clicked: float = 0.3
     more_clicks: float = 0.3
     bought: float = 0.08

@@ -28,7 +28,7 @@ from faust.types.tuples import ConsumerMessage
 from stream import topics
 from stream.agents import application, worker
 from stream.agents.settings import WorkerSettings
-from stream.agents.slices import FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
+from stream.agents.slices import FETCH_BYTES, FETCH_LEAST_BYTES, FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
 from stream.bus import Broker
 from stream.join import JoinSettings
 from stream.metrics import JoinMetrics
@@ -207,12 +207,14 @@ def test_the_wait_of_a_fetch_can_be_changed_before_the_start(play: Play) -> None
         ours = world.thread._create_worker_consumer(world.app.transport)
         assert isinstance(ours, AIOKafkaConsumer)
         assert ours._fetch_max_wait_ms == FETCH_WAIT_MS
+        assert (ours._fetch_min_bytes, ours._fetch_max_bytes) == (FETCH_LEAST_BYTES, FETCH_BYTES)
         assert ours._enable_auto_commit is False
         for made in (upstream, ours):
             await made.stop()
 
     play(scenario)
-    assert "fetch_max_wait_ms=self._fetch_max_wait_ms" in inspect.getsource(AIOKafkaConsumer.start)
+    for name in ("fetch_max_wait_ms", "fetch_min_bytes", "fetch_max_bytes"):
+        assert f"{name}=self._{name}" in inspect.getsource(AIOKafkaConsumer.start)
 
 
 def test_the_fetcher_looks_its_record_class_up_when_it_fetches() -> None:
