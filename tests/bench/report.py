@@ -84,11 +84,11 @@ def write(path: Path, results: list[Result], stored: Load, steady: Load, seconds
 
 def _markdown(report: _Report, stored: Load, seconds: float) -> str:
     names = list(dict.fromkeys(result.contender for result in report.results))
-    num_runs = max(result.run for result in report.results) + 1
+    runs = ", ".join(f"{_TITLES[name]} {sum(r.contender == name for r in report.results)}" for name in names)
     lines = [
         "# Stream benchmark",
         "",
-        f"`make bench-stream`, commit {report.commit}, {num_runs} runs: medians, spread in brackets. "
+        f"`make bench-stream`, commit {report.commit}: medians, spread in brackets. Runs: {runs}. "
         f"{report.hardware['cpu']}, {report.hardware['cores']} cores, {report.hardware['memory']}, "
         f"load average at the end {report.hardware['load']}; "
         + ", ".join(f"{name} {number}" for name, number in report.versions.items())
