@@ -1,7 +1,7 @@
 """Faust's consumer and tables, fed and recovered in slices: one message per partition and up to 512 records.
 
-Overrides private methods of one pinned Faust; `check_versions` refuses others, and tests/stream/test_faust_contract.py
-pins what is relied on.
+Overrides private methods of one pinned Faust; `check_versions` refuses others; tests/stream/test_faust_contract.py and
+test_faust_methods.py pin what is relied on.
 
 Source: STREAM.md 2.1 (B1, B16 to B18) and 2.5.
 """
@@ -89,7 +89,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust waits 1.5 s in a fetch, and questions about end offsets wait behind it on the same connection.
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 - Faust has no setting for it
-        # Waiting that long for a good slice costs a tenth of a second, and not waiting a core at any pace.
+        # At a moderate pace a fetch would bring a few records, and each slice costs writes to several topics.
         consumer._fetch_min_bytes = FETCH_LEAST_BYTES  # noqa: SLF001
         # aiokafka takes up to 50 MiB at a time, and holds it two or three times over while it is parsed.
         consumer._fetch_max_bytes = FETCH_BYTES  # noqa: SLF001

@@ -1,17 +1,13 @@
 """One round of each fault of the join worker; tests/system/test_worker_faults.py has the full counts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.kafka.local import LocalKafka
-from stream.bus import create_topics, delete_topics
-from tests.harness.kafka import PARTITIONS, local_kafka
 from tests.harness.rounds import (
     RESUME_S,
     cut_the_log,
-    forget_sockets,
     kill_all,
     kill_broker,
     kill_one,
@@ -23,26 +19,6 @@ pytestmark = [
     # kafka-python leaves sockets of failed connections to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker of these tests alone, as they kill it."""
-    kafka = local_kafka(tmp_path_factory.mktemp("mortal") / "kafka")
-    kafka.start()
-    try:
-        yield kafka
-    finally:
-        kafka.stop()
-        forget_sockets()
-
-
-@pytest.fixture
-def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
-    """The mortal broker with all topics empty."""
-    delete_topics(mortal_kafka.broker)
-    create_topics(mortal_kafka.broker, PARTITIONS)
-    return mortal_kafka
 
 
 def test_s1_a_killed_worker_changes_nothing(emptied_kafka: LocalKafka, tmp_path: Path) -> None:

@@ -1,19 +1,15 @@
 """The faults of the join worker with their full counts (RELIABILITY.md 4: S1, S2, S4 to S7)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.kafka.local import LocalKafka
-from stream.bus import create_topics, delete_topics
-from tests.harness.kafka import PARTITIONS, local_kafka
 from tests.harness.rounds import (
     RESUME_S,
     STEADY_S,
     come_and_go,
     cut_the_log,
-    forget_sockets,
     kill_all,
     kill_broker,
     kill_one,
@@ -26,26 +22,6 @@ pytestmark = [
     # kafka-python leaves sockets of failed connections to the garbage collector.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker of these tests alone, as they kill it."""
-    kafka = local_kafka(tmp_path_factory.mktemp("mortal") / "kafka")
-    kafka.start()
-    try:
-        yield kafka
-    finally:
-        kafka.stop()
-        forget_sockets()
-
-
-@pytest.fixture
-def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
-    """The mortal broker with all topics empty."""
-    delete_topics(mortal_kafka.broker)
-    create_topics(mortal_kafka.broker, PARTITIONS)
-    return mortal_kafka
 
 
 def test_s1_twenty_kills_of_one_of_two_workers(emptied_kafka: LocalKafka, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""A local Kafka that tests may kill."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.kafka.local import LocalKafka
+from stream.bus import create_topics, delete_topics
+from tests.harness.kafka import PARTITIONS, local_kafka
+from tests.harness.rounds import forget_sockets
+
+
+@pytest.fixture(scope="module")
+def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A broker of these tests alone, as they kill it."""
+    kafka = local_kafka(tmp_path_factory.mktemp("mortal") / "kafka")
+    kafka.start()
+    try:
+        yield kafka
+    finally:
+        kafka.stop()
+        forget_sockets()
+
+
+@pytest.fixture
+def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
+    """The mortal broker with all topics empty."""
+    delete_topics(mortal_kafka.broker)
+    create_topics(mortal_kafka.broker, PARTITIONS)
+    return mortal_kafka
