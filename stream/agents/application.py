@@ -12,12 +12,14 @@ import faust
 from faust.transport.drivers import aiokafka as driver
 
 from stream import topics
+from stream.agents.ahead import ReadAhead
 from stream.agents.settings import WorkerSettings
 from stream.agents.slices import SliceApp, SliceConsumer, SliceTable
 from stream.bus import Broker, partition_counts
 from stream.errors import ConfigError
 
-_BUFFERED_SLICES = 64
+# Never reached: `SliceConsumer` bounds what is read ahead, in bytes.
+_BUFFERED_SLICES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ def build(
     num_partitions: int,
     session_s: float,
     folder: Path,
+    ahead: ReadAhead,
     hooks: Hooks,
 ) -> tuple[SliceApp, list[SliceTable]]:
     """Return an app that is not started, and its hot, warm and progress tables."""
@@ -74,6 +77,7 @@ def build(
         web_enabled=False,
         autodiscover=False,
     )
+    app.ahead = ahead
     tables = [
         _table(app, name, changelog, num_partitions, hooks.on_failure)
         for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)

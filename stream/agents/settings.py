@@ -15,6 +15,7 @@ class WorkerSettings:
         metrics_port: Prometheus port, 0 for none.
         metrics_host: Address the metrics are served on.
         max_in_flight: Slices that may wait for their confirmations.
+        read_ahead_bytes: Of what was read and is not confirmed; more is read only below it.
         confirm_s: A write that is not confirmed after this long stops the worker.
         drain_s: How long a revoked or stopping worker waits for confirmations.
         watchdog_s: Lag without a moving offset for this long stops the worker.
@@ -26,6 +27,7 @@ class WorkerSettings:
     metrics_port: int = 9101
     metrics_host: str = "127.0.0.1"
     max_in_flight: int = 64
+    read_ahead_bytes: int = 8 << 20
     confirm_s: float = 30.0
     drain_s: float = 10.0
     watchdog_s: float = 60.0
@@ -33,6 +35,8 @@ class WorkerSettings:
     def __post_init__(self) -> None:
         if self.max_in_flight < 1:
             raise ValueError(f"max_in_flight = {self.max_in_flight}: expected 1 or more")
+        if self.read_ahead_bytes < 1:
+            raise ValueError(f"read_ahead_bytes = {self.read_ahead_bytes}: expected 1 or more")
         if not 6 <= self.session_s <= 30:
             raise ValueError(f"session_s = {self.session_s}: expected 6 to 30")
         if not 0 <= self.metrics_port <= 65_535:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Any
 
 import faust
 from aiokafka import AIOKafkaConsumer
@@ -17,8 +18,10 @@ from aiokafka.errors import IllegalStateError
 from faust.transport.consumer import RecordMap
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, EventT
+from faust.types.transports import ConsumerCallback
 from faust.types.tuples import ConsumerMessage, Message
 
+from stream.agents.ahead import ReadAhead, weight
 from stream.agents.rows import WarmRows
 from stream.errors import ConfigError
 from stream.records import Record
@@ -61,6 +64,7 @@ class SliceApp(faust.App):
     """An app that says when an assignment may be worked on: recovered, positioned, and not yet revoked again."""
 
     on_ready: Callable[[int], None]
+    ahead: ReadAhead
     is_ready = False
     assigned_s = 0.0
     _assignment_count = -1
@@ -68,6 +72,7 @@ class SliceApp(faust.App):
     def on_rebalance_start(self) -> None:
         """Stop reading inputs; called as soon as the broker asks for partitions back."""
         self.is_ready = False
+        self.ahead.close()
         super().on_rebalance_start()
 
     def on_assigned(self) -> None:
@@ -81,6 +86,7 @@ class SliceApp(faust.App):
         super().on_rebalance_end()
         if self._assignment_count == self.rebalancing_count:
             self.is_ready = True
+            self.ahead.open()
             self.on_ready(self.consumer_generation_id)
 
 
@@ -109,6 +115,7 @@ def _message(tp: TP, piece: Sequence[Record], generation: int) -> Message:
         key=None,
         value=piece,  # type: ignore[arg-type]  # a slice travels as one value
         checksum=None,
+        serialized_value_size=weight(piece),
         tp=tp,
         generation_id=generation,
     )
@@ -126,6 +133,19 @@ class SliceConsumer(driver.Consumer):
     starts: dict[TP, int]
 
     _num_seeks = 0
+
+    def __init__(self, transport: driver.Transport, callback: ConsumerCallback, *args: Any, **kwargs: Any) -> None:
+        """Count each slice of an input that Faust passes on; it drops those it has passed on before."""
+        app = transport.app
+        assert isinstance(app, SliceApp)
+        self._ahead = app.ahead
+
+        async def counted(message: Message) -> None:
+            if not self._is_changelog_tp(message.tp):
+                self._ahead.take(message.serialized_value_size)
+            await callback(message)
+
+        super().__init__(transport, counted, *args, **kwargs)
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         self.starts = {}
@@ -166,6 +186,7 @@ class SliceConsumer(driver.Consumer):
         agents' queues: what was fetched in between would be lost (#596). After the recovery it goes on to read the
         changelogs, which are what this worker writes.
         """
+        await self._ahead.room()
         assert isinstance(self.app, SliceApp)
         is_ready = self.app.is_ready
         wanted = {tp for tp in active_partitions or () if self._is_changelog_tp(tp) is not is_ready}

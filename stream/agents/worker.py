@@ -20,6 +20,7 @@ from faust.types import TP
 
 from stream import topics
 from stream.agents import application, ending, fetched, lease, marks
+from stream.agents.ahead import ReadAhead
 from stream.agents.application import Hooks
 from stream.agents.gate import Gate, Row
 from stream.agents.lease import Lease
@@ -82,6 +83,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._session_s = 6.0 if broker.memory else settings.session_s
         self._watchdog = Watchdog(settings.watchdog_s)
+        self._ahead = ReadAhead(settings.read_ahead_bytes)
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -159,6 +161,7 @@ class Worker:
             num_partitions=self._num_partitions,
             session_s=self._session_s,
             folder=self._folder,
+            ahead=self._ahead,
             hooks=Hooks(
                 consume=self._consume,
                 before_revoke=self._before_revoke,
@@ -306,6 +309,7 @@ class Worker:
     ) -> None:
         confirm()
         event.ack()
+        self._ahead.give(event.message.serialized_value_size)
         self._positions[event.message.tp] = event.message.offset + 1
         for reason, count in reasons.items():
             self._metrics.sessions.labels(reason).inc(count)
@@ -338,9 +342,8 @@ class Worker:
 
     def _pause(self, partition: int, wanted: frozenset[str]) -> None:
         paused = self._paused.get(partition, frozenset())
-        if wanted:
-            # Repeated on purpose: Faust's own back-pressure resumes partitions.
-            self._app.consumer.pause_partitions({TP(name, partition) for name in wanted})
+        if wanted - paused:
+            self._app.consumer.pause_partitions({TP(name, partition) for name in wanted - paused})
         for topic in wanted - paused:
             self._metrics.pauses.labels(topic).inc()
         if paused - wanted:

@@ -27,6 +27,7 @@ from faust.types.tuples import ConsumerMessage
 
 from stream import topics
 from stream.agents import application, worker
+from stream.agents.ahead import ReadAhead
 from stream.agents.settings import WorkerSettings
 from stream.agents.slices import FETCH_BYTES, FETCH_LEAST_BYTES, FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
 from stream.bus import Broker
@@ -178,7 +179,8 @@ def test_settings_mean_what_the_worker_takes_them_for(play: Play) -> None:
     async def scenario(world: _World) -> None:
         conf = world.app.conf
         assert (conf.web_enabled, conf.topic_allow_declare, conf.topic_disable_leader) == (False, False, True)
-        assert (conf.table_standby_replicas, conf.stream_wait_empty, conf.stream_buffer_maxsize) == (0, False, 64)
+        assert (conf.table_standby_replicas, conf.stream_wait_empty) == (0, False)
+        assert conf.stream_buffer_maxsize == 1_000_000
         assert (conf.consumer_auto_offset_reset, conf.consumer_group_instance_id) == ("earliest", "one")
         assert (conf.broker_commit_interval, conf.producer_request_timeout) == (1.0, 30.0)
         assert conf.processing_guarantee.value == "at_least_once"
@@ -309,7 +311,7 @@ def test_a_fetch_becomes_slices_of_this_generation(play: Play) -> None:
     async def scenario(world: _World) -> None:
         world.app.is_ready = True
         world.consumer._set_active_tps({CLICKS})
-        world.fetched = {CLICKS: [SimpleNamespace(offset=at, timestamp=at) for at in range(SLICE + 3)]}
+        world.fetched = {CLICKS: [SimpleNamespace(offset=at, timestamp=at, value=b"v") for at in range(SLICE + 3)]}
         taken = [(tp, message) async for tp, message in world.consumer.getmany(1.0)]
         assert [(tp, len(message.value), message.offset) for tp, message in taken] == [
             (CLICKS, SLICE, SLICE - 1),
@@ -405,6 +407,7 @@ def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends() -> None
         app = SliceApp("contract-ready", store="memory://", web_enabled=False)
         ready: list[int] = []
         app.on_ready = ready.append
+        app.ahead = ReadAhead(1)
         app.on_rebalance_start()
         assert (app.rebalancing_count, app.is_ready) == (1, False)
         app.on_assigned()
@@ -419,7 +422,7 @@ def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends() -> None
 
 
 def test_back_pressure_resumes_a_partition_that_was_paused(play: Play) -> None:
-    """So the worker repeats a pause with each slice."""
+    """So its limit is out of the worker's reach, and what is read ahead is bounded in bytes."""
 
     async def scenario(world: _World) -> None:
         consumer = world.consumer
@@ -432,6 +435,30 @@ def test_back_pressure_resumes_a_partition_that_was_paused(play: Play) -> None:
         consumer.pause_partitions({IMPRESSIONS})
         consumer.resume_partitions({IMPRESSIONS})
         assert consumer._get_active_partitions() == {CLICKS, IMPRESSIONS}
+
+    play(scenario)
+
+
+def test_a_slice_counts_from_the_callback_to_its_acknowledgement(play: Play) -> None:
+    """`_drain_messages` passes each message that it does not drop to `callback`; changelogs are not acknowledged."""
+
+    async def scenario(world: _World) -> None:
+        app, consumer = world.app, world.consumer
+        app.is_ready = True
+        app.ahead.open()
+        consumer._set_active_tps({CLICKS})
+        limit = WorkerSettings().read_ahead_bytes
+        for tp in (HOT, CLICKS):
+            message = SimpleNamespace(topic=tp.topic, partition=0, tp=tp, serialized_value_size=limit)
+            with pytest.raises(KeyError, match=tp.topic):  # the conductor has nobody to give it to
+                await consumer.callback(message)
+        assert app.ahead.held_bytes == limit
+        fetching = asyncio.create_task(consumer._getmany({CLICKS}, 1.0))
+        await asyncio.sleep(0)
+        assert world.log == []
+        app.ahead.give(1)
+        await fetching
+        assert world.log == [("fetch", frozenset({CLICKS}))]
 
     play(scenario)
 

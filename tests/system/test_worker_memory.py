@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream import events, session, topics
+from stream.agents.settings import WorkerSettings
 from stream.bus import Broker, Producer, create_topics, delete_topics, end_offsets, read_to_end
 from stream.join import JoinSettings
 from stream.join.murmur2 import partition_of
@@ -41,14 +42,14 @@ NUM_ITEMS = 24
 NUM_FEATURES = 16
 NUM_CLIENTS = 5_000
 MIB = 1 << 20
-# A partition's fetch brings this much at most. When a pause is decided, one fetch is in work, one waits in the agent's
-# queue, and one is on its way; the join sees a fourth of them before it can know that the clicks lag.
+# Of each partition, one fetch of this size at most is in work when reading stops, and one was fetched ahead of it.
 FETCH_BYTES = MIB
-NUM_FETCHES = 4
+READ_AHEAD_BYTES = WorkerSettings().read_ahead_bytes
+READ_BYTES = READ_AHEAD_BYTES + 2 * PARTITIONS * FETCH_BYTES
 SETTINGS = JoinSettings()
-# What the settings allow beside the program: RocksDB's cache, 64 slices of a fetch at most in the agent's queue, as
-# many in the gate as rows of the hot and the warm tier and as sessions, and what is open.
-BUDGET_BYTES = (128 + 64 + 3 * 64 + 32) * MIB
+# What the settings allow beside the program: RocksDB's cache; what was read of all topics, as records, as rows of the
+# hot and the warm tier and as sessions; and what is open.
+BUDGET_BYTES = 128 * MIB + 4 * (READ_AHEAD_BYTES + len(topics.EVENT_TOPICS) * PARTITIONS * FETCH_BYTES) + 32 * MIB
 OPEN_S = SETTINGS.click_window_s + SETTINGS.lateness_s + TICK_S
 NEVER_S = 10**8
 LIST_BYTES = 3_000
@@ -98,7 +99,7 @@ def test_what_runs_ahead_after_a_day_of_outage_waits(
     log = make_log(shape, SEED)
     sizes = [len(value) for _, name, _, value in log if name == topic]
     in_time = (OPEN_S + SETTINGS.ahead_s) * len(sizes) / shape.span_s
-    allowed = in_time + PARTITIONS * NUM_FETCHES * FETCH_BYTES * len(sizes) / sum(sizes)
+    allowed = in_time + READ_BYTES * len(sizes) / sum(sizes)
 
     _, last_ts = send_with_ticks(fresh_kafka, log)
     course = catch_up(fresh_kafka, tmp_path / "paused", last_ts)
@@ -124,7 +125,7 @@ def test_a_budget_in_bytes_is_enough_to_even_out_reading(
     log = make_log(HEAVY_CLICKS, SEED + 2)
     sizes = [len(value) for _, name, _, value in log if name == topics.IMPRESSIONS]
     # A hot row is no smaller than four fifths of its list.
-    allowed = PARTITIONS * (HOT_BYTES / 0.8 + NUM_FETCHES * FETCH_BYTES) * len(sizes) / sum(sizes)
+    allowed = (PARTITIONS * HOT_BYTES / 0.8 + READ_BYTES) * len(sizes) / sum(sizes)
     _, last_ts = send_with_ticks(fresh_kafka, log)
     course = catch_up(fresh_kafka, tmp_path, last_ts, ahead_s=NEVER_S, hot_max_bytes=HOT_BYTES)
     _say(capsys, f"24 h, hot budget of {HOT_BYTES} bytes a partition: {course}; allowed {allowed:.0f}")
@@ -159,7 +160,7 @@ def test_a_burst_of_ten_times_passes(fresh_kafka: Broker, tmp_path: Path, capsys
         after_open = watch.newest["shelfwise_join_open_sessions"]
         _pass_all_windows(fresh_kafka, worker, watch, last_ts)
         assert worker.stop() == 0, worker.log
-    most_open = _most_open(log) + int(PARTITIONS * NUM_FETCHES * FETCH_BYTES / LIST_BYTES)
+    most_open = _most_open(log) + READ_BYTES // LIST_BYTES
     peak_open = watch.peaks["shelfwise_join_open_sessions"]
     _say(
         capsys,
