@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from serving.metrics import Metrics
-from stream.bus import Broker, Reader, answers, beginning_offsets, end_offsets
+from stream.admin import answers
+from stream.bus import Broker, Reader, beginning_offsets, end_offsets
 from stream.errors import BusError
 from stream.records import Record
 

@@ -165,7 +165,8 @@ def _broker(called: Context) -> Broker:
 
 
 def _collect(broker: Broker, topic: str) -> Collected:
-    from stream.bus import partition_counts, read_to_end
+    from stream.admin import partition_counts
+    from stream.bus import read_to_end
     from stream.letters import collect
 
     if topic not in partition_counts(broker):

@@ -30,7 +30,8 @@ def ingest(
     from serving.settings import ServingSettings
     from stream import topics
     from stream.adapters import Options
-    from stream.bus import KafkaSettings, Producer, partition_counts
+    from stream.admin import partition_counts
+    from stream.bus import KafkaSettings, Producer
     from stream.ingest import ingest as send
 
     called = context(ctx)

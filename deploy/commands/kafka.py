@@ -22,7 +22,7 @@ def _say(line: str) -> None:
 def up(ctx: typer.Context, port: Port = None) -> None:
     """Start the local Kafka (downloading it the first time) and create the topics."""
     from deploy.broker import local
-    from stream.bus import create_topics
+    from stream.admin import create_topics
 
     called = context(ctx, {"kafka.port": port})
     settings = called.settings.get("kafka", KafkaSettings)
@@ -64,7 +64,8 @@ def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Create all missing topics on the configured broker, verify partition counts, and list them."""
     from deploy.broker import resolve
     from stream import topics as names
-    from stream.bus import create_topics, end_offsets
+    from stream.admin import create_topics
+    from stream.bus import end_offsets
 
     called = context(ctx)
     settings = called.settings.get("kafka", KafkaSettings)

@@ -192,7 +192,7 @@ def _all_records(broker: Broker) -> Iterator[Record]:
 
 
 def _require_topics(broker: Broker, names: list[str]) -> None:
-    from stream.bus import partition_counts
+    from stream.admin import partition_counts
 
     missing = [name for name in names if name not in partition_counts(broker)]
     if missing:

@@ -26,9 +26,10 @@ from deploy.demo.summary import DemoSummary
 from deploy.kafka.local import LocalKafka
 from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
-from stream import bus, db, topics
+from stream import db, topics
+from stream.admin import create_topics
 from stream.agents.settings import WorkerSettings
-from stream.bus import Broker, KafkaSettings
+from stream.bus import Broker, KafkaSettings, end_offsets
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.marketplace.settings import MarketplaceSettings
@@ -182,7 +183,7 @@ class _Demo:
         if broker.memory:
             self._local = None
         else:
-            created = bus.create_topics(broker, self._kafka.partitions)
+            created = create_topics(broker, self._kafka.partitions)
             self._tools.say(
                 f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"
             )
@@ -363,7 +364,7 @@ class _Demo:
 
 
 def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:
-    ends = {partition: offset for (_, partition), offset in bus.end_offsets(broker, [topics.SESSIONS]).items()}
+    ends = {partition: offset for (_, partition), offset in end_offsets(broker, [topics.SESSIONS]).items()}
     columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.matured_ts)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()

@@ -12,10 +12,11 @@ import faust
 from faust.transport.drivers import aiokafka as driver
 
 from stream import topics
+from stream.admin import partition_counts
 from stream.agents.ahead import ReadAhead
 from stream.agents.settings import WorkerSettings
 from stream.agents.slices import SliceApp, SliceConsumer, SliceTable
-from stream.bus import Broker, partition_counts
+from stream.bus import Broker
 from stream.errors import ConfigError
 
 # Never reached: `SliceConsumer` bounds what is read ahead, in bytes.

@@ -9,7 +9,8 @@ import pytest
 from deploy import broker as choice
 from deploy.broker import resolve
 from stream import topics
-from stream.bus import Broker, KafkaSettings, Producer, answers, create_topics, partition_counts, read_to_end
+from stream.admin import answers, create_topics, partition_counts
+from stream.bus import Broker, KafkaSettings, Producer, read_to_end
 from stream.errors import BusError, ConfigError
 from tests.harness.kafka import JARS, PARTITIONS, local_kafka
 

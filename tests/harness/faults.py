@@ -15,17 +15,9 @@ from typing import Self
 import msgspec
 
 from stream import events, topics
+from stream.admin import committed_offsets
 from stream.agents import marks
-from stream.bus import (
-    Broker,
-    Producer,
-    Reader,
-    append_times,
-    beginning_offsets,
-    committed_offsets,
-    end_offsets,
-    read_to_end,
-)
+from stream.bus import Broker, Producer, Reader, append_times, beginning_offsets, end_offsets, read_to_end
 from stream.errors import BusError
 from stream.export import newest, sessions
 from stream.join.rows import unpack_progress

@@ -7,7 +7,8 @@ import pytest
 
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
-from stream.bus import Broker, create_topics, delete_topics
+from stream.admin import create_topics, delete_topics
+from stream.bus import Broker
 
 PARTITIONS = 4
 # One download serves tests and the demo.

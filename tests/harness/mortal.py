@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.kafka.local import LocalKafka
-from stream.bus import create_topics, delete_topics
+from stream.admin import create_topics, delete_topics
 from tests.harness.kafka import PARTITIONS, local_kafka
 from tests.harness.rounds import forget_sockets
 

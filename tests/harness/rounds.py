@@ -13,7 +13,8 @@ import numpy as np
 
 from deploy.kafka.local import LocalKafka
 from stream import topics
-from stream.bus import Broker, committed_offsets, end_offsets, read_to_end
+from stream.admin import committed_offsets
+from stream.bus import Broker, end_offsets, read_to_end
 from tests.harness.faults import (
     CLEAN,
     SESSION_S,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from stream import events, topics
-from stream.bus import Broker, Producer, committed_offsets, end_offsets, read_to_end
+from stream.admin import committed_offsets
+from stream.bus import Broker, Producer, end_offsets, read_to_end
 from stream.export import newest, sessions
 from stream.join import Join, JoinSettings
 from stream.records import Record

@@ -13,7 +13,8 @@ import pytest
 from serving.emit import Emitter
 from serving.metrics import Metrics
 from serving.spool import Spool
-from stream.bus import Broker, create_topics, read_to_end
+from stream.admin import create_topics
+from stream.bus import Broker, read_to_end
 from stream.events import Impression, Query, ShownItems
 from stream.topics import IMPRESSIONS
 from tests.harness.kafka import PARTITIONS, local_kafka

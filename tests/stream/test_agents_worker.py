@@ -76,7 +76,7 @@ def _check_exports(broker: Broker, folder: Path, *, num_letters: int) -> None:
 
 @pytest.mark.kafka
 def test_a_worker_without_topics_names_the_remedy(kafka_broker: Broker, tmp_path: Path) -> None:
-    from stream.bus import create_topics, delete_topics
+    from stream.admin import create_topics, delete_topics
 
     delete_topics(kafka_broker)
     try:

@@ -3,17 +3,8 @@
 import pytest
 
 from stream import topics
-from stream.bus import (
-    Broker,
-    Producer,
-    Reader,
-    answers,
-    beginning_offsets,
-    create_topics,
-    end_offsets,
-    partition_counts,
-    read_to_end,
-)
+from stream.admin import answers, create_topics, partition_counts
+from stream.bus import Broker, Producer, Reader, beginning_offsets, end_offsets, read_to_end
 from stream.errors import BusError, ConfigError
 from tests.harness.kafka import PARTITIONS
 

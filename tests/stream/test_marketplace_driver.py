@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from stream import session, topics
-from stream.bus import Broker, Producer, create_topics, delete_topics, end_offsets, read_to_end
+from stream.admin import create_topics, delete_topics
+from stream.bus import Broker, Producer, end_offsets, read_to_end
 from stream.clock import Ticker, newest_ts
 from stream.errors import BusError
 from stream.events import Click, Conversion, Impression, Item, Tick

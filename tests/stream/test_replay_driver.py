@@ -2,7 +2,8 @@ import msgspec
 import pytest
 
 from stream import topics
-from stream.bus import Broker, create_topics, delete_topics, read_to_end
+from stream.admin import create_topics, delete_topics
+from stream.bus import Broker, read_to_end
 from stream.clock import newest_ts
 from stream.events import Click, Tick, encode
 from stream.replay import Replayed, run

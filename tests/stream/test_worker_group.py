@@ -8,7 +8,8 @@ import pytest
 from deploy.demo.claims import PortClaims
 from deploy.demo.scrape import ScrapeError, scrape
 from stream import events, topics
-from stream.bus import Broker, committed_offsets, end_offsets
+from stream.admin import committed_offsets
+from stream.bus import Broker, end_offsets
 from tests.harness.faults import wait_until
 from tests.harness.worker import GROUP, START_TS, WorkerProcess, emitted, running, send, shopping, tick
 

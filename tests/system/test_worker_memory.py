@@ -17,8 +17,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream import events, session, topics
+from stream.admin import create_topics, delete_topics
 from stream.agents.settings import WorkerSettings
-from stream.bus import Broker, Producer, create_topics, delete_topics, end_offsets, read_to_end
+from stream.bus import Broker, Producer, end_offsets, read_to_end
 from stream.join import JoinSettings
 from stream.join.murmur2 import partition_of
 from stream.session import Session
