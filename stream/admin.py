@@ -9,8 +9,10 @@ import time
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
@@ -82,6 +84,49 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
         if counts.get(name) != expected:
             raise ConfigError(f"topic {name} has {counts.get(name)} partitions, kafka.partitions asks for {expected}")
     return missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """A setting of a topic that was found with one value and has another now."""
+
+    topic: str
+    setting: str
+    found: str
+    wanted: str
+
+
+def correct_settings(broker: Broker) -> list[Correction]:
+    """Give existing topics the settings that results rest on, and return what was changed.
+
+    How long a topic keeps its records is left to who runs it. Records that are there stay as they are. A memory broker
+    has no settings.
+
+    Raises:
+        BusError: If the broker is unreachable, or refused.
+    """
+    if broker.memory:
+        return []
+    with _admin(broker) as admin:
+        existing = _partition_counts(admin, [topic.name for topic in topics.ALL])
+        wanted = {topic.name: _fixed(topic) for topic in topics.ALL if topic.name in existing}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
+        found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+        corrections = [
+            Correction(topic=name, setting=setting, found=str(found[name][setting]["value"]), wanted=value)
+            for name, settings in wanted.items()
+            for setting, value in settings.items()
+            if found[name][setting]["value"] != value
+        ]
+        for name in {correction.topic for correction in corrections}:
+            answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dict(wanted[name]))])
+            if answer["topic"][name] != "OK":
+                raise BusError(f"topic {name}: the broker does not set {wanted[name]}: {answer['topic'][name]}")
+    return corrections
+
+
+def _fixed(topic: topics.Topic) -> dict[str, str]:
+    return {name: value for name, value in topic.config.items() if name != "retention.ms"}
 
 
 def delete_topics(broker: Broker) -> None:

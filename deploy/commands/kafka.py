@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from stream.bus import KafkaSettings
+from stream.bus import Broker, KafkaSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -18,16 +18,28 @@ def _say(line: str) -> None:
     err_console.print(f"[kafka] {line}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _make_topics(broker: Broker, partitions: int) -> list[str]:
+    """Create what is missing, correct the rest, and return the names created."""
+    from stream.admin import correct_settings, create_topics
+
+    created = create_topics(broker, partitions)
+    for correction in correct_settings(broker):
+        _say(
+            f"topic {correction.topic}: {correction.setting} was {correction.found}, "
+            f"is {correction.wanted} for records from now on"
+        )
+    return created
+
+
 @app.command("up")
 def up(ctx: typer.Context, port: Port = None) -> None:
     """Start the local Kafka (downloading it the first time) and create the topics."""
     from deploy.broker import local
-    from stream.admin import create_topics
 
     called = context(ctx, {"kafka.port": port})
     settings = called.settings.get("kafka", KafkaSettings)
     broker = local(settings, called.home, _say).start()
-    created = create_topics(broker, settings.partitions)
+    created = _make_topics(broker, settings.partitions)
     _say(f"ready; {len(created)} topics created")
     console.print(broker.bootstrap, highlight=False)
 
@@ -61,16 +73,15 @@ def down(ctx: typer.Context) -> None:
 
 @app.command("topics")
 def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Create all missing topics on the configured broker, verify partition counts, and list them."""
+    """Create all missing topics on the configured broker, correct settings of others, verify counts, and list them."""
     from deploy.broker import resolve
     from stream import topics as names
-    from stream.admin import create_topics
     from stream.bus import end_offsets
 
     called = context(ctx)
     settings = called.settings.get("kafka", KafkaSettings)
     broker = resolve(settings, called.home, _say)
-    created = create_topics(broker, settings.partitions)
+    created = _make_topics(broker, settings.partitions)
     ends = end_offsets(broker, [topic.name for topic in names.ALL])
     rows = [
         {

@@ -3,24 +3,10 @@
 import pytest
 
 from stream import topics
-from stream.admin import answers, create_topics, partition_counts
+from stream.admin import create_topics
 from stream.bus import Broker, Producer, Reader, beginning_offsets, end_offsets, read_to_end
-from stream.errors import BusError, ConfigError
+from stream.errors import BusError
 from tests.harness.kafka import PARTITIONS
-
-
-@pytest.mark.kafka
-def test_topics_have_their_counts_and_a_second_call_creates_none(fresh_kafka: Broker) -> None:
-    counts = partition_counts(fresh_kafka)
-
-    assert counts == {topic.name: topics.partitions_of(topic, PARTITIONS) for topic in topics.ALL}
-    assert create_topics(fresh_kafka, PARTITIONS) == []
-
-
-@pytest.mark.kafka
-def test_another_partition_count_is_refused(kafka_broker: Broker) -> None:
-    with pytest.raises(ConfigError, match=r"has 4 partitions, kafka\.partitions asks for 5"):
-        create_topics(kafka_broker, PARTITIONS + 1)
 
 
 @pytest.mark.kafka
@@ -106,7 +92,3 @@ def test_memory_broker_has_all_topics_and_keeps_records(memory_broker: Broker) -
             producer.send(topics.CLICKS, key=b"c%d" % number, value=b"v")
 
     assert len(list(read_to_end(memory_broker, topics.CLICKS))) == 50
-
-
-def test_nobody_answers_on_a_closed_port() -> None:
-    assert not answers(Broker(bootstrap="127.0.0.1:1"))
