@@ -174,6 +174,36 @@ def test_a_burst_of_ten_times_passes(fresh_kafka: Broker, tmp_path: Path, capsys
     assert watch.peak_bytes <= watch.start_bytes + BUDGET_BYTES, f"seed {SEED + 1}"
 
 
+# S12: above what a parser is given, below what the broker takes.
+NUM_TOO_LARGE = 600
+TOO_LARGE_BYTES = 1_000_000
+TOO_LARGE_GROWTH_MIB = 50
+
+
+def test_s12_events_that_are_too_large_pass_through(
+    fresh_kafka: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = Shape(stretches=((600, 1_200),))
+    ends, _ = send_with_ticks(fresh_kafka, make_log(shape, SEED + 3))
+    port = _free_port()
+    with running(fresh_kafka, tmp_path, "--metrics-port", str(port)) as worker, Watch(worker, port) as watch:
+        wait_until_committed(fresh_kafka, worker)
+        normal_bytes = watch.peak_bytes
+        rng = np.random.default_rng(SEED + 3)
+        with Producer(fresh_kafka) as producer:
+            for number in range(NUM_TOO_LARGE):
+                key = b"bulk-%d" % number
+                ends[partition_of(key, PARTITIONS)][topics.CLICKS] += 1
+                producer.send(topics.CLICKS, key=key, value=rng.bytes(TOO_LARGE_BYTES))
+        wait_until_committed(fresh_kafka, worker)
+        assert worker.stop() == 0, worker.log
+    letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
+    growth_mib = (watch.peak_bytes - normal_bytes) / MIB
+    _say(capsys, f"{NUM_TOO_LARGE} x {TOO_LARGE_BYTES} bytes: RSS {normal_bytes / MIB:.0f} + {growth_mib:.0f} MiB")
+    assert len({letter.key for letter in letters}) == len(letters) == NUM_TOO_LARGE
+    assert growth_mib <= TOO_LARGE_GROWTH_MIB
+
+
 def _most_open(log: list[Sent]) -> int:
     """Return how many lists are shown at most in the time that a list stays open."""
     shown = np.array([event_ts for event_ts, topic, _, _ in log if topic == topics.IMPRESSIONS])
