@@ -120,6 +120,7 @@ class _World:
             metrics=JoinMetrics(),
         )
         self.app: Any = self.worker._build_app()
+        self.worker._app = self.app
         self.log: list[object] = []
         self.committed: dict[TP, int | None] = {}
         self.first: dict[TP, int] = {}
@@ -419,6 +420,28 @@ def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends() -> None
         assert not app.is_ready, "no tables were recovered for this one"
 
     asyncio.run(scenario())
+
+
+def test_a_recovery_that_a_rebalance_has_overtaken_opens_nothing(play: Play) -> None:
+    """Upstream reports its end too. The stores are empty again, and the offsets below the ends of the changelogs."""
+
+    async def scenario(world: _World) -> None:
+        changelogs = [TP(name, 0) for name in topics.CHANGELOGS]
+        recovery = world.app.tables.recovery
+        world.consumer._thread.assignment = lambda: {TP(topics.TICKS, 0), CLICKS, *changelogs}
+        recovery.active_highwaters.update(dict.fromkeys(changelogs, 9))
+        recovery.active_offsets.update({**dict.fromkeys(changelogs, 9), HOT: 8})
+        world.app.is_ready = True
+        world.worker._on_ready(1)
+        assert not world.app.is_ready
+        assert not hasattr(world.worker, "_opening")
+
+        recovery.active_offsets.pop(HOT)
+        assert not world.worker._is_recovered(), "not begun"
+        recovery.active_offsets[HOT] = 9
+        assert world.worker._is_recovered()
+
+    play(scenario)
 
 
 def test_back_pressure_resumes_a_partition_that_was_paused(play: Play) -> None:
