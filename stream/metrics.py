@@ -48,6 +48,9 @@ class JoinMetrics:
         self.rebalances = Counter("shelfwise_join_rebalances", "Assignments of partitions", registry=registry)
         for fate in FATES:
             self.fate.labels(fate)
+        for topic in topics.EVENT_TOPICS:
+            self.paused.labels(topic)
+            self.pauses.labels(topic)
 
     def count(self, counters: Mapping[str, int], seen: dict[str, int]) -> None:
         """Add what a partition's counters gained since `seen`, and note it there."""

@@ -1,32 +1,12 @@
 """The dashboard of the running loop, from Prometheus: joiner, trainer, serving and the sink of facts."""
 
+from deploy.grafana.join import STREAM
 from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable
+from deploy.grafana.promql import STEP, quantiles, rate, share
 
-_RATE = "[$__rate_interval]"
 _TRAINER = '{lineage=~"$lineage"}'
 
 
-def _rate(metric: str, labels: str = "") -> str:
-    return f"rate({metric}{labels}{_RATE})"
-
-
-def _quantiles(metric: str, by: str = "", legend: str = "") -> tuple[Query, ...]:
-    grouping = f"le, {by}" if by else "le"
-    return tuple(
-        Query(
-            text=f"histogram_quantile({q}, sum by ({grouping}) ({_rate(f'{metric}_bucket')}))",
-            legend=f"p{q * 100:g}{legend}",
-        )
-        for q in (0.5, 0.95, 0.99)
-    )
-
-
-def _share(part: str, whole: str) -> str:
-    # Parts that never happened have no series yet: they count as zero of the whole, not as nothing.
-    return f"(sum({part}) or vector(0)) / sum({whole})"
-
-
-_FATE = "shelfwise_join_fate_total"
 _REQUESTS = "shelfwise_serving_requests_total"
 _IMPRESSIONS = "shelfwise_serving_impressions_total"
 _FALLBACK = '{fallback!~"|none|false|False|0"}'
@@ -49,7 +29,7 @@ _GLANCE = Section(
             description="Impressions, clicks and conversions that the join has read, per second.",
             unit="eps",
             kind="stat",
-            queries=(Query(text=f"sum({_rate('shelfwise_join_events_total')})", legend="events"),),
+            queries=(Query(text=f"sum({rate('shelfwise_join_events_total')})", legend="events"),),
             width=3,
             height=4,
         ),
@@ -58,7 +38,7 @@ _GLANCE = Section(
             description="Joined sessions per second, corrections included.",
             unit="ops",
             kind="stat",
-            queries=(Query(text=f"sum({_rate('shelfwise_join_sessions_total')})", legend="sessions"),),
+            queries=(Query(text=f"sum({rate('shelfwise_join_sessions_total')})", legend="sessions"),),
             width=3,
             height=4,
         ),
@@ -77,7 +57,7 @@ _GLANCE = Section(
             description="Answered requests per second.",
             unit="reqps",
             kind="stat",
-            queries=(Query(text=f"sum({_rate(_REQUESTS)})", legend="requests"),),
+            queries=(Query(text=f"sum({rate(_REQUESTS)})", legend="requests"),),
             width=3,
             height=4,
         ),
@@ -86,7 +66,7 @@ _GLANCE = Section(
             description="Share of answers in incoming order instead of ranked. Above 1 %: see the serving row.",
             unit="percentunit",
             kind="stat",
-            queries=(Query(text=_share(_rate(_REQUESTS, _FALLBACK), _rate(_REQUESTS)), legend="fallback"),),
+            queries=(Query(text=share(rate(_REQUESTS, _FALLBACK), rate(_REQUESTS)), legend="fallback"),),
             width=3,
             height=4,
             thresholds=((0, "green"), (0.01, "red")),
@@ -103,111 +83,6 @@ _GLANCE = Section(
     ),
 )
 
-_STREAM = Section(
-    title="Stream: join of impressions, clicks and conversions",
-    panels=(
-        Panel(
-            title="Events in by topic",
-            description="Records read per second from each input topic.",
-            unit="eps",
-            kind="timeseries",
-            queries=(Query(text=f"sum by (topic) ({_rate('shelfwise_join_events_total')})", legend="{{topic}}"),),
-        ),
-        Panel(
-            title="Events by fate",
-            description="Every event ends as joined, duplicate, late, orphan or dead; together they are what came in.",
-            unit="eps",
-            kind="timeseries",
-            queries=(Query(text=f"sum by (fate) ({_rate(_FATE)})", legend="{{fate}}"),),
-            stack=True,
-        ),
-        Panel(
-            title="Sessions out by reason",
-            description="Why a session was written: its click window closed, or a later event corrected it.",
-            unit="ops",
-            kind="timeseries",
-            queries=(Query(text=f"sum by (reason) ({_rate('shelfwise_join_sessions_total')})", legend="{{reason}}"),),
-            stack=True,
-        ),
-        Panel(
-            title="Share joined, late, orphan and dead",
-            description="Shares of all events. Late above 1 % or dead above 0.5 % raises an alert.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=tuple(
-                Query(text=_share(_rate(_FATE, f'{{fate="{fate}"}}'), _rate(_FATE)), legend=fate)
-                for fate in ("joined", "late", "orphan", "dead")
-            ),
-            low=0,
-            high=1,
-        ),
-        Panel(
-            title="Unjoined and dead by reason",
-            description="Reason codes of events that did not join; the records lie in `unjoined` and `dead_letters`.",
-            unit="eps",
-            kind="timeseries",
-            queries=(
-                Query(
-                    text=f"sum by (reason) ({_rate('shelfwise_join_reason_total')}) or vector(0)", legend="{{reason}}"
-                ),
-            ),
-        ),
-        Panel(
-            title="Lag by topic",
-            description="Records that wait, by input topic.",
-            unit="short",
-            kind="timeseries",
-            queries=(Query(text="sum by (topic) (shelfwise_join_lag_offsets)", legend="{{topic}}"),),
-            low=0,
-        ),
-        Panel(
-            title="Watermark age",
-            description="How far event time lags behind the clock of the join, the oldest and the median partition.",
-            unit="s",
-            kind="timeseries",
-            queries=(
-                Query(text="max(shelfwise_join_watermark_age_seconds)", legend="oldest"),
-                Query(text="quantile(0.5, shelfwise_join_watermark_age_seconds)", legend="median"),
-            ),
-        ),
-        Panel(
-            title="State by tier",
-            description="Bytes of open state. Grows with open sessions and must fall back after the windows close.",
-            unit="bytes",
-            kind="timeseries",
-            queries=(Query(text="sum by (tier) (shelfwise_join_state_bytes)", legend="{{tier}}"),),
-            low=0,
-            stack=True,
-        ),
-        Panel(
-            title="Open sessions",
-            description="Sessions whose click or attribution window is still open.",
-            unit="short",
-            kind="timeseries",
-            queries=(Query(text="sum(shelfwise_join_open_sessions)", legend="open"),),
-            low=0,
-        ),
-        Panel(
-            title="Delay from window close to emit",
-            description="Quantiles of the time between the close of a window and its session. p99 stays under 2 s.",
-            unit="s",
-            kind="timeseries",
-            queries=_quantiles("shelfwise_join_emit_delay_seconds"),
-            low=0,
-            width=12,
-        ),
-        Panel(
-            title="Rebalances",
-            description="Rebalances of the joiner's consumer group in the step shown. Many point to slow workers.",
-            unit="short",
-            kind="timeseries",
-            queries=(Query(text=f"sum(increase(shelfwise_join_rebalances_total{_RATE}))", legend="rebalances"),),
-            low=0,
-            width=12,
-        ),
-    ),
-)
-
 _TRAIN = Section(
     title="Trainer: learning from sessions",
     panels=(
@@ -218,7 +93,7 @@ _TRAIN = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text=f"sum by (lineage) ({_rate('shelfwise_trainer_sessions_total', _TRAINER)})",
+                    text=f"sum by (lineage) ({rate('shelfwise_trainer_sessions_total', _TRAINER)})",
                     legend="{{lineage}}",
                 ),
             ),
@@ -278,11 +153,11 @@ _TRAIN = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text=f"sum by (lineage) (increase(shelfwise_trainer_published_total{_TRAINER}{_RATE}))",
+                    text=f"sum by (lineage) (increase(shelfwise_trainer_published_total{_TRAINER}{STEP}))",
                     legend="{{lineage}} published",
                 ),
                 Query(
-                    text=f"sum by (lineage, reason) (increase(shelfwise_trainer_skipped_total{_TRAINER}{_RATE}))",
+                    text=f"sum by (lineage, reason) (increase(shelfwise_trainer_skipped_total{_TRAINER}{STEP}))",
                     legend="{{lineage}} skipped: {{reason}}",
                 ),
             ),
@@ -314,14 +189,14 @@ _SERVE = Section(
             description="Answered requests per second in each arm of the experiment.",
             unit="reqps",
             kind="timeseries",
-            queries=(Query(text=f"sum by (arm) ({_rate(_REQUESTS)})", legend="{{arm}}"),),
+            queries=(Query(text=f"sum by (arm) ({rate(_REQUESTS)})", legend="{{arm}}"),),
         ),
         Panel(
             title="Latency",
             description="Quantiles of the time from request to answer, over all arms.",
             unit="s",
             kind="timeseries",
-            queries=_quantiles("shelfwise_serving_latency_seconds"),
+            queries=quantiles("shelfwise_serving_latency_seconds"),
             low=0,
         ),
         Panel(
@@ -329,7 +204,7 @@ _SERVE = Section(
             description="An arm that is slower than the others is no fair comparison.",
             unit="s",
             kind="timeseries",
-            queries=_quantiles("shelfwise_serving_latency_seconds", "arm", " {{arm}}")[-1:],
+            queries=quantiles("shelfwise_serving_latency_seconds", "arm", " {{arm}}")[-1:],
             low=0,
         ),
         Panel(
@@ -337,7 +212,7 @@ _SERVE = Section(
             description="Answers per second by fallback reason. Fallbacks count in the arm that was assigned.",
             unit="reqps",
             kind="timeseries",
-            queries=(Query(text=f"sum by (fallback) ({_rate(_REQUESTS)})", legend="{{fallback}}"),),
+            queries=(Query(text=f"sum by (fallback) ({rate(_REQUESTS)})", legend="{{fallback}}"),),
             stack=True,
         ),
         Panel(
@@ -356,7 +231,7 @@ _SERVE = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text=f'sum by (lineage) (increase(shelfwise_serving_swaps_total{{lineage=~"$lineage"}}{_RATE}))',
+                    text=f'sum by (lineage) (increase(shelfwise_serving_swaps_total{{lineage=~"$lineage"}}{STEP}))',
                     legend="{{lineage}}",
                 ),
             ),
@@ -367,7 +242,7 @@ _SERVE = Section(
             description="Impression events emitted, delivered to Kafka, spooled to disk while it is away, or dropped.",
             unit="eps",
             kind="timeseries",
-            queries=(Query(text=f"sum by (state) ({_rate(_IMPRESSIONS)})", legend="{{state}}"),),
+            queries=(Query(text=f"sum by (state) ({rate(_IMPRESSIONS)})", legend="{{state}}"),),
             width=12,
         ),
         Panel(
@@ -377,12 +252,20 @@ _SERVE = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text=f'sum(increase({_IMPRESSIONS}{{state="emitted"}}{_RATE}))'
-                    f' - (sum(increase({_IMPRESSIONS}{{state="delivered"}}{_RATE})) or vector(0))',
+                    text=f'sum(increase({_IMPRESSIONS}{{state="emitted"}}{STEP}))'
+                    f' - (sum(increase({_IMPRESSIONS}{{state="delivered"}}{STEP})) or vector(0))',
                     legend="waiting",
                 ),
             ),
             width=12,
+        ),
+        Panel(
+            title="Events collected",
+            description="Events that shoppers' devices sent to the collector, by what became of them.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (fate) ({rate('shelfwise_serving_collected_total')})", legend="{{fate}}"),),
+            stack=True,
         ),
     ),
 )
@@ -395,7 +278,7 @@ _FACTS = Section(
             description="Sessions per second that the sink wrote as facts.",
             unit="ops",
             kind="timeseries",
-            queries=(Query(text=f"sum({_rate('shelfwise_sink_sessions_total')})", legend="sessions"),),
+            queries=(Query(text=f"sum({rate('shelfwise_sink_sessions_total')})", legend="sessions"),),
             width=12,
         ),
         Panel(
@@ -415,7 +298,7 @@ LOOP = Dashboard(
     title="Shelfwise: the loop",
     description="Events in, sessions joined, lineages trained, versions on traffic, facts written.",
     source="prometheus",
-    sections=(_GLANCE, _STREAM, _TRAIN, _SERVE, _FACTS),
+    sections=(_GLANCE, STREAM, _TRAIN, _SERVE, _FACTS),
     variables=(
         Variable(name="lineage", label="Lineage", query="label_values(shelfwise_trainer_version, lineage)", many=True),
     ),

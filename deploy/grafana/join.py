@@ -1,0 +1,143 @@
+"""The rows of the join on the loop's dashboard."""
+
+from deploy.grafana.model import Panel, Query, Section
+from deploy.grafana.promql import STEP, quantiles, rate, share
+
+_FATE = "shelfwise_join_fate_total"
+
+STREAM = Section(
+    title="Stream: join of impressions, clicks and conversions",
+    panels=(
+        Panel(
+            title="Events in by topic",
+            description="Records read per second from each input topic.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (topic) ({rate('shelfwise_join_events_total')})", legend="{{topic}}"),),
+        ),
+        Panel(
+            title="Events by fate",
+            description="Every event ends as joined, duplicate, late, orphan or dead; together they are what came in.",
+            unit="eps",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (fate) ({rate(_FATE)})", legend="{{fate}}"),),
+            stack=True,
+        ),
+        Panel(
+            title="Sessions out by reason",
+            description="Why a session was written: its click window closed, or a later event corrected it.",
+            unit="ops",
+            kind="timeseries",
+            queries=(Query(text=f"sum by (reason) ({rate('shelfwise_join_sessions_total')})", legend="{{reason}}"),),
+            stack=True,
+        ),
+        Panel(
+            title="Share joined, late, orphan and dead",
+            description="Shares of all events. Late above 1 % or dead above 0.5 % raises an alert.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=tuple(
+                Query(text=share(rate(_FATE, f'{{fate="{fate}"}}'), rate(_FATE)), legend=fate)
+                for fate in ("joined", "late", "orphan", "dead")
+            ),
+            low=0,
+            high=1,
+        ),
+        Panel(
+            title="Unjoined and dead by reason",
+            description="Reason codes of events that did not join; the records lie in `unjoined` and `dead_letters`.",
+            unit="eps",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"sum by (reason) ({rate('shelfwise_join_reason_total')}) or vector(0)", legend="{{reason}}"
+                ),
+            ),
+        ),
+        Panel(
+            title="Lag by topic",
+            description="Records that wait, by input topic.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum by (topic) (shelfwise_join_lag_offsets)", legend="{{topic}}"),),
+            low=0,
+        ),
+        Panel(
+            title="Watermark age",
+            description="How far event time lags behind the clock of the join, the oldest and the median partition.",
+            unit="s",
+            kind="timeseries",
+            queries=(
+                Query(text="max(shelfwise_join_watermark_age_seconds)", legend="oldest"),
+                Query(text="quantile(0.5, shelfwise_join_watermark_age_seconds)", legend="median"),
+            ),
+        ),
+        Panel(
+            title="State by tier",
+            description="Bytes of open state. Grows with open sessions and must fall back after the windows close.",
+            unit="bytes",
+            kind="timeseries",
+            queries=(Query(text="sum by (tier) (shelfwise_join_state_bytes)", legend="{{tier}}"),),
+            low=0,
+            stack=True,
+        ),
+        Panel(
+            title="Open sessions",
+            description="Sessions whose click or attribution window is still open.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum(shelfwise_join_open_sessions)", legend="open"),),
+            low=0,
+        ),
+        Panel(
+            title="Events that wait",
+            description="Clicks and order lines whose list has not come yet. They rise while a backlog is read.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum(shelfwise_join_waiting_events)", legend="waiting"),),
+            low=0,
+            width=8,
+        ),
+        Panel(
+            title="Paused partitions",
+            description="Partitions of a topic that wait for the others of their number, as when a backlog is read.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text="sum by (topic) (shelfwise_join_paused)", legend="{{topic}}"),),
+            low=0,
+            width=8,
+        ),
+        Panel(
+            title="Hot state against its budget",
+            description="Share of join.hot_max_bytes that is in use. At 1 reading is evened out, whatever it costs.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text='sum(shelfwise_join_state_bytes{tier="hot"}) / sum(shelfwise_join_hot_budget_bytes)',
+                    legend="used",
+                ),
+            ),
+            low=0,
+            width=8,
+        ),
+        Panel(
+            title="Delay from window close to emit",
+            description="Quantiles of the time between the close of a window and its session. p99 stays under 2 s.",
+            unit="s",
+            kind="timeseries",
+            queries=quantiles("shelfwise_join_emit_delay_seconds"),
+            low=0,
+            width=12,
+        ),
+        Panel(
+            title="Rebalances",
+            description="Rebalances of the joiner's consumer group in the step shown. Many point to slow workers.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text=f"sum(increase(shelfwise_join_rebalances_total{STEP}))", legend="rebalances"),),
+            low=0,
+            width=12,
+        ),
+    ),
+)
