@@ -1,11 +1,11 @@
 """`shelfwise stream dead-letters`: what did not join, and sending it again."""
 
-import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
 from stream.bus import Broker, KafkaSettings
@@ -20,7 +20,7 @@ ReasonOption: TypeAlias = Annotated[
 ]
 FromOption: TypeAlias = Annotated[
     str | None,
-    typer.Option("--from", metavar="TIME", help="Appended at or after: ISO 8601 with zone, or epoch milliseconds."),
+    typer.Option("--from", metavar="TIME", help=f"Appended at or after: {TIME_HELP}"),
 ]
 ToOption: TypeAlias = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Appended before.")]
 _COLUMNS = ("source", "line", "reason", "detail", "age", "attempt", "redriven")
@@ -181,22 +181,8 @@ def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit:
         if reason not in FATE_OF_REASON:
             raise typer.BadParameter(f"'{reason}' is none of {', '.join(FATE_OF_REASON)}", param_hint="--reason")
     return Filter(
-        reasons=frozenset(reasons or ()), from_ts=_moment(from_, "--from"), to_ts=_moment(to, "--to"), limit=limit
+        reasons=frozenset(reasons or ()), from_ts=moment(from_, "--from"), to_ts=moment(to, "--to"), limit=limit
     )
-
-
-def _moment(text: str | None, option: str) -> int | None:
-    if text is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,15}", text):
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is neither ISO 8601 nor epoch milliseconds", param_hint=option) from error
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"'{text}' names no zone; add Z or +02:00", param_hint=option)
-    return int(moment.timestamp() * 1_000)
 
 
 def _row(letter: Letter, now_ms: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import typer
 
 from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
+from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
 from stream.bus import Broker, KafkaSettings
@@ -138,8 +139,10 @@ def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 @app.command("verify")
 def verify(
     ctx: typer.Context,
-    from_ts: Annotated[int, typer.Option("--from", help="Epoch milliseconds; earlier sessions are left out.")] = 0,
-    to_ts: Annotated[int | None, typer.Option("--to", help="Epoch milliseconds; later sessions are left out.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help=f"Only sessions shown at or after: {TIME_HELP}")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only sessions shown before.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compute the sessions again in batch and compare them with the emitted ones; exit code 3 on a difference."""
@@ -147,13 +150,18 @@ def verify(
     from stream.verify import verify as compare
 
     called = context(ctx)
+    from_ts, to_ts = moment(from_, "--from") or 0, moment(to, "--to")
     verdict = compare(
         _all_records(_broker(called)), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
     )
     if as_json:
         print_json({**asdict(verdict), "is_equal": verdict.is_equal})
     else:
-        console.print(verdict, highlight=False)
+        counts = [(name.replace("_", " "), number) for name, number in asdict(verdict).items() if name != "examples"]
+        print_table("Sessions, emitted against recomputed", ("", "sessions"), counts)
+        for query_id in verdict.examples:
+            console.print(f"query {query_id}", markup=False, highlight=False, soft_wrap=True)
+        console.print("equal" if verdict.is_equal else "[bold red]not equal[/]")
     if not verdict.is_equal:
         raise typer.Exit(int(Exit.HEALTH))
 
