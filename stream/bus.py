@@ -309,13 +309,11 @@ def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
     Raises:
         BusError: If the topic does not exist or the broker is unreachable.
     """
-    start = beginning_offsets(broker, [name])
-    end = end_offsets(broker, [name])
-    open_partitions = {pair for pair, offset in start.items() if offset < end[pair]}
-    if not open_partitions:
-        return
     consumer = _consumer(broker, max_poll_records=5_000)
     try:
+        partitions = _partitions(consumer, broker, [name])
+        start, end = _pairs(consumer.beginning_offsets(partitions)), _pairs(consumer.end_offsets(partitions))
+        open_partitions = {pair for pair, offset in start.items() if offset < end[pair]}
         consumer.assign([TopicPartition(*pair) for pair in open_partitions])
         for pair in open_partitions:
             consumer.seek(TopicPartition(*pair), start[pair])
@@ -333,17 +331,25 @@ def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
 def _offsets(broker: Broker, names: Sequence[str], *, end: bool) -> dict[tuple[str, int], int]:
     consumer = _consumer(broker)
     try:
-        partitions: list[TopicPartition] = []
-        for name in names:
-            known = consumer.partitions_for_topic(name)
-            if not known:
-                raise BusError(f"topic {name} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
-            partitions += [TopicPartition(name, number) for number in sorted(known)]
-        found = consumer.end_offsets(partitions) if end else consumer.beginning_offsets(partitions)
+        partitions = _partitions(consumer, broker, names)
+        return _pairs(consumer.end_offsets(partitions) if end else consumer.beginning_offsets(partitions))
     except KafkaError as error:
         raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
     finally:
         consumer.close()
+
+
+def _partitions(consumer: KafkaConsumer, broker: Broker, names: Sequence[str]) -> list[TopicPartition]:
+    partitions: list[TopicPartition] = []
+    for name in names:
+        known = consumer.partitions_for_topic(name)
+        if not known:
+            raise BusError(f"topic {name} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+        partitions += [TopicPartition(name, number) for number in sorted(known)]
+    return partitions
+
+
+def _pairs(found: Mapping[TopicPartition, int]) -> dict[tuple[str, int], int]:
     return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
 
