@@ -27,7 +27,7 @@ from stream.errors import ConfigError
 from stream.records import Record
 
 SLICE = 512
-FETCH_WAIT_MS = 100
+FETCH_WAIT_MS = 200
 FETCH_BYTES = 8 << 20
 FETCH_LEAST_BYTES = 1 << 20
 _IDLE_S = 0.02
