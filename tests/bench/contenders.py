@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,14 @@ class Running:
     """A contender's process and its log."""
 
     def __init__(
-        self, contender: Contender, broker: Broker, group: str, folder: Path, *, instance: str = "bench"
+        self,
+        contender: Contender,
+        broker: Broker,
+        group: str,
+        folder: Path,
+        *,
+        instance: str = "bench",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"{contender.name}.log"
@@ -69,6 +76,7 @@ class Running:
             "SHELFWISE_HOME": str(folder),
             "SHELFWISE_WORKER__GROUP": group,
             "SHELFWISE_KAFKA__PARTITIONS": "12",
+            **(settings or {}),
         }
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
@@ -89,6 +97,14 @@ class Running:
         """Raise RuntimeError if the process has ended."""
         if self._process.poll() is not None:
             raise RuntimeError(f"{self._log.name}: exit status {self._process.returncode}\n{self.log()[-2_000:]}")
+
+    def hold(self) -> None:
+        """Stop it where it is."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def release(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it without warning."""

@@ -134,20 +134,27 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
 
 
 def pair(broker: Broker, load: Load, folder: Path, group: str) -> Pair:
-    """Store the load, then let two of our workers share it."""
+    """Let two of our workers share a load that is stored while both stand still: none has a head start."""
     renew_topics(broker)
-    feed(broker, load.arrivals)
     num_events = sum(arrival.topic != topics.TICKS for arrival in load.arrivals)
     commits = Commits(broker, group, SHELFWISE.inputs)
+    patient = {"SHELFWISE_WORKER__SESSION_S": "30"}
     workers = [
-        Running(SHELFWISE, broker, group, folder / name, instance=f"bench-{name}") for name in ("first", "second")
+        Running(SHELFWISE, broker, group, folder / name, instance=f"bench-{name}", settings=patient)
+        for name in ("first", "second")
     ]
     try:
         for worker in workers:
             wait_for_log(worker, _HALF, 60)
+        for worker in workers:
+            worker.hold()
+        feed(broker, load.arrivals)
+        for worker in workers:
+            worker.release()
         course = watch(*workers, commits=commits, until=int(num_events * 0.9), timeout_s=_STUCK_S)
     finally:
         for worker in workers:
+            worker.release()
             worker.stop()
         commits.close()
     per_core, per_s = course.rates(below=num_events)
