@@ -153,13 +153,19 @@ class SliceConsumer(driver.Consumer):
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def perform_seek(self) -> None:
-        """Go to the committed offsets, or to the first ones, and keep them in `starts`."""
+        """Go to the committed offsets, or to the first ones, and keep them in `starts`.
+
+        Faust leaves a partition without a commit where it is, which is past what was fetched and dropped in a
+        rebalance.
+        """
         await super().perform_seek()
         inputs = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]
         committed = {tp: offset for tp in inputs if (offset := self._read_offset[tp]) is not None}
         fresh = [tp for tp in inputs if tp not in committed]
-        first = await self.earliest_offsets(*fresh) if fresh else {}
-        self.starts = committed | {TP(*tp): offset for tp, offset in first.items()}
+        first = {TP(*tp): at for tp, at in (await self.earliest_offsets(*fresh)).items()} if fresh else {}
+        if first:
+            await self.seek_wait(first)
+        self.starts = committed | first
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let the worker finish and commit what is in flight, before Faust forgets the acknowledgements."""

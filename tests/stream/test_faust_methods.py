@@ -225,12 +225,18 @@ def test_the_fetcher_looks_its_record_class_up_when_it_fetches() -> None:
     assert fetcher.Fetcher._proc_fetch_request.__globals__ is vars(fetcher)
 
 
-def test_seeking_goes_to_commits_and_says_where_the_others_begin(play: Play) -> None:
-    """`_read_offset` holds the commits after the upstream part, None where there is none; 0 is a commit."""
+def test_seeking_goes_to_commits_and_to_the_beginning_of_the_others(play: Play) -> None:
+    """`_read_offset` holds the commits after the upstream part, None where there is none; 0 is a commit.
+
+    Upstream leaves the others where they are, which is past what was fetched and dropped.
+    """
 
     async def scenario(world: _World) -> None:
         world.committed, world.first = {CLICKS: 0, IMPRESSIONS: -1, HOT: -1}, {IMPRESSIONS: 40}
+        sought: list[dict[TP, int]] = []
+        world.consumer._thread.seek_wait = world._answer(sought.append)
         await world.consumer.perform_seek()
+        assert sought == [{IMPRESSIONS: 40}]
         assert world.consumer._read_offset[CLICKS] == 0
         assert world.consumer._read_offset[IMPRESSIONS] is None
         assert world.consumer.starts == {CLICKS: 0, IMPRESSIONS: 40}
@@ -334,6 +340,8 @@ def test_a_stopped_flow_seeks_back_and_yields_nothing(play: Play) -> None:
         world.consumer._set_active_tps({CLICKS})
         world.fetched = {CLICKS: [SimpleNamespace(offset=0, timestamp=0)]}
         world.committed, world.first = {CLICKS: 5}, {IMPRESSIONS: 2}
+        sought: list[dict[TP, int]] = []
+        world.consumer._thread.seek_wait = world._answer(sought.append)
         reading = world.consumer.getmany(1.0)
 
         async def stopped(_wanted: set[TP], _timeout: float) -> dict[TP, list[Any]]:
@@ -343,6 +351,7 @@ def test_a_stopped_flow_seeks_back_and_yields_nothing(play: Play) -> None:
         world.consumer._thread.getmany = stopped
         assert [found async for found in reading] == []
         assert world.consumer._read_offset[CLICKS] == 5
+        assert sought == [{IMPRESSIONS: 2}]
 
     play(scenario)
 
