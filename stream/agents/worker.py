@@ -230,15 +230,18 @@ class Worker:
         self._opening = asyncio.get_running_loop().create_task(self._open(generation))
 
     async def _open(self, generation: int) -> None:
-        """Let slices be taken once the log is known to hold what was merged."""
+        """Let slices be taken once the log is known to hold what was merged, and where it ends."""
         assignment = self._marks
         try:
             await self._verify()
-        except BusError as error:
+            # For all at once: each question waits behind a fetch.
+            ends = await self._find_ends(self._owned())
+        except Exception as error:  # noqa: BLE001 - whatever it is, an assignment that is not opened stands still
             if assignment is self._marks:
                 self._fail(error)
             return
         if assignment is self._marks and not self._ended.is_set():
+            self._ends = ends
             self._generation = generation
             # A beat may have watched the recovery while the log was asked; nothing would move that any more.
             self._watchdog.reset()
@@ -281,9 +284,7 @@ class Worker:
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         partition = message.partition
         received_s = asyncio.get_running_loop().time()
-        join = self._joins.get(partition) or await self._new_join(partition)
-        if message.generation_id != self._generation:
-            return
+        join = self._joins.get(partition) or self._new_join(partition)
         first, last = records[0], records[-1]
         if first.offset <= self._read.get(message.tp, -1):
             # Faust has gone back to the commit, or aiokafka to the beginning as the log ends before its position.
@@ -316,10 +317,7 @@ class Worker:
         if reasons:
             self._metrics.emit_delay.observe(asyncio.get_running_loop().time() - received_s)
 
-    async def _new_join(self, partition: int) -> Join:
-        generation = self._generation
-        inputs = [TP(name, partition) for name in topics.INPUTS]
-        ends = await self._app.consumer.highwaters(*inputs)
+    def _new_join(self, partition: int) -> Join:
         join = Join(
             partition,
             self._join_settings,
@@ -328,11 +326,12 @@ class Worker:
             self._progress.shard(partition),
             self._num_partitions,
         )
-        join.seed(self._starts(partition), {TP(*tp).topic: end for tp, end in ends.items()})
-        if generation == self._generation:
-            self._joins[partition] = join
-            # What was counted before this process is not this process's to report.
-            self._seen[partition] = dict(join.counters)
+        join.seed(
+            self._starts(partition), {tp.topic: end for tp, end in self._ends.items() if tp.partition == partition}
+        )
+        self._joins[partition] = join
+        # What was counted before this process is not this process's to report.
+        self._seen[partition] = dict(join.counters)
         return join
 
     def _starts(self, partition: int) -> dict[str, int]:
@@ -378,11 +377,10 @@ class Worker:
             # The broker was away; what it has lost by that, it does not tell.
             await self._verify_again()
         owned = self._owned()
-        inputs = [TP(name, partition) for partition in owned for name in topics.INPUTS]
-        ends = await self._app.consumer.highwaters(*inputs) if inputs else {}
+        ends = await self._find_ends(owned)
         if not self._ready.is_set():
             return
-        self._ends = {TP(*tp): end for tp, end in ends.items()}
+        self._ends = ends
         for partition in owned:
             for name, offset in self._starts(partition).items():
                 self._positions.setdefault(TP(name, partition), offset)
@@ -409,6 +407,11 @@ class Worker:
             row: Row = (str(partition).encode(), encode(tick), [])
             writes.append(self._writer.send(topics.TICKS, partition, [row]))
         await asyncio.gather(*writes)
+
+    async def _find_ends(self, partitions: Sequence[int]) -> dict[TP, int]:
+        inputs = [TP(name, partition) for partition in partitions for name in topics.INPUTS]
+        ends = await self._app.consumer.highwaters(*inputs) if inputs else {}
+        return {TP(*tp): end for tp, end in ends.items()}
 
     def _report(self) -> None:
         for partition in self._joins:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from faust.types import TP
 
 from stream.agents.watchdog import Watchdog
 from stream.agents.worker import Worker
@@ -22,6 +23,12 @@ def test_a_recovery_that_is_over_does_not_stand_still(monkeypatch: pytest.Monkey
         await worker._open(3)
         assert worker._ready.is_set()
 
+    async def find_ends(_: Worker, partitions: list[int]) -> dict[TP, int]:
+        return {TP("clicks", number): 7 for number in partitions}
+
     monkeypatch.setattr(Worker, "_verify", verify)
+    monkeypatch.setattr(Worker, "_owned", lambda _: [3])
+    monkeypatch.setattr(Worker, "_find_ends", find_ends)
     asyncio.run(opened())
     assert not worker._watchdog.check(1_000.0)
+    assert worker._ends == {TP("clicks", 3): 7}
