@@ -3,7 +3,7 @@
 What makes results independent of the order of arrival: a click or order line that cannot be placed at once waits, and
 what is decided for it is decided when the watermark passes its deadline, in deadline order. What makes them
 independent of crashes: rows are set unions keyed by identity, the progress row is written last, rows of settled
-records are deleted a number of slices later, and a restart rolls back to what the progress row claims.
+records are deleted once it is confirmed, and a restart rolls back to what the progress row claims.
 
 Source: STREAM.md 5 to 9.
 """

@@ -433,7 +433,7 @@ def catch_up(
 
 
 def _pass_all_windows(broker: Broker, worker: WorkerProcess, watch: Watch, last_ts: int) -> None:
-    """Tick past every window until no row is left: rows are deleted some slices after they were settled."""
+    """Tick past every window until no row is left: rows are deleted once what settled them is confirmed."""
     found = end_offsets(broker, topics.EVENT_TOPICS)
     ends = [{name: found[name, partition] for name in topics.EVENT_TOPICS} for partition in range(PARTITIONS)]
     deadline = time.monotonic() + 120
