@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
@@ -41,9 +42,23 @@ def kafka_broker(kafka_home: Path) -> Iterator[Broker]:
 @pytest.fixture
 def fresh_kafka(kafka_broker: Broker) -> Broker:
     """The session's Kafka with all topics empty."""
-    delete_topics(kafka_broker)
-    create_topics(kafka_broker, PARTITIONS)
+    empty(kafka_broker)
     return kafka_broker
+
+
+def empty(broker: Broker) -> None:
+    """Create all topics anew, and forget consumer groups: the next worker would wait for those that were killed."""
+    admin = KafkaAdminClient(**broker.client_config())
+    try:
+        names = [group["group_id"] for group in admin.list_groups()]
+        for name, group in admin.describe_groups(names).items() if names else ():
+            admin.remove_group_members(name, [MemberToRemove(member_id=each["member_id"]) for each in group["members"]])
+        if names:
+            admin.delete_groups(names)
+    finally:
+        admin.close()
+    delete_topics(broker)
+    create_topics(broker, PARTITIONS)
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.kafka.local import LocalKafka
-from stream.admin import create_topics, delete_topics
-from tests.harness.kafka import PARTITIONS, local_kafka
+from tests.harness.kafka import empty, local_kafka
 from tests.harness.rounds import forget_sockets
 
 
@@ -25,6 +24,5 @@ def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
 @pytest.fixture
 def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
     """The mortal broker with all topics empty."""
-    delete_topics(mortal_kafka.broker)
-    create_topics(mortal_kafka.broker, PARTITIONS)
+    empty(mortal_kafka.broker)
     return mortal_kafka

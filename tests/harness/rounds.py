@@ -52,6 +52,7 @@ def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
     _check(broker, load, f"seed {seed}")
+    assert workers.exits == [], "none ended by itself"
     return taken
 
 
@@ -69,6 +70,7 @@ def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
     _check(broker, load, f"seed {seed}")
+    assert workers.exits == [], "none ended by itself"
     return taken
 
 
@@ -135,6 +137,7 @@ def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -
         wait_until_steady(broker, load, workers, STEADY_S)
         drain(broker, load, workers)
     _check(broker, load, "come and go")
+    assert workers.exits == [], "none ended by itself"
     return steady_s, oldest_s
 
 
@@ -178,6 +181,7 @@ def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> t
             steady.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
     _check(broker, load, f"seed {seed}")
+    assert workers.exits == [], "none ended by itself"
     return resumed, steady
 
 
