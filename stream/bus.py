@@ -114,7 +114,11 @@ class Broker:
 
     def client_config(self) -> dict[str, object]:
         """Return the settings every kafka-python client of this broker needs."""
-        config: dict[str, object] = {"bootstrap_servers": self.bootstrap.split(",")}
+        config: dict[str, object] = {
+            "bootstrap_servers": self.bootstrap.split(","),
+            # By default a client that was refused for a while notices only after up to 30 s that the broker is back.
+            "reconnect_backoff_max_ms": 1_000,
+        }
         if self.memory:
             config["api_version"] = MEMORY_API_VERSION
         if self.security.protocol != "PLAINTEXT":

@@ -7,15 +7,20 @@ from collections.abc import Hashable
 
 
 class Watchdog:
-    """Remembers when each offset last moved."""
+    """Remembers when each offset last moved, and when the broker last answered."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._moved: dict[Hashable, tuple[float, int]] = {}
+        self._answered_s: float | None = None
 
     def reset(self) -> None:
         """Forget all offsets: partitions have changed."""
         self._moved.clear()
+
+    def answered(self, now_s: float) -> None:
+        """Note that the broker has answered: else it is not known what lags, and nothing might ever be missed."""
+        self._answered_s = now_s
 
     def observe(self, now_s: float, name: Hashable, position: int, lag: int) -> None:
         """Note where `name` stands; without lag it need not move.
@@ -26,6 +31,8 @@ class Watchdog:
         (None, 'clicks-0 has lag but has not moved from offset 5 for 61 s')
         """
         known = self._moved.get(name)
+        if known is not None and known[1] != position:
+            self.answered(now_s)
         if known is None or known[1] != position or lag == 0:
             self._moved[name] = (now_s, position)
 
@@ -35,9 +42,17 @@ class Watchdog:
         self.observe(now_s, "recovery", num_rows, lag=1)
 
     def check(self, now_s: float) -> str | None:
-        """Return what stands still for longer than the limit, or None."""
+        """Return what stands still for longer than the limit, or None.
+
+        >>> dog = Watchdog(60.0)
+        >>> dog.answered(0.0)
+        >>> dog.check(61.0)
+        'the broker has not answered for 61 s'
+        """
         for name, (moved_s, position) in self._moved.items():
             if now_s - moved_s > self._limit_s:
                 shown = "-".join(map(str, name)) if isinstance(name, tuple) else str(name)
                 return f"{shown} has lag but has not moved from offset {position} for {now_s - moved_s:.0f} s"
+        if self._answered_s is not None and now_s - self._answered_s > self._limit_s:
+            return f"the broker has not answered for {now_s - self._answered_s:.0f} s"
         return None

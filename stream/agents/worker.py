@@ -245,6 +245,7 @@ class Worker:
             self._generation = generation
             # A beat may have watched the recovery while the log was asked; nothing would move that any more.
             self._watchdog.reset()
+            self._watchdog.answered(asyncio.get_running_loop().time())
             self._ready.set()
 
     async def _verify_again(self) -> None:
@@ -354,24 +355,35 @@ class Worker:
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time()
+        self._watchdog.answered(due_s)
         while True:
             due_s = max(due_s + _PULSE_S, loop.time())
             await asyncio.sleep(due_s - loop.time())
             try:
                 async with asyncio.timeout(self._settings.confirm_s):
                     await self._beat()
+                self._watchdog.answered(loop.time())
             except Exception as error:  # noqa: BLE001 - the next beat tries again; the watchdog sees a standstill
                 log.warning("pulse: %r", error)
             if self._app.crashed:
                 self._fail(BusError("Faust has crashed"))
+            self._look(loop.time())
             stuck = self._watchdog.check(loop.time())
             if stuck:
                 self._fail(BusError(stuck))
 
-    async def _beat(self) -> None:
-        now_s = asyncio.get_running_loop().time()
+    def _look(self, now_s: float) -> None:
+        """Tell the watchdog where all stands, by the ends known last: slices may be taken while beats fail."""
         if not self._ready.is_set():
             self._watchdog.observe_recovery(now_s, sum(table.num_recovered for table in self._tables))
+            return
+        for tp, end in self._ends.items():
+            lag = max(0, end - self._positions.get(tp, 0))
+            is_paused = tp.topic in self._paused.get(tp.partition, frozenset())
+            self._watchdog.observe(now_s, tp, self._positions.get(tp, 0), 0 if is_paused else lag)
+
+    async def _beat(self) -> None:
+        if not self._ready.is_set():
             return
         if self._num_verified != self._lease.num_failures:
             # The broker was away; what it has lost by that, it does not tell.
@@ -387,8 +399,6 @@ class Worker:
         for tp, end in self._ends.items():
             lag = max(0, end - self._positions.get(tp, 0))
             self._metrics.lag.labels(tp.topic, tp.partition).set(lag)
-            is_paused = tp.topic in self._paused.get(tp.partition, frozenset())
-            self._watchdog.observe(now_s, tp, self._positions.get(tp, 0), 0 if is_paused else lag)
         if self._join_settings.ticks == "worker":
             await self._write_ticks(owned)
         self._report()

@@ -44,6 +44,7 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
     broker = resolve(settings, tmp_path)
     assert broker.client_config() == {
         "bootstrap_servers": ["kafka.example:9093"],
+        "reconnect_backoff_max_ms": 1_000,
         "security_protocol": "SASL_SSL",
         "sasl_mechanism": "SCRAM-SHA-256",
         "sasl_plain_username": "shelfwise",
