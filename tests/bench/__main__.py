@@ -10,7 +10,7 @@ from deploy.kafka.local import LocalKafka
 from stream.bus import Broker
 from tests.bench.contenders import CONTENDERS, SHELFWISE, Contender, missing
 from tests.bench.load import Load, LoadSettings, generate
-from tests.bench.phases import Backlog, Paced, Pair, backlog, paced, pair
+from tests.bench.phases import Backlog, Paced, Shared, backlog, paced, shared
 from tests.bench.report import Result, write
 
 _ROOT = Path(__file__).parents[2]
@@ -62,10 +62,12 @@ def _measure(
     name = f"{contender.name}-{run}"
     through: Backlog = backlog(broker, contender, stored, folder / f"{name}-backlog", f"{name}-backlog")
     pace: Paced = paced(broker, contender, steady, folder / f"{name}-paced", f"{name}-paced", seconds=seconds)
-    two: Pair | None = None
-    if contender is SHELFWISE:
-        two = pair(broker, stored, folder / f"{name}-pair", f"{name}-pair")
-    return Result(contender=contender.name, run=run, backlog=through, paced=pace, pair=two)
+    teams: dict[int, list[Shared]] = {}
+    # There and back, so that a host that grows slower favours neither.
+    for turn, number in enumerate((1, 2, 2, 1) if contender is SHELFWISE else ()):
+        team = f"{name}-{turn}-of-{number}"
+        teams.setdefault(number, []).append(shared(broker, stored, folder / team, team, num_workers=number))
+    return Result(contender=contender.name, run=run, backlog=through, paced=pace, teams=teams)
 
 
 def _options() -> argparse.Namespace:

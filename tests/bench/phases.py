@@ -1,4 +1,4 @@
-"""What is measured of a contender: a backlog with a kill in the middle, a steady pace, and two of our workers together.
+"""What is measured of a contender: a backlog with a kill in it, a steady pace, and two of our workers against one.
 
 Source: STREAM.md 15.
 """
@@ -17,11 +17,10 @@ from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender, Running
 from tests.bench.feed import feed, for_quix, renew_topics
 from tests.bench.load import NUM_PARTITIONS, Arrival, Load
 from tests.bench.outputs import emit_delays_ms, judge, outputs
-from tests.bench.sampling import Commits, wait_for_log, watch
+from tests.bench.sampling import Commits, cpu_seconds, wait_for_log, watch
 
 _KILL_AT = 0.6
 _STUCK_S = 120.0
-_HALF = re.compile(rf"owns partitions \[(\d+(, )?){{{NUM_PARTITIONS // 2}}}\] of {NUM_PARTITIONS}")
 _RECOVERED = re.compile(r"(\d+) changelog rows read in ([\d.]+) s")
 
 
@@ -74,11 +73,11 @@ class Paced(Struct, kw_only=True):
     delay_p99_ms: float
 
 
-class Pair(Struct, kw_only=True):
-    """What two workers of one group told on the stored backlog, while both owned half of the partitions.
+class Shared(Struct, kw_only=True):
+    """What workers of one group told on a backlog that was stored while they stood still, from first to last event.
 
     Attributes:
-        events_per_core: Events per CPU second of both processes together.
+        events_per_core: Events per CPU second of all processes together.
         events_per_s: Events per second of wall time, on a machine that the broker shares.
     """
 
@@ -133,32 +132,38 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
     )
 
 
-def pair(broker: Broker, load: Load, folder: Path, group: str) -> Pair:
-    """Let two of our workers share a load that is stored while both stand still: none has a head start."""
+def shared(broker: Broker, load: Load, folder: Path, group: str, *, num_workers: int) -> Shared:
+    """Let our workers share a load that is stored while all of them stand still: none has a head start.
+
+    All work is counted, begun or not committed yet: the course of a few seconds has only a few commits.
+    """
     renew_topics(broker)
     num_events = sum(arrival.topic != topics.TICKS for arrival in load.arrivals)
+    share = re.compile(rf"owns partitions \[(\d+(, )?){{{NUM_PARTITIONS // num_workers}}}\] of {NUM_PARTITIONS}")
     commits = Commits(broker, group, SHELFWISE.inputs)
     patient = {"SHELFWISE_WORKER__SESSION_S": "30"}
     workers = [
-        Running(SHELFWISE, broker, group, folder / name, instance=f"bench-{name}", settings=patient)
-        for name in ("first", "second")
+        Running(SHELFWISE, broker, group, folder / f"{number}", instance=f"bench-{number}", settings=patient)
+        for number in range(num_workers)
     ]
     try:
         for worker in workers:
-            wait_for_log(worker, _HALF, 60)
+            wait_for_log(worker, share, 60)
         for worker in workers:
             worker.hold()
         feed(broker, load.arrivals)
+        start_s, start_cpu_s = time.monotonic(), sum(cpu_seconds(worker.pid) for worker in workers)
         for worker in workers:
             worker.release()
-        course = watch(*workers, commits=commits, until=int(num_events * 0.9), timeout_s=_STUCK_S)
+        last = watch(*workers, commits=commits, until=num_events, timeout_s=_STUCK_S).samples[-1]
     finally:
         for worker in workers:
             worker.release()
             worker.stop()
         commits.close()
-    per_core, per_s = course.rates(below=num_events)
-    return Pair(events_per_core=per_core, events_per_s=per_s)
+    return Shared(
+        events_per_core=num_events / (last.cpu_s - start_cpu_s), events_per_s=num_events / (last.wall_s - start_s)
+    )
 
 
 def _recovered(contender: Contender, running: Running) -> tuple[int | None, float | None]:
