@@ -235,13 +235,15 @@ class Worker:
         try:
             await self._verify()
             # For all at once: each question waits behind a fetch.
-            ends = await self._find_ends(self._owned())
+            owned = self._owned()
+            ends = await self._find_ends(owned)
         except Exception as error:  # noqa: BLE001 - whatever it is, an assignment that is not opened stands still
             if assignment is self._marks:
                 self._fail(error)
             return
         if assignment is self._marks and not self._ended.is_set():
             self._ends = ends
+            self._positions = {TP(name, number): at for number in owned for name, at in self._starts(number).items()}
             self._generation = generation
             # A beat may have watched the recovery while the log was asked; nothing would move that any more.
             self._watchdog.reset()
@@ -377,10 +379,12 @@ class Worker:
         if not self._ready.is_set():
             self._watchdog.observe_recovery(now_s, sum(table.num_recovered for table in self._tables))
             return
-        for tp, end in self._ends.items():
-            lag = max(0, end - self._positions.get(tp, 0))
+        for tp in self._ends:
             is_paused = tp.topic in self._paused.get(tp.partition, frozenset())
-            self._watchdog.observe(now_s, tp, self._positions.get(tp, 0), 0 if is_paused else lag)
+            self._watchdog.observe(now_s, tp, self._positions.get(tp, 0), 0 if is_paused else self._lag(tp))
+
+    def _lag(self, tp: TP) -> int:
+        return max(0, self._ends[tp] - self._positions.get(tp, 0))
 
     async def _beat(self) -> None:
         if not self._ready.is_set():
@@ -393,12 +397,8 @@ class Worker:
         if not self._ready.is_set():
             return
         self._ends = ends
-        for partition in owned:
-            for name, offset in self._starts(partition).items():
-                self._positions.setdefault(TP(name, partition), offset)
-        for tp, end in self._ends.items():
-            lag = max(0, end - self._positions.get(tp, 0))
-            self._metrics.lag.labels(tp.topic, tp.partition).set(lag)
+        for tp in ends:
+            self._metrics.lag.labels(tp.topic, tp.partition).set(self._lag(tp))
         if self._join_settings.ticks == "worker":
             await self._write_ticks(owned)
         self._report()

@@ -6,7 +6,7 @@ import signal
 import struct
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +51,7 @@ def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
             workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}")
-    assert workers.exits == [], "none ended by itself"
+    _check(broker, load, f"seed {seed}", workers.exits)
     return taken
 
 
@@ -69,8 +68,7 @@ def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
                 workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}")
-    assert workers.exits == [], "none ended by itself"
+    _check(broker, load, f"seed {seed}", workers.exits)
     return taken
 
 
@@ -136,8 +134,7 @@ def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -
             oldest_s = max(oldest_s, _oldest_for(broker, every_s))
         wait_until_steady(broker, load, workers, STEADY_S)
         drain(broker, load, workers)
-    _check(broker, load, "come and go")
-    assert workers.exits == [], "none ended by itself"
+    _check(broker, load, "come and go", workers.exits)
     return steady_s, oldest_s
 
 
@@ -180,8 +177,7 @@ def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> t
             resumed.append(max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s))
             steady.append(wait_until_steady(broker, load, workers, STEADY_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}")
-    assert workers.exits == [], "none ended by itself"
+    _check(broker, load, f"seed {seed}", workers.exits)
     return resumed, steady
 
 
@@ -262,9 +258,10 @@ def _batches(log: bytes) -> Iterator[tuple[int, int]]:
         at += 12 + length
 
 
-def _check(broker: Broker, load: Load, what: str) -> None:
+def _check(broker: Broker, load: Load, what: str, exits: Sequence[tuple[str, int]] = ()) -> None:
     found = judge(broker, load.ledger, PARTITIONS)
     assert found == CLEAN, f"{what}: {found}"
+    assert not exits, f"{what}: ended without being told to: {exits}"
 
 
 def _load(broker: Broker) -> Load:

@@ -36,9 +36,11 @@ def test_a_recovery_that_is_over_does_not_stand_still(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Worker, "_verify", verify)
     monkeypatch.setattr(Worker, "_owned", lambda _: [3])
     monkeypatch.setattr(Worker, "_find_ends", find_ends)
+    monkeypatch.setattr(Worker, "_starts", lambda *_: {"clicks": 7})
     asyncio.run(opened())
     assert not worker._watchdog.check(1_000.0)
     assert worker._ends == {TP("clicks", 3): 7}
+    assert worker._positions == {TP("clicks", 3): 7}, "else what was read before looks like lag until a beat succeeds"
 
 
 @pytest.mark.parametrize(
