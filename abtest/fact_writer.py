@@ -17,10 +17,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from abtest import facts
 from abtest.facts import Fact
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
-from stream import db, session
+from stream import db
 from stream.errors import FencedError, SchemaError
-from stream.records import Record
-from stream.session import AssignedArm, Session
+from stream.schemas import session
+from stream.schemas.records import Record
+from stream.schemas.session import AssignedArm, Session
 
 SINK = "facts"
 _CHUNK = 500

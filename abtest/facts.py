@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from stream.session import AssignedArm, Evidence, Line, Session
+from stream.schemas.session import AssignedArm, Evidence, Line, Session
 
 _MAX_INTEGER = 2**53
 _MAX_EPOCH = 2**31 - 1

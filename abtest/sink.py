@@ -13,10 +13,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Failpoint, Partition
-from stream import bus, topics
-from stream.bus import Broker, Reader
+from stream.broker import bus
+from stream.broker.bus import Broker, Reader
 from stream.errors import BusError, FencedError, StoreError
-from stream.records import Record
+from stream.schemas import topics
+from stream.schemas.records import Record
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0

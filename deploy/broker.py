@@ -8,7 +8,7 @@ from deploy.kafka import jars
 from deploy.kafka.jars import Report
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
-from stream.bus import Broker, KafkaSettings
+from stream.broker.bus import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError
 
 _hosted: list[MemoryBroker] = []

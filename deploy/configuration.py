@@ -13,7 +13,7 @@ from deploy.grafana.settings import GrafanaSettings
 from serving.settings import ServingSettings
 from stream import settings
 from stream.agents.settings import WorkerSettings
-from stream.bus import KafkaSettings
+from stream.broker.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings

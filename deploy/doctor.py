@@ -15,9 +15,11 @@ from deploy import broker, schema
 from deploy.configuration import Context
 from deploy.kafka import jars
 from serving.settings import ServingSettings
-from stream import bus, db, topics
-from stream.bus import Broker, KafkaSettings
+from stream import db
+from stream.broker import bus
+from stream.broker.bus import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError, ShelfwiseError
+from stream.schemas import topics
 
 CONNECT_S = 2.0
 

@@ -17,7 +17,7 @@ from serving.collector import OWN, BusyError, TooManyError, UnacknowledgedError
 from serving.schemas import RequestError, decode
 from serving.service import Service
 from stream.errors import ShelfwiseError
-from stream.problems import Problem
+from stream.schemas.problems import Problem
 
 _JSON = "application/json"
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import msgspec
 from serving.openapi import RANK
 from serving.schemas import RankAnswer
 from stream.errors import SchemaError, ShelfwiseError
-from stream.problems import Problem
+from stream.schemas.problems import Problem
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 

@@ -23,11 +23,11 @@ import msgspec
 from serving.delivery import Delivery, Outgoing
 from serving.metrics import Metrics
 from serving.schemas import CollectAnswer, RequestError, Verdict
-from stream import topics
 from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
-from stream.adapters.letters import letter
+from stream.adapters.rejects import letter
 from stream.errors import BusError, OverloadError
-from stream.problems import Problem, problem
+from stream.schemas import topics
+from stream.schemas.problems import Problem, problem
 
 OWN = "shelfwise"
 MAX_PAYLOADS = 1_000

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stream.admin import answers
-from stream.bus import Broker, Producer
+from stream.broker.admin import answers
+from stream.broker.bus import Broker, Producer
 from stream.errors import BusError
 
 REQUEST_TIMEOUT_MS = 2_000

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from serving.delivery import FLUSH_TIMEOUT_S, Delivery, Outgoing
 from serving.metrics import Metrics
 from serving.spool import Pair, Spool
-from stream.bus import Broker
-from stream.events import Impression, encode
-from stream.topics import IMPRESSIONS
+from stream.broker.bus import Broker
+from stream.schemas.events import Impression, encode
+from stream.schemas.topics import IMPRESSIONS
 
 MAX_BATCH = 1_000
 _GATHER_S = 0.01

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.schemas import RankRequest
-from stream.catalogue import Catalogue
-from stream.events import MAX_ITEMS, Features, History
-from stream.profiles import Profiles
-from stream.session import ACTION_CODES
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import Profiles
+from stream.schemas.events import MAX_ITEMS, Features, History
+from stream.schemas.session import ACTION_CODES
 from trainer.features import FEATURE_SCHEMA, SessionExample, context_f16, example_from_request, item_f16
 
 

@@ -9,7 +9,7 @@ from serving.assignment import Decision
 from serving.features import Served, logged
 from serving.rank import Ranking
 from serving.schemas import RankRequest
-from stream.events import MAX_ITEMS, Assignment, Impression, Query, ShownItems
+from stream.schemas.events import MAX_ITEMS, Assignment, Impression, Query, ShownItems
 
 SOURCE = "serving"
 

@@ -7,7 +7,7 @@ import msgspec
 from serving.collector import MAX_PAYLOADS, OWN
 from serving.schemas import CollectAnswer, Health, RankAnswer, RankRequest
 from stream.adapters import FORMATS
-from stream.problems import Problem
+from stream.schemas.problems import Problem
 
 EVENTS = "/v1/events"
 RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics", "/openapi.json"

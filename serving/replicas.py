@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from serving.metrics import Metrics
-from stream.admin import answers
-from stream.bus import Broker, Reader, beginning_offsets, end_offsets
+from stream.broker.admin import answers
+from stream.broker.bus import Broker, Reader, beginning_offsets, end_offsets
 from stream.errors import BusError
-from stream.records import Record
+from stream.schemas.records import Record
 
 STARTING: Final = "starting"
 CURRENT: Final = "current"

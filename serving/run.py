@@ -25,12 +25,13 @@ from serving.service import Parts, Service, Sources
 from serving.settings import ServingSettings
 from serving.spool import Spool
 from serving.swap import Updater, Versions
-from stream import db, topics
+from stream import db
 from stream.adapters import Options
-from stream.bus import Broker
-from stream.catalogue import Catalogue
+from stream.broker.bus import Broker
 from stream.errors import ConfigError
-from stream.profiles import Profiles
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import Profiles
+from stream.schemas import topics
 from trainer.registry import Registry
 
 GRACE_S = 2

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import SchemaError
-from stream.events import Bucket, ClientId, Currency, ItemId, Money, Position, QueryId, Timestamp
-from stream.problems import Problem, problem
+from stream.schemas.events import Bucket, ClientId, Currency, ItemId, Money, Position, QueryId, Timestamp
+from stream.schemas.problems import Problem, problem
 
 MAX_CANDIDATES = 1_000
 

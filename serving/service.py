@@ -28,10 +28,10 @@ from serving.replicas import CURRENT, STARTING, Follower
 from serving.schemas import Health, RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from serving.swap import InUse, Updater, Versions
-from stream.catalogue import Catalogue
 from stream.errors import SchemaError, StoreError
-from stream.identity import query_hash
-from stream.profiles import Profiles
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import Profiles
+from stream.schemas.identity import query_hash
 
 OUTSIDE: Final = "none"
 _log = logging.getLogger(__name__)

@@ -7,9 +7,10 @@ from typing import Self
 
 import msgspec
 
-from stream import bus, topics
-from stream.bus import Broker, Producer
-from stream.events import Tick, encode
+from stream.broker import bus
+from stream.broker.bus import Broker, Producer
+from stream.schemas import topics
+from stream.schemas.events import Tick, encode
 
 _decoder = msgspec.json.Decoder(Tick)
 HighWatermarks = dict[tuple[str, int], int]

@@ -8,7 +8,7 @@ Source: TRAINING_SERVING.md 2 (2), 2.1.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from stream.session import Progress, Session
+from stream.schemas.session import Progress, Session
 from trainer.merge import Cursor, Key, Released
 
 

@@ -5,11 +5,12 @@ Source: TRAINING_SERVING.md 2 (1).
 
 import msgspec
 
-from stream import bus, topics
-from stream.bus import Broker, Reader
-from stream.catalogue import Catalogue
+from stream.broker import bus
+from stream.broker.bus import Broker, Reader
 from stream.errors import BusError
-from stream.events import Item
+from stream.replicas.catalogue import Catalogue
+from stream.schemas import topics
+from stream.schemas.events import Item
 
 _MAX_EMPTY_POLLS = 120
 _decoder = msgspec.json.Decoder(Item)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
-from stream.session import Session
+from stream.schemas.session import Session
 from trainer import batches
 from trainer.features import (
     Batch,

@@ -14,9 +14,9 @@ from typing import Protocol
 
 import torch
 
-from stream import session
-from stream.catalogue import Catalogue
 from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
+from stream.replicas.catalogue import Catalogue
+from stream.schemas import session
 from trainer import artifact, checkpoint, learner, sealed
 from trainer.batches import Batch, Cutter, Mark, Position
 from trainer.checkpoint import Checkpoint, CursorState, State

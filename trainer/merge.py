@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stream.session import Progress, Session
+from stream.schemas.session import Progress, Session
 
 _NEVER = -(2**62)
 

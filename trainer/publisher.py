@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream.errors import ArtifactError
-from stream.events import ModelVersionAnnouncement
+from stream.schemas.events import ModelVersionAnnouncement
 from trainer import artifact, sealed
 from trainer.registry import Registry
 from trainer.sealed import Failpoint

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from stream import bus, events, topics
-from stream.bus import Broker, Producer, Reader
+from stream.broker import bus
+from stream.broker.bus import Broker, Producer, Reader
 from stream.errors import BusError, ConfigError, FencedError, StoreError
+from stream.schemas import events, topics
 from trainer.items import KafkaItems
 from trainer.learner import Learner, auto_device, make_deterministic
 from trainer.loop import Lineage, Loop

@@ -192,7 +192,7 @@ def sink(
     from abtest.settings import AbtestSettings
     from abtest.sink import SinkMetrics, run
     from deploy.broker import resolve
-    from stream.bus import KafkaSettings
+    from stream.broker.bus import KafkaSettings
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

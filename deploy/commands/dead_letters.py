@@ -8,8 +8,8 @@ import typer
 from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
-from stream.bus import Broker, KafkaSettings
-from stream.letters import Collected, Filter, Letter
+from stream.broker.bus import Broker, KafkaSettings
+from stream.schemas.dead_letter import Collected, Filter, Letter
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -38,7 +38,7 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """Count letters by reason and show where they came from, never what they hold."""
-    from stream.letters import count_reasons
+    from stream.schemas.dead_letter import count_reasons
 
     meant = _filter(reason, from_, to, None)
     found = _collect(_broker(context(ctx)), topic)
@@ -73,8 +73,8 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the headers and the original bytes of one letter; it may hold personal data."""
-    from stream.bus import read_to_end
-    from stream.letters import at, payloads
+    from stream.broker.bus import read_to_end
+    from stream.schemas.dead_letter import at, payloads
 
     broker = _broker(context(ctx))
     found = at(_collect(broker, topic).letters, (source_topic, partition, offset))
@@ -121,25 +121,25 @@ def redrive(
 
     from serving.pepper import pepper
     from serving.settings import ServingSettings
-    from stream import letters_redrive
     from stream.adapters import Options
-    from stream.bus import Producer, read_to_end
+    from stream.broker.bus import Producer, read_to_end
+    from stream.operations import redrive
 
     called = context(ctx)
     broker = _broker(called)
     found = _collect(broker, topic)
-    planned = letters_redrive.plan(found.letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
+    planned = redrive.plan(found.letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
     settings = called.settings.get("serving", ServingSettings)
     secret = b"" if dry_run else pepper(settings, called.home / "serving")
 
-    def run(producer: Producer | None) -> letters_redrive.Redriven:
-        return letters_redrive.redrive(
+    def run(producer: Producer | None) -> redrive.Redriven:
+        return redrive.redrive(
             producer,
             topic,
             planned,
             read_to_end(broker, topic),
             options=Options(pepper=secret, query_name=query_name),
-            bucket=letters_redrive.TokenBucket(rate, time.monotonic, time.sleep),
+            bucket=redrive.TokenBucket(rate, time.monotonic, time.sleep),
             now_ms=_now_ms,
         )
 
@@ -165,9 +165,9 @@ def _broker(called: Context) -> Broker:
 
 
 def _collect(broker: Broker, topic: str) -> Collected:
-    from stream.admin import partition_counts
-    from stream.bus import read_to_end
-    from stream.letters import collect
+    from stream.broker.admin import partition_counts
+    from stream.broker.bus import read_to_end
+    from stream.schemas.dead_letter import collect
 
     if topic not in partition_counts(broker):
         raise fail(f"topic {topic} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")

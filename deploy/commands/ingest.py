@@ -28,11 +28,11 @@ def ingest(
     from deploy.broker import resolve
     from serving.pepper import pepper
     from serving.settings import ServingSettings
-    from stream import topics
     from stream.adapters import Options
-    from stream.admin import partition_counts
-    from stream.bus import KafkaSettings, Producer
-    from stream.ingest import ingest as send
+    from stream.broker.admin import partition_counts
+    from stream.broker.bus import KafkaSettings, Producer
+    from stream.operations.ingest import ingest as send
+    from stream.schemas import topics
 
     called = context(ctx)
     lines = _lines(file)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from stream.bus import Broker, KafkaSettings
+from stream.broker.bus import Broker, KafkaSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -20,7 +20,7 @@ def _say(line: str) -> None:
 
 def _make_topics(broker: Broker, partitions: int) -> list[str]:
     """Create what is missing, correct the rest, and return the names created."""
-    from stream.admin import correct_settings, create_topics
+    from stream.broker.admin import correct_settings, create_topics
 
     created = create_topics(broker, partitions)
     for correction in correct_settings(broker):
@@ -75,8 +75,8 @@ def down(ctx: typer.Context) -> None:
 def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Create all missing topics on the configured broker, correct settings of others, verify counts, and list them."""
     from deploy.broker import resolve
-    from stream import topics as names
-    from stream.bus import end_offsets
+    from stream.broker.bus import end_offsets
+    from stream.schemas import topics as names
 
     called = context(ctx)
     settings = called.settings.get("kafka", KafkaSettings)

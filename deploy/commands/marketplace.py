@@ -14,7 +14,7 @@ from deploy.commands.output import JsonFlag, context, err_console, print_json, p
 from stream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stream.bus import Broker
+    from stream.broker.bus import Broker
     from stream.marketplace.settings import MarketplaceSettings
 
 CONTINUE = "continue"
@@ -44,10 +44,10 @@ def publish_items(
 ) -> None:
     """Write the catalogue as it stands before the first search to the topic `items`."""
     from deploy.broker import resolve
-    from stream.bus import KafkaSettings, Producer
-    from stream.catalogue import publish
+    from stream.broker.bus import KafkaSettings, Producer
     from stream.marketplace.market import Market
     from stream.marketplace.settings import MarketplaceSettings
+    from stream.replicas.catalogue import publish
 
     loaded = context(ctx, _overrides(seed=seed, clients=clients, items=items, start=start))
     broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
     from deploy.broker import resolve
-    from stream.bus import KafkaSettings, Producer
+    from stream.broker.bus import KafkaSettings, Producer
     from stream.clock import Ticker
     from stream.marketplace.driver import Driver
     from stream.marketplace.market import Market

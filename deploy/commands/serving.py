@@ -25,7 +25,7 @@ def run(
     from deploy.broker import resolve
     from serving import run as process
     from serving.settings import ServingSettings
-    from stream.bus import KafkaSettings
+    from stream.broker.bus import KafkaSettings
 
     flags = {"host": host, "port": port, "deadline_ms": deadline_ms, "trust_event_ts": trust_event_ts}
     loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})

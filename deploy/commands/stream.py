@@ -13,8 +13,8 @@ from deploy.commands.ingest import ingest
 from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.configuration import Context
-from stream.bus import Broker, KafkaSettings
-from stream.records import Record
+from stream.broker.bus import Broker, KafkaSettings
+from stream.schemas.records import Record
 
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)
@@ -45,10 +45,10 @@ def worker(
     import asyncio
 
     from deploy.logs import to_stderr
+    from stream.agents.metrics import JoinMetrics
     from stream.agents.settings import WorkerSettings
     from stream.agents.worker import Worker
     from stream.join import JoinSettings
-    from stream.metrics import JoinMetrics
 
     called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
     settings = called.settings.get("worker", WorkerSettings)
@@ -80,8 +80,8 @@ def produce(
     as_json: JsonFlag = False,
 ) -> None:
     """Send records from a file; refused lines are named, the others are sent, and the exit code is 1."""
-    from stream.bus import Producer
-    from stream.produce import send_lines
+    from stream.broker.bus import Producer
+    from stream.operations.produce import send_lines
 
     source = _lines(file)
     broker = _broker(context(ctx))
@@ -107,7 +107,7 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Read a topic to its end and write it to a file."""
-    from stream.export import export as write
+    from stream.operations.export import export as write
 
     broker = _broker(context(ctx))
     _require_topics(broker, [topic])
@@ -122,7 +122,7 @@ def export(
 def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """Recount every event from the topics alone; exit code 3 when the sum does not close."""
     from stream.join import JoinSettings
-    from stream.recount import recount as count
+    from stream.operations.recount import recount as count
 
     called = context(ctx)
     counted = count(_all_records(_broker(called)), called.settings.get("join", JoinSettings))
@@ -147,7 +147,7 @@ def verify(
 ) -> None:
     """Compute the sessions again in batch and compare them with the emitted ones; exit code 3 on a difference."""
     from stream.join import JoinSettings
-    from stream.verify import verify as compare
+    from stream.operations.verify import verify as compare
 
     called = context(ctx)
     from_ts, to_ts = moment(from_, "--from") or 0, moment(to, "--to")
@@ -175,8 +175,8 @@ def replay_trivago(
     as_json: JsonFlag = False,
 ) -> None:
     """Replay the hotel-search log; run the worker with `--ticks driver` beside it."""
-    from stream import topics
     from stream.replay import run, trivago
+    from stream.schemas import topics
 
     broker = _broker(context(ctx))
     _require_topics(broker, list(topics.INPUTS))
@@ -190,8 +190,8 @@ def replay_trivago(
 
 
 def _all_records(broker: Broker) -> Iterator[Record]:
-    from stream import topics
-    from stream.bus import read_to_end
+    from stream.broker.bus import read_to_end
+    from stream.schemas import topics
 
     names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
     _require_topics(broker, names)
@@ -200,7 +200,7 @@ def _all_records(broker: Broker) -> Iterator[Record]:
 
 
 def _require_topics(broker: Broker, names: list[str]) -> None:
-    from stream.admin import partition_counts
+    from stream.broker.admin import partition_counts
 
     missing = [name for name in names if name not in partition_counts(broker)]
     if missing:

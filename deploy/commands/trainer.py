@@ -36,7 +36,7 @@ def run(
     from deploy.broker import resolve
     from deploy.schema import upgrade
     from stream import db
-    from stream.bus import KafkaSettings
+    from stream.broker.bus import KafkaSettings
     from trainer.loop import Lineage
     from trainer.run import Clocks, Folders
     from trainer.run import run as train

@@ -13,13 +13,14 @@ from abtest.report import Report, report
 from abtest.tables import session_facts
 from deploy.demo.stack import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
-from stream import bus, session, topics
-from stream.bus import Broker
+from stream.broker import bus
+from stream.broker.bus import Broker
 from stream.errors import BusError
 from stream.join import JoinSettings
-from stream.records import Record
-from stream.recount import recount
-from stream.session import Session
+from stream.operations.recount import recount
+from stream.schemas import session, topics
+from stream.schemas.records import Record
+from stream.schemas.session import Session
 from trainer.registry import Registry
 
 METRICS = ("cvr", "gmv", "ctr")

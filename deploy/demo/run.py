@@ -26,13 +26,14 @@ from deploy.demo.summary import DemoSummary
 from deploy.kafka.local import LocalKafka
 from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
-from stream import db, topics
-from stream.admin import create_topics
+from stream import db
 from stream.agents.settings import WorkerSettings
-from stream.bus import Broker, KafkaSettings, end_offsets
+from stream.broker.admin import create_topics
+from stream.broker.bus import Broker, KafkaSettings, end_offsets
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.marketplace.settings import MarketplaceSettings
+from stream.schemas import topics
 from trainer.settings import TrainerSettings
 
 READY_S = 90.0

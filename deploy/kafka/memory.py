@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Self
 
-from stream import topics
-from stream.bus import Broker
+from stream.broker.bus import Broker
 from stream.errors import BusError
+from stream.schemas import topics
 
 _PRODUCER = 0
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from stream import identity
 from stream.adapters import money
 from stream.adapters.results import Options
 from stream.errors import SchemaError
-from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems
+from stream.schemas import identity
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems
 
 ConversionName = Literal["purchase", "cancel", "refund"]
 ClickName = Literal["click", "add_to_cart"]

@@ -1,13 +1,13 @@
-"""Our own events as JSON: what `stream.events` describes, told apart by `action_name`; their bytes stay as they are."""
+"""Our own events as JSON, told apart by `action_name` (`stream.schemas.events`); their bytes stay as they are."""
 
 from collections.abc import Mapping
 
-from stream import topics
 from stream.adapters import source
 from stream.adapters.results import Options, Rejected, Result, accepted
 from stream.adapters.source import as_fields, unmapped
 from stream.errors import SchemaError
-from stream.events import MAX_EVENT_BYTES
+from stream.schemas import topics
+from stream.schemas.events import MAX_EVENT_BYTES
 
 NAME = "shelfwise"
 _TOPICS: Mapping[str, str] = {

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from stream import topics
 from stream.adapters.source import Fields
 from stream.errors import SchemaError
-from stream.events import MAX_EVENT_BYTES, Click, Conversion, Impression, encode
-from stream.join import decode
+from stream.schemas import decode, topics
+from stream.schemas.events import MAX_EVENT_BYTES, Click, Conversion, Impression, encode
 
 OurEvent = Impression | Click | Conversion
 
@@ -33,7 +32,7 @@ class Adapted:
         topic: Where it belongs.
         key: The client, as bytes.
         record: The record.
-        value: Its bytes, which `stream.join.decode` accepts.
+        value: Its bytes, which `stream.schemas.decode` accepts.
     """
 
     topic: str

@@ -11,13 +11,13 @@ from pathlib import Path
 import faust
 from faust.transport.drivers import aiokafka as driver
 
-from stream import topics
-from stream.admin import partition_counts
-from stream.agents.ahead import ReadAhead
+from stream.agents.backpressure import ReadAhead
+from stream.agents.faust_consumer import SliceApp, SliceConsumer, SliceTable
 from stream.agents.settings import WorkerSettings
-from stream.agents.slices import SliceApp, SliceConsumer, SliceTable
-from stream.bus import Broker
+from stream.broker.admin import partition_counts
+from stream.broker.bus import Broker
 from stream.errors import ConfigError
+from stream.schemas import topics
 
 # Never reached: `SliceConsumer` bounds what is read ahead, in bytes.
 _BUFFERED_SLICES = 1_000_000

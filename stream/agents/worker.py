@@ -18,23 +18,23 @@ from pathlib import Path
 import faust
 from faust.types import TP
 
-from stream import topics
-from stream.agents import application, ending, fetched, lease, marks
-from stream.agents.ahead import ReadAhead
+from stream.agents import aiokafka_records, application, fencing, log_check, shutdown
 from stream.agents.application import Hooks
-from stream.agents.gate import Gate, Row
-from stream.agents.lease import Lease
-from stream.agents.rows import Shelves
+from stream.agents.backpressure import ReadAhead
+from stream.agents.commit_barrier import Gate, Row
+from stream.agents.faust_consumer import SliceApp, SliceConsumer, check_versions
+from stream.agents.fencing import Lease
+from stream.agents.metrics import JoinMetrics
 from stream.agents.settings import WorkerSettings
-from stream.agents.slices import SliceApp, SliceConsumer, check_versions
+from stream.agents.stores import Shelves
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
-from stream.bus import Broker
+from stream.broker.bus import Broker
 from stream.errors import BusError, ShelfwiseError
-from stream.events import Tick, encode
 from stream.join import Join, JoinSettings
-from stream.metrics import JoinMetrics
-from stream.records import Record
+from stream.schemas import topics
+from stream.schemas.events import Tick, encode
+from stream.schemas.records import Record
 
 log = logging.getLogger("shelfwise.stream")
 _PULSE_S = 1.0
@@ -59,7 +59,7 @@ class Worker:
             ConfigError: If topics are missing, their counts differ, or other releases than the pinned are installed.
         """
         check_versions()
-        fetched.install()
+        aiokafka_records.install()
         self._broker = broker
         self._settings = settings
         self._join_settings = join_settings
@@ -70,7 +70,7 @@ class Worker:
         self._joins: dict[int, Join] = {}
         self._seen: dict[int, dict[str, int]] = {}
         self._paused: dict[int, frozenset[str]] = {}
-        self._marks: dict[int, marks.Marks] = {}
+        self._marks: dict[int, log_check.Marks] = {}
         self._read: dict[TP, int] = {}
         self._num_verified = 0
         self._num_recovered = 0
@@ -96,7 +96,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         # Before any client is made: they are bound to it.
         self._lease = Lease(self._session_s, lambda: loop.call_soon_threadsafe(self._on_evicted))
-        lease.install(self._lease)
+        fencing.install(self._lease)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
         self._writer = BatchWriter(self._broker, request_timeout_s=self._settings.confirm_s)
@@ -121,14 +121,14 @@ class Worker:
             raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
 
     async def _stop(self, starting: "asyncio.Task[None]") -> None:
-        last_resort = ending.last_resort(self._settings.drain_s + 3 * ending.STEP_S)
+        last_resort = shutdown.last_resort(self._settings.drain_s + 3 * shutdown.STEP_S)
         self._suspend()
         if self._failure is None and not await self._gate.drain(self._settings.drain_s):
             log.warning("stopping with unconfirmed slices; they will be read again")
             # By their next owner, whose rows they must not follow.
             self._lease.mute()
         # One after the other, and not by cancelling: Faust swallows that, and the producer retries for ever.
-        if await ending.within(self._stop_app(starting)) and await ending.within(self._writer.stop()):
+        if await shutdown.within(self._stop_app(starting)) and await shutdown.within(self._writer.stop()):
             last_resort.cancel()
         for table in self._tables:
             table.forget()
@@ -226,7 +226,9 @@ class Worker:
         self._num_recovered = num_recovered
         self._metrics.rebalances.inc()
         self._watchdog.reset()
-        self._marks = {partition: marks.unpack(self._progress.shard(partition).get(marks.KEY)) for partition in owned}
+        self._marks = {
+            partition: log_check.unpack(self._progress.shard(partition).get(log_check.KEY)) for partition in owned
+        }
         self._opening = asyncio.get_running_loop().create_task(self._open(generation))
 
     async def _open(self, generation: int) -> None:
@@ -254,7 +256,7 @@ class Worker:
         assignment = self._marks
         try:
             await self._verify()
-        except marks.LostRecordsError as error:
+        except log_check.LostRecordsError as error:
             if assignment is self._marks:
                 self._fail(error)
 
@@ -262,7 +264,7 @@ class Worker:
         num_failures = self._lease.num_failures
         held = {partition: dict(known) for partition, known in self._marks.items()}
         starts = {(name, number): at for number in held for name, at in self._starts(number).items()}
-        await asyncio.to_thread(marks.verify, self._broker, held, starts)
+        await asyncio.to_thread(log_check.verify, self._broker, held, starts)
         self._num_verified = num_failures
 
     # -- one slice
@@ -297,7 +299,7 @@ class Worker:
         known = self._marks[partition]
         if last.offset > known.get(message.topic, (-1, 0))[0]:
             known[message.topic] = (last.offset, last.timestamp)
-            effects.progress = {**effects.progress, marks.KEY: marks.pack(known)}
+            effects.progress = {**effects.progress, log_check.KEY: log_check.pack(known)}
         confirm = partial(join.confirm, effects.slice_number)
         reasons = Counter(effects.reasons)
         self._gate.submit(partition, effects, partial(self._acknowledge, event, confirm, received_s, reasons))

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
 
-from stream.agents.gate import Row
-from stream.bus import Broker
+from stream.agents.commit_barrier import Row
+from stream.broker.bus import Broker
 
 # Below the broker's default limit of 1 MiB for a batch.
 _BATCH_BYTES = 900_000

@@ -13,8 +13,8 @@ Imports no faust, kafka client, os, time, random or asyncio.
 Source: STREAM.md 4 to 9.
 """
 
-from stream.join.core import Join
-from stream.join.fates import FATE_OF_REASON, FATES, Effects, Letter, open_count
+from stream.join.engine import Join
 from stream.join.settings import JoinSettings
+from stream.schemas.outcomes import FATE_OF_REASON, FATES, Effects, Letter, open_count
 
 __all__ = ["FATES", "FATE_OF_REASON", "Effects", "Join", "JoinSettings", "Letter", "open_count"]

@@ -6,8 +6,6 @@ inside it, so it waits until that is known; one whose list is unknown waits for 
 Source: STREAM.md 7.
 """
 
-from stream import topics
-from stream.events import Behaviour, Click
 from stream.join import labels, rows, sessions
 from stream.join.labels import Labels, Merge, Touch
 from stream.join.ledger import Ledger
@@ -15,6 +13,8 @@ from stream.join.rows import ItemClick, Source
 from stream.join.settings import JoinSettings
 from stream.join.state import OpenQuery, State, head_of
 from stream.join.watermark import Clock
+from stream.schemas import topics
+from stream.schemas.events import Behaviour, Click
 
 
 class Clicks:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
-from stream import topics
 from stream.join.bands import HOUR_MS, Bands
-from stream.join.fates import DEAD, PRODUCED, open_count
+from stream.schemas import topics
+from stream.schemas.outcomes import DEAD, PRODUCED, open_count
 
 SPAN_MS = 300_000
 STEP_MS = 60_000

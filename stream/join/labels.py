@@ -14,9 +14,9 @@ from hashlib import blake2b
 from msgspec import Struct
 from msgspec.structs import replace
 
-from stream import topics
 from stream.join.packing import packer
-from stream.session import Evidence, Line
+from stream.schemas import topics
+from stream.schemas.session import Evidence, Line
 
 _U16_MAX = 2**16 - 1
 _U32_MAX = 2**32 - 1

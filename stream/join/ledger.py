@@ -5,12 +5,11 @@ Source: STREAM.md 7 and 9.
 
 from collections import defaultdict
 
-from stream import topics
-from stream.join import fates
-from stream.join.fates import FATE_OF_REASON, Effects
 from stream.join.labels import Merge
 from stream.join.rows import Source
-from stream.records import Record
+from stream.schemas import outcomes, topics
+from stream.schemas.outcomes import FATE_OF_REASON, Effects
+from stream.schemas.records import Record
 
 
 class Ledger:
@@ -29,7 +28,7 @@ class Ledger:
     def count_merge(self, verdict: Merge) -> bool:
         """Count a merged unit by its verdict and return whether it joined."""
         joined = verdict is Merge.ADDED or verdict is Merge.REPEATED
-        self.counters[fates.JOINED if joined else fates.DUPLICATE] += 1
+        self.counters[outcomes.JOINED if joined else outcomes.DUPLICATE] += 1
         if verdict is Merge.REPLACED:
             self.counters["conflicts"] += 1
         return joined
@@ -43,7 +42,7 @@ class Ledger:
         self.counters[reason] += 1
         if topic == topics.CLICKS:
             self.counters[f"clicks_{fate}"] += 1
-        letter = fates.unjoined(
+        letter = outcomes.unjoined(
             client_id,
             source.raw,
             topic=topic,
@@ -58,8 +57,8 @@ class Ledger:
 
     def bury(self, record: Record, reason: str, detail: str) -> None:
         """Send a record to `dead_letters`; a tick is buried without being counted."""
-        self.effects.dead_letters.append(fates.dead_letter(record, reason, detail))
+        self.effects.dead_letters.append(outcomes.dead_letter(record, reason, detail))
         self.counters[reason] += 1
         if record.topic != topics.TICKS:
-            self.counters[fates.PRODUCED] += 1
-            self.counters[fates.DEAD] += 1
+            self.counters[outcomes.PRODUCED] += 1
+            self.counters[outcomes.DEAD] += 1

@@ -4,15 +4,15 @@ purchase went.
 Source: STREAM.md 7.
 """
 
-from stream import topics
-from stream.events import Behaviour, Conversion, OrderLine
-from stream.join import fates, labels, rows, sessions
+from stream.join import labels, rows, sessions
 from stream.join.labels import Deal, Labels, Merge
 from stream.join.ledger import Ledger
 from stream.join.rows import Order, Source
 from stream.join.settings import JoinSettings
 from stream.join.state import State, head_of
 from stream.join.watermark import Clock
+from stream.schemas import outcomes, topics
+from stream.schemas.events import Behaviour, Conversion, OrderLine
 
 
 class Orders:
@@ -36,7 +36,7 @@ class Orders:
             placed = self._deal(conversion, ordered, order.query_id, source, order.link, order=order)
             if order.offset != source.offset:
                 if not placed:
-                    self._ledger.counters[fates.DUPLICATE] += 1
+                    self._ledger.counters[outcomes.DUPLICATE] += 1
                 return True
             # After a crash the row comes from the record in hand and says where it belongs, once that is open again.
             if placed:

@@ -7,13 +7,13 @@ newest: it is put in front without decoding more than one of the others.
 import msgspec
 from msgspec import Struct
 
-from stream.events import SCHEMA_VERSION, Behaviour
+from stream.schemas.events import SCHEMA_VERSION, Behaviour
 
 _encoder = msgspec.json.Encoder()
 
 
 class Profile(Struct):
-    """A profile as `stream.events` has it, whose behaviours stay encoded."""
+    """A profile as `stream.schemas.events` has it, whose behaviours stay encoded."""
 
     client_id: str
     behaviours: list[msgspec.Raw]

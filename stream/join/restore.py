@@ -7,12 +7,12 @@ What was settled is told from the rows alone: by the watermark, or by the impres
 Source: STREAM.md 5.
 """
 
-from stream import topics
-from stream.events import Click, Conversion
-from stream.join import decode, rows, sessions
+from stream.join import rows, sessions
 from stream.join.labels import Labels
 from stream.join.state import OpenQuery, State, Waiting
 from stream.join.watermark import Clock
+from stream.schemas import decode, topics
+from stream.schemas.events import Click, Conversion
 
 
 def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None:

@@ -2,7 +2,7 @@
 
 A msgpack map is its size followed by its pairs, so a record can be put together from maps whose pairs are disjoint:
 the list as shown is encoded once, when the impression arrives, and is what the state keeps; the labels are those of
-the moment; the header belongs to one revision. Their keys are together those of `stream.session.Session`.
+the moment; the header belongs to one revision. Their keys are together those of `stream.schemas.session.Session`.
 
 Source: STREAM.md 4, session record.
 """
@@ -14,12 +14,12 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from stream import session
-from stream.events import Assignment, Impression
 from stream.join import labels as labelling
 from stream.join.labels import Labels
 from stream.join.packing import packer
-from stream.session import AssignedArm, Evidence, Line
+from stream.schemas import session
+from stream.schemas.events import Assignment, Impression
+from stream.schemas.session import AssignedArm, Evidence, Line
 
 _U16_MAX = 2**16 - 1
 # A map of up to 15 pairs begins with one byte, a larger one with a mark and two bytes.

@@ -12,13 +12,13 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
-from stream.events import Behaviour, Click, Conversion
 from stream.join import closed, profiles, rows, sessions
-from stream.join.fates import Effects
 from stream.join.labels import Labels, Merge
 from stream.join.rows import Source, WarmSession
 from stream.join.settings import JoinSettings
 from stream.join.tiers import Tier, WarmTier
+from stream.schemas.events import Behaviour, Click, Conversion
+from stream.schemas.outcomes import Effects
 
 _CLOSE_RANK = 1
 _REVERSAL_RANK = 2

@@ -3,8 +3,8 @@
 Source: STREAM.md 6.
 """
 
-from stream import topics
 from stream.join.settings import JoinSettings
+from stream.schemas import topics
 
 HOLDING = (topics.IMPRESSIONS, topics.CLICKS)
 

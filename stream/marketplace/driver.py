@@ -12,9 +12,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from stream import topics
-from stream.bus import Producer
-from stream.catalogue import publish
+from stream.broker.bus import Producer
 from stream.clock import HighWatermarks, Ticker
 from stream.errors import BusError
 from stream.marketplace import shopping, traffic
@@ -22,6 +20,8 @@ from stream.marketplace.market import Listing, Market
 from stream.marketplace.rankers import Ranked, Ranker
 from stream.marketplace.shopping import Sending
 from stream.marketplace.traffic import Search
+from stream.replicas.catalogue import publish
+from stream.schemas import topics
 
 IMPRESSIONS_WAIT_S = 10.0
 # Below the five minutes after which a watermark counts as behind.

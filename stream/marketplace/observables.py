@@ -6,9 +6,9 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.events import Item
 from stream.marketplace.randomness import generator
 from stream.marketplace.world import LATENT, Floats, World
+from stream.schemas.events import Item
 
 WIDTH = 16
 CURRENCY = "EUR"

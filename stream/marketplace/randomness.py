@@ -5,7 +5,7 @@ Two runs with other ranked lists but the same key therefore share their random n
 
 import numpy as np
 
-from stream.identity import digest
+from stream.schemas.identity import digest
 
 
 def generator(*key: str | int) -> np.random.Generator:

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from stream import topics
-from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
-from stream.identity import event_id
 from stream.marketplace import delays
 from stream.marketplace.market import Listing, Market, Outcome
 from stream.marketplace.observables import CURRENCY, category_name, item_name, text_hash
@@ -18,6 +15,9 @@ from stream.marketplace.randomness import generator
 from stream.marketplace.settings import MarketplaceSettings
 from stream.marketplace.traffic import Search
 from stream.marketplace.world import Ints, category_of_text
+from stream.schemas import topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.identity import event_id
 
 SOURCE = "marketplace"
 Kind = Literal["impression", "click", "add_to_cart", "purchase", "refund"]

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from stream import topics
-from stream.bus import Broker, Producer
+from stream.broker.bus import Broker, Producer
 from stream.clock import Ticker
+from stream.schemas import topics
 
 # The join takes events up to 60 s ahead of its clock at face value, so the clock must not lag further behind.
 TICK_MS = 30_000

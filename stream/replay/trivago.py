@@ -15,11 +15,11 @@ from pathlib import Path
 
 import polars as pl
 
-from stream import topics
 from stream.errors import ConfigError
-from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
-from stream.identity import event_id
 from stream.replay.driver import Replayed
+from stream.schemas import topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.identity import event_id
 
 SHA256 = "51d6a2b3f8d40ae8b1251e10099f89d6630eec18a34502c83592a96aa4010d1a"
 SOURCE = "trivago"

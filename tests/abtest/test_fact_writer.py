@@ -7,9 +7,10 @@ from sqlalchemy import Engine, Row, Table, create_engine, select
 
 from abtest.fact_writer import FactWriter
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
-from stream import db, topics
+from stream import db
 from stream.errors import FencedError
-from stream.session import Progress, Session
+from stream.schemas import topics
+from stream.schemas.session import Progress, Session
 from tests.harness.sessions import click, log_of, make_session, purchase, refund
 
 SESSIONS = (topics.SESSIONS, 0)

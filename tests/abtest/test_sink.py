@@ -15,10 +15,11 @@ from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from deploy import schema
-from stream import db, session, topics
-from stream.bus import Broker, Producer, end_offsets
+from stream import db
+from stream.broker.bus import Broker, Producer, end_offsets
 from stream.errors import BusError, FencedError, StoreError
-from stream.session import Progress, Session
+from stream.schemas import session, topics
+from stream.schemas.session import Progress, Session
 from tests.harness.generated_facts import generate
 from tests.harness.sessions import click, log_of
 

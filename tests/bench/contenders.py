@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream import topics
-from stream.bus import Broker
+from stream.broker.bus import Broker
+from stream.schemas import topics
 from tests.bench.feed import NAIVE_OUTPUT, QUIX_INPUTS, QUIX_OUTPUT
 
 _ROOT = Path(__file__).parents[2]

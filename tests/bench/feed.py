@@ -7,9 +7,9 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from stream import topics
-from stream.bus import Broker
-from stream.join.murmur2 import partition_of
+from stream.broker.bus import Broker
+from stream.broker.partitioner import partition_of
+from stream.schemas import topics
 from tests.bench.load import NUM_PARTITIONS, START_TS, Arrival
 
 QUIX_INPUTS = {topics.IMPRESSIONS: "quix-impressions", topics.CLICKS: "quix-clicks"}

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream import topics
-from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick, encode
-from stream.identity import event_id
-from stream.join.murmur2 import partition_of
+from stream.broker.partitioner import partition_of
+from stream.schemas import topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick, encode
+from stream.schemas.identity import event_id
 
 START_TS = 1_700_000_000_000
 WINDOW_MS = 900_000

@@ -16,8 +16,8 @@ from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from stream import topics
-from stream.bus import Broker
+from stream.broker.bus import Broker
+from stream.schemas import topics
 from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender
 from tests.bench.load import NUM_PARTITIONS, WINDOW_MS, Load
 

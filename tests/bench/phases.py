@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from stream import topics
-from stream.bus import Broker
+from stream.broker.bus import Broker
+from stream.schemas import topics
 from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender, Running
 from tests.bench.feed import feed, for_quix, renew_topics
 from tests.bench.load import NUM_PARTITIONS, Arrival, Load

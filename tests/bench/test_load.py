@@ -3,8 +3,8 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from stream import session, topics
 from stream.join import Join, JoinSettings
+from stream.schemas import session, topics
 from tests.bench.load import NUM_PARTITIONS, Load, LoadSettings, generate
 
 _SMALL = LoadSettings(num_queries=1_500, span_s=1_200, num_clients=300, late=0.01, poison=0.005)

@@ -8,10 +8,10 @@ import pytest
 
 from deploy import broker as choice
 from deploy.broker import resolve
-from stream import topics
-from stream.admin import answers, create_topics, partition_counts
-from stream.bus import Broker, KafkaSettings, Producer, read_to_end
+from stream.broker.admin import answers, create_topics, partition_counts
+from stream.broker.bus import Broker, KafkaSettings, Producer, read_to_end
 from stream.errors import BusError, ConfigError
+from stream.schemas import topics
 from tests.harness.kafka import JARS, PARTITIONS, local_kafka
 
 

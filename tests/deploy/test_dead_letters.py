@@ -7,17 +7,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream import events, topics
-from stream.bus import Broker, Producer, read_to_end
-from stream.events import MAX_EVENT_BYTES
+from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.partitioner import partition_of
 from stream.join import JoinSettings
-from stream.join.murmur2 import partition_of
-from stream.recount import recount
-from stream.verify import verify
+from stream.operations.recount import recount
+from stream.operations.verify import verify
+from stream.schemas import events, topics
+from stream.schemas.events import MAX_EVENT_BYTES
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import pass_all_windows, running, tick, wait_until_committed
 from tests.laws.join_log import CLIENTS, START_TS, click, impression
-from tests.stream.test_letters_redrive import of_tomorrow
+from tests.stream.operations.test_redrive import of_tomorrow
 
 LAST = CLIENTS[0].encode()
 HERE = partition_of(LAST, PARTITIONS)

@@ -29,7 +29,7 @@ from deploy.demo.summary import (
     json_schema,
 )
 from stream import db, settings
-from stream.bus import Broker
+from stream.broker.bus import Broker
 from stream.errors import ConfigError
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "schemas" / "demo-summary.json"

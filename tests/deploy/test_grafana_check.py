@@ -19,11 +19,12 @@ from abtest.tables import health, results
 from deploy import schema
 from deploy.grafana import check, generate, queries
 from serving.metrics import Metrics
-from stream import db, topics
+from stream import db
+from stream.agents.metrics import JoinMetrics
 from stream.errors import ConfigError, ShelfwiseError, StoreError
 from stream.join import FATES
-from stream.metrics import JoinMetrics
-from stream.session import Progress
+from stream.schemas import topics
+from stream.schemas.session import Progress
 from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
 from tests.harness.sessions import click, log_of, make_session, purchase

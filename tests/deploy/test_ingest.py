@@ -9,9 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream import topics
-from stream.bus import Broker, read_to_end
-from stream.join import decode
+from stream.broker.bus import Broker, read_to_end
+from stream.schemas import decode, topics
 
 GOLDEN = Path(__file__).parents[1] / "stream" / "adapters" / "golden"
 

@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from stream import topics
-from stream.bus import Broker, end_offsets
-from stream.catalogue import Catalogue
+from stream.broker.bus import Broker, end_offsets
 from stream.errors import ConfigError
+from stream.replicas.catalogue import Catalogue
+from stream.schemas import topics
 
 SMALL = ("--set", "marketplace.drain_h=2", "--set", "marketplace.clients=500")
 

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream import events, session, topics
-from stream.bus import Broker, Producer, read_to_end
-from stream.session import Session
+from stream.broker.bus import Broker, Producer, read_to_end
+from stream.schemas import events, session, topics
+from stream.schemas.session import Session
 from tests.harness.worker import pass_all_windows, running, tick, wait_until_committed
 from tests.laws.join_log import CLIENTS, START_TS, click, impression
 

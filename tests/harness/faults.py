@@ -14,15 +14,15 @@ from typing import Self
 
 import msgspec
 
-from stream import events, topics
-from stream.admin import committed_offsets
-from stream.agents import marks
-from stream.bus import Broker, Producer, Reader, append_times, beginning_offsets, end_offsets, read_to_end
+from stream.agents import log_check
+from stream.broker.admin import committed_offsets
+from stream.broker.bus import Broker, Producer, Reader, append_times, beginning_offsets, end_offsets, read_to_end
 from stream.errors import BusError
-from stream.export import newest, sessions
 from stream.join.rows import unpack_progress
-from stream.records import Record
-from stream.session import Progress, Session, decode
+from stream.operations.export import newest, sessions
+from stream.schemas import events, topics
+from stream.schemas.records import Record
+from stream.schemas.session import Progress, Session, decode
 from tests.harness.worker import (
     GROUP,
     START_TS,
@@ -378,7 +378,7 @@ def num_progress_back(broker: Broker) -> int:
     reached: dict[tuple[int, str], int] = {}
     num_back = 0
     for record in read_to_end(broker, topics.PROGRESS_CHANGELOG):
-        if record.value is None or record.key == marks.KEY:
+        if record.value is None or record.key == log_check.KEY:
             continue
         positions = unpack_progress(record.value).next
         num_back += any(at < reached.get((record.partition, topic), 0) for topic, at in positions.items())

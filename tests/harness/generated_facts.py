@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from abtest.fact_writer import FactWriter
 from abtest.plan import Plan
 from abtest.store import Arm, ExperimentStore
-from stream import topics
-from stream.session import Progress, Session
+from stream.schemas import topics
+from stream.schemas.session import Progress, Session
 from tests.harness.sessions import click, log_of, make_session, purchase, refund
 
 ARMS = (Arm(name="control", lineage="prm-1", is_control=True), Arm(name="treatment", lineage="armmt-1"))

@@ -8,8 +8,8 @@ from kafka.admin import KafkaAdminClient, MemberToRemove
 
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
-from stream.admin import create_topics, delete_topics
-from stream.bus import Broker
+from stream.broker.admin import create_topics, delete_topics
+from stream.broker.bus import Broker
 
 PARTITIONS = 4
 # One download serves tests and the demo.

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from deploy.kafka.local import LocalKafka
-from stream import topics
-from stream.admin import committed_offsets
-from stream.bus import Broker, end_offsets, read_to_end
+from stream.broker.admin import committed_offsets
+from stream.broker.bus import Broker, end_offsets, read_to_end
+from stream.schemas import topics
 from tests.harness.faults import (
     CLEAN,
     SESSION_S,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream import session, topics
-from stream.session import AssignedArm, Evidence, Line, Progress, Session
+from stream.schemas import session, topics
+from stream.schemas.session import AssignedArm, Evidence, Line, Progress, Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from sqlalchemy import Engine, Table, create_engine, func, select
 from abtest.fact_writer import SINK
 from abtest.sink import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
-from stream import db, session, topics
-from stream.bus import Broker, Producer, end_offsets, read_to_end
-from stream.export import newest, sessions
-from stream.session import Progress, Session
+from stream import db
+from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.operations.export import newest, sessions
+from stream.schemas import session, topics
+from stream.schemas.session import Progress, Session
 from tests.harness.generated_facts import generate
 from tests.harness.sessions import purchase
 

@@ -9,7 +9,7 @@ from faust.transport.consumer import RecordMap
 from faust.types import TP
 
 from deploy.cli import main
-from stream.agents.slices import SliceConsumer
+from stream.agents.faust_consumer import SliceConsumer
 
 
 def stall(topic: str, partition: int) -> None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from stream import events, topics
-from stream.admin import committed_offsets
-from stream.bus import Broker, Producer, end_offsets, read_to_end
-from stream.export import newest, sessions
+from stream.broker.admin import committed_offsets
+from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
 from stream.join import Join, JoinSettings
-from stream.records import Record
-from stream.session import Session
+from stream.operations.export import newest, sessions
+from stream.schemas import events, topics
+from stream.schemas.records import Record
+from stream.schemas.session import Session
 
 START_TS = 1_700_000_000_000
 HOUR_MS = 3_600_000

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream import events, session, topics
-from stream.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
+from stream.broker.partitioner import partition_of
 from stream.join import Effects, Join, JoinSettings
-from stream.join.murmur2 import partition_of
-from stream.session import Progress, Session
+from stream.schemas import events, session, topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
+from stream.schemas.session import Progress, Session
 
 START_TS = 1_700_000_000_000
 NUM_PARTITIONS = 4

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream import topics
 from stream.join import open_count
-from stream.recount import recount
-from stream.verify import verify
+from stream.operations.recount import recount
+from stream.operations.verify import verify
+from stream.schemas import topics
 from tests.laws.join_log import (
     CLIENTS,
     ITEMS,

@@ -21,11 +21,10 @@ from serving.collector import MAX_PAYLOADS, BusyError, Collector
 from serving.delivery import Delivery
 from serving.metrics import Metrics
 from serving.settings import ServingSettings
-from stream import topics
 from stream.adapters import Options
-from stream.bus import Broker, read_to_end
-from stream.events import Click, encode
-from stream.join import decode
+from stream.broker.bus import Broker, read_to_end
+from stream.schemas import decode, topics
+from stream.schemas.events import Click, encode
 from tests.serving.live import live
 from tests.serving.world import START_MS, World
 

@@ -13,10 +13,10 @@ import pytest
 from serving.emit import Emitter
 from serving.metrics import Metrics
 from serving.spool import Spool
-from stream.admin import create_topics
-from stream.bus import Broker, read_to_end
-from stream.events import Impression, Query, ShownItems
-from stream.topics import IMPRESSIONS
+from stream.broker.admin import create_topics
+from stream.broker.bus import Broker, read_to_end
+from stream.schemas.events import Impression, Query, ShownItems
+from stream.schemas.topics import IMPRESSIONS
 from tests.harness.kafka import PARTITIONS, local_kafka
 
 LIMIT_S = 60.0

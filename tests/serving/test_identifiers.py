@@ -2,7 +2,7 @@ import os
 import uuid
 
 from serving.identifiers import uuid7
-from stream.identity import query_hash
+from stream.schemas.identity import query_hash
 
 
 def test_uuid7_is_read_by_the_standard_library() -> None:

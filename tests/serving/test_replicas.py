@@ -5,11 +5,12 @@ import pytest
 
 from serving.metrics import Metrics
 from serving.replicas import AWAY, CURRENT, STARTING, Follower
-from stream import catalogue, topics
-from stream.bus import Broker, Producer
-from stream.catalogue import Catalogue
-from stream.events import Behaviour, Profile, encode
-from stream.profiles import Profiles
+from stream.broker.bus import Broker, Producer
+from stream.replicas import catalogue
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import Profiles
+from stream.schemas import topics
+from stream.schemas.events import Behaviour, Profile, encode
 from tests.serving.world import items
 
 LIMIT_S = 60.0

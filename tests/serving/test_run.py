@@ -16,11 +16,11 @@ import pytest
 from serving import run
 from serving.client import UnreachableError, rank
 from serving.settings import ServingSettings
-from stream import catalogue
-from stream.bus import Broker, Producer, read_to_end
+from stream.broker.bus import Broker, Producer, read_to_end
 from stream.errors import ConfigError, SchemaError
-from stream.events import Impression
-from stream.topics import IMPRESSIONS
+from stream.replicas import catalogue
+from stream.schemas.events import Impression
+from stream.schemas.topics import IMPRESSIONS
 from tests.serving.live import live, wait_ready
 from tests.serving.world import START_MS, World, body, items
 

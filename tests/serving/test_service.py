@@ -16,8 +16,8 @@ from serving.service import Service, Sources
 from serving.settings import ServingSettings
 from serving.spool import Spool
 from serving.swap import InUse
-from stream.events import Behaviour, Impression, Profile
-from stream.session import f16
+from stream.schemas.events import Behaviour, Impression, Profile
+from stream.schemas.session import f16
 from tests.serving.world import START_MS, World, request
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, SessionExample, item_f16
 

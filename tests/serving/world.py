@@ -13,8 +13,8 @@ from serving.schemas import RankRequest, decode
 from serving.service import Service, Sources
 from serving.settings import ServingSettings
 from stream import db
-from stream.catalogue import Catalogue
-from stream.events import Item
+from stream.replicas.catalogue import Catalogue
+from stream.schemas.events import Item
 from trainer import artifact
 from trainer.features import FEATURE_SCHEMA, collate, context_f16, example_from_request, item_f16
 from trainer.ids import IdMaps

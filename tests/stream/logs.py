@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from stream import session, topics
-from stream.events import Tick, encode
+from stream.broker.partitioner import partition_of
 from stream.join import Join, JoinSettings
-from stream.join.murmur2 import partition_of
 from stream.replay.driver import SETTLE_MS, TICK_MS, Replayed
+from stream.schemas import session, topics
+from stream.schemas.events import Tick, encode
 
 
 @dataclass(frozen=True, slots=True)

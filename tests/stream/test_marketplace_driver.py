@@ -4,19 +4,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream import session, topics
-from stream.admin import create_topics, delete_topics
-from stream.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.admin import create_topics, delete_topics
+from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
 from stream.clock import Ticker, newest_ts
 from stream.errors import BusError
-from stream.events import Click, Conversion, Impression, Item, Tick
 from stream.join import Join, JoinSettings, open_count
 from stream.marketplace import shopping
 from stream.marketplace.driver import Driver, Summary
 from stream.marketplace.market import Listing, Market
 from stream.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from stream.marketplace.settings import MarketplaceSettings
-from stream.records import Record
+from stream.schemas import session, topics
+from stream.schemas.events import Click, Conversion, Impression, Item, Tick
+from stream.schemas.records import Record
 
 PARTITIONS = 4
 SETTINGS = MarketplaceSettings(

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from stream.catalogue import Catalogue
 from stream.marketplace.observables import WIDTH, Shelf, item_name
 from stream.marketplace.settings import MarketplaceSettings
 from stream.marketplace.world import Floats, World, draw
+from stream.replicas.catalogue import Catalogue
 
 
 def shop(**dials: float) -> tuple[World, Catalogue]:

@@ -6,13 +6,12 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from stream import topics
-from stream.join import decode
 from stream.marketplace import shopping
 from stream.marketplace.market import Market
 from stream.marketplace.settings import MarketplaceSettings
 from stream.marketplace.shopping import Sending
 from stream.marketplace.traffic import searches
+from stream.schemas import decode, topics
 
 SETTINGS = MarketplaceSettings(
     seed=6, hours=4.0, rate=2_000.0, clients=3_000, conversion_boost=5.0, refund_share=0.54, duplicates=0.1, late=0.05

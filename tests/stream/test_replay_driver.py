@@ -1,13 +1,13 @@
 import msgspec
 import pytest
 
-from stream import topics
-from stream.admin import create_topics, delete_topics
-from stream.bus import Broker, read_to_end
+from stream.broker.admin import create_topics, delete_topics
+from stream.broker.bus import Broker, read_to_end
 from stream.clock import newest_ts
-from stream.events import Click, Tick, encode
 from stream.replay import Replayed, run
 from stream.replay.driver import SETTLE_MS, TICK_MS
+from stream.schemas import topics
+from stream.schemas.events import Click, Tick, encode
 
 START_TS = 1_541_548_800_000
 

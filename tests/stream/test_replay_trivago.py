@@ -7,10 +7,10 @@ import msgspec
 import polars as pl
 import pytest
 
-from stream import session, topics
 from stream.errors import ConfigError
-from stream.events import Click, Conversion, Impression
 from stream.replay import trivago
+from stream.schemas import session, topics
+from stream.schemas.events import Click, Conversion, Impression
 from tests.stream import trivago_log
 from tests.stream.logs import Joined, join_in_process
 

@@ -19,9 +19,10 @@ from deploy import schema
 from deploy.demo.stack import ARMS, SHOPPERS, Arm, trainer_name
 from deploy.demo.summary import DemoSummary
 from deploy.supervisor import tail
-from stream import db, events, session, topics
-from stream.bus import Broker, read_to_end
-from stream.session import Session
+from stream import db
+from stream.broker.bus import Broker, read_to_end
+from stream.schemas import events, session, topics
+from stream.schemas.session import Session
 from tests.harness.demo import ROOT, DemoProcess, demo, wait_until_none
 from tests.harness.kafka import local_kafka
 from trainer.artifact import read_manifest

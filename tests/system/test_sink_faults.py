@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from kafka import KafkaAdminClient
 
-from stream import topics
-from stream.bus import Broker, end_offsets
+from stream.broker.bus import Broker, end_offsets
+from stream.schemas import topics
 from tests.harness.postgres import PostgresServer, find_binaries, own_server
 from tests.harness.proxy import Proxy
 from tests.harness.sink import (

@@ -12,8 +12,8 @@ import duckdb
 import msgspec
 import pytest
 
-from stream import topics
-from stream.bus import Broker
+from stream.broker.bus import Broker
+from stream.schemas import topics
 from tests.harness.demo import ROOT
 from tests.harness.worker import running, wait_until_committed
 from tests.stream import trivago_log

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from stream import topics
-from stream.bus import Broker, Producer, end_offsets, read_to_end
-from stream.export import newest, sessions
+from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
 from stream.join import JoinSettings
-from stream.recount import recount
-from stream.session import Progress, decode
-from stream.verify import verify
+from stream.operations.export import newest, sessions
+from stream.operations.recount import recount
+from stream.operations.verify import verify
+from stream.schemas import topics
+from stream.schemas.session import Progress, decode
 from tests.harness.worker import WorkerProcess
 from tests.laws.join_log import Event, click, impression, purchase
-from tests.stream.fault_log import arrival
+from tests.stream.faults.fault_log import arrival
 
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 _LIBRARY = "libfaketimeMT.so.1"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stream import topics
-from stream.bus import Broker, end_offsets, read_to_end
-from stream.recount import recount
+from stream.broker.bus import Broker, end_offsets, read_to_end
+from stream.operations.recount import recount
+from stream.schemas import topics
 from tests.harness.faults import newest_counters
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import (

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream import events, session, topics
-from stream.admin import create_topics, delete_topics
 from stream.agents.settings import WorkerSettings
-from stream.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.admin import create_topics, delete_topics
+from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.partitioner import partition_of
 from stream.join import JoinSettings
-from stream.join.murmur2 import partition_of
-from stream.session import Session
+from stream.schemas import events, session, topics
+from stream.schemas.session import Session
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import (
     HOUR_MS,

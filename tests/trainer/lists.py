@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.events import History, Item
-from stream.session import ACTION_CODES, Session
+from stream.schemas.events import History, Item
+from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import (
     FEATURE_SCHEMA,
     Batch,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream.catalogue import Catalogue
-from stream.events import Item
-from stream.session import Progress, Session, encode
+from stream.replicas.catalogue import Catalogue
+from stream.schemas.events import Item
+from stream.schemas.session import Progress, Session, encode
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS
 
 START_TS = 1_700_000_000_000

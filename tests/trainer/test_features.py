@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stream.errors import SchemaError
-from stream.events import Item
+from stream.schemas.events import Item
 from tests.trainer.lists import NOW_TS, WIDTH, MemoryCatalogue, batch_of, catalogue, id_maps, labelled, served
 from trainer.features import (
     CONTEXT_COLUMNS,

@@ -10,7 +10,7 @@ import torch
 from sqlalchemy import Engine
 
 from stream import db
-from stream.session import encode
+from stream.schemas.session import encode
 from tests.trainer.harness import SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer import artifact

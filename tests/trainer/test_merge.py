@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.session import Progress, Session
+from stream.schemas.session import Progress, Session
 from tests.trainer.session_log import START_TS, make_progress, make_session
 from trainer.batches import Batch, Cutter, Grid, Mark, Position
 from trainer.merge import Cursor, Merge, Released

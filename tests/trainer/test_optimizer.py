@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.catalogue import Catalogue
+from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
 from trainer.features import Batch, collate, example_from_session
 from trainer.ids import IdMaps

@@ -10,9 +10,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
-from stream import catalogue, db, topics
-from stream.bus import Broker, Producer
+from stream import db
+from stream.broker.bus import Broker, Producer
 from stream.errors import ConfigError, FencedError, StoreError
+from stream.replicas import catalogue
+from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log

@@ -12,9 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream import bus, catalogue, db, topics
-from stream.bus import Broker, Producer
-from stream.events import ModelVersionAnnouncement
+from stream import db
+from stream.broker import bus
+from stream.broker.bus import Broker, Producer
+from stream.replicas import catalogue
+from stream.schemas import topics
+from stream.schemas.events import ModelVersionAnnouncement
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log

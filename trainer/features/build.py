@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
-from stream.events import History, Item
-from stream.session import ACTION_CODES, Session, f16, i64, u16, u32
+from stream.schemas.events import History, Item
+from stream.schemas.session import ACTION_CODES, Session, f16, i64, u16, u32
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
     CONTEXT_COLUMNS,

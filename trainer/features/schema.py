@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.events import Item
+from stream.schemas.events import Item
 
 ITEM_COLUMNS: Final = ("price", "sales", "rating", "promotion", "known", "has_rating", "has_image", "has_text")
 NUMERIC_COLUMNS: Final = ("price", "sales", "rating", "promotion")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stream import topics
 from stream.adapters import FORMATS, Adapted, Options, Result, adapt
+from stream.schemas import topics
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIONS = Options(pepper=b"golden")

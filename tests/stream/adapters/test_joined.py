@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stream import session, topics
 from stream.adapters import Adapted, adapt
+from stream.schemas import session, topics
 from tests.laws.join_log import CLIENTS, SETTINGS, Log, Sent, run
 
 GOLDEN = Path(__file__).parent / "golden"

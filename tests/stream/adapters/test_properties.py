@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream import topics
 from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
-from stream.events import Event
-from stream.join import decode
-from stream.join.fates import FATE_OF_REASON
+from stream.schemas import decode, topics
+from stream.schemas.events import Event
+from stream.schemas.outcomes import FATE_OF_REASON
 
 DECODERS: dict[str, Callable[[bytes], Event]] = {
     topics.IMPRESSIONS: decode.impression,

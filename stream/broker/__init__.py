@@ -1,0 +1,1 @@
+"""Access to Kafka: producers, readers, topic administration and the partitioner."""

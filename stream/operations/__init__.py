@@ -1,0 +1,1 @@
+"""Operations on topics: produce, ingest, export, recount, verify and redrive."""

@@ -1,0 +1,122 @@
+"""Read `sessions`, `unjoined` or `dead_letters` to their end and write them to a file for people and notebooks."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from stream.broker.bus import Broker, read_to_end
+from stream.errors import ConfigError, SchemaError
+from stream.schemas import session, topics
+from stream.schemas.records import Record
+from stream.schemas.session import Session, f16, f32, i64, u16, u32
+
+TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
+_INTEGER_HEADERS = ("partition", "offset", "append_ts", "attempt", "first_seen", "redriven_ts")
+_TEXT_HEADERS = ("reason", "detail", "topic", "line_id", "sha256", "redriven_from")
+Row = dict[str, object]
+
+
+def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> int:
+    """Write the records of `topic` as JSON lines or Parquet, by the suffix of `out`, and return their number.
+
+    Args:
+        broker: Where the topic is.
+        topic: `sessions` (progress records are left out), `unjoined` or `dead_letters`.
+        out: A file ending in `.jsonl` or `.parquet`.
+        latest: Of sessions, keep the highest revision of each query only.
+
+    Raises:
+        ConfigError: If the suffix is another one.
+        BusError: If the topic does not exist or the broker is unreachable.
+    """
+    if out.suffix not in {".jsonl", ".parquet"}:
+        raise ConfigError(f"--out {out}: expected a file that ends in .jsonl or .parquet")
+    records = read_to_end(broker, topic)
+    if topic != topics.SESSIONS:
+        return _write((letter_row(record) for record in records), out)
+    found = sessions(records)
+    if latest:
+        found = iter(newest(found).values())
+    return _write((session_row(each) for each in found), out)
+
+
+def sessions(records: Iterable[Record]) -> Iterator[Session]:
+    """Yield the sessions among `records`; progress records and what cannot be decoded are left out."""
+    for record in records:
+        try:
+            decoded = session.decode(record.value or b"")
+        except SchemaError:
+            continue
+        if isinstance(decoded, Session):
+            yield decoded
+
+
+def newest(found: Iterable[Session]) -> dict[str, Session]:
+    """Return the highest revision of each query; of equal ones the last."""
+    best: dict[str, Session] = {}
+    for each in found:
+        known = best.get(each.query_id)
+        if known is None or each.revision >= known.revision:
+            best[each.query_id] = each
+    return best
+
+
+def session_row(each: Session) -> Row:
+    """Return a session with its binary columns as lists."""
+    row: Row = {name: getattr(each, name) for name in each.__struct_fields__}
+    row["label_key"], row["feature_schema"] = each.label_key.hex(), each.feature_schema.hex()
+    row["src"] = list(each.src)
+    row["assignment"] = [_fields(arm) for arm in each.assignment]
+    row["events"] = [_fields(event) for event in each.events]
+    row["lines"] = [_fields(line) for line in each.lines]
+    for name in ("rank_in", "clicks", "carts", "orders", "changed"):
+        row[name] = u16(getattr(each, name)).tolist()
+    for name in ("units", "hist_age_s"):
+        row[name] = u32(getattr(each, name)).tolist()
+    for name in ("price_minor", "click_delay_ms", "order_delay_ms", "gross_minor", "refund_minor"):
+        row[name] = i64(getattr(each, name)).tolist()
+    for name in ("score", "propensity"):
+        row[name] = f32(getattr(each, name)).tolist()
+    items = f16(each.item_f16)
+    row["item_f16"] = items.astype(float).reshape(each.n, -1).tolist() if items.size else []
+    row["context_f16"] = f16(each.context_f16).astype(float).tolist()
+    row["hist_action"] = list(each.hist_action)
+    return row
+
+
+def letter_row(record: Record) -> Row:
+    """Return an unjoined record or dead letter with its reason and where it came from."""
+    headers = dict(record.headers)
+    row: Row = {}
+    for name in _TEXT_HEADERS:
+        row[name] = headers[name].decode(errors="replace") if name in headers else None
+    for name in _INTEGER_HEADERS:
+        row[name] = int(headers[name]) if name in headers else None
+    row["key"] = record.key.decode(errors="replace") if record.key is not None else None
+    value = record.value or b""
+    try:
+        row["value"], row["value_base64"] = value.decode(), None
+    except UnicodeDecodeError:
+        row["value"], row["value_base64"] = None, b64encode(value).decode()
+    return row
+
+
+def _fields(record: msgspec.Struct) -> Row:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def _write(rows: Iterator[Row], out: Path) -> int:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".parquet":
+        table = pl.DataFrame(list(rows), infer_schema_length=None)
+        table.write_parquet(out)
+        return table.height
+    num_rows = 0
+    with out.open("wb") as handle:
+        for row in rows:
+            handle.write(msgspec.json.encode(row) + b"\n")
+            num_rows += 1
+    return num_rows

@@ -1,0 +1,168 @@
+"""Conservation of events, recounted from the topics alone: no counter of the join is read.
+
+Every produced unit (a record, or an order line of a decodable conversion) is looked up in `sessions`, `unjoined` and
+`dead_letters`; what is found nowhere is `open` while its windows may still be, and `lost` afterwards.
+
+Source: STREAM.md 7; ARCHITECTURE.md 6, promise G1.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stream.errors import SchemaError
+from stream.join.settings import JoinSettings
+from stream.schemas import decode, session, topics
+from stream.schemas.events import Click, Conversion, Impression
+from stream.schemas.outcomes import FATE_OF_REASON, LATE, ORPHAN
+from stream.schemas.records import Record
+from stream.schemas.session import Session
+
+_Coordinates = tuple[str, int, int]
+_Identity = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recount:
+    """Counts by fate.
+
+    Attributes:
+        produced: Units in the input topics.
+        joined: Units that a session shows as its list or its evidence.
+        duplicate: Further copies of joined units.
+        late: Units in `unjoined` that came too late, or were evicted.
+        orphan: Units in `unjoined` that refer to nothing.
+        dead: Records in `dead_letters`.
+        open: Units without a fate whose windows are not over.
+        lost: Units without a fate whose windows are over; anything but 0 is a fault.
+        reasons: Units in the side topics by reason.
+    """
+
+    produced: int
+    joined: int
+    duplicate: int
+    late: int
+    orphan: int
+    dead: int
+    open: int
+    lost: int
+    reasons: dict[str, int]
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether every produced unit has exactly one fate."""
+        fates = self.joined + self.duplicate + self.late + self.orphan + self.dead
+        return self.lost == 0 and self.produced == fates + self.open
+
+
+class _Found:
+    """What the output topics say."""
+
+    def __init__(self) -> None:
+        self.joined: set[_Identity] = set()
+        self.unjoined: dict[tuple[_Coordinates, str], str] = {}
+        self.dead: dict[_Coordinates, str] = {}
+        self.watermarks: dict[int, int] = {}
+
+    def take(self, record: Record) -> None:
+        if record.topic == topics.SESSIONS:
+            content = session.decode(record.value or b"")
+            if isinstance(content, Session):
+                self._take_session(content)
+            else:
+                known = self.watermarks.get(content.partition, 0)
+                self.watermarks[content.partition] = max(known, content.watermark_ts)
+            return
+        headers = dict(record.headers)
+        where = (headers["topic"].decode(), int(headers["partition"]), int(headers["offset"]))
+        reason = headers["reason"].decode()
+        if record.topic == topics.DEAD_LETTERS:
+            self.dead[where] = reason
+        else:
+            self.unjoined[where, headers.get("line_id", b"").decode()] = reason
+
+    def _take_session(self, content: Session) -> None:
+        self.joined.add((topics.IMPRESSIONS, content.query_id))
+        for event in content.events:
+            if event.topic == topics.CLICKS:
+                self.joined.add((topics.CLICKS, event.event_id))
+        for line in content.lines:
+            self.joined.add(_line_identity(content.client_id, line.transaction_id, line.line_id, line.refund_id))
+
+
+def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> Recount:
+    """Return the fate of every produced unit.
+
+    Args:
+        records: All records of the three event topics, `sessions`, `unjoined` and `dead_letters`, in any order; those
+            of other topics are ignored. Repeated records change nothing.
+        settings: Windows that tell open from lost.
+    """
+    settings = settings or JoinSettings()
+    found = _Found()
+    inputs: dict[_Coordinates, Record] = {}
+    for record in records:
+        if record.topic in topics.EVENT_TOPICS:
+            inputs[record.topic, record.partition, record.offset] = record
+        elif record.topic in {topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS}:
+            found.take(record)
+    patience_ms = (settings.click_window_s + settings.wait_s) * 1_000
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    met: set[_Identity] = set()
+    for where, record in inputs.items():
+        if where in found.dead:
+            counts.update(("produced", "dead"))
+            reasons[found.dead[where]] += 1
+            continue
+        for identity, line_id, event_ts in _units(record):
+            counts["produced"] += 1
+            reason = found.unjoined.get((where, line_id))
+            if reason is not None:
+                counts[FATE_OF_REASON[reason]] += 1
+                reasons[reason] += 1
+            elif identity in found.joined:
+                counts["duplicate" if identity in met else "joined"] += 1
+                met.add(identity)
+            else:
+                over = event_ts + patience_ms < found.watermarks.get(record.partition, 0)
+                counts["lost" if over else "open"] += 1
+    return Recount(
+        produced=counts["produced"],
+        joined=counts["joined"],
+        duplicate=counts["duplicate"],
+        late=counts[LATE],
+        orphan=counts[ORPHAN],
+        dead=counts["dead"],
+        open=counts["open"],
+        lost=counts["lost"],
+        reasons=dict(reasons),
+    )
+
+
+def _units(record: Record) -> list[tuple[_Identity, str, int]]:
+    """Return identity, line id and time of each unit of an input record."""
+    try:
+        event: Impression | Click | Conversion
+        if record.topic == topics.IMPRESSIONS:
+            event = decode.impression(record.value)
+            return [((topics.IMPRESSIONS, event.query_id), "", event.event_ts)]
+        if record.topic == topics.CLICKS:
+            event = decode.click(record.value)
+            return [((topics.CLICKS, event.event_id), "", event.event_ts)]
+        event = decode.conversion(record.value)
+    except SchemaError:
+        return [((), "", record.timestamp)]
+    refund_id = "" if event.action_name == "purchase" else event.refund_id or event.event_id
+    return [
+        (
+            _line_identity(event.client_id, event.transaction_id, line.line_id, refund_id),
+            line.line_id,
+            event.event_ts,
+        )
+        for line in event.items
+    ]
+
+
+def _line_identity(client_id: str, transaction_id: str, line_id: str, refund_id: str) -> _Identity:
+    return (topics.CONVERSIONS, client_id, transaction_id, line_id, refund_id)

@@ -1,0 +1,225 @@
+"""Write letters back to where they came from, as new records with a fate of their own.
+
+What is sent for a letter is decided by pure functions; `redrive` sends it, waits for the broker, and marks the letter
+as redriven, so that asking again sends nothing twice. A crash in between sends some twice: the join finds duplicates.
+
+Source: STREAM.md 9.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
+from stream.adapters.rejects import TOPIC_PREFIX
+from stream.adapters.rejects import letter as rejected_letter
+from stream.operations.ingest import Sender
+from stream.schemas import dead_letter, decode, topics
+from stream.schemas.dead_letter import REDRIVEN_FROM, Filter, Letter, Place
+from stream.schemas.records import Record
+
+MAX_ATTEMPTS = 3
+_BATCH = 500
+_BURST_S = 0.1
+
+CUT = "payload_cut"
+NO_EVENT = "no_event"
+REDRIVEN = "already_redriven"
+ATTEMPTS = "too_many_attempts"
+UNCHANGED = "rejected_as_before"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a redrive will do.
+
+    Attributes:
+        records: Place of a payload to the letters of its source record, all of which are settled by writing it again.
+        refused: Letters that are meant but not redriven, by cause.
+    """
+
+    records: Mapping[Place, tuple[Letter, ...]]
+    refused: Counter[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Redriven:
+    """What a redrive did.
+
+    Attributes:
+        num_letters: Letters redriven.
+        records: Records written, by topic; `dead_letters` are payloads of adapters that were rejected anew.
+        reasons: Letters redriven, by their reason.
+        refused: Letters left as they are, by cause.
+    """
+
+    num_letters: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class TokenBucket:
+    """Lets `rate` records a second through, and a tenth of a second's worth at once."""
+
+    def __init__(self, rate: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        """Start full.
+
+        Raises:
+            ValueError: If the rate is not positive.
+        """
+        if not rate > 0:
+            raise ValueError(f"rate {rate}: expected more than 0 records a second")
+        self._rate = rate
+        self._capacity = max(1.0, rate * _BURST_S)
+        self._clock = clock
+        self._sleep = sleep
+        self._tokens = self._capacity
+        self._at_s = clock()
+
+    def take(self) -> None:
+        """Take one token, and sleep for as long as the bucket is overdrawn by it."""
+        now_s = self._clock()
+        self._tokens = min(self._capacity, self._tokens + (now_s - self._at_s) * self._rate) - 1
+        self._at_s = now_s
+        if self._tokens < 0:
+            self._sleep(-self._tokens / self._rate)
+
+
+def plan(found: Iterable[Letter], meant: Filter, *, max_attempts: int = MAX_ATTEMPTS) -> Plan:
+    """Return which of all letters of a topic to redrive; the limit counts those that are, in source records."""
+    everything = list(found)
+    of_source: dict[dead_letter.Coordinates, list[Letter]] = {}
+    for letter in everything:
+        of_source.setdefault(letter.coordinates, []).append(letter)
+    chosen: dict[dead_letter.Coordinates, Place] = {}
+    refused: Counter[str] = Counter()
+    for letter in replace(meant, limit=None).of(everything):
+        cause = _refusal(letter, max_attempts)
+        if cause is not None:
+            refused[cause] += 1
+        elif letter.coordinates not in chosen and (meant.limit is None or len(chosen) < meant.limit):
+            chosen[letter.coordinates] = letter.place
+    return Plan(records={place: tuple(of_source[where]) for where, place in chosen.items()}, refused=refused)
+
+
+def outgoing(letter: Letter, record: Record, options: Options, *, now_ms: int) -> list[Outgoing]:
+    """Return the records that redrive a letter; none if an adapter rejects its payload just as before.
+
+    Args:
+        letter: Any letter of the source record.
+        record: The one that carries the original bytes.
+        options: For payloads of other conventions.
+        now_ms: For a payload that an adapter rejects for another reason than before.
+    """
+    headers = _chain(letter)
+    if not letter.topic.startswith(TOPIC_PREFIX):
+        key = decode.client_key(record.value)
+        return [
+            Outgoing(topic=letter.topic, key=record.key if key is None else key, value=record.value, headers=headers)
+        ]
+    name = letter.topic.removeprefix(TOPIC_PREFIX)
+    results = adapt(name, record.value or b"", options)
+    adapted = [result for result in results if isinstance(result, Adapted)]
+    rejected = [result for result in results if isinstance(result, Rejected)]
+    sent = [Outgoing(topic=each.topic, key=each.key, value=each.value, headers=headers) for each in adapted]
+    if rejected:
+        key, value, anew = rejected_letter(name, rejected, now_ms=now_ms, key=record.key)
+        written = dict(anew)
+        if (written["reason"].decode(), written["detail"].decode(errors="replace")) == (letter.reason, letter.detail):
+            return []
+        sent.append(Outgoing(topic=topics.DEAD_LETTERS, key=key, value=value, headers=_replaced(anew, headers)))
+    return sent
+
+
+def redrive(
+    producer: Sender | None,
+    topic: str,
+    planned: Plan,
+    records: Iterable[Record],
+    *,
+    options: Options,
+    bucket: TokenBucket,
+    now_ms: Callable[[], int],
+) -> Redriven:
+    """Carry out a plan; all that was sent is acknowledged before it is marked.
+
+    Args:
+        producer: Where to; None only counts, and does not wait.
+        topic: `dead_letters` or `unjoined`.
+        planned: The plan.
+        records: The records of `topic`, read again.
+        options: For payloads of other conventions.
+        bucket: Limits records per second.
+        now_ms: Epoch milliseconds.
+
+    Raises:
+        BusError: If the broker did not acknowledge all of them; run it again.
+    """
+    done = Redriven(refused=Counter(planned.refused))
+    unmarked: list[tuple[Record, Letter]] = []
+    for record in dead_letter.payloads(records, planned.records):
+        settled = planned.records[record.partition, record.offset]
+        sent = outgoing(settled[0], record, options, now_ms=now_ms())
+        if not sent:
+            done.refused[UNCHANGED] += 1
+            continue
+        for each in sent:
+            done.records[each.topic] += 1
+            if producer is not None:
+                bucket.take()
+                producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
+        done.num_letters += len(settled)
+        done.reasons.update(letter.reason for letter in settled)
+        # A payload that was rejected anew is a newer attempt of the same letter: nothing to mark.
+        unmarked += [(record, letter) for letter in settled if sent[-1].topic != topics.DEAD_LETTERS]
+        if len(unmarked) >= _BATCH:
+            _mark(producer, topic, unmarked, now_ms)
+    _mark(producer, topic, unmarked, now_ms)
+    return done
+
+
+def _mark(
+    producer: Sender | None, topic: str, unmarked: list[tuple[Record, Letter]], now_ms: Callable[[], int]
+) -> None:
+    if producer is not None:
+        producer.flush()
+        for record, letter in unmarked:
+            headers = dead_letter.mark(record, letter, now_ms())
+            producer.send(topic, key=record.key, value=None, partition=record.partition, headers=headers)
+        producer.flush()
+    unmarked.clear()
+
+
+def _refusal(letter: Letter, max_attempts: int) -> str | None:
+    if letter.redriven_ts is not None:
+        return REDRIVEN
+    if letter.cut:
+        return CUT
+    name = letter.topic.removeprefix(TOPIC_PREFIX)
+    if letter.topic not in topics.EVENT_TOPICS and not (letter.topic != name and name in FORMATS):
+        return NO_EVENT
+    return ATTEMPTS if letter.attempt >= max_attempts else None
+
+
+def _chain(letter: Letter) -> list[tuple[str, bytes]]:
+    return [
+        (REDRIVEN_FROM, f"{letter.topic}/{letter.partition}/{letter.offset}".encode()),
+        ("attempt", b"%d" % (letter.attempt + 1)),
+        ("first_seen", b"%d" % letter.first_seen),
+    ]
+
+
+def _replaced(headers: list[tuple[str, bytes]], newer: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    names = {name for name, _ in newer}
+    return [*(pair for pair in headers if pair[0] not in names), *newer]

@@ -1,0 +1,350 @@
+"""A batch oracle for the join: sessions recomputed from the logs by tables, and compared with what was emitted.
+
+Nothing of the streaming core is used but the strict decoder: no watermark, state or order of arrival. Links, windows
+and labels come out of joins and group-bys in Polars. What the oracle cannot know, because it depends on when a record
+arrived, it takes from the side topics: records there are left out of the expectation. Orphans that it could have
+placed are counted apart.
+
+Source: STREAM.md 5 to 7 and 14.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from stream.errors import SchemaError
+from stream.join.settings import JoinSettings
+from stream.schemas import decode, session, topics
+from stream.schemas.outcomes import FATE_OF_REASON, ORPHAN
+from stream.schemas.records import Record
+from stream.schemas.session import Session
+
+_MAX_SHOWN = 20
+_SHOWN = {"query_id": pl.String, "client_id": pl.String, "imp_ts": pl.Int64, "item_id": pl.String, "item": pl.Int64,
+          "price": pl.Int64, "offset": pl.Int64, "partition": pl.Int64, "currency": pl.String}  # fmt: skip
+_CLICKS = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, "item_id": pl.String,
+           "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64}  # fmt: skip
+_LINES = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, "item_id": pl.String,
+          "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64,
+          "transaction_id": pl.String, "line_id": pl.String, "refund_id": pl.String, "quantity": pl.Int64,
+          "amount": pl.Int64, "currency": pl.String}  # fmt: skip
+_EVIDENCE = ["query_id", "kind", "identity", "action", "item", "event_ts"]
+_LABELS = ["query_id", "item", "clicks", "carts", "orders", "units", "gross", "refund"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How emitted sessions compare with the oracle's.
+
+    Attributes:
+        expected: Sessions that should have been emitted.
+        emitted: Sessions that were, each counted once.
+        missing: Expected but not emitted.
+        extra: Emitted but not expected.
+        differing: Both, with other evidence or labels.
+        misplaced_orphans: Pieces of evidence that the oracle would gain by joining what lies in `unjoined` as orphans.
+        examples: Query ids of up to 20 differences.
+    """
+
+    expected: int
+    emitted: int
+    missing: int
+    extra: int
+    differing: int
+    misplaced_orphans: int
+    examples: tuple[str, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether the emitted sessions are those of the oracle."""
+        return self.missing == 0 and self.extra == 0 and self.differing == 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    shown: pl.DataFrame
+    clicks: pl.DataFrame
+    lines: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    evidence: pl.DataFrame
+    labels: pl.DataFrame
+
+
+def verify(
+    records: Iterable[Record],
+    settings: JoinSettings | None = None,
+    *,
+    from_ts: int = 0,
+    to_ts: int | None = None,
+) -> Verdict:
+    """Compare emitted sessions with those that the oracle computes from the same log.
+
+    Args:
+        records: All records of the event topics, `sessions`, `unjoined` and `dead_letters`, in offset order per
+            partition; those of other topics are ignored.
+        settings: The windows that the join ran with.
+        from_ts: Only sessions shown at or after this time are compared.
+        to_ts: Only sessions shown before this time are compared; by default those that are closed in every partition.
+    """
+    settings = settings or JoinSettings()
+    inputs: dict[tuple[str, int, int], Record] = {}
+    sessions: dict[str, list[Session]] = {}
+    reasons: dict[tuple[str, int, int, str], str] = {}
+    watermarks: dict[int, int] = {}
+    for record in records:
+        if record.topic in topics.EVENT_TOPICS:
+            inputs[record.topic, record.partition, record.offset] = record
+        elif record.topic == topics.SESSIONS:
+            content = session.decode(record.value or b"")
+            if isinstance(content, Session):
+                sessions.setdefault(content.query_id, []).append(content)
+            else:
+                watermarks[content.partition] = max(content.watermark_ts, watermarks.get(content.partition, 0))
+        elif record.topic in {topics.UNJOINED, topics.DEAD_LETTERS}:
+            headers = dict(record.headers)
+            where = (headers["topic"].decode(), int(headers["partition"]), int(headers["offset"]))
+            reasons[(*where, headers.get("line_id", b"").decode())] = headers["reason"].decode()
+    watermark_ts = min((watermarks.get(where[1], 0) for where in inputs), default=0)
+    # An event is compared once nothing about it can wait any more.
+    settled_ts = watermark_ts - settings.wait_s * 1_000
+    last_ts = watermark_ts - settings.click_window_s * 1_000
+    last_ts = last_ts if to_ts is None else min(to_ts - 1, last_ts)
+
+    orphans = {where for where, reason in reasons.items() if FATE_OF_REASON[reason] == ORPHAN}
+    expected = _join(_tables(inputs, set(reasons)), settings)
+    emitted, seen = _emitted(sessions)
+    in_range = pl.col("imp_ts").is_between(from_ts, last_ts)
+    wanted = _tables(inputs, set(reasons)).shown.filter(in_range)["query_id"].unique()
+    shown = seen.filter(in_range)["query_id"].unique()
+    missing = set(wanted) - set(shown)
+    extra = set(shown) - set(wanted)
+    both = pl.Series("query_id", sorted(set(wanted) & set(shown)), dtype=pl.String)
+    differing = _differences(expected, emitted, both, settled_ts)
+    misplaced = _misplaced(inputs, set(reasons) - orphans, orphans, settings) if orphans else 0
+    return Verdict(
+        expected=len(wanted),
+        emitted=len(shown),
+        missing=len(missing),
+        extra=len(extra),
+        differing=len(differing),
+        misplaced_orphans=misplaced,
+        examples=tuple(sorted(missing | extra | differing)[:_MAX_SHOWN]),
+    )
+
+
+def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str, int, int, str]]) -> _Tables:
+    shown: list[tuple[object, ...]] = []
+    clicks: list[tuple[object, ...]] = []
+    lines: list[tuple[object, ...]] = []
+    for (topic, partition, offset), record in inputs.items():
+        if (topic, partition, offset, "") in left_out:
+            continue
+        try:
+            if topic == topics.IMPRESSIONS:
+                i = decode.impression(record.value)
+                shown += [
+                    (
+                        i.query_id,
+                        i.client_id,
+                        i.event_ts,
+                        item_id,
+                        at,
+                        i.items.price_minor[at],
+                        offset,
+                        partition,
+                        i.currency,
+                    )
+                    for at, item_id in enumerate(i.items.object_id)
+                ]
+            elif topic == topics.CLICKS:
+                c = decode.click(record.value)
+                clicks.append(
+                    (c.event_id, c.client_id, c.query_id, c.object_id, c.action_name, c.event_ts, offset, partition)
+                )
+            else:
+                v = decode.conversion(record.value)
+                refund_id = "" if v.action_name == "purchase" else v.refund_id or v.event_id
+                lines += [
+                    (v.event_id, v.client_id, o.query_id or v.query_id, o.object_id, v.action_name, v.event_ts, offset,
+                     partition, v.transaction_id, o.line_id, refund_id, o.quantity, o.amount_minor, v.currency)
+                    for o in v.items
+                    if (topic, partition, offset, o.line_id) not in left_out
+                ]  # fmt: skip
+        except SchemaError:
+            continue  # it has no fate yet, or the recount will name it
+    frame_shown = pl.DataFrame(shown, schema=_SHOWN, orient="row")
+    first = frame_shown.group_by("query_id").agg(pl.col("offset").min())
+    return _Tables(
+        shown=frame_shown.join(first, on=["query_id", "offset"]).unique(
+            ["query_id", "item"], keep="first", maintain_order=True
+        ),
+        clicks=pl.DataFrame(clicks, schema=_CLICKS, orient="row"),
+        lines=pl.DataFrame(lines, schema=_LINES, orient="row"),
+    )
+
+
+def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
+    window_ms, attribution_ms = settings.click_window_s * 1_000, settings.attribution_s * 1_000
+    # An item shown twice is meant by its first position.
+    listed = tables.shown.sort("item").unique(["query_id", "item_id"], keep="first", maintain_order=True)
+    listed = listed.select("query_id", "client_id", "item_id", "item", "imp_ts").with_columns(
+        close_ts=pl.col("imp_ts") + window_ms
+    )
+    touches = _linked_clicks(tables.clicks, listed, infer=settings.infer_links)
+    purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
+    purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
+    named = purchases.join(listed, on=["query_id", "client_id", "item_id"])
+    early = pl.col("event_ts") < pl.col("close_ts")
+    labelled = pl.concat([touches.filter(early).select("query_id"), named.filter(early).select("query_id")]).unique()
+    in_time = early | (
+        pl.col("query_id").is_in(labelled["query_id"].implode())
+        & (pl.col("event_ts") <= pl.col("imp_ts") + attribution_ms)
+    )
+    touches = touches.filter(in_time)
+    named = named.filter(in_time)
+    unnamed = purchases.join(named, on=["client_id", "transaction_id", "line_id"], how="anti")
+    deals = pl.concat([named, _by_last_click(unnamed, touches, attribution_ms, named.columns)])
+    reversals = _reversals(tables.lines, deals, settings.refund_s * 1_000)
+    everything = pl.concat([deals.select(reversals.columns), reversals])
+    identity = pl.concat_str(["transaction_id", "line_id", "refund_id"], separator="\0")
+    evidence = pl.concat(
+        [
+            touches.select("query_id", pl.lit("click").alias("kind"), pl.col("event_id").alias("identity"), "action",
+                           "item", "event_ts"),
+            everything.select("query_id", pl.lit("line").alias("kind"), identity.alias("identity"), "action", "item",
+                              "event_ts"),
+        ]
+    )  # fmt: skip
+    currency = tables.shown.select("query_id", pl.col("currency").alias("list_currency")).unique()
+    return _Joined(evidence, _labels(touches, everything.join(currency, on="query_id")))
+
+
+def _linked_clicks(clicks: pl.DataFrame, listed: pl.DataFrame, *, infer: bool) -> pl.DataFrame:
+    named = clicks.filter(pl.col("query_id").is_not_null()).join(listed, on=["query_id", "client_id", "item_id"])
+    bare = clicks.filter(pl.col("query_id").is_null()).drop("query_id").join(listed, on=["client_id", "item_id"])
+    bare = bare.filter(
+        pl.col("event_ts").is_between(pl.col("imp_ts"), pl.col("close_ts"), closed="left") & pl.lit(infer)
+    )
+    bare = bare.sort("imp_ts", "query_id", descending=True).unique(
+        ["partition", "offset"], keep="first", maintain_order=True
+    )
+    both = pl.concat([named, bare.select(named.columns)]).sort("event_ts", "offset")
+    return both.unique(["query_id", "event_id"], keep="first", maintain_order=True)
+
+
+def _by_last_click(
+    unnamed: pl.DataFrame, touches: pl.DataFrame, attribution_ms: int, columns: list[str]
+) -> pl.DataFrame:
+    clicked = touches.select(
+        "client_id",
+        "item_id",
+        "query_id",
+        "item",
+        "imp_ts",
+        "close_ts",
+        click_ts="event_ts",
+        click_id="event_id",
+    )
+    found = unnamed.drop("query_id").join(clicked, on=["client_id", "item_id"])
+    found = found.filter(
+        (pl.col("click_ts") <= pl.col("event_ts")) & (pl.col("event_ts") <= pl.col("imp_ts") + attribution_ms)
+    )
+    found = found.sort("click_ts", "click_id", descending=True)
+    return found.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True).select(columns)
+
+
+def _reversals(lines: pl.DataFrame, deals: pl.DataFrame, refund_ms: int) -> pl.DataFrame:
+    bought = deals.select(
+        "client_id", "transaction_id", "line_id", "item", "imp_ts", linked="query_id", bought_ts="event_ts"
+    )
+    reversed_ = lines.filter(pl.col("action") != "purchase").join(bought, on=["client_id", "transaction_id", "line_id"])
+    reversed_ = reversed_.filter(pl.col("event_ts") <= pl.col("bought_ts") + refund_ms)
+    reversed_ = reversed_.sort("event_ts", "event_id", "offset").unique(
+        ["client_id", "transaction_id", "line_id", "refund_id"], keep="first", maintain_order=True
+    )
+    return reversed_.with_columns(query_id=pl.col("linked")).select(
+        "query_id", "item", "action", "event_ts", "transaction_id", "line_id", "refund_id", "quantity", "amount",
+        "currency",
+    )  # fmt: skip
+
+
+def _labels(touches: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
+    by = ["query_id", "item"]
+    bought = pl.col("action") == "purchase"
+    money = pl.when(pl.col("currency") == pl.col("list_currency")).then(pl.col("amount")).otherwise(0)
+    clicks = touches.group_by(by).agg(
+        clicks=(pl.col("action") == "click").sum().cast(pl.Int64),
+        carts=(pl.col("action") != "click").sum().cast(pl.Int64),
+    )
+    deals = lines.group_by(by).agg(
+        orders=pl.col("transaction_id").filter(bought).n_unique().cast(pl.Int64),
+        units=pl.col("quantity").filter(bought).sum(),
+        gross=money.filter(bought).sum(),
+        refund=money.filter(~bought).sum(),
+    )
+    return clicks.join(deals, on=by, how="full", coalesce=True).fill_null(0).select(_LABELS)
+
+
+def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]:
+    """Return evidence as the union over all revisions, labels as the last record has them, and impression times."""
+    evidence: list[tuple[object, ...]] = []
+    labels: list[tuple[object, ...]] = []
+    for query_id, revisions in sessions.items():
+        touches = {e.event_id: e for s in revisions for e in s.events if e.topic == topics.CLICKS}
+        lines = {(x.transaction_id, x.line_id, x.refund_id): x for s in revisions for x in s.lines}
+        evidence += [(query_id, "click", e.event_id, e.action, e.item, e.event_ts) for e in touches.values()]
+        evidence += [(query_id, "line", "\0".join(k), x.action, x.item, x.event_ts) for k, x in lines.items()]
+        last = revisions[-1]
+        columns: list[list[int]] = [
+            session.u16(last.clicks).tolist(),
+            session.u16(last.carts).tolist(),
+            session.u16(last.orders).tolist(),
+            session.u32(last.units).tolist(),
+            session.i64(last.gross_minor).tolist(),
+            session.i64(last.refund_minor).tolist(),
+        ]
+        labels += [(query_id, at, *values) for at, values in enumerate(zip(*columns, strict=True)) if any(values)]
+    types = [pl.String, pl.String, pl.String, pl.String, pl.Int64, pl.Int64]
+    times = [(query_id, revisions[0].impression_ts) for query_id, revisions in sessions.items()]
+    return (
+        _Joined(
+            pl.DataFrame(evidence, schema=dict(zip(_EVIDENCE, types, strict=True)), orient="row"),
+            pl.DataFrame(labels, schema={n: pl.Int64 if n != "query_id" else pl.String for n in _LABELS}, orient="row"),
+        ),
+        pl.DataFrame(times, schema={"query_id": pl.String, "imp_ts": pl.Int64}, orient="row"),
+    )
+
+
+def _differences(expected: _Joined, emitted: _Joined, queries: pl.Series, settled_ts: int) -> set[str]:
+    """Return the queries whose evidence differs, or whose labels do while all their evidence is settled."""
+    inside = pl.col("query_id").is_in(queries.implode())
+    ours, theirs = expected.evidence.filter(inside), emitted.evidence.filter(inside)
+    settled = pl.col("event_ts") < settled_ts
+    differing = _symmetric(ours.filter(settled), theirs.filter(settled))
+    unsettled = set(ours.filter(~settled)["query_id"]) | set(theirs.filter(~settled)["query_id"])
+    touched = (pl.col("clicks") + pl.col("carts") + pl.col("orders") + pl.col("units") + pl.col("refund")) > 0
+    labels = _symmetric(expected.labels.filter(inside & touched), emitted.labels.filter(inside))
+    return differing | (labels - unsettled)
+
+
+def _symmetric(ours: pl.DataFrame, theirs: pl.DataFrame) -> set[str]:
+    columns = ours.columns
+    return set(ours.join(theirs, on=columns, how="anti", nulls_equal=True)["query_id"]) | set(
+        theirs.join(ours, on=columns, how="anti", nulls_equal=True)["query_id"]
+    )
+
+
+def _misplaced(
+    inputs: dict[tuple[str, int, int], Record],
+    left_out: set[tuple[str, int, int, str]],
+    orphans: set[tuple[str, int, int, str]],
+    settings: JoinSettings,
+) -> int:
+    """Return how many orphans an oracle that admits them would have placed."""
+    with_them = _join(_tables(inputs, left_out), settings).evidence
+    without = _join(_tables(inputs, left_out | orphans), settings).evidence
+    return max(0, len(with_them) - len(without))

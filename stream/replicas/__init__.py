@@ -1,0 +1,1 @@
+"""In-memory replicas of compacted topics."""

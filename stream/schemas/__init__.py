@@ -1,0 +1,1 @@
+"""Schemas of all topics: events, sessions, outcomes and dead letters, with their strict decoding."""

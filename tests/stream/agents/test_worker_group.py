@@ -1,0 +1,132 @@
+"""What a worker does in its group and by its own clock: it ends when it stands still, keeps its share, and ticks."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.demo.claims import PortClaims
+from deploy.demo.scrape import ScrapeError, scrape
+from stream.broker.admin import committed_offsets
+from stream.broker.bus import Broker, end_offsets
+from stream.schemas import events, topics
+from tests.harness.faults import wait_until
+from tests.harness.worker import GROUP, START_TS, WorkerProcess, emitted, running, send, shopping, tick
+
+pytestmark = pytest.mark.kafka
+_LIVE = {
+    "SHELFWISE_JOIN__CLICK_WINDOW_S": "3",
+    "SHELFWISE_JOIN__LATENESS_S": "1",
+    "SHELFWISE_JOIN__WAIT_S": "1",
+    "SHELFWISE_JOIN__IDLE_S": "2",
+    "SHELFWISE_JOIN__PROGRESS_S": "1",
+}
+
+
+def test_a_partition_that_is_not_fetched_ends_the_worker(fresh_kafka: Broker, tmp_path: Path) -> None:
+    send(fresh_kafka, list(shopping(300)))
+    tick(fresh_kafka, START_TS + 300_000, 1)
+    settings = {"SHELFWISE_WORKER__WATCHDOG_S": "4"}
+    program = ("tests.harness.stalled_worker", topics.CLICKS, "1")
+    with running(fresh_kafka, tmp_path / "home", settings=settings, program=program) as worker:
+        assert worker.process.wait(timeout=90) == 1
+        assert "clicks-1 has lag but has not moved from offset 0" in worker.log
+    committed = committed_offsets(fresh_kafka, GROUP, [topics.CLICKS])
+    ends = end_offsets(fresh_kafka, [topics.CLICKS])
+    assert committed.get((topics.CLICKS, 1), 0) == 0 < ends[topics.CLICKS, 1]
+    assert all(committed[pair] == end for pair, end in ends.items() if pair[1] != 1), "the others were read"
+
+
+def test_a_static_member_that_comes_back_in_time_moves_no_partition(fresh_kafka: Broker, tmp_path: Path) -> None:
+    settings = {"SHELFWISE_WORKER__SESSION_S": "30"}
+    claims = PortClaims()
+    port = claims.claim_any()
+
+    def start(name: str, *options: str) -> WorkerProcess:
+        return WorkerProcess(fresh_kafka, tmp_path / name, "--instance", name, *options, settings=settings)
+
+    started: list[WorkerProcess] = []
+    try:
+        started += [watched := start("watched", "--metrics-port", str(port)), start("bounced")]
+        wait_until(lambda: all("owns partitions [" in each.log for each in started), "both", 90)
+        wait_until(lambda: len(_shares(port)) == 2, "its half of the partitions", 60, lambda: watched.log)
+        rebalances, share = _rebalances(port), _shares(port)
+        started[1].kill()
+        before = len(started[1].log)
+        started.append(bounced := start("bounced"))
+        wait_until(lambda: "owns partitions [" in bounced.log[before:], "its return", 25, lambda: bounced.log)
+        send(fresh_kafka, list(shopping(60)))
+        ends = end_offsets(fresh_kafka, topics.EVENT_TOPICS)
+
+        def all_read() -> bool:
+            committed = committed_offsets(fresh_kafka, GROUP, topics.EVENT_TOPICS)
+            return all(committed.get(pair, 0) == end for pair, end in ends.items())
+
+        wait_until(all_read, "the records of both", 60, lambda: bounced.log)
+        assert _rebalances(port) == rebalances, "the other member's generation ends with every rebalance"
+        assert _shares(port) == share
+    finally:
+        for worker in started:
+            if worker.process.poll() is None:
+                worker.kill()
+        claims.release()
+
+
+def _rebalances(port: int) -> float:
+    return scrape(port).total("shelfwise_join_rebalances_total")
+
+
+def _shares(port: int) -> set[str]:
+    """Partitions that a worker reports the lag of."""
+    try:
+        samples = scrape(port)
+    except ScrapeError:
+        return set()
+    lags = [labels["partition"] for name, labels, _ in samples.values if name == "shelfwise_join_lag_offsets"]
+    return set(lags)
+
+
+def test_sessions_close_by_the_brokers_clock_without_a_driver(fresh_kafka: Broker, tmp_path: Path) -> None:
+    with running(fresh_kafka, tmp_path / "home", settings=_LIVE, ticks="worker") as worker:
+        wait_until(lambda: "owns partitions [" in worker.log, "its partitions", 60, lambda: worker.log)
+        sent_ts = time.time_ns() // 1_000_000
+        send(fresh_kafka, [record for number in range(30) for record in _search(number, sent_ts)])
+        wait_until(lambda: len(emitted(fresh_kafka)) == 30, "sessions", 60, lambda: worker.log)
+        found = emitted(fresh_kafka)
+        assert worker.stop() == 0, worker.log
+    assert all(each.close_ts == sent_ts + 3_000 <= each.watermark_ts for each in found.values())
+    assert {name for name, each in found.items() if any(each.clicks)} == {f"query-{n}" for n in range(0, 30, 3)}
+    assert sum(end_offsets(fresh_kafka, [topics.UNJOINED, topics.DEAD_LETTERS]).values()) == 0
+
+
+def _search(number: int, event_ts: int) -> list[tuple[str, bytes, bytes]]:
+    client, query = f"client-{number}", f"query-{number}"
+    shown = events.ShownItems(object_id=["item-1", "item-2"], rank_in=[1, 2], price_minor=[100, 200])
+    made: list[tuple[str, events.Event]] = [
+        (
+            topics.IMPRESSIONS,
+            events.Impression(
+                event_id=f"i-{number}",
+                event_ts=event_ts,
+                query_id=query,
+                query=events.Query(hash="hash"),
+                currency="EUR",
+                items=shown,
+                client_id=client,
+                source="test",
+            ),
+        )
+    ]
+    if number % 3 == 0:
+        click = events.Click(
+            event_id=f"c-{number}",
+            event_ts=event_ts + 200,
+            action_name="click",
+            query_id=query,
+            object_id="item-2",
+            position=2,
+            client_id=client,
+            source="test",
+        )
+        made.append((topics.CLICKS, click))
+    return [(topic, client.encode(), events.encode(event)) for topic, event in made]

@@ -1,0 +1,61 @@
+"""S14: what N does with list parts and behaviours that N+1 has written."""
+
+import msgspec
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stream.join import profiles as join_profiles
+from stream.join import sessions
+from stream.join.rows import ShownList, WarmSession
+from stream.join.sessions import ListPart
+from stream.schemas import events, session
+from tests.laws.join_log import START_TS, impression
+from tests.stream.faults import test_schemas as schemas
+from tests.stream.faults.fault_log import log_of, on_time, shopping
+from tests.stream.faults.test_schemas import END_TS, NEXT, grown
+
+
+def _grown_part(part: bytes) -> bytes:
+    return msgspec.msgpack.encode(grown(msgspec.msgpack.decode(part, type=ListPart)))
+
+
+def test_s14_a_session_is_built_from_the_list_part_of_the_next_schema() -> None:
+    """S14: the size of the map that a session begins with counts the pairs of the part that is there."""
+    shown = impression(1)
+    part = sessions.list_part(shown, 1, 0)
+    header = sessions.Header(0, "close", START_TS + 1, START_TS + 2)
+    for each in (part, _grown_part(part)):
+        value = sessions.build(each, None, header, n=3, impression_ts=START_TS, partition=1, changed_items=())
+        content = session.decode(value)
+        assert isinstance(content, session.Session)
+        assert content.query_id == shown.query_id
+        assert msgspec.msgpack.decode(value)["watermark_ts"] == START_TS + 2
+
+
+def test_s14_state_with_list_parts_of_the_next_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S14: rows of N+1 whose lists hold one more field."""
+    plain = schemas.grown
+
+    def grown_with_parts(content: Struct) -> Struct:
+        if isinstance(content, ShownList | WarmSession):
+            content = replace(content, part=_grown_part(content.part))
+        grown_content: Struct = plain(content)
+        return grown_content
+
+    monkeypatch.setattr(schemas, "grown", grown_with_parts)
+    happened = shopping(400, seed=15)
+    log = log_of(on_time(happened, seed=15), end_ts=END_TS)
+    calm = schemas._run_over(log, {10: "N"})
+    result = schemas._run_over(log, {60: NEXT})
+    assert result.fates == calm.fates
+    assert result.outputs.final() == calm.outputs.final()
+
+
+def test_s14_a_behaviour_of_the_next_schema_is_not_added_twice() -> None:
+    """S14: after a rollback a slice is merged again into a profile that N+1 has written."""
+    behaviour = events.Behaviour(event_id="e", item_id="i", action="click", event_ts=START_TS)
+    written = msgspec.json.encode(grown(events.Profile(client_id="c", behaviours=[behaviour], updated_ts=START_TS)))
+    profile = join_profiles.decode(written)
+    join_profiles.add(profile, behaviour, 50)
+    assert len(profile.behaviours) == 1

@@ -1,0 +1,89 @@
+"""A session record put together from parts is the record of the schema."""
+
+import pytest
+
+from stream.join import labels, sessions
+from stream.join.labels import Touch
+from stream.schemas import events, session
+
+
+def _impression(**more: object) -> events.Impression:
+    content = {
+        "event_id": "e",
+        "event_ts": 1_000,
+        "client_id": "c",
+        "source": "test",
+        "query_id": "q",
+        "query": events.Query(hash="h", category="shoes"),
+        "currency": "EUR",
+        "items": events.ShownItems(object_id=["a", "b"], rank_in=[2, 100_000], price_minor=[2**40, 7], score=[0.5, -1]),
+        "assignment": [events.Assignment(layer="l", experiment="x", arm="a", epoch=3, bucket=9)],
+        "lineage": "line",
+        "version": "4",
+        "triggered": True,
+    }
+    return events.Impression(**(content | more))  # type: ignore[arg-type]  # fields by name
+
+
+def _built(impression: events.Impression, merged: labels.Labels | None) -> session.Session:
+    value = sessions.build(
+        sessions.list_part(impression, 3, 14),
+        merged,
+        sessions.Header(2, "click", 901_000, 950_000),
+        n=2,
+        impression_ts=1_000,
+        partition=3,
+        changed_items=[1] if merged is not None else [],
+    )
+    found = session.decode(value)
+    assert isinstance(found, session.Session)
+    return found
+
+
+def test_parts_are_disjoint_and_together_all_fields_of_a_session() -> None:
+    parts = (sessions.ListPart, sessions.LabelPart, sessions.Header)
+    names = [name for part in parts for name in part.__struct_fields__]
+    assert sorted(names) == sorted(session.Session.__struct_fields__)
+    # The sizes of their maps decide how many bytes `build` cuts off.
+    assert len(sessions.ListPart.__struct_fields__) + 1 > 15
+    assert all(len(part.__struct_fields__) <= 15 for part in parts[1:])
+
+
+def test_a_list_without_labels() -> None:
+    found = _built(_impression(), None)
+    assert (found.query_id, found.client_id, found.revision, found.reason) == ("q", "c", 2, "click")
+    assert (found.impression_ts, found.close_ts, found.watermark_ts, found.src) == (1_000, 901_000, 950_000, (3, 14))
+    assert (found.n, found.item_id, found.query_category) == (2, ["a", "b"], "shoes")
+    assert session.u16(found.rank_in).tolist() == [2, 65_535]
+    assert session.i64(found.price_minor).tolist() == [2**40, 7]
+    assert session.f32(found.score).tolist() == [0.5, -1]
+    assert found.assignment == [session.AssignedArm("l", "x", 3, "a", 9)]
+    assert session.u16(found.clicks).tolist() == [0, 0]
+    assert session.i64(found.click_delay_ms).tolist() == [-1, -1]
+    assert (found.changed, found.events, found.lines) == (b"", [], [])
+    assert found.label_key == labels.label_key(labels.empty())
+
+
+def test_labels_replace_the_empty_columns() -> None:
+    merged = labels.empty()
+    merged.merge_touch(Touch("k", "click", 1, 1_250, 1_300, 5, "query_id"))
+    found = _built(_impression(), merged)
+    assert session.u16(found.clicks).tolist() == [0, 1]
+    assert session.i64(found.click_delay_ms).tolist() == [-1, 250]
+    assert session.u16(found.changed).tolist() == [1]
+    assert found.events == labels.evidence(merged, 3)
+    assert found.label_key == labels.label_key(merged)
+
+
+@pytest.mark.parametrize("num_items", [1, 24, 200])
+def test_what_the_state_reads_back(num_items: int) -> None:
+    items = events.ShownItems(
+        object_id=[f"i{k}" for k in range(num_items)],
+        rank_in=list(range(1, num_items + 1)),
+        price_minor=[k * 1_000_003 for k in range(num_items)],
+    )
+    part = sessions.list_part(_impression(items=items), 0, 0)
+    head, known = sessions.head(part), sessions.identity(part)
+    assert head.item_id == items.object_id
+    assert [head.price(k) for k in range(num_items)] == items.price_minor
+    assert (known.client_id, known.impression_ts, known.n) == ("c", 1_000, num_items)

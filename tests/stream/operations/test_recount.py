@@ -1,0 +1,51 @@
+"""The recount finds each fate from the topics alone, and notices what is lost."""
+
+from stream.operations.recount import recount
+from stream.schemas import topics
+from tests.laws.join_log import SETTINGS, START_TS, Event, Log, Run, Sent, click, impression, purchase, run, send
+
+
+def _example() -> tuple[Log, Run]:
+    happened: list[Event] = [
+        impression(1),
+        click(1, 1, "item-1", at_s=5),
+        click(1, 1, "item-1", at_s=5),
+        click(2, 7, "item-1", at_s=5),
+        purchase(1, 1, ["item-1", "item-5"], at_s=10),
+        impression(2, at_s=20),
+        click(3, 2, "item-1", at_s=2_000),
+    ]
+    poison = Sent(topics.CLICKS, "x", b"poison", START_TS)
+    log = Log.of([*(send(event) for event in happened), poison])
+    return log, run(log)
+
+
+def test_counts_by_fate() -> None:
+    log, result = _example()
+    counted = recount([*log.events(), *result.outputs.records], SETTINGS)
+    assert (counted.produced, counted.joined, counted.duplicate) == (9, 4, 1)
+    assert (counted.late, counted.orphan, counted.dead) == (1, 2, 1)
+    assert counted.reasons == {"no_impression": 1, "not_in_list": 1, "too_late": 1, "not_json": 1}
+    assert counted.is_closed
+    assert counted.open == counted.lost == 0
+
+
+def test_records_written_twice_count_once() -> None:
+    log, result = _example()
+    records = [*log.events(), *result.outputs.records]
+    assert recount(records + records, SETTINGS) == recount(records, SETTINGS)
+
+
+def test_a_missing_letter_is_a_loss() -> None:
+    log, result = _example()
+    kept = [record for record in result.outputs.records if record.topic != topics.UNJOINED]
+    counted = recount([*log.events(), *kept], SETTINGS)
+    assert counted.lost == 3
+    assert not counted.is_closed
+
+
+def test_events_whose_windows_are_not_over_are_open() -> None:
+    log = Log.of([send(impression(1))])
+    counted = recount(log.events(), SETTINGS)
+    assert (counted.produced, counted.open, counted.lost) == (1, 1, 0)
+    assert counted.is_closed

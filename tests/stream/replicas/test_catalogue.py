@@ -1,0 +1,111 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from stream.broker import bus
+from stream.replicas.catalogue import Catalogue, publish
+from stream.schemas import topics
+from stream.schemas.events import Item, encode
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    key: bytes | None
+    value: bytes | None
+    offset: int
+    topic: str = topics.ITEMS
+    partition: int = 0
+    timestamp: int = 0
+    headers: Sequence[tuple[str, bytes]] = field(default_factory=list)
+
+
+def item(number: int, **fields: object) -> Item:
+    known: dict[str, object] = {
+        "item_id": f"item-{number}",
+        "title": "a thing",
+        "price_minor": 100 * number,
+        "currency": "EUR",
+        "updated_ts": 1,
+    }
+    return Item(**{**known, **fields})  # type: ignore[arg-type]
+
+
+def vector(*values: float) -> bytes:
+    return np.array(values, dtype="<f2").tobytes()
+
+
+def test_vectors_are_decoded_as_float16() -> None:
+    catalogue = Catalogue(
+        [item(1, image_vec=vector(0.5, -2), image_model="a", text_vec=vector(1, 2, 3), text_model="b")]
+    )
+    image, text = catalogue.image("item-1"), catalogue.text("item-1")
+    assert image is not None
+    assert text is not None
+    assert image.dtype == np.float16
+    assert image.tolist() == [0.5, -2.0]
+    assert text.tolist() == [1.0, 2.0, 3.0]
+    assert (catalogue.image_width, catalogue.text_width) == (2, 3)
+
+
+def test_a_vector_of_another_space_counts_as_missing() -> None:
+    catalogue = Catalogue(
+        [item(1, image_vec=vector(1, 2), image_model="old"), item(2, image_vec=vector(3, 4), image_model="new")],
+        image_space="new",
+    )
+    assert catalogue.image("item-1") is None
+    assert catalogue.image("item-2") is not None
+    assert len(catalogue) == 2
+
+
+def test_the_first_space_is_adopted_when_none_is_named() -> None:
+    catalogue = Catalogue(
+        [item(1, text_vec=vector(1, 2), text_model="a"), item(2, text_vec=vector(1, 2), text_model="b")]
+    )
+    assert catalogue.text_space == "a"
+    assert catalogue.text("item-2") is None
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\x01", vector(1, float("nan")), vector(1, 2, 3)])
+def test_a_damaged_vector_counts_as_missing(damaged: bytes) -> None:
+    catalogue = Catalogue(
+        [item(1, image_vec=vector(1, 2), image_model="a"), item(2, image_vec=damaged, image_model="a")]
+    )
+    assert catalogue.image("item-2") is None
+    assert catalogue["item-2"].price_minor == 200
+
+
+def test_records_replace_and_delete_and_move_the_position() -> None:
+    first, second = item(1, image_vec=vector(1, 2), image_model="a"), item(2)
+    records = [
+        StoredRecord(b"item-1", encode(first), 0),
+        StoredRecord(b"item-2", encode(second), 1),
+        StoredRecord(b"item-1", encode(item(1, price_minor=7)), 2),
+        StoredRecord(b"item-2", None, 3),
+        StoredRecord(b"item-3", b"{}", 4),
+    ]
+    catalogue = Catalogue.from_records(records)
+    assert list(catalogue) == ["item-1"]
+    assert catalogue["item-1"].price_minor == 7
+    assert catalogue.image("item-1") is None
+    assert catalogue.positions == {(topics.ITEMS, 0): 5}
+    assert catalogue.num_rejected == 1
+    catalogue.apply(records)
+    assert list(catalogue) == ["item-1"]
+
+
+@pytest.mark.kafka
+def test_published_items_are_loaded_and_followed(kafka_broker: bus.Broker) -> None:
+    with bus.Producer(kafka_broker) as producer:
+        publish(producer, [item(n, item_id=f"loaded-{n}") for n in range(20)])
+    catalogue = Catalogue.load(kafka_broker)
+    assert {f"loaded-{n}" for n in range(20)} <= set(catalogue)
+    with bus.Producer(kafka_broker) as producer:
+        producer.send(topics.ITEMS, key=b"loaded-3", value=None)
+        producer.flush()
+    with bus.Reader(kafka_broker, catalogue.positions) as reader:
+        for _ in range(20):
+            if catalogue.apply(reader.poll()):
+                break
+    assert "loaded-3" not in catalogue
