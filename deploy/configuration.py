@@ -10,6 +10,7 @@ from pathlib import Path
 
 from abtest.settings import AbtestSettings
 from deploy.grafana.settings import GrafanaSettings
+from deploy.simulation.marketplace.settings import MarketplaceSettings
 from serving.settings import ServingSettings
 from stream import settings
 from stream.agents.settings import WorkerSettings
@@ -17,7 +18,6 @@ from stream.broker.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings
-from stream.marketplace.settings import MarketplaceSettings
 from trainer.settings import TrainerSettings
 
 SECTIONS: Mapping[str, type] = {

@@ -14,8 +14,8 @@ from deploy.commands.output import JsonFlag, context, err_console, print_json, p
 from stream.errors import ConfigError
 
 if TYPE_CHECKING:
+    from deploy.simulation.marketplace.settings import MarketplaceSettings
     from stream.broker.bus import Broker
-    from stream.marketplace.settings import MarketplaceSettings
 
 CONTINUE = "continue"
 
@@ -44,9 +44,9 @@ def publish_items(
 ) -> None:
     """Write the catalogue as it stands before the first search to the topic `items`."""
     from deploy.broker import resolve
+    from deploy.simulation.marketplace.market import Market
+    from deploy.simulation.marketplace.settings import MarketplaceSettings
     from stream.broker.bus import KafkaSettings, Producer
-    from stream.marketplace.market import Market
-    from stream.marketplace.settings import MarketplaceSettings
     from stream.replicas.catalogue import publish
 
     loaded = context(ctx, _overrides(seed=seed, clients=clients, items=items, start=start))
@@ -77,12 +77,12 @@ def run(
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
     from deploy.broker import resolve
+    from deploy.simulation.clock import Ticker
+    from deploy.simulation.marketplace.driver import Driver
+    from deploy.simulation.marketplace.market import Market
+    from deploy.simulation.marketplace.rankers import IncomingOrder, Ranker, RankingService
+    from deploy.simulation.marketplace.settings import MarketplaceSettings
     from stream.broker.bus import KafkaSettings, Producer
-    from stream.clock import Ticker
-    from stream.marketplace.driver import Driver
-    from stream.marketplace.market import Market
-    from stream.marketplace.rankers import IncomingOrder, Ranker, RankingService
-    from stream.marketplace.settings import MarketplaceSettings
 
     overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
     overrides |= {
@@ -152,7 +152,7 @@ def _overrides(*, seed: int | None, clients: int | None, items: int | None, star
 
 
 def _started(settings: "MarketplaceSettings", broker: "Broker", start: str | None) -> "MarketplaceSettings":
-    from stream.clock import newest_ts
+    from deploy.simulation.clock import newest_ts
 
     newest = newest_ts(broker) if start == CONTINUE else None
     return settings if newest is None else replace(settings, start_ts=newest + 60_000)

@@ -175,7 +175,7 @@ def replay_trivago(
     as_json: JsonFlag = False,
 ) -> None:
     """Replay the hotel-search log; run the worker with `--ticks driver` beside it."""
-    from stream.replay import run, trivago
+    from deploy.simulation.replay import run, trivago
     from stream.schemas import topics
 
     broker = _broker(context(ctx))

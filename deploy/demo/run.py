@@ -24,6 +24,7 @@ from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.stack import ARMS, SHOPPERS, Ports
 from deploy.demo.summary import DemoSummary
 from deploy.kafka.local import LocalKafka
+from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
 from stream import db
@@ -32,7 +33,6 @@ from stream.broker.admin import create_topics
 from stream.broker.bus import Broker, KafkaSettings, end_offsets
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
-from stream.marketplace.settings import MarketplaceSettings
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
 

@@ -14,9 +14,9 @@ import pytest
 
 from stream.broker.bus import Broker
 from stream.schemas import topics
+from tests.deploy.simulation.replay import trivago_log
 from tests.harness.demo import ROOT
 from tests.harness.worker import running, wait_until_committed
-from tests.stream import trivago_log
 
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 FILE_NAME = "trivago_sessions_dev.parquet"

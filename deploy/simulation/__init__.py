@@ -1,0 +1,1 @@
+"""Simulated shoppers and replays of recorded logs, which drive the public interfaces."""

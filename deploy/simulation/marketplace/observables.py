@@ -1,0 +1,94 @@
+"""What an item shows of itself: catalogue records with float16 vectors, prices, sales and ratings."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.simulation.marketplace.randomness import generator
+from deploy.simulation.marketplace.world import LATENT, Floats, World
+from stream.schemas.events import Item
+
+WIDTH = 16
+CURRENCY = "EUR"
+_DAY_MS = 86_400_000
+
+
+class Shelf:
+    """The visible side of a world.
+
+    Attributes:
+        rating_J: Stars, 1 to 5.
+        sales_J: Units sold in 28 days; 0 for items that are launched later.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        dials, truth = world.settings, world.items
+        rng = generator(dials.seed, "observables")
+        J = dials.items
+        noise_JK = rng.normal(0.0, 1.0, (J, WIDTH))
+        self._image_JD = truth.look @ _rotation(rng).T + dials.image_noise * noise_JK
+        said_JK = (1 - dials.mu) * truth.meaning + dials.mu * truth.look
+        self._text_JD = said_JK @ _rotation(rng).T + 0.3 * rng.normal(0.0, 1.0, (J, WIDTH))
+        self._has_image_J: NDArray[np.bool_] = rng.random(J) >= dials.p_miss
+        self.rating_J = np.clip(3.8 + 0.4 * truth.quality + rng.normal(0.0, 0.4, J), 1.0, 5.0)
+        appeal_J = 0.7 * truth.quality - 0.5 * (truth.log_price - truth.log_price.mean())
+        sales_J = rng.poisson(np.exp(np.minimum(2.5 + appeal_J + rng.normal(0.0, 0.7, J), 9.0)))
+        self.sales_J = np.where(truth.launch_ts > 0, 0, sales_J)
+        self.image_space, self.text_space = (_space(name, dials.seed) for name in ("image", "text"))
+
+    def item(self, j: int) -> Item:
+        """Return the catalogue record of item number `j`."""
+        truth, dials = self._world.items, self._world.settings
+        launch_ts = int(truth.launch_ts[j])
+        category = category_name(int(truth.category[j]))
+        return Item(
+            item_id=item_name(j),
+            title=f"{category} {item_name(j)}",
+            brand_id=f"brand-{truth.brand[j]}",
+            shop_id=f"shop-{truth.shop[j]}",
+            category_ids=["all", category],
+            price_minor=int(truth.price_minor[j]),
+            currency=CURRENCY,
+            sales_28d=int(self.sales_J[j]),
+            image_vec=_f16(self._image_JD[j]) if self._has_image_J[j] else None,
+            image_model=self.image_space if self._has_image_J[j] else None,
+            text_vec=_f16(self._text_JD[j]),
+            text_model=self.text_space,
+            updated_ts=launch_ts or dials.start_ts - _DAY_MS,
+            attributes={"rating": round(float(self.rating_J[j]), 2), "promotion": float(truth.promoted[j])},
+        )
+
+    def items_at(self, at_ts: int) -> Iterator[Item]:
+        """Yield the records of all items launched by `at_ts`."""
+        yield from (self.item(int(j)) for j in np.flatnonzero(self._world.items.launch_ts <= at_ts))
+
+
+def item_name(j: int) -> str:
+    """Return the id of item number `j`."""
+    return f"item-{j:06d}"
+
+
+def category_name(category: int) -> str:
+    """Return the id of a category."""
+    return f"category-{category}"
+
+
+def text_hash(seed: int, text: int) -> str:
+    """Return the keyed hash that stands for a query text in events."""
+    return sha256(f"shelfwise-marketplace\0{seed}\0{text}".encode()).hexdigest()[:32]
+
+
+def _rotation(rng: np.random.Generator) -> Floats:
+    orthonormal, _ = np.linalg.qr(rng.normal(0.0, 1.0, (WIDTH, LATENT)))
+    return np.asarray(orthonormal, dtype=np.float64)
+
+
+def _f16(vector: Floats) -> bytes:
+    return vector.astype("<f2").tobytes()
+
+
+def _space(modality: str, seed: int) -> str:
+    return sha256(f"shelfwise-marketplace\0{modality}\0{seed}\0{WIDTH}".encode()).hexdigest()

@@ -1,0 +1,194 @@
+"""The events a shopper causes, as they go over the wire, each with the time at which it is sent.
+
+Event ids, ids of queries and orders are functions of the seed, the client and the search: the same shopper seeing the
+same list causes the same bytes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deploy.simulation.marketplace import delays
+from deploy.simulation.marketplace.market import Listing, Market, Outcome
+from deploy.simulation.marketplace.observables import CURRENCY, category_name, item_name, text_hash
+from deploy.simulation.marketplace.randomness import generator
+from deploy.simulation.marketplace.settings import MarketplaceSettings
+from deploy.simulation.marketplace.traffic import Search
+from deploy.simulation.marketplace.world import Ints, category_of_text
+from stream.schemas import topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.identity import event_id
+
+SOURCE = "marketplace"
+Kind = Literal["impression", "click", "add_to_cart", "purchase", "refund"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """One record to send at `send_ts`; `copy` marks a duplicate, `is_late` one sent long after it happened."""
+
+    send_ts: int
+    kind: Kind
+    topic: str
+    key: bytes
+    value: bytes
+    is_copy: bool = False
+    is_late: bool = False
+
+
+def client_id(search: Search) -> str:
+    """Return the pseudonym of the shopper; bots are told apart by name only for the reader of a log."""
+    return f"{'bot' if search.is_bot else 'client'}-{search.client:06d}"
+
+
+def run_id(settings: MarketplaceSettings) -> str:
+    """Return what tells two runs on the same topics apart: their seed and their first moment.
+
+    >>> run_id(MarketplaceSettings())
+    '1.695aff00'
+    """
+    return f"{settings.seed}.{settings.start_ts // 1_000:x}"
+
+
+def query_id(settings: MarketplaceSettings, search: Search) -> str:
+    """Return the id of a search."""
+    return f"q{run_id(settings)}-{search.client}-{search.number}"
+
+
+def visit_id(settings: MarketplaceSettings, search: Search) -> str:
+    """Return the id of the browsing visit."""
+    return f"v{run_id(settings)}-{search.visit}"
+
+
+def query_of(settings: MarketplaceSettings, search: Search) -> Query:
+    """Return the query as events carry it."""
+    return Query(
+        hash=text_hash(settings.seed, search.text),
+        category=category_name(category_of_text(search.text)),
+        page=search.page,
+        total_hits=settings.items // settings.categories,
+    )
+
+
+def impression(market: Market, listing: Listing, order: Ints) -> bytes:
+    """Return the impression of a list that no ranking service has seen: without features, with propensities."""
+    settings, search, candidates = market.settings, listing.search, listing.candidates
+    return encode(
+        Impression(
+            event_id=event_id(search.event_ts, settings.seed, "impression", search.client, search.number),
+            event_ts=search.event_ts,
+            client_id=client_id(search),
+            session_id=visit_id(settings, search),
+            source=SOURCE,
+            query_id=query_id(settings, search),
+            query=query_of(settings, search),
+            currency=CURRENCY,
+            items=ShownItems(
+                object_id=[item_name(j) for j in candidates.items[order].tolist()],
+                rank_in=(order + 1).tolist(),
+                price_minor=market.world.items.price_minor[candidates.items[order]].tolist(),
+                propensity=candidates.propensity_n[order].tolist(),
+            ),
+        )
+    )
+
+
+def sendings(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> Iterator[Sending]:
+    """Yield clicks, cart additions, the order and its refund, with duplicates and late ones as configured."""
+    rng = generator(settings.seed, "faults", search.client, search.number)
+    for kind, event_ts, value in _events(settings, search, outcome):
+        is_late = bool(rng.random() < settings.late)
+        delay_ms = delays.lognormal_ms(rng, 1_800_000, 0.7)
+        topic = topics.CLICKS if kind in {"click", "add_to_cart"} else topics.CONVERSIONS
+        first = Sending(
+            send_ts=event_ts + (delay_ms if is_late else 0),
+            kind=kind,
+            topic=topic,
+            key=client_id(search).encode(),
+            value=value,
+            is_late=is_late,
+        )
+        yield first
+        if rng.random() < settings.duplicates:
+            yield Sending(
+                send_ts=first.send_ts + delays.lognormal_ms(rng, 2_000, 1.5),
+                kind=kind,
+                topic=topic,
+                key=first.key,
+                value=value,
+                is_copy=True,
+                is_late=is_late,
+            )
+
+
+def _events(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> Iterator[tuple[Kind, int, bytes]]:
+    for click in outcome.clicks:
+        event_ts = search.event_ts + click.delay_ms
+        yield "click", event_ts, _click(settings, search, "click", event_ts, click.item, click.position)
+        if click.cart_delay_ms is not None:
+            event_ts = search.event_ts + click.cart_delay_ms
+            yield "add_to_cart", event_ts, _click(settings, search, "add_to_cart", event_ts, click.item, click.position)
+    if outcome.order is not None:
+        event_ts = search.event_ts + outcome.order.delay_ms
+        yield "purchase", event_ts, _conversion(settings, search, outcome, "purchase", event_ts)
+        if outcome.order.refund_delay_ms is not None:
+            event_ts = search.event_ts + outcome.order.refund_delay_ms
+            yield "refund", event_ts, _conversion(settings, search, outcome, "refund", event_ts)
+
+
+def _click(
+    settings: MarketplaceSettings,
+    search: Search,
+    action: Literal["click", "add_to_cart"],
+    event_ts: int,
+    item: int,
+    position: int,
+) -> bytes:
+    return encode(
+        Click(
+            event_id=event_id(event_ts, settings.seed, action, search.client, search.number, item),
+            event_ts=event_ts,
+            client_id=client_id(search),
+            session_id=visit_id(settings, search),
+            source=SOURCE,
+            action_name=action,
+            query_id=query_id(settings, search),
+            object_id=item_name(item),
+            position=position + 1,
+        )
+    )
+
+
+def _conversion(
+    settings: MarketplaceSettings,
+    search: Search,
+    outcome: Outcome,
+    action: Literal["purchase", "refund"],
+    event_ts: int,
+) -> bytes:
+    order = outcome.order
+    assert order is not None
+    transaction_id = f"o{run_id(settings)}-{search.client}-{search.number}"
+    return encode(
+        Conversion(
+            event_id=event_id(event_ts, settings.seed, action, search.client, search.number),
+            event_ts=event_ts,
+            client_id=client_id(search),
+            session_id=visit_id(settings, search),
+            source=SOURCE,
+            action_name=action,
+            transaction_id=transaction_id,
+            refund_id=f"{transaction_id}-r" if action == "refund" else None,
+            currency=CURRENCY,
+            value_minor=order.amount_minor,
+            items=[
+                OrderLine(
+                    line_id="1",
+                    object_id=item_name(order.item),
+                    quantity=order.quantity,
+                    amount_minor=order.amount_minor,
+                    query_id=query_id(settings, search),
+                )
+            ],
+        )
+    )

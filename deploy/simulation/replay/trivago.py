@@ -1,0 +1,181 @@
+"""The hotel-search log of trivago (RecSys Challenge 2019) as our events.
+
+Terms: the log was given out for the challenge, for research only. It is never shipped with this project; the loader
+takes a path and checks that the file is the known excerpt (sessions begun 2018-11-07 00:00 to 2018-11-08 12:00 UTC).
+
+Mapping (ADR 0003): the visit (`session_id`) is the client and the key. Event time is timestamp + step milliseconds. A
+`clickout item` row is a list and a choice: an impression one millisecond before it, a click and a purchase of the
+chosen hotel, with explicit query ids. `interaction item ...` rows are clicks without a query id, which the join links
+to the newest open list with the hotel, or accounts for as orphans. Other rows say nothing about an item of a list.
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import polars as pl
+
+from deploy.simulation.replay.driver import Replayed
+from stream.errors import ConfigError
+from stream.schemas import topics
+from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.identity import event_id
+
+SHA256 = "51d6a2b3f8d40ae8b1251e10099f89d6630eec18a34502c83592a96aa4010d1a"
+SOURCE = "trivago"
+# The log names no currency; the challenge's prices are read as euros.
+CURRENCY = "EUR"
+CLICK_OUT = "clickout item"
+INTERACTION = "interaction item"
+COLUMNS = {
+    "user_id": pl.String,
+    "session_id": pl.String,
+    "timestamp": pl.Int64,
+    "step": pl.Int64,
+    "action_type": pl.String,
+    "reference": pl.String,
+    "platform": pl.String,
+    "city": pl.String,
+    "device": pl.String,
+    "current_filters": pl.String,
+    "impressions": pl.String,
+    "prices": pl.String,
+}
+
+
+def load(path: Path, *, any_file: bool = False) -> Iterator[Replayed]:
+    """Yield the events of the log in `path` in the order of time.
+
+    Args:
+        path: A parquet file with the columns of the challenge's log.
+        any_file: Take any file of that form, instead of the known excerpt only.
+
+    Raises:
+        ConfigError: If the file is missing, is not the known one, lacks a column, or has a list that cannot be read.
+    """
+    if not path.is_file():
+        raise ConfigError(f"trivago log '{path}' does not exist")
+    if not any_file:
+        found = sha256(path.read_bytes()).hexdigest()
+        if found != SHA256:
+            raise ConfigError(f"trivago log '{path}': sha256 {found}, expected {SHA256} (or ask for any file)")
+    log = pl.read_parquet(path)
+    missing = [name for name in COLUMNS if name not in log.columns]
+    if missing:
+        raise ConfigError(f"trivago log '{path}': columns {missing} are missing")
+    log = log.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()])
+    events = [event for row in _rows(log) for event in _events(row)]
+    # Stable: within one millisecond the rows' own order stays.
+    events.sort(key=lambda event: event.event_ts)
+    yield from events
+
+
+def _rows(log: pl.DataFrame) -> Iterator["_Row"]:
+    is_item = pl.col("action_type").str.starts_with(INTERACTION) | (pl.col("action_type") == CLICK_OUT)
+    ordered = log.filter(is_item & pl.col("reference").is_not_null()).sort("timestamp", "session_id", "step")
+    for values in ordered.iter_rows(named=True):
+        yield _Row(values)
+
+
+class _Row:
+    """One row with what its events share."""
+
+    def __init__(self, values: dict[str, object]) -> None:
+        self._values = values
+        self.timestamp, self.step = int(self.text("timestamp")), int(self.text("step"))
+        self.event_ts = self.timestamp * 1_000 + self.step
+        self.visit = self.text("session_id")
+        self.query_id = f"{self.visit}-{self.timestamp}-{self.step}"
+
+    def text(self, name: str) -> str:
+        value = self._values[name]
+        return "" if value is None else str(value)
+
+    def listed(self, name: str) -> list[str]:
+        return self.text(name).split("|")
+
+    def id_of(self, kind: str, event_ts: int) -> str:
+        return event_id(event_ts, SOURCE, kind, self.visit, self.timestamp, self.step)
+
+
+def _events(row: _Row) -> Iterator[Replayed]:
+    if row.text("action_type") == CLICK_OUT:
+        yield _record(topics.IMPRESSIONS, row, _impression(row))
+        yield _record(topics.CLICKS, row, _click(row, query_id=row.query_id))
+        yield _record(topics.CONVERSIONS, row, _purchase(row))
+    else:
+        yield _record(topics.CLICKS, row, _click(row, query_id=None))
+
+
+def _record(topic: str, row: _Row, event: Impression | Click | Conversion) -> Replayed:
+    return Replayed(event_ts=event.event_ts, topic=topic, key=row.visit.encode(), value=encode(event))
+
+
+def _impression(row: _Row) -> Impression:
+    hotels, prices = row.listed("impressions"), row.listed("prices")
+    if len(hotels) != len(prices) or row.text("reference") not in hotels:
+        raise ConfigError(
+            f"trivago log: session {row.visit} step {row.step}: {len(hotels)} hotels, {len(prices)} prices,"
+            f" click-out on '{row.text('reference')}': expected equal lengths and the chosen hotel in the list"
+        )
+    city, filters = row.text("city"), row.text("current_filters")
+    return Impression(
+        event_id=row.id_of("impression", row.event_ts - 1),
+        event_ts=row.event_ts - 1,
+        client_id=row.visit,
+        session_id=row.visit,
+        user_id=row.text("user_id") or None,
+        source=SOURCE,
+        query_id=row.query_id,
+        query=Query(hash=sha256(f"{city}\0{filters}".encode()).hexdigest()[:32], category=city or None),
+        currency=CURRENCY,
+        items=ShownItems(
+            object_id=hotels,
+            rank_in=list(range(1, len(hotels) + 1)),
+            price_minor=[_minor(price) for price in prices],
+        ),
+        attributes={"platform": row.text("platform"), "device": row.text("device")},
+    )
+
+
+def _click(row: _Row, *, query_id: str | None) -> Click:
+    position = row.listed("impressions").index(row.text("reference")) + 1 if query_id else None
+    return Click(
+        event_id=row.id_of("click", row.event_ts),
+        event_ts=row.event_ts,
+        client_id=row.visit,
+        session_id=row.visit,
+        source=SOURCE,
+        action_name="click",
+        query_id=query_id,
+        object_id=row.text("reference"),
+        position=position,
+    )
+
+
+def _purchase(row: _Row) -> Conversion:
+    price_minor = _minor(row.listed("prices")[row.listed("impressions").index(row.text("reference"))])
+    return Conversion(
+        event_id=row.id_of("purchase", row.event_ts),
+        event_ts=row.event_ts,
+        client_id=row.visit,
+        session_id=row.visit,
+        source=SOURCE,
+        action_name="purchase",
+        transaction_id=row.query_id,
+        currency=CURRENCY,
+        value_minor=price_minor,
+        items=[
+            OrderLine(
+                line_id="1",
+                object_id=row.text("reference"),
+                quantity=1,
+                amount_minor=price_minor,
+                query_id=row.query_id,
+            )
+        ],
+    )
+
+
+def _minor(price: str) -> int:
+    return round(100 * float(price))

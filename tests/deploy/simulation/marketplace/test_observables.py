@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from deploy.simulation.marketplace.observables import WIDTH, Shelf, item_name
+from deploy.simulation.marketplace.settings import MarketplaceSettings
+from deploy.simulation.marketplace.world import Floats, World, draw
+from stream.replicas.catalogue import Catalogue
+
+
+def shop(**dials: float) -> tuple[World, Catalogue]:
+    world = draw(MarketplaceSettings(seed=3, **dials))  # type: ignore[arg-type]
+    shelf = Shelf(world)
+    return world, Catalogue(shelf.item(j) for j in range(world.settings.items))
+
+
+def explained(hidden: Floats, seen: Floats) -> float:
+    """Share of the variance of `hidden` that a linear map of `seen` explains."""
+    design = np.column_stack([seen, np.ones(len(seen))])
+    fitted = design @ np.linalg.lstsq(design, hidden, rcond=None)[0]
+    return float(1 - ((hidden - fitted) ** 2).sum() / ((hidden - hidden.mean(axis=0)) ** 2).sum())
+
+
+def vectors(catalogue: Catalogue, numbers: list[int], modality: str) -> Floats:
+    found = [catalogue.image(item_name(j)) if modality == "image" else catalogue.text(item_name(j)) for j in numbers]
+    return np.array([vector for vector in found if vector is not None], dtype=np.float64)
+
+
+def test_images_are_missing_at_the_configured_share() -> None:
+    world, catalogue = shop(p_miss=0.2)
+    missing = sum(catalogue.image(item_id) is None for item_id in catalogue) / len(catalogue)
+    assert missing == pytest.approx(0.2, abs=5 * 0.4 / np.sqrt(world.settings.items))
+    assert all(catalogue.text(item_id) is not None for item_id in catalogue)
+    assert catalogue.image_width == catalogue.text_width == WIDTH
+
+
+def test_all_images_missing() -> None:
+    _, catalogue = shop(p_miss=1.0)
+    assert all(catalogue[item_id].image_vec is None for item_id in catalogue)
+
+
+def test_an_image_tells_the_look_and_noise_hides_it() -> None:
+    shares = []
+    for noise in (0.3, 1.0, 3.0):
+        world, catalogue = shop(image_noise=noise, p_miss=0.0)
+        everything = list(range(world.settings.items))
+        shares.append(explained(world.items.look, vectors(catalogue, everything, "image")))
+    assert shares[0] > 0.85
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_the_overlap_dial_moves_the_text_from_meaning_to_look() -> None:
+    looks, meanings = [], []
+    for mu in (0.0, 0.5, 1.0):
+        world, catalogue = shop(mu=mu)
+        text = vectors(catalogue, list(range(world.settings.items)), "text")
+        looks.append(explained(world.items.look, text))
+        meanings.append(explained(world.items.meaning, text))
+    assert looks[0] < 0.05
+    assert looks[0] < looks[1] < looks[2]
+    assert meanings[0] > meanings[1] > meanings[2]
+
+
+def test_launched_items_are_not_in_the_first_catalogue_and_have_sold_nothing() -> None:
+    world, catalogue = shop(chi=0.3)
+    shelf = Shelf(world)
+    first = {item.item_id for item in shelf.items_at(world.settings.start_ts)}
+    launched = set(catalogue) - first
+    assert len(launched) / len(catalogue) == pytest.approx(0.3, abs=0.06)
+    assert all(catalogue[item_id].sales_28d == 0 for item_id in launched)
+    end_ts = world.settings.start_ts + int(world.settings.hours * 3_600_000)
+    assert {item.item_id for item in shelf.items_at(end_ts)} == set(catalogue)
+
+
+def test_records_carry_no_truth() -> None:
+    world, catalogue = shop()
+    record = catalogue[item_name(17)]
+    assert record.updated_ts <= world.settings.start_ts + int(world.settings.hours * 3_600_000)
+    assert set(record.attributes or {}) == {"rating", "promotion"}
