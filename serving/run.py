@@ -32,7 +32,7 @@ from stream.errors import ConfigError
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
-from trainer.registry import Registry
+from trainer.versions.registry import Registry
 
 GRACE_S = 2
 

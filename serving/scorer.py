@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from stream.errors import ArtifactError
-from trainer import artifact
 from trainer.features import FEATURE_SCHEMA, Batch, SessionExample, collate
 from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.versions import artifact
 
 Forward = Callable[[Mapping[str, Tensor], Batch], Tensor]
 

@@ -20,7 +20,7 @@ from serving.files import replace_file
 from serving.metrics import Metrics
 from serving.scorer import Scorer
 from stream.errors import ArtifactError, StoreError
-from trainer.registry import Version
+from trainer.versions.registry import Version
 
 RETRY_REFUSED_S = 60.0
 
@@ -91,7 +91,7 @@ class Versions:
 
 
 class Registry(Protocol):
-    """What is asked of `trainer.registry.Registry`."""
+    """What is asked of `trainer.versions.registry.Registry`."""
 
     def live(self, lineage: str) -> Version | None:
         """Return the live version of a lineage."""

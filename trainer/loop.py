@@ -17,16 +17,17 @@ import torch
 from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
-from trainer import artifact, checkpoint, learner, sealed
-from trainer.batches import Batch, Cutter, Mark, Position
-from trainer.checkpoint import Checkpoint, CursorState, State
 from trainer.features import FEATURE_SCHEMA
-from trainer.learner import Learner
-from trainer.merge import Cursor, Merge
+from trainer.feed.batches import Batch, Cutter, Mark, Position
+from trainer.feed.merge import Cursor, Merge
+from trainer.learning import learner
+from trainer.learning.learner import Learner
+from trainer.learning.prequential import Prequential
 from trainer.models import architecture_hash, encode_config
-from trainer.prequential import Prequential
-from trainer.publisher import Publisher
-from trainer.sealed import Failpoint
+from trainer.versions import artifact, atomic_folder, checkpoint
+from trainer.versions.atomic_folder import Failpoint
+from trainer.versions.checkpoint import Checkpoint, CursorState, State
+from trainer.versions.publisher import Publisher
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Loop:
         folder: Path,
         *,
         wall_s: Callable[[], float],
-        failpoint: Failpoint = sealed.no_failpoint,
+        failpoint: Failpoint = atomic_folder.no_failpoint,
         stop: Callable[[], bool] = lambda: False,
         retry: Callable[[StoreError], bool] = lambda _: False,
     ) -> None:

@@ -16,15 +16,15 @@ from stream.broker import bus
 from stream.broker.bus import Broker, Producer, Reader
 from stream.errors import BusError, ConfigError, FencedError, StoreError
 from stream.schemas import events, topics
-from trainer.items import KafkaItems
-from trainer.learner import Learner, auto_device, make_deterministic
+from trainer.feed.items import KafkaItems
+from trainer.learning.learner import Learner, auto_device, make_deterministic
 from trainer.loop import Lineage, Loop
 from trainer.metrics import LoopCollector, served
 from trainer.models import MODELS, ModelConfig, architecture_hash, decode_config, encode_config
-from trainer.publisher import Publisher
-from trainer.registry import Registry
-from trainer.sealed import Failpoint, no_failpoint, remove_temporary
 from trainer.settings import TrainerSettings
+from trainer.versions.atomic_folder import Failpoint, no_failpoint, remove_temporary
+from trainer.versions.publisher import Publisher
+from trainer.versions.registry import Registry
 
 _POLL_RECORDS = 512
 _BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)

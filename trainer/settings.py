@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.batches import Grid
+from trainer.feed.batches import Grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

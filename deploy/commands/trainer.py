@@ -9,7 +9,7 @@ import typer
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from trainer.registry import Registry
+    from trainer.versions.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -114,7 +114,7 @@ def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 @app.command()
 def show(ctx: typer.Context, sha256: str) -> None:
     """Verify one version in full and print its manifest as JSON."""
-    from trainer import artifact
+    from trainer.versions import artifact
 
     folder = context(ctx).home / "artifacts"
     version = artifact.load(folder, sha256)
@@ -125,7 +125,7 @@ def show(ctx: typer.Context, sha256: str) -> None:
 def _registry(ctx: typer.Context) -> "Registry":
     from deploy.schema import upgrade
     from stream import db
-    from trainer.registry import Registry
+    from trainer.versions.registry import Registry
 
     url = context(ctx).database_url()
     upgrade(url)

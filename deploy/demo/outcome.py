@@ -21,7 +21,7 @@ from stream.operations.recount import recount
 from stream.schemas import session, topics
 from stream.schemas.records import Record
 from stream.schemas.session import Session
-from trainer.registry import Registry
+from trainer.versions.registry import Registry
 
 METRICS = ("cvr", "gmv", "ctr")
 

@@ -31,7 +31,7 @@ from tests.harness.sessions import click, log_of, make_session, purchase
 from tests.trainer.harness import feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.metrics import LoopCollector
-from trainer.registry import Registry
+from trainer.versions.registry import Registry
 
 LOOP, EXPERIMENT = (queries.parse(content) for content in generate.rendered().values())
 START_TS = 1_767_225_600_000

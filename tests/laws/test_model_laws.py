@@ -14,7 +14,7 @@ from stream.errors import ArtifactError
 from tests.trainer.lists import batch_of, catalogue, labelled, served
 from trainer.evaluation import ScoredList, list_metrics
 from trainer.features import Batch, example_from_request, example_from_session
-from trainer.losses import total_loss
+from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, check_weights, to_torch
 
 KNOWN = catalogue()

@@ -12,8 +12,8 @@ from serving.settings import ServingSettings
 from serving.swap import RETRY_REFUSED_S, Updater, Versions
 from stream.errors import ArtifactError, StoreError
 from tests.serving.world import START_MS, World, request, scores_of
-from trainer import artifact
-from trainer.registry import Version
+from trainer.versions import artifact
+from trainer.versions.registry import Version
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Item
-from trainer import artifact
 from trainer.features import FEATURE_SCHEMA, collate, context_f16, example_from_request, item_f16
-from trainer.ids import IdMaps
+from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
-from trainer.registry import Registry
+from trainer.versions import artifact
+from trainer.versions.registry import Registry
 
 import abtest.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
-import trainer.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
+import trainer.versions.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
 
 WIDTH = 16
 NUM_ITEMS = 60

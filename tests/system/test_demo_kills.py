@@ -25,8 +25,8 @@ from stream.schemas import events, session, topics
 from stream.schemas.session import Session
 from tests.harness.demo import ROOT, DemoProcess, demo, wait_until_none
 from tests.harness.kafka import local_kafka
-from trainer.artifact import read_manifest
-from trainer.registry import Registry
+from trainer.versions.artifact import read_manifest
+from trainer.versions.registry import Registry
 
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 SEED = 11

@@ -8,14 +8,14 @@ from sqlalchemy import Engine
 
 from stream.errors import StoreError
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
-from trainer.learner import Learner, make_deterministic
+from trainer.learning.learner import Learner, make_deterministic
 from trainer.loop import Lineage, Loop
 from trainer.models import architecture_hash
-from trainer.publisher import Publisher
-from trainer.registry import Registry
 from trainer.run import configure
-from trainer.sealed import Failpoint, no_failpoint
 from trainer.settings import TrainerSettings
+from trainer.versions.atomic_folder import Failpoint, no_failpoint
+from trainer.versions.publisher import Publisher
+from trainer.versions.registry import Registry
 
 LINEAGE = Lineage(name="test", model="prm", profile="tiny", seed=3, code_version="test")
 SETTINGS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, checkpoint_every_wall_s=0)

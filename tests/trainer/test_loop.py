@@ -13,9 +13,9 @@ from stream import db
 from stream.schemas.session import encode
 from tests.trainer.harness import SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
-from trainer import artifact
-from trainer.learner import LearningHalted
-from trainer.registry import Registry
+from trainer.learning.learner import LearningHalted
+from trainer.versions import artifact
+from trainer.versions.registry import Registry
 
 POINTS = [
     f"{place}.{step}"

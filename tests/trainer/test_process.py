@@ -19,9 +19,9 @@ from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from trainer.metrics import LoopCollector, served
-from trainer.registry import Registry
 from trainer.run import Clocks, Folders, configure, run
 from trainer.settings import TrainerSettings
+from trainer.versions.registry import Registry
 
 _NO_METRICS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, metrics_port=0)
 

@@ -21,8 +21,8 @@ from stream.schemas.events import ModelVersionAnnouncement
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
-from trainer import artifact
-from trainer.registry import Registry, Version
+from trainer.versions import artifact
+from trainer.versions.registry import Registry, Version
 
 pytestmark = pytest.mark.kafka
 _DEADLINE_S = 120

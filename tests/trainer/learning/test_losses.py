@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.lists import batch_of, catalogue, labelled
-from trainer.losses import click_task, clicked_orders, list_softmax, total_loss
+from trainer.learning.losses import click_task, clicked_orders, list_softmax, total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, to_torch
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.trainer.lists import batch_of, catalogue, labelled
-from trainer.losses import total_loss
+from trainer.learning.losses import total_loss
 from trainer.models import MODELS, TensorBatch, Vocabulary, din, mlp, prm, to_torch
 from trainer.models.config import Modality
 

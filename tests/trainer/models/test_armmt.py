@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.lists import batch_of, catalogue, labelled
-from trainer.losses import total_loss
+from trainer.learning.losses import total_loss
 from trainer.models import MODELS, Outputs, TensorBatch, Vocabulary, to_torch
 from trainer.models.armmt import PROFILES, ArmmtConfig, forward, init
 from trainer.models.blocks import Initialiser

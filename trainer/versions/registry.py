@@ -15,7 +15,7 @@ from sqlalchemy.types import JSON, BigInteger, Integer, String
 
 from stream import db
 from stream.errors import ConfigError, FencedError, StoreError
-from trainer.tables import leases, lineages, rollout_events, versions
+from trainer.versions.tables import leases, lineages, rollout_events, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
 from trainer.features import Batch, collate, example_from_session
-from trainer.ids import IdMaps
+from trainer.features.id_maps import IdMaps
+from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
 from trainer.models import MODELS, ModelConfig, to_torch
-from trainer.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
 
 CAPACITIES = {"item": 60, "shop": 9, "brand": 9, "category": 9}
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
-from trainer import sealed
-from trainer.sealed import Failpoint, FileEntry, Tensors
+from trainer.versions import atomic_folder
+from trainer.versions.atomic_folder import Failpoint, FileEntry, Tensors
 
 KEEP = 3
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def save(
     folder: Path,
     state: State,
     files: Mapping[str, Tensors],
-    failpoint: Failpoint = sealed.no_failpoint,
+    failpoint: Failpoint = atomic_folder.no_failpoint,
     keep: int = KEEP,
 ) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`."""
@@ -92,7 +92,7 @@ def save(
     def manifest(entries: dict[str, FileEntry]) -> CheckpointManifest:
         return CheckpointManifest(state=state, files=entries)
 
-    path = sealed.write(folder, files, manifest, failpoint, prefix=f"{state.mark_number:012d}-")
+    path = atomic_folder.write(folder, files, manifest, failpoint, prefix=f"{state.mark_number:012d}-")
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
     return path
@@ -121,12 +121,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         ArtifactError: If it is incomplete or damaged.
     """
-    raw = sealed.read_manifest(path)
+    raw = atomic_folder.read_manifest(path)
     try:
         manifest = msgspec.json.decode(raw, type=CheckpointManifest)
     except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{path.name}/{sealed.MANIFEST}: {error}") from error
-    return Checkpoint(manifest.state, sealed.read_files(path, manifest.files))
+        raise ArtifactError(f"{path.name}/{atomic_folder.MANIFEST}: {error}") from error
+    return Checkpoint(manifest.state, atomic_folder.read_files(path, manifest.files))
 
 
 def _newest_first(folder: Path) -> list[Path]:

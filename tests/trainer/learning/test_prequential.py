@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.test_optimizer import make_batch
+from tests.trainer.learning.test_optimizer import make_batch
+from trainer.learning.prequential import Prequential
 from trainer.models import MODELS, Outputs
-from trainer.prequential import Prequential
 
 
 def by_hand(logit: list[float], clicked: list[bool]) -> tuple[float, float, float]:

@@ -5,8 +5,8 @@ from sqlalchemy import Engine, select
 
 from stream import db
 from stream.errors import ConfigError, FencedError
-from trainer.registry import Registry
-from trainer.tables import rollout_events
+from trainer.versions.registry import Registry
+from trainer.versions.tables import rollout_events
 
 ARTIFACTS = ["a" * 64, "b" * 64, "c" * 64]
 

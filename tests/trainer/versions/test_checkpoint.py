@@ -6,8 +6,8 @@ from stream import db
 from stream.errors import ArtifactError
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import make_log
-from trainer import checkpoint
 from trainer.loop import Lineage
+from trainer.versions import checkpoint
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from stream.errors import ArtifactError
 from stream.schemas.events import ModelVersionAnnouncement
-from trainer import artifact, sealed
-from trainer.registry import Registry
-from trainer.sealed import Failpoint
+from trainer.versions import artifact, atomic_folder
+from trainer.versions.atomic_folder import Failpoint
+from trainer.versions.registry import Registry
 
 Announce = Callable[[ModelVersionAnnouncement], None]
 Clock = Callable[[], int]
@@ -37,7 +37,7 @@ class Publisher:
         term: int,
         announce: Announce,
         now_ms: Clock,
-        failpoint: Failpoint = sealed.no_failpoint,
+        failpoint: Failpoint = atomic_folder.no_failpoint,
     ) -> None:
         self._registry = registry
         self.folder = folder

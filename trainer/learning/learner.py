@@ -18,7 +18,6 @@ from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
 from stream.schemas.session import Session
-from trainer import batches
 from trainer.features import (
     Batch,
     CatalogueLike,
@@ -28,14 +27,15 @@ from trainer.features import (
     example_from_session,
     stream_labels,
 )
-from trainer.ids import IdMaps
-from trainer.losses import total_loss
+from trainer.features.id_maps import IdMaps
+from trainer.feed import batches
+from trainer.feed.seen import RecentSet
+from trainer.learning.losses import total_loss
+from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
+from trainer.learning.prequential import Prequential
 from trainer.models import MODELS, ModelConfig, to_torch
-from trainer.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
-from trainer.prequential import Prequential
-from trainer.recent import RecentSet
-from trainer.sealed import Tensors
 from trainer.settings import TrainerSettings
+from trainer.versions.atomic_folder import Tensors
 
 _DAY_MS = 86_400_000
 

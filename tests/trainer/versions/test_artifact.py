@@ -15,8 +15,8 @@ from stream import db
 from stream.errors import ArtifactError
 from tests.trainer.harness import feed, make_loop
 from tests.trainer.session_log import make_log
-from trainer import artifact
-from trainer.registry import Registry
+from trainer.versions import artifact
+from trainer.versions.registry import Registry
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import ArtifactError
-from trainer.ids import COLD_SLOT, PADDING_SLOT, IdMap, IdMaps
+from trainer.features.id_maps import COLD_SLOT, PADDING_SLOT, IdMap, IdMaps
 
 
 def test_ids_are_cold_until_seen_twice_and_only_change_at_marks() -> None:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError
-from trainer import sealed
-from trainer.checkpoint import CursorState
 from trainer.features import Batch
-from trainer.ids import IdMaps
+from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, to_torch
-from trainer.sealed import Failpoint, FileEntry
+from trainer.versions import atomic_folder
+from trainer.versions.atomic_folder import Failpoint, FileEntry
+from trainer.versions.checkpoint import CursorState
 
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
@@ -97,7 +97,7 @@ def publish(
     golden: Batch,
     *,
     rows_dtype: torch.dtype = torch.float32,
-    failpoint: Failpoint = sealed.no_failpoint,
+    failpoint: Failpoint = atomic_folder.no_failpoint,
 ) -> str:
     """Write a version and return its address.
 
@@ -119,7 +119,7 @@ def publish(
     if not np.isfinite(scores[small.cand_mask]).all():
         raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")
     rows = {name: tensor.numpy() for name, tensor in written.items() if name.startswith(ROWS_PREFIX)}
-    files: dict[str, sealed.Tensors] = {
+    files: dict[str, atomic_folder.Tensors] = {
         "dense": {name: tensor.numpy() for name, tensor in written.items() if name not in rows},
         "rows": rows,
         "ids": dict(id_maps.to_arrays(counts=False)),
@@ -129,7 +129,7 @@ def publish(
     def complete(entries: dict[str, FileEntry]) -> Manifest:
         return msgspec.structs.replace(manifest, files=entries)
 
-    return sealed.write(folder, files, complete, failpoint).name
+    return atomic_folder.write(folder, files, complete, failpoint).name
 
 
 def read_manifest(folder: Path, sha256: str) -> Manifest:
@@ -141,9 +141,9 @@ def read_manifest(folder: Path, sha256: str) -> Manifest:
     if not is_address(sha256):
         raise ArtifactError(f"'{sha256[:80]}' is no address: expected 64 lower-case hexadecimal digits")
     try:
-        manifest = msgspec.json.decode(sealed.read_manifest(folder / sha256), type=Manifest)
+        manifest = msgspec.json.decode(atomic_folder.read_manifest(folder / sha256), type=Manifest)
     except msgspec.MsgspecError as error:
-        raise ArtifactError(f"{sha256}/{sealed.MANIFEST}: {error}") from error
+        raise ArtifactError(f"{sha256}/{atomic_folder.MANIFEST}: {error}") from error
     if manifest.format != 1 or manifest.model not in MODELS or set(manifest.files) != _FILES:
         raise ArtifactError(f"{sha256}: format {manifest.format}, model '{manifest.model}' or its files are unknown")
     return manifest
@@ -156,7 +156,7 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
         ArtifactError: If anything is missing, surplus, a link, damaged, foreign or not finite.
     """
     manifest = read_manifest(folder, sha256)
-    files = sealed.read_files(folder / sha256, manifest.files)
+    files = atomic_folder.read_files(folder / sha256, manifest.files)
     spec = MODELS[manifest.model]
     try:
         config = msgspec.convert(manifest.config, spec.config_class)
@@ -203,7 +203,7 @@ def remove_orphans(folder: Path, keep: Collection[str]) -> list[str]:
     """
     removed: list[str] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(sealed.TEMPORARY_PREFIX) or (is_address(path.name) and path.name not in keep):
+        if path.name.startswith(atomic_folder.TEMPORARY_PREFIX) or (is_address(path.name) and path.name not in keep):
             path.unlink() if path.is_symlink() else shutil.rmtree(path)
             removed.append(path.name)
     return removed

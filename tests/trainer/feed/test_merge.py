@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from stream.schemas.session import Progress, Session
 from tests.trainer.session_log import START_TS, make_progress, make_session
-from trainer.batches import Batch, Cutter, Grid, Mark, Position
-from trainer.merge import Cursor, Merge, Released
+from trainer.feed.batches import Batch, Cutter, Grid, Mark, Position
+from trainer.feed.merge import Cursor, Merge, Released
 
 Log = dict[int, list[Session | Progress]]
 GRID = Grid(batch_sessions=3, batch_ms=10_000, checkpoint_ms=20_000, publish_ms=40_000)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stream.schemas.session import Progress, Session
-from trainer.merge import Cursor, Key, Released
+from trainer.feed.merge import Cursor, Key, Released
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The session feed: ordered records, batches and items."""

@@ -1,0 +1,1 @@
+"""Versions of a lineage: checkpoints, artifacts and the registry."""
