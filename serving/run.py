@@ -13,18 +13,18 @@ from pathlib import Path
 import uvicorn
 
 from abtest.store import ExperimentStore
-from serving import scorer
-from serving.app import create
-from serving.collector import Collector
-from serving.delivery import Delivery
-from serving.emit import Emitter
+from serving.http.app import create
 from serving.metrics import Metrics
-from serving.pepper import pepper
-from serving.replicas import Follower
-from serving.service import Parts, Service, Sources
+from serving.outbox.collector import Collector
+from serving.outbox.delivery import Delivery
+from serving.outbox.emitter import Emitter
+from serving.outbox.spool import Spool
+from serving.query_key import pepper
+from serving.ranking import scorer
+from serving.ranking.replicas import Follower
+from serving.ranking.service import Parts, Service, Sources
+from serving.ranking.versions import Updater, Versions
 from serving.settings import ServingSettings
-from serving.spool import Spool
-from serving.swap import Updater, Versions
 from stream import db
 from stream.adapters import Options
 from stream.broker.bus import Broker

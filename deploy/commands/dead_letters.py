@@ -119,7 +119,7 @@ def redrive(
     """Write letters back to the topics that they came from; each is a new record with a fate of its own."""
     import time
 
-    from serving.pepper import pepper
+    from serving.query_key import pepper
     from serving.settings import ServingSettings
     from stream.adapters import Options
     from stream.broker.bus import Producer, read_to_end

@@ -26,7 +26,7 @@ def ingest(
     import time
 
     from deploy.broker import resolve
-    from serving.pepper import pepper
+    from serving.query_key import pepper
     from serving.settings import ServingSettings
     from stream.adapters import Options
     from stream.broker.admin import partition_counts

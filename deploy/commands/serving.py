@@ -42,7 +42,7 @@ def run(
 @app.command()
 def openapi() -> None:
     """Print the OpenAPI document of the service."""
-    from serving.openapi import document
+    from serving.http.openapi import document
 
     print_json(document())
 
@@ -55,7 +55,7 @@ def rank(
     as_json: JsonFlag = False,
 ) -> None:
     """Post one request and print the answer."""
-    from serving.client import rank as ask
+    from serving.http.client import rank as ask
     from serving.settings import ServingSettings
 
     settings = context(ctx).settings.get("serving", ServingSettings)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 
-from serving.app import create
+from serving.http.app import create
+from serving.ranking.service import Service
 from serving.run import listen
-from serving.service import Service
 
 LIMIT_S = 60.0
 

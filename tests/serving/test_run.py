@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from serving import run
-from serving.client import UnreachableError, rank
+from serving.http.client import UnreachableError, rank
 from serving.settings import ServingSettings
 from stream.broker.bus import Broker, Producer, read_to_end
 from stream.errors import ConfigError, SchemaError

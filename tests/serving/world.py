@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 
 from abtest.store import Arm, ExperimentStore
-from serving import run, scorer
+from serving import run
+from serving.ranking import scorer
+from serving.ranking.service import Service, Sources
 from serving.schemas import RankRequest, decode
-from serving.service import Service, Sources
 from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue

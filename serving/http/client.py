@@ -5,7 +5,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
-from serving.openapi import RANK
+from serving.http.openapi import RANK
 from serving.schemas import RankAnswer
 from stream.errors import SchemaError, ShelfwiseError
 from stream.schemas.problems import Problem

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from schemathesis.checks import not_a_server_error, response_schema_conformance, status_code_conformance
 
-from serving import openapi
+from serving.http import openapi
 from serving.schemas import RequestError, decode
 from serving.settings import ServingSettings
 from tests.serving.live import live

@@ -10,9 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from serving.delivery import FLUSH_TIMEOUT_S, Delivery, Outgoing
 from serving.metrics import Metrics
-from serving.spool import Pair, Spool
+from serving.outbox.delivery import FLUSH_TIMEOUT_S, Delivery, Outgoing
+from serving.outbox.spool import Pair, Spool
 from stream.broker.bus import Broker
 from stream.schemas.events import Impression, encode
 from stream.schemas.topics import IMPRESSIONS

@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from serving import rank
-from serving.features import Served
-from serving.scorer import Scorer
+from serving.ranking import rank
+from serving.ranking.features import Served
+from serving.ranking.scorer import Scorer
 
 _log = logging.getLogger(__name__)
 

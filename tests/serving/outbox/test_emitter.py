@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from serving.emit import Emitter
 from serving.metrics import Metrics
-from serving.spool import Spool
+from serving.outbox.emitter import Emitter
+from serving.outbox.spool import Spool
 from stream.broker.admin import create_topics
 from stream.broker.bus import Broker, read_to_end
 from stream.schemas.events import Impression, Query, ShownItems

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from abtest import buckets
 from abtest.store import ActiveExperiment, Arm
-from serving.files import replace_file
 from stream.errors import SchemaError
+from stream.files import replace_file
 
 INCOMING_ORDER: Final = "incoming_order"
 SHUFFLE: Final = "shuffle"

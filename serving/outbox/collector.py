@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from serving.delivery import Delivery, Outgoing
 from serving.metrics import Metrics
+from serving.outbox.delivery import Delivery, Outgoing
 from serving.schemas import CollectAnswer, RequestError, Verdict
 from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
 from stream.adapters.rejects import letter

@@ -5,9 +5,9 @@ Source: STREAM.md 4, TRAINING_SERVING.md 8.3.
 
 from dataclasses import dataclass
 
-from serving.assignment import Decision
-from serving.features import Served, logged
-from serving.rank import Ranking
+from serving.ranking.assignment import Decision
+from serving.ranking.features import Served, logged
+from serving.ranking.rank import Ranking
 from serving.schemas import RankRequest
 from stream.schemas.events import MAX_ITEMS, Assignment, Impression, Query, ShownItems
 

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import msgspec
 
-from serving.collector import MAX_PAYLOADS, OWN
+from serving.outbox.collector import MAX_PAYLOADS, OWN
 from serving.schemas import CollectAnswer, Health, RankAnswer, RankRequest
 from stream.adapters import FORMATS
 from stream.schemas.problems import Problem

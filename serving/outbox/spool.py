@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from serving.files import replace_file
+from stream.files import replace_file
 
 Pair = tuple[bytes, bytes]
 _SUFFIX = ".spool"

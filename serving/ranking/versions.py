@@ -16,10 +16,10 @@ from typing import Protocol
 
 import msgspec
 
-from serving.files import replace_file
 from serving.metrics import Metrics
-from serving.scorer import Scorer
+from serving.ranking.scorer import Scorer
 from stream.errors import ArtifactError, StoreError
+from stream.files import replace_file
 from trainer.versions.registry import Version
 
 RETRY_REFUSED_S = 60.0

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from abtest.store import Arm
-from serving import rank
+from serving.outbox.spool import Spool
+from serving.ranking import rank
+from serving.ranking.service import Service, Sources
+from serving.ranking.versions import InUse
 from serving.schemas import RankAnswer
-from serving.service import Service, Sources
 from serving.settings import ServingSettings
-from serving.spool import Spool
-from serving.swap import InUse
 from stream.schemas.events import Behaviour, Impression, Profile
 from stream.schemas.session import f16
 from tests.serving.world import START_MS, World, request

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from abtest.store import Arm
-from serving import assignment
-from serving.assignment import decide
+from serving.ranking import assignment
+from serving.ranking.assignment import decide
 from stream.errors import SchemaError
 from tests.serving.world import World
 

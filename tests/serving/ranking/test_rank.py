@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from serving import rank
+from serving.ranking import rank
 from tests.serving.world import request
 
 

@@ -6,9 +6,9 @@ import pytest
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import openapi
-from serving.app import create
-from serving.service import Service
+from serving.http import openapi
+from serving.http.app import create
+from serving.ranking.service import Service
 from serving.settings import ServingSettings
 from tests.serving.world import START_MS, World, body, request, scores_of
 

@@ -1,4 +1,4 @@
-"""The HTTP edge: Litestar around `serving.service`; no other module imports the framework.
+"""The HTTP edge: Litestar around `serving.ranking.service`; no other module imports the framework.
 
 Handlers take raw bytes and answer raw bytes; validation and its messages are ours (`serving.schemas`).
 """
@@ -12,10 +12,11 @@ import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
 
-from serving import metrics, openapi
-from serving.collector import OWN, BusyError, TooManyError, UnacknowledgedError
+from serving import metrics
+from serving.http import openapi
+from serving.outbox.collector import OWN, BusyError, TooManyError, UnacknowledgedError
+from serving.ranking.service import Service
 from serving.schemas import RequestError, decode
-from serving.service import Service
 from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 

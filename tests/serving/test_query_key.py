@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from serving.pepper import PEPPER_BYTES, pepper
+from serving.query_key import PEPPER_BYTES, pepper
 from serving.settings import ServingSettings
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from serving.metrics import Metrics
-from serving.replicas import AWAY, CURRENT, STARTING, Follower
+from serving.ranking.replicas import AWAY, CURRENT, STARTING, Follower
 from stream.broker.bus import Broker, Producer
 from stream.replicas import catalogue
 from stream.replicas.catalogue import Catalogue

@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from litestar.testing import TestClient
 from schemathesis.checks import not_a_server_error, response_schema_conformance, status_code_conformance
 
-from serving import openapi, run
-from serving.app import create
-from serving.collector import MAX_PAYLOADS, BusyError, Collector
-from serving.delivery import Delivery
+from serving import run
+from serving.http import openapi
+from serving.http.app import create
 from serving.metrics import Metrics
+from serving.outbox.collector import MAX_PAYLOADS, BusyError, Collector
+from serving.outbox.delivery import Delivery
 from serving.settings import ServingSettings
 from stream.adapters import Options
 from stream.broker.bus import Broker, read_to_end
@@ -37,7 +38,7 @@ CLICK = Click(
     query_id="q-1",
     object_id="i",
 )
-GOLDEN = Path(__file__).parents[1] / "stream" / "adapters" / "golden"
+GOLDEN = Path(__file__).parents[2] / "stream" / "adapters" / "golden"
 
 
 def click(number: int) -> dict[str, Any]:

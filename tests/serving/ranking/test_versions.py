@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from serving import scorer
 from serving.metrics import Metrics
+from serving.ranking import scorer
+from serving.ranking.versions import RETRY_REFUSED_S, Updater, Versions
 from serving.schemas import RankAnswer, RankRequest
 from serving.settings import ServingSettings
-from serving.swap import RETRY_REFUSED_S, Updater, Versions
 from stream.errors import ArtifactError, StoreError
 from tests.serving.world import START_MS, World, request, scores_of
 from trainer.versions import artifact

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from serving.files import replace_file
 from serving.settings import ServingSettings
+from stream.files import replace_file
 
 PEPPER_BYTES = 32
 

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from abtest.store import ActiveExperiment
-from serving import assignment, features, rank
-from serving.assignment import Decision, decide
-from serving.collector import Collector
-from serving.emit import Emitter
 from serving.identifiers import uuid7
-from serving.impression import Moment, impression
-from serving.inference import Inference, Job
 from serving.metrics import Metrics
-from serving.rank import Ranking
-from serving.replicas import CURRENT, STARTING, Follower
+from serving.outbox.collector import Collector
+from serving.outbox.emitter import Emitter
+from serving.ranking import assignment, features, rank
+from serving.ranking.assignment import Decision, decide
+from serving.ranking.impression import Moment, impression
+from serving.ranking.inference import Inference, Job
+from serving.ranking.rank import Ranking
+from serving.ranking.replicas import CURRENT, STARTING, Follower
+from serving.ranking.versions import InUse, Updater, Versions
 from serving.schemas import Health, RankAnswer, RankRequest
 from serving.settings import ServingSettings
-from serving.swap import InUse, Updater, Versions
 from stream.errors import SchemaError, StoreError
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from serving.spool import Spool
+from serving.outbox.spool import Spool
 
 BATCH = [(b"c-1", b"x" * 100), (b"c-2", b"y" * 100)]
 

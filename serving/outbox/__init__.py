@@ -1,0 +1,1 @@
+"""The outbox: delivery of impressions and collected events to Kafka."""

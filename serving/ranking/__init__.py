@@ -1,0 +1,1 @@
+"""Ranking: one request from assignment to answer."""
