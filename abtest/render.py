@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from abtest.findings import Report, Result, decomposition
 from abtest.metrics import METRICS
+from abtest.results import Report, Result, decomposition
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"

@@ -10,11 +10,11 @@ from dataclasses import asdict
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
 
-from abtest import reading
-from abtest.findings import Report
+from abtest import queries
+from abtest.analysis import evaluate
+from abtest.results import Report
 from abtest.store import ExperimentStore
 from abtest.tables import health, results
-from abtest.verdict import evaluate
 from stream import db
 
 __all__ = ["Report", "report"]
@@ -39,7 +39,7 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
     # One snapshot for all queries, while the sink goes on writing; SQLite gives one by itself.
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ") if _is_postgres(engine) else engine
     with db.transaction(snapshot) as connection:
-        facts = reading.read(connection, planned, partial=partial)
+        facts = queries.read(connection, planned, partial=partial)
     found = evaluate(planned, epochs, facts)
     with db.transaction(engine) as connection:
         _store(connection, found)

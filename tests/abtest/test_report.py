@@ -11,9 +11,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from abtest import render
-from abtest.findings import decomposition
 from abtest.plan import Plan
 from abtest.report import report
+from abtest.results import decomposition
 from abtest.store import ExperimentStore
 from abtest.tables import exposures, health, results, session_facts, session_orders
 from stream.errors import ConfigError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from abtest.inference import Lift
 from abtest.plan import Plan
-from abtest.reading import ArmCounts
+from abtest.queries import ArmCounts
 from abtest.store import Arm, Epoch
 
 

@@ -6,11 +6,11 @@ Source: EXPERIMENTS.md 1, 3.8, 3.9 and 8.
 from dataclasses import replace
 
 from abtest import inference
-from abtest.findings import Check, Report, Result
 from abtest.inference import Lift
 from abtest.metrics import METRICS, Metric
 from abtest.plan import Plan
-from abtest.reading import Facts
+from abtest.queries import Facts
+from abtest.results import Check, Report, Result
 from abtest.srm import sample_ratio
 from abtest.store import Epoch, Experiment
 
