@@ -11,9 +11,9 @@ from typing import Literal
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from deploy import broker, schema
 from deploy.configuration import Context
-from deploy.kafka import jars
+from deploy.kafka import choice, jars
+from deploy.migrations import upgrade
 from serving.settings import ServingSettings
 from stream import db
 from stream.broker import bus
@@ -67,7 +67,7 @@ def _java(_context: Context) -> Check:
 
 
 def _jars(context: Context) -> Check:
-    folder = broker.jar_folder(context.settings.get("kafka", KafkaSettings), context.home)
+    folder = choice.jar_folder(context.settings.get("kafka", KafkaSettings), context.home)
     absent = jars.missing(folder)
     if not absent:
         return Check(name="kafka jars", status="ok", detail=str(folder))
@@ -116,9 +116,9 @@ def _running_broker(context: Context) -> Broker | None:
     if settings.broker == "memory":
         return None
     if settings.broker in {"auto", "local"}:
-        status = broker.local(settings, context.home).status()
+        status = choice.local(settings, context.home).status()
         return Broker(bootstrap=status.address) if status.pid is not None else None
-    return broker.resolve(settings, context.home)
+    return choice.resolve(settings, context.home)
 
 
 def _database(context: Context) -> Check:
@@ -129,7 +129,7 @@ def _database(context: Context) -> Check:
     try:
         with db.transaction(engine) as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            head = ScriptDirectory.from_config(schema.configuration(connection)).get_current_head()
+            head = ScriptDirectory.from_config(upgrade.configuration(connection)).get_current_head()
     finally:
         engine.dispose()
     if current is None:

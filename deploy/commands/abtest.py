@@ -191,7 +191,7 @@ def sink(
 
     from abtest.settings import AbtestSettings
     from abtest.sink import SinkMetrics, run
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from stream.broker.bus import KafkaSettings
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port})
@@ -233,10 +233,10 @@ def _row(found: "Experiment") -> tuple[object, ...]:
 
 
 def _engine(chosen: Context) -> "Engine":
-    from deploy import schema
+    from deploy.migrations import upgrade
     from stream import db
 
-    schema.upgrade(chosen.database_url())
+    upgrade.upgrade(chosen.database_url())
     return db.create(chosen.database_url())
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
 from stream.broker.bus import Broker, KafkaSettings
 from stream.schemas.dead_letter import Collected, Filter, Letter
@@ -159,7 +159,7 @@ def redrive(
 
 
 def _broker(called: Context) -> Broker:
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
 
     return resolve(called.settings.get("kafka", KafkaSettings), called.home)
 

@@ -14,7 +14,7 @@ from deploy.commands.output import Exit, JsonFlag, console, context, fail, print
 from deploy.grafana.settings import GrafanaSettings
 
 if TYPE_CHECKING:
-    from deploy.grafana_gateway import GrafanaGateway
+    from deploy.grafana.gateway import GrafanaGateway
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -83,7 +83,7 @@ def apply(
 ) -> None:
     """Create or update the folder and the dashboards on a Grafana server."""
     from deploy.grafana import generate
-    from deploy.grafana_gateway import Folder
+    from deploy.grafana.gateway import Folder
 
     gateway = _gateway(ctx, url, token_file)
     changes = _plan(gateway)
@@ -178,7 +178,7 @@ def _wall_s() -> float:
 
 
 def _gateway(ctx: typer.Context, url: str | None, token_file: Path | None) -> "GrafanaGateway":
-    from deploy.grafana_gateway import connect
+    from deploy.grafana.gateway import connect
 
     flags = {"grafana.url": url, "grafana.token_file": str(token_file) if token_file else None}
     return connect(context(ctx, flags).settings.get("grafana", GrafanaSettings), sleep=time.sleep)
@@ -192,7 +192,7 @@ def _wanted() -> dict[str, dict[str, object]]:
 
 def _plan(gateway: "GrafanaGateway") -> list[Change]:
     from deploy.grafana import compare, generate
-    from deploy.grafana_gateway import Folder
+    from deploy.grafana.gateway import Folder
 
     folder = gateway.folder(generate.FOLDER_UID)
     same = folder == Folder(uid=generate.FOLDER_UID, title=generate.FOLDER_TITLE)

@@ -25,7 +25,7 @@ def ingest(
     """Adapt recorded events and send them; rejected lines go to `dead_letters` with their reason."""
     import time
 
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from serving.query_key import pepper
     from serving.settings import ServingSettings
     from stream.adapters import Options

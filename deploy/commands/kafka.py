@@ -34,7 +34,7 @@ def _make_topics(broker: Broker, partitions: int) -> list[str]:
 @app.command("up")
 def up(ctx: typer.Context, port: Port = None) -> None:
     """Start the local Kafka (downloading it the first time) and create the topics."""
-    from deploy.broker import local
+    from deploy.kafka.choice import local
 
     called = context(ctx, {"kafka.port": port})
     settings = called.settings.get("kafka", KafkaSettings)
@@ -47,7 +47,7 @@ def up(ctx: typer.Context, port: Port = None) -> None:
 @app.command("status")
 def status(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Show whether the local Kafka runs; exit code 3 when it does not answer."""
-    from deploy.broker import local
+    from deploy.kafka.choice import local
 
     called = context(ctx)
     found = local(called.settings.get("kafka", KafkaSettings), called.home, _say).status()
@@ -64,7 +64,7 @@ def status(ctx: typer.Context, json: JsonFlag = False) -> None:
 @app.command("down")
 def down(ctx: typer.Context) -> None:
     """Stop the local Kafka cleanly; its data stays."""
-    from deploy.broker import local
+    from deploy.kafka.choice import local
 
     called = context(ctx)
     stopped = local(called.settings.get("kafka", KafkaSettings), called.home, _say).stop()
@@ -74,7 +74,7 @@ def down(ctx: typer.Context) -> None:
 @app.command("topics")
 def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
     """Create all missing topics on the configured broker, correct settings of others, verify counts, and list them."""
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from stream.broker.bus import end_offsets
     from stream.schemas import topics as names
 

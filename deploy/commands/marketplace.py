@@ -43,7 +43,7 @@ def publish_items(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the catalogue as it stands before the first search to the topic `items`."""
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.settings import MarketplaceSettings
     from stream.broker.bus import KafkaSettings, Producer
@@ -76,7 +76,7 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from deploy.simulation.clock import Ticker
     from deploy.simulation.marketplace.driver import Driver
     from deploy.simulation.marketplace.market import Market

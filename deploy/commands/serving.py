@@ -22,7 +22,7 @@ def run(
     ] = None,
 ) -> None:
     """Answer rank requests until SIGTERM or SIGINT."""
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
     from serving import run as process
     from serving.settings import ServingSettings
     from stream.broker.bus import KafkaSettings

@@ -10,8 +10,8 @@ import typer
 
 from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
-from deploy.commands.moments import TIME_HELP, moment
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
 from stream.broker.bus import Broker, KafkaSettings
 from stream.schemas.records import Record
@@ -26,7 +26,7 @@ MAX_SHOWN_FAULTS = 20
 
 
 def _broker(called: Context) -> Broker:
-    from deploy.broker import resolve
+    from deploy.kafka.choice import resolve
 
     return resolve(called.settings.get("kafka", KafkaSettings), called.home)
 

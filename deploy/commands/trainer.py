@@ -33,8 +33,8 @@ def run(
     import time
     from importlib.metadata import version
 
-    from deploy.broker import resolve
-    from deploy.schema import upgrade
+    from deploy.kafka.choice import resolve
+    from deploy.migrations.upgrade import upgrade
     from stream import db
     from stream.broker.bus import KafkaSettings
     from trainer.loop import Lineage
@@ -123,7 +123,7 @@ def show(ctx: typer.Context, sha256: str) -> None:
 
 
 def _registry(ctx: typer.Context) -> "Registry":
-    from deploy.schema import upgrade
+    from deploy.migrations.upgrade import upgrade
     from stream import db
     from trainer.versions.registry import Registry
 

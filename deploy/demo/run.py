@@ -15,15 +15,15 @@ from abtest import store
 from abtest.settings import AbtestSettings
 from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
-from deploy import broker as brokers
-from deploy import schema
 from deploy.configuration import Context
 from deploy.demo import outcome, stack
 from deploy.demo.claims import PortClaims
 from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.stack import ARMS, SHOPPERS, Ports
 from deploy.demo.summary import DemoSummary
+from deploy.kafka import choice as brokers
 from deploy.kafka.local import LocalKafka
+from deploy.migrations import upgrade
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
@@ -201,7 +201,7 @@ class _Demo:
     def _prepare_database(self) -> tuple[Engine, str]:
         configured = self._context.settings.get("database", db.DatabaseSettings).url
         url = configured or f"sqlite:///{self._home / 'shelfwise.db'}"
-        schema.upgrade(url)
+        upgrade.upgrade(url)
         engine = db.create(url)
         shown = engine.url.render_as_string(hide_password=True)
         with engine.connect() as connection:

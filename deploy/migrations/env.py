@@ -1,4 +1,4 @@
-"""Alembic environment: the engine comes from `deploy.schema`, the target is the one `MetaData`."""
+"""Alembic environment: the engine comes from `deploy.migrations.upgrade`, the target is the one `MetaData`."""
 
 from alembic import context
 from sqlalchemy import Connection

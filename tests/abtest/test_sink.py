@@ -14,7 +14,7 @@ from sqlalchemy import Engine, Row, select, update
 from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
-from deploy import schema
+from deploy.migrations import upgrade
 from stream import db
 from stream.broker.bus import Broker, Producer, end_offsets
 from stream.errors import BusError, FencedError, StoreError
@@ -202,7 +202,7 @@ def test_s3_a_sink_killed_inside_its_transactions_ends_in_the_rows_of_a_calm_one
     assert num_deaths >= 5, f"seed {seed}"
 
     calm_url = f"sqlite:///{tmp_path / 'calm.db'}"
-    schema.upgrade(calm_url)
+    upgrade.upgrade(calm_url)
     calm = db.create(calm_url)
     try:
         writer = FactWriter(calm)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from deploy import schema
+from deploy.migrations import upgrade
 from stream import db
 from tests.harness.postgres import new_database
 
@@ -22,7 +22,7 @@ def database_url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str
 def store_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine on an empty database with all tables: once SQLite, once PostgreSQL."""
     url = database_url(request.param, tmp_path, request)
-    schema.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     yield engine
     engine.dispose()

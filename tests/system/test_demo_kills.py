@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import func, select
 
 from abtest.tables import session_facts
-from deploy import schema
 from deploy.demo.stack import ARMS, SHOPPERS, Arm, trainer_name
 from deploy.demo.summary import DemoSummary
+from deploy.migrations import upgrade
 from deploy.supervisor import tail
 from stream import db
 from stream.broker.bus import Broker, read_to_end
@@ -153,7 +153,7 @@ def _weights(home: Path, arm: Arm) -> Weights:
 @contextmanager
 def _undisturbed(broker: Broker, home: Path, arm: Arm) -> Iterator["subprocess.Popen[bytes]"]:
     home.mkdir(exist_ok=True)
-    schema.upgrade(f"sqlite:///{home / 'shelfwise.db'}")
+    upgrade.upgrade(f"sqlite:///{home / 'shelfwise.db'}")
     inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
     environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
     environment |= {

@@ -10,7 +10,7 @@ from abtest.fact_writer import FactWriter
 from abtest.render import report_html, report_markdown
 from abtest.report import report
 from abtest.store import ExperimentStore
-from deploy import schema
+from deploy.migrations import upgrade
 from stream import db
 from stream.join import open_count
 from stream.operations.recount import recount
@@ -147,7 +147,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
             emitted += [replace(record, offset=last + at) for at, record in enumerate(emitted)]
         (tmp_path / name).mkdir()
         url = database_url(kind, tmp_path / name, request)
-        schema.upgrade(url)
+        upgrade.upgrade(url)
         engine = db.create(url)
         try:
             ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0)

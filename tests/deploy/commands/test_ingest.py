@@ -12,7 +12,7 @@ from deploy.cli import app
 from stream.broker.bus import Broker, read_to_end
 from stream.schemas import decode, topics
 
-GOLDEN = Path(__file__).parents[1] / "stream" / "adapters" / "golden"
+GOLDEN = Path(__file__).parents[2] / "stream" / "adapters" / "golden"
 
 
 @pytest.fixture(autouse=True)

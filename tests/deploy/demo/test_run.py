@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from abtest.store import Arm, ExperimentStore
-from deploy import configuration, schema
+from deploy import configuration
 from deploy.configuration import Context
 from deploy.demo import outcome, stack
 from deploy.demo.claims import PortClaims
@@ -28,11 +28,12 @@ from deploy.demo.summary import (
     closes,
     json_schema,
 )
+from deploy.migrations import upgrade
 from stream import db, settings
 from stream.broker.bus import Broker
 from stream.errors import ConfigError
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "schemas" / "demo-summary.json"
+COMMITTED = Path(__file__).parents[3] / "docs" / "schemas" / "demo-summary.json"
 OPTIONS = Options(hours=0.1, rate=100, conversion_boost=1, seed=7, publish_s=600)
 BOOKS = {"joined": 5, "duplicate": 1, "late": 1, "orphan": 2, "dead": 1, "open": 0}
 
@@ -148,7 +149,7 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
 
 def test_a_database_with_an_experiment_is_refused(tmp_path: Path, memory_broker: Broker) -> None:
     url = f"sqlite:///{tmp_path / 'mine.db'}"
-    schema.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     arms = [Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == CONTROL, policy=None) for arm in ARMS]
     ExperimentStore(engine).create(key="mine", arms=arms, now_ts=1)

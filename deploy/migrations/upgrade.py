@@ -11,7 +11,7 @@ from sqlalchemy import func as sql
 
 from stream import db
 
-_FOLDER = Path(__file__).parent / "migrations"
+_FOLDER = Path(__file__).parent
 # Any constant will do, as long as every Shelfwise process takes the same one.
 _POSTGRES_LOCK = 7_461_335
 

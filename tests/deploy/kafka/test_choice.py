@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy import broker as choice
-from deploy.broker import resolve
+from deploy.kafka import choice
+from deploy.kafka.choice import resolve
 from stream.broker.admin import answers, create_topics, partition_counts
 from stream.broker.bus import Broker, KafkaSettings, Producer, read_to_end
 from stream.errors import BusError, ConfigError

@@ -140,11 +140,11 @@ def test_check_needs_a_data_source() -> None:
 
 @pytest.mark.postgres
 def test_check_names_empty_panels_and_exits_3(postgres_url: str) -> None:
-    from deploy import schema
+    from deploy.migrations import upgrade
     from tests.harness.postgres import new_database
 
     database = new_database(postgres_url)
-    schema.upgrade(database)
+    upgrade.upgrade(database)
     result = call("check", "--database", database, "--json")
     assert result.exit_code == 3
     document = json.loads(result.stdout)

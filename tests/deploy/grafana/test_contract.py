@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.grafana import model
+from deploy.grafana.gateway import Folder, GrafanaError, GrafanaGateway
 from deploy.grafana.settings import GrafanaSettings
-from deploy.grafana_gateway import Folder, GrafanaError, GrafanaGateway
 from tests.harness.node import node_folder
 
 pytestmark = pytest.mark.system

@@ -5,12 +5,12 @@ import msgspec
 import pytest
 
 from deploy.grafana import generate, model
+from deploy.grafana.gateway import Folder, GrafanaError, GrafanaGateway, connect
 from deploy.grafana.settings import GrafanaSettings
-from deploy.grafana_gateway import Folder, GrafanaError, GrafanaGateway, connect
 from stream.errors import ConfigError
 from tests.harness.grafana_stub import ROUTES, TOKEN, Fault, StubState, grafana_stub
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = Folder(uid="shelfwise", title="Shelfwise")
 BOARD: model.Json = {"uid": "shelfwise-example", "title": "Example", "schemaVersion": 42, "panels": []}
 
@@ -55,7 +55,7 @@ def test_grafana_api_is_imported_by_the_gateway_alone() -> None:
         for path in (ROOT / package).rglob("*.py")
         if re.search(r"^\s*(?:from|import) grafana_api", path.read_text(), re.MULTILINE)
     ]
-    assert importers == ["deploy/grafana_gateway.py"]
+    assert importers == ["deploy/grafana/gateway.py"]
 
 
 def test_what_is_put_is_held_and_a_second_put_changes_nothing() -> None:

@@ -5,7 +5,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, func, inspect, select
 
-from deploy import schema
+from deploy.migrations import upgrade
 from stream import db
 from tests.harness.postgres import new_database
 
@@ -20,11 +20,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_empty_to_head_leaves_no_difference(url: str) -> None:
-    schema.upgrade(url)
-    schema.upgrade(url)
+    upgrade.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     with engine.connect() as connection:
-        assert schema.differences(connection) == []
+        assert upgrade.differences(connection) == []
         assert set(inspect(connection).get_view_names()) == VIEWS
         for name in sorted(VIEWS):
             view = Table(name, MetaData(), autoload_with=connection)
@@ -35,14 +35,14 @@ def test_empty_to_head_leaves_no_difference(url: str) -> None:
 def test_difference_is_seen(url: str) -> None:
     engine = db.create(url)
     with engine.begin() as connection:
-        assert schema.differences(connection)
+        assert upgrade.differences(connection)
     engine.dispose()
 
 
 def test_one_head() -> None:
     engine = db.create("sqlite://")
     with engine.connect() as connection:
-        assert len(ScriptDirectory.from_config(schema.configuration(connection)).get_heads()) == 1
+        assert len(ScriptDirectory.from_config(upgrade.configuration(connection)).get_heads()) == 1
     engine.dispose()
 
 

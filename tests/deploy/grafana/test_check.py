@@ -16,8 +16,8 @@ from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics
 from abtest.store import Arm, ExperimentStore
 from abtest.tables import health, results
-from deploy import schema
 from deploy.grafana import check, generate, queries
+from deploy.migrations import upgrade
 from serving.metrics import Metrics
 from stream import db
 from stream.agents.metrics import JoinMetrics
@@ -42,7 +42,7 @@ RANGE = check.Range(start=datetime(2025, 12, 1, tzinfo=UTC), end=datetime(2026, 
 @pytest.fixture(scope="module")
 def empty_database(postgres_url: str) -> Iterator[Engine]:
     url = new_database(postgres_url)
-    schema.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     yield engine
     engine.dispose()
@@ -51,7 +51,7 @@ def empty_database(postgres_url: str) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def filled_database(postgres_url: str) -> Iterator[Engine]:
     url = new_database(postgres_url)
-    schema.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     try:
         fill(engine)
@@ -235,7 +235,7 @@ class Processes:
         sink_registry, trainer_registry = CollectorRegistry(), CollectorRegistry()
         self.sink = SinkMetrics(sink_registry)
         url = f"sqlite:///{folder / 'trainer.db'}"
-        schema.upgrade(url)
+        upgrade.upgrade(url)
         engine = db.create(url)
         stack.callback(engine.dispose)
         loop = make_loop(folder, engine)

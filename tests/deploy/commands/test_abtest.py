@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy import schema
 from deploy.cli import app
+from deploy.migrations import upgrade
 from stream import db
 from stream.errors import ConfigError
 from tests.harness.generated_facts import fill, generate
@@ -30,7 +30,7 @@ def call(*arguments: str) -> tuple[int, str]:
 
 def fill_home(home: Path, **options: float) -> None:
     url = f"sqlite:///{home / 'shelfwise.db'}"
-    schema.upgrade(url)
+    upgrade.upgrade(url)
     engine = db.create(url)
     fill(engine, generate(seed=31, num_clients=200, **options)[0])
     engine.dispose()

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from deploy.schema import upgrade
+from deploy.migrations.upgrade import upgrade
 from stream import db
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import make_log
