@@ -18,6 +18,7 @@ from stream.broker.bus import KafkaSettings
 from stream.db import DatabaseSettings
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings
+from stream.logs import LoggingSettings
 from trainer.settings import TrainerSettings
 
 SECTIONS: Mapping[str, type] = {
@@ -30,6 +31,7 @@ SECTIONS: Mapping[str, type] = {
     "abtest": AbtestSettings,
     "marketplace": MarketplaceSettings,
     "grafana": GrafanaSettings,
+    "logging": LoggingSettings,
 }
 # Variables that carry the prefix without being `SECTION__KEY`; an empty target is no setting.
 ALIASES: Mapping[str, str] = {

@@ -1,6 +1,6 @@
 """Faust's consumer and tables, fed and recovered in slices: one message per partition and up to 512 records.
 
-Overrides private methods of one pinned Faust; `check_versions` refuses others; tests/stream/agents/test_faust_contract.py and
+Overrides private methods of one pinned Faust; `check_versions` refuses others; test_faust_contract.py and
 test_faust_methods.py pin what is relied on.
 
 Source: STREAM.md 2.1 (B1, B16 to B18) and 2.5.

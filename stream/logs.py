@@ -1,0 +1,65 @@
+"""Logging of every process: one format, to standard error.
+
+Modules log through `logging.getLogger(__name__)`. A request id or record id that is bound with
+`structlog.contextvars.bound_contextvars` is part of every line that is logged meanwhile.
+
+Source: structlog documentation, "Standard Library Logging", rendering through `ProcessorFormatter`.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Literal, TextIO
+
+import structlog
+
+# Library loggers that write a line for each fetch, request or rebalance, or log as errors what is retried.
+_ONLY_ERRORS = ("aiokafka.consumer.fetcher", "faust.transport.drivers.aiokafka", "mode.utils.logging")
+_OWN = ("shelfwise", "stream", "abtest", "trainer", "serving", "deploy")
+_ONLY_WARNINGS = ("kafka", "uvicorn.access", "alembic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSettings:
+    """Settings of the log lines of a process.
+
+    Attributes:
+        format: `console` for people, `json` for machines: one object per line.
+        level: Least severe level of Shelfwise's own lines. Libraries log from `warning` on.
+    """
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
+    """Send the log lines of this process to standard error in the format of the settings; replaces earlier handlers.
+
+    Args:
+        settings: Format and level.
+        stream: Standard error if it is None.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    output = stream or sys.stderr
+    final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if settings.format == "json":
+        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        final.append(structlog.dev.ConsoleRenderer(colors=output.isatty(), pad_event_to=0, pad_level=False))
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in _OWN:
+        logging.getLogger(name).setLevel(settings.level.upper())
+    for name in _ONLY_WARNINGS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _ONLY_ERRORS:
+        logging.getLogger(name).setLevel(logging.ERROR)
