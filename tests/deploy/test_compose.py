@@ -1,7 +1,7 @@
 """What can be said about the compose files without a Docker engine."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,10 +11,15 @@ import typer.main
 from typer.core import TyperGroup
 
 from deploy.cli import app
-from deploy.configuration import ALIASES, SECTIONS
+from deploy.configuration import ALIASES, SECTIONS, load
+from deploy.kafka import choice
+from stream import db
+from stream.broker.bus import KafkaSettings
+from stream.errors import ConfigError
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 ROOT = FOLDER.parents[1]
+PASSWORDS = {"SHELFWISE_DB_PASSWORD": "p4ssword", "SHELFWISE_GRAFANA_PASSWORD": "gr4fana"}
 
 
 class Service(msgspec.Struct):
@@ -40,15 +45,25 @@ COMPOSE = msgspec.yaml.decode((FOLDER / "compose.yaml").read_bytes(), type=Compo
 OURS = {name: service for name, service in COMPOSE.services.items() if service.image.startswith("shelfwise:")}
 
 
-def find_options(words: list[str]) -> tuple[set[str], list[str]]:
-    """Return the long options of the command that the words name, and the words left over."""
-    command = typer.main.get_command(app)
-    left = list(words)
-    while isinstance(command, TyperGroup):
-        name = left.pop(0)
-        assert name in command.commands, f"no command '{name}'"
-        command = command.commands[name]
-    return {name for parameter in command.params for name in parameter.opts if name.startswith("--")}, left
+def parse(words: list[str]) -> Mapping[str, object]:
+    """Return the parameters of the command line, parsed and converted as `shelfwise` does."""
+    command, context, left = typer.main.get_command(app), None, list(words)
+    while True:
+        context = command.make_context(command.name, left, parent=context)
+        if not isinstance(command, TyperGroup):
+            return context.params
+        left = [*context._protected_args, *context.args]
+        _, found, left = command.resolve_command(context, left)
+        assert found is not None
+        command = found
+
+
+def environment(service: Service) -> dict[str, str]:
+    """Return the environment of a service after Compose has put in the values of `.env`."""
+    return {
+        name: re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: PASSWORDS[match[1]], str(value))
+        for name, value in service.environment.items()
+    }
 
 
 def readme_commands() -> Iterator[list[str]]:
@@ -57,14 +72,43 @@ def readme_commands() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("words", [*(service.command for service in OURS.values()), *readme_commands()])
-def test_commands_and_options_exist(words: list[str]) -> None:
-    options, left = find_options(words)
-    assert {word for word in left if word.startswith("--")} <= options
+def test_command_lines_parse(words: list[str]) -> None:
+    parse(words)
 
 
-def test_a_command_that_does_not_exist_is_seen() -> None:
-    with pytest.raises(AssertionError, match="no command 'wroker'"):
-        find_options(["stream", "wroker"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stream", "wroker"], "No such command"),
+        (["stream", "worker", "--metrics-prot", "1"], "No such option"),
+        (["stream", "worker", "--metrics-port", "x"], "valid integer"),
+    ],
+)
+def test_a_wrong_command_line_is_seen(words: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        parse(words)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_service_resolves_its_own_settings(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deploy.configuration.environment", lambda: environment(OURS[name]))
+    monkeypatch.chdir(tmp_path)
+    context = load()
+    broker = choice.resolve(context.settings.get("kafka", KafkaSettings), context.home)
+    assert broker.bootstrap == "kafka:9092"
+    engine = db.create(context.database_url())
+    assert (engine.dialect.name, engine.url.host, engine.url.password) == ("postgresql", "postgres", "p4ssword")
+    engine.dispose()
+
+
+def test_plain_text_is_allowed_only_where_the_file_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without = environment(OURS["joiner"])
+    del without["SHELFWISE_KAFKA__ALLOW_PLAINTEXT"]
+    monkeypatch.setattr("deploy.configuration.environment", lambda: without)
+    monkeypatch.chdir(tmp_path)
+    context = load()
+    with pytest.raises(ConfigError, match="PLAINTEXT"):
+        choice.resolve(context.settings.get("kafka", KafkaSettings), context.home)
 
 
 def test_all_parts_of_the_loop_are_there() -> None:
