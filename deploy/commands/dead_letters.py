@@ -9,7 +9,7 @@ from deploy.commands.output import JsonFlag, console, context, err_console, fail
 from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
 from stream.broker.bus import Broker, KafkaSettings
-from stream.schemas.dead_letter import Collected, Filter, Letter
+from stream.schemas.dead_letter import Collected, DeadLetter, Filter
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -42,7 +42,7 @@ def list_(
 
     meant = _filter(reason, from_, to, None)
     found = _collect(_broker(context(ctx)), topic)
-    chosen = meant.of(found.letters)
+    chosen = meant.select(found.dead_letters)
     counts = count_reasons(chosen)
     if as_json:
         print_json(
@@ -77,18 +77,18 @@ def show(
     from stream.schemas.dead_letter import at, payloads
 
     broker = _broker(context(ctx))
-    found = at(_collect(broker, topic).letters, (source_topic, partition, offset))
+    found = at(_collect(broker, topic).dead_letters, (source_topic, partition, offset))
     if not found:
         raise fail(f"no letter of {source_topic}/{partition}/{offset} in {topic}")
     # Of an order several lines may have letters: their bytes are the same.
-    (record,) = payloads(read_to_end(broker, topic), {found[0].place})
+    (record,) = payloads(read_to_end(broker, topic), {found[0].location})
     if as_json:
         text, digits = _text(record.value), record.value.hex() if record.value is not None else None
         shown = {"value": None if as_hex else text, "value_hex": digits if as_hex or text is None else None}
         print_json({"letters": found, "key": _text(record.key), **shown})
         return
     for letter in found:
-        for name in ("topic", "partition", "offset", "line_id", "reason", "detail", "attempt", "size", "cut"):
+        for name in ("topic", "partition", "offset", "line_id", "reason", "detail", "attempt", "size", "is_truncated"):
             _print(f"{name}: {_safe(str(getattr(letter, name)))}")
         for name in ("append_ts", "first_seen", "redriven_ts"):
             moment = getattr(letter, name)
@@ -128,7 +128,7 @@ def redrive(
     called = context(ctx)
     broker = _broker(called)
     found = _collect(broker, topic)
-    planned = redrive.plan(found.letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
+    planned = redrive.plan(found.dead_letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
     settings = called.settings.get("serving", ServingSettings)
     secret = b"" if dry_run else pepper(settings, called.home / "serving")
 
@@ -185,7 +185,7 @@ def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit:
     )
 
 
-def _row(letter: Letter, now_ms: int) -> tuple[str, ...]:
+def _row(letter: DeadLetter, now_ms: int) -> tuple[str, ...]:
     where = f"{letter.topic}/{letter.partition}/{letter.offset}"
     age_s = max(0, now_ms - letter.first_seen) // 1_000
     hours, minutes = age_s // 3_600, age_s % 3_600 // 60

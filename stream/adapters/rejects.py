@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stream.adapters.results import Rejected
-from stream.schemas import identity
-from stream.schemas.outcomes import Letter, dead_letter
+from stream.schemas import dead_letter, identity
+from stream.schemas.dead_letter import OutgoingRecord
 
 TOPIC_PREFIX = "ingest:"
 _MAX_DETAILS = 5
@@ -28,7 +28,7 @@ class _Payload:
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> Letter:
+def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> OutgoingRecord:
     """Return the dead letter of one payload.
 
     Args:
@@ -49,7 +49,7 @@ def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes |
     details = [f"{one.reason}: {one.detail}" for one in rejected[1:_MAX_DETAILS]]
     if len(rejected) > _MAX_DETAILS:
         details.append(f"{len(rejected) - _MAX_DETAILS} more")
-    return dead_letter(payload, first.reason, "; ".join([first.detail, *details]))
+    return dead_letter.rejected(payload, first.reason, "; ".join([first.detail, *details]))
 
 
 def offset_of(raw: bytes) -> int:

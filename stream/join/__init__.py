@@ -15,6 +15,6 @@ Source: STREAM.md 4 to 9.
 
 from stream.join.engine import Join
 from stream.join.settings import JoinSettings
-from stream.schemas.outcomes import FATE_OF_REASON, FATES, Effects, Letter, open_count
+from stream.schemas.outcomes import FATE_OF_REASON, FATES, Effects, open_count
 
-__all__ = ["FATES", "FATE_OF_REASON", "Effects", "Join", "JoinSettings", "Letter", "open_count"]
+__all__ = ["FATES", "FATE_OF_REASON", "Effects", "Join", "JoinSettings", "open_count"]

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from stream.join.labels import Merge
 from stream.join.rows import Source
-from stream.schemas import outcomes, topics
+from stream.schemas import dead_letter, outcomes, topics
 from stream.schemas.outcomes import FATE_OF_REASON, Effects
 from stream.schemas.records import Record
 
@@ -42,7 +42,7 @@ class Ledger:
         self.counters[reason] += 1
         if topic == topics.CLICKS:
             self.counters[f"clicks_{fate}"] += 1
-        letter = outcomes.unjoined(
+        letter = dead_letter.unjoined(
             client_id,
             source.raw,
             topic=topic,
@@ -57,7 +57,7 @@ class Ledger:
 
     def bury(self, record: Record, reason: str, detail: str) -> None:
         """Send a record to `dead_letters`; a tick is buried without being counted."""
-        self.effects.dead_letters.append(outcomes.dead_letter(record, reason, detail))
+        self.effects.dead_letters.append(dead_letter.rejected(record, reason, detail))
         self.counters[reason] += 1
         if record.topic != topics.TICKS:
             self.counters[outcomes.PRODUCED] += 1

@@ -9,13 +9,11 @@ import polars as pl
 
 from stream.broker.bus import Broker, read_to_end
 from stream.errors import ConfigError, SchemaError
-from stream.schemas import session, topics
+from stream.schemas import dead_letter, session, topics
 from stream.schemas.records import Record
 from stream.schemas.session import Session, f16, f32, i64, u16, u32
 
 TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
-_INTEGER_HEADERS = ("partition", "offset", "append_ts", "attempt", "first_seen", "redriven_ts")
-_TEXT_HEADERS = ("reason", "detail", "topic", "line_id", "sha256", "redriven_from")
 Row = dict[str, object]
 
 
@@ -89,12 +87,7 @@ def session_row(each: Session) -> Row:
 
 def letter_row(record: Record) -> Row:
     """Return an unjoined record or dead letter with its reason and where it came from."""
-    headers = dict(record.headers)
-    row: Row = {}
-    for name in _TEXT_HEADERS:
-        row[name] = headers[name].decode(errors="replace") if name in headers else None
-    for name in _INTEGER_HEADERS:
-        row[name] = int(headers[name]) if name in headers else None
+    row: Row = {**dead_letter.header_row(record.headers)}
     row["key"] = record.key.decode(errors="replace") if record.key is not None else None
     value = record.value or b""
     try:

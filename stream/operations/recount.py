@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
-from stream.schemas import decode, session, topics
+from stream.schemas import dead_letter, decode, session, topics
 from stream.schemas.events import Click, Conversion, Impression
 from stream.schemas.outcomes import FATE_OF_REASON, LATE, ORPHAN
 from stream.schemas.records import Record
@@ -73,13 +73,13 @@ class _Found:
                 known = self.watermarks.get(content.partition, 0)
                 self.watermarks[content.partition] = max(known, content.watermark_ts)
             return
-        headers = dict(record.headers)
-        where = (headers["topic"].decode(), int(headers["partition"]), int(headers["offset"]))
-        reason = headers["reason"].decode()
+        found = dead_letter.read(record)
+        if found is None:
+            return
         if record.topic == topics.DEAD_LETTERS:
-            self.dead[where] = reason
+            self.dead[found.coordinates] = found.reason
         else:
-            self.unjoined[where, headers.get("line_id", b"").decode()] = reason
+            self.unjoined[found.coordinates, found.line_id] = found.reason
 
     def _take_session(self, content: Session) -> None:
         self.joined.add((topics.IMPRESSIONS, content.query_id))

@@ -15,7 +15,7 @@ from stream.adapters.rejects import TOPIC_PREFIX
 from stream.adapters.rejects import letter as rejected_letter
 from stream.operations.ingest import Sender
 from stream.schemas import dead_letter, decode, topics
-from stream.schemas.dead_letter import REDRIVEN_FROM, Filter, Letter, Place
+from stream.schemas.dead_letter import DeadLetter, Filter, Location
 from stream.schemas.records import Record
 
 MAX_ATTEMPTS = 3
@@ -48,7 +48,7 @@ class Plan:
         refused: Letters that are meant but not redriven, by cause.
     """
 
-    records: Mapping[Place, tuple[Letter, ...]]
+    records: Mapping[Location, tuple[DeadLetter, ...]]
     refused: Counter[str]
 
 
@@ -96,24 +96,24 @@ class TokenBucket:
             self._sleep(-self._tokens / self._rate)
 
 
-def plan(found: Iterable[Letter], meant: Filter, *, max_attempts: int = MAX_ATTEMPTS) -> Plan:
+def plan(found: Iterable[DeadLetter], meant: Filter, *, max_attempts: int = MAX_ATTEMPTS) -> Plan:
     """Return which of all letters of a topic to redrive; the limit counts those that are, in source records."""
     everything = list(found)
-    of_source: dict[dead_letter.Coordinates, list[Letter]] = {}
+    of_source: dict[dead_letter.Coordinates, list[DeadLetter]] = {}
     for letter in everything:
         of_source.setdefault(letter.coordinates, []).append(letter)
-    chosen: dict[dead_letter.Coordinates, Place] = {}
+    chosen: dict[dead_letter.Coordinates, Location] = {}
     refused: Counter[str] = Counter()
-    for letter in replace(meant, limit=None).of(everything):
+    for letter in replace(meant, limit=None).select(everything):
         cause = _refusal(letter, max_attempts)
         if cause is not None:
             refused[cause] += 1
         elif letter.coordinates not in chosen and (meant.limit is None or len(chosen) < meant.limit):
-            chosen[letter.coordinates] = letter.place
+            chosen[letter.coordinates] = letter.location
     return Plan(records={place: tuple(of_source[where]) for where, place in chosen.items()}, refused=refused)
 
 
-def outgoing(letter: Letter, record: Record, options: Options, *, now_ms: int) -> list[Outgoing]:
+def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: int) -> list[Outgoing]:
     """Return the records that redrive a letter; none if an adapter rejects its payload just as before.
 
     Args:
@@ -122,7 +122,7 @@ def outgoing(letter: Letter, record: Record, options: Options, *, now_ms: int) -
         options: For payloads of other conventions.
         now_ms: For a payload that an adapter rejects for another reason than before.
     """
-    headers = _chain(letter)
+    headers = dead_letter.redrive_headers(letter)
     if not letter.topic.startswith(TOPIC_PREFIX):
         key = decode.client_key(record.value)
         return [
@@ -167,7 +167,7 @@ def redrive(
         BusError: If the broker did not acknowledge all of them; run it again.
     """
     done = Redriven(refused=Counter(planned.refused))
-    unmarked: list[tuple[Record, Letter]] = []
+    unmarked: list[tuple[Record, DeadLetter]] = []
     for record in dead_letter.payloads(records, planned.records):
         settled = planned.records[record.partition, record.offset]
         sent = outgoing(settled[0], record, options, now_ms=now_ms())
@@ -190,34 +190,26 @@ def redrive(
 
 
 def _mark(
-    producer: Sender | None, topic: str, unmarked: list[tuple[Record, Letter]], now_ms: Callable[[], int]
+    producer: Sender | None, topic: str, unmarked: list[tuple[Record, DeadLetter]], now_ms: Callable[[], int]
 ) -> None:
     if producer is not None:
         producer.flush()
         for record, letter in unmarked:
-            headers = dead_letter.mark(record, letter, now_ms())
+            headers = dead_letter.receipt_headers(record, letter, now_ms())
             producer.send(topic, key=record.key, value=None, partition=record.partition, headers=headers)
         producer.flush()
     unmarked.clear()
 
 
-def _refusal(letter: Letter, max_attempts: int) -> str | None:
+def _refusal(letter: DeadLetter, max_attempts: int) -> str | None:
     if letter.redriven_ts is not None:
         return REDRIVEN
-    if letter.cut:
+    if letter.is_truncated:
         return CUT
     name = letter.topic.removeprefix(TOPIC_PREFIX)
     if letter.topic not in topics.EVENT_TOPICS and not (letter.topic != name and name in FORMATS):
         return NO_EVENT
     return ATTEMPTS if letter.attempt >= max_attempts else None
-
-
-def _chain(letter: Letter) -> list[tuple[str, bytes]]:
-    return [
-        (REDRIVEN_FROM, f"{letter.topic}/{letter.partition}/{letter.offset}".encode()),
-        ("attempt", b"%d" % (letter.attempt + 1)),
-        ("first_seen", b"%d" % letter.first_seen),
-    ]
 
 
 def _replaced(headers: list[tuple[str, bytes]], newer: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ import polars as pl
 
 from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
-from stream.schemas import decode, session, topics
+from stream.schemas import dead_letter, decode, session, topics
 from stream.schemas.outcomes import FATE_OF_REASON, ORPHAN
 from stream.schemas.records import Record
 from stream.schemas.session import Session
@@ -105,9 +105,9 @@ def verify(
             else:
                 watermarks[content.partition] = max(content.watermark_ts, watermarks.get(content.partition, 0))
         elif record.topic in {topics.UNJOINED, topics.DEAD_LETTERS}:
-            headers = dict(record.headers)
-            where = (headers["topic"].decode(), int(headers["partition"]), int(headers["offset"]))
-            reasons[(*where, headers.get("line_id", b"").decode())] = headers["reason"].decode()
+            found = dead_letter.read(record)
+            if found is not None:
+                reasons[found.identity] = found.reason
     watermark_ts = min((watermarks.get(where[1], 0) for where in inputs), default=0)
     # An event is compared once nothing about it can wait any more.
     settled_ts = watermark_ts - settings.wait_s * 1_000

@@ -8,10 +8,8 @@ Source: STREAM.md 7 and 9.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-from stream.schemas.events import MAX_EVENT_BYTES
-from stream.schemas.records import Record
+from stream.schemas.dead_letter import OutgoingRecord
 
 JOINED = "joined"
 DUPLICATE = "duplicate"
@@ -50,12 +48,6 @@ FATE_OF_REASON: Mapping[str, str] = {
         DEAD,
     ),
 }
-_KEPT_BYTES = 1_024
-_CHAIN = frozenset(("redriven_from", "attempt", "first_seen"))
-_MAX_DIGITS = 16
-
-Headers = list[tuple[str, bytes]]
-Letter = tuple[bytes | None, bytes | None, Headers]
 
 
 @dataclass(slots=True)
@@ -87,8 +79,8 @@ class Effects:
     sessions: list[tuple[bytes, bytes]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     profiles: list[tuple[bytes, bytes | None]] = field(default_factory=list)
-    unjoined: list[Letter] = field(default_factory=list)
-    dead_letters: list[Letter] = field(default_factory=list)
+    unjoined: list[OutgoingRecord] = field(default_factory=list)
+    dead_letters: list[OutgoingRecord] = field(default_factory=list)
     pause: frozenset[str] = frozenset()
 
 
@@ -99,62 +91,3 @@ def open_count(counters: Mapping[str, int]) -> int:
     2
     """
     return counters.get(PRODUCED, 0) - sum(counters.get(fate, 0) for fate in FATES)
-
-
-def dead_letter(record: Record, reason: str, detail: str) -> Letter:
-    """Return a refused record; above the size cap only its first KiB and its sha256.
-
-    A record that was redriven keeps the count of its attempts, and when the first of them was seen.
-    """
-    headers = _headers(record.topic, record.partition, record.offset, record.timestamp, reason, detail)
-    # Kafka allows headers whose value is null.
-    chain = {name: value for name, value in record.headers if name in _CHAIN and value is not None}
-    if chain:
-        headers = [(name, _number(chain.get(name), value)) for name, value in headers]
-        if "redriven_from" in chain:
-            headers.append(("redriven_from", chain["redriven_from"][:_KEPT_BYTES]))
-    value = record.value
-    if value is not None and len(value) > MAX_EVENT_BYTES:
-        headers.append(("sha256", sha256(value).hexdigest().encode()))
-        value = value[:_KEPT_BYTES]
-    # A key may be as large as a record: with the headers, its letter would be more than the broker takes.
-    key = record.key if record.key is None or len(record.key) <= _KEPT_BYTES else record.key[:_KEPT_BYTES]
-    return key, value, headers
-
-
-def unjoined(
-    client_id: str,
-    raw: bytes,
-    *,
-    topic: str,
-    partition: int,
-    offset: int,
-    append_ts: int,
-    reason: str,
-    detail: str,
-    line_id: str | None = None,
-) -> Letter:
-    """Return a late or orphaned record; of a conversion, the line is named."""
-    headers = _headers(topic, partition, offset, append_ts, reason, detail)
-    if line_id is not None:
-        headers.append(("line_id", line_id.encode()))
-    return client_id.encode(), raw, headers
-
-
-def _headers(topic: str, partition: int, offset: int, append_ts: int, reason: str, detail: str) -> Headers:
-    seen = str(append_ts).encode()
-    return [
-        ("reason", reason.encode()),
-        ("detail", detail.encode(errors="replace")),
-        ("topic", topic.encode()),
-        ("partition", str(partition).encode()),
-        ("offset", str(offset).encode()),
-        ("append_ts", seen),
-        ("attempt", b"1"),
-        ("first_seen", seen),
-    ]
-
-
-def _number(text: bytes | None, otherwise: bytes) -> bytes:
-    # Anybody may write headers.
-    return text if text is not None and text.isdigit() and len(text) <= _MAX_DIGITS else otherwise

@@ -87,9 +87,9 @@ def test_s11_header_names_that_are_no_text_do_not_stop_the_worker(fresh_kafka: B
     records = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
     found = collect(records)
     assert (len(records), found.num_unreadable) == (NUM_POISON, 0)
-    assert {letter.coordinates for letter in found.letters} == sent.keys()
-    for letter in found.letters:
-        (record,) = payloads(records, {letter.place})
+    assert {letter.coordinates for letter in found.dead_letters} == sent.keys()
+    for letter in found.dead_letters:
+        (record,) = payloads(records, {letter.location})
         assert (record.key, record.value) == sent[letter.coordinates]
         assert (letter.reason, letter.attempt) == ("not_json", 2)
         assert {name for name, _ in record.headers} == _LETTER_HEADERS | {"redriven_from"}

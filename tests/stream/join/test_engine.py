@@ -18,7 +18,6 @@ from tests.laws.join_log import (
     Log,
     Outputs,
     Run,
-    Stored,
     Tables,
     click,
     impression,
@@ -382,14 +381,3 @@ def test_what_an_impression_settled_is_not_settled_again_after_a_restart(restart
     assert join.waiting_events == 0
     last = outputs.sessions()[-1]
     assert [line.action for line in last.lines] == ["purchase", "refund"]
-
-
-def test_the_letter_of_a_redriven_record_goes_on_counting_attempts() -> None:
-    chain = [("redriven_from", b"clicks/3/17"), ("attempt", b"2"), ("first_seen", b"77"), ("offset", b"9"), ("x", b"y")]
-    for headers, attempt, first_seen in ((chain, b"2", b"77"), ([("attempt", b"many")], b"1", b"1000")):
-        record = Stored(topic=topics.CLICKS, offset=0, timestamp=1_000, key=b"k", value=b"{", headers=headers)
-        ((_, _, found),) = Tables().join().apply([record]).dead_letters
-        written = dict(found)
-        assert (written["attempt"], written["first_seen"], written["offset"]) == (attempt, first_seen, b"0")
-        assert written.get("redriven_from") == dict(headers).get("redriven_from")
-        assert "x" not in written

@@ -88,7 +88,7 @@ class Cluster:
 
     def redrive(self, topic: str, meant: Filter | None = None) -> dict[str, int]:
         """Redrive and return the refused by cause, and the records sent under `sent`."""
-        found = dead_letter.collect(self.records(topic)).letters
+        found = dead_letter.collect(self.records(topic)).dead_letters
         done = redrive(
             self,
             topic,
@@ -155,7 +155,7 @@ def test_asking_again_sends_only_what_died_again(shop: Cluster) -> None:
     shop.join(at_s=500)
     assert shop.redrive(topics.DEAD_LETTERS) == {"already_redriven": 2, "sent": 1}
     shop.join(at_s=600)
-    newest = max(dead_letter.collect(shop.records(topics.DEAD_LETTERS)).letters, key=lambda each: each.attempt)
+    newest = max(dead_letter.collect(shop.records(topics.DEAD_LETTERS)).dead_letters, key=lambda each: each.attempt)
     assert (newest.attempt, newest.reason, newest.first_seen) == (3, "schema_unknown", 1_000)
     assert shop.redrive(topics.DEAD_LETTERS) == {"already_redriven": 3, "too_many_attempts": 1, "sent": 0}
     chain = [dict(record.headers).get("redriven_from") for record in shop.records(topics.CLICKS)]
@@ -194,7 +194,7 @@ def test_an_order_is_sent_once_for_all_its_lines() -> None:
     found = dead_letter.collect(
         written(1, at, line_id=line, reason=reason)
         for at, (line, reason) in enumerate((("1", "no_click"), ("2", "not_in_list")))
-    ).letters
+    ).dead_letters
     planned = plan(
         [replace(each, topic=topics.CONVERSIONS) for each in found], Filter(reasons=frozenset({"not_in_list"}))
     )
@@ -242,7 +242,7 @@ def test_a_payload_rejected_as_before_stays_and_one_rejected_anew_is_a_newer_att
     other = _ingested(BAD, [Rejected(reason="internal", detail="a fault of yesterday", raw=BAD)], attempt=b"2")
     cluster.send(topics.DEAD_LETTERS, key=b"u1", value=BAD, headers=other.headers)
     assert cluster.redrive(topics.DEAD_LETTERS) == {"sent": 1}
-    (letter,) = dead_letter.collect(cluster.records(topics.DEAD_LETTERS)).letters
+    (letter,) = dead_letter.collect(cluster.records(topics.DEAD_LETTERS)).dead_letters
     assert (letter.attempt, letter.reason, letter.redriven_ts) == (3, "unmapped", None)
 
 
