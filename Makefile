@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs whatever it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check system bench bench-stream lock clean setup setup-dev servers
+.PHONY: help demo test check system bench bench-stream docs lock clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -61,6 +61,9 @@ bench: setup-dev ## Measure; asserts nothing
 RUNS ?= 5
 bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Streams and a naive joiner; RUNS=1 for a quick look
 	@$(BIN)/python -m tests.bench --runs $(RUNS)
+
+docs: setup-dev ## Rewrite the reference pages in docs/ from the code
+	@$(BIN)/python -m deploy.reference docs
 
 lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/boot.in -o requirements/boot.txt

@@ -1,4 +1,4 @@
-"""All settings sections of the program, and how a command obtains them.
+"""Settings sections of the program, and the context that every command starts from.
 
 The only module that reads the environment; lower packages receive what they need as arguments.
 """
@@ -8,31 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from abtest.settings import AbtestSettings
-from deploy.grafana.settings import GrafanaSettings
-from deploy.simulation.marketplace.settings import MarketplaceSettings
-from serving.settings import ServingSettings
 from stream import settings
-from stream.agents.settings import WorkerSettings
-from stream.broker.bus import KafkaSettings
-from stream.db import DatabaseSettings
 from stream.errors import ConfigError
-from stream.join.settings import JoinSettings
-from stream.logs import LoggingSettings
-from trainer.settings import TrainerSettings
 
-SECTIONS: Mapping[str, type] = {
-    "kafka": KafkaSettings,
-    "database": DatabaseSettings,
-    "join": JoinSettings,
-    "worker": WorkerSettings,
-    "trainer": TrainerSettings,
-    "serving": ServingSettings,
-    "abtest": AbtestSettings,
-    "marketplace": MarketplaceSettings,
-    "grafana": GrafanaSettings,
-    "logging": LoggingSettings,
-}
 # Variables that carry the prefix without being `SECTION__KEY`; an empty target is no setting.
 ALIASES: Mapping[str, str] = {
     "SHELFWISE_BROKER": "kafka.broker",
@@ -44,12 +22,43 @@ ALIASES: Mapping[str, str] = {
 DEFAULT_FILE = "shelfwise.toml"
 
 
+def sections() -> Mapping[str, type]:
+    """Return every section with the record that declares its settings.
+
+    The imports stand inside, because some records live in modules that import Kafka or SQLAlchemy, and `--help` needs
+    neither.
+    """
+    from abtest.settings import AbtestSettings
+    from deploy.grafana.settings import GrafanaSettings
+    from deploy.simulation.marketplace.settings import MarketplaceSettings
+    from serving.settings import ServingSettings
+    from stream.agents.settings import WorkerSettings
+    from stream.broker.bus import KafkaSettings
+    from stream.db import DatabaseSettings
+    from stream.join.settings import JoinSettings
+    from stream.logs import LoggingSettings
+    from trainer.settings import TrainerSettings
+
+    return {
+        "logging": LoggingSettings,
+        "kafka": KafkaSettings,
+        "database": DatabaseSettings,
+        "join": JoinSettings,
+        "worker": WorkerSettings,
+        "trainer": TrainerSettings,
+        "serving": ServingSettings,
+        "abtest": AbtestSettings,
+        "marketplace": MarketplaceSettings,
+        "grafana": GrafanaSettings,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What every command starts from.
+    """Settings and folders of one command.
 
     Attributes:
-        home: Folder of everything Shelfwise keeps on disk (`.shelfwise` unless SHELFWISE_HOME says otherwise).
+        home: Folder of everything Shelfwise keeps on disk (`.shelfwise` unless SHELFWISE_HOME names another).
         settings: The resolved settings.
         config_file: The file that was read, if any.
     """
@@ -60,6 +69,8 @@ class Context:
 
     def database_url(self) -> str:
         """Return the configured URL, or SQLite under the home folder."""
+        from stream.db import DatabaseSettings
+
         configured = self.settings.get("database", DatabaseSettings).url
         return configured or f"sqlite:///{self.home / 'shelfwise.db'}"
 
@@ -85,7 +96,7 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
         raise ConfigError(f"configuration file '{named}' does not exist")
     file = named or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
     resolved = settings.load(
-        SECTIONS,
+        sections(),
         toml=file.read_text() if file else "",
         toml_name=str(file),
         environment=variables,

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stream.settings import secret
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
@@ -40,7 +42,7 @@ class ServingSettings:
     poll_s: float = 2.0
     compiled: bool = False
     max_bad_outputs: int = 5
-    pepper: str = ""
+    pepper: str = secret()
     spool_bytes: int = 64 * 1024 * 1024
     queue_size: int = 10_000
     collect_bytes: int = 8 * 1024 * 1024

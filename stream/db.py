@@ -10,6 +10,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from stream.errors import ConfigError, StoreError
+from stream.settings import secret
 
 metadata = MetaData(
     naming_convention={
@@ -30,7 +31,7 @@ class DatabaseSettings:
         url: SQLAlchemy URL; empty means SQLite under the home folder. `postgresql://` is read as psycopg 3.
     """
 
-    url: str = ""
+    url: str = secret(url=True)
 
 
 def create(url: str) -> Engine:

@@ -1,50 +1,106 @@
-"""Load settings records from defaults, one TOML file, the environment and flags; later wins.
+"""Loader of settings records: defaults, one TOML file, the environment and flags; later wins.
 
-Records are declared next to their owners as frozen dataclasses whose fields have defaults; this module only fills
-them. It reads neither the environment nor the disk by itself: the caller passes both in.
+Records are frozen dataclasses declared next to their owners. Every field has a default, and its description stands in
+the `Attributes:` section of the class' docstring. A field declared with `secret()` also has a twin `<field>_file`: a
+path whose content is the value. The caller passes the TOML text and the environment; the loader itself reads no file
+but those that hold secrets.
 """
 
 import difflib
+import inspect
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from stream.errors import ConfigError
 
 ENV_PREFIX = "SHELFWISE_"
+MASK = "********"
 Record = typing.TypeVar("Record")
+Secrecy = Literal["", "value", "url"]
+_SECRECY = "shelfwise.secrecy"
+_FILE = "_file"
+
+
+def secret(*, url: bool = False) -> str:
+    """Declare a field whose value is never printed and which can also come from the file `<field>_file`.
+
+    Args:
+        url: The value is a URL that may hold a password; only the password is masked.
+
+    Example:
+        A record declares `password: str = secret()`.
+    """
+    secrecy: Secrecy = "url" if url else "value"
+    return field(default="", repr=False, metadata={_SECRECY: secrecy})
+
+
+def secrecy_of(declared: "Field[object]") -> Secrecy:
+    """Return how much of a field's value is secret."""
+    found: Secrecy = declared.metadata.get(_SECRECY, "")
+    return found
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """Return the description of each field, from the `Attributes:` section of the class' docstring."""
+    found: dict[str, str] = {}
+    name = ""
+    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    for line in attributes.splitlines():
+        if start := re.match(r" {4}(\w+): +(.+)", line):
+            name = start[1]
+            found[name] = start[2]
+        elif line.startswith("     ") and name:
+            found[name] += " " + line.strip()
+        else:
+            break
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One resolved value and where it came from: `default`, `file`, `environment` or `flag`."""
+    """One resolved value and its origin.
+
+    Attributes:
+        section: Name of the section.
+        key: Name of the field, or of a secret field with `_file` appended.
+        value: The resolved value.
+        origin: `default`, `file`, `environment`, `flag`, or the key of the file that holds the secret.
+        description: Meaning of the setting.
+        secrecy: How much of the value is secret.
+    """
 
     section: str
     key: str
     value: object
     origin: str
+    description: str
+    secrecy: Secrecy = ""
 
     @property
     def shown(self) -> str:
-        """Return the value for people; secrets and passwords in URLs are masked."""
-        text = str(self.value)
-        if text and any(word in self.key for word in ("token", "secret", "pepper", "password")):
-            return "********"
-        return _mask_password(text)
+        """Return the value for people, with secrets masked."""
+        return masked(str(self.value), self.secrecy)
+
+    def __repr__(self) -> str:
+        return f"Setting({self.section}.{self.key} = {self.shown!r}, origin={self.origin!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All sections of one run, and the origin of each value."""
+    """All sections of one command, and the origin of each value."""
 
     records: Mapping[str, object]
     resolved: tuple[Setting, ...]
 
     def get(self, section: str, kind: type[Record]) -> Record:
-        """Return the record of `section`; asking for a wrong kind is a programming error."""
+        """Return the record of `section`; a wrong kind is a programming error."""
         record = self.records[section]
         assert isinstance(record, kind), f"section {section} holds {type(record).__name__}, not {kind.__name__}"
         return record
@@ -70,36 +126,94 @@ def load(
         flags: `section.key` to value, as given on the command line.
 
     Raises:
-        ConfigError: On an unknown key (with the nearest known one), a wrong type or a refused value.
+        ConfigError: On an unknown key (with the nearest known one), a wrong type, a refused value, a secret that is
+            given twice or a secret's file that cannot be read.
     """
-    known = {f"{name}.{field.name}" for name, kind in sections.items() for field in fields(kind)}
+    known = {f"{name}.{key}" for name, kind in sections.items() for key in keys(kind)}
     layers: list[tuple[str, dict[str, object]]] = [
         ("file", _from_toml(toml, toml_name, known)),
         ("environment", _from_environment(environment or {}, aliases or {}, known)),
         ("flag", _checked(flags or {}, known, "flag")),
     ]
+    given = {path: (origin, value) for origin, values in layers for path, value in values.items()}
     records: dict[str, object] = {}
     resolved: list[Setting] = []
     for section, kind in sections.items():
-        hints = typing.get_type_hints(kind)
-        chosen: dict[str, object] = {}
-        origins: dict[str, str] = {}
-        for origin, values in layers:
-            for field in fields(kind):
-                path = f"{section}.{field.name}"
-                if path in values:
-                    chosen[field.name] = _convert(values[path], hints[field.name], path, origin)
-                    origins[field.name] = origin
-        try:
-            record = kind(**chosen)
-        except ValueError as error:
-            raise ConfigError(f"[{section}] {error}") from error
+        record, found = _resolve(section, kind, given)
         records[section] = record
-        resolved += [
-            Setting(section=section, key=f.name, value=getattr(record, f.name), origin=origins.get(f.name, "default"))
-            for f in fields(kind)
-        ]
+        resolved += found
     return Settings(records=records, resolved=tuple(resolved))
+
+
+def keys(kind: type) -> dict[str, str]:
+    """Return every key of a section with its description; a secret field has a second key that ends in `_file`."""
+    described = descriptions(kind)
+    found: dict[str, str] = {}
+    for declared in fields(kind):
+        found[declared.name] = described.get(declared.name, "")
+        if secrecy_of(declared):
+            found[declared.name + _FILE] = f"File that holds `{declared.name}`."
+    return found
+
+
+def masked(text: str, secrecy: Secrecy) -> str:
+    """Return the text of a setting without its secret."""
+    if secrecy == "value":
+        return MASK if text else ""
+    return _mask_password(text) if secrecy == "url" else text
+
+
+def _resolve(section: str, kind: type, given: Mapping[str, tuple[str, object]]) -> tuple[object, list[Setting]]:
+    hints = typing.get_type_hints(kind)
+    described = keys(kind)
+    chosen: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    files: dict[str, tuple[str, str]] = {}
+    for declared in fields(kind):
+        name, path = declared.name, f"{section}.{declared.name}"
+        if path in given:
+            origins[name], value = given[path]
+            chosen[name] = _convert(value, hints[name], path, origins[name], secrecy_of(declared))
+        if secrecy_of(declared):
+            origin, file = given.get(path + _FILE, ("default", ""))
+            files[name] = str(file), origin
+            if file and chosen.get(name):
+                raise ConfigError(f"{path} and {path}{_FILE} are both set: set one of them")
+            if file:
+                chosen[name], origins[name] = _read(path + _FILE, str(file)), name + _FILE
+    try:
+        record = kind(**chosen)
+    except ValueError as error:
+        raise ConfigError(f"[{section}] {error}") from error
+    resolved = []
+    for declared in fields(kind):
+        name = declared.name
+        setting = Setting(
+            section=section,
+            key=name,
+            value=getattr(record, name),
+            origin=origins.get(name, "default"),
+            description=described[name],
+            secrecy=secrecy_of(declared),
+        )
+        resolved.append(setting)
+        if name in files:
+            file, origin = files[name]
+            key = name + _FILE
+            resolved.append(Setting(section=section, key=key, value=file, origin=origin, description=described[key]))
+    return record, resolved
+
+
+def _read(path: str, file: str) -> str:
+    try:
+        text = Path(file).read_text().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{path} = '{file}': {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} = '{file}': expected UTF-8 text") from error
+    if not text:
+        raise ConfigError(f"{path} = '{file}': the file is empty")
+    return text
 
 
 def _from_toml(text: str, name: str, known: set[str]) -> dict[str, object]:
@@ -139,20 +253,22 @@ def _checked(values: Mapping[str, object], known: set[str], source: str) -> dict
 
 
 def _nearest(path: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(path, sorted(known), n=1, cutoff=0.0)
     return f"; the nearest known key is '{close[0]}'" if close else ""
 
 
-def _convert(value: object, kind: object, path: str, origin: str) -> object:
+def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secrecy) -> object:
     try:
         return msgspec.convert(value, type=kind, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {path} = {value!r}: {error}") from error
+        shown = MASK if secrecy else repr(value)
+        raise ConfigError(f"{origin}: {path} = {shown}: {error}") from error
 
 
 def _mask_password(text: str) -> str:
+    text = re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", rf"\g<1>{MASK}", text, flags=re.IGNORECASE)
     scheme, separator, rest = text.partition("://")
     userinfo, at, host = rest.rpartition("@")
     if not separator or not at or ":" not in userinfo:
         return text
-    return f"{scheme}://{userinfo.split(':', 1)[0]}:********@{host}"
+    return f"{scheme}://{userinfo.split(':', 1)[0]}:{MASK}@{host}"

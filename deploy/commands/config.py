@@ -1,4 +1,4 @@
-"""`shelfwise config`: what is set, and by whom."""
+"""`shelfwise config`: the settings of a command and their origins."""
 
 import typer
 
@@ -9,12 +9,19 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def show(ctx: typer.Context, as_json: JsonFlag = False) -> None:
-    """Print every setting with its value and its origin: default, file, environment or flag."""
+    """Print every setting with its value, its origin (default, file, environment or flag) and its description."""
     loaded = context(ctx)
-    rows = [(f"{s.section}.{s.key}", s.shown, s.origin) for s in loaded.settings.resolved]
+    rows = [(f"{s.section}.{s.key}", s.shown, s.origin, s.description) for s in loaded.settings.resolved]
+    columns = ("key", "value", "origin", "description")
     if as_json:
-        print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(
-            f"settings (file: {loaded.config_file or 'none'}, home: {loaded.home})", ("key", "value", "origin"), rows
-        )
+        print_table(f"settings (file: {loaded.config_file or 'none'}, home: {loaded.home})", columns, rows)
+
+
+@app.command()
+def reference() -> None:
+    """Print the reference of all settings as Markdown: keys, variables, types, defaults and descriptions."""
+    from deploy.reference import configuration
+
+    typer.echo(configuration(), nl=False)

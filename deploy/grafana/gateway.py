@@ -275,6 +275,6 @@ def connect(settings: GrafanaSettings, *, sleep: Callable[[float], None]) -> Gra
         ConfigError: If address or token are missing or unusable.
         GrafanaError: If the server cannot be reached or is too old.
     """
-    gateway = GrafanaGateway(settings, settings.secret(), sleep=sleep)
+    gateway = GrafanaGateway(settings, settings.required_token(), sleep=sleep)
     gateway.health()
     return gateway

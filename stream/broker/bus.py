@@ -19,6 +19,7 @@ from stream.broker.lenient_headers import LenientBuffer
 from stream.errors import BusError
 from stream.schemas import topics
 from stream.schemas.records import Record
+from stream.settings import secret
 
 MEMORY_API_VERSION = (2, 3)
 
@@ -67,7 +68,7 @@ class KafkaSettings:
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
     username: str = ""
-    password: str = ""
+    password: str = secret()
     ca_file: str = ""
 
     def __post_init__(self) -> None:

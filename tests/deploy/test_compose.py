@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from deploy.cli import app
-from deploy.configuration import ALIASES, SECTIONS, load
+from deploy.configuration import load
 from deploy.kafka import choice
 from stream import db
 from stream.broker.bus import KafkaSettings
@@ -155,13 +154,6 @@ def test_our_processes_have_few_rights() -> None:
         assert service.cap_drop == ["ALL"], name
         assert service.security_opt == ["no-new-privileges:true"], name
     assert re.search(r"^USER [1-9]\d*$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
-
-
-def test_settings_in_the_environment_exist() -> None:
-    for service in OURS.values():
-        for variable in service.environment:
-            section, _, key = variable.removeprefix("SHELFWISE_").lower().partition("__")
-            assert variable in ALIASES or key in {field.name for field in fields(SECTIONS[section])}
 
 
 def test_no_password_stands_in_the_file() -> None:

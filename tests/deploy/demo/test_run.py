@@ -180,7 +180,7 @@ def test_a_silent_port_is_an_error_of_ours() -> None:
 
 def _context(home: Path, flags: Mapping[str, object]) -> Context:
     resolved = settings.load(
-        configuration.SECTIONS, toml="", toml_name="", environment={}, aliases=configuration.ALIASES, flags=flags
+        configuration.sections(), toml="", toml_name="", environment={}, aliases=configuration.ALIASES, flags=flags
     )
     return Context(home=home, settings=resolved, config_file=None)
 

@@ -200,20 +200,10 @@ def test_usable_addresses_are_taken(url: str) -> None:
     assert isinstance(gateway(url), GrafanaGateway)
 
 
-def test_the_token_comes_from_a_setting_or_a_file_and_is_not_shown(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("from-file\n")
-    assert GrafanaSettings(token_file=str(file)).secret() == "from-file"
-    assert GrafanaSettings(token="direct", token_file=str(file)).secret() == "direct"
-    assert "direct" not in repr(GrafanaSettings(token="direct"))
-    file.write_text("\n")
-    for settings in (
-        GrafanaSettings(),
-        GrafanaSettings(token_file=str(file)),
-        GrafanaSettings(token_file=str(tmp_path / "no")),
-    ):
-        with pytest.raises(ConfigError, match=r"grafana\.token"):
-            settings.secret()
+def test_a_connection_needs_a_token() -> None:
+    assert GrafanaSettings(token="direct").required_token() == "direct"
+    with pytest.raises(ConfigError, match=r"grafana\.token_file"):
+        GrafanaSettings().required_token()
 
 
 @pytest.mark.parametrize("field", ["timeout_s", "attempts"])
