@@ -3,10 +3,9 @@
 Source: TRAINING_SERVING.md 2, RELIABILITY.md 2 (trainer column).
 """
 
-import fcntl
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sqlalchemy import Engine
 from stream.broker import bus
 from stream.broker.bus import Broker, Producer, Reader
 from stream.errors import BusError, ConfigError, FencedError, StoreError
+from stream.files import FolderInUseError, FolderLock, remove_abandoned
 from stream.schemas import events, topics
 from trainer.feed.items import KafkaItems
 from trainer.learning.learner import Learner, auto_device, make_deterministic
@@ -22,7 +22,7 @@ from trainer.loop import Lineage, Loop
 from trainer.metrics import LoopCollector, served
 from trainer.models import MODELS, ModelConfig, architecture_hash, decode_config, encode_config
 from trainer.settings import TrainerSettings
-from trainer.versions.atomic_folder import Failpoint, no_failpoint, remove_temporary
+from trainer.versions.atomic_folder import TEMPORARY_PREFIX, Failpoint, no_failpoint
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
@@ -97,8 +97,8 @@ def run(
     config = configure(lineage.model, lineage.profile, settings.vector_width)
     registry = Registry(engine)
     with ExitStack() as stack:
-        stack.enter_context(_exclusive(folders.checkpoints))
-        remove_temporary(folders.checkpoints)
+        stack.enter_context(_claim(folders.checkpoints))
+        remove_abandoned(folders.checkpoints, TEMPORARY_PREFIX)
         registry.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config), "shared"
         )
@@ -218,12 +218,8 @@ def _announce(producer: Producer, announcement: events.ModelVersionAnnouncement)
         _log.warning("version %d of %s not announced: %s", announcement.version, announcement.lineage, error)
 
 
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{folder}: another trainer uses these checkpoints") from error
-        yield
+def _claim(folder: Path) -> FolderLock:
+    try:
+        return FolderLock(folder)
+    except FolderInUseError as error:
+        raise ConfigError(f"{folder}: another trainer uses these checkpoints") from error

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError
+from stream.files import remove_abandoned
 from trainer.features import Batch
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, to_torch
@@ -197,13 +198,13 @@ def verify_golden(version: LoadedVersion) -> float:
 
 
 def remove_orphans(folder: Path, keep: Collection[str]) -> list[str]:
-    """Remove temporary folders and versions that are not in `keep`; return their names.
+    """Remove versions that are not in `keep` and folders of crashed writers; return their names.
 
     Call it as the writer of the folder only: a version between its rename and its registry row looks like an orphan.
     """
-    removed: list[str] = []
+    removed = [path.name for path in remove_abandoned(folder, atomic_folder.TEMPORARY_PREFIX)]
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(atomic_folder.TEMPORARY_PREFIX) or (is_address(path.name) and path.name not in keep):
+        if is_address(path.name) and path.name not in keep:
             path.unlink() if path.is_symlink() else shutil.rmtree(path)
             removed.append(path.name)
     return removed

@@ -6,10 +6,12 @@ shapes its manifest names, and checked for finite values, all on the very bytes 
 Source: TRAINING_SERVING.md 2.1, RELIABILITY.md 4 (T1, T3).
 """
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from stream.errors import ArtifactError
+from stream.files import sync_folder, unique_folder
 
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"
@@ -57,44 +60,64 @@ def write(
 ) -> Path:
     """Write a folder in one atomic rename and return its path, named `prefix` + sha256 of its manifest.
 
+    Any number of processes may write into one parent, in other containers too. Writers of equal content all succeed.
+
     Args:
-        parent: Folder that holds the sealed folders; created if missing.
+        parent: Folder that holds the finished folders; created if missing.
         files: File name to its tensors.
         manifest: Makes the manifest from the entries of the files.
         failpoint: Called with the name of each step, for crash tests.
         prefix: Put before the hash in the folder's name.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f"{TEMPORARY_PREFIX}{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     failpoint("before_write")
-    temporary.mkdir()
-    entries = {file: _write_file(temporary / f"{file}.safetensors", tensors) for file, tensors in files.items()}
-    failpoint("after_write")
-    for file in files:
-        _fsync(temporary / f"{file}.safetensors")
-    raw = msgspec.json.encode(manifest(entries), order="sorted")
-    (temporary / MANIFEST).write_bytes(raw)
-    _fsync(temporary / MANIFEST)
-    _fsync(temporary)
-    failpoint("after_fsync")
-    target = parent / (prefix + hashlib.sha256(raw).hexdigest())
-    # Only a folder of the same content, or a damaged one, can have this name.
-    if target.is_symlink():
-        target.unlink()
-    elif target.exists():
-        shutil.rmtree(target)
-    failpoint("before_rename")
-    temporary.rename(target)
-    failpoint("after_rename")
-    _fsync(parent)
+    with unique_folder(parent, TEMPORARY_PREFIX) as staging:
+        # A folder of its own: the content must neither hold the lock file nor keep the private mode of the outer one.
+        content = staging.folder / "content"
+        content.mkdir()
+        entries = {file: _write_file(content / f"{file}.safetensors", tensors) for file, tensors in files.items()}
+        failpoint("after_write")
+        for file in files:
+            _sync_file(content / f"{file}.safetensors")
+        raw = msgspec.json.encode(manifest(entries), order="sorted")
+        (content / MANIFEST).write_bytes(raw)
+        _sync_file(content / MANIFEST)
+        sync_folder(content)
+        failpoint("after_fsync")
+        target = parent / (prefix + hashlib.sha256(raw).hexdigest())
+        failpoint("before_rename")
+        _install(content, target, entries)
+        failpoint("after_rename")
+        sync_folder(parent)
+        shutil.rmtree(staging.folder)
     return target
 
 
-def remove_temporary(parent: Path) -> None:
-    """Remove what crashed writers left behind; only for a folder that has one writer."""
-    for path in parent.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(path)
+def _install(content: Path, target: Path, entries: Mapping[str, FileEntry]) -> None:
+    """Rename `content` to `target`. Equal content that is already there stays; damaged content gives way."""
+    while True:
+        try:
+            content.rename(target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+        else:
+            return
+        if _is_whole(target, entries):
+            return
+        damaged = content.with_name("damaged")
+        # Missing: another writer of the same content was faster.
+        with suppress(FileNotFoundError):
+            target.rename(damaged)
+            damaged.unlink() if damaged.is_symlink() else shutil.rmtree(damaged)
+
+
+def _is_whole(folder: Path, entries: Mapping[str, FileEntry]) -> bool:
+    try:
+        read_manifest(folder)
+        read_files(folder, entries)
+    except (ArtifactError, OSError):
+        return False
+    return True
 
 
 def _write_file(path: Path, tensors: Tensors) -> FileEntry:
@@ -106,7 +129,7 @@ def _write_file(path: Path, tensors: Tensors) -> FileEntry:
     return FileEntry(digest, path.stat().st_size, shapes)
 
 
-def _fsync(path: Path) -> None:
+def _sync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

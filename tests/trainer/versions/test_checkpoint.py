@@ -19,7 +19,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_three_are_kept_and_the_newest_wins(trained: Path) -> None:
-    names = sorted(path.name for path in trained.iterdir())
+    names = sorted(path.name for path in trained.glob("0*"))
     assert len(names) == 3
     newest = checkpoint.newest(trained)
     assert newest is not None
@@ -33,7 +33,7 @@ def test_an_empty_or_missing_folder_is_a_fresh_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["manifest.json", "weights.safetensors", "ids.safetensors", "seen.safetensors"])
 def test_a_damaged_one_gives_way_to_the_one_before(trained: Path, file: str) -> None:
-    names = sorted(path.name for path in trained.iterdir())
+    names = sorted(path.name for path in trained.glob("0*"))
     path = trained / names[-1] / file
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
@@ -54,7 +54,7 @@ def test_a_half_written_one_is_invisible(trained: Path) -> None:
 
 
 def test_starting_afresh_over_damaged_checkpoints_is_refused(trained: Path) -> None:
-    for path in trained.iterdir():
+    for path in trained.glob("0*"):
         (path / "weights.safetensors").unlink()
     with pytest.raises(ArtifactError, match="none of 3"):
         checkpoint.newest(trained)
