@@ -298,10 +298,14 @@ def slices(
         left = [name for name in others if position[name] < len(log.records[name])]
         if not left:
             break
+        to_drain = len(log.records[topics.TICKS]) - DRAIN_TICKS - position[topics.TICKS]
+        if to_drain <= 0 and len(left) > 1:
+            # An event that is read after the last tick leaves rows that nothing deletes.
+            left = [name for name in left if name != topics.TICKS]
         name = left[int(rng.integers(len(left)))]
         size = int(rng.integers(1, max_slice + 1))
-        if name == topics.TICKS and position[name] >= len(log.records[name]) - DRAIN_TICKS:
-            size = 1
+        if name == topics.TICKS:
+            size = min(size, to_drain) if to_drain > 0 else 1
         piece = log.records[name][position[name] : position[name] + size]
         due = bisect_right(arrivals, piece[-1].timestamp)
         while position[topics.CONVERSIONS] < due:
