@@ -46,6 +46,7 @@ check: setup-dev ## Check format, lint, types and imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/shelfwise grafana lint
+	@$(BIN)/python -m tests.architecture.prose --report | tail -n 1
 
 system: setup-dev servers ## Run the slower tests on real processes
 	@$(BIN)/python -m pytest -m system
