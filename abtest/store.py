@@ -4,7 +4,6 @@ Source: EXPERIMENTS.md 5 and 6.
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,11 +15,10 @@ from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
 from abtest.plan import Plan
-from abtest.tables import NAME_LENGTH, POLICIES, arms, epochs, experiments
+from abtest.tables import POLICIES, arms, epochs, experiments
 from stream import db
 from stream.errors import ConfigError, StoreError
-
-_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{NAME_LENGTH - 1}}}", re.IGNORECASE)
+from stream.schemas.names import check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +123,8 @@ class ExperimentStore:
             StoreError: If the database is unreachable or refused.
         """
         plan = plan or Plan()
-        _check_name("name", key)
-        _check_name("layer", layer)
+        check_name("name", key)
+        check_name("layer", layer)
         _check_arms(arms)
         shares = tuple(weights) if weights is not None else (1.0 / len(arms),) * len(arms)
         if len(shares) != len(arms):
@@ -235,23 +233,16 @@ class ExperimentStore:
                 )
 
 
-def _check_name(field: str, value: str) -> None:
-    if not _NAME.fullmatch(value):
-        raise ConfigError(
-            f"{field} = '{value}': expected up to {NAME_LENGTH} letters, digits, '.', '_', '-', a letter or digit first"
-        )
-
-
 def _check_arms(members: Sequence[Arm]) -> None:
     if len(members) < 2:
         raise ConfigError(f"arms: expected two or more, got {len(members)}")
     names = [arm.name for arm in members]
     for arm in members:
-        _check_name("arm", arm.name)
+        check_name("arm", arm.name)
         if (arm.lineage is None) == (arm.policy is None):
             raise ConfigError(f"arm '{arm.name}': expected either a lineage or a fixed policy")
         if arm.lineage is not None:
-            _check_name(f"lineage of arm '{arm.name}'", arm.lineage)
+            check_name(f"lineage of arm '{arm.name}'", arm.lineage)
         if arm.policy is not None and arm.policy not in POLICIES:
             raise ConfigError(f"arm '{arm.name}': policy '{arm.policy}', expected one of {', '.join(POLICIES)}")
     if len(set(names)) != len(names):

@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 from stream.db import metadata
+from stream.schemas.names import NAME_LENGTH
 
 EXPERIMENT_STATUSES = ("running", "stopped")
 POLICIES = ("incoming_order", "shuffle")
-NAME_LENGTH = 64
 
 # SQLite numbers rows itself only for a column spelled INTEGER.
 _BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -60,7 +60,7 @@ arms = Table(
     Column("experiment", ForeignKey("experiments.key"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("name", String(NAME_LENGTH), nullable=False),
-    Column("lineage", String(64), nullable=True),
+    Column("lineage", String(NAME_LENGTH), nullable=True),
     Column("policy", String(16), nullable=True),
     Column("is_control", Boolean, nullable=False),
     UniqueConstraint("experiment", "name"),

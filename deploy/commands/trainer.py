@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
 
 if TYPE_CHECKING:
     from trainer.versions.registry import Registry
@@ -37,6 +37,7 @@ def run(
     from deploy.migrations.upgrade import upgrade
     from stream import db
     from stream.broker.bus import KafkaSettings
+    from stream.schemas.names import check_name
     from trainer.loop import Lineage
     from trainer.run import Clocks, Folders
     from trainer.run import run as train
@@ -51,8 +52,7 @@ def run(
             "trainer.publish_s": publish_s,
         },
     )
-    if not lineage.replace("-", "").replace("_", "").isalnum() or len(lineage) > 64:
-        raise fail(f"lineage '{lineage}': expected up to 64 letters, digits, '-' and '_'")
+    check_name("lineage", lineage)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("kafka").setLevel(logging.WARNING)
     stopping = threading.Event()

@@ -15,6 +15,7 @@ from sqlalchemy.types import JSON, BigInteger, Integer, String
 
 from stream import db
 from stream.errors import ConfigError, FencedError, StoreError
+from stream.schemas.names import check_name
 from trainer.versions.tables import leases, lineages, rollout_events, versions
 
 
@@ -57,9 +58,11 @@ class Registry:
         """Create the lineage, or check that it is what it was.
 
         Raises:
-            ConfigError: If it exists with another model, configuration or data policy.
+            ConfigError: If the name breaks the rule for names, or the lineage exists with another model,
+                configuration or data policy.
             StoreError: If the database is unreachable or refused.
         """
+        check_name("lineage", name)
         wanted = {
             "name": name,
             "model": model,

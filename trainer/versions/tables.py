@@ -6,9 +6,7 @@ Source: TRAINING_SERVING.md 7, ARCHITECTURE.md 5.
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint
 
 from stream.db import metadata
-
-VERSION_STATUSES = ("building", "published", "verified", "canary", "live", "superseded", "rejected", "quarantined")
-LINEAGE_NAME_LENGTH = 64
+from stream.schemas.names import NAME_LENGTH
 
 # SQLite numbers rows itself only for a column spelled INTEGER.
 _BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -16,7 +14,7 @@ _BigId = BigInteger().with_variant(Integer, "sqlite")
 lineages = Table(
     "lineages",
     metadata,
-    Column("name", String(LINEAGE_NAME_LENGTH), primary_key=True),
+    Column("name", String(NAME_LENGTH), primary_key=True),
     Column("model", String(32), nullable=False),
     Column("profile", String(32), nullable=False),
     Column("config_hash", String(64), nullable=False),

@@ -1,0 +1,36 @@
+"""The rule for names that people choose: lineages, experiments, layers and arms.
+
+A name is a folder, a Kafka key, a metric label and a database key, so one rule holds everywhere.
+"""
+
+import re
+from typing import Final
+
+from stream.errors import ConfigError
+
+NAME_LENGTH: Final = 64
+_NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
+
+
+def is_name(text: str) -> bool:
+    """Return whether `text` is a name: 1 to 64 ASCII letters, digits, `_`, `-`, `.`, first a letter or digit.
+
+    >>> [is_name(text) for text in ("prm.v2", "_prm", "größe", "")]
+    [True, False, False, False]
+    """
+    return _NAME.fullmatch(text) is not None
+
+
+def check_name(what: str, text: str) -> None:
+    """Refuse a text that is not a name.
+
+    Args:
+        what: The thing that is named, for the message.
+        text: The name.
+
+    Raises:
+        ConfigError: If the text is not a name.
+    """
+    if not is_name(text):
+        expected = f"up to {NAME_LENGTH} letters, digits, '.', '_', '-', a letter or digit first"
+        raise ConfigError(f"{what} = '{text[:80]}': expected {expected}")

@@ -1,0 +1,42 @@
+"""One rule for names, held by the trainer's registry, its command and the store of experiments."""
+
+import pytest
+from sqlalchemy import Engine
+from typer.testing import CliRunner
+
+from abtest.store import Arm, ExperimentStore
+from deploy.cli import app
+from stream import db
+from stream.errors import ConfigError
+from stream.schemas.names import is_name
+from trainer.versions.registry import Registry
+
+GOOD = ("prm", "prm.v2", "PRM-2", "7", "a_b", "a" * 64)
+BAD = ("", "_prm", ".prm", "-prm", "größe", "a b", "a/b", "..", "../a", "a\n", "a" * 65, "\u017f", "\u212a")
+
+
+@pytest.fixture
+def engine() -> Engine:
+    engine = db.create("sqlite://")
+    db.metadata.create_all(engine)
+    return engine
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_names_are_accepted_everywhere(name: str, engine: Engine) -> None:
+    assert is_name(name)
+    assert Registry(engine).ensure_lineage(name, "prm", "tiny", "h" * 64).name == name
+    arms = (Arm(name="control", lineage=name, is_control=True), Arm(name="treatment", policy="shuffle"))
+    assert ExperimentStore(engine).create(key="first", arms=arms, now_ts=1).arms == arms
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_names_are_refused_everywhere(name: str, engine: Engine) -> None:
+    assert not is_name(name)
+    with pytest.raises(ConfigError, match="a letter or digit first"):
+        Registry(engine).ensure_lineage(name, "prm", "tiny", "h" * 64)
+    arms = (Arm(name="control", lineage=name, is_control=True), Arm(name="treatment", policy="shuffle"))
+    with pytest.raises(ConfigError, match="a letter or digit first"):
+        ExperimentStore(engine).create(key="first", arms=arms, now_ts=1)
+    refused = CliRunner().invoke(app, ["trainer", "run", "--", name])
+    assert isinstance(refused.exception, ConfigError)
