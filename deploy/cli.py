@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.commands import abtest, config, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
-from deploy.commands.output import Exit, err_console
+from deploy.commands.output import Exit, err_console, start_logging
 from stream.errors import ConfigError, ShelfwiseError
 
 app = typer.Typer(
@@ -46,7 +46,7 @@ def root(
         if not separator:
             raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE")
         overrides[key] = value
-    ctx.obj = {"config": config_file, "set": overrides}
+    ctx.obj = {**(ctx.obj or {}), "config": config_file, "set": overrides}
 
 
 @app.command("version")
@@ -58,7 +58,7 @@ def show_version() -> None:
 def main() -> None:
     """Run the program; errors of ours become one line and an exit code."""
     try:
-        app()
+        app(obj={"start_logging": start_logging})
     except ConfigError as error:
         err_console.print(f"[bold red]configuration error:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(Exit.USAGE)

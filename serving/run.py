@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,12 +155,3 @@ async def _serve(server: uvicorn.Server, listening: socket.socket, on_ready: Cal
     if on_ready is not None:
         on_ready(port)
     await server.serve(sockets=[listening])
-
-
-def log_to_stderr() -> None:
-    """Send log lines of this process to standard error."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    for name in ("kafka", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -183,7 +183,6 @@ def sink(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn the `sessions` topic into facts until SIGTERM or SIGINT."""
-    import logging
     import signal
     from threading import Event
 
@@ -195,8 +194,6 @@ def sink(
     from stream.broker.bus import KafkaSettings
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port})
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

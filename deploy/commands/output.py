@@ -14,6 +14,7 @@ from deploy.configuration import Context, load
 
 console = Console()
 err_console = Console(stderr=True)
+_PIPE_COLUMNS = 200
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -30,11 +31,24 @@ class Exit(IntEnum):
 
 
 def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> Context:
-    """Return settings with the flags of this call on top of the program's own `--set` flags."""
-    root = ctx.find_root()
-    chosen: dict[str, object] = dict((root.obj or {}).get("set", {}))
+    """Return settings with the flags of this call on top of the program's own `--set` flags.
+
+    The program's `main` also hands over `start_logging`; tests that call commands in their own process do not.
+    """
+    given = ctx.find_root().obj or {}
+    chosen: dict[str, object] = dict(given.get("set", {}))
     chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
-    return load((root.obj or {}).get("config"), chosen)
+    loaded = load(given.get("config"), chosen)
+    if (start_logging := given.get("start_logging")) is not None:
+        start_logging(loaded)
+    return loaded
+
+
+def start_logging(context: Context) -> None:
+    """Send log lines to standard error in the configured format."""
+    from stream.logs import LoggingSettings, configure
+
+    configure(context.settings.get("logging", LoggingSettings))
 
 
 def print_json(document: object) -> None:
@@ -44,11 +58,11 @@ def print_json(document: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows for people."""
+    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else max(console.width, _PIPE_COLUMNS))
 
 
 def fail(message: str, code: Exit = Exit.FAILURE) -> typer.Exit:

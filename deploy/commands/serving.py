@@ -29,7 +29,6 @@ def run(
 
     flags = {"host": host, "port": port, "deadline_ms": deadline_ms, "trust_event_ts": trust_event_ts}
     loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
-    process.log_to_stderr()
     service = process.build(
         loaded.settings.get("serving", ServingSettings),
         home=loaded.home,

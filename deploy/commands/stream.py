@@ -44,7 +44,6 @@ def worker(
     """Run one joiner until SIGTERM; ends with an error when it cannot vouch for what it acknowledges."""
     import asyncio
 
-    from deploy.logs import to_stderr
     from stream.agents.metrics import JoinMetrics
     from stream.agents.settings import WorkerSettings
     from stream.agents.worker import Worker
@@ -52,7 +51,6 @@ def worker(
 
     called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
     settings = called.settings.get("worker", WorkerSettings)
-    to_stderr()
     broker = _broker(called)
     metrics = JoinMetrics()
     if settings.metrics_port:

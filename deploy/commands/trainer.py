@@ -28,7 +28,6 @@ def run(
     publish_s: Annotated[int | None, typer.Option(help="Versions, in seconds of watermark time.")] = None,
 ) -> None:
     """Train a lineage from the `sessions` topic until SIGTERM or Ctrl-C; goes on from its newest checkpoint."""
-    import logging
     import platform
     import time
     from importlib.metadata import version
@@ -53,8 +52,6 @@ def run(
         },
     )
     check_name("lineage", lineage)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -1,0 +1,44 @@
+"""The program as a whole: settings, logging and exit codes of its commands."""
+
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy import cli
+from deploy.cli import app
+from deploy.commands import output
+from deploy.configuration import Context
+from stream.logs import LoggingSettings
+
+
+def test_a_command_starts_logging_once_with_its_settings() -> None:
+    started: list[Context] = []
+    result = CliRunner().invoke(
+        app, ["--set", "logging.format=json", "config", "show"], obj={"start_logging": started.append}
+    )
+    assert result.exit_code == 0, result.output
+    [context] = started
+    assert context.settings.get("logging", LoggingSettings).format == "json"
+
+
+def test_the_program_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    configured: list[LoggingSettings] = []
+    monkeypatch.setattr("stream.logs.configure", configured.append)
+    monkeypatch.setattr(sys, "argv", ["shelfwise", "--set", "logging.level=debug", "config", "show", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert configured == [LoggingSettings(level="debug")]
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["shelfwise", "--set", "logging.levle=debug", "config", "show"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == output.Exit.USAGE
+    assert capsys.readouterr().err.splitlines() == [
+        "configuration error: flag: unknown key 'logging.levle'; the nearest known key is 'logging.level'"
+    ]
