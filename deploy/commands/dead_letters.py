@@ -175,11 +175,11 @@ def _collect(broker: Broker, topic: str) -> Collected:
 
 
 def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit: int | None) -> Filter:
-    from stream.join import FATE_OF_REASON
+    from stream.join import OUTCOME_OF_REASON
 
     for reason in reasons or ():
-        if reason not in FATE_OF_REASON:
-            raise typer.BadParameter(f"'{reason}' is none of {', '.join(FATE_OF_REASON)}", param_hint="--reason")
+        if reason not in OUTCOME_OF_REASON:
+            raise typer.BadParameter(f"'{reason}' is none of {', '.join(OUTCOME_OF_REASON)}", param_hint="--reason")
     return Filter(
         reasons=frozenset(reasons or ()), from_ts=moment(from_, "--from"), to_ts=moment(to, "--to"), limit=limit
     )

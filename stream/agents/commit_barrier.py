@@ -4,7 +4,7 @@ Per partition, and in order: the outputs and changelog rows, then the progress r
 acknowledgement. A crash in between replays slices that the progress row does not claim. Slices that wait while a
 write is under way are merged into the next one.
 
-Source: STREAM.md 8 and `stream.join.Effects`.
+Source: STREAM.md 8 and `stream.join.MicroBatchOutput`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stream.errors import BusError
-from stream.join import Effects
+from stream.join import MicroBatchOutput
 from stream.schemas import topics
 
 Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
@@ -33,7 +33,7 @@ class _Pending:
     progress: dict[bytes, bytes | None] = field(default_factory=dict)
     acknowledge: list[Callable[[], None]] = field(default_factory=list)
 
-    def add(self, effects: Effects, acknowledge: Callable[[], None]) -> None:
+    def add(self, effects: MicroBatchOutput, acknowledge: Callable[[], None]) -> None:
         if effects.sessions:
             self.outputs.setdefault(topics.SESSIONS, []).extend(_rows(effects.sessions))
         if effects.profiles:
@@ -69,7 +69,7 @@ class Gate:
             self._settled.clear()
             await self._settled.wait()
 
-    def submit(self, partition: int, effects: Effects, acknowledge: Callable[[], None]) -> None:
+    def submit(self, partition: int, effects: MicroBatchOutput, acknowledge: Callable[[], None]) -> None:
         """Queue the effects of one slice; `acknowledge` is called when all of them are confirmed, in order."""
         self.num_in_flight += 1
         self._pending.setdefault(partition, _Pending()).add(effects, acknowledge)

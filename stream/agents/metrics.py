@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from stream.join import FATE_OF_REASON, FATES, Join
+from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join
 from stream.schemas import topics
 
 _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -46,7 +46,7 @@ class JoinMetrics:
             registry=registry,
         )
         self.rebalances = Counter("shelfwise_join_rebalances", "Assignments of partitions", registry=registry)
-        for fate in FATES:
+        for fate in OUTCOMES:
             self.fate.labels(fate)
         for topic in topics.EVENT_TOPICS:
             self.paused.labels(topic)
@@ -55,9 +55,9 @@ class JoinMetrics:
     def count(self, counters: Mapping[str, int], seen: dict[str, int]) -> None:
         """Add what a partition's counters gained since `seen`, and note it there."""
         for name, value in _gains(counters, seen):
-            if name in FATES:
+            if name in OUTCOMES:
                 self.fate.labels(name).inc(value)
-            elif name in FATE_OF_REASON:
+            elif name in OUTCOME_OF_REASON:
                 self.reason.labels(name).inc(value)
 
     def observe(self, joins: Mapping[int, Join], paused: Iterable[Iterable[str]], *, hot_max_bytes: int) -> None:

@@ -300,7 +300,7 @@ class Worker:
         if last.offset > known.get(message.topic, (-1, 0))[0]:
             known[message.topic] = (last.offset, last.timestamp)
             effects.progress = {**effects.progress, log_check.KEY: log_check.pack(known)}
-        confirm = partial(join.confirm, effects.slice_number)
+        confirm = partial(join.confirm, effects.batch_number)
         reasons = Counter(effects.reasons)
         self._gate.submit(partition, effects, partial(self._acknowledge, event, confirm, received_s, reasons))
         self._metrics.events.labels(message.topic).inc(len(records))

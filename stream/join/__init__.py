@@ -1,20 +1,21 @@
-"""The pure join core of one partition: raw records in, sessions, corrections and side records out.
+"""The pure join of one partition: raw records in, rows and records out.
 
     join = Join(partition, JoinSettings(), hot, warm, progress, num_partitions)
-    effects = join.apply(slice_of_one_topic_partition)
+    output = join.apply(records_of_one_topic_and_partition)
 
-`hot`, `warm` and `progress` map row keys to row values and are changed in place; `effects.hot`, `.warm` and
-`.progress` repeat the slice's changes for the changelogs (None deletes). The delivery contract with the adapter is on
-`Effects`: send everything, wait until it is confirmed, send `progress`, wait, `join.confirm(effects.slice_number)`,
-acknowledge; restart from any commit at or before the last acknowledged slice.
+`hot`, `warm` and `progress` map row keys to row values; the join changes them in place. `output.hot`, `output.warm` and
+`output.progress` repeat the changes of the micro-batch for the changelogs, where None deletes. `MicroBatchOutput`
+documents the order of writes. The caller calls `join.confirm(output.batch_number)` when the progress row is stored,
+acknowledges the micro-batch after that, and may restart from any commit up to the last acknowledged micro-batch.
 
-Imports no faust, kafka client, os, time, random or asyncio.
+The package imports no faust, Kafka client, os, time, random or asyncio.
 
-Source: STREAM.md 4 to 9.
+Source: docs/stream.md.
 """
 
 from stream.join.engine import Join
+from stream.join.output import MicroBatchOutput
 from stream.join.settings import JoinSettings
-from stream.schemas.outcomes import FATE_OF_REASON, FATES, Effects, open_count
+from stream.schemas.outcomes import OUTCOME_OF_REASON, OUTCOMES, open_count
 
-__all__ = ["FATES", "FATE_OF_REASON", "Effects", "Join", "JoinSettings", "open_count"]
+__all__ = ["OUTCOMES", "OUTCOME_OF_REASON", "Join", "JoinSettings", "MicroBatchOutput", "open_count"]

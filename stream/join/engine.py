@@ -18,6 +18,7 @@ from stream.join.health import Monitor, Reading
 from stream.join.labels import Labels
 from stream.join.ledger import Ledger
 from stream.join.orders import Orders
+from stream.join.output import MicroBatchOutput
 from stream.join.restore import click_deadline, line_deadline, restore
 from stream.join.rows import ShownList, Source, WarmSession
 from stream.join.settings import JoinSettings
@@ -25,7 +26,6 @@ from stream.join.state import OpenQuery, State, Waiting
 from stream.join.watermark import Clock
 from stream.schemas import decode, outcomes, session, topics
 from stream.schemas.events import Click, Conversion, Impression
-from stream.schemas.outcomes import Effects
 from stream.schemas.records import Record
 
 _MAX_KNOWN_KEYS = 200_000
@@ -116,7 +116,7 @@ class Join:
         for topic, offset in positions.items():
             self._clock.next[topic] = max(offset, self._clock.next.get(topic, 0))
 
-    def apply(self, records: Sequence[Record]) -> Effects:
+    def apply(self, records: Sequence[Record]) -> MicroBatchOutput:
         """Merge one slice: records of one input partition in offset order.
 
         Records below the stored position were merged before and change nothing. Bad records become dead letters.
@@ -124,7 +124,7 @@ class Join:
         Returns:
             The changed rows, which the mappings already hold, and what to send.
         """
-        effects = self._ledger.effects = Effects()
+        effects = self._ledger.effects = MicroBatchOutput()
         positions, counters = self._clock.next, self._ledger.counters
         for record in records:
             topic, offset = record.topic, record.offset
@@ -142,7 +142,7 @@ class Join:
         self._clock.advance()
         self._settle_due()
         self._write_corrections()
-        effects.slice_number = self._state.slice_number
+        effects.batch_number = self._state.batch_number
         num_dropped = self._state.sweep(self._clock.expiry_ts, self._clock.watermark_ts, effects)
         if num_dropped:
             counters["evicted_rows"] += num_dropped
@@ -153,9 +153,9 @@ class Join:
         effects.pause = self._clock.ahead(0 if is_full else self._ahead_ms)
         return effects
 
-    def confirm(self, slice_number: int) -> None:
+    def confirm(self, batch_number: int) -> None:
         """Learn that the progress row of a slice is stored: what it and those before it have settled may be deleted."""
-        self._state.confirmed = max(self._state.confirmed, slice_number)
+        self._state.confirmed = max(self._state.confirmed, batch_number)
 
     # Records
 
@@ -364,11 +364,11 @@ class Join:
         )
         self._ledger.effects.sessions.append((self._progress_key, session.encode(record)))
 
-    def _write_progress(self, effects: Effects) -> None:
+    def _write_progress(self, effects: MicroBatchOutput) -> None:
         clock = self._clock
         row = rows.pack_progress(
             rows.ProgressRow(
-                slice_number=self._state.slice_number,
+                batch_number=self._state.batch_number,
                 now_ts=clock.now_ts,
                 watermark_ts=clock.watermark_ts,
                 conversions_ts=clock.conversions_ts,
@@ -391,8 +391,8 @@ class Join:
         if stored is None:
             return
         row, clock = rows.unpack_progress(stored), self._clock
-        self._state.slice_number = row.slice_number
-        self._state.confirmed = row.slice_number - 1
+        self._state.batch_number = row.batch_number
+        self._state.confirmed = row.batch_number - 1
         self._emitted_ts, self._emitted_watermark_ts = row.emitted_ts, row.emitted_watermark_ts
         self._emitted_expiry_ts = row.emitted_expiry_ts
         self._monitor = Monitor(max_behind_ms=self._settings.hold_behind_s * 1_000, stored=row.health)

@@ -6,9 +6,10 @@ Source: STREAM.md 7 and 9.
 from collections import defaultdict
 
 from stream.join.labels import Merge
+from stream.join.output import MicroBatchOutput
 from stream.join.rows import Source
 from stream.schemas import dead_letter, outcomes, topics
-from stream.schemas.outcomes import FATE_OF_REASON, Effects
+from stream.schemas.outcomes import OUTCOME_OF_REASON
 from stream.schemas.records import Record
 
 
@@ -23,7 +24,7 @@ class Ledger:
     def __init__(self, partition: int) -> None:
         self._partition = partition
         self.counters: defaultdict[str, int] = defaultdict(int)
-        self.effects = Effects()
+        self.effects = MicroBatchOutput()
 
     def count_merge(self, verdict: Merge) -> bool:
         """Count a merged unit by its verdict and return whether it joined."""
@@ -37,7 +38,7 @@ class Ledger:
         self, topic: str, client_id: str, source: Source, reason: str, detail: str, *, line_id: str | None = None
     ) -> None:
         """Send a record, or one order line of it, to `unjoined`."""
-        fate = FATE_OF_REASON[reason]
+        fate = OUTCOME_OF_REASON[reason]
         self.counters[fate] += 1
         self.counters[reason] += 1
         if topic == topics.CLICKS:

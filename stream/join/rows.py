@@ -78,7 +78,7 @@ class Order(Struct, frozen=True, array_like=True):
 class ProgressRow(Struct, array_like=True):
     """Position of the join in its inputs with everything that was counted up to there."""
 
-    slice_number: int
+    batch_number: int
     now_ts: int
     watermark_ts: int
     conversions_ts: int
@@ -136,9 +136,9 @@ def profile_key(client_id: str) -> bytes:
     return b"p" + client_id.encode()
 
 
-def closed_key(kind: bytes, partition: int, hour: int, slice_number: int) -> bytes:
+def closed_key(kind: bytes, partition: int, hour: int, batch_number: int) -> bytes:
     """Return the key of a bucket of query digests; `kind` is `c` (closed) or `e` (evicted)."""
-    return kind + f"{partition}:{hour}:{slice_number}".encode()
+    return kind + f"{partition}:{hour}:{batch_number}".encode()
 
 
 def pack_shown(shown: ShownList) -> bytes:

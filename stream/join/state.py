@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from stream.join import closed, profiles, rows, sessions
 from stream.join.labels import Labels, Merge
+from stream.join.output import MicroBatchOutput
 from stream.join.rows import Source, WarmSession
 from stream.join.settings import JoinSettings
 from stream.join.tiers import Tier, WarmTier
 from stream.schemas.events import Behaviour, Click, Conversion
-from stream.schemas.outcomes import Effects
 
 _CLOSE_RANK = 1
 _REVERSAL_RANK = 2
@@ -74,7 +74,7 @@ class State:
         open: Open queries by id.
         waiting: Waiting events by row key.
         corrections: Closed sessions that the slice has changed.
-        slice_number: The slice in hand.
+        batch_number: The slice in hand.
         expired_ts: Rows that expire up to here were swept.
         confirmed: The newest slice that no crash can undo; what a later one has settled is not deleted yet.
     """
@@ -97,7 +97,7 @@ class State:
         self.open: dict[str, OpenQuery] = {}
         self.waiting: dict[bytes, Waiting] = {}
         self.corrections: dict[str, Correction] = {}
-        self.slice_number = 0
+        self.batch_number = 0
         self.confirmed = -1
         self.expired_ts = 0
         self._by_client: dict[str, list[str]] = {}
@@ -128,11 +128,11 @@ class State:
         queries.remove(query.query_id)
         if not queries:
             del self._by_client[query.client_id]
-        self._retiring.append((self.slice_number, rows.impression_key(query.query_id)))
+        self._retiring.append((self.batch_number, rows.impression_key(query.query_id)))
         num_labels = 0
         if query.labels is not None:
             num_labels = len(query.labels)
-            self._retiring.append((self.slice_number, rows.labels_key(query.query_id)))
+            self._retiring.append((self.batch_number, rows.labels_key(query.query_id)))
         self._hold(query.client_id, -1 - num_labels)
 
     def queries_of(self, client_id: str) -> list[OpenQuery]:
@@ -285,13 +285,13 @@ class State:
 
     def retire(self, key: bytes) -> None:
         """Delete a hot row once no crash can undo what settled it."""
-        self._retiring.append((self.slice_number, key))
+        self._retiring.append((self.batch_number, key))
 
-    def sweep(self, expiry_clock_ts: int, watermark_ts: int, effects: Effects) -> int:
+    def sweep(self, expiry_clock_ts: int, watermark_ts: int, effects: MicroBatchOutput) -> int:
         """Name rows whose time is over, drop what exceeds the cap, and return how many rows were dropped."""
         self.expired_ts = expiry_clock_ts
         for key, expiry_ts in self.warm.expired(expiry_clock_ts):
-            self._expiring.append((self.slice_number, key, expiry_ts))
+            self._expiring.append((self.batch_number, key, expiry_ts))
             if key[:1] == b"p":
                 effects.profiles.append((key[1:], None))
         num_dropped = 0
@@ -303,14 +303,14 @@ class State:
                     self._note(b"e", key[1:].decode(), watermark_ts)
         return num_dropped
 
-    def flush(self, expiry_clock_ts: int, effects: Effects) -> None:
+    def flush(self, expiry_clock_ts: int, effects: MicroBatchOutput) -> None:
         """Write what the slice has changed into the tiers and into `effects`."""
         for query in self._relabelled.values():
             assert query.labels is not None
             self.hot.put(rows.labels_key(query.query_id), rows.pack_labels(query.labels))
         self._relabelled.clear()
         for (kind, hour), digests in self._digests.items():
-            key = rows.closed_key(kind, self._partition, hour, self.slice_number)
+            key = rows.closed_key(kind, self._partition, hour, self.batch_number)
             expiry_ts = (hour + 1) * closed.HOUR_MS + self._attribution_ms
             self.warm.put(key, rows.pack_bytes(expiry_ts, closed.pack(digests)))
         self._digests.clear()
@@ -322,7 +322,7 @@ class State:
             effects.profiles.append((client_id.encode(), encoded if expiry_ts > expiry_clock_ts else None))
         self._profiles.clear()
         self._delete_retired()
-        self.slice_number += 1
+        self.batch_number += 1
         effects.hot, effects.warm = self.hot.flush(), self.warm.flush()
 
     def _delete_retired(self) -> None:

@@ -14,7 +14,7 @@ from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
 from stream.schemas import dead_letter, decode, session, topics
 from stream.schemas.events import Click, Conversion, Impression
-from stream.schemas.outcomes import FATE_OF_REASON, LATE, ORPHAN
+from stream.schemas.outcomes import LATE, ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
 from stream.schemas.session import Session
 
@@ -119,7 +119,7 @@ def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> 
             counts["produced"] += 1
             reason = found.unjoined.get((where, line_id))
             if reason is not None:
-                counts[FATE_OF_REASON[reason]] += 1
+                counts[OUTCOME_OF_REASON[reason]] += 1
                 reasons[reason] += 1
             elif identity in found.joined:
                 counts["duplicate" if identity in met else "joined"] += 1

@@ -16,7 +16,7 @@ import polars as pl
 from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
 from stream.schemas import dead_letter, decode, session, topics
-from stream.schemas.outcomes import FATE_OF_REASON, ORPHAN
+from stream.schemas.outcomes import ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
 from stream.schemas.session import Session
 
@@ -114,7 +114,7 @@ def verify(
     last_ts = watermark_ts - settings.click_window_s * 1_000
     last_ts = last_ts if to_ts is None else min(to_ts - 1, last_ts)
 
-    orphans = {where for where, reason in reasons.items() if FATE_OF_REASON[reason] == ORPHAN}
+    orphans = {where for where, reason in reasons.items() if OUTCOME_OF_REASON[reason] == ORPHAN}
     expected = _join(_tables(inputs, set(reasons)), settings)
     emitted, seen = _emitted(sessions)
     in_range = pl.col("imp_ts").is_between(from_ts, last_ts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stream.broker.partitioner import partition_of
-from stream.join import Effects, Join, JoinSettings
+from stream.join import Join, JoinSettings, MicroBatchOutput
 from stream.schemas import events, session, topics
 from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
 from stream.schemas.session import Progress, Session
@@ -224,7 +224,7 @@ class Outputs:
 
     records: list[Stored] = field(default_factory=list)
 
-    def take(self, effects: Effects) -> None:
+    def take(self, effects: MicroBatchOutput) -> None:
         """Append what a slice said."""
         for key, value in effects.sessions:
             self._append(topics.SESSIONS, key, value, ())
@@ -328,8 +328,8 @@ class Run:
     outputs: Outputs
 
     @property
-    def fates(self) -> dict[str, int]:
-        """Return the counters that conservation speaks of."""
+    def outcomes(self) -> dict[str, int]:
+        """Return the counters of produced units and of their outcomes."""
         return {name: self.join.counters.get(name, 0) for name in
                 ("produced", "joined", "duplicate", "late", "orphan", "dead")}  # fmt: skip
 
@@ -372,10 +372,10 @@ def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, setting
     return Run(join, tables, outputs)
 
 
-def applied(join: Join, piece: Sequence[Stored]) -> Effects:
+def applied(join: Join, piece: Sequence[Stored]) -> MicroBatchOutput:
     """Apply a slice whose effects are stored at once."""
     effects = join.apply(piece)
-    join.confirm(effects.slice_number)
+    join.confirm(effects.batch_number)
     return effects
 
 
@@ -390,7 +390,7 @@ def _until_crash(
 ) -> tuple[Tables, Position]:
     """Run some slices and return what survives: rows with prefixes of the last slices, and a commit."""
     join = stored.copy().join(settings)
-    written: list[Effects] = []
+    written: list[MicroBatchOutput] = []
     ends: list[Position] = []
     position = dict(commit)
     num_confirmed = 0
@@ -400,7 +400,7 @@ def _until_crash(
         written.append(join.apply(piece))
         num_confirmed = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
         if num_confirmed:
-            join.confirm(written[num_confirmed - 1].slice_number)
+            join.confirm(written[num_confirmed - 1].batch_number)
         position = position | {piece[0].topic: piece[-1].offset + 1}
         ends.append(position)
     num_progress = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))

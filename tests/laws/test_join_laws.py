@@ -76,11 +76,11 @@ def _log(events: list[Event], seed: int) -> Log:
 
 
 def _assert_conserved(log: Log, result: Run) -> None:
-    fates = result.fates
-    assert open_count(result.join.counters) == 0, fates
+    outcomes = result.outcomes
+    assert open_count(result.join.counters) == 0, outcomes
     counted = recount([*log.events(), *result.outputs.records], SETTINGS)
     assert counted.is_closed
-    assert {name: getattr(counted, name) for name in fates} == fates
+    assert {name: getattr(counted, name) for name in outcomes} == outcomes
     assert counted.open == counted.lost == 0
     assert not any("conservation" in record.hold for record in result.outputs.progress())
 
@@ -88,12 +88,12 @@ def _assert_conserved(log: Log, result: Run) -> None:
 @_laws
 @given(shop_days(), _seeds, _seeds)
 def test_order_within_the_lateness_changes_nothing(events: list[Event], first: int, second: int) -> None:
-    """Other delays, another interleaving and other slices: the same sessions, letters, profiles and fates."""
+    """Other delays, another interleaving and other slices: the same sessions, letters, profiles and outcomes."""
     one, other = _log(events, first), _log(events, second)
     left, right = run(one, seed=first), run(other, seed=second, max_slice=40)
     assert left.outputs.final() == right.outputs.final()
     assert left.outputs.letters(topics.UNJOINED) == right.outputs.letters(topics.UNJOINED)
-    assert left.fates == right.fates
+    assert left.outcomes == right.outcomes
     _assert_conserved(one, left)
 
 
@@ -118,7 +118,7 @@ def test_duplicates_change_no_session(events: list[Event], seed: int, share: flo
     log = _log(events + copies, seed + 1)
     doubled = run(log, seed=seed)
     assert doubled.outputs.final() == clean.outputs.final()
-    assert doubled.fates["joined"] == clean.fates["joined"]
+    assert doubled.outcomes["joined"] == clean.outcomes["joined"]
     assert set(doubled.outputs.letters(topics.UNJOINED)) == set(clean.outputs.letters(topics.UNJOINED))
     _assert_conserved(log, doubled)
 
@@ -132,7 +132,7 @@ def test_crashes_change_nothing(events: list[Event], seed: int, crashes: list[in
     assert killed.outputs.final() == calm.outputs.final()
     assert killed.outputs.letters(topics.UNJOINED) == calm.outputs.letters(topics.UNJOINED)
     assert killed.outputs.profiles() == calm.outputs.profiles()
-    assert killed.fates == calm.fates
+    assert killed.outcomes == calm.outcomes
     _assert_conserved(log, killed)
 
 
@@ -173,4 +173,8 @@ def test_a_crash_after_each_slice_of_one_order(crash_after: int) -> None:
     log = _log(events, 7)
     calm, killed = run(log, seed=1, max_slice=2), run_with_crashes(log, [crash_after], seed=crash_after)
     assert killed.outputs.final() == calm.outputs.final()
-    assert killed.fates == calm.fates == {"produced": 5, "joined": 5, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
+    assert (
+        killed.outcomes
+        == calm.outcomes
+        == {"produced": 5, "joined": 5, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
+    )

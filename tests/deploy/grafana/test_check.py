@@ -22,7 +22,7 @@ from serving.metrics import Metrics
 from stream import db
 from stream.agents.metrics import JoinMetrics
 from stream.errors import ConfigError, ShelfwiseError, StoreError
-from stream.join import FATES
+from stream.join import OUTCOMES
 from stream.schemas import topics
 from stream.schemas.session import Progress
 from tests.harness.postgres import new_database
@@ -251,7 +251,7 @@ class Processes:
 
     def work(self) -> None:
         self.step += 1
-        counters = dict.fromkeys((*FATES, "too_late", "no_click"), 10 * self.step)
+        counters = dict.fromkeys((*OUTCOMES, "too_late", "no_click"), 10 * self.step)
         self.join.count(counters, dict.fromkeys(counters, 10 * (self.step - 1)))
         for topic in (topics.IMPRESSIONS, topics.CLICKS, topics.CONVERSIONS):
             self.join.events.labels(topic).inc(10)
@@ -308,7 +308,7 @@ def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
 def test_promql_panels_split_by_their_labels(prometheus_url: str) -> None:
     found = check.check_prometheus(prometheus_url, LOOP, recent())
     assert rows(found, "Processes answering") == 4
-    assert rows(found, "Events by fate") == len(FATES)
+    assert rows(found, "Events by fate") == len(OUTCOMES)
     assert rows(found, "Events in by topic") == 3
     assert rows(found, "Latency") == 3
     assert rows(found, "p99 latency by arm") == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
 from stream.schemas import decode, topics
 from stream.schemas.events import Event
-from stream.schemas.outcomes import FATE_OF_REASON
+from stream.schemas.outcomes import OUTCOME_OF_REASON
 
 DECODERS: dict[str, Callable[[bytes], Event]] = {
     topics.IMPRESSIONS: decode.impression,
@@ -47,7 +47,7 @@ def check(name: str, raw: bytes) -> None:
             assert result.key == decoded.client_id.encode()
         else:
             assert isinstance(result, Rejected)
-            assert FATE_OF_REASON[result.reason] == "dead"
+            assert OUTCOME_OF_REASON[result.reason] == "dead"
             assert result.reason != "internal", result.detail
             assert result.raw == raw
     assert adapt(name, raw, OPTIONS) == results

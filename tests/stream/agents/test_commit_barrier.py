@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from stream.agents.commit_barrier import Gate, Row
-from stream.join import Effects
+from stream.join import MicroBatchOutput
 from stream.schemas import topics
 
 
@@ -24,9 +24,9 @@ class _Log:
             raise ConnectionError("gone")
 
 
-def _effects(number: int) -> Effects:
+def _effects(number: int) -> MicroBatchOutput:
     key = b"%d" % number
-    return Effects(hot={key: b"row"}, progress={b"0": key}, sessions=[(key, b"session")])
+    return MicroBatchOutput(hot={key: b"row"}, progress={b"0": key}, sessions=[(key, b"session")])
 
 
 def _gate(log: _Log, failures: list[BaseException], confirm_s: float = 30.0, max_in_flight: int = 4) -> Gate:

@@ -129,7 +129,7 @@ def test_s13_the_brokers_clock_steps_back(step_ms: int) -> None:
         assert join.watermark_ts >= watermark_ts
         now_ts, watermark_ts = join.now_ts, join.watermark_ts
     assert outputs.final() == clean.outputs.final()
-    assert Run(join, tables, outputs).fates == clean.fates
+    assert Run(join, tables, outputs).outcomes == clean.outcomes
 
 
 _WALL_CLOCKS: Mapping[str, frozenset[str]] = {

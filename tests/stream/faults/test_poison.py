@@ -42,7 +42,7 @@ def test_s11_two_hundred_poison_payloads_between_good_events() -> None:
     log = log_of(_between(good, poison, 11), end_ts=END_TS)
     result = run(log, settings=DAY, max_slice=64)
     assert result.outputs.final() == clean.outputs.final()
-    assert result.fates == clean.fates | {"dead": NUM_POISON, "produced": clean.fates["produced"] + NUM_POISON}
+    assert result.outcomes == clean.outcomes | {"dead": NUM_POISON, "produced": clean.outcomes["produced"] + NUM_POISON}
     letters = [record for record in result.outputs.records if record.topic == topics.DEAD_LETTERS]
     assert len(letters) == NUM_POISON
     found = Counter((dict(each.headers)["reason"].decode(), each.key, _kept(each.value)) for each in letters)

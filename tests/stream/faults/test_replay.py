@@ -68,14 +68,14 @@ def _assert_three_zeros(log: Log, result: Run, *, may_be_late: bool = False) -> 
     counted = recount(records, DAY)
     assert counted.is_closed
     assert counted.open == counted.lost == open_count(result.join.counters) == 0
-    assert {name: getattr(counted, name) for name in result.fates} == result.fates
+    assert {name: getattr(counted, name) for name in result.outcomes} == result.outcomes
 
 
 def _assert_duplicates_change_nothing(clean: Run, log: Log, faulty: Run, *, injected: int) -> None:
     _assert_three_zeros(log, faulty)
     assert faulty.outputs.final() == clean.outputs.final()
-    assert faulty.fates == clean.fates | {
-        "produced": clean.fates["produced"] + injected,
+    assert faulty.outcomes == clean.outcomes | {
+        "produced": clean.outcomes["produced"] + injected,
         "duplicate": injected,
     }
     for topic in (topics.UNJOINED, topics.DEAD_LETTERS):
@@ -93,7 +93,7 @@ def test_s8_a_tenth_doubled_with_random_delays(seed: int) -> None:
     clean = run(log_of(originals, end_ts=END_TS), seed=seed, settings=DAY, max_slice=MAX_SLICE)
     log = log_of([*originals, *again], end_ts=END_TS)
     faulty = run(log, seed=seed, settings=DAY, max_slice=MAX_SLICE)
-    assert clean.fates["joined"] == clean.fates["produced"] == num_units(happened)
+    assert clean.outcomes["joined"] == clean.outcomes["produced"] == num_units(happened)
     _assert_duplicates_change_nothing(clean, log, faulty, injected=num_units(copies))
 
 
@@ -181,7 +181,7 @@ def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
     # Record by record the watermark is as far as it gets; in slices the topics run ahead of each other.
     for result in (run_in_order(shuffled, DAY), run(shuffled, seed=seed, settings=DAY, max_slice=MAX_SLICE)):
         _assert_three_zeros(shuffled, result)
-        assert result.fates["joined"] == result.fates["produced"] == num_units(happened)
+        assert result.outcomes["joined"] == result.outcomes["produced"] == num_units(happened)
         assert result.outputs.final() == calm.outputs.final()
 
 
@@ -263,7 +263,7 @@ def test_s10_a_millisecond_before_and_after_the_end_of_the_window(
     assert (counted.joined, counted.late + counted.orphan) == (
         (counted.produced, 0) if past_ms < 0 else (counted.produced - 1, 1)
     )
-    assert {name: getattr(counted, name) for name in result.fates} == result.fates
+    assert {name: getattr(counted, name) for name in result.outcomes} == result.outcomes
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -283,8 +283,8 @@ def test_s10_conversions_days_late(seed: int) -> None:
     # Rows outlive their time by a number of slices: small ones, as a live clock gives.
     result = run(log, seed=seed, settings=DAY, max_slice=2)
     _assert_three_zeros(log, result, may_be_late=True)
-    assert result.fates["produced"] == num_units(happened)
-    diverted = result.fates["late"] + result.fates["orphan"]
+    assert result.outcomes["produced"] == num_units(happened)
+    diverted = result.outcomes["late"] + result.outcomes["orphan"]
     assert result.outputs.letters(topics.UNJOINED).total() == diverted
     assert 0 < diverted < num_late
 
@@ -294,6 +294,6 @@ def test_s10_with_a_week_of_attribution_orders_of_days_later_join() -> None:
     week = replace(DAY, attribution_s=604_800, refund_s=604_800)
     happened: list[Event] = [_LIST, _CLICK, purchase(1, None, ["item-1"], client=CLIENTS[0], at_s=6 * 86_400)]
     result = run(log_of([arrival(event) for event in happened], end_ts=START_TS + 8 * DAY_MS), settings=week)
-    assert result.fates["joined"] == result.fates["produced"] == 3
+    assert result.outcomes["joined"] == result.outcomes["produced"] == 3
     (_, last) = result.outputs.sessions()
     assert [line.action for line in last.lines] == ["purchase"]

@@ -48,7 +48,7 @@ def test_s14_state_with_list_parts_of_the_next_schema(monkeypatch: pytest.Monkey
     log = log_of(on_time(happened, seed=15), end_ts=END_TS)
     calm = schemas._run_over(log, {10: "N"})
     result = schemas._run_over(log, {60: NEXT})
-    assert result.fates == calm.fates
+    assert result.outcomes == calm.outcomes
     assert result.outputs.final() == calm.outputs.final()
 
 

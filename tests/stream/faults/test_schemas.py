@@ -179,8 +179,8 @@ def test_s14_a_join_of_n_reads_producers_of_both(phases: list[float]) -> None:
     assert mixed != plain
     clean = run(log_of(plain, end_ts=END_TS), settings=DAY, max_slice=64)
     result = run(log_of(mixed, end_ts=END_TS), settings=DAY, max_slice=64)
-    assert result.fates == clean.fates
-    assert result.fates["joined"] == num_units(happened)
+    assert result.outcomes == clean.outcomes
+    assert result.outcomes["joined"] == num_units(happened)
     assert result.outputs.final() == clean.outputs.final()
 
 
@@ -350,8 +350,8 @@ def test_s14_state_of_the_next_schema_is_readable_by_this_one(switches: Mapping[
     calm = _run_over(log, {10: N})
     result = _run_over(log, switches)
     assert result.outputs.letters(topics.DEAD_LETTERS).total() == 0
-    assert result.fates == calm.fates
-    assert result.fates["joined"] == result.fates["produced"] == num_units(happened)
+    assert result.outcomes == calm.outcomes
+    assert result.outcomes["joined"] == result.outcomes["produced"] == num_units(happened)
     assert result.outputs.final() == calm.outputs.final()
     assert result.outputs.profiles() == calm.outputs.profiles()
 
@@ -382,7 +382,7 @@ def test_s14_state_of_this_schema_is_readable_by_the_next() -> None:
         for value in tables.progress.values():
             progress: Any = msgspec.msgpack.decode(value, type=next_of(ProgressRow))
             assert progress.added is None
-            assert progress.slice_number == number + 1
+            assert progress.batch_number == number + 1
     assert set(num_read) == {b"i", b"l", b"s", b"t", b"o"}
 
 

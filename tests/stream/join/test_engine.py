@@ -88,13 +88,13 @@ def test_later_events_of_a_clicked_session_are_revisions() -> None:
 def test_a_first_click_after_the_window_is_too_late() -> None:
     result = _run([impression(1), click(1, 1, "item-1", at_s=WINDOW_S)])
     assert _reasons(result) == ["too_late"]
-    assert result.fates["late"] == 1
+    assert result.outcomes["late"] == 1
     assert session.u16(_last(result).clicks).tolist() == [0, 0, 0]
 
 
 def test_the_last_millisecond_of_the_window_counts() -> None:
     result = _run([impression(1), click(1, 1, "item-1", at_s=WINDOW_S - 1, at_ms=999)])
-    assert result.fates["joined"] == 2
+    assert result.outcomes["joined"] == 2
 
 
 @pytest.mark.parametrize(("past_ms", "reasons"), [(-1, []), (1, ["too_late"])])
@@ -149,8 +149,8 @@ def test_arrival_around_the_close_decides(past_ms: int, reasons: list[str]) -> N
 def test_what_does_not_join_has_a_reason(reason: str, happened: list[Event]) -> None:
     result = _run(happened)
     assert _reasons(result) == [reason]
-    fates = result.fates
-    assert fates["produced"] == sum(fates[name] for name in ("joined", "late", "orphan"))
+    outcomes = result.outcomes
+    assert outcomes["produced"] == sum(outcomes[name] for name in ("joined", "late", "orphan"))
 
 
 def test_a_refund_past_its_window_is_too_late() -> None:
@@ -184,7 +184,7 @@ def test_a_click_without_query_goes_to_the_newest_open_list_with_the_item() -> N
     ]
     result = _run(happened)
     assert [event.link for event in _last(result, "q2").events] == ["inferred"]
-    assert result.fates["joined"] == 4
+    assert result.outcomes["joined"] == 4
     strict = replace(SETTINGS, infer_links=False)
     assert _reasons(_run(happened, strict)) == ["no_link"]
 
@@ -192,13 +192,13 @@ def test_a_click_without_query_goes_to_the_newest_open_list_with_the_item() -> N
 def test_an_event_waits_for_its_impression() -> None:
     log = Log.of([send(impression(1), 200_000), send(click(1, 1, "item-1", at_s=1), 0)])
     result = run(log)
-    assert result.fates == {"produced": 2, "joined": 2, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
+    assert result.outcomes == {"produced": 2, "joined": 2, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
 
 
 def test_duplicates_and_conflicts() -> None:
     first, other = click(1, 1, "item-1", at_s=30), click(1, 1, "item-2", at_s=20)
     result = run(Log.of([send(impression(1)), send(impression(1)), send(first), send(first), send(other, 30_000)]))
-    assert result.fates["duplicate"] == 3
+    assert result.outcomes["duplicate"] == 3
     assert result.join.counters["conflicts"] == 1
     assert session.u16(_last(result).clicks).tolist() == [0, 0, 1], "of one id, the least time stays"
 
@@ -208,7 +208,7 @@ def test_a_second_list_for_a_query_is_a_dead_letter() -> None:
     conflicting.event_id = "another"
     result = _run([impression(1), conflicting])
     assert _reasons(result, topics.DEAD_LETTERS) == ["conflicting_impression"]
-    assert result.fates == {"produced": 2, "joined": 1, "duplicate": 0, "late": 0, "orphan": 0, "dead": 1}
+    assert result.outcomes == {"produced": 2, "joined": 1, "duplicate": 0, "late": 0, "orphan": 0, "dead": 1}
 
 
 def test_a_client_with_too_many_open_events_is_capped() -> None:
@@ -216,7 +216,7 @@ def test_a_client_with_too_many_open_events_is_capped() -> None:
     clicks: list[Event] = [click(number, 1, "item-1", at_s=number) for number in range(10)]
     result = _run([impression(1), *clicks, impression(2, client=CLIENTS[1])], capped)
     assert _reasons(result, topics.DEAD_LETTERS) == ["hot_key"] * 8
-    assert result.fates["joined"] == 4
+    assert result.outcomes["joined"] == 4
 
 
 def test_a_list_with_too_many_events_takes_no_more() -> None:
@@ -224,7 +224,7 @@ def test_a_list_with_too_many_events_takes_no_more() -> None:
     clicks: list[Event] = [click(number, 1, "item-1", at_s=number) for number in range(5)]
     result = _run([impression(1), *clicks, purchase(1, 1, ["item-1"], at_s=9)], capped)
     assert _reasons(result, topics.UNJOINED) == ["evicted"] * 3
-    assert result.fates == {"produced": 7, "joined": 4, "duplicate": 0, "late": 3, "orphan": 0, "dead": 0}
+    assert result.outcomes == {"produced": 7, "joined": 4, "duplicate": 0, "late": 3, "orphan": 0, "dead": 0}
 
 
 def test_misrouted_and_future_records_are_dead() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from stream.errors import SchemaError
-from stream.join import FATE_OF_REASON
+from stream.join import OUTCOME_OF_REASON
 from stream.schemas import decode
 from stream.schemas.events import encode
 from tests.laws.join_log import click, impression, purchase
@@ -85,7 +85,7 @@ def test_unknown_fields_explicit_defaults_and_colons_in_strings_are_fine() -> No
 )
 def test_faults_have_reasons(reason: str, raw: bytes | None) -> None:
     assert _reason(raw) == reason
-    assert FATE_OF_REASON[reason] == "dead"
+    assert OUTCOME_OF_REASON[reason] == "dead"
 
 
 @pytest.mark.parametrize("path", ["top", "query", "items", "attributes"])
@@ -136,7 +136,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_known_reason(raw: bytes) -> Non
     for decoder in (decode.impression, decode.click, decode.conversion, decode.tick):
         with pytest.raises(SchemaError) as caught:
             decoder(raw)
-        assert caught.value.reason in FATE_OF_REASON
+        assert caught.value.reason in OUTCOME_OF_REASON
 
 
 @settings(max_examples=300, derandomize=True, deadline=None)
@@ -150,7 +150,7 @@ def test_any_damaged_record_is_decoded_or_refused(data: st.DataObject) -> None:
         decode.impression(bytes(raw))
     except SchemaError as fault:
         reason = fault.reason
-    assert reason is None or reason in FATE_OF_REASON
+    assert reason is None or reason in OUTCOME_OF_REASON
 
 
 @pytest.mark.parametrize("double", ["event_id", "schema_version", "object_id"])

@@ -1,0 +1,39 @@
+"""The output of one micro-batch."""
+
+from dataclasses import dataclass, field
+
+from stream.schemas.dead_letter import OutgoingRecord
+
+
+@dataclass(slots=True)
+class MicroBatchOutput:
+    """Rows to store and records to send; all of them belong to the partition of the micro-batch.
+
+    The caller sends `hot`, `warm` and all records at once. After the broker has confirmed all of them it sends
+    `progress`, and after that is confirmed it acknowledges the micro-batch, in order. `progress` is thus the commit
+    record: the changelogs hold everything that it claims. A restarted join rolls back rows ahead of it by itself.
+
+    Attributes:
+        batch_number: Number to confirm to the join when `progress` is stored.
+        hot: Changelog rows of the hot tier; None deletes.
+        warm: Changelog rows of the warm tier; None deletes.
+        progress: Changelog row of the partition's progress.
+        sessions: Session and progress records for topic `sessions`.
+        reasons: Reason of the emission of each session among them.
+        profiles: Profiles for topic `profiles`; None deletes.
+        unjoined: Late and orphaned records, or order lines, for topic `unjoined`.
+        dead_letters: Rejected records for topic `dead_letters`.
+        pause: Topics of this partition that exceed the read-ahead budget. The caller stops fetching a topic until a
+            later output of the partition does not name it.
+    """
+
+    batch_number: int = 0
+    hot: dict[bytes, bytes | None] = field(default_factory=dict)
+    warm: dict[bytes, bytes | None] = field(default_factory=dict)
+    progress: dict[bytes, bytes | None] = field(default_factory=dict)
+    sessions: list[tuple[bytes, bytes]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    profiles: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    unjoined: list[OutgoingRecord] = field(default_factory=list)
+    dead_letters: list[OutgoingRecord] = field(default_factory=list)
+    pause: frozenset[str] = frozenset()
