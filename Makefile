@@ -45,7 +45,6 @@ check: setup-dev ## Check format, lint, types and imports
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/shelfwise grafana lint
 	@$(BIN)/python -m tests.architecture.prose --report | tail -n 1
 
 system: setup-dev servers ## Run the slower tests on real processes

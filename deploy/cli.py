@@ -16,8 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Close the loop of e-commerce search re-ranking: join events, train, roll out, experiment.",
-    epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 4 guardrail breached, "
-    "130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 130 interrupted.",
 )
 app.add_typer(kafka.app, name="kafka", help="The local Kafka and the topics.")
 app.add_typer(stream.app, name="stream", help="Join, produce, replay and export events.")

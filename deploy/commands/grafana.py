@@ -1,13 +1,10 @@
 """`shelfwise grafana`."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
@@ -46,22 +43,6 @@ def generate_files(
         return
     for path in generate.write():
         console.print(f"wrote {path}", highlight=False)
-
-
-@app.command()
-def lint(as_json: JsonFlag = False) -> None:
-    """Check the committed dashboards against the house rules and their builders."""
-    from deploy.grafana import generate
-    from deploy.grafana.lint import lint as findings_of
-
-    documents = {path.name: _read(path) for path in sorted(generate.COMMITTED.glob("*.json"))}
-    findings = generate.drift() + findings_of(documents)
-    if as_json:
-        print_json(findings)
-    for finding in [] if as_json else findings:
-        console.print(finding, highlight=False, markup=False, soft_wrap=True)
-    if findings:
-        raise typer.Exit(Exit.FAILURE)
 
 
 @app.command()
@@ -128,55 +109,6 @@ def export(
         raise typer.Exit(Exit.FAILURE)
 
 
-@app.command()
-def check(
-    ctx: typer.Context,
-    prometheus: Annotated[str | None, typer.Option("--prometheus", help="URL of a Prometheus to ask.")] = None,
-    database: Annotated[str | None, typer.Option("--database", help="URL of a PostgreSQL to ask.")] = None,
-    minutes: Annotated[int, typer.Option("--minutes", min=1, help="Length of the range asked of Prometheus.")] = 15,
-    scrape_s: Annotated[int, typer.Option("--scrape-seconds", min=1, help="Scrape interval of Prometheus.")] = 5,
-    as_json: JsonFlag = False,
-) -> None:
-    """Run the query of every panel on live data sources; exit 3 if a panel stays empty.
-
-    SQL is asked without limits of time, since event time may be simulated.
-    """
-    from datetime import timedelta
-
-    from deploy.grafana import check as live
-    from stream.db import create
-
-    if not prometheus and not database:
-        raise fail("give --prometheus, --database or both", Exit.USAGE)
-    context(ctx)
-    now = datetime.fromtimestamp(_wall_s(), UTC)
-    results: list[live.PanelRows] = []
-    for dashboard in live.dashboards():
-        if prometheus:
-            window = live.Range(start=now - timedelta(minutes=minutes), end=now, scrape_s=scrape_s)
-            results += live.check_prometheus(prometheus, dashboard, window)
-        if database:
-            engine = create(database)
-            ever = live.Range(start=datetime(1970, 1, 1, tzinfo=UTC), end=now + timedelta(days=3650))
-            try:
-                results += live.check_postgres(engine, dashboard, ever)
-            finally:
-                engine.dispose()
-    empty = live.empty_panels(results)
-    if as_json:
-        print_json({"panels": results, "empty": empty})
-    else:
-        rows = [(r.dashboard, r.panel, r.ref, r.rows, r.error) for r in results]
-        print_table("Rows per query", ("dashboard", "panel", "target", "rows", "error"), rows)
-    if empty:
-        fail(f"{len(empty)} panels without rows: {'; '.join(empty)}")
-        raise typer.Exit(Exit.HEALTH)
-
-
-def _wall_s() -> float:
-    return time.time()  # noqa: TID251 - the edge of the program is where the clock comes in
-
-
 def _gateway(ctx: typer.Context, url: str | None, token_file: Path | None) -> "GrafanaGateway":
     from deploy.grafana.gateway import connect
 
@@ -229,8 +161,3 @@ def _warn_of_missing_sources(gateway: "GrafanaGateway") -> None:
     for plugin in PLUGINS.values():
         if plugin not in present:
             err_console.print(f"warning: this Grafana has no data source of type {plugin}; its dashboard stays empty")
-
-
-def _read(path: Path) -> dict[str, object]:
-    document: Mapping[str, object] = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    return dict(document)

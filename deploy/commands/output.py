@@ -26,7 +26,6 @@ class Exit(IntEnum):
     FAILURE = 1
     USAGE = 2
     HEALTH = 3
-    GUARDRAIL = 4
     INTERRUPTED = 130
 
 

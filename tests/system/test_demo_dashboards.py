@@ -1,16 +1,17 @@
 """Both dashboards on a demo: a real Prometheus scrapes its processes, a real PostgreSQL holds its facts."""
 
-import os
-import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from deploy.demo.stack import ARMS, trainer_name
-from deploy.grafana import generate, queries
-from tests.harness.demo import ROOT, demo, wait_until_none
+from deploy.grafana import generate
+from stream import db
+from tests.harness.demo import demo, wait_until_none
+from tests.harness.grafana import check, queries
+from tests.harness.grafana.check import PanelRows
 from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, Prometheus, prometheus
 
@@ -26,19 +27,6 @@ CHILDREN = {
 }
 
 
-class _Panel(msgspec.Struct):
-    dashboard: str
-    panel: str
-    ref: str
-    rows: int
-    error: str
-
-
-class _Checked(msgspec.Struct):
-    panels: list[_Panel]
-    empty: list[str]
-
-
 def test_every_panel_of_both_dashboards_shows_a_running_demo(postgres_url: str, tmp_path: Path) -> None:
     database = new_database(postgres_url)
     settings = SETTINGS | {"SHELFWISE_DATABASE": database}
@@ -48,20 +36,22 @@ def test_every_panel_of_both_dashboards_shows_a_running_demo(postgres_url: str, 
         jobs = {job: [running.port(name) or 0 for name in group] for job, group in CHILDREN.items()}
         with prometheus(tmp_path, jobs) as server:
             running.wait_for("swapped versions", lambda: _has_swapped(server))
-            loop = _check("--prometheus", server.url, "--scrape-seconds", str(SCRAPE_S))
+            loop = _of_prometheus(server.url)
+            _assert_complete(loop)
             assert running.pid("marketplace", "run") is not None, f"checked too late:\n{running.words()}"
             summary = running.finish()
         wait_until_none(running.home)
     assert summary.conservation.closed
-    experiment = _check("--database", database)
-    shown = {panel.dashboard: _titles(checked) for checked in (loop, experiment) for panel in checked.panels}
+    experiment = _of_database(database)
+    _assert_complete(experiment)
+    shown = {panel.dashboard: _titles(checked) for checked in (loop, experiment) for panel in checked}
     models = [queries.parse(content) for content in generate.rendered().values()]
     assert shown == {model.uid: {panel.title for panel in model.panels if panel.targets} for model in models}
     for checked in (loop, experiment):
-        sys.stderr.write(f"{len(_titles(checked))} panels, {len(checked.panels)} queries, ")
-        sys.stderr.write(f"{sum(panel.rows for panel in checked.panels)} rows or series\n")
+        sys.stderr.write(f"{len(_titles(checked))} panels, {len(checked)} queries, ")
+        sys.stderr.write(f"{sum(panel.rows for panel in checked)} rows or series\n")
     versions = {row.lineage: row.published for row in summary.versions}
-    rows = {panel.panel: panel.rows for panel in experiment.panels}
+    rows = {panel.panel: panel.rows for panel in experiment}
     assert rows["Versions"] == sum(versions.values())
     assert rows["Exposed clients"] == len(ARMS)
 
@@ -72,24 +62,26 @@ def _has_swapped(server: Prometheus) -> bool:
     return {series.metric["lineage"] for series in swapped} == {arm.lineage for arm in ARMS}
 
 
-def _check(*options: str) -> _Checked:
-    inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
-    environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy", "grafana", "check", *options, "--json"],
-        env=environment,
-        capture_output=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, (
-        f"exit code {done.returncode}:\n{done.stderr.decode()}\n{done.stdout.decode()[-4_000:]}"
-    )
-    checked = msgspec.json.decode(done.stdout, type=_Checked)
-    assert checked.empty == []
-    assert [panel for panel in checked.panels if panel.error] == []
-    return checked
+def _of_prometheus(url: str) -> list[PanelRows]:
+    now = datetime.now(UTC)  # noqa: TID251 - Prometheus stamps its samples with the clock of this machine
+    window = check.Range(start=now - timedelta(minutes=15), end=now, scrape_s=SCRAPE_S)
+    return [rows for board in check.dashboards() for rows in check.check_prometheus(url, board, window)]
 
 
-def _titles(checked: _Checked) -> set[str]:
-    return {panel.panel for panel in checked.panels if panel.rows}
+def _of_database(url: str) -> list[PanelRows]:
+    engine = db.create(url)
+    # Event time is simulated: no limits.
+    ever = check.Range(start=datetime(1970, 1, 1, tzinfo=UTC), end=datetime(2100, 1, 1, tzinfo=UTC))
+    try:
+        return [rows for board in check.dashboards() for rows in check.check_postgres(engine, board, ever)]
+    finally:
+        engine.dispose()
+
+
+def _assert_complete(checked: list[PanelRows]) -> None:
+    assert check.empty_panels(checked) == []
+    assert [panel for panel in checked if panel.error] == []
+
+
+def _titles(checked: list[PanelRows]) -> set[str]:
+    return {panel.panel for panel in checked if panel.rows}

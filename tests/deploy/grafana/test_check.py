@@ -1,4 +1,4 @@
-"""Every query of both dashboards on real data sources, through the command's own code."""
+"""Every query of both dashboards on real data sources, with the harness that the demo's test uses too."""
 
 import re
 import urllib.request
@@ -16,7 +16,7 @@ from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics
 from abtest.store import Arm, ExperimentStore
 from abtest.tables import health, results
-from deploy.grafana import check, generate, queries
+from deploy.grafana import generate
 from deploy.migrations import upgrade
 from serving.metrics import Metrics
 from stream import db
@@ -25,6 +25,7 @@ from stream.errors import ConfigError, ShelfwiseError, StoreError
 from stream.join import OUTCOMES
 from stream.schemas import topics
 from stream.schemas.session import Progress
+from tests.harness.grafana import check, queries
 from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
 from tests.harness.sessions import click, log_of, make_session, purchase

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy.grafana import compare, generate, model, queries
-from deploy.grafana.lint import lint
+from deploy.grafana import compare, generate, model
+from tests.harness.grafana import queries
+from tests.harness.grafana.lint import lint
 
 DOCUMENTS = {name: msgspec.json.decode(content, type=model.Json) for name, content in generate.rendered().items()}
 

@@ -8,7 +8,7 @@ from deploy.grafana import generate, model
 from deploy.grafana.gateway import Folder, GrafanaError, GrafanaGateway, connect
 from deploy.grafana.settings import GrafanaSettings
 from stream.errors import ConfigError
-from tests.harness.grafana_stub import ROUTES, TOKEN, Fault, StubState, grafana_stub
+from tests.harness.grafana.stub import ROUTES, TOKEN, Fault, StubState, grafana_stub
 
 ROOT = Path(__file__).parents[3]
 FOLDER = Folder(uid="shelfwise", title="Shelfwise")

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from deploy.grafana import queries
+from tests.harness.grafana import queries
 
 START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from deploy.grafana.model import COLUMNS, PLUGINS, SCHEMA_VERSION, Json
-from deploy.grafana.queries import MACRO, PROMQL_INTERVALS, SQL_MACROS, VARIABLE
+from tests.harness.grafana.queries import MACRO, PROMQL_INTERVALS, SQL_MACROS, VARIABLE
 
 # The unit ids of Grafana that we use; a typing mistake in a unit shows as a plain suffix and is seen by nobody.
 UNITS = frozenset(

@@ -14,9 +14,10 @@ import msgspec
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from deploy.grafana import generate, queries
-from deploy.grafana.queries import DashboardModel, PanelQuery
+from deploy.grafana import generate
 from stream.errors import ConfigError, ShelfwiseError, StoreError
+from tests.harness.grafana import queries
+from tests.harness.grafana.queries import DashboardModel, PanelQuery
 
 _TIMEOUT_S = 30.0
 _MOST_POINTS = 10_000
@@ -141,11 +142,11 @@ def _query_range(url: str, expr: str, window: Range) -> _Answer:
         "end": f"{window.end.timestamp():.3f}",
         "step": str(window.step_s),
     }
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked above
+    request = urllib.request.Request(
         f"{url.rstrip('/')}/api/v1/query_range", data=urllib.parse.urlencode(parameters).encode()
     )
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             body = response.read()
     except urllib.error.HTTPError as error:
         # Prometheus refuses an expression with a JSON body that names the fault.
