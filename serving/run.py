@@ -1,18 +1,11 @@
-"""One serving process: build the service from settings, run it under uvicorn, stop cleanly on a signal."""
+"""Construction of one ranking service from its settings."""
 
-import asyncio
-import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
-
 from abtest.store import ExperimentStore
-from serving.http.app import create
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.delivery import Delivery
@@ -27,13 +20,10 @@ from serving.settings import ServingSettings
 from stream import db
 from stream.adapters import Options
 from stream.broker.bus import Broker
-from stream.errors import ConfigError
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
 from trainer.versions.registry import Registry
-
-GRACE_S = 2
 
 SYSTEM = Sources(clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom)
 
@@ -99,59 +89,3 @@ def build(
         metrics=metrics,
     )
     return Service(settings, parts, sources, home=own, pepper=key, host=socket.gethostname())
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket whose connections answer without Nagle's delay.
-
-    Raises:
-        ConfigError: If the address is unknown or taken.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio switches Nagle off only where the protocol is spelled out; an answer would wait 40 ms for an ACK.
-        bound = socket.socket(family, kind, socket.IPPROTO_TCP)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ConfigError(f"serving.host = {host}, serving.port = {port}: {error.strerror or error}") from error
-    return bound
-
-
-def serve(service: Service, on_ready: Callable[[int], None] | None = None) -> None:
-    """Listen until SIGTERM or SIGINT; `on_ready` is told the port once requests are accepted.
-
-    Raises:
-        ConfigError: If the address is unknown or taken.
-    """
-    settings = service.settings
-    config = uvicorn.Config(
-        create(service),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        log_config=None,
-        lifespan="on",
-        timeout_graceful_shutdown=GRACE_S,
-        timeout_keep_alive=30,
-    )
-    listening = listen(settings.host, settings.port)
-    # uvicorn raises the signal again after its clean stop; the process then ends by returning, with code 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    try:
-        asyncio.run(_serve(uvicorn.Server(config), listening, on_ready))
-    finally:
-        listening.close()
-
-
-async def _serve(server: uvicorn.Server, listening: socket.socket, on_ready: Callable[[int], None] | None) -> None:
-    port = listening.getsockname()[1]
-    logging.getLogger(__name__).info("listening on port %d", port)
-    if on_ready is not None:
-        on_ready(port)
-    await server.serve(sockets=[listening])

@@ -12,6 +12,8 @@ class ServingSettings:
     Attributes:
         host: Address the service listens on.
         port: Port of the ranking API, `/livez`, `/readyz` and `/metrics`.
+        drain_s: Seconds between SIGTERM and the close. Meanwhile `/readyz` answers 503 and requests are still answered,
+            so that load balancers can turn away first; 0 closes at once.
         deadline_ms: Time from the arrival of a request until it is answered, by the model or in incoming order; a
             request that waited half of it for the model's thread is not scored any more.
         max_body_bytes: Larger request bodies are refused with 413.
@@ -33,6 +35,7 @@ class ServingSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    drain_s: float = 5.0
     deadline_ms: float = 30.0
     max_body_bytes: int = 256 * 1024
     num_scored: int = 30
@@ -59,5 +62,6 @@ class ServingSettings:
             raise ValueError(f"num_scored = {self.num_scored}: expected 1 to 30, the list size of the models")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port = {self.port}: expected 0 to 65535")
-        if self.spool_bytes < 0:
-            raise ValueError(f"spool_bytes = {self.spool_bytes}: expected 0 or more")
+        for name in ("drain_s", "spool_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")

@@ -17,6 +17,9 @@ def run(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Time until a request is answered, model or not.")] = None,
+    drain_s: Annotated[
+        float | None, typer.Option(help="Seconds between SIGTERM, when /readyz turns 503, and the close.")
+    ] = None,
     trust_event_ts: Annotated[
         bool | None, typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take event times from requests.")
     ] = None,
@@ -24,10 +27,17 @@ def run(
     """Answer rank requests until SIGTERM or SIGINT."""
     from deploy.kafka.choice import resolve
     from serving import run as process
+    from serving.http.server import serve
     from serving.settings import ServingSettings
     from stream.broker.bus import KafkaSettings
 
-    flags = {"host": host, "port": port, "deadline_ms": deadline_ms, "trust_event_ts": trust_event_ts}
+    flags = {
+        "host": host,
+        "port": port,
+        "deadline_ms": deadline_ms,
+        "drain_s": drain_s,
+        "trust_event_ts": trust_event_ts,
+    }
     loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
     service = process.build(
         loaded.settings.get("serving", ServingSettings),
@@ -35,7 +45,7 @@ def run(
         broker=resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home),
         database_url=loaded.database_url(),
     )
-    process.serve(service)
+    serve(service)
 
 
 @app.command()

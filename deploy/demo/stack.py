@@ -13,8 +13,9 @@ JOINER = "joiner"
 SINK = "sink"
 SERVING = "serving"
 SHOPPERS = "shoppers"
-# Two cores carry the whole loop here, so a model may wait longer for its turn than in a service of its own.
-SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500")
+# Two cores carry the whole loop here, so a model may wait longer for its turn than in a service of its own. No load
+# balancer watches `/readyz`, so nothing is gained by a drain.
+SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500", "--drain-s", "0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

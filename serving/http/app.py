@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import metrics
 from serving.http import openapi
@@ -69,6 +70,17 @@ def create(service: Service) -> Litestar:
             answer.headers["Retry-After"] = str(error.retry_after_s)
         return answer
 
+    def close_while_draining(app: ASGIApp) -> ASGIApp:
+        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_and_close(message: Message) -> None:
+                if message["type"] == "http.response.start" and service.is_draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+                await send(message)
+
+            await app(scope, receive, send_and_close)
+
+        return wrapped
+
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         service.start()
@@ -81,6 +93,7 @@ def create(service: Service) -> Litestar:
         route_handlers=[rank, events, live, ready, text_metrics, openapi_document],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
+        middleware=[close_while_draining],
         openapi_config=None,
         request_max_body_size=service.settings.max_body_bytes,
         logging_config=None,

@@ -91,6 +91,7 @@ class Service:
         self._store_away = False
         self._inference = Inference(sources.clock)
         self._first_poll = threading.Event()
+        self._is_draining = False
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
 
@@ -106,6 +107,15 @@ class Service:
         for follower in self._parts.followers:
             follower.start()
         self._poller.start()
+
+    def drain(self) -> None:
+        """Report the service as not ready; requests are answered as before."""
+        self._is_draining = True
+
+    @property
+    def is_draining(self) -> bool:
+        """Return whether the service is about to close."""
+        return self._is_draining
 
     def stop(self) -> None:
         """End all threads; queued impressions are delivered or spooled, queued events delivered or not acknowledged."""
@@ -132,10 +142,10 @@ class Service:
     def health(self) -> Health:
         """Return the state: ready after the first look at registry and experiment and the first way through topics."""
         catalogue, profiles = (follower.state for follower in self._parts.followers)
-        ready = self._first_poll.is_set() and STARTING not in {catalogue, profiles} and not self._stop.is_set()
+        started = self._first_poll.is_set() and STARTING not in {catalogue, profiles}
         active = self._active
         return Health(
-            status="ready" if ready else "starting",
+            status="draining" if self._is_draining else "ready" if started else "starting",
             versions=self.versions.numbers(),
             experiment=active.experiment if active else None,
             epoch=active.epoch if active else None,

@@ -10,8 +10,8 @@ import httpx
 import uvicorn
 
 from serving.http.app import create
+from serving.http.server import listen
 from serving.ranking.service import Service
-from serving.run import listen
 
 LIMIT_S = 60.0
 

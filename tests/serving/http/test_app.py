@@ -61,7 +61,12 @@ def test_refusals_have_a_status_and_a_problem(client: TestClient) -> None:  # ty
     chunked = client.post("/v1/rank", content=iter([b" " * 65_536] * 5))
     assert chunked.status_code == 413
     assert client.get("/v1/rank").status_code == 405
-    assert client.get("/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/livezz", "/readyz/x", "/metrics.txt", "/v1", "/openapi.yaml"])
+def test_an_unknown_path_is_not_found(client: TestClient, path: str) -> None:  # type: ignore[type-arg]
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["error"]) == (404, "Not Found")
 
 
 def test_health_and_metrics(client: TestClient) -> None:  # type: ignore[type-arg]

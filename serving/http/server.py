@@ -1,0 +1,121 @@
+"""The HTTP server of the process: its socket, and a shutdown that load balancers can follow.
+
+After the first SIGTERM or SIGINT the server drains: `/readyz` answers 503 at once, every request is still answered,
+and each answer closes its connection. Load balancers stop sending requests once they have seen the failed probe.
+`serving.drain_s` seconds later, or at a second signal, the server closes and delivers its outbox.
+
+Source: docs/operations.md; Kubernetes, "Pod Lifecycle", termination of pods.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from serving.http.app import create
+from serving.ranking.service import Service
+from stream.errors import ConfigError
+
+# Requests in flight when the server closes get this long; their deadline is far shorter.
+_GRACE_S = 2
+_KEEP_ALIVE_S = 30
+
+_log = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """HTTP server that keeps answering for a while after the first signal."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        drain_s: float,
+        on_drain: Callable[[], None],
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
+    ) -> None:
+        """Prepare the server.
+
+        Args:
+            config: uvicorn's configuration.
+            drain_s: Seconds between the first signal and the close.
+            on_drain: Called in the event loop when the drain begins.
+            call_later: Timer of the drain; the event loop's if it is None.
+        """
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._on_drain = on_drain
+        self._call_later = call_later
+        self._is_draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application and accept connections."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain at the first signal, close at the second; a server that has not started closes at once."""
+        if self._is_draining or self._loop is None or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._is_draining = True
+        # A signal handler interrupts any line of the loop's thread, so the work waits for the loop's next turn.
+        self._loop.call_soon_threadsafe(self._drain, self._loop)
+
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._on_drain()
+        _log.info("not ready any more; closing in %.1f s", self._drain_s)
+        (self._call_later or loop.call_later)(self._drain_s, self._close)
+
+    def _close(self) -> None:
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket whose connections answer without Nagle's delay.
+
+    Raises:
+        ConfigError: If the address is unknown or taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # asyncio switches Nagle off only for sockets with an explicit protocol; an answer would wait 40 ms for an ACK.
+        bound = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"serving.host = {host}, serving.port = {port}: {error.strerror or error}") from error
+    return bound
+
+
+def serve(service: Service) -> None:
+    """Answer requests until SIGTERM or SIGINT; return after the drain, with the outbox delivered or spooled.
+
+    Raises:
+        ConfigError: If the address is unknown or taken.
+    """
+    settings = service.settings
+    config = uvicorn.Config(
+        create(service),
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    server = DrainingServer(config, drain_s=settings.drain_s, on_drain=service.drain)
+    with listen(settings.host, settings.port) as listening:
+        _log.info("listening on port %d", listening.getsockname()[1])
+        # uvicorn raises a second signal again after its clean stop; the process then still ends with code 0.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        asyncio.run(server.serve(sockets=[listening]))
