@@ -159,7 +159,7 @@ class _Lease:
         self._holder = holder
         self._ttl_ms = ttl_ms
         self._clocks = clocks
-        self._renewed_s = 0.0
+        self._renewed_s: float | None = None
         self.term = 0
 
     def acquire(self) -> bool:
@@ -183,7 +183,7 @@ class _Lease:
         Raises:
             FencedError: If a later term has taken over.
         """
-        if self._clocks.wall_s() - self._renewed_s < self._ttl_ms / 3000:
+        if self._renewed_s is not None and self._clocks.wall_s() - self._renewed_s < self._ttl_ms / 3000:
             return False
         try:
             self._registry.renew_lease(self._lineage, self.term, self._clocks.now_ms(), self._ttl_ms)

@@ -45,13 +45,13 @@ class Delivery:
         self._clock = clock
         self._flush_timeout_s = flush_timeout_s
         self._producer: Producer | None = None
-        self._retry_at = 0.0
+        self._retry_at: float | None = None
         self._backoff_s = _FIRST_BACKOFF_S
 
     @property
     def wait_s(self) -> float:
         """Seconds until the next try makes sense."""
-        return max(self._retry_at - self._clock(), 0.0)
+        return 0.0 if self._retry_at is None else max(self._retry_at - self._clock(), 0.0)
 
     def deliver(self, batch: Sequence[Outgoing]) -> bool:
         """Send a batch and wait for the broker; False if it is away or did not acknowledge all of it."""

@@ -156,7 +156,8 @@ class Updater:
         if current is not None and (current.number, current.artifact) == (number, artifact):
             return
         key = (lineage, number)
-        if self._versions.is_quarantined(*key) or self._clock() < self._retry_at.get(key, -1.0):
+        retry_at = self._retry_at.get(key)
+        if self._versions.is_quarantined(*key) or (retry_at is not None and self._clock() < retry_at):
             return
         try:
             scorer = self._load(artifact)

@@ -50,6 +50,7 @@ def build(
     session_s: float,
     folder: Path,
     ahead: ReadAhead,
+    clock: Callable[[], float],
     hooks: Hooks,
 ) -> tuple[SliceApp, list[SliceTable]]:
     """Return an app that is not started, and its hot, warm and progress tables."""
@@ -79,6 +80,7 @@ def build(
         autodiscover=False,
     )
     app.ahead = ahead
+    app.clock = clock
     tables = [
         _table(app, name, changelog, num_partitions, hooks.on_failure)
         for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)

@@ -65,8 +65,9 @@ class SliceApp(faust.App):
 
     on_ready: Callable[[int], None]
     ahead: ReadAhead
+    clock: Callable[[], float]
     is_ready = False
-    assigned_s = 0.0
+    assigned_s: float
     _assignment_count = -1
 
     def on_rebalance_start(self) -> None:
@@ -79,7 +80,7 @@ class SliceApp(faust.App):
         """Note which rebalance the tables are recovering for, and since when."""
         if self._assignment_count != self.rebalancing_count:
             self._assignment_count = self.rebalancing_count
-            self.assigned_s = self.loop.time()
+            self.assigned_s = self.clock()
 
     def on_rebalance_end(self) -> None:
         """Report readiness, unless the next rebalance has begun while this one was ending."""

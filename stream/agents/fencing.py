@@ -39,7 +39,7 @@ class Lease:
         self._valid_s = _SAFE_SHARE * session_s
         self._on_evicted = on_evicted
         self._clock = clock
-        self._until_s = -1.0
+        self._until_s: float | None = None
         self.is_over = False
         """Whether nothing may be written any more, whatever heartbeats say."""
         self.num_failures = 0
@@ -47,7 +47,8 @@ class Lease:
 
     def is_valid(self) -> bool:
         """Say whether no other worker can own this one's partitions yet."""
-        return not self.is_over and self._clock() < self._until_s
+        until_s = self._until_s  # the other thread may change it meanwhile
+        return not self.is_over and until_s is not None and self._clock() < until_s
 
     def now_s(self) -> float:
         """Return the time by which leases are measured."""
@@ -63,11 +64,12 @@ class Lease:
         >>> lease.is_valid()
         True
         """
-        self._until_s = max(self._until_s, sent_s + self._valid_s)
+        until_s = sent_s + self._valid_s
+        self._until_s = until_s if self._until_s is None else max(self._until_s, until_s)
 
     def end(self, *, was_owner: bool) -> None:
         """Take note that the group does not know this member."""
-        self._until_s = -1.0
+        self._until_s = None
         if was_owner:
             self.mute()
             self._on_evicted()

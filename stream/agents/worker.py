@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -52,8 +53,17 @@ class Worker:
         *,
         folder: Path,
         metrics: JoinMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare a worker; nothing connects yet.
+
+        Args:
+            broker: Broker whose topics are joined.
+            settings: Settings of the process.
+            join_settings: Settings of the join.
+            folder: Folder of the state stores.
+            metrics: Metrics of the process.
+            clock: Monotonic seconds from any start.
 
         Raises:
             ConfigError: If topics are missing, their counts differ, or other releases than the pinned are installed.
@@ -64,6 +74,7 @@ class Worker:
         self._settings = settings
         self._join_settings = join_settings
         self._metrics = metrics
+        self._clock = clock
         self._folder = folder
         self._num_partitions = application.common_partition_count(broker)
         self._shelves = Shelves(folder)
@@ -162,6 +173,7 @@ class Worker:
             session_s=self._session_s,
             folder=self._folder,
             ahead=self._ahead,
+            clock=self._clock,
             hooks=Hooks(
                 consume=self._consume,
                 before_revoke=self._before_revoke,
@@ -221,7 +233,7 @@ class Worker:
             owned,
             self._num_partitions,
             num_recovered - self._num_recovered,
-            asyncio.get_running_loop().time() - self._app.assigned_s,
+            self._clock() - self._app.assigned_s,
         )
         self._num_recovered = num_recovered
         self._metrics.rebalances.inc()
@@ -249,7 +261,7 @@ class Worker:
             self._generation = generation
             # A beat may have watched the recovery while the log was asked; nothing would move that any more.
             self._watchdog.reset()
-            self._watchdog.answered(asyncio.get_running_loop().time())
+            self._watchdog.answered(self._clock())
             self._ready.set()
 
     async def _verify_again(self) -> None:
@@ -288,7 +300,7 @@ class Worker:
             return  # of an assignment that has ended: its next owner reads it again from the commit
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         partition = message.partition
-        received_s = asyncio.get_running_loop().time()
+        received_s = self._clock()
         join = self._joins.get(partition) or self._new_join(partition)
         first, last = records[0], records[-1]
         if first.offset <= self._read.get(message.tp, -1):
@@ -320,7 +332,7 @@ class Worker:
         for reason, count in reasons.items():
             self._metrics.sessions.labels(reason).inc(count)
         if reasons:
-            self._metrics.emit_delay.observe(asyncio.get_running_loop().time() - received_s)
+            self._metrics.emit_delay.observe(self._clock() - received_s)
 
     def _new_join(self, partition: int) -> Join:
         join = Join(
@@ -357,22 +369,21 @@ class Worker:
     # -- every second
 
     async def _pulse(self) -> None:
-        loop = asyncio.get_running_loop()
-        due_s = loop.time()
+        due_s = self._clock()
         self._watchdog.answered(due_s)
         while True:
-            due_s = max(due_s + _PULSE_S, loop.time())
-            await asyncio.sleep(due_s - loop.time())
+            due_s = max(due_s + _PULSE_S, self._clock())
+            await asyncio.sleep(due_s - self._clock())
             try:
                 async with asyncio.timeout(self._settings.confirm_s):
                     await self._beat()
-                self._watchdog.answered(loop.time())
+                self._watchdog.answered(self._clock())
             except Exception as error:  # noqa: BLE001 - the next beat tries again; the watchdog sees a standstill
                 log.warning("pulse: %r", error)
             if self._app.crashed:
                 self._fail(BusError("Faust has crashed"))
-            self._look(loop.time())
-            stuck = self._watchdog.check(loop.time())
+            self._look(self._clock())
+            stuck = self._watchdog.check(self._clock())
             if stuck:
                 self._fail(BusError(stuck))
 

@@ -416,7 +416,7 @@ def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends() -> None
     async def scenario() -> None:
         app = SliceApp("contract-ready", store="memory://", web_enabled=False)
         ready: list[int] = []
-        app.on_ready = ready.append
+        app.on_ready, app.clock = ready.append, lambda: 7.0
         app.ahead = ReadAhead(1)
         app.on_rebalance_start()
         assert (app.rebalancing_count, app.is_ready) == (1, False)

@@ -21,6 +21,8 @@ def test_a_recovery_that_is_over_does_not_stand_still(monkeypatch: pytest.Monkey
     worker = Worker.__new__(Worker)
     worker._marks = {}
     worker._watchdog = Watchdog(60.0)
+    worker._clock = lambda: opened_s
+    opened_s = 2.0
 
     async def verify(_: Worker) -> None:
         worker._watchdog.observe_recovery(1.0, 5)
@@ -38,7 +40,8 @@ def test_a_recovery_that_is_over_does_not_stand_still(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Worker, "_find_ends", find_ends)
     monkeypatch.setattr(Worker, "_starts", lambda *_: {"clicks": 7})
     asyncio.run(opened())
-    assert not worker._watchdog.check(1_000.0)
+    assert not worker._watchdog.check(opened_s + 60.0)
+    assert worker._watchdog.check(opened_s + 61.0) == "the broker has not answered for 61 s", "by the injected clock"
     assert worker._ends == {TP("clicks", 3): 7}
     assert worker._positions == {TP("clicks", 3): 7}, "else what was read before looks like lag until a beat succeeds"
 
@@ -69,8 +72,7 @@ def test_what_moves_while_beats_fail_does_not_stand_still(
         raise BusError("away")
 
     async def run() -> None:
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
+        now_s = 5.0
 
         async def sleep(_: float) -> None:
             nonlocal now_s
@@ -82,7 +84,7 @@ def test_what_moves_while_beats_fail_does_not_stand_still(
         worker._ready, worker._ended = asyncio.Event(), asyncio.Event()
         worker._ready.set()
         worker._watchdog.observe(now_s, clicks, 7, ends - 7)
-        monkeypatch.setattr(loop, "time", lambda: now_s)
+        worker._clock = lambda: now_s
         monkeypatch.setattr(asyncio, "sleep", sleep)
         with contextlib.suppress(asyncio.CancelledError):
             await worker._pulse()
