@@ -12,13 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from abtest.metrics import METRICS
 from abtest.results import Report, Result, decomposition
+from stream.schemas.money import format_minor
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
-# ISO 4217: currencies whose minor unit is not a hundredth.
-_DIGITS = dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF"), 0) | dict.fromkeys(
-    ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,20 +108,8 @@ def value(found: Report, entry: Result, number: float | None) -> str:
     if number is None:
         return _DASH
     if metric.is_money:
-        return money(number, found.currency, more=2)
+        return format_minor(number, found.currency, more=2)
     return f"{number:.3%}" if metric.denominator is not None else f"{number:.4f}"
-
-
-def money(minor: float, currency: str | None, *, more: int = 0) -> str:
-    """Return minor units as an amount of the currency; `more` digits are added for means.
-
-    >>> money(123456, "EUR"), money(123456, "JPY"), money(1234.5, "EUR", more=2), money(5, None)
-    ('1,234.56 EUR', '123,456 JPY', '12.3450 EUR', '5 minor units')
-    """
-    if currency is None:
-        return f"{minor:,.{more}f} minor units"
-    digits = _DIGITS.get(currency, 2)
-    return f"{minor / 10**digits:,.{digits + more}f} {currency}"
 
 
 def moment(timestamp_ms: int | None) -> str:
@@ -195,4 +180,4 @@ def _render(template: str, found: Report) -> str:
 
 
 def _money(found: Report) -> Callable[[int], str]:
-    return lambda minor: money(minor, found.currency)
+    return lambda minor: format_minor(minor, found.currency)

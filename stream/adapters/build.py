@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from stream.adapters import money
 from stream.adapters.results import Options
 from stream.errors import SchemaError
-from stream.schemas import identity
+from stream.schemas import identity, money
 from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems
 
 ConversionName = Literal["purchase", "cancel", "refund"]
@@ -215,7 +214,7 @@ def conversion(
         transaction_id=transaction_id or event_id,
         refund_id=refund_id,
         currency=currency,
-        value_minor=None if value is None else money.minor(value, currency),
+        value_minor=None if value is None else money.to_minor(value, currency),
         items=lines,
     )
 
@@ -241,7 +240,7 @@ def _linked(query_id: str | None) -> str | None:
 def _price(product: Product, currency: str | None) -> int:
     if product.price is None or currency is None:
         return 0
-    return money.minor(product.price, currency, product.path)
+    return money.to_minor(product.price, currency, product.path)
 
 
 def _amount(product: Product, currency: str, total: Decimal | None, *, is_free: bool) -> int:
@@ -250,9 +249,9 @@ def _amount(product: Product, currency: str, total: Decimal | None, *, is_free: 
             raise SchemaError("bad_value", f"expected a price, got {product.price} - at `{product.path}`")
         if currency == money.NO_CURRENCY:
             return 0
-        return money.minor(money.times(product.price, product.quantity), currency, product.path)
+        return money.to_minor(money.line_total(product.price, product.quantity), currency, product.path)
     if total is not None:
-        return money.minor(total, currency, product.path)
+        return money.to_minor(total, currency, product.path)
     if is_free:
         return 0
     raise SchemaError("missing_field", f"Object missing required field `price` - at `{product.path}`")
