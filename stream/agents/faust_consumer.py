@@ -22,7 +22,7 @@ from faust.types.transports import ConsumerCallback
 from faust.types.tuples import ConsumerMessage, Message
 
 from stream.agents.backpressure import ReadAhead, weight
-from stream.agents.stores import WarmRows
+from stream.agents.stores import WarmStore
 from stream.errors import ConfigError
 from stream.schemas.records import Record
 
@@ -279,7 +279,7 @@ class SliceTable(faust.Table[bytes, bytes]):
     def forget(self) -> None:
         """Drop all stores."""
         for shard in self.shards.values():
-            if isinstance(shard, WarmRows):
+            if isinstance(shard, WarmStore):
                 shard.close()
         self.shards.clear()
 
@@ -316,7 +316,7 @@ class SliceTable(faust.Table[bytes, bytes]):
             raise RuntimeError(f"{message.topic}[{message.partition}]: a slice of an older generation in recovery")
         records: Sequence[Record] = message.value  # type: ignore[assignment]  # a slice travels as one value
         rows = self.shard(message.partition)
-        if isinstance(rows, WarmRows):
+        if isinstance(rows, WarmStore):
             rows.apply({r.key: r.value for r in records if r.key is not None})
         else:
             for record in records:

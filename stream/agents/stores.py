@@ -1,10 +1,11 @@
-"""Where the rows of the join's tables lie: dictionaries, and rocksdict for the warm tier.
+"""State stores of the warm tier, in RocksDB; those of the other tiers are dictionaries.
 
-Every store belongs to one partition and is rebuilt from its changelog when the partition is assigned, so nothing in
-it has to survive the process.
+A store belongs to one partition and is rebuilt from its changelog when the partition is assigned, so that no store has
+to survive its process.
+
+Source: docs/stream.md.
 """
 
-import os
 import shutil
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -19,14 +20,17 @@ from rocksdict import (
     WriteBufferManager,
 )
 
+from stream.files import remove_abandoned, unique_folder
+
+_PREFIX = "warm-"
 # For blocks and memtables of all partitions together.
 _CACHE_BYTES = 128 << 20
 _MEMTABLES_BYTES = 64 << 20
 _MEMTABLE_BYTES = 16 << 20
 
 
-class WarmRows(MutableMapping[bytes, bytes]):
-    """One partition's rows in rocksdict; iteration is by key and sees a snapshot."""
+class WarmStore(MutableMapping[bytes, bytes]):
+    """Rows of one partition in RocksDB; an iteration is ordered by key and sees a snapshot."""
 
     def __init__(self, folder: Path, cache: Cache, memtables: WriteBufferManager) -> None:
         table = BlockBasedOptions()
@@ -69,11 +73,11 @@ class WarmRows(MutableMapping[bytes, bytes]):
         return isinstance(key, bytes) and self._rows.get(key) is not None
 
     def items(self) -> ItemsView[bytes, bytes]:
-        """Return a view that reads keys and values together."""
+        """Return a view that reads each key with its value."""
         return _Items(self)
 
     def pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and value of every row."""
+        """Yield the key and value of every row."""
         for key, value in self._rows.items():
             assert isinstance(key, bytes)
             assert isinstance(value, bytes)
@@ -84,7 +88,7 @@ class WarmRows(MutableMapping[bytes, bytes]):
         self.apply(changes)
 
     def apply(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Write many rows at once; None deletes."""
+        """Write many rows at once; a value of None deletes the row."""
         batch = WriteBatch(raw_mode=True)
         for key, value in changes.items():
             if value is None:
@@ -100,7 +104,7 @@ class WarmRows(MutableMapping[bytes, bytes]):
 
 
 class _Items(ItemsView[bytes, bytes]):
-    def __init__(self, rows: WarmRows) -> None:
+    def __init__(self, rows: WarmStore) -> None:
         super().__init__(rows)
         self._pairs = rows.pairs
 
@@ -108,18 +112,17 @@ class _Items(ItemsView[bytes, bytes]):
         return self._pairs()
 
 
-class Shelves:
-    """Creates the warm stores of one process under a folder of its own."""
+class StoreFactory:
+    """Factory of the warm stores of one process, under a folder that no other process uses.
+
+    Guarantees: several processes may share the parent folder, also from containers in which each has the process id 1.
+    A folder is deleted when its owner closes it, or by the next process if the owner was killed.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Take `<folder>/warm-<process id>`, and remove what dead processes left beside it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("warm-*"):
-            if not _is_alive(old.name.removeprefix("warm-")):
-                shutil.rmtree(old, ignore_errors=True)
-        self._folder = folder / f"warm-{os.getpid()}"
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
+        """Claim a new folder `<folder>/warm-*`, and delete those whose owners were killed."""
+        remove_abandoned(folder, _PREFIX)
+        self._claim = unique_folder(folder, _PREFIX)
         self._cache = Cache(_CACHE_BYTES)
         self._memtables = WriteBufferManager.new_write_buffer_manager_with_cache(
             _MEMTABLES_BYTES,
@@ -128,21 +131,12 @@ class Shelves:
         )
         self._num_opened = 0
 
-    def warm(self, partition: int) -> WarmRows:
+    def open_warm(self, partition: int) -> WarmStore:
         """Return an empty store for `partition`."""
         self._num_opened += 1
-        return WarmRows(self._folder / f"{partition}-{self._num_opened}", self._cache, self._memtables)
+        return WarmStore(self._claim.folder / f"{partition}-{self._num_opened}", self._cache, self._memtables)
 
     def close(self) -> None:
-        """Delete this process's folder; the stores must be closed before."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        """Delete the folder of this process; the stores must be closed before."""
+        shutil.rmtree(self._claim.folder, ignore_errors=True)
+        self._claim.release()

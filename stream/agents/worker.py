@@ -27,7 +27,7 @@ from stream.agents.faust_consumer import SliceApp, SliceConsumer, check_versions
 from stream.agents.fencing import Lease
 from stream.agents.metrics import JoinMetrics
 from stream.agents.settings import WorkerSettings
-from stream.agents.stores import Shelves
+from stream.agents.stores import StoreFactory
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
 from stream.broker.bus import Broker
@@ -77,7 +77,7 @@ class Worker:
         self._clock = clock
         self._folder = folder
         self._num_partitions = application.common_partition_count(broker)
-        self._shelves = Shelves(folder)
+        self._stores = StoreFactory(folder)
         self._joins: dict[int, Join] = {}
         self._seen: dict[int, dict[str, int]] = {}
         self._paused: dict[int, frozenset[str]] = {}
@@ -143,7 +143,7 @@ class Worker:
             last_resort.cancel()
         for table in self._tables:
             table.forget()
-        self._shelves.close()
+        self._stores.close()
 
     async def _stop_app(self, starting: "asyncio.Task[None]") -> None:
         if self._failure is None and starting.done():
@@ -179,7 +179,7 @@ class Worker:
                 before_revoke=self._before_revoke,
                 on_ready=self._on_ready,
                 on_failure=self._fail,
-                new_warm_shard=self._shelves.warm,
+                new_warm_shard=self._stores.open_warm,
             ),
         )
         self._hot, self._warm, self._progress = self._tables

@@ -169,7 +169,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             finally:
                 # It has a loop of its own from the start.
                 world.thread.thread_loop.close()
-                world.worker._shelves.close()
+                world.worker._stores.close()
 
         asyncio.run(all_of_it())
 
