@@ -1,7 +1,7 @@
-"""Start child processes, restart those that fall, and leave none running.
+"""Supervisor of child processes: starts them, restarts those that fail, and leaves none running.
 
-A child runs in a process session of its own, so that an interrupt at the terminal reaches the supervisor alone and the
-children are stopped in order. On Linux the kernel also ends a child whose supervisor was killed.
+A child runs in a process session of its own: an interrupt at the terminal reaches the supervisor only, which then stops
+the children in order. On Linux the kernel also ends a child whose supervisor was killed.
 """
 
 import ctypes
@@ -14,25 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from stream.backoff import Backoff
 from stream.errors import ShelfwiseError
 
-FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
 
 class ChildError(ShelfwiseError):
-    """A child could not be started, or ended with an error and must not be restarted."""
+    """Failure to start a child, or the end with an error of a child that is not restarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """How one process is started.
+    """Command line, environment and output of one process.
 
     Attributes:
         log: File that standard error, and without `output` standard output too, is appended to.
         output: File that standard output is written to.
-        restart: Start it again when it ends by itself with an error, waiting longer each time.
+        restart: Start it again if it ends by itself with an error, after a longer waiting time each time.
     """
 
     name: str
@@ -48,18 +47,19 @@ class _Running:
     child: Child
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    backoff: Backoff
     num_restarts: int = 0
     restart_at_s: float | None = None
 
 
 @dataclass(slots=True)
 class Supervisor:
-    """Keeps a set of children running.
+    """Set of children that are kept running.
 
     Args:
-        monotonic_s: A clock that never goes back.
-        jitter: Returns a share in [0, 1) that spreads restarts.
-        notify: Receives one line for each restart.
+        monotonic_s: Clock that never goes back.
+        jitter: Source of uniform numbers in [0, 1), which spread restarts.
+        notify: Called with one line for each restart.
     """
 
     monotonic_s: Callable[[], float]
@@ -78,14 +78,16 @@ class Supervisor:
         child.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             log = opened.enter_context(child.log.open("ab"))
-            self._running[child.name] = _Running(child=child, process=_spawn(child, log), log=log)
+            self._running[child.name] = _Running(
+                child=child, process=_spawn(child, log), log=log, backoff=Backoff(random=self.jitter)
+            )
             opened.pop_all()
 
     def poll(self) -> None:
-        """Look after the children once: restart what fell and whose waiting time is over.
+        """Restart the children that failed and whose waiting time is over.
 
         Raises:
-            ChildError: If a child that must not be restarted ended with an error.
+            ChildError: If a child that is not restarted ended with an error.
         """
         now_s = self.monotonic_s()
         for running in self._running.values():
@@ -96,8 +98,7 @@ class Supervisor:
             if not child.restart:
                 raise ChildError(f"{child.name} ended with code {code}; see {child.log}\n{tail(child.log)}")
             if running.restart_at_s is None:
-                longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**running.num_restarts)
-                wait_s = longest * (0.5 + 0.5 * self.jitter())
+                wait_s = running.backoff.next_s()
                 running.restart_at_s = now_s + wait_s
                 self.notify(f"{child.name} ended with code {code}; restarting in {wait_s:.1f} s")
             elif now_s >= running.restart_at_s:
@@ -114,11 +115,11 @@ class Supervisor:
         return self._running[name].process.pid
 
     def num_restarts(self, name: str) -> int:
-        """Return how often a child was started again."""
+        """Return the number of restarts of a child."""
         return self._running[name].num_restarts
 
     def stop(self, name: str, grace_s: float = 10.0) -> int:
-        """End a child: SIGTERM, and SIGKILL if it is still there after `grace_s`; return its exit code."""
+        """Stop a child with SIGTERM, and with SIGKILL if it still runs after `grace_s`; return its exit code."""
         running = self._running.pop(name)
         process = running.process
         if process.poll() is None:
@@ -133,13 +134,13 @@ class Supervisor:
         return process.returncode
 
     def stop_all(self) -> None:
-        """End every child, the last one started first."""
+        """Stop every child, the last one started first."""
         for name in reversed(list(self._running)):
             self.stop(name)
 
 
 def tail(log: Path, num_lines: int = 15) -> str:
-    """Return the last lines of a log, indented; empty when there is none."""
+    """Return the last lines of a log, indented; empty if the file does not exist."""
     if not log.exists():
         return ""
     return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-num_lines:])
@@ -148,7 +149,7 @@ def tail(log: Path, num_lines: int = 15) -> str:
 def _spawn(child: Child, log: IO[bytes]) -> subprocess.Popen[bytes]:
     output = child.output.open("wb") if child.output else log
     try:
-        # A C function call between fork and exec is all that preexec_fn does here.
+        # Between fork and exec, preexec_fn calls one C function and nothing else.
         process = subprocess.Popen(  # noqa: S603
             list(child.argv),
             env=dict(child.env),

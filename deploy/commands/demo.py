@@ -1,4 +1,4 @@
-"""`shelfwise demo`: the whole loop on one machine."""
+"""`shelfwise demo`: the loop on one machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,27 +18,27 @@ def run(
     hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 3.0,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
     conversion_boost: Annotated[
-        float, typer.Option(help="Multiplies the share of lists with an order, so that a short run sees enough.")
+        float, typer.Option(help="Factor on the share of lists with an order, so that a short run sees enough orders.")
     ] = 4.0,
-    seed: int = 1,
+    seed: Annotated[int, typer.Option(help="Key of all random numbers.")] = 1,
     publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start a broker, shoppers, joiner, two trainers and serving; end with lifts and the conservation of events."""
+    """Run a broker, shoppers, joiner, two trainers, sink and serving; print lifts and the conservation of events."""
     import secrets
     import time
 
     from deploy import configuration
-    from deploy.demo.interrupts import Interrupts
-    from deploy.demo.run import Options, Tools
+    from deploy.demo.run import Dependencies, Options
     from deploy.demo.run import run as run_demo
+    from deploy.demo.signals import EndSignals
 
     loaded = context(ctx)
-    interrupts = Interrupts()
-    interrupts.install()
+    signals = EndSignals()
+    signals.install()
     started_s = time.monotonic()
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         err_console.print(
             f"[{time.monotonic() - started_s:6.1f} s] {line}", highlight=False, markup=False, soft_wrap=True
         )
@@ -52,13 +52,13 @@ def run(
             seed=seed,
             publish_s=publish_s,
         ),
-        Tools(
+        Dependencies(
             monotonic_s=time.monotonic,
             jitter=lambda: secrets.randbelow(1_000) / 1_000,
-            sleep=interrupts.sleep,
-            say=say,
+            sleep=signals.sleep,
+            report=report,
             environment=configuration.environment(),
-            ignore_interrupts=interrupts.ignore,
+            ignore_interrupts=signals.ignore,
         ),
     )
     if as_json:
@@ -73,9 +73,9 @@ def _print(summary: "DemoSummary") -> None:
     kept = summary.conservation
     print_table(
         "conservation of events (records and order lines)",
-        ("fate", "from counters", "recounted from topics"),
+        ("outcome", "from counters", "recounted from topics"),
         [
-            *((fate, kept.by_counters[fate], kept.by_recount[fate]) for fate in kept.by_counters),
+            *((name, kept.by_counters[name], kept.by_recount[name]) for name in kept.by_counters),
             ("sum", sum(kept.by_counters.values()), sum(kept.by_recount.values())),
             ("produced", kept.produced, "closed" if kept.closed else "NOT CLOSED"),
         ],

@@ -1,4 +1,4 @@
-"""Run the loop from an empty folder to the lift table, and leave nothing running."""
+"""Run of the loop from an empty folder to the lift table; it leaves no process behind."""
 
 import fcntl
 import json
@@ -16,10 +16,10 @@ from abtest.settings import AbtestSettings
 from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
-from deploy.demo import outcome, stack
-from deploy.demo.claims import PortClaims
+from deploy.demo import closing_summary, processes
+from deploy.demo.ports import PortReservation
+from deploy.demo.processes import ARMS, SHOPPERS, Ports
 from deploy.demo.scrape import Samples, ScrapeError, scrape
-from deploy.demo.stack import ARMS, SHOPPERS, Ports
 from deploy.demo.summary import DemoSummary
 from deploy.kafka import choice as brokers
 from deploy.kafka.local import LocalKafka
@@ -43,17 +43,17 @@ PROGRESS_S = 5.0
 
 
 class DemoError(ShelfwiseError):
-    """A part of the demo did not become ready, or did not finish, in time."""
+    """Failure of a process of the demo to become ready or to finish in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a demo runs.
+    """Options of a demo.
 
     Attributes:
         hours: Simulated hours with searches.
         rate: Searches per simulated hour.
-        conversion_boost: Multiplies the share of lists with an order, so that a short run sees enough of them.
+        conversion_boost: Factor on the share of lists with an order, so that a short run sees enough orders.
         seed: Key of all random numbers.
         publish_s: Seconds of event time between two versions of a lineage.
     """
@@ -66,24 +66,25 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What the outside lends to a demo: time, chance, a voice and the environment.
+class Dependencies:
+    """Injected dependencies: clock, jitter, progress output and environment variables.
 
     Attributes:
-        ignore_interrupts: Called before everything is stopped, which must not be broken off.
+        report: Called with one line of progress.
+        ignore_interrupts: Called before the processes are stopped, which no signal may interrupt.
     """
 
     monotonic_s: Callable[[], float]
     jitter: Callable[[], float]
     sleep: Callable[[float], None]
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     environment: Mapping[str, str]
     ignore_interrupts: Callable[[], None]
 
 
 @dataclass(slots=True)
 class _Clock:
-    """Seconds per phase."""
+    """Stopwatch: seconds by phase."""
 
     monotonic_s: Callable[[], float]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -97,19 +98,19 @@ class _Clock:
             self.seconds[name] = round(self.monotonic_s() - start_s, 2)
 
 
-def run(context: Context, options: Options, tools: Tools) -> DemoSummary:
-    """Run the demo and return its summary, which also lies in `<home>/demo/summary.json`.
+def run(context: Context, options: Options, dependencies: Dependencies) -> DemoSummary:
+    """Run the demo, write its summary to `<home>/demo/summary.json` and return it.
 
-    What an earlier demo left in that folder is removed first; jars and everything outside of it stay.
+    The content of `<home>/demo` is removed first; the jars and everything outside of that folder stay.
 
     Raises:
-        DemoError: If a part does not become ready or does not finish.
+        DemoError: If a process does not become ready or does not finish.
         ConfigError: If another demo runs in the same home folder.
     """
     home = context.home / "demo"
     home.mkdir(parents=True, exist_ok=True)
     with _exclusive(context.home / "demo.lock"):
-        return _Demo(context, home.resolve(), options, tools).run()
+        return _Demo(context, home.resolve(), options, dependencies).run()
 
 
 @contextmanager
@@ -123,21 +124,23 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 
 class _Demo:
-    def __init__(self, context: Context, home: Path, options: Options, tools: Tools) -> None:
+    def __init__(self, context: Context, home: Path, options: Options, dependencies: Dependencies) -> None:
         self._context = context
         self._home = home
         self._options = options
-        self._tools = tools
+        self._dependencies = dependencies
         self._logs = home / "logs"
-        self._clock = _Clock(tools.monotonic_s)
+        self._clock = _Clock(dependencies.monotonic_s)
         self._kafka = context.settings.get("kafka", KafkaSettings)
-        self._supervisor = Supervisor(monotonic_s=tools.monotonic_s, jitter=tools.jitter, notify=tools.say)
-        self._claims = PortClaims()
+        self._supervisor = Supervisor(
+            monotonic_s=dependencies.monotonic_s, jitter=dependencies.jitter, notify=dependencies.report
+        )
+        self._reservation = PortReservation()
         self._local: LocalKafka | None = None
-        self._told_at_s = tools.monotonic_s()
+        self._reported_at_s = dependencies.monotonic_s()
 
     def run(self) -> DemoSummary:
-        started_s = self._tools.monotonic_s()
+        started_s = self._dependencies.monotonic_s()
         try:
             with self._clock.phase("broker"):
                 broker = self._start_broker()
@@ -153,7 +156,7 @@ class _Demo:
                 self._drain(broker, engine, ports, int(str(simulated["end_ts"])))
             swaps = self._swaps(ports)
             with self._clock.phase("report"):
-                summary = outcome.gather(
+                summary = closing_summary.gather(
                     broker=broker,
                     engine=engine,
                     experiment=self._experiment(),
@@ -167,9 +170,9 @@ class _Demo:
         finally:
             with self._clock.phase("stop"):
                 self._stop()
-        self._clock.seconds["total"] = round(self._tools.monotonic_s() - started_s, 2)
+        self._clock.seconds["total"] = round(self._dependencies.monotonic_s() - started_s, 2)
         summary.seconds = dict(self._clock.seconds)
-        (self._home / "summary.json").write_bytes(outcome.encode(summary))
+        (self._home / "summary.json").write_bytes(closing_summary.encode(summary))
         return summary
 
     def _start_broker(self) -> Broker:
@@ -178,22 +181,22 @@ class _Demo:
         shared_jars = brokers.jar_folder(self._kafka, self._context.home)
         wanted = replace(self._kafka, jars=str(shared_jars), port=0)
         if self._kafka.broker in {"auto", "local"}:
-            # Before it is started, so that an interrupt meanwhile stops it too.
-            self._local = brokers.local(wanted, self._home, self._tools.say)
-        broker = brokers.resolve(wanted, self._home, self._tools.say)
+            # Set before the start, so that an interrupt during the start stops the broker too.
+            self._local = brokers.local(wanted, self._home, self._dependencies.report)
+        broker = brokers.resolve(wanted, self._home, self._dependencies.report)
         if broker.memory:
             self._local = None
         else:
             created = create_topics(broker, self._kafka.partitions)
-            self._tools.say(
+            self._dependencies.report(
                 f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"
             )
         return broker
 
     def _clean(self) -> None:
-        leftover = brokers.local(self._kafka, self._home, self._tools.say)
+        leftover = brokers.local(self._kafka, self._home, self._dependencies.report)
         if leftover.pid is not None:
-            self._tools.say("stopping the broker that an earlier demo left behind")
+            self._dependencies.report("stopping the broker that an earlier demo left running")
             leftover.stop()
         for path in self._home.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -207,8 +210,8 @@ class _Demo:
         with engine.connect() as connection:
             is_used = connection.execute(select(sink_offsets.c.topic).limit(1)).first() is not None
         if is_used or ExperimentStore(engine).list():
-            raise ConfigError(f"database.url = {shown}: the demo wants an empty database, this one holds experiments")
-        self._tools.say(f"database {shown}")
+            raise ConfigError(f"database.url = {shown}: the demo needs an empty database, this one holds experiments")
+        self._dependencies.report(f"database {shown}")
         return engine, url
 
     def _experiment(self) -> str:
@@ -217,12 +220,12 @@ class _Demo:
     def _environment(self, broker: Broker, url: str) -> dict[str, str]:
         address = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
         return {
-            **self._tools.environment,
+            **self._dependencies.environment,
             "SHELFWISE_HOME": str(self._home),
             "SHELFWISE_BROKER": address,
             "SHELFWISE_DATABASE": url,
             "SHELFWISE_KAFKA__PARTITIONS": str(self._kafka.partitions),
-            # Simulated time passes hundreds of times faster: a second of lag is no reason to stop learning.
+            # Simulated time runs hundreds of times faster, so that a second of lag must not stop the training.
             "SHELFWISE_JOIN__HOLD_BEHIND_S": "86400",
             "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
             "SHELFWISE_TRAINER__CHECKPOINT_S": str(self._options.publish_s // 2),
@@ -232,7 +235,7 @@ class _Demo:
             "SHELFWISE_MARKETPLACE__RATE": str(self._options.rate),
             "SHELFWISE_MARKETPLACE__DRAIN_H": "6",
             "SHELFWISE_MARKETPLACE__CONVERSION_BOOST": str(self._options.conversion_boost),
-            # One thread a process: two cores carry the whole loop.
+            # One thread per process: two cores run the whole loop.
             "OMP_NUM_THREADS": "1",
         }
 
@@ -245,53 +248,55 @@ class _Demo:
             serving=self._context.settings.get("serving", ServingSettings).port,
             trainers=(trainer, sink + 1),
         )
-        return stack.choose_ports(wanted, self._claims, self._tools.say)
+        return processes.choose_ports(wanted, self._reservation, self._dependencies.report)
 
     def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
         self._run_once("items", ("marketplace", "publish-items"), env)
         arms = [
-            store.Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == stack.CONTROL, policy=None)
+            store.Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == processes.CONTROL, policy=None)
             for arm in ARMS
         ]
         self._create_experiment(engine, arms)
         children = [
-            (stack.joiner(env, self._logs, ports), ports.joiner, "/metrics"),
-            (stack.sink(env, self._logs, ports), ports.sink, "/metrics"),
+            (processes.joiner(env, self._logs, ports), ports.joiner, "/metrics"),
+            (processes.sink(env, self._logs, ports), ports.sink, "/metrics"),
             *(
-                (stack.trainer(arm, self._options.seed, env, self._logs, port), port, "/metrics")
+                (processes.trainer(arm, self._options.seed, env, self._logs, port), port, "/metrics")
                 for arm, port in zip(ARMS, ports.trainers, strict=True)
             ),
-            (stack.serving(env, self._logs, ports), ports.serving, "/readyz"),
+            (processes.serving(env, self._logs, ports), ports.serving, "/readyz"),
         ]
         for child, _, _ in children:
-            self._tools.say(f"starting {child.name}")
+            self._dependencies.report(f"starting {child.name}")
             self._supervisor.start(child)
         for child, port, path in children:
-            ready = partial(stack.is_ready, port, path)
+            ready = partial(processes.is_ready, port, path)
             self._await(f"{child.name} to become ready", ready, READY_S, child)
-            self._tools.say(f"{child.name} is ready: http://127.0.0.1:{port}{path}")
+            self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}{path}")
 
     def _create_experiment(self, engine: Engine, arms: list[store.Arm]) -> None:
         experiments = ExperimentStore(engine)
-        # Simulated time begins at the marketplace's start, and so does the epoch.
+        # The epoch begins with the simulated time.
         start_ts = self._context.settings.get("marketplace", MarketplaceSettings).start_ts
         experiments.create(key=self._experiment(), arms=arms, now_ts=start_ts)
-        self._tools.say(f"experiment '{self._experiment()}': {', '.join(f'{a.name} = {a.lineage}' for a in arms)}")
+        self._dependencies.report(
+            f"experiment '{self._experiment()}': {', '.join(f'{a.name} = {a.lineage}' for a in arms)}"
+        )
 
     def _run_once(self, name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-        child = stack.once(name, argv, env, self._logs)
+        child = processes.once(name, argv, env, self._logs)
         self._supervisor.start(child)
         self._await(name, lambda: self._supervisor.exit_code(name) == 0, READY_S, child)
         self._supervisor.stop(name)
 
     def _shop(self, env: Mapping[str, str], ports: Ports) -> dict[str, object]:
-        child = stack.shoppers(env, self._logs, ports)
+        child = processes.shoppers(env, self._logs, ports)
         searches = round(self._options.hours * self._options.rate)
-        self._tools.say(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
+        self._dependencies.report(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
         self._supervisor.start(child)
         while (code := self._supervisor.exit_code(SHOPPERS)) is None:
             self._watch()
-            self._tell(ports)
+            self._report_progress(ports)
         if code != 0:
             raise DemoError(f"the shoppers ended with code {code}\n{tail(child.log)}")
         output = child.output
@@ -301,16 +306,16 @@ class _Demo:
 
     def _drain(self, broker: Broker, engine: Engine, ports: Ports, end_ts: int) -> None:
         join = self._context.settings.get("join", JoinSettings)
-        # Where every watermark ends once each input has been read to its end and the last tick after it.
+        # Final position of every watermark, once all inputs and the last tick have been read.
         settled_ts = end_ts - join.idle_s * 1_000
         matured_ts = settled_ts - join.attribution_s * 1_000
 
         def drained() -> bool:
-            self._tell(ports)
+            self._report_progress(ports)
             try:
                 is_stored = _sink_is_through(broker, engine, matured_ts)
             except BusError:
-                # The broker may have to be started again, which is done between two looks.
+                # `_watch` restarts a broker that is gone.
                 return False
             return is_stored and all(self._watermark_ms(port) >= settled_ts for port in ports.trainers)
 
@@ -324,9 +329,9 @@ class _Demo:
         return {arm.lineage: int(samples.total("shelfwise_serving_swaps_total", lineage=arm.lineage)) for arm in ARMS}
 
     def _await(self, what: str, done: Callable[[], bool], limit_s: float, child: Child | None = None) -> None:
-        deadline_s = self._tools.monotonic_s() + limit_s
+        deadline_s = self._dependencies.monotonic_s() + limit_s
         while not done():
-            if self._tools.monotonic_s() > deadline_s:
+            if self._dependencies.monotonic_s() > deadline_s:
                 words = f"\n{tail(child.log)}" if child else ""
                 raise DemoError(f"waited {limit_s:.0f} s for {what}; the logs are in {self._logs}{words}")
             self._watch()
@@ -334,32 +339,32 @@ class _Demo:
     def _watch(self) -> None:
         self._supervisor.poll()
         if self._local is not None and self._local.pid is None:
-            self._tools.say("the broker is gone: starting it again")
+            self._dependencies.report("the broker is gone: starting it again")
             self._local.start()
-        self._tools.sleep(POLL_S)
+        self._dependencies.sleep(POLL_S)
 
-    def _tell(self, ports: Ports) -> None:
-        now_s = self._tools.monotonic_s()
-        if now_s - self._told_at_s < PROGRESS_S:
+    def _report_progress(self, ports: Ports) -> None:
+        now_s = self._dependencies.monotonic_s()
+        if now_s - self._reported_at_s < PROGRESS_S:
             return
-        self._told_at_s = now_s
+        self._reported_at_s = now_s
         served, joined = _scrape_or_nothing(ports.serving), _scrape_or_nothing(ports.joiner)
         trained = [
             f"{arm.lineage} v{_scrape_or_nothing(port).total('shelfwise_trainer_version'):.0f}"
             for arm, port in zip(ARMS, ports.trainers, strict=True)
         ]
-        self._tools.say(
+        self._dependencies.report(
             f"searches {served.total('shelfwise_serving_requests_total'):,.0f}, "
             f"sessions {joined.total('shelfwise_join_sessions_total'):,.0f}, "
             f"join lag {joined.total('shelfwise_join_lag_offsets'):,.0f}, versions {', '.join(trained)}"
         )
 
     def _stop(self) -> None:
-        self._tools.ignore_interrupts()
+        self._dependencies.ignore_interrupts()
         try:
             self._supervisor.stop_all()
         finally:
-            self._claims.release()
+            self._reservation.release()
             if self._local is not None:
                 self._local.stop()
 
@@ -370,7 +375,7 @@ def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()
     through = {row.partition for row in rows if row.next_offset >= ends[row.partition]}
-    # Maturity, unlike the watermark, is held by conversions that are still unread.
+    # Unread conversions hold back the maturity, but not the watermark.
     mature = {row.partition for row in rows if (row.matured_ts or 0) >= matured_ts}
     return through == mature == set(ends)
 

@@ -1,4 +1,4 @@
-"""Read Prometheus metrics of a child over HTTP."""
+"""Reader of the Prometheus metrics of a process on this machine."""
 
 import urllib.error
 import urllib.request
@@ -13,12 +13,12 @@ TIMEOUT_S = 2.0
 
 
 class ScrapeError(ShelfwiseError):
-    """A child does not answer on its metrics port."""
+    """Failure of a process to answer on its port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """All samples of one scrape."""
+    """Samples of one scrape."""
 
     values: tuple[tuple[str, Mapping[str, str], float], ...]
 
@@ -27,7 +27,7 @@ class Samples:
         return float(sum(v for n, have, v in self.values if n == name and labels.items() <= have.items()))
 
     def has(self, name: str) -> bool:
-        """Tell whether any sample has this name."""
+        """Return whether any sample has this name."""
         return any(n == name for n, _, _ in self.values)
 
 
@@ -42,7 +42,7 @@ def parse(text: str) -> Samples:
 
 
 def scrape(port: int, path: str = "/metrics") -> Samples:
-    """Return what the process on loopback `port` exposes.
+    """Return the metrics of the process on loopback `port`.
 
     Raises:
         ScrapeError: If it does not answer with success.

@@ -1,21 +1,23 @@
-"""What a demo leaves behind in `summary.json`."""
+"""Schema of the file `summary.json` that a demo leaves behind."""
 
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-FATES = ("joined", "duplicate", "late", "orphan", "dead", "open")
+from stream.schemas.outcomes import OUTCOMES
+
+ALL_OUTCOMES = (*OUTCOMES, "open")
 
 
 class Conservation(Struct, kw_only=True):
     """produced = joined + duplicate + late + orphan + dead + open, in records and order lines.
 
     Attributes:
-        produced: What the input topics hold.
-        by_counters: Fate to count, from the joiner's own counters in the log.
-        by_recount: Fate to count, recounted from the topics without them.
-        closed: Both add up to `produced` and agree with each other.
+        produced: Records and order lines in the input topics.
+        by_counters: Count by outcome, from the join's own counters in the log.
+        by_recount: Count by outcome, recounted from the topics without these counters.
+        closed: Both counts add up to `produced` and agree with each other.
     """
 
     produced: int
@@ -25,7 +27,7 @@ class Conservation(Struct, kw_only=True):
 
 
 class LineageSummary(Struct, kw_only=True):
-    """Versions of one lineage: published, and seen by shoppers."""
+    """Number of versions of one lineage that were published, and that serving loaded."""
 
     lineage: str
     arm: str
@@ -34,7 +36,7 @@ class LineageSummary(Struct, kw_only=True):
 
 
 class LiftRow(Struct, kw_only=True):
-    """One metric of the lift table; undefined numbers are null."""
+    """Row of the lift table for one experiment metric; undefined numbers are null."""
 
     metric: str
     control: float | None
@@ -46,7 +48,7 @@ class LiftRow(Struct, kw_only=True):
 
 
 class DemoSummary(Struct, kw_only=True):
-    """Schema of `.shelfwise/demo/summary.json`."""
+    """Content of `.shelfwise/demo/summary.json`."""
 
     schema_version: Literal[1] = 1
     shelfwise: str
@@ -66,14 +68,14 @@ class DemoSummary(Struct, kw_only=True):
 
 
 def closes(produced: int, by_counters: dict[str, int], by_recount: dict[str, int]) -> bool:
-    """Tell whether both counts add up to what was produced and agree fate by fate.
+    """Return whether both counts add up to `produced` and agree outcome by outcome.
 
     >>> closes(3, {"joined": 2, "late": 1}, {"joined": 2, "late": 1, "dead": 0})
     True
     >>> closes(3, {"joined": 2, "late": 1}, {"joined": 1, "late": 2})
     False
     """
-    counted = [{fate: counts.get(fate, 0) for fate in FATES} for counts in (by_counters, by_recount)]
+    counted = [{outcome: counts.get(outcome, 0) for outcome in ALL_OUTCOMES} for counts in (by_counters, by_recount)]
     return counted[0] == counted[1] and all(sum(counts.values()) == produced for counts in counted)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.stack import ARMS, trainer_name
+from deploy.demo.processes import ARMS, trainer_name
 from deploy.grafana import generate
 from stream import db
 from tests.harness.demo import demo, wait_until_none

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from abtest.tables import session_facts
-from deploy.demo.stack import ARMS, SHOPPERS, Arm, trainer_name
+from deploy.demo.processes import ARMS, SHOPPERS, Arm, trainer_name
 from deploy.demo.summary import DemoSummary
 from deploy.migrations import upgrade
 from deploy.supervisor import tail

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.stack import ARMS
+from deploy.demo.processes import ARMS
 from deploy.demo.summary import DemoSummary
 from tests.harness.demo import DemoProcess, demo, running_in, wait_until_none
 

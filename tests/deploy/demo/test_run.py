@@ -14,13 +14,13 @@ import pytest
 from abtest.store import Arm, ExperimentStore
 from deploy import configuration
 from deploy.configuration import Context
-from deploy.demo import outcome, stack
-from deploy.demo.claims import PortClaims
-from deploy.demo.run import Options, Tools, run
+from deploy.demo import closing_summary, processes
+from deploy.demo.ports import PortReservation
+from deploy.demo.processes import ARMS, CONTROL, Ports, choose_ports
+from deploy.demo.run import Dependencies, Options, run
 from deploy.demo.scrape import ScrapeError, fetch, parse
-from deploy.demo.stack import ARMS, CONTROL, Ports, choose_ports
 from deploy.demo.summary import (
-    FATES,
+    ALL_OUTCOMES,
     Conservation,
     DemoSummary,
     LiftRow,
@@ -40,18 +40,18 @@ BOOKS = {"joined": 5, "duplicate": 1, "late": 1, "orphan": 2, "dead": 1, "open":
 
 def test_books_close_when_both_counts_agree_and_add_up() -> None:
     assert closes(10, BOOKS, BOOKS)
-    assert closes(10, BOOKS, {fate: count for fate, count in BOOKS.items() if count})
+    assert closes(10, BOOKS, {outcome: count for outcome, count in BOOKS.items() if count})
 
 
-@pytest.mark.parametrize("fate", FATES)
-def test_books_do_not_close_when_one_event_is_missing(fate: str) -> None:
-    short = BOOKS | {fate: BOOKS[fate] - 1}
+@pytest.mark.parametrize("outcome", ALL_OUTCOMES)
+def test_books_do_not_close_when_one_event_is_missing(outcome: str) -> None:
+    short = BOOKS | {outcome: BOOKS[outcome] - 1}
     assert not closes(10, short, BOOKS)
     assert not closes(10, BOOKS, short)
     assert not closes(10, short, short)
 
 
-def test_books_do_not_close_when_an_event_changes_its_fate() -> None:
+def test_books_do_not_close_when_an_event_changes_its_outcome() -> None:
     moved = BOOKS | {"joined": 4, "orphan": 3}
     assert sum(moved.values()) == 10
     assert not closes(10, moved, BOOKS)
@@ -63,7 +63,7 @@ def test_the_committed_schema_is_the_summarys() -> None:
 
 
 def test_an_encoded_summary_follows_the_committed_schema() -> None:
-    document = msgspec.json.decode(outcome.encode(_summary()))
+    document = msgspec.json.decode(closing_summary.encode(_summary()))
     validator = jsonschema.Draft202012Validator(msgspec.json.decode(COMMITTED.read_bytes()))
     assert list(validator.iter_errors(document)) == []
     assert document["lifts"][0]["lift"] is None, "what is undefined is null, not zero"
@@ -73,50 +73,50 @@ def test_an_encoded_summary_follows_the_committed_schema() -> None:
 
 
 @pytest.fixture
-def claims() -> Iterator[PortClaims]:
-    claims = PortClaims()
-    yield claims
-    claims.release()
+def reservation() -> Iterator[PortReservation]:
+    reservation = PortReservation()
+    yield reservation
+    reservation.release()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ports are claimed on Linux only")
-def test_demos_that_start_together_take_different_ports(claims: PortClaims) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
+def test_demos_that_start_together_take_different_ports(reservation: PortReservation) -> None:
     """Nothing listens yet: the children of both are still starting."""
-    wanted, other = _free_ports(), PortClaims()
-    first = choose_ports(wanted, claims, lambda _line: None)
+    wanted, other = _free_ports(), PortReservation()
+    first = choose_ports(wanted, reservation, lambda _line: None)
     second = choose_ports(wanted, other, lambda _line: None)
     other.release()
     assert first == wanted
     assert len({*_numbers(first), *_numbers(second)}) == 10
-    claims.release()
-    assert choose_ports(wanted, claims, lambda _line: None) == wanted, "a demo that has ended claims nothing"
+    reservation.release()
+    assert choose_ports(wanted, reservation, lambda _line: None) == wanted, "a demo that has ended reservation nothing"
 
 
 def _numbers(ports: Ports) -> tuple[int, ...]:
     return (ports.joiner, ports.sink, ports.serving, *ports.trainers)
 
 
-def test_free_ports_are_kept(claims: PortClaims) -> None:
+def test_free_ports_are_kept(reservation: PortReservation) -> None:
     notes: list[str] = []
     wanted = _free_ports()
-    assert choose_ports(wanted, claims, notes.append) == wanted
+    assert choose_ports(wanted, reservation, notes.append) == wanted
     assert notes == []
 
 
-def test_a_port_in_use_is_replaced_and_told(claims: PortClaims) -> None:
+def test_a_port_in_use_is_replaced_and_told(reservation: PortReservation) -> None:
     notes: list[str] = []
     wanted = _free_ports()
     with _listening(wanted.serving):
-        chosen = choose_ports(wanted, claims, notes.append)
+        chosen = choose_ports(wanted, reservation, notes.append)
     assert (chosen.joiner, chosen.sink, chosen.trainers) == (wanted.joiner, wanted.sink, wanted.trainers)
     assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers}
     assert notes == [f"port {wanted.serving} is in use: serving takes {chosen.serving}"]
 
 
-def test_one_port_wanted_twice_is_given_once(claims: PortClaims) -> None:
+def test_one_port_wanted_twice_is_given_once(reservation: PortReservation) -> None:
     port = _free_ports().joiner
     chosen = choose_ports(
-        Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), claims, lambda _line: None
+        Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), reservation, lambda _line: None
     )
     assert chosen.joiner == port
     assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers}) == 5
@@ -125,13 +125,13 @@ def test_one_port_wanted_twice_is_given_once(claims: PortClaims) -> None:
 def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
     ports = _free_ports()
     children = [
-        (stack.joiner({}, tmp_path, ports), ports.joiner),
-        (stack.sink({}, tmp_path, ports), ports.sink),
-        (stack.serving({}, tmp_path, ports), ports.serving),
-        (stack.trainer(ARMS[1], 3, {}, tmp_path, ports.trainers[1]), ports.trainers[1]),
+        (processes.joiner({}, tmp_path, ports), ports.joiner),
+        (processes.sink({}, tmp_path, ports), ports.sink),
+        (processes.serving({}, tmp_path, ports), ports.serving),
+        (processes.trainer(ARMS[1], 3, {}, tmp_path, ports.trainers[1]), ports.trainers[1]),
     ]
     assert all(str(port) in child.argv and child.restart for child, port in children)
-    shoppers = stack.shoppers({}, tmp_path, ports)
+    shoppers = processes.shoppers({}, tmp_path, ports)
     assert f"http://127.0.0.1:{ports.serving}" in shoppers.argv
     assert not shoppers.restart
 
@@ -143,7 +143,7 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "demo.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match=r"another demo holds .*demo\.lock"):
-            run(_context(tmp_path, {}), OPTIONS, _tools([]))
+            run(_context(tmp_path, {}), OPTIONS, _dependencies([]))
     assert left.exists(), "what the other demo writes is not touched"
 
 
@@ -157,8 +157,8 @@ def test_a_database_with_an_experiment_is_refused(tmp_path: Path, memory_broker:
     left.parent.mkdir(parents=True)
     left.write_text("of an earlier demo")
     flags = {"kafka.broker": f"memory@{memory_broker.bootstrap}", "database.url": url}
-    with pytest.raises(ConfigError, match=r"wants an empty database"):
-        run(_context(tmp_path, flags), OPTIONS, _tools([]))
+    with pytest.raises(ConfigError, match=r"needs an empty database"):
+        run(_context(tmp_path, flags), OPTIONS, _dependencies([]))
     assert [found.key for found in ExperimentStore(engine).list()] == ["mine"]
     engine.dispose()
     assert not left.exists(), "what an earlier demo left is removed"
@@ -185,12 +185,12 @@ def _context(home: Path, flags: Mapping[str, object]) -> Context:
     return Context(home=home, settings=resolved, config_file=None)
 
 
-def _tools(notes: list[str]) -> Tools:
-    return Tools(
+def _dependencies(notes: list[str]) -> Dependencies:
+    return Dependencies(
         monotonic_s=lambda: 0.0,
         jitter=lambda: 0.0,
         sleep=lambda _seconds: None,
-        say=notes.append,
+        report=notes.append,
         environment={},
         ignore_interrupts=lambda: None,
     )

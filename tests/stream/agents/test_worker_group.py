@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.claims import PortClaims
+from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, scrape
 from stream.broker.admin import committed_offsets
 from stream.broker.bus import Broker, end_offsets
@@ -39,8 +39,8 @@ def test_a_partition_that_is_not_fetched_ends_the_worker(fresh_kafka: Broker, tm
 
 def test_a_static_member_that_comes_back_in_time_moves_no_partition(fresh_kafka: Broker, tmp_path: Path) -> None:
     settings = {"SHELFWISE_WORKER__SESSION_S": "30"}
-    claims = PortClaims()
-    port = claims.claim_any()
+    reservation = PortReservation()
+    port = reservation.reserve_any()
 
     def start(name: str, *options: str) -> WorkerProcess:
         return WorkerProcess(fresh_kafka, tmp_path / name, "--instance", name, *options, settings=settings)
@@ -69,7 +69,7 @@ def test_a_static_member_that_comes_back_in_time_moves_no_partition(fresh_kafka:
         for worker in started:
             if worker.process.poll() is None:
                 worker.kill()
-        claims.release()
+        reservation.release()
 
 
 def _rebalances(port: int) -> float:

@@ -1,4 +1,4 @@
-"""What a finished demo amounts to: events by fate, facts, versions and the lift table."""
+"""Closing summary of a demo: events by outcome, facts, versions and the lift table."""
 
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, select
 from abtest.render import report_html
 from abtest.report import Report, report
 from abtest.tables import session_facts
-from deploy.demo.stack import ARMS, CONTROL
+from deploy.demo.processes import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream.broker import bus
 from stream.broker.bus import Broker
@@ -19,6 +19,7 @@ from stream.errors import BusError
 from stream.join import JoinSettings
 from stream.operations.recount import recount
 from stream.schemas import session, topics
+from stream.schemas.outcomes import OUTCOMES
 from stream.schemas.records import Record
 from stream.schemas.session import Session
 from trainer.versions.registry import Registry
@@ -37,17 +38,17 @@ def gather(
     simulated: Mapping[str, object],
     swaps: Mapping[str, int],
 ) -> DemoSummary:
-    """Return the summary of a drained demo, its seconds still empty; writes the HTML report into `home`.
+    """Return the summary of a drained demo without its seconds, and write the HTML report into `home`.
 
     Args:
-        broker: Where the topics are; all are read from their beginning.
-        engine: The facts, the experiment and the registry.
+        broker: Broker of the topics, which are read from their beginning.
+        engine: Database of the facts, the experiment and the registry.
         experiment: Key of the experiment.
         join: Windows, for the recount.
         home: Folder of the demo.
         seed: Seed of the run.
         simulated: Summary of the shoppers.
-        swaps: Lineage to versions that serving put before shoppers.
+        swaps: Number of versions that serving loaded, by lineage.
     """
     query_ids: set[str] = set()
     counters: dict[int, Mapping[str, int]] = {}
@@ -98,9 +99,8 @@ def encode(summary: DemoSummary) -> bytes:
 
 def _conservation(broker: Broker, join: JoinSettings, counters: Mapping[int, Mapping[str, int]]) -> Conservation:
     counted = recount(_event_records(broker), join)
-    fates = ("joined", "duplicate", "late", "orphan", "dead")
-    by_recount = {fate: getattr(counted, fate) for fate in fates}
-    by_counters = {fate: sum(c.get(fate, 0) for c in counters.values()) for fate in fates}
+    by_recount = {outcome: getattr(counted, outcome) for outcome in OUTCOMES}
+    by_counters = {outcome: sum(c.get(outcome, 0) for c in counters.values()) for outcome in OUTCOMES}
     by_recount["open"] = counted.open + counted.lost
     by_counters["open"] = sum(c.get("produced", 0) for c in counters.values()) - sum(by_counters.values())
     return Conservation(

@@ -8,8 +8,8 @@ import pytest
 
 PREAMBLE = """
 import os, signal, subprocess, sys
-from deploy.demo.interrupts import Interrupts
-interrupts = Interrupts()
+from deploy.demo.signals import EndSignals
+interrupts = EndSignals()
 interrupts.install()
 def press(number=signal.SIGINT):
     os.kill(os.getpid(), number)

@@ -1,22 +1,22 @@
-"""Ports that one demo has claimed, so that another which starts meanwhile takes others.
+"""Reservation of ports, so that two demos that start at the same time choose different ones.
 
-A process binds its port many seconds after the port was chosen, and a free port would be chosen twice until then: one
-demo's shoppers would search in the other's service. A claim is a name in Linux's abstract socket namespace, which has
-the scope of the ports themselves and ends with its process; elsewhere nothing is claimed.
+A process binds its port many seconds after the port was chosen. Until then a second demo would choose the same port,
+and its shoppers would search in the first one's service. A reservation is a name in Linux's abstract socket namespace:
+it has the scope of the ports and ends with its process. Other systems reserve nothing.
 """
 
 import socket
 import sys
 
 
-class PortClaims:
-    """The ports of one demo; they are held until `release`, or the end of the process."""
+class PortReservation:
+    """Reserved ports of one demo, held until `release` or the end of the process."""
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
 
-    def claim(self, port: int) -> bool:
-        """Claim a port that nothing listens on; return whether that was possible."""
+    def reserve(self, port: int) -> bool:
+        """Reserve a port that nothing listens on; return whether that was possible."""
         if not _is_free(port):
             return False
         if sys.platform != "linux":
@@ -30,17 +30,17 @@ class PortClaims:
         self._held.append(name)
         return True
 
-    def claim_any(self) -> int:
-        """Claim a free port and return it."""
+    def reserve_any(self) -> int:
+        """Reserve a free port and return it."""
         while True:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = int(probe.getsockname()[1])
-            if self.claim(port):
+            if self.reserve(port):
                 return port
 
     def release(self) -> None:
-        """Give all ports back."""
+        """Release all ports."""
         for name in self._held:
             name.close()
         self._held.clear()

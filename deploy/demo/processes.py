@@ -1,11 +1,11 @@
-"""The processes of a demo: how each is started, and when it is ready."""
+"""Processes of a demo: the command line of each, its port, and its readiness."""
 
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploy.demo.claims import PortClaims
+from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, fetch
 from deploy.supervisor import Child
 
@@ -20,7 +20,7 @@ SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500", "--drain-s", "0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One arm of the demo's experiment and the lineage that it names."""
+    """Arm of the demo's experiment with its lineage and model."""
 
     name: str
     lineage: str
@@ -33,7 +33,7 @@ CONTROL = ARMS[0].name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where the children listen, on loopback."""
+    """Ports of the processes, on loopback."""
 
     joiner: int
     sink: int
@@ -41,12 +41,12 @@ class Ports:
     trainers: tuple[int, ...]
 
 
-def choose_ports(wanted: Ports, claims: PortClaims, notify: Callable[[str], None]) -> Ports:
-    """Return the wanted ports, each replaced by a free one where something listens or another demo has claimed it."""
+def choose_ports(wanted: Ports, reservation: PortReservation, notify: Callable[[str], None]) -> Ports:
+    """Return the wanted ports, each replaced by a free one if it is in use or reserved by another demo."""
     taken: set[int] = set()
 
     def choose(name: str, port: int) -> int:
-        chosen = port if port not in taken and claims.claim(port) else claims.claim_any()
+        chosen = port if port not in taken and reservation.reserve(port) else reservation.reserve_any()
         if chosen != port:
             notify(f"port {port} is in use: {name} takes {chosen}")
         taken.add(chosen)
@@ -77,7 +77,7 @@ def sink(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
 
 
 def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
-    """Return the ranking service; simulated time comes with the requests."""
+    """Return the ranking service; the requests carry the simulated time."""
     return _child(SERVING, ("serving", "run", "--port", str(ports.serving), *SERVING_FLAGS), env, logs)
 
 
@@ -88,18 +88,18 @@ def trainer(arm: Arm, seed: int, env: Mapping[str, str], logs: Path, port: int) 
 
 
 def shoppers(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
-    """Return the shoppers; they end by themselves and are not restarted, for they hold the simulated clock."""
+    """Return the shoppers, which end by themselves; they hold the simulated clock, so they are not restarted."""
     argv = ("marketplace", "run", "--serving", f"http://127.0.0.1:{ports.serving}", "--json")
     return replace(once(SHOPPERS, argv, env, logs), output=logs / f"{SHOPPERS}.json")
 
 
 def once(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path) -> Child:
-    """Return a command that ends by itself and must succeed."""
+    """Return a command that ends by itself and must succeed; it is not restarted."""
     return replace(_child(name, argv, env, logs), restart=False)
 
 
 def is_ready(port: int, path: str = "/metrics") -> bool:
-    """Tell whether a child answers with success on loopback."""
+    """Return whether a process answers with success on loopback."""
     try:
         fetch(port, path)
     except ScrapeError:

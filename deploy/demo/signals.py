@@ -1,0 +1,44 @@
+"""Signals that end a demo: raised once, not lost, and ignored while the processes are stopped."""
+
+import signal
+import time
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class EndSignals:
+    """Handlers that turn the first signal into a `KeyboardInterrupt` and ignore later ones.
+
+    Python drops an exception that is raised within its hooks around a fork, and every start of a process runs them.
+    The next `sleep` therefore raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def install(self) -> None:
+        """Handle the signals from now on."""
+        for number in NUMBERS:
+            signal.signal(number, self._handle)
+
+    def ignore(self) -> None:
+        """Ignore the signals from now on."""
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+        self._received = False
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep.
+
+        Raises:
+            KeyboardInterrupt: If a signal was received, now or before.
+        """
+        if self._received:
+            raise KeyboardInterrupt
+        time.sleep(seconds)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._received:
+            self._received = True
+            raise KeyboardInterrupt
