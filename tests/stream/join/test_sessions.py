@@ -1,10 +1,14 @@
 """A session record put together from parts is the record of the schema."""
 
+from pathlib import Path
+
 import pytest
 
 from stream.join import labels, sessions
-from stream.join.labels import Touch
+from stream.join.labels import Deal, Touch
 from stream.schemas import events, session
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def _impression(**more: object) -> events.Impression:
@@ -87,3 +91,42 @@ def test_what_the_state_reads_back(num_items: int) -> None:
     assert head.item_id == items.object_id
     assert [head.price(k) for k in range(num_items)] == items.price_minor
     assert (known.client_id, known.impression_ts, known.n) == ("c", 1_000, num_items)
+
+
+def _golden_impression() -> events.Impression:
+    features = events.Features(
+        schema="ab" * 32,
+        item_f16=bytes(range(8)),
+        context_f16=b"\x00\x3c",
+        history=events.History(
+            object_id=["a", "z"], action=["view", "purchase"], age_s=[1, 2**32 - 1], category=["", "k"]
+        ),
+    )
+    items = events.ShownItems(
+        object_id=["a", "b"], rank_in=[2, 100_000], price_minor=[2**40, 7], score=[0.5, -1], propensity=[0.25, 1.0]
+    )
+    return _impression(items=items, features=features, session_id="visit", user_id="u", fallback="timeout")
+
+
+def _golden_labels() -> labels.Labels:
+    merged = labels.empty()
+    merged.merge_touch(Touch("k", "click", 1, 1_250, 1_300, 5, "query_id"))
+    merged.merge_touch(Touch("l", "add_to_cart", 0, 1_200, 1_300, 6, "inferred"))
+    merged.merge_deal(Deal("o", "t", "1", "", "purchase", 1, 3, 2**40, "EUR", 1_500, 1_600, 7, "last_click"))
+    merged.merge_deal(Deal("r", "t", "1", "r", "refund", 1, 1, 400, "EUR", 1_700, 1_800, 8, "last_click"))
+    return merged
+
+
+@pytest.mark.parametrize(("name", "merged"), [("unlabelled", None), ("labelled", _golden_labels())])
+def test_session_records_keep_their_bytes(name: str, merged: labels.Labels | None) -> None:
+    """Workers of two releases read each other's list payloads, and sinks read records of both."""
+    value = sessions.build(
+        sessions.list_part(_golden_impression(), 3, 14),
+        merged,
+        sessions.Header(2, "click", 901_000, 950_000),
+        n=2,
+        impression_ts=1_000,
+        partition=3,
+        changed_items=[1] if merged is not None else [],
+    )
+    assert value == (GOLDEN / f"{name}.msgpack").read_bytes()
