@@ -5,12 +5,11 @@ A click on such a query is `too_late` (or `evicted`), on an unknown one `no_impr
 Source: STREAM.md 5.
 """
 
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
-
-from stream.join.packing import packer
 
 HOUR_MS = 3_600_000
 DIGEST_BYTES = 8
@@ -24,7 +23,7 @@ def digest(query_id: str) -> int:
 
 def pack(digests: Sequence[int]) -> bytes:
     """Return digests as little-endian bytes."""
-    return packer("Q", len(digests))(*digests)
+    return struct.pack(f"<{len(digests)}Q", *digests)
 
 
 def unpack(content: bytes) -> list[int]:

@@ -320,7 +320,12 @@ class Join:
         value = sessions.build(
             part,
             merged,
-            sessions.Header(revision, reason, query.event_ts + self._window_ms, self._clock.watermark_ts),
+            sessions.Header(
+                revision=revision,
+                reason=reason,
+                close_ts=query.event_ts + self._window_ms,
+                watermark_ts=self._clock.watermark_ts,
+            ),
             n=query.n,
             impression_ts=query.event_ts,
             partition=self._partition,

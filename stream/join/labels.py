@@ -6,21 +6,15 @@ the same labels. Of two records that claim one identity, the one with the least 
 Source: STREAM.md 5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from stream.join.packing import packer
 from stream.schemas import topics
-from stream.schemas.session import Evidence, Line
-
-_U16_MAX = 2**16 - 1
-_U32_MAX = 2**32 - 1
-_I64_MAX = 2**63 - 1
+from stream.schemas.session import Evidence, Line, pack
 
 
 class Touch(Struct, frozen=True, array_like=True):
@@ -157,44 +151,23 @@ def lines(labels: Labels) -> list[Line]:
     return sorted(rows, key=lambda row: (row.event_ts, row.transaction_id, row.line_id, row.refund_id))
 
 
-class LabelColumns(Struct, frozen=True):
-    """The label columns of a session record, as its little-endian bytes."""
-
-    clicks: bytes
-    carts: bytes
-    orders: bytes
-    units: bytes
-    click_delay_ms: bytes
-    order_delay_ms: bytes
-    gross_minor: bytes
-    refund_minor: bytes
-
-
 @lru_cache(maxsize=256)
-def no_columns(n: int) -> LabelColumns:
-    """Return the columns of a list of `n` items that nobody touched."""
-    return LabelColumns(
-        clicks=bytes(2 * n),
-        carts=bytes(2 * n),
-        orders=bytes(2 * n),
-        units=bytes(4 * n),
-        click_delay_ms=b"\xff" * (8 * n),
-        order_delay_ms=b"\xff" * (8 * n),
-        gross_minor=bytes(8 * n),
-        refund_minor=bytes(8 * n),
-    )
+def no_columns(n: int) -> Mapping[str, bytes]:
+    """Return the label columns of a list of `n` items without labels."""
+    counts = dict.fromkeys(("clicks", "carts", "orders", "units", "gross_minor", "refund_minor"), [0] * n)
+    delays = dict.fromkeys(("click_delay_ms", "order_delay_ms"), [-1] * n)
+    return {name: pack(name, values) for name, values in (counts | delays).items()}
 
 
-def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> LabelColumns:
-    """Return the label columns of a list.
+def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dict[str, bytes]:
+    """Return the label columns of a list by name.
 
     Args:
-        labels: The merged set.
+        labels: The merged labels.
         n: Length of the list.
-        impression_ts: Delays count from here; a click stamped earlier has delay 0.
+        impression_ts: Start of the delays; a click with an earlier time has delay 0.
         currency: Money in another currency stays in `lines` only.
     """
-    nothing = no_columns(n)
     clicks, carts, click_delay = [0] * n, [0] * n, [-1] * n
     for touch in labels.touches.values():
         if touch.action == "click":
@@ -202,7 +175,12 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
             _lower(click_delay, touch.item, touch.event_ts - impression_ts)
         else:
             carts[touch.item] += 1
-    touched = replace(nothing, clicks=_u16(clicks), carts=_u16(carts), click_delay_ms=packer("q", n)(*click_delay))
+    touched = {
+        **no_columns(n),
+        "clicks": pack("clicks", clicks),
+        "carts": pack("carts", carts),
+        "click_delay_ms": pack("click_delay_ms", click_delay),
+    }
     if not labels.deals:
         return touched
     units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
@@ -216,14 +194,13 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> Lab
             _lower(order_delay, deal.item, deal.event_ts - impression_ts)
         else:
             refund[deal.item] += money
-    return replace(
-        touched,
-        orders=_u16([len(ids) for ids in orders]),
-        units=packer("I", n)(*(min(count, _U32_MAX) for count in units)),
-        order_delay_ms=packer("q", n)(*order_delay),
-        gross_minor=_i64(gross),
-        refund_minor=_i64(refund),
-    )
+    return touched | {
+        "orders": pack("orders", [len(ids) for ids in orders]),
+        "units": pack("units", units),
+        "order_delay_ms": pack("order_delay_ms", order_delay),
+        "gross_minor": pack("gross_minor", gross),
+        "refund_minor": pack("refund_minor", refund),
+    }
 
 
 def changed(items: Iterable[int]) -> bytes:
@@ -232,20 +209,10 @@ def changed(items: Iterable[int]) -> bytes:
     >>> list(changed([2, 1, 2]))
     [1, 0, 2, 0]
     """
-    return _u16(sorted(set(items)))
+    return pack("changed", sorted(set(items)))
 
 
 def _lower(delays: list[int], item: int, delay_ms: int) -> None:
     delay_ms = max(delay_ms, 0)
     if delays[item] < 0 or delay_ms < delays[item]:
         delays[item] = delay_ms
-
-
-def _u16(values: list[int]) -> bytes:
-    if values and max(values) > _U16_MAX:
-        values = [min(value, _U16_MAX) for value in values]
-    return packer("H", len(values))(*values)
-
-
-def _i64(values: list[int]) -> bytes:
-    return packer("q", len(values))(*(min(value, _I64_MAX) for value in values))

@@ -7,84 +7,45 @@ the moment; the header belongs to one revision. Their keys are together those of
 Source: STREAM.md 4, session record.
 """
 
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import msgspec
-from msgspec import Struct
+from msgspec import NODEFAULT, Struct, defstruct
+from msgspec.structs import fields
 
 from stream.join import labels as labelling
-from stream.join.labels import Labels
-from stream.join.packing import packer
+from stream.join.labels import Labels, no_columns
 from stream.schemas import session
 from stream.schemas.events import Assignment, Impression
-from stream.schemas.session import AssignedArm, Evidence, Line
+from stream.schemas.session import AssignedArm, pack
 
-_U16_MAX = 2**16 - 1
 # A map of up to 15 pairs begins with one byte, a larger one with a mark and two bytes.
 _SMALL_BYTES = 1
 _LARGE_MARK = b"\xde"
 _LARGE_BYTES = 3
 
 
-class ListPart(Struct, kw_only=True, tag_field="kind", tag="session"):
-    """The fields of a session that are known when its impression arrives."""
-
-    schema_version: int = session.SCHEMA_VERSION
-    query_id: str
-    client_id: str
-    session_id: str | None
-    user_id: str | None
-    impression_ts: int
-    src: tuple[int, int]
-    query_hash: str
-    query_category: str | None
-    currency: str
-    assignment: list[AssignedArm]
-    lineage: str | None
-    version: str | None
-    fallback: str | None
-    triggered: bool | None
-    n: int
-    item_id: list[str]
-    rank_in: bytes
-    score: bytes
-    price_minor: bytes
-    propensity: bytes
-    feature_schema: bytes
-    item_f16: bytes
-    context_f16: bytes
-    hist_item: list[str]
-    hist_category: list[str]
-    hist_action: bytes
-    hist_age_s: bytes
+_HEADER_FIELDS = ("revision", "reason", "close_ts", "watermark_ts")
+_LABEL_FIELDS = ("label_key", *no_columns(1), "changed", "events", "lines")
 
 
-class LabelPart(Struct):
-    """The fields that labels decide."""
-
-    label_key: bytes
-    clicks: bytes
-    carts: bytes
-    orders: bytes
-    units: bytes
-    click_delay_ms: bytes
-    order_delay_ms: bytes
-    gross_minor: bytes
-    refund_minor: bytes
-    changed: bytes
-    events: list[Evidence]
-    lines: list[Line]
+def _payload(name: str, select: Callable[[str], bool], tag: str | None = None) -> type[Struct]:
+    """Return a struct with the selected fields of a session, in their order."""
+    chosen = [
+        (field.name, field.type) if field.default is NODEFAULT else (field.name, field.type, field.default)
+        for field in fields(session.Session)
+        if select(field.name)
+    ]
+    return defstruct(name, chosen, kw_only=True, tag_field="kind" if tag else None, tag=tag, module=__name__)
 
 
-class Header(Struct):
-    """The fields of one revision."""
-
-    revision: int
-    reason: str
-    close_ts: int
-    watermark_ts: int
+ListPayload = _payload("ListPayload", lambda name: name not in {*_HEADER_FIELDS, *_LABEL_FIELDS}, tag="session")
+"""The fields of a session that its impression decides."""
+LabelPayload = _payload("LabelPayload", lambda name: name in _LABEL_FIELDS)
+"""The fields that its labels decide."""
+Header = _payload("Header", lambda name: name in _HEADER_FIELDS)
+"""The fields of one revision."""
 
 
 class ListHead(Struct):
@@ -115,21 +76,15 @@ _encoder = msgspec.msgpack.Encoder()
 _heads = msgspec.msgpack.Decoder(ListHead)
 _identities = msgspec.msgpack.Decoder(Identity)
 _currencies = msgspec.msgpack.Decoder(_Currency)
-_NUM_OTHER_FIELDS = len(LabelPart.__struct_fields__) + len(Header.__struct_fields__)
+_NUM_OTHER_FIELDS = len(LabelPayload.__struct_fields__) + len(Header.__struct_fields__)
 
 
 def list_part(impression: Impression, partition: int, offset: int) -> bytes:
     """Return the msgpack bytes of the list part of a validated impression."""
     query, items, features = impression.query, impression.items, impression.features
-    n = len(items.object_id)
-    pack_u16, pack_f32 = packer("H", n), packer("f", n)
-    try:
-        rank_in = pack_u16(*items.rank_in)
-    except struct.error:
-        rank_in = pack_u16(*(min(rank, _U16_MAX) for rank in items.rank_in))
     history = features.history if features is not None else None
     return _encoder.encode(
-        ListPart(
+        ListPayload(
             query_id=impression.query_id,
             client_id=impression.client_id,
             session_id=impression.session_id,
@@ -144,19 +99,21 @@ def list_part(impression: Impression, partition: int, offset: int) -> bytes:
             version=impression.version,
             fallback=impression.fallback,
             triggered=impression.triggered,
-            n=n,
+            n=len(items.object_id),
             item_id=items.object_id,
-            rank_in=rank_in,
-            score=pack_f32(*items.score) if items.score is not None else b"",
-            price_minor=packer("q", n)(*items.price_minor),
-            propensity=pack_f32(*items.propensity) if items.propensity is not None else b"",
+            rank_in=pack("rank_in", items.rank_in),
+            score=pack("score", items.score) if items.score is not None else b"",
+            price_minor=pack("price_minor", items.price_minor),
+            propensity=pack("propensity", items.propensity) if items.propensity is not None else b"",
             feature_schema=bytes.fromhex(features.schema) if features is not None else b"",
             item_f16=features.item_f16 if features is not None else b"",
             context_f16=features.context_f16 if features is not None else b"",
             hist_item=history.object_id if history is not None else [],
             hist_category=history.category if history is not None else [],
-            hist_action=bytes(session.ACTION_CODES.get(a, 0) for a in history.action) if history is not None else b"",
-            hist_age_s=packer("I", len(history.age_s))(*history.age_s) if history is not None else b"",
+            hist_action=pack("hist_action", [session.ACTION_CODES.get(a, 0) for a in history.action])
+            if history is not None
+            else b"",
+            hist_age_s=pack("hist_age_s", history.age_s) if history is not None else b"",
         )
     )
 
@@ -174,7 +131,7 @@ def identity(part: bytes) -> Identity:
 def build(
     part: bytes,
     labels: Labels | None,
-    header: Header,
+    header: Struct,
     *,
     n: int,
     impression_ts: int,
@@ -186,7 +143,7 @@ def build(
     Args:
         part: The list part.
         labels: Its labels as of this revision, if any.
-        header: The revision.
+        header: A `Header`.
         n: Length of the list.
         impression_ts: Time of the impression.
         partition: Partition of the inputs.
@@ -211,18 +168,10 @@ def _unlabelled(n: int) -> bytes:
 def _label_part(
     labels: Labels, n: int, impression_ts: int, currency: str, partition: int, changed_items: Iterable[int]
 ) -> bytes:
-    columns = labelling.columns(labels, n=n, impression_ts=impression_ts, currency=currency)
     return _encoder.encode(
-        LabelPart(
+        LabelPayload(
             label_key=labelling.label_key(labels),
-            clicks=columns.clicks,
-            carts=columns.carts,
-            orders=columns.orders,
-            units=columns.units,
-            click_delay_ms=columns.click_delay_ms,
-            order_delay_ms=columns.order_delay_ms,
-            gross_minor=columns.gross_minor,
-            refund_minor=columns.refund_minor,
+            **labelling.columns(labels, n=n, impression_ts=impression_ts, currency=currency),
             changed=labelling.changed(changed_items),
             events=labelling.evidence(labels, partition),
             lines=labelling.lines(labels),

@@ -11,7 +11,7 @@ from stream.broker.bus import Broker, read_to_end
 from stream.errors import ConfigError, SchemaError
 from stream.schemas import dead_letter, session, topics
 from stream.schemas.records import Record
-from stream.schemas.session import Session, f16, f32, i64, u16, u32
+from stream.schemas.session import COLUMNS, Session
 
 TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
 Row = dict[str, object]
@@ -70,18 +70,10 @@ def session_row(each: Session) -> Row:
     row["assignment"] = [_fields(arm) for arm in each.assignment]
     row["events"] = [_fields(event) for event in each.events]
     row["lines"] = [_fields(line) for line in each.lines]
-    for name in ("rank_in", "clicks", "carts", "orders", "changed"):
-        row[name] = u16(getattr(each, name)).tolist()
-    for name in ("units", "hist_age_s"):
-        row[name] = u32(getattr(each, name)).tolist()
-    for name in ("price_minor", "click_delay_ms", "order_delay_ms", "gross_minor", "refund_minor"):
-        row[name] = i64(getattr(each, name)).tolist()
-    for name in ("score", "propensity"):
-        row[name] = f32(getattr(each, name)).tolist()
-    items = f16(each.item_f16)
-    row["item_f16"] = items.astype(float).reshape(each.n, -1).tolist() if items.size else []
-    row["context_f16"] = f16(each.context_f16).astype(float).tolist()
-    row["hist_action"] = list(each.hist_action)
+    for name in COLUMNS:
+        row[name] = each.column(name).tolist()
+    if each.item_f16:
+        row["item_f16"] = each.column("item_f16").reshape(each.n, -1).tolist()
     return row
 
 

@@ -300,12 +300,12 @@ def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]
         evidence += [(query_id, "line", "\0".join(k), x.action, x.item, x.event_ts) for k, x in lines.items()]
         last = revisions[-1]
         columns: list[list[int]] = [
-            session.u16(last.clicks).tolist(),
-            session.u16(last.carts).tolist(),
-            session.u16(last.orders).tolist(),
-            session.u32(last.units).tolist(),
-            session.i64(last.gross_minor).tolist(),
-            session.i64(last.refund_minor).tolist(),
+            last.column("clicks").tolist(),
+            last.column("carts").tolist(),
+            last.column("orders").tolist(),
+            last.column("units").tolist(),
+            last.column("gross_minor").tolist(),
+            last.column("refund_minor").tolist(),
         ]
         labels += [(query_id, at, *values) for at, values in enumerate(zip(*columns, strict=True)) if any(values)]
     types = [pl.String, pl.String, pl.String, pl.String, pl.Int64, pl.Int64]

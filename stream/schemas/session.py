@@ -1,26 +1,31 @@
-"""The session and progress records of the `sessions` topic, and their msgpack codec.
+"""Session and progress records of the topic `sessions`, and their msgpack codec.
 
-A session is one query with its whole list and its labels; numeric columns are raw little-endian bytes so that 30
-items become arrays in microseconds. Absent columns are empty bytes. A progress record carries a partition's
-watermark, maturity and holds.
+A session is one query with its whole list and its labels. Its numeric columns are raw little-endian bytes, so that a
+reader turns 30 items into arrays in microseconds; an absent column is empty bytes. `COLUMNS` names dtype and shape of
+each. A progress record carries the watermark, the maturity and the training holds of a partition.
 
-Source: STREAM.md 4.
+Source: docs/stream.md.
 """
+
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
 
 SCHEMA_VERSION = 1
 ACTION_CODES = {"view": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
-REASONS = ("close", "click", "conversion", "refund")
 
 
 class Evidence(Struct, frozen=True, array_like=True):
-    """One merged event behind a label; `link` is `query_id`, `last_click` or `inferred`."""
+    """A merged event behind a label; `link` is `query_id`, `last_click` or `inferred`."""
 
     event_id: str
     action: str
@@ -34,7 +39,7 @@ class Evidence(Struct, frozen=True, array_like=True):
 
 
 class Line(Struct, frozen=True, array_like=True):
-    """One merged order line, or its cancellation or refund."""
+    """A merged order line, or its cancellation or refund."""
 
     transaction_id: str
     line_id: str
@@ -48,7 +53,7 @@ class Line(Struct, frozen=True, array_like=True):
 
 
 class AssignedArm(Struct, frozen=True, array_like=True):
-    """One layer's decision as it stood when the list was served."""
+    """The assignment of one layer at the time when the list was served."""
 
     layer: str
     experiment: str
@@ -57,10 +62,15 @@ class AssignedArm(Struct, frozen=True, array_like=True):
     bucket: int
 
 
+def _column(dtype: str, *shape: str) -> Meta:
+    description = f"Numbers of dtype {dtype}, shape ({', '.join(shape)}); empty if absent."
+    return Meta(description=description, extra={"dtype": dtype, "shape": shape})
+
+
 class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     """One query with its whole list, its labels and the evidence for them, as of `revision`.
 
-    Shapes: columns of the list are length n in shown order; `item_f16` is n x f; history columns are length h.
+    Shapes: n items in shown order, f item features, c context features, h behaviours of the history, k changed items.
     Units: `_minor` integers in minor units, `_ms` milliseconds, -1 = no such event.
     """
 
@@ -88,42 +98,91 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
 
     n: int
     item_id: list[str]
-    rank_in: bytes
-    score: bytes
-    price_minor: bytes
-    propensity: bytes
+    rank_in: Annotated[bytes, _column("<u2", "n")]
+    score: Annotated[bytes, _column("<f4", "n")]
+    price_minor: Annotated[bytes, _column("<i8", "n")]
+    propensity: Annotated[bytes, _column("<f4", "n")]
 
     feature_schema: bytes
-    item_f16: bytes
-    context_f16: bytes
+    item_f16: Annotated[bytes, _column("<f2", "n", "f")]
+    context_f16: Annotated[bytes, _column("<f2", "c")]
     hist_item: list[str]
     hist_category: list[str]
-    hist_action: bytes
-    hist_age_s: bytes
+    hist_action: Annotated[bytes, _column("<u1", "h")]
+    hist_age_s: Annotated[bytes, _column("<u4", "h")]
 
-    clicks: bytes
-    carts: bytes
-    orders: bytes
-    units: bytes
-    click_delay_ms: bytes
-    order_delay_ms: bytes
-    gross_minor: bytes
-    refund_minor: bytes
-    changed: bytes
+    clicks: Annotated[bytes, _column("<u2", "n")]
+    carts: Annotated[bytes, _column("<u2", "n")]
+    orders: Annotated[bytes, _column("<u2", "n")]
+    units: Annotated[bytes, _column("<u4", "n")]
+    click_delay_ms: Annotated[bytes, _column("<i8", "n")]
+    order_delay_ms: Annotated[bytes, _column("<i8", "n")]
+    gross_minor: Annotated[bytes, _column("<i8", "n")]
+    refund_minor: Annotated[bytes, _column("<i8", "n")]
+    changed: Annotated[bytes, _column("<u2", "k")]
 
     events: list[Evidence]
     lines: list[Line]
 
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a numeric column as an array that shares the bytes of the session; `item_f16` is not reshaped."""
+        return unpack(name, getattr(self, name))
+
+
+class Column(NamedTuple):
+    """The dtype of a numeric column, and the names of its dimensions."""
+
+    dtype: str
+    shape: tuple[str, ...]
+
+
+COLUMNS: Mapping[str, Column] = {
+    field.name: Column(**meta.extra) for field in fields(Session) for meta in getattr(field.type, "__metadata__", ())
+}
+"""Numeric column of a session to its dtype and shape."""
+
+_STRUCT_CODES = {"<u1": "B", "<u2": "H", "<u4": "I", "<i8": "q", "<f4": "f"}
+
+
+def pack(name: str, values: Sequence[float]) -> bytes:
+    """Return the bytes of a column; integers beyond its dtype become its largest one.
+
+    >>> pack("clicks", [1, 256, 70_000]).hex()
+    '01000001ffff'
+    """
+    try:
+        return _packer(name, len(values)).pack(*values)
+    except struct.error:
+        most = int(np.iinfo(COLUMNS[name].dtype).max)
+        return _packer(name, len(values)).pack(*(min(value, most) for value in values))
+
+
+def unpack(name: str, raw: bytes) -> NDArray[Any]:
+    """Return the numbers of a column.
+
+    >>> unpack("changed", bytes([2, 0, 5, 0])).tolist()
+    [2, 5]
+    """
+    return np.frombuffer(raw, dtype=COLUMNS[name].dtype)
+
+
+@lru_cache(maxsize=4_096)
+def _packer(name: str, n: int) -> struct.Struct:
+    return struct.Struct(f"<{n}{_STRUCT_CODES[COLUMNS[name].dtype]}")
+
 
 class Progress(Struct, kw_only=True, tag_field="kind", tag="progress"):
-    """Where one partition of the join stands; sent to its own partition of `sessions`.
+    """The progress of one partition of the join; sent to the same partition of `sessions`.
 
     Attributes:
-        watermark_ts: No event at or before this time is expected any more.
-        matured_ts: Sessions with `impression_ts` up to here are outside of the attribution window.
-        now_ts: The clock that the join used.
-        counters: Fate or reason to count since the topics began, of this partition.
-        hold: Names of the active holds; empty means resume.
+        watermark_ts: The join expects no event at or before this time.
+        matured_ts: The attribution window of sessions with `impression_ts` up to this time has passed.
+        now_ts: Time of the newest tick.
+        counters: Outcome or reason to count in this partition, since the start of the topics.
+        coverage: Share of clicks on known queries that came before their session closed.
+        ctr: Share of closed sessions with a label.
+        join_rate: Share of clicks that found their list.
+        hold: Names of the active training holds; empty lets training continue.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -162,28 +221,3 @@ def decode(raw: bytes) -> Session | Progress:
             "schema_unknown", f"sessions record: schema_version {record.schema_version}, known {SCHEMA_VERSION}"
         )
     return record
-
-
-def u16(raw: bytes) -> NDArray[np.uint16]:
-    """Return a column of uint16 (`rank_in`, `clicks`, `carts`, `orders`, `changed`)."""
-    return np.frombuffer(raw, dtype="<u2")
-
-
-def u32(raw: bytes) -> NDArray[np.uint32]:
-    """Return a column of uint32 (`units`, `hist_age_s`)."""
-    return np.frombuffer(raw, dtype="<u4")
-
-
-def i64(raw: bytes) -> NDArray[np.int64]:
-    """Return a column of int64 (`price_minor`, `gross_minor`, `refund_minor`, delays)."""
-    return np.frombuffer(raw, dtype="<i8")
-
-
-def f16(raw: bytes) -> NDArray[np.float16]:
-    """Return a column of float16 (`item_f16`, `context_f16`)."""
-    return np.frombuffer(raw, dtype="<f2")
-
-
-def f32(raw: bytes) -> NDArray[np.float32]:
-    """Return a column of float32 (`score`, `propensity`)."""
-    return np.frombuffer(raw, dtype="<f4")

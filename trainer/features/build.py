@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream.errors import SchemaError
 from stream.schemas.events import History, Item
-from stream.schemas.session import ACTION_CODES, Session, f16, i64, u16, u32
+from stream.schemas.session import ACTION_CODES, Session
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
     CONTEXT_COLUMNS,
@@ -128,28 +128,28 @@ def stream_labels(session: Session) -> Labels:
 
     Revision 0 trains the clicks and the items bought so far; a later revision trains only its newly bought items.
     """
-    orders = u16(session.orders) > 0
+    orders = session.column("orders") > 0
     new = np.ones(session.n, dtype=np.bool_)
     if session.revision > 0:
         new = np.zeros(session.n, dtype=np.bool_)
         if session.reason == "conversion":
-            new[u16(session.changed)] = True
+            new[session.column("changed")] = True
     conv = orders & new
     return Labels(
-        click=((u16(session.clicks) > 0) | (u16(session.carts) > 0) | orders).astype(np.float32),
+        click=((session.column("clicks") > 0) | (session.column("carts") > 0) | orders).astype(np.float32),
         conv=conv.astype(np.float32),
-        money=np.where(conv, i64(session.gross_minor), 0).astype(np.float64),
+        money=np.where(conv, session.column("gross_minor"), 0).astype(np.float64),
         click_weight=1.0 if session.revision == 0 else 0.0,
     )
 
 
 def final_labels(session: Session) -> Labels:
     """Return the labels of a session as of its revision, all of them: for evaluation and snapshot fits."""
-    conv = u16(session.orders) > 0
+    conv = session.column("orders") > 0
     return Labels(
-        click=((u16(session.clicks) > 0) | (u16(session.carts) > 0) | conv).astype(np.float32),
+        click=((session.column("clicks") > 0) | (session.column("carts") > 0) | conv).astype(np.float32),
         conv=conv.astype(np.float32),
-        money=np.where(conv, i64(session.gross_minor), 0).astype(np.float64),
+        money=np.where(conv, session.column("gross_minor"), 0).astype(np.float64),
     )
 
 
@@ -168,13 +168,13 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
             raise SchemaError(
                 "feature_schema", f"query {session.query_id}: {session.feature_schema.hex()}, known {FEATURE_SCHEMA}"
             )
-        items, context = f16(session.item_f16), f16(session.context_f16)
+        items, context = session.column("item_f16"), session.column("context_f16")
         if items.size != n * len(ITEM_COLUMNS) or context.size != len(CONTEXT_COLUMNS):
             raise SchemaError(
                 "feature_shape", f"query {session.query_id}: {items.size} item and {context.size} context values"
             )
     else:
-        items = item_f16([None] * n, i64(session.price_minor))
+        items = item_f16([None] * n, session.column("price_minor"))
         items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
         items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
         context = context_f16(event_ts=session.impression_ts)
@@ -182,14 +182,14 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
         query_id=session.query_id,
         session_id=session.session_id,
         item_ids=session.item_id,
-        rank_in=u16(session.rank_in).astype(np.int64),
+        rank_in=session.column("rank_in").astype(np.int64),
         items=items.reshape(n, len(ITEM_COLUMNS)).astype(np.float32),
         context=context.astype(np.float32),
         behaviours=_Behaviours(
             item=session.hist_item,
             category=session.hist_category,
             action=np.frombuffer(session.hist_action, dtype=np.uint8).astype(np.int64),
-            age_s=u32(session.hist_age_s).astype(np.float64),
+            age_s=session.column("hist_age_s").astype(np.float64),
         ),
         category=session.query_category,
         catalogue=catalogue,

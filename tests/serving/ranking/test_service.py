@@ -17,7 +17,7 @@ from serving.ranking.versions import InUse
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
 from stream.schemas.events import Behaviour, Impression, Profile
-from stream.schemas.session import f16
+from stream.schemas.session import unpack
 from tests.serving.world import START_MS, World, request
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, SessionExample, item_f16
 
@@ -228,9 +228,9 @@ def test_the_impression_repeats_the_answer_with_features_in_shown_order(world: W
     assert logged.items.price_minor == [item.price_minor for item in shop]
     assert logged.features is not None
     assert logged.features.schema == FEATURE_SCHEMA
-    rows = f16(logged.features.item_f16).reshape(35, len(ITEM_COLUMNS))
+    rows = unpack("item_f16", logged.features.item_f16).reshape(35, len(ITEM_COLUMNS))
     np.testing.assert_array_equal(rows, item_f16(shop))
-    assert f16(logged.features.context_f16).size == len(CONTEXT_COLUMNS)
+    assert unpack("context_f16", logged.features.context_f16).size == len(CONTEXT_COLUMNS)
     assert logged.features.history.object_id == ["i-0", "i-1", "i-2"]
     assert logged.features.history.age_s == [0, 61, 122]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stream.adapters import Adapted, adapt
-from stream.schemas import session, topics
+from stream.schemas import topics
 from tests.laws.join_log import CLIENTS, SETTINGS, Log, Sent, run
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -63,10 +63,10 @@ def test_a_shop_of_this_source_has_labelled_sessions(
     outputs = run(Log.of([*sent, *sent], settings=WINDOWS), settings=WINDOWS).outputs
     last = max(outputs.sessions(), key=lambda one: one.revision)
     at = last.item_id.index("lamp-3")
-    assert session.u16(last.clicks)[at] == 1
-    assert session.u16(last.orders)[at] >= 1
-    assert session.i64(last.gross_minor)[at] == gross
+    assert last.column("clicks")[at] == 1
+    assert last.column("orders")[at] >= 1
+    assert last.column("gross_minor")[at] == gross
     assert link in {event.link for event in last.events}
     assert not outputs.letters(topics.DEAD_LETTERS)
     if "refund" in titles[-1]:
-        assert session.i64(last.refund_minor)[at] == 1999
+        assert last.column("refund_minor")[at] == 1999

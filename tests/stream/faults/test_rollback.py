@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from stream.join import profiles as join_profiles
 from stream.join import sessions
 from stream.join.rows import ShownList, WarmSession
-from stream.join.sessions import ListPart
+from stream.join.sessions import ListPayload
 from stream.schemas import events, session
 from tests.laws.join_log import START_TS, impression
 from tests.stream.faults import test_schemas as schemas
@@ -17,14 +17,14 @@ from tests.stream.faults.test_schemas import END_TS, NEXT, grown
 
 
 def _grown_part(part: bytes) -> bytes:
-    return msgspec.msgpack.encode(grown(msgspec.msgpack.decode(part, type=ListPart)))
+    return msgspec.msgpack.encode(grown(msgspec.msgpack.decode(part, type=ListPayload)))
 
 
 def test_s14_a_session_is_built_from_the_list_part_of_the_next_schema() -> None:
     """S14: the size of the map that a session begins with counts the pairs of the part that is there."""
     shown = impression(1)
     part = sessions.list_part(shown, 1, 0)
-    header = sessions.Header(0, "close", START_TS + 1, START_TS + 2)
+    header = sessions.Header(revision=0, reason="close", close_ts=START_TS + 1, watermark_ts=START_TS + 2)
     for each in (part, _grown_part(part)):
         value = sessions.build(each, None, header, n=3, impression_ts=START_TS, partition=1, changed_items=())
         content = session.decode(value)

@@ -49,9 +49,9 @@ def test_a_clicked_list_closes_once_with_its_click() -> None:
     assert (closed.revision, closed.reason, closed.n) == (0, "close", 3)
     assert closed.close_ts == START_TS + WINDOW_S * 1_000
     assert closed.watermark_ts >= closed.close_ts
-    assert session.u16(closed.clicks).tolist() == [0, 1, 0]
-    assert session.i64(closed.click_delay_ms).tolist() == [-1, 30_000, -1]
-    assert session.u16(closed.changed).tolist() == [1]
+    assert closed.column("clicks").tolist() == [0, 1, 0]
+    assert closed.column("click_delay_ms").tolist() == [-1, 30_000, -1]
+    assert closed.column("changed").tolist() == [1]
     assert [event.link for event in closed.events] == ["query_id"]
     assert closed.src == (PARTITION, 0)
 
@@ -60,8 +60,8 @@ def test_an_unclicked_list_closes_with_no_labels() -> None:
     (closed,) = _run([impression(1)]).outputs.sessions()
     assert closed.events == []
     assert closed.lines == []
-    assert session.u16(closed.clicks).tolist() == [0, 0, 0]
-    assert session.u16(closed.changed).tolist() == []
+    assert closed.column("clicks").tolist() == [0, 0, 0]
+    assert closed.column("changed").tolist() == []
 
 
 def test_later_events_of_a_clicked_session_are_revisions() -> None:
@@ -77,10 +77,10 @@ def test_later_events_of_a_clicked_session_are_revisions() -> None:
     )
     revisions = result.outputs.sessions()
     assert [(s.revision, s.reason) for s in revisions] == [(0, "close"), (1, "click"), (2, "conversion"), (3, "refund")]
-    assert [session.u16(s.changed).tolist() for s in revisions] == [[1], [2], [2], [2]]
+    assert [s.column("changed").tolist() for s in revisions] == [[1], [2], [2], [2]]
     last = revisions[-1]
-    assert session.i64(last.gross_minor).tolist() == [0, 0, 500]
-    assert session.i64(last.refund_minor).tolist() == [0, 0, 500]
+    assert last.column("gross_minor").tolist() == [0, 0, 500]
+    assert last.column("refund_minor").tolist() == [0, 0, 500]
     assert [line.action for line in last.lines] == ["purchase", "refund"]
     assert len({s.label_key for s in revisions}) == 4
 
@@ -89,7 +89,7 @@ def test_a_first_click_after_the_window_is_too_late() -> None:
     result = _run([impression(1), click(1, 1, "item-1", at_s=WINDOW_S)])
     assert _reasons(result) == ["too_late"]
     assert result.outcomes["late"] == 1
-    assert session.u16(_last(result).clicks).tolist() == [0, 0, 0]
+    assert _last(result).column("clicks").tolist() == [0, 0, 0]
 
 
 def test_the_last_millisecond_of_the_window_counts() -> None:
@@ -200,7 +200,7 @@ def test_duplicates_and_conflicts() -> None:
     result = run(Log.of([send(impression(1)), send(impression(1)), send(first), send(first), send(other, 30_000)]))
     assert result.outcomes["duplicate"] == 3
     assert result.join.counters["conflicts"] == 1
-    assert session.u16(_last(result).clicks).tolist() == [0, 0, 1], "of one id, the least time stays"
+    assert _last(result).column("clicks").tolist() == [0, 0, 1], "of one id, the least time stays"
 
 
 def test_a_second_list_for_a_query_is_a_dead_letter() -> None:

@@ -65,14 +65,14 @@ def test_columns() -> None:
         [_deal(1, 1), _deal(2, 1), _deal(3, 1, action="refund", amount=300), _deal(4, 2, currency="USD")],
     )
     columns = labels.columns(merged, n=3, impression_ts=100, currency="EUR")
-    assert session.u16(columns.clicks).tolist() == [1, 2, 0]
-    assert session.u16(columns.carts).tolist() == [0, 0, 1]
-    assert session.u16(columns.orders).tolist() == [0, 2, 1]
-    assert session.u32(columns.units).tolist() == [0, 4, 2]
-    assert session.i64(columns.click_delay_ms).tolist() == [0, 20, -1]
-    assert session.i64(columns.order_delay_ms).tolist() == [-1, 100, 100]
-    assert session.i64(columns.gross_minor).tolist() == [0, 1_000, 0]
-    assert session.i64(columns.refund_minor).tolist() == [0, 300, 0]
+    assert session.unpack("clicks", columns["clicks"]).tolist() == [1, 2, 0]
+    assert session.unpack("carts", columns["carts"]).tolist() == [0, 0, 1]
+    assert session.unpack("orders", columns["orders"]).tolist() == [0, 2, 1]
+    assert session.unpack("units", columns["units"]).tolist() == [0, 4, 2]
+    assert session.unpack("click_delay_ms", columns["click_delay_ms"]).tolist() == [0, 20, -1]
+    assert session.unpack("order_delay_ms", columns["order_delay_ms"]).tolist() == [-1, 100, 100]
+    assert session.unpack("gross_minor", columns["gross_minor"]).tolist() == [0, 1_000, 0]
+    assert session.unpack("refund_minor", columns["refund_minor"]).tolist() == [0, 300, 0]
 
 
 def test_untouched_lists_have_the_columns_of_no_labels() -> None:
@@ -83,5 +83,5 @@ def test_huge_counts_stay_in_their_columns() -> None:
     merged = _all([], [Deal(f"v{i}", f"t{i}", "0", "", "purchase", 0, 1_000_000, 2**53, "EUR", 1, 1, i, "x")
                        for i in range(5_000)])  # fmt: skip
     columns = labels.columns(merged, n=1, impression_ts=0, currency="EUR")
-    assert session.u32(columns.units).tolist() == [2**32 - 1]
-    assert session.i64(columns.gross_minor).tolist() == [2**63 - 1]
+    assert session.unpack("units", columns["units"]).tolist() == [2**32 - 1]
+    assert session.unpack("gross_minor", columns["gross_minor"]).tolist() == [2**63 - 1]

@@ -33,7 +33,7 @@ def _built(impression: events.Impression, merged: labels.Labels | None) -> sessi
     value = sessions.build(
         sessions.list_part(impression, 3, 14),
         merged,
-        sessions.Header(2, "click", 901_000, 950_000),
+        sessions.Header(revision=2, reason="click", close_ts=901_000, watermark_ts=950_000),
         n=2,
         impression_ts=1_000,
         partition=3,
@@ -45,11 +45,11 @@ def _built(impression: events.Impression, merged: labels.Labels | None) -> sessi
 
 
 def test_parts_are_disjoint_and_together_all_fields_of_a_session() -> None:
-    parts = (sessions.ListPart, sessions.LabelPart, sessions.Header)
+    parts = (sessions.ListPayload, sessions.LabelPayload, sessions.Header)
     names = [name for part in parts for name in part.__struct_fields__]
     assert sorted(names) == sorted(session.Session.__struct_fields__)
     # The sizes of their maps decide how many bytes `build` cuts off.
-    assert len(sessions.ListPart.__struct_fields__) + 1 > 15
+    assert len(sessions.ListPayload.__struct_fields__) + 1 > 15
     assert all(len(part.__struct_fields__) <= 15 for part in parts[1:])
 
 
@@ -58,12 +58,12 @@ def test_a_list_without_labels() -> None:
     assert (found.query_id, found.client_id, found.revision, found.reason) == ("q", "c", 2, "click")
     assert (found.impression_ts, found.close_ts, found.watermark_ts, found.src) == (1_000, 901_000, 950_000, (3, 14))
     assert (found.n, found.item_id, found.query_category) == (2, ["a", "b"], "shoes")
-    assert session.u16(found.rank_in).tolist() == [2, 65_535]
-    assert session.i64(found.price_minor).tolist() == [2**40, 7]
-    assert session.f32(found.score).tolist() == [0.5, -1]
+    assert found.column("rank_in").tolist() == [2, 65_535]
+    assert found.column("price_minor").tolist() == [2**40, 7]
+    assert found.column("score").tolist() == [0.5, -1]
     assert found.assignment == [session.AssignedArm("l", "x", 3, "a", 9)]
-    assert session.u16(found.clicks).tolist() == [0, 0]
-    assert session.i64(found.click_delay_ms).tolist() == [-1, -1]
+    assert found.column("clicks").tolist() == [0, 0]
+    assert found.column("click_delay_ms").tolist() == [-1, -1]
     assert (found.changed, found.events, found.lines) == (b"", [], [])
     assert found.label_key == labels.label_key(labels.empty())
 
@@ -72,9 +72,9 @@ def test_labels_replace_the_empty_columns() -> None:
     merged = labels.empty()
     merged.merge_touch(Touch("k", "click", 1, 1_250, 1_300, 5, "query_id"))
     found = _built(_impression(), merged)
-    assert session.u16(found.clicks).tolist() == [0, 1]
-    assert session.i64(found.click_delay_ms).tolist() == [-1, 250]
-    assert session.u16(found.changed).tolist() == [1]
+    assert found.column("clicks").tolist() == [0, 1]
+    assert found.column("click_delay_ms").tolist() == [-1, 250]
+    assert found.column("changed").tolist() == [1]
     assert found.events == labels.evidence(merged, 3)
     assert found.label_key == labels.label_key(merged)
 
@@ -123,7 +123,7 @@ def test_session_records_keep_their_bytes(name: str, merged: labels.Labels | Non
     value = sessions.build(
         sessions.list_part(_golden_impression(), 3, 14),
         merged,
-        sessions.Header(2, "click", 901_000, 950_000),
+        sessions.Header(revision=2, reason="click", close_ts=901_000, watermark_ts=950_000),
         n=2,
         impression_ts=1_000,
         partition=3,

@@ -100,10 +100,10 @@ def test_a_direct_run_fills_the_topics_and_every_session_closes(broker: Broker) 
     assert counters["dead"] == 0
     # What was sent half an hour late may miss its window; nothing else may.
     assert counters["late"] + counters["orphan"] <= summary.late
-    num_orders = sum(int(session.u16(found.orders).sum()) for found in sessions.values())
+    num_orders = sum(int(found.column("orders").sum()) for found in sessions.values())
     assert num_orders >= summary.order_lines - summary.late
     assert summary.refunds > 0
-    assert sum(int(session.i64(found.refund_minor).sum()) for found in sessions.values()) > 0
+    assert sum(int(found.column("refund_minor").sum()) for found in sessions.values()) > 0
     assert any("shopping 100%" in line for line in lines)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.simulation.replay import trivago
 from stream.errors import ConfigError
-from stream.schemas import session, topics
+from stream.schemas import topics
 from stream.schemas.events import Click, Conversion, Impression
 from tests.deploy.simulation.replay import trivago_log
 from tests.stream.logs import Joined, join_in_process
@@ -26,12 +26,12 @@ def check_against_batch(path: Path, joined: Joined) -> None:
         found = joined.sessions[query_id]
         assert (found.client_id, found.impression_ts) == (visit, ts - 1)
         assert found.item_id == hotels
-        assert session.u16(found.rank_in).tolist() == list(range(1, len(hotels) + 1))
-        assert session.i64(found.price_minor).tolist() == [100 * int(price) for price in prices]
-        assert session.u16(found.clicks).tolist() == [per_hotel.get(hotel, 0) for hotel in hotels], query_id
-        assert session.u16(found.orders).tolist() == [int(hotel == chosen) for hotel in hotels]
+        assert found.column("rank_in").tolist() == list(range(1, len(hotels) + 1))
+        assert found.column("price_minor").tolist() == [100 * int(price) for price in prices]
+        assert found.column("clicks").tolist() == [per_hotel.get(hotel, 0) for hotel in hotels], query_id
+        assert found.column("orders").tolist() == [int(hotel == chosen) for hotel in hotels]
         bought = [100 * int(price) if hotel == chosen else 0 for hotel, price in zip(hotels, prices, strict=True)]
-        assert session.i64(found.gross_minor).tolist() == bought
+        assert found.column("gross_minor").tolist() == bought
     counters = joined.counters
     assert counters.get("orphan", 0) == rows[0][-1] == joined.num_unjoined
     assert joined.num_dead == joined.open_sessions == 0
@@ -77,7 +77,7 @@ def test_every_click_out_of_the_real_log_is_in_one_session(real_log: Path) -> No
     }
     joined = join_in_process(events)
     assert len(joined.sessions) == 9_665
-    assert sum(int(session.u16(found.orders).sum()) for found in joined.sessions.values()) == 9_665
+    assert sum(int(found.column("orders").sum()) for found in joined.sessions.values()) == 9_665
     check_against_batch(real_log, joined)
 
 
