@@ -1,15 +1,17 @@
 """`shelfwise stream dead-letters`: what did not join, and sending it again."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
-from stream.broker.bus import Broker, KafkaSettings
 from stream.schemas.dead_letter import Collected, DeadLetter, Filter
+
+if TYPE_CHECKING:
+    from stream.broker.bus import Broker
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -158,13 +160,14 @@ def redrive(
         err_console.print(f"{number} letters left: {cause}", markup=False, highlight=False)
 
 
-def _broker(called: Context) -> Broker:
+def _broker(called: Context) -> "Broker":
     from deploy.kafka.choice import resolve
+    from stream.broker.bus import KafkaSettings
 
     return resolve(called.settings.get("kafka", KafkaSettings), called.home)
 
 
-def _collect(broker: Broker, topic: str) -> Collected:
+def _collect(broker: "Broker", topic: str) -> Collected:
     from stream.broker.admin import partition_counts
     from stream.broker.bus import read_to_end
     from stream.schemas.dead_letter import collect

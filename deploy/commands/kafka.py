@@ -2,12 +2,15 @@
 
 import signal
 import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from stream.broker.bus import Broker, KafkaSettings
+
+if TYPE_CHECKING:
+    from deploy.configuration import Context
+    from stream.broker.bus import Broker, KafkaSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -18,7 +21,13 @@ def _say(line: str) -> None:
     err_console.print(f"[kafka] {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _make_topics(broker: Broker, partitions: int) -> list[str]:
+def _settings(called: "Context") -> "KafkaSettings":
+    from stream.broker.bus import KafkaSettings
+
+    return called.settings.get("kafka", KafkaSettings)
+
+
+def _make_topics(broker: "Broker", partitions: int) -> list[str]:
     """Create what is missing, correct the rest, and return the names created."""
     from stream.broker.admin import correct_settings, create_topics
 
@@ -37,7 +46,7 @@ def up(ctx: typer.Context, port: Port = None) -> None:
     from deploy.kafka.choice import local
 
     called = context(ctx, {"kafka.port": port})
-    settings = called.settings.get("kafka", KafkaSettings)
+    settings = _settings(called)
     broker = local(settings, called.home, _say).start()
     created = _make_topics(broker, settings.partitions)
     _say(f"ready; {len(created)} topics created")
@@ -50,7 +59,7 @@ def status(ctx: typer.Context, json: JsonFlag = False) -> None:
     from deploy.kafka.choice import local
 
     called = context(ctx)
-    found = local(called.settings.get("kafka", KafkaSettings), called.home, _say).status()
+    found = local(_settings(called), called.home, _say).status()
     if json:
         print_json(found)
     else:
@@ -67,7 +76,7 @@ def down(ctx: typer.Context) -> None:
     from deploy.kafka.choice import local
 
     called = context(ctx)
-    stopped = local(called.settings.get("kafka", KafkaSettings), called.home, _say).stop()
+    stopped = local(_settings(called), called.home, _say).stop()
     _say("stopped" if stopped else "was not running")
 
 
@@ -79,7 +88,7 @@ def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
     from stream.schemas import topics as names
 
     called = context(ctx)
-    settings = called.settings.get("kafka", KafkaSettings)
+    settings = _settings(called)
     broker = resolve(settings, called.home, _say)
     created = _make_topics(broker, settings.partitions)
     ends = end_offsets(broker, [topic.name for topic in names.ALL])
@@ -108,7 +117,7 @@ def memory(ctx: typer.Context) -> None:
     """Host a memory broker until interrupted; others use it as `memory@HOST:PORT`. Nothing is durable."""
     from deploy.kafka.memory import MemoryBroker
 
-    settings = context(ctx).settings.get("kafka", KafkaSettings)
+    settings = _settings(context(ctx))
     if settings.broker not in {"auto", "memory"}:
         raise fail(f"kafka.broker is '{settings.broker}'; this command hosts a memory broker of its own", Exit.USAGE)
     ended = threading.Event()

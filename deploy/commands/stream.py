@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,8 +13,10 @@ from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
-from stream.broker.bus import Broker, KafkaSettings
 from stream.schemas.records import Record
+
+if TYPE_CHECKING:
+    from stream.broker.bus import Broker
 
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)
@@ -25,8 +27,9 @@ app.add_typer(replay_app, name="replay", help="Send a recorded log through the t
 MAX_SHOWN_FAULTS = 20
 
 
-def _broker(called: Context) -> Broker:
+def _broker(called: Context) -> "Broker":
     from deploy.kafka.choice import resolve
+    from stream.broker.bus import KafkaSettings
 
     return resolve(called.settings.get("kafka", KafkaSettings), called.home)
 
@@ -187,7 +190,7 @@ def replay_trivago(
         console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
 
 
-def _all_records(broker: Broker) -> Iterator[Record]:
+def _all_records(broker: "Broker") -> Iterator[Record]:
     from stream.broker.bus import read_to_end
     from stream.schemas import topics
 
@@ -197,7 +200,7 @@ def _all_records(broker: Broker) -> Iterator[Record]:
         yield from read_to_end(broker, name)
 
 
-def _require_topics(broker: Broker, names: list[str]) -> None:
+def _require_topics(broker: "Broker", names: list[str]) -> None:
     from stream.broker.admin import partition_counts
 
     missing = [name for name in names if name not in partition_counts(broker)]

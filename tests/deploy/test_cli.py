@@ -1,5 +1,6 @@
 """The program as a whole: settings, logging and exit codes of its commands."""
 
+import subprocess
 import sys
 
 import pytest
@@ -42,3 +43,20 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err.splitlines() == [
         "configuration error: flag: unknown key 'logging.levle'; the nearest known key is 'logging.level'"
     ]
+
+
+@pytest.mark.parametrize("argument", ["--help", "version"])
+def test_help_and_version_load_no_heavy_library(argument: str) -> None:
+    program = f"""
+import sys
+from deploy import cli
+sys.argv = ["shelfwise", "{argument}"]
+try:
+    cli.main()
+except SystemExit as end:
+    assert end.code == 0, end
+heavy = {{"torch", "faust", "aiokafka", "kafka", "sqlalchemy", "alembic", "litestar", "numpy", "scipy", "polars"}}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
