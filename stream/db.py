@@ -1,13 +1,21 @@
-"""The one SQLAlchemy `MetaData`, the engine factory and the settings of the store."""
+"""The one SQLAlchemy `MetaData`, the engine factory, and transactions for reading and for writing.
 
-from collections.abc import Iterator
+Guarantees: a database that does not answer, a lock that is not released and a statement that does not end become a
+`StoreError` within the time-outs of `DatabaseSettings`. A read never waits for a writer and never delays one.
+
+Source: docs/operations.md.
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from stream.errors import ConfigError, StoreError
 from stream.settings import secret
@@ -22,63 +30,172 @@ metadata = MetaData(
     }
 )
 
+_FOR_READING = "shelfwise_for_reading"
+# A peer that has vanished is noticed after 30 + 3 * 10 s without traffic, unacknowledged data after 60 s.
+_KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
-    """Where facts, experiments and versions live.
+    """Address and time-outs of the database of facts, experiments and versions.
 
     Attributes:
         url: SQLAlchemy URL; empty means SQLite under the home folder. `postgresql://` is read as psycopg 3.
+        connect_timeout_s: Longest wait for a connection to PostgreSQL; the driver waits 2 s at least.
+        statement_timeout_s: Longest run of one statement on PostgreSQL; 0 means no limit. A server that gives no
+            answer at all is given up `connect_timeout_s` later.
+        lock_timeout_s: Longest wait for a lock that another process holds, on PostgreSQL and SQLite.
+        prepare_threshold: Runs of a statement on one connection after which psycopg prepares it on the server, or
+            `off`. Needs `off` behind a pooler in transaction mode, such as PgBouncer without
+            `max_prepared_statements`.
     """
 
     url: str = secret(url=True)
+    connect_timeout_s: int = 5
+    statement_timeout_s: float = 300.0
+    lock_timeout_s: float = 30.0
+    prepare_threshold: int | Literal["off"] = 5
+
+    def __post_init__(self) -> None:
+        if self.connect_timeout_s < 1:
+            raise ValueError(f"connect_timeout_s = {self.connect_timeout_s}: expected 1 or more")
+        if self.statement_timeout_s < 0:
+            raise ValueError(f"statement_timeout_s = {self.statement_timeout_s}: expected 0 or more")
+        if self.lock_timeout_s <= 0:
+            raise ValueError(f"lock_timeout_s = {self.lock_timeout_s}: expected more than 0")
+        if self.prepare_threshold != "off" and self.prepare_threshold < 0:
+            raise ValueError(f"prepare_threshold = {self.prepare_threshold}: expected 0 or more, or 'off'")
 
 
-def create(url: str) -> Engine:
-    """Return an engine; SQLite runs in WAL mode with foreign keys on and waits 30 s for a lock.
+def create(url: str, settings: DatabaseSettings | None = None) -> Engine:
+    """Return an engine; no connection is opened yet.
+
+    Args:
+        url: SQLAlchemy URL of a SQLite or PostgreSQL database.
+        settings: Time-outs; the URL in it is not read.
+
+    Guarantees: SQLite runs in WAL mode with foreign keys on.
 
     Raises:
         ConfigError: If the URL cannot be read or names a database other than SQLite and PostgreSQL.
     """
+    limits = settings or DatabaseSettings()
     try:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+        backend = parsed.get_backend_name()
+        if backend not in {"sqlite", "postgresql"}:
             raise ConfigError(f"database.url: expected sqlite or postgresql, got '{parsed.drivername}'")
-        if parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}:
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+        return _sqlite(parsed, limits) if backend == "sqlite" else _postgresql(parsed, limits)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"database.url: {error}") from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
-    return engine
-
-
-def _configure_sqlite(connection: object, _record: object) -> None:
-    # SQLAlchemy's documented recipe: the driver's own BEGIN is switched off so that ours takes the write lock at once.
-    connection.isolation_level = None  # type: ignore[attr-defined]
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=30000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
     """Yield a connection whose changes are committed together, or not at all.
 
+    Guarantees: SQLite gives the write lock at the start, so that no statement fails in the middle for want of it.
+
     Raises:
         StoreError: If the database is unreachable or refused.
     """
-    try:
-        with engine.begin() as connection:
+    with _store_errors(engine), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection for queries, which all see one state of the database; a write through it is refused.
+
+    Guarantees: writers of other processes go on while the connection is open, and the reader does not wait for them.
+
+    Source: SQLite documentation, "Write-Ahead Logging", section "Concurrency"; PostgreSQL, "Repeatable Read".
+
+    Raises:
+        StoreError: If the database is unreachable or refused, or for a write.
+    """
+    with _store_errors(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            connection.execution_options(**{_FOR_READING: True})
+        with connection.begin():
             yield connection
-    except DBAPIError as error:
-        raise StoreError(f"database {engine.url.render_as_string(hide_password=True)}: {error.orig}") from error
+
+
+@contextmanager
+def _store_errors(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError) as error:
+        reason = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+        raise StoreError(f"database {engine.url.render_as_string(hide_password=True)}: {reason}") from error
+
+
+def _sqlite(url: URL, limits: DatabaseSettings) -> Engine:
+    if url.database not in {None, "", ":memory:"}:
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+    busy_ms = round(limits.lock_timeout_s * 1_000)
+
+    def configure(connection: object, _record: object) -> None:
+        # SQLAlchemy's documented recipe: the driver begins no transaction by itself, `_begin_sqlite` does.
+        connection.isolation_level = None  # type: ignore[attr-defined]
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        # The time-out comes first, since switching to WAL needs a lock.
+        for pragma in (f"busy_timeout={busy_ms}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine, "connect", configure)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = bool(connection.get_execution_options().get(_FOR_READING, False))
+    connection.exec_driver_sql(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _postgresql(url: URL, limits: DatabaseSettings) -> Engine:
+    if "prepare_threshold" in url.query:
+        raise ConfigError("database.url: prepare_threshold is no part of a URL; set database.prepare_threshold")
+    own: Mapping[str, object] = {
+        "connect_timeout": limits.connect_timeout_s,
+        "prepare_threshold": None if limits.prepare_threshold == "off" else limits.prepare_threshold,
+        **_KEEPALIVES,
+    }
+    engine = create_engine(
+        url, pool_pre_ping=True, connect_args={key: value for key, value in own.items() if key not in url.query}
+    )
+    statement_ms, lock_ms = (round(1_000 * limit) for limit in (limits.statement_timeout_s, limits.lock_timeout_s))
+    answer_s = limits.statement_timeout_s + limits.connect_timeout_s if limits.statement_timeout_s else None
+
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:
+        # Imported here, since SQLite needs no driver of PostgreSQL.
+        from stream.postgres import LimitedConnection
+
+        connection = LimitedConnection.connect(*arguments, **options)
+        connection.answer_timeout_s = answer_s
+        return connection
+
+    def limit(connection: Connection) -> None:
+        # Per transaction and not at the start of a session: a pooler in transaction mode refuses start-up options and
+        # shares sessions.
+        connection.exec_driver_sql(
+            f"SELECT set_config('statement_timeout', '{statement_ms}', true), "
+            f"set_config('lock_timeout', '{lock_ms}', true)"
+        )
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "begin", limit)
+    return engine

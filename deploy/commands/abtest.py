@@ -233,8 +233,8 @@ def _engine(chosen: Context) -> "Engine":
     from deploy.migrations import upgrade
     from stream import db
 
-    upgrade.upgrade(chosen.database_url())
-    return db.create(chosen.database_url())
+    upgrade.upgrade(chosen.database_url(), chosen.settings.get("database", db.DatabaseSettings))
+    return db.create(chosen.database_url(), chosen.settings.get("database", db.DatabaseSettings))
 
 
 def _now_ts() -> int:

@@ -1,5 +1,6 @@
 """Bring a database to the newest schema; commands call this before they touch a store."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from alembic import command
@@ -10,13 +11,14 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy import func as sql
 
 from stream import db
+from stream.db import DatabaseSettings
 
 _FOLDER = Path(__file__).parent
 # Any constant will do, as long as every Shelfwise process takes the same one.
 _POSTGRES_LOCK = 7_461_335
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, settings: DatabaseSettings | None = None) -> None:
     """Create or migrate the tables of the database at `url`; does nothing when they are up to date.
 
     Guarantees: one transaction; processes that start together wait for each other.
@@ -25,7 +27,8 @@ def upgrade(url: str) -> None:
         ConfigError: If the URL cannot be read.
         StoreError: If the database is unreachable or refuses.
     """
-    engine = db.create(url)
+    # A migration of a large table runs for as long as it takes.
+    engine = db.create(url, replace(settings or DatabaseSettings(), statement_timeout_s=0))
     try:
         with db.transaction(engine) as connection:
             _upgrade(engine, connection)

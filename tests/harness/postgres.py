@@ -44,7 +44,7 @@ class PostgresServer:
         self._options = options
         self._data = folder / "data"
         self._log = folder / "server.log"
-        self._account = _unprivileged_account()
+        self._account = unprivileged_account()
         if self._account is not None:
             os.chown(folder, self._account.pw_uid, self._account.pw_gid)
         self._port = _free_port()
@@ -221,7 +221,7 @@ def _end_with_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
-def _unprivileged_account() -> pwd.struct_passwd | None:
+def unprivileged_account() -> pwd.struct_passwd | None:
     """PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return None

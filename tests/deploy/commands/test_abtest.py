@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 from deploy.cli import app
 from deploy.migrations import upgrade
 from stream import db
-from stream.errors import ConfigError
+from stream.errors import ConfigError, StoreError
 from tests.harness.generated_facts import fill, generate
+from tests.harness.silent_server import silent_server
 
 CREATE = ("abtest", "create", "first", "--arm", "control=prm-1", "--arm", "treatment=armmt-1")
 
@@ -102,3 +103,13 @@ def test_report_ends_with_3_when_the_sample_ratio_blocks(home: Path) -> None:
     fill_home(home, treatment=0.25)
     code, out = call("abtest", "report", "first", "--json")
     assert (code, json.loads(out)["verdict"]) == (3, "refused")
+
+
+def test_a_database_that_never_answers_is_an_error_within_the_time_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_DATABASE__CONNECT_TIMEOUT_S", "1")
+    with silent_server() as port:
+        monkeypatch.setenv("SHELFWISE_DATABASE", f"postgresql://shelfwise:secret@127.0.0.1:{port}/shelfwise")
+        with pytest.raises(StoreError, match=r"shelfwise:\*\*\*@127.* connection timeout expired"):
+            call("abtest", "list")
