@@ -36,9 +36,7 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
     """
     store = ExperimentStore(engine)
     planned, epochs = store.get(experiment), store.epochs(experiment)
-    # One snapshot for all queries, while the sink goes on writing; SQLite gives one by itself.
-    snapshot = engine.execution_options(isolation_level="REPEATABLE READ") if _is_postgres(engine) else engine
-    with db.transaction(snapshot) as connection:
+    with db.read(engine) as connection:
         facts = queries.read(connection, planned, partial=partial)
     found = evaluate(planned, epochs, facts)
     with db.transaction(engine) as connection:
@@ -92,7 +90,3 @@ def _store(connection: Connection, found: Report) -> None:
             ),
             content,
         )
-
-
-def _is_postgres(engine: Engine) -> bool:
-    return engine.dialect.name == "postgresql"

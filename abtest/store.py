@@ -156,7 +156,7 @@ class ExperimentStore:
         Raises:
             StoreError: If the database is unreachable, or the stored allocation is damaged.
         """
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             row = connection.execute(
                 select(experiments.c.key, experiments.c.salt, epochs)
                 .join(epochs, epochs.c.experiment == experiments.c.key)
@@ -194,13 +194,13 @@ class ExperimentStore:
 
     def list(self) -> list[Experiment]:
         """Return all experiments, the oldest first."""
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             rows = connection.execute(select(experiments).order_by(experiments.c.created_ts, experiments.c.key)).all()
             return [_experiment(connection, row) for row in rows]
 
     def epochs(self, key: str) -> tuple[Epoch, ...]:
         """Return the epochs of an experiment, the oldest first."""
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             rows = connection.execute(select(epochs).where(epochs.c.experiment == key).order_by(epochs.c.number)).all()
         return tuple(
             Epoch(

@@ -13,6 +13,7 @@ from abtest.report import Report, report
 from abtest.tables import session_facts
 from deploy.demo.processes import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
+from stream import db
 from stream.broker import bus
 from stream.broker.bus import Broker
 from stream.errors import BusError
@@ -62,7 +63,7 @@ def gather(
     html = home / "report.html"
     html.write_text(report_html(found))
     versions = Registry(engine).versions()
-    with engine.connect() as connection:
+    with db.read(engine) as connection:
         in_sql = connection.execute(
             select(func.count()).select_from(session_facts).where(session_facts.c.experiment == experiment)
         ).scalar_one()

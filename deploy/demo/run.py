@@ -207,7 +207,7 @@ class _Demo:
         upgrade.upgrade(url)
         engine = db.create(url)
         shown = engine.url.render_as_string(hide_password=True)
-        with engine.connect() as connection:
+        with db.read(engine) as connection:
             is_used = connection.execute(select(sink_offsets.c.topic).limit(1)).first() is not None
         if is_used or ExperimentStore(engine).list():
             raise ConfigError(f"database.url = {shown}: the demo needs an empty database, this one holds experiments")
@@ -372,7 +372,7 @@ class _Demo:
 def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:
     ends = {partition: offset for (_, partition), offset in end_offsets(broker, [topics.SESSIONS]).items()}
     columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.matured_ts)
-    with engine.connect() as connection:
+    with db.read(engine) as connection:
         rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()
     through = {row.partition for row in rows if row.next_offset >= ends[row.partition]}
     # Unread conversions hold back the maturity, but not the watermark.

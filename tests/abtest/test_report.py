@@ -6,19 +6,22 @@ import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
-from sqlalchemy import Engine, distinct, func, select
+from sqlalchemy import Connection, Engine, distinct, func, select
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from abtest import render
+from abtest import queries, render
+from abtest.fact_writer import FactWriter
 from abtest.plan import Plan
+from abtest.queries import Facts
 from abtest.report import report
 from abtest.results import decomposition
-from abtest.store import ExperimentStore
+from abtest.store import ActiveExperiment, Experiment, ExperimentStore
 from abtest.tables import exposures, health, results, session_facts, session_orders
 from stream.errors import ConfigError
+from stream.schemas import topics
 from tests.harness.generated_facts import ARMS, LAST_TS, arrays, fill, generate
-from tests.harness.sessions import make_session, purchase
+from tests.harness.sessions import log_of, make_session, purchase
 
 
 def facts_by_client(engine: Engine, arm: str) -> dict[str, NDArray[np.float64]]:
@@ -265,3 +268,24 @@ def test_html_is_one_file_and_repeats_byte_by_byte(store_engine: Engine) -> None
 def test_unknown_experiment_is_named(store_engine: Engine) -> None:
     with pytest.raises(ConfigError, match="'first' does not exist"):
         report(store_engine, "first")
+
+
+def test_the_sink_and_serving_go_on_while_a_report_reads(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, _ = generate(seed=20, num_clients=40)
+    fill(store_engine, sessions[:-1], matured_ts=LAST_TS)
+    read = queries.read
+    active: list[ActiveExperiment | None] = []
+
+    def read_while_others_work(connection: Connection, experiment: Experiment, *, partial: bool | None) -> Facts:
+        found = read(connection, experiment, partial=partial)
+        sink = FactWriter(store_engine)
+        position = sink.open({(topics.SESSIONS, 0): 0})[topics.SESSIONS, 0]
+        assert sink.apply(log_of(sessions[-1:], first=position)).num_written == 1
+        active.append(ExperimentStore(store_engine).active())
+        assert read(connection, experiment, partial=partial).counts == found.counts
+        return found
+
+    monkeypatch.setattr(queries, "read", read_while_others_work)
+    counted = report(store_engine, "first").counts
+    assert sum(count.sessions for count in counted) == len(sessions) - 1
+    assert active[0] is not None

@@ -79,7 +79,7 @@ class Registry:
             # Another process created it in between: compared below like any other.
             if not isinstance(error.__cause__, IntegrityError):
                 raise
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             row = _lineage_row(connection, name)
         assert row is not None
         found = _lineage(row)
@@ -90,7 +90,7 @@ class Registry:
 
     def lineages(self) -> list[Lineage]:
         """Return all lineages by name."""
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             return [_lineage(row) for row in connection.execute(select(lineages).order_by(lineages.c.name))]
 
     def acquire_lease(self, lineage: str, holder: str, now_ms: int, ttl_ms: int) -> int:
@@ -199,7 +199,7 @@ class Registry:
     def live(self, lineage: str) -> Version | None:
         """Return the newest version with status live."""
         statement = select(versions).where(versions.c.lineage == lineage, versions.c.status == "live")
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             row = connection.execute(statement.order_by(versions.c.version.desc()).limit(1)).one_or_none()
         return None if row is None else _version(row)
 
@@ -208,7 +208,7 @@ class Registry:
         statement = select(versions).order_by(versions.c.lineage, versions.c.version)
         if lineage is not None:
             statement = statement.where(versions.c.lineage == lineage)
-        with db.transaction(self._engine) as connection:
+        with db.read(self._engine) as connection:
             return [_version(row) for row in connection.execute(statement)]
 
 
