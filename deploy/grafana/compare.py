@@ -1,10 +1,10 @@
-"""Compare dashboards of ours with what a Grafana server holds. Pure."""
+"""Comparison of generated dashboards with those of a Grafana server. Pure."""
 
 from collections.abc import Iterator, Mapping
 
 from deploy.grafana.model import Json
 
-# Numbers that a server gives out and counts up; they say nothing about the content.
+# Numbers that a server assigns and increments.
 SERVER_KEYS = frozenset({"id", "version", "iteration"})
 
 
@@ -14,9 +14,9 @@ def normalised(document: Mapping[str, object]) -> Json:
 
 
 def differences(ours: object, theirs: object, where: str = "") -> list[str]:
-    """Return what of ours is missing or different there, as paths with both values.
+    """Return the parts of our document that are missing or different in theirs, as paths with both values.
 
-    Keys that only the server has are defaults it fills in, and no difference.
+    Keys that only the server has are its defaults, and no difference.
 
     >>> differences({"title": "a", "panels": [1]}, {"title": "b", "panels": [1], "style": "dark"})
     ["/title: ours 'a', theirs 'b'"]

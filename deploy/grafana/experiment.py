@@ -1,6 +1,6 @@
-"""The dashboard of one experiment, from PostgreSQL: status, lifts with intervals and p-values, traffic, versions."""
+"""Dashboard of one experiment, from PostgreSQL: status, lifts with intervals and p-values, traffic, versions."""
 
-# The SQL is put together from constants of this module alone; values come in through Grafana's quoting.
+# The SQL consists of constants of this module; Grafana quotes the values of variables.
 # ruff: noqa: S608
 
 from deploy.grafana.model import Dashboard, Json, Link, Panel, Query, Section, Variable, datasource, override
@@ -20,7 +20,7 @@ def _colours(*pairs: tuple[str, str]) -> tuple[tuple[str, object], ...]:
     )
 
 
-# Lifts are grey: only the verdict, which knows the plan and the number of looks, may be green or red.
+# Lifts are grey: only the verdict takes the plan and the number of looks into account, so only it is green or red.
 _VERDICT = _colours(
     ("win", "green"), ("loss", "red"), ("no harm", "blue"), ("inconclusive", "text"), ("refused", "orange")
 )
@@ -37,11 +37,11 @@ def _per_arm(value: str, since: str = "5m") -> Query:
 
 
 _STATUS = Section(
-    title="Status and health: read this before the lifts",
+    title="Status and health: read before the lifts",
     panels=(
         Panel(
             title="Plan",
-            description="Status, layer and arms. An arm is a lineage or a fixed policy, never one version.",
+            description="Status, layer and arms. An arm is a lineage or a fixed policy, not one version.",
             unit="string",
             kind="table",
             queries=(
@@ -57,7 +57,7 @@ _STATUS = Section(
         ),
         Panel(
             title="Days with traffic",
-            description="Days from the first to the last session of the experiment. Whole weeks are comparable.",
+            description="Days from the first to the last session of the experiment. Compare whole weeks.",
             unit="d",
             kind="stat",
             queries=(
@@ -72,7 +72,7 @@ _STATUS = Section(
         ),
         Panel(
             title="Facts complete up to",
-            description="Event time that all partitions of the sink have passed; the report covers nothing later.",
+            description="Event time that all partitions of the sink have passed. The report covers nothing later.",
             unit="dateTimeAsIso",
             kind="stat",
             queries=(
@@ -83,7 +83,7 @@ _STATUS = Section(
         ),
         Panel(
             title="Health checks",
-            description="Newest state of each check. A failed sample ratio check refuses every verdict.",
+            description="Newest result of each check. A failed check of the sample ratio blocks every verdict.",
             unit="string",
             kind="table",
             queries=(
@@ -109,8 +109,9 @@ _SCORES = Section(
     panels=(
         Panel(
             title="Scorecard",
-            description="Newest lift of every metric and arm, its interval and p-values. The colour is the verdict's;"
-            " a lift has none of its own. `partial` counts sessions whose windows are still open.",
+            description="Newest lift of every metric and arm, its interval and p-values. The colour belongs to the"
+            " verdict;"
+            " a lift has no colour. `partial` counts sessions whose windows are still open.",
             unit="short",
             kind="table",
             queries=(
@@ -131,8 +132,8 @@ _SCORES = Section(
         ),
         Panel(
             title="Lift over time",
-            description="Lift of the chosen metric and arm at each look, with its interval. An interval that shrinks"
-            " around a steady line is a result; one that wanders is not.",
+            description="Lift of the chosen metric and arm at each report, with its interval. Trust an interval that"
+            " shrinks around a steady line.",
             unit="percentunit",
             kind="timeseries",
             queries=(
@@ -178,7 +179,8 @@ _TRAFFIC = Section(
     panels=(
         Panel(
             title="Exposed clients",
-            description="Clients by the arm of their first impression, and those seen in two arms, who are left out.",
+            description="Clients by the arm of their first impression, and clients seen in two arms, which the"
+            " analysis leaves out.",
             unit="short",
             kind="barchart",
             queries=(
@@ -191,7 +193,7 @@ _TRAFFIC = Section(
         ),
         Panel(
             title="Clients exposed so far",
-            description="Cumulative clients by arm. Lines off the planned shares: sample ratio mismatch.",
+            description="Cumulative clients by arm. Shares other than the planned ones mean a sample ratio mismatch.",
             unit="short",
             kind="timeseries",
             queries=(
@@ -215,7 +217,7 @@ _TRAFFIC = Section(
         ),
         Panel(
             title="CTR",
-            description="Clicked items over items shown. Raw curves: the scorecard says what they mean.",
+            description="Clicked items over shown items. For the significance of a difference see the scorecard.",
             unit="percentunit",
             kind="timeseries",
             queries=(_per_arm("sum(clicks)::float8 / nullif(sum(items), 0)"),),
@@ -223,7 +225,7 @@ _TRAFFIC = Section(
         ),
         Panel(
             title="CVR",
-            description="Orders over sessions. Recent points rise until their attribution windows close.",
+            description="Orders over sessions. Recent points rise until the attribution windows close.",
             unit="percentunit",
             kind="timeseries",
             queries=(_per_arm("sum(orders)::float8 / nullif(sum(sessions), 0)"),),
@@ -238,7 +240,7 @@ _TRAFFIC = Section(
         ),
         Panel(
             title="Fallback share by arm",
-            description="Share of sessions answered in incoming order. They count in the arm that was assigned.",
+            description="Share of sessions answered in incoming order. They count in the assigned arm.",
             unit="percentunit",
             kind="timeseries",
             queries=(_per_arm("sum(fallbacks)::float8 / nullif(sum(sessions), 0)"),),
@@ -247,8 +249,9 @@ _TRAFFIC = Section(
         ),
         Panel(
             title="Share of sessions",
-            description="Share of the experiment's sessions in each arm. Sessions are not what is randomised: the check"
-            " of the ratio counts clients.",
+            description="Share of the experiment's sessions in each arm. Clients are randomised, not sessions: the"
+            " check"
+            " of the sample ratio counts clients.",
             unit="percentunit",
             kind="timeseries",
             queries=(
@@ -271,7 +274,7 @@ _VERSIONS = Section(
     panels=(
         Panel(
             title="Versions",
-            description="Versions of the lineages in this experiment and the sessions that each one ranked.",
+            description="Versions of the lineages in this experiment, and the number of sessions ranked by each.",
             unit="short",
             kind="table",
             queries=(

@@ -1,4 +1,4 @@
-"""Write the dashboards as JSON files, and tell which files differ from what the builders give."""
+"""Generator of the committed dashboard files, and their comparison with the builders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +16,17 @@ COMMITTED = Path(__file__).parent / "dashboards"
 
 
 def rendered() -> Mapping[str, bytes]:
-    """Return file name to the exact bytes of each dashboard."""
+    """Return the exact bytes of each dashboard by file name."""
     return {f"{dashboard.uid}.json": encode(model.render(dashboard)) for dashboard in DASHBOARDS}
 
 
 def encode(document: model.Json) -> bytes:
-    """Return the one way in which dashboards are written: keys sorted, two spaces, a newline at the end."""
+    """Return the committed form of a dashboard: sorted keys, two spaces, a newline at the end."""
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
 def write(folder: Path = COMMITTED) -> list[Path]:
-    """Write every dashboard; return the files that changed."""
+    """Write every dashboard and return the files that changed."""
     changed = []
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in rendered().items():
@@ -38,7 +38,7 @@ def write(folder: Path = COMMITTED) -> list[Path]:
 
 
 def drift(folder: Path = COMMITTED) -> list[str]:
-    """Return what differs between `folder` and the builders: stale, missing and foreign files."""
+    """Return the differences between `folder` and the builders: stale, missing and unknown files."""
     wanted = rendered()
     present = {path.name: path.read_bytes() for path in sorted(folder.glob("*.json"))}
     messages = [f"{name}: missing" for name in wanted if name not in present]

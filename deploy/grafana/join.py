@@ -1,4 +1,4 @@
-"""The rows of the join on the loop's dashboard."""
+"""Panels of the join on the dashboard of the loop."""
 
 from deploy.grafana.model import Panel, Query, Section
 from deploy.grafana.promql import STEP, quantiles, rate, share
@@ -10,14 +10,15 @@ STREAM = Section(
     panels=(
         Panel(
             title="Events in by topic",
-            description="Records read per second from each input topic.",
+            description="Records read per second from each input topic, the clock's ticks included.",
             unit="eps",
             kind="timeseries",
             queries=(Query(text=f"sum by (topic) ({rate('shelfwise_join_events_total')})", legend="{{topic}}"),),
         ),
         Panel(
             title="Events by fate",
-            description="Every event ends as joined, duplicate, late, orphan or dead; together they are what came in.",
+            description="Each event ends as joined, duplicate, late, orphan or dead; the sum is the number of events"
+            " read.",
             unit="eps",
             kind="timeseries",
             queries=(Query(text=f"sum by (fate) ({rate(_FATE)})", legend="{{fate}}"),),
@@ -25,7 +26,7 @@ STREAM = Section(
         ),
         Panel(
             title="Sessions out by reason",
-            description="Why a session was written: its click window closed, or a later event corrected it.",
+            description="Reason for the record of a session: its click window closed, or a later event corrected it.",
             unit="ops",
             kind="timeseries",
             queries=(Query(text=f"sum by (reason) ({rate('shelfwise_join_sessions_total')})", legend="{{reason}}"),),
@@ -33,7 +34,7 @@ STREAM = Section(
         ),
         Panel(
             title="Share joined, late, orphan and dead",
-            description="Shares of all events. Late above 1 % or dead above 0.5 % raises an alert.",
+            description="Shares of all events. Late above 1 % or dead above 0.5 % fires an alert.",
             unit="percentunit",
             kind="timeseries",
             queries=tuple(
@@ -56,7 +57,7 @@ STREAM = Section(
         ),
         Panel(
             title="Lag by topic",
-            description="Records that wait, by input topic.",
+            description="Unread records by input topic.",
             unit="short",
             kind="timeseries",
             queries=(Query(text="sum by (topic) (shelfwise_join_lag_offsets)", legend="{{topic}}"),),
@@ -64,7 +65,7 @@ STREAM = Section(
         ),
         Panel(
             title="Watermark age",
-            description="How far event time lags behind the clock of the join, the oldest and the median partition.",
+            description="Clock of the join minus its watermark, for the oldest and the median partition.",
             unit="s",
             kind="timeseries",
             queries=(
@@ -74,7 +75,7 @@ STREAM = Section(
         ),
         Panel(
             title="State by tier",
-            description="Bytes of open state. Grows with open sessions and must fall back after the windows close.",
+            description="Bytes of open state. The size grows with open sessions and falls after their windows close.",
             unit="bytes",
             kind="timeseries",
             queries=(Query(text="sum by (tier) (shelfwise_join_state_bytes)", legend="{{tier}}"),),
@@ -91,7 +92,8 @@ STREAM = Section(
         ),
         Panel(
             title="Events that wait",
-            description="Clicks and order lines whose list has not come yet. They rise while a backlog is read.",
+            description="Clicks and order lines whose impression has not been read yet. The number rises while a"
+            " backlog is read.",
             unit="short",
             kind="timeseries",
             queries=(Query(text="sum(shelfwise_join_waiting_events)", legend="waiting"),),
@@ -100,7 +102,8 @@ STREAM = Section(
         ),
         Panel(
             title="Paused partitions",
-            description="Partitions of a topic that wait for the others of their number, as when a backlog is read.",
+            description="Partitions paused until the same partition of the other topics catches up, for example in a"
+            " backlog.",
             unit="short",
             kind="timeseries",
             queries=(Query(text="sum by (topic) (shelfwise_join_paused)", legend="{{topic}}"),),
@@ -109,7 +112,7 @@ STREAM = Section(
         ),
         Panel(
             title="Hot state against its budget",
-            description="Share of join.hot_max_bytes that is in use. At 1 reading is evened out, whatever it costs.",
+            description="Used share of join.hot_max_bytes. At 1 the join pauses every topic that is ahead of another.",
             unit="percentunit",
             kind="timeseries",
             queries=(
@@ -123,7 +126,8 @@ STREAM = Section(
         ),
         Panel(
             title="Delay from window close to emit",
-            description="Quantiles of the time between the close of a window and its session. p99 stays under 2 s.",
+            description="Quantiles of the time from the close of a window to its confirmed session. Expect a p99"
+            " below 2 s.",
             unit="s",
             kind="timeseries",
             queries=quantiles("shelfwise_join_emit_delay_seconds"),
@@ -132,7 +136,8 @@ STREAM = Section(
         ),
         Panel(
             title="Rebalances",
-            description="Rebalances of the joiner's consumer group in the step shown. Many point to slow workers.",
+            description="Rebalances of the join's consumer group within the rate interval. Frequent ones point to"
+            " slow workers.",
             unit="short",
             kind="timeseries",
             queries=(Query(text=f"sum(increase(shelfwise_join_rebalances_total{STEP}))", legend="rebalances"),),

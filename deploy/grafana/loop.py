@@ -1,8 +1,8 @@
-"""The dashboard of the running loop, from Prometheus: joiner, trainer, serving and the sink of facts."""
+"""Dashboard of the running loop, from Prometheus: joiner, trainers, serving and the sink of facts."""
 
 from deploy.grafana.join import STREAM
 from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable
-from deploy.grafana.promql import STEP, quantiles, rate, share
+from deploy.grafana.promql import EVENTS, STEP, quantiles, rate, share
 
 _TRAINER = '{lineage=~"$lineage"}'
 
@@ -16,7 +16,7 @@ _GLANCE = Section(
     panels=(
         Panel(
             title="Processes answering",
-            description="Scrape targets that answered the last scrape. Fewer than were started: look at their logs.",
+            description="Scrape targets that answered the last scrape. If a process is missing, look at its log.",
             unit="short",
             kind="stat",
             queries=(Query(text='sum by (job) (up{job=~"shelfwise-.+"})', legend="{{job}}"),),
@@ -26,10 +26,10 @@ _GLANCE = Section(
         ),
         Panel(
             title="Events in",
-            description="Impressions, clicks and conversions that the join has read, per second.",
+            description="Impressions, clicks and conversions that the join reads, per second.",
             unit="eps",
             kind="stat",
-            queries=(Query(text=f"sum({rate('shelfwise_join_events_total')})", legend="events"),),
+            queries=(Query(text=f"sum({rate('shelfwise_join_events_total', EVENTS)})", legend="events"),),
             width=3,
             height=4,
         ),
@@ -44,7 +44,8 @@ _GLANCE = Section(
         ),
         Panel(
             title="Join lag",
-            description="Records that wait in the input topics of the join. Rises when the worker is slow or stands.",
+            description="Records that wait in the input topics of the join. The number rises while a worker is slow"
+            " or stopped.",
             unit="short",
             kind="stat",
             queries=(Query(text="sum(shelfwise_join_lag_offsets)", legend="records"),),
@@ -63,7 +64,7 @@ _GLANCE = Section(
         ),
         Panel(
             title="Fallback share",
-            description="Share of answers in incoming order instead of ranked. Above 1 %: see the serving row.",
+            description="Share of answers in incoming order instead of ranked. Above 1 %, see the row Serving.",
             unit="percentunit",
             kind="stat",
             queries=(Query(text=share(rate(_REQUESTS, _FALLBACK), rate(_REQUESTS)), legend="fallback"),),
@@ -100,7 +101,7 @@ _TRAIN = Section(
         ),
         Panel(
             title="Prequential AUC",
-            description="AUC on each batch before learning from it. Falls when the model or its labels go wrong.",
+            description="AUC on each batch before the model learns from it, since the newest version.",
             unit="none",
             kind="timeseries",
             queries=(
@@ -110,7 +111,8 @@ _TRAIN = Section(
         ),
         Panel(
             title="Prequential MRR",
-            description="Mean reciprocal rank of the first clicked item, on each batch before learning from it.",
+            description="Mean reciprocal rank of the first clicked item, on each batch before the model learns from"
+            " it.",
             unit="none",
             kind="timeseries",
             queries=(
@@ -120,7 +122,8 @@ _TRAIN = Section(
         ),
         Panel(
             title="Prequential log loss",
-            description="Log loss of the click probability, on each batch before learning from it. Lower is better.",
+            description="Log loss of the click probability, on each batch before the model learns from it. Lower is"
+            " better.",
             unit="none",
             kind="timeseries",
             queries=(
@@ -140,7 +143,7 @@ _TRAIN = Section(
         ),
         Panel(
             title="Versions published",
-            description="Number of the newest version of each lineage; a step up is a publication.",
+            description="Number of the newest version of each lineage. Each step is one publication.",
             unit="none",
             kind="timeseries",
             queries=(Query(text=f"max by (lineage) (shelfwise_trainer_version{_TRAINER})", legend="{{lineage}}"),),
@@ -148,7 +151,8 @@ _TRAIN = Section(
         ),
         Panel(
             title="Publications and skips",
-            description="Versions published and batches or records skipped, in the step shown, with the reason.",
+            description="Versions published, and batches or records skipped by reason, within the rate interval"
+            " (four scrapes or more).",
             unit="short",
             kind="timeseries",
             queries=(
@@ -165,14 +169,15 @@ _TRAIN = Section(
         ),
         Panel(
             title="Learned up to",
-            description="Event time up to which the lineage has learned. Flat while traffic flows: the trainer stands.",
+            description="Event time up to which the lineage has learned. A flat line during traffic means that the"
+            " trainer is stopped.",
             unit="dateTimeAsIso",
             kind="timeseries",
             queries=(Query(text=f"shelfwise_trainer_watermark_seconds{_TRAINER} * 1000", legend="{{lineage}}"),),
         ),
         Panel(
             title="Checkpoint age",
-            description="Seconds since the last checkpoint: what a crash would have to learn again.",
+            description="Seconds since the last checkpoint. After a crash the trainer repeats this much.",
             unit="s",
             kind="timeseries",
             queries=(Query(text=f"shelfwise_trainer_checkpoint_age_seconds{_TRAINER}", legend="{{lineage}}"),),
@@ -201,7 +206,7 @@ _SERVE = Section(
         ),
         Panel(
             title="p99 latency by arm",
-            description="An arm that is slower than the others is no fair comparison.",
+            description="The 99 % quantile by arm. A slower arm makes the comparison of the arms unfair.",
             unit="s",
             kind="timeseries",
             queries=quantiles("shelfwise_serving_latency_seconds", "arm", " {{arm}}")[-1:],
@@ -209,7 +214,7 @@ _SERVE = Section(
         ),
         Panel(
             title="Answers by fallback",
-            description="Answers per second by fallback reason. Fallbacks count in the arm that was assigned.",
+            description="Answers per second by fallback reason. Fallbacks count in the assigned arm.",
             unit="reqps",
             kind="timeseries",
             queries=(Query(text=f"sum by (fallback) ({rate(_REQUESTS)})", legend="{{fallback}}"),),
@@ -217,7 +222,7 @@ _SERVE = Section(
         ),
         Panel(
             title="Version on traffic",
-            description="Version that serving scores each lineage with.",
+            description="Version of each lineage that serving scores with.",
             unit="none",
             kind="state-timeline",
             queries=(
@@ -226,7 +231,7 @@ _SERVE = Section(
         ),
         Panel(
             title="Version swaps",
-            description="Versions swapped in, in the step shown.",
+            description="Versions that serving loaded within the rate interval (four scrapes or more).",
             unit="short",
             kind="timeseries",
             queries=(
@@ -239,7 +244,8 @@ _SERVE = Section(
         ),
         Panel(
             title="Impressions by state",
-            description="Impression events emitted, delivered to Kafka, spooled to disk while it is away, or dropped.",
+            description="Impression events emitted, delivered to Kafka, spooled to disk while Kafka is unavailable,"
+            " or dropped.",
             unit="eps",
             kind="timeseries",
             queries=(Query(text=f"sum by (state) ({rate(_IMPRESSIONS)})", legend="{{state}}"),),
@@ -247,7 +253,8 @@ _SERVE = Section(
         ),
         Panel(
             title="Impressions not delivered",
-            description="Impressions emitted minus those delivered, in the step shown. Near zero while Kafka answers.",
+            description="Impressions emitted minus impressions delivered, within the rate interval. Near zero while"
+            " Kafka answers.",
             unit="short",
             kind="timeseries",
             queries=(
@@ -261,7 +268,7 @@ _SERVE = Section(
         ),
         Panel(
             title="Events collected",
-            description="Events that shoppers' devices sent to the collector, by what became of them.",
+            description="Events that shoppers' devices sent to the collector, by outcome.",
             unit="eps",
             kind="timeseries",
             queries=(Query(text=f"sum by (fate) ({rate('shelfwise_serving_collected_total')})", legend="{{fate}}"),),
@@ -275,7 +282,7 @@ _FACTS = Section(
     panels=(
         Panel(
             title="Sessions written",
-            description="Sessions per second that the sink wrote as facts.",
+            description="Sessions per second that the sink writes as facts.",
             unit="ops",
             kind="timeseries",
             queries=(Query(text=f"sum({rate('shelfwise_sink_sessions_total')})", legend="sessions"),),
@@ -283,7 +290,7 @@ _FACTS = Section(
         ),
         Panel(
             title="Sink lag",
-            description="Sessions that wait in the topic, over all partitions. The report is this far behind.",
+            description="Sessions that wait in the topic, over all partitions. The report does not contain them yet.",
             unit="short",
             kind="timeseries",
             queries=(Query(text="sum(shelfwise_sink_lag_offsets)", legend="sessions"),),

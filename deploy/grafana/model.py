@@ -1,6 +1,6 @@
-"""Describe a dashboard as records and render it as classic dashboard JSON (schema version 42).
+"""Records of a dashboard and their rendering as classic dashboard JSON (schema version 42).
 
-Pure: the same records give the same bytes. Panels flow from left to right in the order given, 24 columns wide.
+Pure: the same records give the same bytes. Panels flow from left to right in the given order, 24 columns wide.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,18 @@ Source: TypeAlias = Literal["prometheus", "postgres"]
 
 SCHEMA_VERSION = 42
 COLUMNS = 24
-# Variable name (and alias of the data source) to the plugin id that Grafana 11 and later use.
+# Name of the data source variable to the plugin id that Grafana 11 and later use.
 PLUGINS: Mapping[Source, str] = {"prometheus": "prometheus", "postgres": "grafana-postgresql-datasource"}
+# Name and uid of the provisioned data sources. Without a current value Grafana opens on the first one of the plugin.
+PROVISIONED: Mapping[Source, tuple[str, str]] = {
+    "prometheus": ("Shelfwise Prometheus", "shelfwise-prometheus"),
+    "postgres": ("Shelfwise PostgreSQL", "shelfwise-postgres"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One target of a panel.
+    """Target of a panel.
 
     Attributes:
         text: PromQL or SQL.
@@ -36,17 +41,17 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One panel.
+    """Panel of a dashboard.
 
     Attributes:
         title: Short heading.
-        description: What the numbers mean and what to do about them; shown behind the (i).
+        description: Meaning of the numbers and the action to take; shown behind the (i).
         unit: Grafana unit id of the values.
         kind: Panel plugin.
         queries: Targets, in order A, B, C.
         width: Columns of 24.
         height: Grid rows.
-        thresholds: Value to colour, ascending; the first entry is the base colour and its value is ignored.
+        thresholds: Values with colours, ascending; the first entry is the base colour and its value is ignored.
         low, high: Axis bounds.
         decimals: Digits after the point.
         options: Options of the plugin that differ from the kind's own.
@@ -72,7 +77,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A row heading and the panels under it."""
+    """Row heading and the panels under it."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -80,7 +85,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A query variable; `many` allows several values and All."""
+    """Query variable; `many` allows several values and All."""
 
     name: str
     label: str
@@ -90,7 +95,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A link in the dashboard's head; carries the time range and the variables."""
+    """Link in the head of the dashboard; it carries the time range and the variables."""
 
     title: str
     url: str
@@ -98,7 +103,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dashboard:
-    """One dashboard on one data source."""
+    """Dashboard on one data source."""
 
     uid: str
     title: str
@@ -188,7 +193,7 @@ def _defaults(panel: Panel) -> Json:
         for index, (value, color) in enumerate(panel.thresholds or ((0, "text"),))
     ]
     defaults: Json = {
-        "color": {"mode": "thresholds" if panel.kind in {"stat", "table"} else "palette-classic"},
+        "color": {"mode": "thresholds" if panel.kind in {"stat", "table"} else "palette-classic-by-name"},
         "custom": _CUSTOM[panel.kind]
         | ({"stacking": {"group": "A", "mode": "normal"}, "fillOpacity": 40} if panel.stack else {}),
         "mappings": [],
@@ -209,7 +214,9 @@ def _target(query: Query, source: Source, ref: str) -> Json:
 
 
 def _source_variable(source: Source) -> Json:
+    name, uid = PROVISIONED[source]
     return {
+        "current": {"selected": True, "text": name, "value": uid},
         "hide": 0,
         "includeAll": False,
         "label": "Data source",

@@ -1,12 +1,14 @@
-"""Expressions that the panels share."""
+"""PromQL expressions that several panels use."""
 
 from deploy.grafana.model import Query
 
 STEP = "[$__rate_interval]"
+# The join also reads the clock's ticks, which are no events.
+EVENTS = '{topic!="ticks"}'
 
 
 def rate(metric: str, labels: str = "") -> str:
-    """Return how often `metric` rises in a second."""
+    """Return the rate of `metric` per second."""
     return f"rate({metric}{labels}{STEP})"
 
 
@@ -23,6 +25,6 @@ def quantiles(metric: str, by: str = "", legend: str = "") -> tuple[Query, ...]:
 
 
 def share(part: str, whole: str) -> str:
-    """Return `part` in shares of `whole`."""
-    # Parts that never happened have no series yet: they count as zero of the whole, not as nothing.
+    """Return `part` as a share of `whole`."""
+    # A part that never happened has no series yet and must count as zero.
     return f"(sum({part}) or vector(0)) / sum({whole})"

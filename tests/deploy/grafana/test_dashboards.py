@@ -42,6 +42,22 @@ def test_there_are_two_dashboards_on_their_own_data_source() -> None:
     assert queries.promql_panels(experiment) == []
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_dashboard_opens_on_the_provisioned_data_source_with_a_colour_per_name(name: str) -> None:
+    provisioned = (Path(generate.__file__).parent / "provisioning/datasources/shelfwise.yaml").read_text()
+    templating = msgspec.convert(DOCUMENTS[name]["templating"], dict[str, list[dict[str, object]]])
+    current = msgspec.convert(templating["list"][0]["current"], dict[str, object])
+    assert f"name: {current['text']}\n    uid: {current['value']}\n" in provisioned
+    text = generate.rendered()[name].decode()
+    assert set(re.findall(r'"mode": "(palette[^"]*)"', text)) == {"palette-classic-by-name"}
+
+
+def test_ticks_are_no_events() -> None:
+    loop = queries.parse(generate.rendered()["shelfwise-loop.json"])
+    [events] = [panel for panel in loop.panels if panel.title == "Events in"]
+    assert all('{topic!="ticks"}' in target.expr for target in events.targets)
+
+
 def _panel() -> dict[str, object]:
     return {
         "id": 2,
