@@ -1,4 +1,8 @@
-"""Fixtures that start real servers; each says in its own module what it promises."""
+"""Fixtures that start real servers, and the order in which parallel workers take the tests."""
+
+import os
+
+import pytest
 
 from tests.harness.kafka import fresh_kafka, kafka_broker, kafka_home, memory_broker
 from tests.harness.mortal import emptied_kafka, mortal_kafka
@@ -13,3 +17,31 @@ __all__ = [
     "mortal_kafka",
     "postgres_url",
 ]
+
+_SERVERS = {
+    "kafka": {"kafka_broker", "fresh_kafka", "mortal_kafka", "emptied_kafka"},
+    "postgres": {"postgres_url"},
+}
+_WAITING = ("kafka", "postgres", "slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let each of several workers compute with one thread; more would only compete for the same cores."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the servers that their fixtures start; with several workers, put files that wait first."""
+    waiting = set()
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for mark, fixtures in _SERVERS.items():
+            if used & fixtures and item.get_closest_marker(mark) is None:
+                item.add_marker(mark)
+        if any(item.get_closest_marker(mark) for mark in _WAITING):
+            waiting.add(item.path)
+    if hasattr(config, "workerinput"):
+        # Workers that compute at the end balance better than one that still waits for a server.
+        items.sort(key=lambda item: item.path not in waiting)

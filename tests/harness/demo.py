@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,8 @@ import msgspec
 from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.summary import DemoSummary
 from deploy.supervisor import tail
-from tests.harness.kafka import JARS
+from stream.errors import BusError
+from tests.harness.kafka import JARS, fetch_jars
 
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.05
@@ -26,6 +27,8 @@ class DemoProcess:
     """One `shelfwise demo run`."""
 
     def __init__(self, home: Path, *options: str, settings: Mapping[str, str] | None = None) -> None:
+        with suppress(BusError):  # without Maven the demo chooses the memory broker
+            fetch_jars()
         home.mkdir(parents=True, exist_ok=True)
         self.home = home.resolve()
         self.folder = self.home / "demo"

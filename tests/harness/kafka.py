@@ -1,11 +1,13 @@
 """A real local Kafka and the memory broker for tests, with all topics at four partitions."""
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
+from deploy.kafka import jars
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
 from stream.broker.admin import create_topics, delete_topics
@@ -16,8 +18,19 @@ PARTITIONS = 4
 JARS = Path(__file__).parents[2] / ".shelfwise" / "kafka" / "jars"
 
 
+def fetch_jars() -> None:
+    """Fetch Kafka's jars unless they are there; parallel test workers wait for the first."""
+    if not jars.missing(JARS):
+        return
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with (JARS.parent / "jars.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        jars.ensure(JARS, lambda _line: None)
+
+
 def local_kafka(folder: Path) -> LocalKafka:
     """Return a local Kafka on free ports whose data lie in `folder`; it is not started."""
+    fetch_jars()
     return LocalKafka(folder, port=0, heap_mb=384, jar_folder=JARS, report=lambda _line: None)
 
 
