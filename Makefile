@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs whatever it needs, once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check system bench bench-stream docs lock clean setup setup-dev servers
+.PHONY: help demo fast test coverage check fix system clock bench bench-stream docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,18 +37,43 @@ servers: # PostgreSQL and Prometheus, which only tests need; elsewhere their tes
 demo: setup ## Run the whole loop on this machine (SHELFWISE_BROKER=memory needs no Java)
 	@$(BIN)/shelfwise demo run
 
-test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included
-	@$(BIN)/python -m pytest
+# A test that waits for a server leaves its core to another worker.
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+FAST := not (kafka or postgres or slow or system or bench)
 
-check: setup-dev ## Check format, lint, types and imports
+fast: setup-dev ## Run the tests that need no server, in less than a minute
+	@$(PYTEST) -q -m '$(FAST)'
+
+test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included (JOBS=1 for one after the other)
+	@$(PYTEST)
+
+coverage: setup-dev servers ## Run every test and print the coverage of lines and branches by module
+	@$(PYTEST) --cov --cov-report=term:skip-covered
+
+check: setup-dev ## Check format, lint, types, imports, dead code and prose
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m tests.architecture.prose --report | tail -n 1
 
+fix: setup-dev ## Format, and repair what the linter can repair
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+hooks: setup-dev ## Run the quick checks before each commit from now on
+	@$(BIN)/pre-commit install
+
 system: setup-dev servers ## Run the slower tests on real processes
 	@$(BIN)/python -m pytest -m system
+
+clock: setup-dev ## Run the fast tests with the monotonic clock at 15 s and at 9,000,000 s (Linux, root)
+	@for at in 15 9000000; do \
+	  offset=$$(( at - $$(cut -d. -f1 /proc/uptime) )); \
+	  echo "[clock] monotonic clock at $$at s"; \
+	  unshare -T --monotonic $$offset --boottime $$offset --fork $(PYTEST) -q -m '$(FAST)' || exit 1; \
+	done
 
 bench: setup-dev ## Measure; asserts nothing
 	@$(BIN)/python -m pytest -m bench -s
@@ -72,4 +97,4 @@ lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
 
 clean: ## Remove what set-up and runs left behind
-	@rm -rf $(VENV) .venv-bench .shelfwise .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info build dist
+	@rm -rf $(VENV) .venv-bench .shelfwise .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage *.egg-info build dist
