@@ -18,7 +18,6 @@ LOADED_OTHERWISE = {
     "click": "Typer builds on it; Faust bounds its version",
     "confluent-kafka": "the memory broker loads the library inside its wheel",
     "mode-streaming": "Faust builds on it; exact because the worker overrides its methods",
-    "psycopg": "SQLAlchemy loads it by the URL postgresql+psycopg://",
 }
 # Imported by tests to pin how a dependency uses it.
 BROUGHT = {"intervaltree": "Faust tracks acknowledged offsets in it"}
