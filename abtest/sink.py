@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Failpoint, Partition
-from stream.broker import bus
-from stream.broker.bus import Broker, Reader
+from stream.broker.offsets import beginning_offsets, end_offsets
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
 from stream.schemas import topics
 from stream.schemas.records import Record
@@ -82,8 +83,8 @@ def run(
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
     writer = FactWriter(engine, layer=layer, failpoint=failpoint)
-    positions = writer.open(bus.beginning_offsets(broker, [topics.SESSIONS]))
-    end = bus.end_offsets(broker, [topics.SESSIONS])
+    positions = writer.open(beginning_offsets(broker, [topics.SESSIONS]))
+    end = end_offsets(broker, [topics.SESSIONS])
     _check_reach(broker, positions, end)
     total = Totals(num_sessions=0, num_written=0, num_refused=0)
     lag_due_s = monotonic_s()
@@ -123,7 +124,7 @@ def _apply(writer: FactWriter, records: Sequence[Record], stop: Event, counts: S
 
 
 def _check_reach(broker: Broker, positions: dict[Partition, int], end: dict[Partition, int]) -> None:
-    beginning = bus.beginning_offsets(broker, [topics.SESSIONS])
+    beginning = beginning_offsets(broker, [topics.SESSIONS])
     for (topic, partition), offset in positions.items():
         if not beginning[topic, partition] <= offset <= end[topic, partition]:
             raise BusError(
@@ -139,7 +140,7 @@ def _reached(positions: dict[Partition, int], end: dict[Partition, int]) -> bool
 
 def _measure_lag(broker: Broker, positions: dict[Partition, int], counts: SinkMetrics) -> None:
     try:
-        end = bus.end_offsets(broker, [topics.SESSIONS])
+        end = end_offsets(broker, [topics.SESSIONS])
     except BusError as error:
         _log.warning("lag unknown: %s", error)
         return

@@ -30,10 +30,11 @@ def sections() -> Mapping[str, type]:
     """
     from abtest.settings import AbtestSettings
     from deploy.grafana.settings import GrafanaSettings
+    from deploy.kafka.settings import LocalKafkaSettings
     from deploy.simulation.marketplace.settings import MarketplaceSettings
     from serving.settings import ServingSettings
     from stream.agents.settings import WorkerSettings
-    from stream.broker.bus import KafkaSettings
+    from stream.broker.settings import KafkaSettings
     from stream.db import DatabaseSettings
     from stream.join.settings import JoinSettings
     from stream.logs import LoggingSettings
@@ -42,6 +43,7 @@ def sections() -> Mapping[str, type]:
     return {
         "logging": LoggingSettings,
         "kafka": KafkaSettings,
+        "local_kafka": LocalKafkaSettings,
         "database": DatabaseSettings,
         "join": JoinSettings,
         "worker": WorkerSettings,

@@ -13,11 +13,12 @@ from alembic.script import ScriptDirectory
 
 from deploy.configuration import Context
 from deploy.kafka import choice, jars
+from deploy.kafka.settings import LocalKafkaSettings
 from deploy.migrations import upgrade
 from serving.settings import ServingSettings
 from stream import db
-from stream.broker import bus
-from stream.broker.bus import Broker, KafkaSettings
+from stream.broker.offsets import beginning_offsets
+from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.schemas import topics
 
@@ -67,7 +68,7 @@ def _java(_context: Context) -> Check:
 
 
 def _jars(context: Context) -> Check:
-    folder = choice.jar_folder(context.settings.get("kafka", KafkaSettings), context.home)
+    folder = choice.jar_folder(context.settings.get("local_kafka", LocalKafkaSettings), context.home)
     absent = jars.missing(folder)
     if not absent:
         return Check(name="kafka jars", status="ok", detail=str(folder))
@@ -101,7 +102,7 @@ def _topics(context: Context) -> Check:
     for topic in topics.ALL:
         expected = topics.partitions_of(topic, settings.partitions)
         try:
-            count = len(bus.beginning_offsets(found, [topic.name]))
+            count = len(beginning_offsets(found, [topic.name]))
         except BusError as error:
             return Check(name="topics", status="warn", detail=str(error))
         if count != expected:
@@ -116,9 +117,9 @@ def _running_broker(context: Context) -> Broker | None:
     if settings.broker == "memory":
         return None
     if settings.broker in {"auto", "local"}:
-        status = choice.local(settings, context.home).status()
+        status = choice.local(context.settings.get("local_kafka", LocalKafkaSettings), context.home).status()
         return Broker(bootstrap=status.address) if status.pid is not None else None
-    return choice.resolve(settings, context.home)
+    return choice.configured(context)
 
 
 def _database(context: Context) -> Check:

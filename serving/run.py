@@ -19,7 +19,7 @@ from serving.ranking.versions import Updater, Versions
 from serving.settings import ServingSettings
 from stream import db
 from stream.adapters import Options
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from stream.broker import bus
-from stream.broker.bus import Broker, Producer, Reader
+from stream.broker.offsets import beginning_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.errors import BusError, ConfigError, FencedError, StoreError
 from stream.files import FolderInUseError, FolderLock, remove_abandoned
 from stream.schemas import events, topics
@@ -117,7 +119,7 @@ def run(
             clocks.now_ms,
             failpoint,
         )
-        first_offsets = {p: offset for (_, p), offset in bus.beginning_offsets(broker, [topics.SESSIONS]).items()}
+        first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
         loop = Loop(
             lineage,
             Learner(lineage.model, config, settings, seed=lineage.seed, device=auto_device(device)),

@@ -190,15 +190,14 @@ def sink(
 
     from abtest.settings import AbtestSettings
     from abtest.sink import SinkMetrics, run
-    from deploy.kafka.choice import resolve
-    from stream.broker.bus import KafkaSettings
+    from deploy.kafka.choice import configured
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port})
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     engine = _engine(chosen)
-    broker = resolve(chosen.settings.get("kafka", KafkaSettings), chosen.home)
+    broker = configured(chosen)
     registry = CollectorRegistry()
     port = chosen.settings.get("abtest", AbtestSettings).metrics_port
     server = start_http_server(port, addr="127.0.0.1", registry=registry)[0] if port else None

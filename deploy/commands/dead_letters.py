@@ -11,7 +11,7 @@ from deploy.configuration import Context
 from stream.schemas.dead_letter import Collected, DeadLetter, Filter
 
 if TYPE_CHECKING:
-    from stream.broker.bus import Broker
+    from stream.broker.settings import Broker
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -75,7 +75,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the headers and the original bytes of one letter; it may hold personal data."""
-    from stream.broker.bus import read_to_end
+    from stream.broker.reader import read_to_end
     from stream.schemas.dead_letter import at, payloads
 
     broker = _broker(context(ctx))
@@ -124,7 +124,8 @@ def redrive(
     from serving.query_key import pepper
     from serving.settings import ServingSettings
     from stream.adapters import Options
-    from stream.broker.bus import Producer, read_to_end
+    from stream.broker.producer import Producer
+    from stream.broker.reader import read_to_end
     from stream.operations import redrive
 
     called = context(ctx)
@@ -161,15 +162,14 @@ def redrive(
 
 
 def _broker(called: Context) -> "Broker":
-    from deploy.kafka.choice import resolve
-    from stream.broker.bus import KafkaSettings
+    from deploy.kafka.choice import configured
 
-    return resolve(called.settings.get("kafka", KafkaSettings), called.home)
+    return configured(called)
 
 
 def _collect(broker: "Broker", topic: str) -> Collected:
     from stream.broker.admin import partition_counts
-    from stream.broker.bus import read_to_end
+    from stream.broker.reader import read_to_end
     from stream.schemas.dead_letter import collect
 
     if topic not in partition_counts(broker):

@@ -25,12 +25,12 @@ def ingest(
     """Adapt recorded events and send them; rejected lines go to `dead_letters` with their reason."""
     import time
 
-    from deploy.kafka.choice import resolve
+    from deploy.kafka.choice import configured
     from serving.query_key import pepper
     from serving.settings import ServingSettings
     from stream.adapters import Options
     from stream.broker.admin import partition_counts
-    from stream.broker.bus import KafkaSettings, Producer
+    from stream.broker.producer import Producer
     from stream.operations.ingest import ingest as send
     from stream.schemas import topics
 
@@ -46,7 +46,7 @@ def ingest(
     if dry_run:
         done = send(None, format_, lines, options=options, now_ms=now_ms)
     else:
-        broker = resolve(called.settings.get("kafka", KafkaSettings), called.home)
+        broker = configured(called)
         missing = {*topics.EVENT_TOPICS, topics.DEAD_LETTERS} - partition_counts(broker).keys()
         if missing:
             raise fail(f"topic {', '.join(sorted(missing))} does not exist; run `shelfwise kafka topics`")

@@ -1,4 +1,4 @@
-"""`shelfwise kafka`: the local Kafka, and the topics of whichever broker is configured."""
+"""`shelfwise kafka`: the local Kafka, and the topics of the configured broker."""
 
 import signal
 import threading
@@ -10,30 +10,38 @@ from deploy.commands.output import Exit, JsonFlag, console, context, err_console
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
-    from stream.broker.bus import Broker, KafkaSettings
+    from deploy.kafka.local import LocalKafka
+    from stream.broker.settings import Broker, KafkaSettings
 
 app = typer.Typer(no_args_is_help=True)
 
 Port = Annotated[int | None, typer.Option(help="Port of the local broker, 0 for any free one.")]
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     err_console.print(f"[kafka] {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _settings(called: "Context") -> "KafkaSettings":
-    from stream.broker.bus import KafkaSettings
+    from stream.broker.settings import KafkaSettings
 
     return called.settings.get("kafka", KafkaSettings)
 
 
+def _local(called: "Context") -> "LocalKafka":
+    from deploy.kafka.choice import local
+    from deploy.kafka.settings import LocalKafkaSettings
+
+    return local(called.settings.get("local_kafka", LocalKafkaSettings), called.home, _report)
+
+
 def _make_topics(broker: "Broker", partitions: int) -> list[str]:
-    """Create what is missing, correct the rest, and return the names created."""
+    """Create missing topics, correct the settings of the others, and return the names created."""
     from stream.broker.admin import correct_settings, create_topics
 
     created = create_topics(broker, partitions)
     for correction in correct_settings(broker):
-        _say(
+        _report(
             f"topic {correction.topic}: {correction.setting} was {correction.found}, "
             f"is {correction.wanted} for records from now on"
         )
@@ -43,23 +51,18 @@ def _make_topics(broker: "Broker", partitions: int) -> list[str]:
 @app.command("up")
 def up(ctx: typer.Context, port: Port = None) -> None:
     """Start the local Kafka (downloading it the first time) and create the topics."""
-    from deploy.kafka.choice import local
-
-    called = context(ctx, {"kafka.port": port})
+    called = context(ctx, {"local_kafka.port": port})
     settings = _settings(called)
-    broker = local(settings, called.home, _say).start()
+    broker = _local(called).start()
     created = _make_topics(broker, settings.partitions)
-    _say(f"ready; {len(created)} topics created")
+    _report(f"ready; {len(created)} topics created")
     console.print(broker.bootstrap, highlight=False)
 
 
 @app.command("status")
 def status(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Show whether the local Kafka runs; exit code 3 when it does not answer."""
-    from deploy.kafka.choice import local
-
-    called = context(ctx)
-    found = local(_settings(called), called.home, _say).status()
+    """Show whether the local Kafka runs; exit code 3 if it does not answer."""
+    found = _local(context(ctx)).status()
     if json:
         print_json(found)
     else:
@@ -73,23 +76,20 @@ def status(ctx: typer.Context, json: JsonFlag = False) -> None:
 @app.command("down")
 def down(ctx: typer.Context) -> None:
     """Stop the local Kafka cleanly; its data stays."""
-    from deploy.kafka.choice import local
-
-    called = context(ctx)
-    stopped = local(_settings(called), called.home, _say).stop()
-    _say("stopped" if stopped else "was not running")
+    stopped = _local(context(ctx)).stop()
+    _report("stopped" if stopped else "was not running")
 
 
 @app.command("topics")
 def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
-    """Create all missing topics on the configured broker, correct settings of others, verify counts, and list them."""
-    from deploy.kafka.choice import resolve
-    from stream.broker.bus import end_offsets
+    """Create missing topics on the configured broker, correct the settings of others, verify counts, and list them."""
+    from deploy.kafka.choice import configured
+    from stream.broker.offsets import end_offsets
     from stream.schemas import topics as names
 
     called = context(ctx)
     settings = _settings(called)
-    broker = resolve(settings, called.home, _say)
+    broker = configured(called, _report)
     created = _make_topics(broker, settings.partitions)
     ends = end_offsets(broker, [topic.name for topic in names.ALL])
     rows = [

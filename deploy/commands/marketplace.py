@@ -15,7 +15,7 @@ from stream.errors import ConfigError
 
 if TYPE_CHECKING:
     from deploy.simulation.marketplace.settings import MarketplaceSettings
-    from stream.broker.bus import Broker
+    from stream.broker.settings import Broker
 
 CONTINUE = "continue"
 
@@ -43,14 +43,14 @@ def publish_items(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the catalogue as it stands before the first search to the topic `items`."""
-    from deploy.kafka.choice import resolve
+    from deploy.kafka.choice import configured
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.settings import MarketplaceSettings
-    from stream.broker.bus import KafkaSettings, Producer
+    from stream.broker.producer import Producer
     from stream.replicas.catalogue import publish
 
     loaded = context(ctx, _overrides(seed=seed, clients=clients, items=items, start=start))
-    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    broker = configured(loaded)
     market = Market(_started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start))
     with Producer(broker) as producer:
         num_items = publish(producer, market.shelf.items_at(market.settings.start_ts))
@@ -76,13 +76,13 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
-    from deploy.kafka.choice import resolve
+    from deploy.kafka.choice import configured
     from deploy.simulation.clock import Ticker
     from deploy.simulation.marketplace.driver import Driver
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.rankers import IncomingOrder, Ranker, RankingService
     from deploy.simulation.marketplace.settings import MarketplaceSettings
-    from stream.broker.bus import KafkaSettings, Producer
+    from stream.broker.producer import Producer
 
     overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
     overrides |= {
@@ -93,7 +93,7 @@ def run(
         "marketplace.pace": pace,
     }
     loaded = context(ctx, overrides)
-    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    broker = configured(loaded)
     settings = _started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start)
     # One thread is enough where nothing is waited for.
     market = Market(replace(settings, concurrency=1) if direct else settings)

@@ -25,11 +25,10 @@ def run(
     ] = None,
 ) -> None:
     """Answer rank requests until SIGTERM or SIGINT."""
-    from deploy.kafka.choice import resolve
+    from deploy.kafka.choice import configured
     from serving import run as process
     from serving.http.server import serve
     from serving.settings import ServingSettings
-    from stream.broker.bus import KafkaSettings
 
     flags = {
         "host": host,
@@ -42,7 +41,7 @@ def run(
     service = process.build(
         loaded.settings.get("serving", ServingSettings),
         home=loaded.home,
-        broker=resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home),
+        broker=configured(loaded),
         database_url=loaded.database_url(),
     )
     serve(service)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,10 +13,8 @@ from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, moment
 from deploy.configuration import Context
+from stream.broker.settings import Broker
 from stream.schemas.records import Record
-
-if TYPE_CHECKING:
-    from stream.broker.bus import Broker
 
 app = typer.Typer(no_args_is_help=True)
 replay_app = typer.Typer(no_args_is_help=True)
@@ -27,11 +25,10 @@ app.add_typer(replay_app, name="replay", help="Send a recorded log through the t
 MAX_SHOWN_FAULTS = 20
 
 
-def _broker(called: Context) -> "Broker":
-    from deploy.kafka.choice import resolve
-    from stream.broker.bus import KafkaSettings
+def _broker(called: Context) -> Broker:
+    from deploy.kafka.choice import configured
 
-    return resolve(called.settings.get("kafka", KafkaSettings), called.home)
+    return configured(called)
 
 
 @app.command("worker")
@@ -81,7 +78,7 @@ def produce(
     as_json: JsonFlag = False,
 ) -> None:
     """Send records from a file; refused lines are named, the others are sent, and the exit code is 1."""
-    from stream.broker.bus import Producer
+    from stream.broker.producer import Producer
     from stream.operations.produce import send_lines
 
     source = _lines(file)
@@ -190,8 +187,8 @@ def replay_trivago(
         console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
 
 
-def _all_records(broker: "Broker") -> Iterator[Record]:
-    from stream.broker.bus import read_to_end
+def _all_records(broker: Broker) -> Iterator[Record]:
+    from stream.broker.reader import read_to_end
     from stream.schemas import topics
 
     names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
@@ -200,7 +197,7 @@ def _all_records(broker: "Broker") -> Iterator[Record]:
         yield from read_to_end(broker, name)
 
 
-def _require_topics(broker: "Broker", names: list[str]) -> None:
+def _require_topics(broker: Broker, names: list[str]) -> None:
     from stream.broker.admin import partition_counts
 
     missing = [name for name in names if name not in partition_counts(broker)]

@@ -32,10 +32,9 @@ def run(
     import time
     from importlib.metadata import version
 
-    from deploy.kafka.choice import resolve
+    from deploy.kafka.choice import configured
     from deploy.migrations.upgrade import upgrade
     from stream import db
-    from stream.broker.bus import KafkaSettings
     from stream.schemas.names import check_name
     from trainer.loop import Lineage
     from trainer.run import Clocks, Folders
@@ -55,7 +54,7 @@ def run(
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    broker = resolve(loaded.settings.get("kafka", KafkaSettings), loaded.home)
+    broker = configured(loaded)
     upgrade(loaded.database_url())
     engine = db.create(loaded.database_url())
     folders = Folders.under(loaded.home, lineage)

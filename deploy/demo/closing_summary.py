@@ -14,8 +14,9 @@ from abtest.tables import session_facts
 from deploy.demo.processes import ARMS, CONTROL
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import db
-from stream.broker import bus
-from stream.broker.bus import Broker
+from stream.broker.offsets import beginning_offsets
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.join import JoinSettings
 from stream.operations.recount import recount
@@ -53,7 +54,7 @@ def gather(
     """
     query_ids: set[str] = set()
     counters: dict[int, Mapping[str, int]] = {}
-    for record in bus.read_to_end(broker, topics.SESSIONS):
+    for record in read_to_end(broker, topics.SESSIONS):
         content = session.decode(record.value or b"")
         if isinstance(content, Session):
             query_ids.add(content.query_id)
@@ -114,13 +115,13 @@ def _conservation(broker: Broker, join: JoinSettings, counters: Mapping[int, Map
 
 def _event_records(broker: Broker) -> Iterator[Record]:
     names = (*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
-    for (name, partition), first in bus.beginning_offsets(broker, names).items():
+    for (name, partition), first in beginning_offsets(broker, names).items():
         if first > 0:
             raise BusError(
                 f"{name}-{partition} no longer holds its first {first} records, so nothing can be recounted "
                 "(the memory broker keeps 5 MiB per partition: run fewer searches)"
             )
-    return chain.from_iterable(bus.read_to_end(broker, name) for name in names)
+    return chain.from_iterable(read_to_end(broker, name) for name in names)
 
 
 def _lift(found: Report, metric: str) -> LiftRow:

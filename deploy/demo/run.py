@@ -23,6 +23,7 @@ from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.summary import DemoSummary
 from deploy.kafka import choice as brokers
 from deploy.kafka.local import LocalKafka
+from deploy.kafka.settings import LocalKafkaSettings
 from deploy.migrations import upgrade
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.supervisor import Child, Supervisor, tail
@@ -30,7 +31,8 @@ from serving.settings import ServingSettings
 from stream import db
 from stream.agents.settings import WorkerSettings
 from stream.broker.admin import create_topics
-from stream.broker.bus import Broker, KafkaSettings, end_offsets
+from stream.broker.offsets import end_offsets
+from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.schemas import topics
@@ -132,6 +134,7 @@ class _Demo:
         self._logs = home / "logs"
         self._clock = _Clock(dependencies.monotonic_s)
         self._kafka = context.settings.get("kafka", KafkaSettings)
+        self._local_kafka = context.settings.get("local_kafka", LocalKafkaSettings)
         self._supervisor = Supervisor(
             monotonic_s=dependencies.monotonic_s, jitter=dependencies.jitter, notify=dependencies.report
         )
@@ -178,12 +181,12 @@ class _Demo:
     def _start_broker(self) -> Broker:
         self._clean()
         # The jars are shared with `shelfwise kafka up`; data, log and port are the demo's own.
-        shared_jars = brokers.jar_folder(self._kafka, self._context.home)
-        wanted = replace(self._kafka, jars=str(shared_jars), port=0)
+        shared_jars = brokers.jar_folder(self._local_kafka, self._context.home)
+        wanted = replace(self._local_kafka, jars=str(shared_jars), port=0)
         if self._kafka.broker in {"auto", "local"}:
             # Set before the start, so that an interrupt during the start stops the broker too.
             self._local = brokers.local(wanted, self._home, self._dependencies.report)
-        broker = brokers.resolve(wanted, self._home, self._dependencies.report)
+        broker = brokers.resolve(self._kafka, wanted, self._home, self._dependencies.report)
         if broker.memory:
             self._local = None
         else:
@@ -194,7 +197,7 @@ class _Demo:
         return broker
 
     def _clean(self) -> None:
-        leftover = brokers.local(self._kafka, self._home, self._dependencies.report)
+        leftover = brokers.local(self._local_kafka, self._home, self._dependencies.report)
         if leftover.pid is not None:
             self._dependencies.report("stopping the broker that an earlier demo left running")
             leftover.stop()

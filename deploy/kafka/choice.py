@@ -1,50 +1,71 @@
-"""Which broker a command talks to: an address, the local Kafka, or the memory broker."""
+"""Choice of the broker of a command: an address, the local Kafka, or the memory broker."""
 
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 
+from deploy.configuration import Context
 from deploy.kafka import jars
 from deploy.kafka.jars import Report
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
-from stream.broker.bus import Broker, KafkaSettings
+from deploy.kafka.settings import LocalKafkaSettings
+from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError
 
 _hosted: list[MemoryBroker] = []
 
 
-def resolve(settings: KafkaSettings, home: Path, report: Report | None = None) -> Broker:
-    """Return the configured broker, starting the local one where that is asked for.
+def configured(context: Context, report: Report | None = None) -> Broker:
+    """Return the broker of a command's settings; see `resolve`."""
+    return resolve(
+        context.settings.get("kafka", KafkaSettings),
+        context.settings.get("local_kafka", LocalKafkaSettings),
+        context.home,
+        report,
+    )
+
+
+def resolve(
+    settings: KafkaSettings, local_settings: LocalKafkaSettings, home: Path, report: Report | None = None
+) -> Broker:
+    """Return the broker that the settings choose, and start the local one if they choose it.
 
     A memory broker lives as long as the process that resolves it; others reach it as `memory@HOST:PORT`.
+
+    Args:
+        settings: Choice, address and credentials of the broker.
+        local_settings: Settings of the local Kafka.
+        home: Home folder, which holds the local Kafka.
+        report: Receives one line per step; standard error if it is None.
 
     Raises:
         ConfigError: If the address cannot be read, or would send plain text over a network.
         BusError: If the local broker cannot be started.
     """
-    say = report or _to_stderr
+    report = report or _to_stderr
     choice = settings.broker
     if choice == "memory":
-        return _host(settings, say, "kafka.broker = memory")
+        return _host(settings, report, "kafka.broker = memory")
     if choice.startswith("memory@"):
         return Broker(bootstrap=_checked(choice.removeprefix("memory@"), settings), memory=True)
     if choice == "local":
-        return local(settings, home, say).start()
+        return local(local_settings, home, report).start()
     if choice != "auto":
         return Broker(bootstrap=_checked(choice, settings), security=settings.security())
     if jars.java() is None:
-        return _host(settings, say, f"no Java {jars.MIN_JAVA} or newer was found")
-    if not jars.obtainable(jar_folder(settings, home)):
-        return _host(settings, say, "the Kafka jars are not there and Maven (mvn) was not found")
+        return _host(settings, report, f"no Java {jars.MIN_JAVA} or newer was found")
+    folder = jar_folder(local_settings, home)
+    if not jars.obtainable(folder):
+        return _host(settings, report, "the Kafka jars are not there and Maven (mvn) was not found")
     try:
-        jars.ensure(jar_folder(settings, home), say)
+        jars.ensure(folder, report)
     except BusError as error:
-        return _host(settings, say, str(error))
-    return local(settings, home, say).start()
+        return _host(settings, report, str(error))
+    return local(local_settings, home, report).start()
 
 
-def local(settings: KafkaSettings, home: Path, report: Report | None = None) -> LocalKafka:
+def local(settings: LocalKafkaSettings, home: Path, report: Report | None = None) -> LocalKafka:
     """Return the local broker of `home`; nothing is started."""
     return LocalKafka(
         home / "kafka",
@@ -55,16 +76,16 @@ def local(settings: KafkaSettings, home: Path, report: Report | None = None) -> 
     )
 
 
-def jar_folder(settings: KafkaSettings, home: Path) -> Path:
-    """Return where the jars are kept: the setting `kafka.jars`, else `<home>/kafka/jars`."""
+def jar_folder(settings: LocalKafkaSettings, home: Path) -> Path:
+    """Return the folder of the jars: the setting `local_kafka.jars`, else `<home>/kafka/jars`."""
     return Path(settings.jars) if settings.jars else home / "kafka" / "jars"
 
 
-def _host(settings: KafkaSettings, say: Report, reason: str) -> Broker:
+def _host(settings: KafkaSettings, report: Report, reason: str) -> Broker:
     hosted = MemoryBroker(settings.partitions)
     _hosted.append(hosted)
-    say(f"{reason}: using the memory broker at memory@{hosted.broker.bootstrap}")
-    say("WARNING: nothing is durable; every record is lost when this process ends, and old ones before (5 MiB each)")
+    report(f"{reason}: using the memory broker at memory@{hosted.broker.bootstrap}")
+    report("WARNING: nothing is durable; every record is lost when this process ends, and old ones before (5 MiB each)")
     return hosted.broker
 
 

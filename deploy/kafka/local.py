@@ -20,7 +20,7 @@ from pathlib import Path
 from deploy.kafka import jars
 from deploy.kafka.jars import Report
 from stream.broker.admin import answers
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import BusError
 
 _START_S = 120.0

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Self
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.schemas import topics
 

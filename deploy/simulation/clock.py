@@ -7,8 +7,10 @@ from typing import Self
 
 import msgspec
 
-from stream.broker import bus
-from stream.broker.bus import Broker, Producer
+from stream.broker.offsets import beginning_offsets, end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from stream.schemas.events import Tick, encode
 
@@ -24,12 +26,12 @@ def newest_ts(broker: Broker) -> int | None:
     Raises:
         BusError: If the broker is unreachable or the topic does not exist.
     """
-    first = bus.beginning_offsets(broker, [topics.TICKS])
-    last = {pair: end - 1 for pair, end in bus.end_offsets(broker, [topics.TICKS]).items() if end > first[pair]}
+    first = beginning_offsets(broker, [topics.TICKS])
+    last = {pair: end - 1 for pair, end in end_offsets(broker, [topics.TICKS]).items() if end > first[pair]}
     newest: int | None = None
     if not last:
         return None
-    with bus.Reader(broker, last) as reader:
+    with Reader(broker, last) as reader:
         while last:
             for record in reader.poll():
                 last.pop((record.topic, record.partition), None)
@@ -49,10 +51,10 @@ class Ticker:
             BusError: If the broker is unreachable or the topic does not exist.
         """
         # One kept connection: asking anew costs a hundred milliseconds.
-        self._inputs = bus.Reader(broker, bus.end_offsets(broker, topics.EVENT_TOPICS))
+        self._inputs = Reader(broker, end_offsets(broker, topics.EVENT_TOPICS))
         self._producer = producer
         self._writer = writer
-        self._partitions = sorted(partition for _, partition in bus.end_offsets(broker, [topics.TICKS]))
+        self._partitions = sorted(partition for _, partition in end_offsets(broker, [topics.TICKS]))
         self._seq = 0
 
     def high_watermarks(self) -> HighWatermarks:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stream.broker.admin import answers
-from stream.broker.bus import Broker, Producer
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.errors import BusError
 
 REQUEST_TIMEOUT_MS = 2_000

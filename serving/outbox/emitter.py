@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from serving.metrics import Metrics
 from serving.outbox.delivery import FLUSH_TIMEOUT_S, Delivery, Outgoing
 from serving.outbox.spool import Pair, Spool
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.schemas.events import Impression, encode
 from stream.schemas.topics import IMPRESSIONS
 

@@ -10,7 +10,9 @@ from typing import Final, Protocol
 
 from serving.metrics import Metrics
 from stream.broker.admin import answers
-from stream.broker.bus import Broker, Reader, beginning_offsets, end_offsets
+from stream.broker.offsets import beginning_offsets, end_offsets
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.schemas.records import Record
 

@@ -15,7 +15,7 @@ from stream.agents.backpressure import ReadAhead
 from stream.agents.faust_consumer import SliceApp, SliceConsumer, SliceTable
 from stream.agents.settings import WorkerSettings
 from stream.broker.admin import partition_counts
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas import topics
 

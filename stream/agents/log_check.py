@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from stream.broker.bus import Broker, append_times, beginning_offsets, end_offsets
+from stream.broker.offsets import append_times, beginning_offsets, end_offsets
+from stream.broker.settings import Broker
 from stream.errors import BusError
 
 KEY = b"marks"

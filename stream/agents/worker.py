@@ -30,7 +30,7 @@ from stream.agents.settings import WorkerSettings
 from stream.agents.stores import StoreFactory
 from stream.agents.watchdog import Watchdog
 from stream.agents.writer import BatchWriter
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import BusError, ShelfwiseError
 from stream.join import Join, JoinSettings
 from stream.schemas import topics

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from aiokafka import AIOKafkaProducer
 
 from stream.agents.commit_barrier import Row
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 
 # Below the broker's default limit of 1 MiB for a batch.
 _BATCH_BYTES = 900_000

@@ -20,7 +20,7 @@ from kafka.errors import (
     NotCoordinatorError,
 )
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import BusError, ConfigError
 from stream.schemas import topics
 

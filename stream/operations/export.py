@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.errors import ConfigError, SchemaError
 from stream.schemas import dead_letter, session, topics
 from stream.schemas.records import Record

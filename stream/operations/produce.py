@@ -7,7 +7,7 @@ and value.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stream.broker.bus import Producer
+from stream.broker.producer import Producer
 from stream.errors import BusError, SchemaError
 from stream.schemas import decode, topics
 from stream.schemas.events import Event

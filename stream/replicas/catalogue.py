@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.broker import bus
-from stream.broker.bus import Broker, Producer
+from stream.broker.offsets import beginning_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from stream.schemas.events import Item, encode
 from stream.schemas.records import Record
@@ -61,15 +63,13 @@ class Catalogue(Mapping[str, Item]):
     def load(cls, broker: Broker, *, image_space: str | None = None, text_space: str | None = None) -> "Catalogue":
         """Read the topic `items` to its end.
 
-        The result's `positions` are complete: `bus.Reader(broker, catalogue.positions)` yields what follows.
+        The result's `positions` are complete: `Reader(broker, catalogue.positions)` yields what follows.
 
         Raises:
             BusError: If the broker is unreachable or the topic does not exist.
         """
-        start = bus.beginning_offsets(broker, [topics.ITEMS])
-        catalogue = cls.from_records(
-            bus.read_to_end(broker, topics.ITEMS), image_space=image_space, text_space=text_space
-        )
+        start = beginning_offsets(broker, [topics.ITEMS])
+        catalogue = cls.from_records(read_to_end(broker, topics.ITEMS), image_space=image_space, text_space=text_space)
         catalogue.positions = start | catalogue.positions
         return catalogue
 

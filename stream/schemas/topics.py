@@ -1,4 +1,4 @@
-"""Names, keys and settings of all topics, in one place; creation and verification live in `stream.broker.bus`.
+"""Names, keys and settings of all topics, in one place; `stream.broker.admin` creates and verifies them.
 
 Source: STREAM.md 3, ARCHITECTURE.md 4.
 """

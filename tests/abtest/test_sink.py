@@ -16,7 +16,9 @@ from abtest.sink import SinkMetrics, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from deploy.migrations import upgrade
 from stream import db
-from stream.broker.bus import Broker, Producer, end_offsets
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
 from stream.schemas import session, topics
 from stream.schemas.session import Progress, Session

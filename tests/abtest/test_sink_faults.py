@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from tests.harness.postgres import own_server
 from tests.harness.proxy import Proxy
 from tests.harness.sink import (

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.kafka.local import LocalKafka
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from tests.bench.contenders import CONTENDERS, SHELFWISE, Contender, missing
 from tests.bench.load import Load, LoadSettings, generate
 from tests.bench.phases import Backlog, Paced, Shared, backlog, paced, shared

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.bench.feed import NAIVE_OUTPUT, QUIX_INPUTS, QUIX_OUTPUT
 

@@ -7,8 +7,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from stream.broker.bus import Broker
 from stream.broker.partitioner import partition_of
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.bench.load import NUM_PARTITIONS, START_TS, Arrival
 

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, TopicPartition
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender
 from tests.bench.load import NUM_PARTITIONS, WINDOW_MS, Load

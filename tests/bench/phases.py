@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.bench.contenders import NAIVE, QUIX, SHELFWISE, Contender, Running
 from tests.bench.feed import feed, for_quix, renew_topics

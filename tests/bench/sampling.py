@@ -11,7 +11,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from tests.bench.contenders import Running
 from tests.bench.load import NUM_PARTITIONS
 

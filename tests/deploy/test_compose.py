@@ -13,7 +13,6 @@ from deploy.cli import app
 from deploy.configuration import load
 from deploy.kafka import choice
 from stream import db
-from stream.broker.bus import KafkaSettings
 from stream.errors import ConfigError
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
@@ -93,7 +92,7 @@ def test_every_service_resolves_its_own_settings(name: str, monkeypatch: pytest.
     monkeypatch.setattr("deploy.configuration.environment", lambda: environment(OURS[name]))
     monkeypatch.chdir(tmp_path)
     context = load()
-    broker = choice.resolve(context.settings.get("kafka", KafkaSettings), context.home)
+    broker = choice.configured(context)
     assert broker.bootstrap == "kafka:9092"
     engine = db.create(context.database_url())
     assert (engine.dialect.name, engine.url.host, engine.url.password) == ("postgresql", "postgres", "p4ssword")
@@ -107,7 +106,7 @@ def test_plain_text_is_allowed_only_where_the_file_says_so(monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     context = load()
     with pytest.raises(ConfigError, match="PLAINTEXT"):
-        choice.resolve(context.settings.get("kafka", KafkaSettings), context.home)
+        choice.configured(context)
 
 
 def test_all_parts_of_the_loop_are_there() -> None:

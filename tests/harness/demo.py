@@ -35,7 +35,7 @@ class DemoProcess:
         self._errors = self.home / "demo.err"
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
         environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
-        environment |= {"SHELFWISE_HOME": str(self.home), "SHELFWISE_KAFKA__JARS": str(JARS), **(settings or {})}
+        environment |= {"SHELFWISE_HOME": str(self.home), "SHELFWISE_LOCAL_KAFKA__JARS": str(JARS), **(settings or {})}
         with (self.home / "demo.out").open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deploy", "demo", "run", *options],

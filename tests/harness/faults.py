@@ -16,7 +16,10 @@ import msgspec
 
 from stream.agents import log_check
 from stream.broker.admin import committed_offsets
-from stream.broker.bus import Broker, Producer, Reader, append_times, beginning_offsets, end_offsets, read_to_end
+from stream.broker.offsets import append_times, beginning_offsets, end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import Reader, read_to_end
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.join.rows import unpack_progress
 from stream.operations.export import newest, sessions

@@ -11,7 +11,7 @@ from deploy.kafka import jars
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
 from stream.broker.admin import create_topics, delete_topics
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 
 PARTITIONS = 4
 # One download serves tests and the demo.

@@ -13,7 +13,9 @@ import numpy as np
 
 from deploy.kafka.local import LocalKafka
 from stream.broker.admin import committed_offsets
-from stream.broker.bus import Broker, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.harness.faults import (
     CLEAN,

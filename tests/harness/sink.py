@@ -23,7 +23,10 @@ from abtest.fact_writer import SINK
 from abtest.sink import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.operations.export import newest, sessions
 from stream.schemas import session, topics
 from stream.schemas.session import Progress, Session

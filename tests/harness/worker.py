@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from stream.broker.admin import committed_offsets
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.join import Join, JoinSettings
 from stream.operations.export import newest, sessions
 from stream.schemas import events, topics

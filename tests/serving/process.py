@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 
 
 def free_port() -> int:

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from serving.http.client import rank
-from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.replicas import catalogue
 from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS

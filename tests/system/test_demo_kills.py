@@ -20,7 +20,8 @@ from deploy.demo.summary import DemoSummary
 from deploy.migrations import upgrade
 from deploy.supervisor import tail
 from stream import db
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import events, session, topics
 from stream.schemas.session import Session
 from tests.harness.demo import ROOT, DemoProcess, demo, wait_until_none

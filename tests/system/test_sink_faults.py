@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from kafka import KafkaAdminClient
 
-from stream.broker.bus import Broker, end_offsets
+from stream.broker.offsets import end_offsets
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.harness.postgres import PostgresServer, find_binaries, own_server
 from tests.harness.proxy import Proxy

@@ -12,7 +12,7 @@ import duckdb
 import msgspec
 import pytest
 
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.deploy.simulation.replay import trivago_log
 from tests.harness.demo import ROOT

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.join import JoinSettings
 from stream.operations.export import newest, sessions
 from stream.operations.recount import recount

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker.bus import Broker, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.operations.recount import recount
 from stream.schemas import topics
 from tests.harness.faults import newest_counters

@@ -18,8 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream.agents.settings import WorkerSettings
 from stream.broker.admin import create_topics, delete_topics
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
 from stream.broker.partitioner import partition_of
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.join import JoinSettings
 from stream.schemas import events, session, topics
 from stream.schemas.session import Session

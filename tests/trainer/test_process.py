@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 
 from stream import db
-from stream.broker.bus import Broker, Producer
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.errors import ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics

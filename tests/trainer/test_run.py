@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from stream import db
-from stream.broker import bus
-from stream.broker.bus import Broker, Producer
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.replicas import catalogue
 from stream.schemas import topics
 from stream.schemas.events import ModelVersionAnnouncement
@@ -105,6 +106,6 @@ def test_a_killed_trainer_equals_an_undisturbed_one(fresh_kafka: Broker, tmp_pat
     assert last.num_sessions == loop.learner.counters["trained"] == 600 + 200
     heard = [
         msgspec.json.decode(record.value or b"", type=ModelVersionAnnouncement)
-        for record in bus.read_to_end(fresh_kafka, topics.MODEL_VERSIONS)
+        for record in read_to_end(fresh_kafka, topics.MODEL_VERSIONS)
     ]
     assert {one.version: one.artifact for one in heard} == {one.version: one.artifact for one in versions}

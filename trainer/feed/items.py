@@ -5,8 +5,9 @@ Source: TRAINING_SERVING.md 2 (1).
 
 import msgspec
 
-from stream.broker import bus
-from stream.broker.bus import Broker, Reader
+from stream.broker.offsets import beginning_offsets
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import topics
@@ -24,7 +25,7 @@ class KafkaItems:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self._positions = bus.beginning_offsets(broker, [topics.ITEMS])
+        self._positions = beginning_offsets(broker, [topics.ITEMS])
         self._reader = Reader(broker, self._positions)
         self._waiting: list[tuple[int, str, Item | None]] = []
         self.num_rejected = 0

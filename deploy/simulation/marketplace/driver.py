@@ -18,7 +18,7 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import Ranked, Ranker
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
-from stream.broker.bus import Producer
+from stream.broker.producer import Producer
 from stream.errors import BusError
 from stream.replicas.catalogue import publish
 from stream.schemas import topics

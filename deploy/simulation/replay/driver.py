@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from deploy.simulation.clock import Ticker
-from stream.broker.bus import Broker, Producer
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.schemas import topics
 
 # The join takes events up to 60 s ahead of its clock at face value, so the clock must not lag further behind.

@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream.broker.bus import Broker, Producer, read_to_end
 from stream.broker.partitioner import partition_of
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.join import JoinSettings
 from stream.operations.recount import recount
 from stream.operations.verify import verify

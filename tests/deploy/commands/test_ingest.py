@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import decode, topics
 
 GOLDEN = Path(__file__).parents[2] / "stream" / "adapters" / "golden"

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from stream.broker.bus import Broker, end_offsets
+from stream.broker.offsets import end_offsets
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import topics

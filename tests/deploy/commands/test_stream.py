@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from deploy.cli import app
-from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import events, session, topics
 from stream.schemas.session import Session
 from tests.harness.worker import pass_all_windows, running, tick, wait_until_committed

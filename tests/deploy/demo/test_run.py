@@ -30,7 +30,7 @@ from deploy.demo.summary import (
 )
 from deploy.migrations import upgrade
 from stream import db, settings
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schemas" / "demo-summary.json"

@@ -8,28 +8,33 @@ import pytest
 
 from deploy.kafka import choice
 from deploy.kafka.choice import resolve
+from deploy.kafka.settings import LocalKafkaSettings
 from stream.broker.admin import answers, create_topics, partition_counts
-from stream.broker.bus import Broker, KafkaSettings, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError
 from stream.schemas import topics
 from tests.harness.kafka import JARS, PARTITIONS, local_kafka
 
+LOCAL = LocalKafkaSettings(port=0)
+
 
 def test_an_address_on_this_machine_is_taken_as_it_is(tmp_path: Path) -> None:
     for address in ("127.0.0.1:9092", "localhost:1,127.0.0.1:2", "[::1]:9092"):
-        assert resolve(KafkaSettings(broker=address), tmp_path) == Broker(bootstrap=address)
+        assert resolve(KafkaSettings(broker=address), LOCAL, tmp_path) == Broker(bootstrap=address)
 
 
 @pytest.mark.parametrize("address", ["kafka", "kafka:", ":9092", "host:port", "memory@", "127.0.0.1:1,x"])
 def test_what_is_no_address_is_named(address: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
-        resolve(KafkaSettings(broker=address), tmp_path)
+        resolve(KafkaSettings(broker=address), LOCAL, tmp_path)
 
 
 def test_plain_text_over_a_network_needs_a_word(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"kafka\.allow_plaintext"):
-        resolve(KafkaSettings(broker="127.0.0.1:1,kafka.example:9092"), tmp_path)
-    allowed = resolve(KafkaSettings(broker="kafka.example:9092", allow_plaintext=True), tmp_path)
+        resolve(KafkaSettings(broker="127.0.0.1:1,kafka.example:9092"), LOCAL, tmp_path)
+    allowed = resolve(KafkaSettings(broker="kafka.example:9092", allow_plaintext=True), LOCAL, tmp_path)
     assert allowed.bootstrap == "kafka.example:9092"
 
 
@@ -41,7 +46,7 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
         username="shelfwise",
         password="secret",
     )
-    broker = resolve(settings, tmp_path)
+    broker = resolve(settings, LOCAL, tmp_path)
     assert broker.client_config() == {
         "bootstrap_servers": ["kafka.example:9093"],
         "reconnect_backoff_max_ms": 1_000,
@@ -57,12 +62,12 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
 
 def test_memory_is_hosted_here_and_warned_about(tmp_path: Path) -> None:
     lines: list[str] = []
-    broker = resolve(KafkaSettings(broker="memory", partitions=PARTITIONS), tmp_path, lines.append)
+    broker = resolve(KafkaSettings(broker="memory", partitions=PARTITIONS), LOCAL, tmp_path, lines.append)
     try:
         assert broker.memory
         assert any("nothing is durable" in line for line in lines)
         assert partition_counts(broker)[topics.CLICKS] == PARTITIONS
-        other = resolve(KafkaSettings(broker=f"memory@{broker.bootstrap}"), tmp_path)
+        other = resolve(KafkaSettings(broker=f"memory@{broker.bootstrap}"), LOCAL, tmp_path)
         assert other == broker
     finally:
         choice._hosted.pop().close()
@@ -71,11 +76,11 @@ def test_memory_is_hosted_here_and_warned_about(tmp_path: Path) -> None:
 def test_without_java_auto_falls_back_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     lines: list[str] = []
-    assert resolve(KafkaSettings(partitions=PARTITIONS), tmp_path, lines.append).memory
+    assert resolve(KafkaSettings(partitions=PARTITIONS), LOCAL, tmp_path, lines.append).memory
     choice._hosted.pop().close()
     assert "no Java 17" in lines[0]
     with pytest.raises(BusError, match="needs Java 17"):
-        resolve(KafkaSettings(broker="local", port=0), tmp_path, lines.append)
+        resolve(KafkaSettings(broker="local"), LOCAL, tmp_path, lines.append)
 
 
 @pytest.mark.kafka

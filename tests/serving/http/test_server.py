@@ -15,7 +15,8 @@ import uvicorn
 from serving.http.app import create
 from serving.http.server import DrainingServer, listen
 from serving.settings import ServingSettings
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS

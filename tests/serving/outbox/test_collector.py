@@ -23,7 +23,8 @@ from serving.outbox.collector import MAX_PAYLOADS, BusyError, Collector
 from serving.outbox.delivery import Delivery
 from serving.settings import ServingSettings
 from stream.adapters import Options
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import decode, topics
 from stream.schemas.events import Click, encode
 from tests.serving.live import live

@@ -14,7 +14,8 @@ from serving.metrics import Metrics
 from serving.outbox.emitter import Emitter
 from serving.outbox.spool import Spool
 from stream.broker.admin import create_topics
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas.events import Impression, Query, ShownItems
 from stream.schemas.topics import IMPRESSIONS
 from tests.harness.kafka import PARTITIONS, local_kafka

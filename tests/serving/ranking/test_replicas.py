@@ -5,7 +5,8 @@ import pytest
 
 from serving.metrics import Metrics
 from serving.ranking.replicas import AWAY, CURRENT, STARTING, Follower
-from stream.broker.bus import Broker, Producer
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.replicas import catalogue
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles

@@ -30,7 +30,7 @@ from stream.agents.backpressure import ReadAhead
 from stream.agents.faust_consumer import FETCH_BYTES, FETCH_LEAST_BYTES, FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
 from stream.agents.metrics import JoinMetrics
 from stream.agents.settings import WorkerSettings
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.join import JoinSettings
 from stream.schemas import topics
 

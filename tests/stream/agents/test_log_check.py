@@ -3,7 +3,9 @@
 import pytest
 
 from stream.agents import log_check
-from stream.broker.bus import Broker, Reader, append_times, read_to_end
+from stream.broker.offsets import append_times
+from stream.broker.reader import Reader, read_to_end
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.schemas import topics
 from tests.harness.worker import send

@@ -10,7 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.operations.export import export
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS

@@ -8,7 +8,8 @@ import pytest
 from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, scrape
 from stream.broker.admin import committed_offsets
-from stream.broker.bus import Broker, end_offsets
+from stream.broker.offsets import end_offsets
+from stream.broker.settings import Broker
 from stream.schemas import events, topics
 from tests.harness.faults import wait_until
 from tests.harness.worker import GROUP, START_TS, WorkerProcess, emitted, running, send, shopping, tick

@@ -7,7 +7,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.broker.admin import answers, correct_settings, create_topics, partition_counts
-from stream.broker.bus import Broker
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS

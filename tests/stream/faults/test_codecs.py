@@ -5,7 +5,8 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.harness.worker import running, wait_until_committed
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from stream.broker.bus import Broker, append_times, read_to_end
+from stream.broker.offsets import append_times
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from stream.schemas.dead_letter import Coordinates, collect, payloads
 from tests.harness.worker import START_TS, emitted, pass_all_windows, running, shopping, wait_until_committed

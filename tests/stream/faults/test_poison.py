@@ -13,7 +13,9 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.operations.produce import send_lines
 from stream.operations.recount import recount
@@ -160,7 +162,6 @@ def test_s12_the_producer_names_and_counts_what_the_broker_would_refuse(kafka_br
         with pytest.raises(BusError, match=r"topic clicks: .*1200\d\d\d bytes"):
             producer.send(topics.CLICKS, key=b"k", value=huge)
         producer.flush()
-        assert producer.num_acknowledged == 2
     assert produced.num_sent == 2
     ((number, fault),) = produced.refused
     assert number == 2
@@ -187,10 +188,8 @@ def test_s12_what_the_broker_itself_refuses_is_counted(kafka_broker: Broker) -> 
         producer.send(topics.ITEMS, key=b"4", value=b"x" * 100)
         with pytest.raises(BusError, match="1 records were not acknowledged"):
             producer.close()
-        assert producer.num_acknowledged == 3
         with Producer(kafka_broker) as another:
             another.send(topics.ITEMS, key=b"4", value=b"x" * 100)
-        assert another.num_acknowledged == 1
         found = list(read_to_end(kafka_broker, topics.ITEMS))[before:]
         assert sorted(record.key or b"" for record in found) == [b"0", b"1", b"2", b"4"]
     finally:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import events, topics
 from tests.harness.worker import running, wait_until_committed
 from tests.laws.join_log import click, impression, purchase

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from stream.broker.bus import Broker, Producer, read_to_end
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.operations.produce import send_lines
 from stream.schemas import topics
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from stream.broker import bus
+from stream.broker.producer import Producer
+from stream.broker.reader import Reader
+from stream.broker.settings import Broker
 from stream.replicas.catalogue import Catalogue, publish
 from stream.schemas import topics
 from stream.schemas.events import Item, encode
@@ -96,15 +98,15 @@ def test_records_replace_and_delete_and_move_the_position() -> None:
 
 
 @pytest.mark.kafka
-def test_published_items_are_loaded_and_followed(kafka_broker: bus.Broker) -> None:
-    with bus.Producer(kafka_broker) as producer:
+def test_published_items_are_loaded_and_followed(kafka_broker: Broker) -> None:
+    with Producer(kafka_broker) as producer:
         publish(producer, [item(n, item_id=f"loaded-{n}") for n in range(20)])
     catalogue = Catalogue.load(kafka_broker)
     assert {f"loaded-{n}" for n in range(20)} <= set(catalogue)
-    with bus.Producer(kafka_broker) as producer:
+    with Producer(kafka_broker) as producer:
         producer.send(topics.ITEMS, key=b"loaded-3", value=None)
         producer.flush()
-    with bus.Reader(kafka_broker, catalogue.positions) as reader:
+    with Reader(kafka_broker, catalogue.positions) as reader:
         for _ in range(20):
             if catalogue.apply(reader.poll()):
                 break

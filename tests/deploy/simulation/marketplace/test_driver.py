@@ -11,7 +11,10 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from stream.broker.admin import create_topics, delete_topics
-from stream.broker.bus import Broker, Producer, end_offsets, read_to_end
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.join import Join, JoinSettings, open_count
 from stream.schemas import session, topics

@@ -5,7 +5,8 @@ from deploy.simulation.clock import newest_ts
 from deploy.simulation.replay import Replayed, run
 from deploy.simulation.replay.driver import SETTLE_MS, TICK_MS
 from stream.broker.admin import create_topics, delete_topics
-from stream.broker.bus import Broker, read_to_end
+from stream.broker.reader import read_to_end
+from stream.broker.settings import Broker
 from stream.schemas import topics
 from stream.schemas.events import Click, Tick, encode
 

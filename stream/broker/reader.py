@@ -1,0 +1,95 @@
+"""Readers that seek to given positions. They join no group and commit nothing: the caller stores its positions."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from stream.broker.connection import Partition, by_pair, consumer, partitions_of
+from stream.broker.settings import Broker
+from stream.errors import BusError
+from stream.schemas.records import Record
+
+
+class Reader:
+    """A reader of assigned partitions from given positions."""
+
+    def __init__(self, broker: Broker, positions: Mapping[Partition, int], *, max_records: int = 2_000) -> None:
+        """Assign the partitions in `positions` and seek to the offset of each.
+
+        Raises:
+            BusError: If the broker is unreachable or refused.
+        """
+        self._broker = broker
+        self._consumer = consumer(broker, max_poll_records=max_records)
+        self._consumer.assign([TopicPartition(topic, partition) for topic, partition in positions])
+        for (topic, partition), offset in positions.items():
+            self._consumer.seek(TopicPartition(topic, partition), offset)
+
+    def poll(self, timeout_ms: int = 500) -> list[Record]:
+        """Return the next records, in order per partition.
+
+        Raises:
+            BusError: If a position lies outside of the log, or the broker refused.
+        """
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms)
+        except KafkaError as error:
+            raise BusError(f"poll: {error!r}") from error
+        return [record for records in polled.values() for record in records]
+
+    def ends(self) -> dict[Partition, int]:
+        """Return the offset of the next record of each assigned partition.
+
+        Raises:
+            BusError: If the broker is unreachable.
+        """
+        try:
+            found = self._consumer.end_offsets(list(self._consumer.assignment()))
+        except KafkaError as error:
+            raise BusError(f"end offsets: {error!r}") from error
+        return by_pair(found)
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Stop fetching these partitions until `resume`."""
+        self._consumer.pause(*(TopicPartition(*pair) for pair in partitions))
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Fetch these partitions again."""
+        self._consumer.resume(*(TopicPartition(*pair) for pair in partitions))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
+    """Yield every record of a topic up to the end offsets at the time of the call, in order per partition.
+
+    Raises:
+        BusError: If the topic does not exist, or the broker is unreachable or refused.
+    """
+    opened = consumer(broker, max_poll_records=5_000)
+    try:
+        partitions = partitions_of(opened, broker, [name])
+        start, end = by_pair(opened.beginning_offsets(partitions)), by_pair(opened.end_offsets(partitions))
+        unread = {pair for pair, offset in start.items() if offset < end[pair]}
+        opened.assign([TopicPartition(*pair) for pair in unread])
+        for pair in unread:
+            opened.seek(TopicPartition(*pair), start[pair])
+        while unread:
+            for records in opened.poll(timeout_ms=500).values():
+                yield from (r for r in records if r.offset < end[r.topic, r.partition])
+            # Positions decide, not the offsets of records: compaction and transaction markers leave holes.
+            unread = {p for p in unread if opened.position(TopicPartition(*p)) < end[p]}
+    except KafkaError as error:
+        raise BusError(f"topic {name}: {error!r}") from error
+    finally:
+        opened.close()

@@ -1,0 +1,96 @@
+"""Settings of the connection to Kafka, and the address of a broker with its credentials."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stream.schemas import topics
+from stream.settings import secret
+
+MEMORY_API_VERSION = (2, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """Address and credentials of the broker, and the partition count of the topics.
+
+    Attributes:
+        broker: `HOST:PORT[,HOST:PORT]`, `local`, `memory`, `memory@HOST:PORT` (hosted by another process), or
+            `auto` (local if Java 17 or newer is found, else memory).
+        partitions: Partition count of all topics with client keys. It is never changed in place.
+        allow_plaintext: Allow unencrypted connections to a broker on another machine.
+        security_protocol: Protocol for a broker that is given by address.
+        sasl_mechanism: SASL mechanism.
+        username: SASL user name.
+        password: SASL password.
+        ca_file: PEM file with the certificates to trust instead of the system's.
+    """
+
+    broker: str = "auto"
+    partitions: int = topics.DEFAULT_PARTITIONS
+    allow_plaintext: bool = False
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    username: str = ""
+    password: str = secret()
+    ca_file: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.partitions <= 1_000:
+            raise ValueError(f"partitions = {self.partitions}: expected 1 to 1000")
+        if self.security_protocol.startswith("SASL") and not (self.sasl_mechanism and self.username):
+            raise ValueError(f"security_protocol = {self.security_protocol}: needs sasl_mechanism and username")
+
+    def security(self) -> "Security":
+        """Return the encryption and the credentials of connections."""
+        return Security(
+            protocol=self.security_protocol,
+            mechanism=self.sasl_mechanism,
+            username=self.username,
+            password=self.password,
+            ca_file=self.ca_file,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """Encryption and credentials of connections to a broker; the default, plain text, is right on loopback only."""
+
+    protocol: str = "PLAINTEXT"
+    mechanism: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ca_file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A broker by its address.
+
+    Attributes:
+        bootstrap: `HOST:PORT[,HOST:PORT]`.
+        memory: Whether it is the mock cluster of confluent-kafka, which loses everything on exit.
+        security: Encryption and credentials.
+    """
+
+    bootstrap: str
+    memory: bool = False
+    security: Security = Security()
+
+    def client_config(self) -> dict[str, object]:
+        """Return the arguments that every kafka-python client of this broker needs."""
+        config: dict[str, object] = {
+            "bootstrap_servers": self.bootstrap.split(","),
+            # With the default of 30 s, a refused client notices only after that time that the broker is back.
+            "reconnect_backoff_max_ms": 1_000,
+        }
+        if self.memory:
+            config["api_version"] = MEMORY_API_VERSION
+        if self.security.protocol != "PLAINTEXT":
+            config["security_protocol"] = self.security.protocol
+        if self.security.mechanism:
+            config["sasl_mechanism"] = self.security.mechanism
+            config["sasl_plain_username"] = self.security.username
+            config["sasl_plain_password"] = self.security.password
+        if self.security.ca_file:
+            config["ssl_cafile"] = self.security.ca_file
+        return config
