@@ -7,7 +7,7 @@ Source: STREAM.md 8, EXPERIMENTS.md 6.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from abtest.facts import Fact
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError, SchemaError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas import session
 from stream.schemas.records import Record
 from stream.schemas.session import AssignedArm, Session
@@ -27,7 +28,6 @@ SINK = "facts"
 _CHUNK = 500
 
 Partition: TypeAlias = tuple[str, int]
-Failpoint: TypeAlias = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
 
@@ -58,10 +58,10 @@ class FactWriter:
         failpoint: Called with a name between steps; tests raise or exit there.
     """
 
-    def __init__(self, engine: Engine, *, layer: str = "ranker", failpoint: Failpoint | None = None) -> None:
+    def __init__(self, engine: Engine, *, layer: str = "ranker", failpoint: Failpoint = no_failpoint) -> None:
         self._engine = engine
         self._layer = layer
-        self._failpoint = failpoint or (lambda _name: None)
+        self._failpoint = failpoint
         self.positions: dict[Partition, int] = {}
 
     def open(self, beginning: Mapping[Partition, int]) -> dict[Partition, int]:

@@ -12,11 +12,12 @@ from threading import Event
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
-from abtest.fact_writer import Applied, FactWriter, Failpoint, Partition
+from abtest.fact_writer import Applied, FactWriter, Partition
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas import topics
 from stream.schemas.records import Record
 
@@ -62,7 +63,7 @@ def run(
     layer: str = "ranker",
     until_end: bool = False,
     max_records: int = 2_000,
-    failpoint: Failpoint | None = None,
+    failpoint: Failpoint = no_failpoint,
 ) -> Totals:
     """Apply the `sessions` topic to the database until `stop` is set.
 
