@@ -1,9 +1,9 @@
-"""The trainer's loop as named steps: merge, cut, learn; at marks admit, apply items, write, publish.
+"""The trainer's loop: order the records, cut batches, learn; at checkpoint boundaries admit ids, apply items, publish.
 
-Nothing here reads Kafka, a clock or the environment: records are pushed in, items come from a feed, versions go to a
-publisher, and the crash tests drive it with lists.
+The loop reads no Kafka, no clock and no environment: records are pushed in, items come from a feed, and versions go to
+a publisher. Crash tests therefore drive it with lists.
 
-Source: TRAINING_SERVING.md 2, 2.1, 2.2.
+Source: docs/training.md.
 """
 
 import logging
@@ -14,19 +14,21 @@ from typing import Protocol
 
 import torch
 
+from stream.backoff import Backoff
 from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
 from trainer.features import FEATURE_SCHEMA
-from trainer.feed.batches import Batch, Cutter, Mark, Position
-from trainer.feed.merge import Cursor, Merge
+from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
+from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.learning import learner
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.models import architecture_hash, encode_config
-from trainer.versions import artifact, atomic_folder, checkpoint
-from trainer.versions.atomic_folder import Failpoint
-from trainer.versions.checkpoint import Checkpoint, CursorState, State
+from trainer.versions import artifact, checkpoint
+from trainer.versions.atomic_folder import WriteError
+from trainer.versions.checkpoint import Checkpoint, Published, State
 from trainer.versions.publisher import Publisher
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,11 @@ class SessionRecord(Protocol):
 
 
 class ItemFeed(Protocol):
-    """Brings a catalogue forward."""
+    """A source of items that brings a catalogue forward."""
+
+    @property
+    def num_rejected(self) -> int:
+        """Item records left out because they could not be decoded."""
 
     def advance(self, catalogue: Catalogue, until_ts: int) -> None:
         """Apply the items with `updated_ts` up to a time, in log order."""
@@ -57,7 +63,7 @@ class ItemFeed(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """What a trainer trains: fixed for the life of the lineage."""
+    """The identity of a model under training, fixed for the life of the lineage."""
 
     name: str
     model: str
@@ -66,21 +72,38 @@ class Lineage:
     code_version: str
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """What the loop has done, for metrics.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """Dependencies that decide when a step is repeated.
 
     Attributes:
+        monotonic_s: Monotonic clock. It spaces checkpoints and retries, and never decides what is learned.
+        wait: Waits for so many seconds or until a stop is requested, and returns whether a stop was requested.
+        random: Source of uniform numbers in [0, 1) for the jitter of retries.
+    """
+
+    monotonic_s: Callable[[], float]
+    wait: Callable[[float], bool]
+    random: Callable[[], float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Counts and times of this process, for metrics.
+
+    Attributes:
+        num_failed_writes: Versions and checkpoints that the file system refused.
         prequential: Means over the sessions between the two newest versions.
-        losses: Of the newest batch.
+        losses: Parts of the newest batch's loss.
         checkpoint_at: Monotonic seconds of the newest checkpoint of this process.
     """
 
     num_trained: int = 0
     num_batches: int = 0
-    num_marks: int = 0
+    num_boundaries: int = 0
     num_published: int = 0
     num_undecodable: int = 0
+    num_failed_writes: int = 0
     version: int = 0
     watermark_ts: int | None = None
     prequential: Mapping[str, float] = field(default_factory=dict)
@@ -89,19 +112,19 @@ class Progress:
 
 
 class Loop:
-    """Runs one lineage over pushed records.
+    """The training of one lineage over pushed records.
 
     Args:
-        lineage: What is trained.
-        learner: Fresh; `start` restores it.
+        lineage: Identity of the lineage.
+        learner: A fresh learner; `start` restores it.
         partitions: First offset of every partition of `sessions`, used when there is no checkpoint.
-        feed: Where items come from.
-        publisher: Where versions go.
-        folder: Where checkpoints lie.
-        wall_s: Monotonic clock; it only spaces checkpoints that no version needs, never what is learned.
+        feed: Source of items.
+        publisher: Destination of versions.
+        folder: Folder of the checkpoints.
+        pauses: Clock and waits of retries.
         failpoint: Called with the name of each step, for crash tests.
-        stop: Asked between elements; True ends the run without a further write.
-        retry: Asked when the registry cannot be reached; True tries again, so training pauses meanwhile.
+        before_step: Called before each batch and boundary; renews the lease.
+        is_stopping: Asked before each batch and boundary; True ends the run without a further write.
     """
 
     def __init__(
@@ -113,51 +136,52 @@ class Loop:
         publisher: Publisher,
         folder: Path,
         *,
-        wall_s: Callable[[], float],
-        failpoint: Failpoint = atomic_folder.no_failpoint,
-        stop: Callable[[], bool] = lambda: False,
-        retry: Callable[[StoreError], bool] = lambda _: False,
+        pauses: Pauses,
+        failpoint: Failpoint = no_failpoint,
+        before_step: Callable[[], None] = lambda: None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._lineage = lineage
         self.learner = learner
-        self._feed = feed
+        self.feed = feed
         self._publisher = publisher
         self._folder = folder
-        self._wall_s = wall_s
+        self._pauses = pauses
         self._failpoint = failpoint
-        self._stop = stop
-        self._retry = retry
+        self._before_step = before_step
+        self._is_stopping = is_stopping
         self.catalogue = Catalogue()
         self.progress = Progress()
         self._architecture = architecture_hash(lineage.model, learner.config)
-        self._mark_number = 0
-        self._version = 0
-        self._artifact: str | None = None
-        self._published_batch = 0
-        self._previous_mark_ts: int | None = None
+        self._boundary_number = 0
+        self._published = Published()
+        self._publication_due = False
+        self._write_backoff = Backoff(random=pauses.random)
+        self._next_write_at: float | None = None
+        self._previous_boundary_ts: int | None = None
         self._start_at(Position(cursors={number: Cursor(next_offset=first) for number, first in partitions.items()}))
 
     def _start_at(self, position: Position) -> None:
-        self._cutter = Cutter(self.learner.settings.grid(), position)
-        self.merge = Merge(position.cursors)
-        self._previous_mark_ts = position.marked_ts
+        self._batcher = Batcher(self.learner.settings.boundaries(), position)
+        self.merge = WatermarkMerge(position.cursors)
+        self._previous_boundary_ts = position.boundary_ts
         self.progress.watermark_ts = position.watermark_ts
 
     def start(self) -> dict[int, int]:
-        """Restore the newest checkpoint, finish its publication, and return where to read each partition from.
+        """Restore the newest checkpoint, finish its publication, and return the next offset of each partition.
 
         Raises:
             ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema.
         """
         found = checkpoint.newest(self._folder)
         if found is None:
-            self._version = self._publisher.newest_number()
+            self._published = Published(version=self._publisher.newest_number())
         else:
             self._restore(found)
-            if self._artifact is not None:
-                self._register(self._artifact)
-        self.progress.version = self._version
-        return {number: cursor.next_offset for number, cursor in self._cutter.position.cursors.items()}
+            if self._published.artifact is not None:
+                self._register(self._published.artifact)
+        self.progress.version = self._published.version
+        return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.state
@@ -169,33 +193,16 @@ class Loop:
             _log.warning(
                 "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
             )
-        self.learner.restore(found.files)
-        self.learner.counters.update(state.counters)
-        self.learner.batch_number = state.batch_number
-        self.learner.rejected_in_row = state.rejected_in_row
-        self.learner.prequential = Prequential(state.prequential)
-        self._mark_number = state.mark_number
-        self._version = state.version
-        self._artifact = state.artifact
-        self._published_batch = state.published_batch
-        cursors = {
-            int(number): Cursor(next_offset=cursor.next_offset, watermark_ts=cursor.watermark_ts)
-            for number, cursor in state.cursors.items()
-        }
-        self._start_at(
-            Position(
-                cursors=cursors,
-                watermark_ts=state.watermark_ts,
-                marked_ts=state.marked_ts,
-                holds=tuple(state.holds),
-            )
-        )
+        self.learner.restore(found.files, state.learning)
+        self._boundary_number = state.boundary_number
+        self._published = state.published
+        self._start_at(state.position)
         self.catalogue = Catalogue(image_space=state.image_space, text_space=state.text_space)
-        if state.marked_ts is not None:
-            self._apply_items(state.marked_ts, first=state.mark_number == 1)
+        if state.position.boundary_ts is not None:
+            self._apply_items(state.position.boundary_ts, first=state.boundary_number == 1)
 
     def push(self, records: Iterable[SessionRecord]) -> None:
-        """Take in records of one poll and work off all that they complete.
+        """Take in the records of one poll and process everything that they complete.
 
         Raises:
             LearningHalted: If too many batches in a row were refused.
@@ -210,78 +217,104 @@ class Loop:
                 self.merge.skip(record.partition, record.offset)
                 continue
             self.merge.push(record.partition, record.offset, decoded)
-        for element in self._cutter.cut(self.merge.release()):
-            if self._stop():
+        for element in self._batcher.cut(self.merge.release()):
+            self._before_step()
+            if self._is_stopping():
                 return
-            if isinstance(element, Batch):
+            if isinstance(element, SessionBatch):
                 self._on_batch(element)
             else:
-                self._on_mark(element)
-        self.progress.watermark_ts = self._cutter.position.watermark_ts
+                self._on_boundary(element)
+        self.progress.watermark_ts = self._batcher.position.watermark_ts
 
-    def _on_batch(self, batch: Batch) -> None:
+    def _on_batch(self, batch: SessionBatch) -> None:
         step = self.learner.learn(batch, self.catalogue)
         self.progress.num_batches += 1
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
 
-    def _on_mark(self, mark: Mark) -> None:
-        self.learner.mark(mark.mark_ts, self._previous_mark_ts)
-        self._previous_mark_ts = mark.mark_ts
-        self._mark_number += 1
-        self.progress.num_marks += 1
-        self._apply_items(mark.mark_ts, first=mark.first)
-        publishes = (
-            mark.publish and self.learner.golden is not None and self.learner.batch_number > self._published_batch
-        )
-        if publishes:
-            self._artifact = self._write_version(mark)
-            self._version += 1
-            self._published_batch = self.learner.batch_number
-            self.progress.prequential = self.learner.prequential.means()
-            self.learner.prequential = Prequential()
-        if publishes or self._is_due():
+    def _on_boundary(self, boundary: CheckpointBoundary) -> None:
+        self.learner.at_boundary(boundary.boundary_ts, self._previous_boundary_ts)
+        self._previous_boundary_ts = boundary.boundary_ts
+        self._boundary_number += 1
+        self.progress.num_boundaries += 1
+        self._apply_items(boundary.boundary_ts, first=boundary.first)
+        self._publication_due |= boundary.publish
+        has_learned = self.learner.golden is not None and self.learner.batch_number > self._published.batch_number
+        publishes = self._publication_due and has_learned
+        if not publishes:
+            self._publication_due = False
+        if (publishes or self._is_checkpoint_due()) and self._may_write():
+            self._write(publishes=publishes)
+
+    def _write(self, *, publishes: bool) -> None:
+        """Write the version, if one is due, and a checkpoint; register the version once both are on disk."""
+        before = self._published
+        try:
+            if publishes:
+                self._published = self._write_version()
             checkpoint.save(
                 self._folder,
-                self._state(mark.mark_ts),
+                self._state(publishes=publishes),
                 self.learner.to_files(),
                 lambda name: self._failpoint(f"checkpoint.{name}"),
                 self.learner.settings.keep_checkpoints,
             )
-            self.progress.checkpoint_at = self._wall_s()
+        except WriteError as error:
+            # Learning goes on; what was due is written with the weights of a later boundary.
+            self._published = before
+            delay_s = self._write_backoff.next_s()
+            self._next_write_at = self._pauses.monotonic_s() + delay_s
+            self.progress.num_failed_writes += 1
+            _log.error("not written, next attempt at the first boundary after %.1f s: %s", delay_s, error)
+            return
+        self._write_backoff.reset()
+        self._next_write_at = None
+        self.progress.checkpoint_at = self._pauses.monotonic_s()
         if publishes:
-            assert self._artifact is not None
-            self._register(self._artifact)
+            self._publication_due = False
+            self.progress.prequential = self.learner.prequential.means()
+            self.learner.restart_prequential()
+            assert self._published.artifact is not None
+            self._register(self._published.artifact)
             self.progress.num_published += 1
-            self.progress.version = self._version
+            self.progress.version = self._published.version
 
     def _register(self, sha256: str) -> None:
+        backoff = Backoff(random=self._pauses.random)
         while True:
             try:
                 self._publisher.register(sha256)
             except FencedError:
                 raise
             except StoreError as error:
-                if not self._retry(error):
+                delay_s = backoff.next_s()
+                _log.warning("training pauses, next attempt in %.1f s: %s", delay_s, error)
+                if self._pauses.wait(delay_s):
                     raise
             else:
                 return
 
-    def _apply_items(self, mark_ts: int, *, first: bool) -> None:
+    def _apply_items(self, boundary_ts: int, *, first: bool) -> None:
         delay = self.learner.settings.catalogue_delay_s * 1000
-        self._feed.advance(self.catalogue, mark_ts if first else mark_ts - delay)
+        self.feed.advance(self.catalogue, boundary_ts if first else boundary_ts - delay)
 
-    def _is_due(self) -> bool:
+    def _is_checkpoint_due(self) -> bool:
         at, every = self.progress.checkpoint_at, self.learner.settings.checkpoint_every_wall_s
-        return at is None or self._wall_s() - at >= every
+        return at is None or self._pauses.monotonic_s() - at >= every
 
-    def _write_version(self, mark: Mark) -> str:
-        own = self.learner
+    def _may_write(self) -> bool:
+        return self._next_write_at is None or self._pauses.monotonic_s() >= self._next_write_at
+
+    def _write_version(self) -> Published:
+        own, position = self.learner, self._batcher.position
         assert own.golden is not None, "checked by the caller"
+        assert position.boundary_ts is not None, "versions are written at boundaries"
+        number = self._published.version + 1
         manifest = artifact.Manifest(
             lineage=self._lineage.name,
-            version=self._version + 1,
-            parent=self._artifact,
+            version=number,
+            parent=self._published.artifact,
             term=self._publisher.term,
             model=own.model,
             profile=self._lineage.profile,
@@ -290,14 +323,14 @@ class Loop:
             feature_schema=FEATURE_SCHEMA,
             image_space=self.catalogue.image_space,
             text_space=self.catalogue.text_space,
-            cursors=self._cursors(),
-            marked_ts=mark.mark_ts,
+            cursors=dict(position.cursors),
+            boundary_ts=position.boundary_ts,
             metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()},
             capacities=dict(own.capacities),
             num_sessions=own.counters["trained"],
             code_version=self._lineage.code_version,
         )
-        return artifact.publish(
+        sha256 = artifact.publish(
             self._publisher.folder,
             manifest,
             own.params,
@@ -306,32 +339,21 @@ class Loop:
             rows_dtype=torch.float16 if own.settings.rows_dtype == "float16" else torch.float32,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )
+        return Published(version=number, artifact=sha256, batch_number=own.batch_number)
 
-    def _cursors(self) -> dict[str, CursorState]:
-        cursors = sorted(self._cutter.position.cursors.items())
-        return {str(n): CursorState(cursor.next_offset, cursor.watermark_ts) for n, cursor in cursors}
-
-    def _state(self, mark_ts: int) -> State:
-        position = self._cutter.position
+    def _state(self, *, publishes: bool) -> State:
+        prequential = Prequential() if publishes else self.learner.prequential
         return State(
             lineage=self._lineage.name,
             term=self._publisher.term,
             architecture=self._architecture,
             feature_schema=FEATURE_SCHEMA,
             seed=self._lineage.seed,
-            cursors=self._cursors(),
-            watermark_ts=position.watermark_ts,
-            marked_ts=mark_ts,
-            holds=list(position.holds),
-            batch_number=self.learner.batch_number,
-            mark_number=self._mark_number,
-            version=self._version,
-            artifact=self._artifact,
-            published_batch=self._published_batch,
-            rejected_in_row=self.learner.rejected_in_row,
+            position=self._batcher.position,
+            boundary_number=self._boundary_number,
+            published=self._published,
+            learning=self.learner.state(prequential),
             image_space=self.catalogue.image_space,
             text_space=self.catalogue.text_space,
-            counters=dict(self.learner.counters),
-            prequential=dict(self.learner.prequential.sums),
             environment=learner.environment(),
         )

@@ -1,81 +1,64 @@
-"""Prometheus metrics of one trainer, read from its loop when they are asked for."""
+"""Prometheus metrics of one trainer, computed from its loop at each scrape."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trainer.loop import Loop
 
-_LABELS = ["lineage"]
+PREFIX = "shelfwise_trainer_"
 
 
 class LoopCollector(Collector):
-    """Turns the state of a loop into metrics; counters of sessions go on across restarts with the checkpoint."""
+    """Collector of a loop's state. Counters of sessions continue across restarts with the checkpoint."""
 
-    def __init__(self, lineage: str, loop: Loop, wall_s: Callable[[], float]) -> None:
+    def __init__(self, lineage: str, loop: Loop, monotonic_s: Callable[[], float]) -> None:
         self._lineage = lineage
         self._loop = loop
-        self._wall_s = wall_s
+        self._monotonic_s = monotonic_s
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metrics."""
         progress, own = self._loop.progress, self._loop.learner
-        counters = dict(own.counters)
-        trained = counters.pop("trained", 0)
-        counters["undecodable"] = progress.num_undecodable
+        outcomes = dict(own.counters)
+        trained = outcomes.pop("trained", 0)
+        outcomes["undecodable"] = progress.num_undecodable
         yield self._counter("sessions", "Sessions trained.", trained)
         yield self._counter("batches", "Batches cut.", own.batch_number)
         yield self._counter("published", "Versions published by this process.", progress.num_published)
-        skipped = CounterMetricFamily(
-            "shelfwise_trainer_skipped", "Session records not trained.", labels=[*_LABELS, "reason"]
+        yield self._counter(
+            "failed_writes", "Versions and checkpoints that the file system refused.", progress.num_failed_writes
         )
-        for reason, count in sorted(counters.items()):
+        yield self._counter("items_rejected", "Item records that could not be decoded.", self._loop.feed.num_rejected)
+        skipped = CounterMetricFamily(
+            f"{PREFIX}skipped", "Session records not trained, by reason.", labels=["lineage", "reason"]
+        )
+        for reason, count in sorted(outcomes.items()):
             skipped.add_metric([self._lineage, reason], count)
         yield skipped
-        yield self._gauges("loss", "part", "Loss of the newest batch.", dict(progress.losses))
+        yield self._gauge("loss", "Loss of the newest batch, by part.", "part", progress.losses)
         running = own.prequential.means()
         means = dict(running if running["lists"] >= 1 else progress.prequential)
         means.pop("lists", None)
-        yield self._gauges("prequential", "metric", "Before learning, since the newest version.", means)
-        yield self._gauge("version", "Number of the newest version.", progress.version)
+        yield self._gauge(
+            "prequential", "Quality of predictions made before learning, since the newest version.", "metric", means
+        )
+        yield self._gauge("version", "Number of the newest version.", "", {"": progress.version})
         if progress.watermark_ts is not None:
-            yield self._gauge("watermark_seconds", "Watermark of the newest record.", progress.watermark_ts / 1000)
+            seconds = progress.watermark_ts / 1000
+            yield self._gauge("watermark_timestamp_seconds", "Watermark of the newest record.", "", {"": seconds})
         if progress.checkpoint_at is not None:
-            age = self._wall_s() - progress.checkpoint_at
-            yield self._gauge("checkpoint_age_seconds", "Since the newest checkpoint.", age)
+            age = self._monotonic_s() - progress.checkpoint_at
+            yield self._gauge("checkpoint_age_seconds", "Time since the newest checkpoint.", "", {"": age})
 
     def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"shelfwise_trainer_{name}", text, labels=_LABELS)
+        family = CounterMetricFamily(f"{PREFIX}{name}", text, labels=["lineage"])
         family.add_metric([self._lineage], value)
         return family
 
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"shelfwise_trainer_{name}", text, labels=_LABELS)
-        family.add_metric([self._lineage], value)
-        return family
-
-    def _gauges(self, name: str, label: str, text: str, values: dict[str, float]) -> Metric:
-        family = GaugeMetricFamily(f"shelfwise_trainer_{name}", text, labels=[*_LABELS, label])
+    def _gauge(self, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+        family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["lineage", *([label] if label else [])])
         for key, value in sorted(values.items()):
-            family.add_metric([self._lineage, key], value)
+            family.add_metric([self._lineage, *([key] if label else [])], value)
         return family
-
-
-@contextmanager
-def served(collector: Collector, port: int) -> Iterator[None]:
-    """Answer `/metrics` on loopback while the context lasts; port 0 turns it off."""
-    if not port:
-        yield
-        return
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(collector)
-    server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,6 +1,6 @@
 """The trainer process: Kafka in, versions out, one lease, one lock on its checkpoints.
 
-Source: TRAINING_SERVING.md 2, RELIABILITY.md 2 (trainer column).
+Source: docs/training.md.
 """
 
 import logging
@@ -16,43 +16,43 @@ from stream.broker.producer import Producer
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, ConfigError, FencedError, StoreError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.files import FolderInUseError, FolderLock, remove_abandoned
+from stream.probes import ProbeServer
+from stream.process_metrics import process_registry
 from stream.schemas import events, topics
 from trainer.feed.items import KafkaItems
-from trainer.learning.learner import Learner, auto_device, make_deterministic
-from trainer.loop import Lineage, Loop
-from trainer.metrics import LoopCollector, served
+from trainer.learning.learner import Learner, LearningHalted, auto_device, make_deterministic
+from trainer.loop import Lineage, Loop, Pauses
+from trainer.metrics import LoopCollector
 from trainer.models import MODELS, ModelConfig, architecture_hash, decode_config, encode_config
 from trainer.settings import TrainerSettings
-from trainer.versions.atomic_folder import TEMPORARY_PREFIX, Failpoint, no_failpoint
+from trainer.versions.atomic_folder import TEMPORARY_PREFIX
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
 _POLL_RECORDS = 512
-_BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clocks:
-    """The times a process lives by.
+class Dependencies:
+    """Injected dependencies of a trainer process.
 
     Attributes:
         now_ms: Epoch milliseconds, for leases and the registry.
-        wall_s: Monotonic seconds.
-        wait: Waits so many seconds or until a stop is asked for; returns whether it was.
-        stopping: Whether a stop was asked for.
+        pauses: Monotonic clock, waiting and jitter.
+        is_stopping: Returns whether a stop was requested.
     """
 
     now_ms: Callable[[], int]
-    wall_s: Callable[[], float]
-    wait: Callable[[float], bool]
-    stopping: Callable[[], bool]
+    pauses: Pauses
+    is_stopping: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """Where a trainer keeps things on disk."""
+    """The folders of a trainer."""
 
     checkpoints: Path
     artifacts: Path
@@ -82,41 +82,49 @@ def run(
     broker: Broker,
     engine: Engine,
     folders: Folders,
-    clocks: Clocks,
+    dependencies: Dependencies,
     *,
     device: str = "auto",
     holder: str,
     failpoint: Failpoint = no_failpoint,
 ) -> Loop:
-    """Train until a stop is asked for, and return the loop as it was then.
+    """Train until a stop is requested, and return the loop in its last state.
 
     Raises:
         ConfigError: If the lineage exists with another configuration, or another process uses the checkpoints.
         FencedError: If a later writer has taken over.
-        BusError: If the log no longer holds the offset to go on from: nothing is skipped silently.
+        BusError: If the log no longer holds the offset to continue from: nothing is skipped silently.
+        LearningHalted: If too many batches in a row were refused.
     """
     make_deterministic(settings.threads)
     config = configure(lineage.model, lineage.profile, settings.vector_width)
-    registry = Registry(engine)
+    store = Registry(engine)
+    lease = _Lease(store, lineage.name, holder, settings.lease_ttl_s * 1000, dependencies)
+    readiness = _Readiness(lease)
+    metrics = process_registry()
     with ExitStack() as stack:
         stack.enter_context(_claim(folders.checkpoints))
         remove_abandoned(folders.checkpoints, TEMPORARY_PREFIX)
-        registry.ensure_lineage(
+        if settings.metrics_port:
+            stack.enter_context(
+                ProbeServer(settings.metrics_host, settings.metrics_port, metrics, readiness.why_not_ready)
+            )
+        store.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config), "shared"
         )
-        lease = _Lease(registry, lineage.name, holder, settings.lease_ttl_s * 1000, clocks)
         if not lease.acquire():
             raise FencedError(f"lineage {lineage.name}: stopped while waiting for the lease")
         producer = stack.enter_context(Producer(broker))
         feed = KafkaItems(broker)
         stack.callback(feed.close)
         publisher = Publisher(
-            registry,
+            store,
             folders.artifacts,
             lineage.name,
             lease.term,
             lambda announcement: _announce(producer, announcement),
-            clocks.now_ms,
+            dependencies.now_ms,
+            settings.keep_versions,
             failpoint,
         )
         first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
@@ -127,25 +135,33 @@ def run(
             feed,
             publisher,
             folders.checkpoints,
-            wall_s=clocks.wall_s,
+            pauses=dependencies.pauses,
             failpoint=failpoint,
-            stop=lambda: lease.keep() or clocks.stopping(),
-            retry=_Retry(clocks),
+            before_step=lease.keep,
+            is_stopping=dependencies.is_stopping,
         )
-        stack.enter_context(served(LoopCollector(lineage.name, loop, clocks.wall_s), settings.metrics_port))
+        metrics.register(LoopCollector(lineage.name, loop, dependencies.pauses.monotonic_s))
         offsets = loop.start()
+        publisher.remove_orphans()
         positions = {(topics.SESSIONS, partition): offset for partition, offset in offsets.items()}
         reader = stack.enter_context(Reader(broker, positions, max_records=_POLL_RECORDS))
         _log.info("lineage %s: term %d, version %d, from %s", lineage.name, lease.term, loop.progress.version, offsets)
-        _follow(loop, reader, clocks, lease, settings.max_waiting)
+        _follow(loop, reader, dependencies, lease, settings.max_waiting, readiness)
     return loop
 
 
-def _follow(loop: Loop, reader: Reader, clocks: Clocks, lease: "_Lease", max_waiting: int) -> None:
+def _follow(
+    loop: Loop, reader: Reader, dependencies: Dependencies, lease: "_Lease", max_waiting: int, readiness: "_Readiness"
+) -> None:
     paused: set[int] = set()
-    while not clocks.stopping():
+    while not dependencies.is_stopping():
         lease.keep()
-        loop.push(reader.poll())
+        try:
+            loop.push(reader.poll())
+        except LearningHalted as error:
+            readiness.reason = f"learning halted: {error}"
+            raise
+        readiness.reason = None
         ahead = loop.merge.ahead(max_waiting)
         reader.pause((topics.SESSIONS, partition) for partition in ahead - paused)
         reader.resume((topics.SESSIONS, partition) for partition in paused - ahead)
@@ -153,62 +169,71 @@ def _follow(loop: Loop, reader: Reader, clocks: Clocks, lease: "_Lease", max_wai
 
 
 class _Lease:
-    """The lease of this process; while the database is down it is kept in good faith, the store refuses the rest."""
+    """The writer lease of this process.
 
-    def __init__(self, registry: Registry, lineage: str, holder: str, ttl_ms: int, clocks: Clocks) -> None:
+    While the database is unreachable, training continues; the store refuses a stale term when it is back.
+    """
+
+    def __init__(self, registry: Registry, lineage: str, holder: str, ttl_ms: int, dependencies: Dependencies) -> None:
         self._registry = registry
         self._lineage = lineage
         self._holder = holder
         self._ttl_ms = ttl_ms
-        self._clocks = clocks
-        self._renewed_s: float | None = None
+        self._dependencies = dependencies
+        self._monotonic_s = dependencies.pauses.monotonic_s
+        self._tried_s = 0.0
+        self._renewed_s = 0.0
         self.term = 0
 
     def acquire(self) -> bool:
-        """Take the lease, waiting for another holder's to expire; False if a stop comes first."""
+        """Take the lease, waiting for another holder's to expire; return False if a stop comes first."""
         while True:
             try:
                 self.term = self._registry.acquire_lease(
-                    self._lineage, self._holder, self._clocks.now_ms(), self._ttl_ms
+                    self._lineage, self._holder, self._dependencies.now_ms(), self._ttl_ms
                 )
             except FencedError as error:
                 _log.info("waiting for the lease: %s", error)
-                if self._clocks.wait(min(1.0, self._ttl_ms / 3000)):
+                if self._dependencies.pauses.wait(min(1.0, self._ttl_ms / 3000)):
                     return False
             else:
-                self._renewed_s = self._clocks.wall_s()
+                self._tried_s = self._renewed_s = self._monotonic_s()
                 return True
 
-    def keep(self) -> bool:
-        """Renew when a third of the lease has passed; always False, for use between steps.
+    def keep(self) -> None:
+        """Renew the lease if a third of it has passed since the last attempt.
 
         Raises:
             FencedError: If a later term has taken over.
         """
-        if self._renewed_s is not None and self._clocks.wall_s() - self._renewed_s < self._ttl_ms / 3000:
-            return False
+        now_s = self._monotonic_s()
+        if now_s - self._tried_s < self._ttl_ms / 3000:
+            return
+        self._tried_s = now_s
         try:
-            self._registry.renew_lease(self._lineage, self.term, self._clocks.now_ms(), self._ttl_ms)
+            self._registry.renew_lease(self._lineage, self.term, self._dependencies.now_ms(), self._ttl_ms)
         except FencedError:
             raise
         except StoreError as error:
             _log.warning("lease not renewed: %s", error)
-        self._renewed_s = self._clocks.wall_s()
-        return False
+        else:
+            self._renewed_s = now_s
+
+    def is_held(self) -> bool:
+        """Return whether this process took the lease and renewed it in time."""
+        return self.term > 0 and self._monotonic_s() - self._renewed_s < self._ttl_ms / 1000
 
 
-class _Retry:
-    """Waits longer and longer between attempts of a step that needs the database."""
+class _Readiness:
+    """The readiness of the process, read by the threads of the probe server."""
 
-    def __init__(self, clocks: Clocks) -> None:
-        self._clocks = clocks
-        self._attempt = 0
+    def __init__(self, lease: _Lease) -> None:
+        self._lease = lease
+        self.reason: str | None = "no record of the topic sessions was read yet"
 
-    def __call__(self, error: StoreError) -> bool:
-        delay_s = _BACKOFF_S[min(self._attempt, len(_BACKOFF_S) - 1)]
-        self._attempt += 1
-        _log.warning("training pauses, next attempt in %.1f s: %s", delay_s, error)
-        return not self._clocks.wait(delay_s)
+    def why_not_ready(self) -> str | None:
+        """Return the reason why the process cannot train and publish, or None if it can."""
+        return self.reason if self._lease.is_held() else "the lease of the lineage is not held"
 
 
 def _announce(producer: Producer, announcement: events.ModelVersionAnnouncement) -> None:
@@ -216,7 +241,7 @@ def _announce(producer: Producer, announcement: events.ModelVersionAnnouncement)
         producer.send(topics.MODEL_VERSIONS, key=announcement.lineage.encode(), value=events.encode(announcement))
         producer.flush()
     except BusError as error:
-        # A hint only: servers poll the registry too.
+        # The announcement is a hint; servers poll the registry too.
         _log.warning("version %d of %s not announced: %s", announcement.version, announcement.lineage, error)
 
 

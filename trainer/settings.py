@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.feed.batches import Grid
+from trainer.feed.batches import Boundaries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +14,14 @@ class TrainerSettings:
     batches, marks and versions at any speed.
 
     Attributes:
-        metrics_port: Prometheus port of the first lineage's process.
+        metrics_host: Address that probes and metrics listen on.
+        metrics_port: Port of probes and metrics of the first lineage's process; 0 turns them off.
         batch_sessions: Sessions of a full batch.
-        batch_s: Grid that cuts batches.
-        checkpoint_s: Grid of marks: ids are admitted, items applied, a checkpoint may be written.
+        batch_s: Boundaries that cuts batches.
+        checkpoint_s: Boundaries of marks: ids are admitted, items applied, a checkpoint may be written.
         checkpoint_every_wall_s: Marks that come sooner than this after a checkpoint write none; 0 writes at each.
             A version always has its checkpoint.
-        publish_s: Grid of versions, a multiple of `checkpoint_s`.
+        publish_s: Boundaries of versions, a multiple of `checkpoint_s`.
         catalogue_delay_s: Items take effect at the first mark this long after their `updated_ts`.
         seen_s: How long a session is remembered, so that a repeated record is not trained twice.
         converted_s: How long a trained purchase is remembered: the longest attribution window.
@@ -38,8 +39,11 @@ class TrainerSettings:
         max_waiting: Records of one partition that may wait for slower ones before it is paused.
         lease_ttl_s: Life of the lease between renewals.
         keep_checkpoints: Checkpoints kept on disk.
+        keep_versions: Newest versions of a lineage kept on disk; not fewer than `keep_checkpoints`. The live version
+            always stays.
     """
 
+    metrics_host: str = "127.0.0.1"
     metrics_port: int = 9102
     batch_sessions: int = 128
     batch_s: int = 10
@@ -63,18 +67,23 @@ class TrainerSettings:
     max_waiting: int = 20_000
     lease_ttl_s: int = 30
     keep_checkpoints: int = 3
+    keep_versions: int = 48
 
     def __post_init__(self) -> None:
-        self.grid()
+        self.boundaries()
         if not 0 < self.accumulator_decay_per_day <= 1:
             raise ValueError(f"accumulator_decay_per_day = {self.accumulator_decay_per_day}: expected (0, 1]")
         for name in ("dense_lr", "rows_lr", "accumulator", "clip_norm", "threads", "max_waiting", "keep_checkpoints"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
 
-    def grid(self) -> Grid:
+        # A restart from an older checkpoint registers the version of that checkpoint again.
+        if self.keep_versions < max(self.keep_checkpoints, 2):
+            raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")
+
+    def boundaries(self) -> Boundaries:
         """Return the grids that cut batches and marks."""
-        return Grid(
+        return Boundaries(
             batch_sessions=self.batch_sessions,
             batch_ms=self.batch_s * 1000,
             checkpoint_ms=self.checkpoint_s * 1000,

@@ -1,4 +1,4 @@
-"""`shelfwise trainer`: train lineages and look at their versions."""
+"""`shelfwise trainer`: train lineages and show their versions."""
 
 import signal
 import threading
@@ -22,28 +22,35 @@ def run(
     profile: Annotated[str, typer.Option(help="tiny or paper.")] = "tiny",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     seed: int = 0,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, 0 = none.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of probes and metrics.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of probes and metrics, 0 = none.")] = None,
     vector_width: Annotated[int | None, typer.Option(help="Width of the vectors in `items`.")] = None,
-    checkpoint_s: Annotated[int | None, typer.Option(help="Marks, in seconds of watermark time.")] = None,
-    publish_s: Annotated[int | None, typer.Option(help="Versions, in seconds of watermark time.")] = None,
+    checkpoint_s: Annotated[
+        int | None, typer.Option(help="Seconds of watermark time between checkpoint boundaries.")
+    ] = None,
+    publish_s: Annotated[int | None, typer.Option(help="Seconds of watermark time between versions.")] = None,
 ) -> None:
-    """Train a lineage from the `sessions` topic until SIGTERM or Ctrl-C; goes on from its newest checkpoint."""
+    """Train a lineage from the `sessions` topic until SIGTERM or Ctrl-C, from its newest checkpoint on."""
     import platform
     import time
     from importlib.metadata import version
+
+    import numpy as np
 
     from deploy.kafka.choice import configured
     from deploy.migrations.upgrade import upgrade
     from stream import db
     from stream.schemas.names import check_name
-    from trainer.loop import Lineage
-    from trainer.run import Clocks, Folders
+    from stream.wall_clock import epoch_ms
+    from trainer.loop import Lineage, Pauses
+    from trainer.run import Dependencies, Folders
     from trainer.run import run as train
     from trainer.settings import TrainerSettings
 
     loaded = context(
         ctx,
         {
+            "trainer.metrics_host": metrics_host,
             "trainer.metrics_port": metrics_port,
             "trainer.vector_width": vector_width,
             "trainer.checkpoint_s": checkpoint_s,
@@ -64,11 +71,10 @@ def run(
         broker,
         engine,
         folders,
-        Clocks(
-            now_ms=lambda: time.time_ns() // 1_000_000,
-            wall_s=time.monotonic,
-            wait=stopping.wait,
-            stopping=stopping.is_set,
+        Dependencies(
+            now_ms=epoch_ms,
+            pauses=Pauses(monotonic_s=time.monotonic, wait=stopping.wait, random=np.random.default_rng().random),
+            is_stopping=stopping.is_set,
         ),
         device=device,
         # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.

@@ -325,7 +325,7 @@ class _Demo:
         self._await("the log to be joined, learned and stored", drained, DRAIN_S)
 
     def _watermark_ms(self, port: int) -> int:
-        return round(_scrape_or_nothing(port).total("shelfwise_trainer_watermark_seconds") * 1_000)
+        return round(_scrape_or_nothing(port).total("shelfwise_trainer_watermark_timestamp_seconds") * 1_000)
 
     def _swaps(self, ports: Ports) -> dict[str, int]:
         samples = _scrape_or_nothing(ports.serving)

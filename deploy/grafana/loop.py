@@ -173,7 +173,9 @@ _TRAIN = Section(
             " trainer is stopped.",
             unit="dateTimeAsIso",
             kind="timeseries",
-            queries=(Query(text=f"shelfwise_trainer_watermark_seconds{_TRAINER} * 1000", legend="{{lineage}}"),),
+            queries=(
+                Query(text=f"shelfwise_trainer_watermark_timestamp_seconds{_TRAINER} * 1000", legend="{{lineage}}"),
+            ),
         ),
         Panel(
             title="Checkpoint age",

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,16 +65,7 @@ class TorchScorer:
         Raises:
             ArtifactError: If it exceeds the tolerance, or the weights do not fit the architecture.
         """
-        golden = self._version.golden
-        try:
-            scores = self._run(golden).float().numpy()
-        except (KeyError, RuntimeError, IndexError) as error:
-            raise ArtifactError(f"{self._version.sha256}: golden sessions cannot be scored: {error!r}") from error
-        difference = np.abs(scores - self._version.golden_scores)[golden.cand_mask]
-        worst = float(difference.max()) if difference.size else 0.0
-        if not worst <= artifact.GOLDEN_TOLERANCE:
-            raise ArtifactError(f"{self._version.sha256}: golden scores differ by {worst:.2e}")
-        return worst
+        return artifact.check_golden(self._version, lambda batch: self._run(batch).float().numpy())
 
     def warm_up(self, num_runs: int = 3) -> None:
         """Run single golden lists, so that the first request pays for no first call."""

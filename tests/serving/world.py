@@ -76,7 +76,7 @@ def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps
         image_space="image-1",
         text_space="text-1",
         cursors={},
-        marked_ts=0,
+        boundary_ts=0,
         metrics={},
         capacities={name: table.capacity for name, table in id_maps.by_name().items()},
         num_sessions=0,
@@ -94,7 +94,7 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
         id_maps.item.observe([item.item_id])
         id_maps.category.observe(item.category_ids)
     for table in id_maps.by_name().values():
-        table.mark()
+        table.at_boundary()
     shop = Catalogue(items())
     examples = [
         example_from_request(

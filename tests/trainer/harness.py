@@ -1,19 +1,18 @@
 """Runs the trainer's loop over a list of records, in pieces, with crashes where a test wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from sqlalchemy import Engine
 
-from stream.errors import StoreError
+from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
 from trainer.learning.learner import Learner, make_deterministic
-from trainer.loop import Lineage, Loop
+from trainer.loop import Lineage, Loop, Pauses
 from trainer.models import architecture_hash
 from trainer.run import configure
 from trainer.settings import TrainerSettings
-from trainer.versions.atomic_folder import Failpoint, no_failpoint
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
@@ -33,6 +32,7 @@ def make_loop(
     settings: TrainerSettings = SETTINGS,
     partitions: int = 3,
     lineage: Lineage = LINEAGE,
+    monotonic_s: Callable[[], float] = lambda: 0.0,
 ) -> Loop:
     make_deterministic(1)
     config = configure(lineage.model, lineage.profile, 0)
@@ -40,12 +40,15 @@ def make_loop(
     registry.ensure_lineage(lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config))
     term = registry.acquire_lease(lineage.name, "holder", 0, 1_000_000)
     publisher = Publisher(
-        registry, folder / "artifacts", lineage.name, term, lambda _announcement: None, lambda: 0, failpoint
+        registry,
+        folder / "artifacts",
+        lineage.name,
+        term,
+        lambda _announcement: None,
+        lambda: 0,
+        settings.keep_versions,
+        failpoint,
     )
-
-    def refuse(error: StoreError) -> bool:
-        raise error
-
     return Loop(
         lineage,
         Learner(lineage.model, config, settings, seed=lineage.seed, device=torch.device("cpu")),
@@ -53,9 +56,9 @@ def make_loop(
         ListFeed(make_items()),
         publisher,
         folder / "checkpoints",
-        wall_s=lambda: 0.0,
+        # A wait that a stop ends at once: an error of the database is raised instead of retried.
+        pauses=Pauses(monotonic_s=monotonic_s, wait=lambda _: True, random=lambda: 0.0),
         failpoint=failpoint,
-        retry=refuse,
     )
 
 

@@ -46,6 +46,7 @@ class ListFeed:
 
     def __init__(self, items: list[Item]) -> None:
         self._items = items
+        self.num_rejected = 0
 
     def advance(self, catalogue: Catalogue, until_ts: int) -> None:
         for item in self._items:

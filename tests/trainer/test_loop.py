@@ -1,5 +1,8 @@
-"""The same log gives the same weights, whatever crashed meanwhile (T1, T8 of RELIABILITY.md)."""
+"""The same log gives the same weights after any crash or refused write."""
 
+import errno
+import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -197,5 +200,58 @@ def test_every_checkpoint_is_skipped_but_those_of_versions_when_the_wall_clock_s
     rare = replace(SETTINGS, checkpoint_every_wall_s=60)
     loop = make_loop(tmp_path, engine, settings=rare)
     feed(loop, make_log())
-    assert loop.progress.num_marks > loop.progress.num_published == 6
+    assert loop.progress.num_boundaries > loop.progress.num_published == 6
     assert len(list((tmp_path / "checkpoints").glob("0*"))) == 3
+
+
+@pytest.mark.parametrize("visit", [1, 2])
+@pytest.mark.parametrize("step", ["before_write", "after_write", "after_fsync", "before_rename"])
+@pytest.mark.parametrize("place", ["artifact", "checkpoint"])
+def test_a_write_that_the_file_system_refuses_is_retried_and_learning_goes_on(
+    tmp_path: Path,
+    log: list[LogRecord],
+    undisturbed: tuple[dict[str, bytes], dict[str, int], int],
+    place: str,
+    step: str,
+    visit: int,
+) -> None:
+    visits = 0
+
+    def full_disk(name: str) -> None:
+        nonlocal visits
+        visits += name == f"{place}.{step}"
+        if name == f"{place}.{step}" and visits == visit:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    engine = make_engine(tmp_path)
+    ticks = itertools.count()
+    loop = make_loop(tmp_path, engine, failpoint=full_disk, monotonic_s=lambda: float(next(ticks)))
+    feed(loop, log)
+    assert loop.progress.num_failed_writes == 1
+    assert weights(loop) == undisturbed[0]
+    assert dict(loop.learner.counters) == undisturbed[1]
+    versions = Registry(engine).versions("test")
+    assert [version.version for version in versions] == list(range(1, undisturbed[2] + 1))
+    assert [version.parent for version in versions[1:]] == [version.artifact for version in versions[:-1]]
+    for version in versions:
+        artifact.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
+    assert not list((tmp_path / place.replace("artifact", "artifacts").replace("point", "points")).glob(".tmp-*"))
+    resumed = make_loop(tmp_path, engine)
+    feed(resumed, log)
+    assert weights(resumed) == undisturbed[0]
+
+
+def test_after_a_refused_write_the_next_attempt_waits_for_the_back_off(tmp_path: Path, log: list[LogRecord]) -> None:
+    attempts = 0
+
+    def always_full(name: str) -> None:
+        nonlocal attempts
+        if name == "checkpoint.before_write":
+            attempts += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    loop = make_loop(tmp_path, make_engine(tmp_path), failpoint=always_full)
+    feed(loop, log)
+    assert loop.progress.num_boundaries > 2
+    assert attempts == loop.progress.num_failed_writes == 1
+    assert loop.progress.version == 0

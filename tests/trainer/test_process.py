@@ -1,177 +1,111 @@
-"""The process around the loop, on the memory broker: lease, lock, metrics, stop, and a second trainer (T5)."""
+"""The trainer process on a real Kafka: trained from the topics, killed with SIGKILL, equal to an undisturbed run."""
 
-import itertools
-import socket
-import urllib.request
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import Engine
 
 from stream import db
 from stream.broker.producer import Producer
+from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.errors import ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics
+from stream.schemas.events import ModelVersionAnnouncement
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
-from trainer.metrics import LoopCollector, served
-from trainer.run import Clocks, Folders, configure, run
-from trainer.settings import TrainerSettings
-from trainer.versions.registry import Registry
+from trainer.versions import artifact
+from trainer.versions.registry import Registry, Version
 
-_NO_METRICS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, metrics_port=0)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    engine = db.create(f"sqlite:///{tmp_path}/test.db")
-    db.metadata.create_all(engine)
-    return engine
+pytestmark = pytest.mark.kafka
+_DEADLINE_S = 120
 
 
 def produce(broker: Broker, log: list[LogRecord]) -> None:
     with Producer(broker) as producer:
         catalogue.publish(producer, make_items())
+        producer.flush()
         for record in log:
             producer.send(topics.SESSIONS, key=None, value=record.value, partition=record.partition)
 
 
-def clocks(stopping: Callable[[], bool], wait: Callable[[float], bool] = lambda _: False) -> Clocks:
-    seconds = itertools.count()
-    return Clocks(now_ms=lambda: 0, wall_s=lambda: float(next(seconds)) / 1000, wait=wait, stopping=stopping)
+def written(folder: Path, versions: list[Version]) -> list[dict[str, str]]:
+    """Return the hashes of what each version holds, without its manifest, which names the lease term."""
+    manifests = [artifact.read_manifest(folder, version.artifact) for version in versions]
+    return [{name: entry.sha256 for name, entry in manifest.files.items()} for manifest in manifests]
 
 
-def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
-    memory_broker: Broker, engine: Engine, tmp_path: Path
-) -> None:
-    log = make_log(120, partitions=PARTITIONS)
-    left_behind = tmp_path / "checkpoints" / LINEAGE.name / ".tmp-1"
-    left_behind.mkdir(parents=True)
-    other = db.create("sqlite://")
-    db.metadata.create_all(other)
-    expected = make_loop(tmp_path / "list", other, partitions=PARTITIONS)
-    feed(expected, log)
-    produce(memory_broker, log)
-    registry = Registry(engine)
-
-    def is_done() -> bool:
-        live = registry.live(LINEAGE.name)
-        return live is not None and live.version == expected.progress.version
-
-    loop = run(
-        LINEAGE,
-        _NO_METRICS,
-        memory_broker,
-        engine,
-        Folders.under(tmp_path, LINEAGE.name),
-        clocks(is_done),
-        device="cpu",
-        holder="one",
-    )
-    assert loop.learner.counters == expected.learner.counters
-    assert loop.learner.counters["trained"] == 120 + 40
-    assert not left_behind.exists()
-
-
-def test_a_second_process_on_the_same_checkpoints_is_refused(
-    memory_broker: Broker, engine: Engine, tmp_path: Path
-) -> None:
-    folders = Folders.under(tmp_path, LINEAGE.name)
-    refused: list[ConfigError] = []
-
-    def start_another() -> bool:
-        with pytest.raises(ConfigError, match="another trainer") as caught:
-            run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, clocks(lambda: True), holder="one")
-        refused.append(caught.value)
-        return True
-
-    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, clocks(start_another), device="cpu", holder="one")
-    assert len(refused) == 1
-
-
-def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(
-    memory_broker: Broker, engine: Engine, tmp_path: Path
-) -> None:
-    first = Folders.under(tmp_path / "first", LINEAGE.name)
-    run(LINEAGE, _NO_METRICS, memory_broker, engine, first, clocks(lambda: True), device="cpu", holder="one")
-    waits: list[float] = []
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        return len(waits) == 3
-
-    second = Folders.under(tmp_path / "second", LINEAGE.name)
-    with pytest.raises(FencedError, match="waiting for the lease"):
-        run(LINEAGE, _NO_METRICS, memory_broker, engine, second, clocks(lambda: True, wait), holder="two")
-    assert len(waits) == 3
-
-
-def test_a_trainer_that_lost_its_lease_publishes_nothing_more(engine: Engine, tmp_path: Path) -> None:
-    log = make_log(120)
-    frozen = make_loop(tmp_path / "frozen", engine)
-    feed(frozen, log[:80])
-    published = frozen.progress.version
-    taker = make_loop(tmp_path / "taker", engine)
-    with pytest.raises(FencedError):
-        frozen.push(log[80:])
-    versions = Registry(engine).versions(LINEAGE.name)
-    assert [version.version for version in versions] == list(range(1, published + 1))
-    feed(taker, log)
-    versions = Registry(engine).versions(LINEAGE.name)
-    assert [version.version for version in versions] == list(range(1, len(versions) + 1))
-    assert {version.term for version in versions[published:]} == {2}
-
-
-def test_without_a_database_training_pauses_at_the_version_and_goes_on(engine: Engine, tmp_path: Path) -> None:
-    log = make_log(120)
-    db.metadata.tables["rollout_events"].drop(engine)
-    lost = make_loop(tmp_path, engine)
-    with pytest.raises(StoreError):
-        feed(lost, log)
-    assert lost.progress.num_published == 0
-    db.metadata.create_all(engine)
-    resumed = make_loop(tmp_path, engine)
-    feed(resumed, log)
-    assert [version.status for version in Registry(engine).versions(LINEAGE.name)][-1] == "live"
-    assert resumed.learner.counters["trained"] == 120 + 40
-
-
-def test_metrics_name_the_lineage(engine: Engine, tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, engine)
-    feed(loop, make_log(60))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with (
-        served(LoopCollector("test", loop, lambda: 5.0), port),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
-    ):
-        text = answer.read().decode()
-    samples = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
+@contextmanager
+def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
+    environment: Mapping[str, str] = {
+        **os.environ,  # noqa: TID251 - a child needs PATH and the like
+        "SHELFWISE_HOME": str(home),
+        "SHELFWISE_BROKER": broker.bootstrap,
+        "SHELFWISE_TRAINER__BATCH_SESSIONS": str(SETTINGS.batch_sessions),
+        "SHELFWISE_TRAINER__CHECKPOINT_S": str(SETTINGS.checkpoint_s),
+        "SHELFWISE_TRAINER__PUBLISH_S": str(SETTINGS.publish_s),
     }
-    lineage = ("lineage", "test")
-    assert samples["shelfwise_trainer_sessions_total", lineage] == loop.learner.counters["trained"]
-    assert samples["shelfwise_trainer_version", lineage] == loop.progress.version
-    assert samples["shelfwise_trainer_checkpoint_age_seconds", lineage] == 5
-    assert samples["shelfwise_trainer_skipped_total", lineage, ("reason", "undecodable")] == 0
-    assert 0 < samples["shelfwise_trainer_prequential", lineage, ("metric", "auc")] < 1
-    assert ("shelfwise_trainer_loss", lineage, ("part", "main")) in samples
-    assert ("shelfwise_trainer_batches_total", lineage) in samples
-    assert ("shelfwise_trainer_published_total", lineage) in samples
-    assert samples["shelfwise_trainer_watermark_seconds", lineage] > 1.7e9
+    argv = [sys.executable, "-m", "deploy", "trainer", "run", LINEAGE.name, "--model", LINEAGE.model]
+    argv += ["--seed", str(LINEAGE.seed), "--metrics-port", "0", "--device", "cpu"]
+    with (home / "trainer.log").open("ab") as log:
+        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
 
-def test_unknown_models_and_profiles_are_named() -> None:
-    with pytest.raises(ConfigError, match="armmt"):
-        configure("gpt", "tiny", 0)
-    with pytest.raises(ConfigError, match="tiny"):
-        configure("armmt", "huge", 0)
-    assert configure("armmt", "tiny", 24).vector_width == 24
-    assert SETTINGS.grid().publish_ms == 40_000
+def wait_for_version(process: subprocess.Popen[bytes], home: Path, number: int) -> list[Version]:
+    registry = Registry(db.create(f"sqlite:///{home}/shelfwise.db"))
+    deadline = time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            break
+        if (home / "artifacts").is_dir():
+            found = registry.versions(LINEAGE.name)
+            if found and found[-1].version >= number and found[-1].status == "live":
+                return found
+    raise AssertionError(f"no version {number}: {(home / 'trainer.log').read_text()}")
+
+
+def test_a_killed_trainer_equals_an_undisturbed_one(fresh_kafka: Broker, tmp_path: Path) -> None:
+    log = make_log(600, partitions=PARTITIONS)
+    (tmp_path / "undisturbed").mkdir()
+    engine = db.create(f"sqlite:///{tmp_path}/undisturbed/test.db")
+    db.metadata.create_all(engine)
+    loop = make_loop(tmp_path / "undisturbed", engine, partitions=PARTITIONS)
+    feed(loop, log)
+    expected = Registry(engine).versions(LINEAGE.name)
+
+    produce(fresh_kafka, log)
+    home = tmp_path / "home"
+    home.mkdir()
+    with trainer_process(home, fresh_kafka) as process:
+        killed_at = wait_for_version(process, home, 1)[-1].version
+        process.send_signal(signal.SIGKILL)
+    with trainer_process(home, fresh_kafka) as process:
+        versions = wait_for_version(process, home, expected[-1].version)
+        process.terminate()
+        assert process.wait(10) == 0
+    assert killed_at < expected[-1].version
+    assert written(home / "artifacts", versions) == written(tmp_path / "undisturbed" / "artifacts", expected)
+    last = artifact.read_manifest(home / "artifacts", versions[-1].artifact)
+    assert last.num_sessions == loop.learner.counters["trained"] == 600 + 200
+    heard = [
+        msgspec.json.decode(record.value or b"", type=ModelVersionAnnouncement)
+        for record in read_to_end(fresh_kafka, topics.MODEL_VERSIONS)
+    ]
+    assert {one.version: one.artifact for one in heard} == {one.version: one.artifact for one in versions}

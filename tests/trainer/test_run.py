@@ -1,111 +1,201 @@
-"""The trainer process on a real Kafka: trained from the topics, killed with SIGKILL, equal to an undisturbed run."""
+"""The process around the loop, on the memory broker: lease, lock, probes, stop, and a second trainer."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import itertools
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 
-import msgspec
 import pytest
+from sqlalchemy import Engine
 
 from stream import db
 from stream.broker.producer import Producer
-from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.errors import ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics
-from stream.schemas.events import ModelVersionAnnouncement
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
-from trainer.versions import artifact
-from trainer.versions.registry import Registry, Version
+from trainer.loop import Pauses
+from trainer.run import Dependencies, Folders, configure, run
+from trainer.settings import TrainerSettings
+from trainer.versions.registry import Registry
 
-pytestmark = pytest.mark.kafka
-_DEADLINE_S = 120
+_NO_METRICS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, metrics_port=0)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+    db.metadata.create_all(engine)
+    return engine
 
 
 def produce(broker: Broker, log: list[LogRecord]) -> None:
     with Producer(broker) as producer:
         catalogue.publish(producer, make_items())
-        producer.flush()
         for record in log:
             producer.send(topics.SESSIONS, key=None, value=record.value, partition=record.partition)
 
 
-def written(folder: Path, versions: list[Version]) -> list[dict[str, str]]:
-    """Return the hashes of what each version holds, without its manifest, which names the lease term."""
-    manifests = [artifact.read_manifest(folder, version.artifact) for version in versions]
-    return [{name: entry.sha256 for name, entry in manifest.files.items()} for manifest in manifests]
+def dependencies(is_stopping: Callable[[], bool], wait: Callable[[float], bool] = lambda _: False) -> Dependencies:
+    ticks = itertools.count()
+    pauses = Pauses(monotonic_s=lambda: float(next(ticks)) / 1000, wait=wait, random=lambda: 0.0)
+    return Dependencies(now_ms=lambda: 0, pauses=pauses, is_stopping=is_stopping)
 
 
-@contextmanager
-def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
-    environment: Mapping[str, str] = {
-        **os.environ,  # noqa: TID251 - a child needs PATH and the like
-        "SHELFWISE_HOME": str(home),
-        "SHELFWISE_BROKER": broker.bootstrap,
-        "SHELFWISE_TRAINER__BATCH_SESSIONS": str(SETTINGS.batch_sessions),
-        "SHELFWISE_TRAINER__CHECKPOINT_S": str(SETTINGS.checkpoint_s),
-        "SHELFWISE_TRAINER__PUBLISH_S": str(SETTINGS.publish_s),
-    }
-    argv = [sys.executable, "-m", "deploy", "trainer", "run", LINEAGE.name, "--model", LINEAGE.model]
-    argv += ["--seed", str(LINEAGE.seed), "--metrics-port", "0", "--device", "cpu"]
-    with (home / "trainer.log").open("ab") as log:
-        process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    log = make_log(120, partitions=PARTITIONS)
+    left_behind = tmp_path / "checkpoints" / LINEAGE.name / ".tmp-1"
+    left_behind.mkdir(parents=True)
+    other = db.create("sqlite://")
+    db.metadata.create_all(other)
+    expected = make_loop(tmp_path / "list", other, partitions=PARTITIONS)
+    feed(expected, log)
+    produce(memory_broker, log)
+    registry = Registry(engine)
+
+    def is_done() -> bool:
+        live = registry.live(LINEAGE.name)
+        return live is not None and live.version == expected.progress.version
+
+    loop = run(
+        LINEAGE,
+        _NO_METRICS,
+        memory_broker,
+        engine,
+        Folders.under(tmp_path, LINEAGE.name),
+        dependencies(is_done),
+        device="cpu",
+        holder="one",
+    )
+    assert loop.learner.counters == expected.learner.counters
+    assert loop.learner.counters["trained"] == 120 + 40
+    assert not left_behind.exists()
 
 
-def wait_for_version(process: subprocess.Popen[bytes], home: Path, number: int) -> list[Version]:
-    registry = Registry(db.create(f"sqlite:///{home}/shelfwise.db"))
-    deadline = time.monotonic() + _DEADLINE_S
-    while time.monotonic() < deadline:
-        try:
-            process.wait(0.02)
-        except subprocess.TimeoutExpired:
-            pass
-        else:
-            break
-        if (home / "artifacts").is_dir():
-            found = registry.versions(LINEAGE.name)
-            if found and found[-1].version >= number and found[-1].status == "live":
-                return found
-    raise AssertionError(f"no version {number}: {(home / 'trainer.log').read_text()}")
+def test_a_second_process_on_the_same_checkpoints_is_refused(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    folders = Folders.under(tmp_path, LINEAGE.name)
+    refused: list[ConfigError] = []
+
+    def start_another() -> bool:
+        with pytest.raises(ConfigError, match="another trainer") as caught:
+            run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(lambda: True), holder="one")
+        refused.append(caught.value)
+        return True
+
+    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(start_another), device="cpu", holder="one")
+    assert len(refused) == 1
 
 
-def test_a_killed_trainer_equals_an_undisturbed_one(fresh_kafka: Broker, tmp_path: Path) -> None:
-    log = make_log(600, partitions=PARTITIONS)
-    (tmp_path / "undisturbed").mkdir()
-    engine = db.create(f"sqlite:///{tmp_path}/undisturbed/test.db")
+def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    first = Folders.under(tmp_path / "first", LINEAGE.name)
+    run(LINEAGE, _NO_METRICS, memory_broker, engine, first, dependencies(lambda: True), device="cpu", holder="one")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 3
+
+    second = Folders.under(tmp_path / "second", LINEAGE.name)
+    with pytest.raises(FencedError, match="waiting for the lease"):
+        run(LINEAGE, _NO_METRICS, memory_broker, engine, second, dependencies(lambda: True, wait), holder="two")
+    assert len(waits) == 3
+
+
+def test_a_trainer_that_lost_its_lease_publishes_nothing_more(engine: Engine, tmp_path: Path) -> None:
+    log = make_log(120)
+    frozen = make_loop(tmp_path / "frozen", engine)
+    feed(frozen, log[:80])
+    published = frozen.progress.version
+    taker = make_loop(tmp_path / "taker", engine)
+    with pytest.raises(FencedError):
+        frozen.push(log[80:])
+    versions = Registry(engine).versions(LINEAGE.name)
+    assert [version.version for version in versions] == list(range(1, published + 1))
+    feed(taker, log)
+    versions = Registry(engine).versions(LINEAGE.name)
+    assert [version.version for version in versions] == list(range(1, len(versions) + 1))
+    assert {version.term for version in versions[published:]} == {2}
+
+
+def test_without_a_database_training_pauses_at_the_version_and_goes_on(engine: Engine, tmp_path: Path) -> None:
+    log = make_log(120)
+    db.metadata.tables["rollout_events"].drop(engine)
+    lost = make_loop(tmp_path, engine)
+    with pytest.raises(StoreError):
+        feed(lost, log)
+    assert lost.progress.num_published == 0
     db.metadata.create_all(engine)
-    loop = make_loop(tmp_path / "undisturbed", engine, partitions=PARTITIONS)
-    feed(loop, log)
-    expected = Registry(engine).versions(LINEAGE.name)
+    resumed = make_loop(tmp_path, engine)
+    feed(resumed, log)
+    assert [version.status for version in Registry(engine).versions(LINEAGE.name)][-1] == "live"
+    assert resumed.learner.counters["trained"] == 120 + 40
 
-    produce(fresh_kafka, log)
-    home = tmp_path / "home"
-    home.mkdir()
-    with trainer_process(home, fresh_kafka) as process:
-        killed_at = wait_for_version(process, home, 1)[-1].version
-        process.send_signal(signal.SIGKILL)
-    with trainer_process(home, fresh_kafka) as process:
-        versions = wait_for_version(process, home, expected[-1].version)
-        process.terminate()
-        assert process.wait(10) == 0
-    assert killed_at < expected[-1].version
-    assert written(home / "artifacts", versions) == written(tmp_path / "undisturbed" / "artifacts", expected)
-    last = artifact.read_manifest(home / "artifacts", versions[-1].artifact)
-    assert last.num_sessions == loop.learner.counters["trained"] == 600 + 200
-    heard = [
-        msgspec.json.decode(record.value or b"", type=ModelVersionAnnouncement)
-        for record in read_to_end(fresh_kafka, topics.MODEL_VERSIONS)
-    ]
-    assert {one.version: one.artifact for one in heard} == {one.version: one.artifact for one in versions}
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_a_trainer_is_ready_once_it_has_read_and_while_it_holds_the_lease(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    settings = replace(_NO_METRICS, metrics_port=free_port())
+    seconds = 0.0
+    answers: list[tuple[int, str]] = []
+
+    def is_done() -> bool:
+        nonlocal seconds
+        answers.append(answer(settings.metrics_port, "/readyz"))
+        seconds += len(answers) * settings.lease_ttl_s / 4
+        if len(answers) == 3:
+            # The database is gone: the lease cannot be renewed and expires.
+            db.metadata.tables["leases"].drop(engine)
+        return len(answers) == 6
+
+    pauses = Pauses(monotonic_s=lambda: seconds, wait=lambda _: False, random=lambda: 0.0)
+    run(
+        LINEAGE,
+        settings,
+        memory_broker,
+        engine,
+        Folders.under(tmp_path, LINEAGE.name),
+        Dependencies(now_ms=lambda: 0, pauses=pauses, is_stopping=is_done),
+        device="cpu",
+        holder="one",
+    )
+    statuses = [status for status, _ in answers]
+    assert statuses[:3] == [503, 200, 200]
+    assert answers[0][1] == "no record of the topic sessions was read yet\n"
+    assert answers[-1] == (503, "the lease of the lineage is not held\n")
+    with pytest.raises(OSError, match="refused"):
+        answer(settings.metrics_port, "/livez")
+
+
+def test_unknown_models_and_profiles_are_named() -> None:
+    with pytest.raises(ConfigError, match="armmt"):
+        configure("gpt", "tiny", 0)
+    with pytest.raises(ConfigError, match="tiny"):
+        configure("armmt", "huge", 0)
+    assert configure("armmt", "tiny", 24).vector_width == 24
+    assert SETTINGS.boundaries().publish_ms == 40_000

@@ -49,9 +49,9 @@ class IdMap:
         self._slots: dict[str, int] = {}
         self._free = list(range(capacity - 1, FIRST_SLOT - 1, -1))  # the lowest free slot is last
         self._counts = np.zeros(capacity, np.int64)
-        self._last_mark = np.full(capacity, -1, np.int64)
+        self._last_boundary = np.full(capacity, -1, np.int64)
         self._pending: dict[str, int] = {}
-        self.num_marks = 0
+        self.num_boundaries = 0
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -73,9 +73,9 @@ class IdMap:
                     del self._pending[next(iter(self._pending))]
             else:
                 self._counts[slot] += 1
-                self._last_mark[slot] = self.num_marks
+                self._last_boundary[slot] = self.num_boundaries
 
-    def mark(self) -> Changes:
+    def at_boundary(self) -> Changes:
         """Admit what was seen often enough, in the order first seen; evict the least recent low counts when full."""
         wanted = [key for key, count in self._pending.items() if count >= self.min_sightings]
         evicted = self._evict(len(wanted) - len(self._free))
@@ -84,9 +84,9 @@ class IdMap:
             slot = self._free.pop()
             self._slots[key] = slot
             self._counts[slot] = self._pending.pop(key)
-            self._last_mark[slot] = self.num_marks
+            self._last_boundary[slot] = self.num_boundaries
             admitted.append(slot)
-        self.num_marks += 1
+        self.num_boundaries += 1
         return Changes(evicted=np.array(evicted, np.int64), admitted=np.array(admitted, np.int64))
 
     def _evict(self, num_wanted: int) -> list[int]:
@@ -94,15 +94,15 @@ class IdMap:
             return []
         keys = {slot: key for key, slot in self._slots.items()}
         old = sorted(
-            (int(self._last_mark[slot]), int(self._counts[slot]), slot)
+            (int(self._last_boundary[slot]), int(self._counts[slot]), slot)
             for slot in keys
-            if self._counts[slot] < self.low_count and self._last_mark[slot] < self.num_marks
+            if self._counts[slot] < self.low_count and self._last_boundary[slot] < self.num_boundaries
         )
         evicted = [slot for _, _, slot in old[:num_wanted]]
         for slot in evicted:
             del self._slots[keys[slot]]
             self._counts[slot] = 0
-            self._last_mark[slot] = -1
+            self._last_boundary[slot] = -1
         self._free = sorted([*self._free, *evicted], reverse=True)
         return evicted
 
@@ -116,11 +116,11 @@ class IdMap:
             pending_text, pending_ends = _pack(list(self._pending))
             arrays |= {
                 "counts": self._counts[slots],
-                "last_mark": self._last_mark[slots],
+                "last_boundary": self._last_boundary[slots],
                 "pending_text": pending_text,
                 "pending_ends": pending_ends,
                 "pending_counts": np.array(list(self._pending.values()), np.int64),
-                "num_marks": np.array([self.num_marks], np.int64),
+                "num_boundaries": np.array([self.num_boundaries], np.int64),
             }
         return arrays
 
@@ -144,10 +144,10 @@ class IdMap:
         found._free = [slot for slot in range(capacity - 1, FIRST_SLOT - 1, -1) if slot not in taken]
         if "counts" in arrays:
             found._counts[slots] = arrays["counts"]
-            found._last_mark[slots] = arrays["last_mark"]
+            found._last_boundary[slots] = arrays["last_boundary"]
             pending = _unpack(arrays["pending_text"], arrays["pending_ends"])
             found._pending = dict(zip(pending, arrays["pending_counts"].tolist(), strict=True))
-            found.num_marks = int(arrays["num_marks"][0])
+            found.num_boundaries = int(arrays["num_boundaries"][0])
         return found
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from stream.schemas.session import Progress, Session
-from trainer.feed.merge import Cursor, Key, Released
+from trainer.feed.merge import Cursor, Key, OrderedRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class OrderedSession:
     """A session at its place in the merged order."""
 
     key: Key
@@ -21,30 +21,30 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SessionBatch:
     """Sessions of one step in merged order; `held` is parallel: whether a hold was active when it came."""
 
-    sessions: tuple[Placed, ...]
+    sessions: tuple[OrderedSession, ...]
     held: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CheckpointBoundary:
     """A crossing of the checkpoint grid.
 
     Attributes:
-        mark_ts: The grid line, in watermark time.
+        boundary_ts: The grid line, in watermark time.
         publish: Whether the publish grid was crossed too.
         first: Whether this is the mark before the first session of the log.
     """
 
-    mark_ts: int
+    boundary_ts: int
     publish: bool
     first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class Boundaries:
     """Grids in milliseconds of watermark time, and the sessions of a full batch."""
 
     batch_sessions: int = 128
@@ -67,73 +67,73 @@ class Position:
     Attributes:
         cursors: Partition to where reading goes on.
         watermark_ts: Watermark of the last record taken in; None before the first.
-        marked_ts: The last mark; None before the first session of the log.
+        boundary_ts: The last mark; None before the first session of the log.
         holds: Partitions with an active hold, ascending.
     """
 
     cursors: Mapping[int, Cursor]
     watermark_ts: int | None = None
-    marked_ts: int | None = None
+    boundary_ts: int | None = None
     holds: tuple[int, ...] = ()
 
 
-class Cutter:
+class Batcher:
     """Turns released records into batches and marks."""
 
-    def __init__(self, grid: Grid, position: Position) -> None:
-        self._grid = grid
+    def __init__(self, grid: Boundaries, position: Position) -> None:
+        self._boundaries = grid
         self._cursors = dict(position.cursors)
         self._watermark_ts = position.watermark_ts
-        self._marked_ts = position.marked_ts
+        self._boundary_ts = position.boundary_ts
         self._holds = set(position.holds)
-        self._sessions: list[Placed] = []
+        self._sessions: list[OrderedSession] = []
         self._held: list[bool] = []
 
     @property
     def position(self) -> Position:
         """What is needed to go on from here; complete at a mark only, elsewhere a batch may be begun."""
         return Position(
-            cursors=dict(self._cursors),
+            cursors=dict(sorted(self._cursors.items())),
             watermark_ts=self._watermark_ts,
-            marked_ts=self._marked_ts,
+            boundary_ts=self._boundary_ts,
             holds=tuple(sorted(self._holds)),
         )
 
-    def cut(self, released: Iterable[Released]) -> Iterator[Batch | Mark]:
+    def cut(self, released: Iterable[OrderedRecord]) -> Iterator[SessionBatch | CheckpointBoundary]:
         """Yield what becomes complete; a mark comes before the record that crosses its grid line is taken in."""
         for one in released:
             yield from self._cross(one)
             yield from self._take(one)
 
-    def _cross(self, one: Released) -> Iterator[Batch | Mark]:
-        grid, now = self._grid, one.key.watermark_ts
+    def _cross(self, one: OrderedRecord) -> Iterator[SessionBatch | CheckpointBoundary]:
+        grid, now = self._boundaries, one.key.watermark_ts
         line = now // grid.checkpoint_ms * grid.checkpoint_ms
-        if self._marked_ts is None:
+        if self._boundary_ts is None:
             if isinstance(one.record, Session):
-                self._marked_ts = line
-                yield Mark(line, publish=False, first=True)
+                self._boundary_ts = line
+                yield CheckpointBoundary(line, publish=False, first=True)
             return
         before = now if self._watermark_ts is None else self._watermark_ts
-        if line > self._marked_ts or now // grid.batch_ms != before // grid.batch_ms:
+        if line > self._boundary_ts or now // grid.batch_ms != before // grid.batch_ms:
             yield from self._flush()
-        if line > self._marked_ts:
-            publish = line // grid.publish_ms != self._marked_ts // grid.publish_ms
-            self._marked_ts = line
-            yield Mark(line, publish=publish)
+        if line > self._boundary_ts:
+            publish = line // grid.publish_ms != self._boundary_ts // grid.publish_ms
+            self._boundary_ts = line
+            yield CheckpointBoundary(line, publish=publish)
 
-    def _take(self, one: Released) -> Iterator[Batch]:
+    def _take(self, one: OrderedRecord) -> Iterator[SessionBatch]:
         watermark_ts, partition, offset = one.key
         self._watermark_ts = watermark_ts
         self._cursors[partition] = Cursor(next_offset=offset + 1, watermark_ts=watermark_ts)
         if isinstance(one.record, Progress):
             (self._holds.add if one.record.hold else self._holds.discard)(partition)
             return
-        self._sessions.append(Placed(one.key, one.record))
+        self._sessions.append(OrderedSession(one.key, one.record))
         self._held.append(bool(self._holds))
-        if len(self._sessions) == self._grid.batch_sessions:
+        if len(self._sessions) == self._boundaries.batch_sessions:
             yield from self._flush()
 
-    def _flush(self) -> Iterator[Batch]:
+    def _flush(self) -> Iterator[SessionBatch]:
         if self._sessions:
-            yield Batch(tuple(self._sessions), tuple(self._held))
+            yield SessionBatch(tuple(self._sessions), tuple(self._held))
             self._sessions, self._held = [], []

@@ -25,7 +25,7 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class OrderedRecord:
     """A record in its place."""
 
     key: Key
@@ -40,7 +40,7 @@ class Cursor:
     watermark_ts: int = _NEVER
 
 
-class Merge:
+class WatermarkMerge:
     """Merges partitions that are pushed in any interleaving.
 
     Args:
@@ -52,7 +52,7 @@ class Merge:
         if not cursors:
             raise ValueError("cursors is empty: expected every partition of the topic")
         self._frontier = {p: Key(c.watermark_ts, p, c.next_offset) for p, c in cursors.items()}
-        self._queues: dict[int, deque[Released]] = {p: deque() for p in cursors}
+        self._queues: dict[int, deque[OrderedRecord]] = {p: deque() for p in cursors}
 
     def push(self, partition: int, offset: int, record: Session | Progress) -> None:
         """Add the next record of a partition; offsets may leave holes but must rise.
@@ -64,7 +64,7 @@ class Merge:
         if offset < frontier.offset:
             raise ValueError(f"partition {partition}: offset {offset} after {frontier.offset} was due")
         key = Key(max(frontier.watermark_ts, record.watermark_ts), partition, offset)
-        self._queues[partition].append(Released(key, record))
+        self._queues[partition].append(OrderedRecord(key, record))
         self._frontier[partition] = Key(key.watermark_ts, partition, offset + 1)
 
     def skip(self, partition: int, offset: int) -> None:
@@ -72,7 +72,7 @@ class Merge:
         frontier = self._frontier[partition]
         self._frontier[partition] = frontier._replace(offset=max(frontier.offset, offset + 1))
 
-    def release(self) -> Iterator[Released]:
+    def release(self) -> Iterator[OrderedRecord]:
         """Yield what no partition can precede any more."""
         while True:
             first = min(self._queues, key=self._bound)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class RecentSet:
+class SeenSet:
     """64-bit hashes of keys, each with the watermark it was added at.
 
-    >>> recent = RecentSet()
+    >>> recent = SeenSet()
     >>> recent.add(b"q1", 10), recent.add(b"q1", 11)
     (True, False)
     >>> recent.forget(11)

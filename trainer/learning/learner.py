@@ -28,14 +28,15 @@ from trainer.features import (
     stream_labels,
 )
 from trainer.features.id_maps import IdMaps
-from trainer.feed import batches
-from trainer.feed.seen import RecentSet
+from trainer.feed.batches import SessionBatch
+from trainer.feed.seen import SeenSet
 from trainer.learning.losses import total_loss
-from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
+from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import Tensors
+from trainer.versions.checkpoint import LearningState
 
 _DAY_MS = 86_400_000
 
@@ -101,15 +102,15 @@ class Learner:
         self._row_optimizer = RowOptimizer(tables, settings.rows_lr, settings.accumulator)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
         self.id_maps = IdMaps.empty(self.capacities, min_sightings=settings.min_sightings)
-        self._seen = RecentSet()
-        self._converted = RecentSet()
+        self._seen = SeenSet()
+        self._converted = SeenSet()
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
         self.rejected_in_row = 0
         self.prequential = Prequential()
         self.golden: Batch | None = None
 
-    def learn(self, batch: batches.Batch, catalogue: CatalogueLike) -> Step:
+    def learn(self, batch: SessionBatch, catalogue: CatalogueLike) -> Step:
         """Train one batch, or leave the weights as they are and count why.
 
         Raises:
@@ -133,7 +134,7 @@ class Learner:
         self._observe([example for example, new in zip(examples, fresh, strict=True) if new])
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
-    def _examples(self, batch: batches.Batch, catalogue: CatalogueLike) -> tuple[list[SessionExample], list[bool]]:
+    def _examples(self, batch: SessionBatch, catalogue: CatalogueLike) -> tuple[list[SessionExample], list[bool]]:
         """Return what is to be trained, and which of it are first revisions."""
         examples: list[SessionExample] = []
         fresh: list[bool] = []
@@ -168,7 +169,7 @@ class Learner:
         return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
 
     def _step(self, arrays: Batch, fresh: NDArray[np.bool_]) -> tuple[dict[str, float], bool]:
-        local, touched = localise(arrays)
+        local, touched = gather_unique_rows(arrays)
         tensors = to_torch(local, self.device)
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
@@ -205,19 +206,19 @@ class Learner:
                 id_map.observe(chain(example.entity[kind], example.hist_entity[kind]))
         self.id_maps.category.observe(example.category for example in examples)
 
-    def mark(self, mark_ts: int, previous_ts: int | None) -> None:
+    def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
         """Do what happens at marks only: admit ids, age the accumulators, forget old keys."""
         with torch.no_grad():
             for table, id_map in self.id_maps.by_name().items():
-                changes = id_map.mark()
+                changes = id_map.at_boundary()
                 if changes.admitted.size:
                     self._row_optimizer.admit(table, torch.from_numpy(changes.admitted).to(self.device))
             if previous_ts is not None:
-                factor = self.settings.accumulator_decay_per_day ** ((mark_ts - previous_ts) / _DAY_MS)
+                factor = self.settings.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
                 self._row_optimizer.decay(factor)
                 self._dense_optimizer.decay(factor)
-        self._seen.forget(mark_ts - self.settings.seen_s * 1000)
-        self._converted.forget(mark_ts - self.settings.converted_s * 1000)
+        self._seen.forget(boundary_ts - self.settings.seen_s * 1000)
+        self._converted.forget(boundary_ts - self.settings.converted_s * 1000)
 
     def to_files(self) -> dict[str, Tensors]:
         """Return everything that a checkpoint keeps as tensors."""
@@ -233,8 +234,21 @@ class Learner:
         }
         return files
 
-    def restore(self, files: Mapping[str, Tensors]) -> None:
-        """Take over what `to_files` returned.
+    def state(self, prequential: Prequential) -> LearningState:
+        """Return the counters that a checkpoint keeps, with these sums of the prequential evaluation."""
+        return LearningState(
+            batch_number=self.batch_number,
+            rejected_in_row=self.rejected_in_row,
+            counters=dict(self.counters),
+            prequential=dict(prequential.sums),
+        )
+
+    def restart_prequential(self) -> None:
+        """Begin the prequential evaluation of the next version."""
+        self.prequential = Prequential()
+
+    def restore(self, files: Mapping[str, Tensors], state: LearningState) -> None:
+        """Continue from the files and the state of a checkpoint.
 
         Raises:
             ArtifactError: If weights are missing, surplus, or of another shape or type.
@@ -250,8 +264,12 @@ class Learner:
                 value.copy_(torch.from_numpy(files["row_optimizer"][f"rows.{name}"]))
         self._dense_optimizer.restore(_tensors(files["dense_optimizer"]))
         self.id_maps = IdMaps.from_arrays(files["ids"], self.capacities, min_sightings=self.settings.min_sightings)
-        self._seen = RecentSet.from_arrays(files["seen"])
-        self._converted = RecentSet.from_arrays(files["converted"])
+        self._seen = SeenSet.from_arrays(files["seen"])
+        self._converted = SeenSet.from_arrays(files["converted"])
+        self.counters = Counter(state.counters)
+        self.batch_number = state.batch_number
+        self.rejected_in_row = state.rejected_in_row
+        self.prequential = Prequential(state.prequential)
         if files["golden"]:
             self.golden = Batch(**{name: files["golden"][name] for name in Batch._fields})  # type: ignore[arg-type]
 

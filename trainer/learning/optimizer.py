@@ -20,7 +20,7 @@ TABLES = ("item", "shop", "brand", "category")
 _EPSILON = 1e-10
 
 
-def localise(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
+def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
     """Return the batch with slots renumbered, and per table the slots that the new numbers stand for.
 
     Guarantees: number 0 stays slot 0, the padding.

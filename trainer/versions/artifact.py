@@ -4,8 +4,7 @@ Source: TRAINING_SERVING.md 6, RELIABILITY.md 4 (T3) and 6 (artifacts).
 """
 
 import re
-import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.files import remove_abandoned
 from trainer.features import Batch
 from trainer.features.id_maps import IdMaps
+from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.versions import atomic_folder
-from trainer.versions.atomic_folder import Failpoint, FileEntry
-from trainer.versions.checkpoint import CursorState
+from trainer.versions.atomic_folder import FileEntry
 
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
@@ -41,7 +41,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         architecture: Hash of model name and configuration.
         image_space, text_space: Vector spaces of the catalogue it was trained with.
         cursors: Where each partition of `sessions` stood.
-        marked_ts: The mark it was made at, in watermark time.
+        boundary_ts: The mark it was made at, in watermark time.
         capacities: Rows of each id table.
         num_sessions: Sessions trained since the lineage began.
     """
@@ -58,8 +58,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     feature_schema: str
     image_space: str | None
     text_space: str | None
-    cursors: dict[str, CursorState]
-    marked_ts: int
+    cursors: dict[int, Cursor]
+    boundary_ts: int
     metrics: dict[str, float]
     capacities: dict[str, int]
     num_sessions: int
@@ -98,7 +98,7 @@ def publish(
     golden: Batch,
     *,
     rows_dtype: torch.dtype = torch.float32,
-    failpoint: Failpoint = atomic_folder.no_failpoint,
+    failpoint: Failpoint = no_failpoint,
 ) -> str:
     """Write a version and return its address.
 
@@ -180,32 +180,60 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
 
 
 def verify_golden(version: LoadedVersion) -> float:
-    """Score the golden sessions and return the largest difference from the trainer's scores.
+    """Score the golden set and return the largest difference from the trainer's scores.
 
     Raises:
-        ArtifactError: If it exceeds 1e-4, or a weight is missing or has a wrong shape.
+        ArtifactError: As `check_golden`.
+    """
+    return check_golden(version, lambda batch: _scores(version.model_name, version.config, version.params, batch))
+
+
+def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.float32]]) -> float:
+    """Return the largest difference between a runtime's scores of the golden set and the trainer's scores.
+
+    Args:
+        version: The version.
+        score: Scores a batch with the version's weights in the runtime under test.
+
+    Raises:
+        ArtifactError: If the difference exceeds 1e-4, or a weight is missing or has a wrong shape.
     """
     try:
-        scores = _scores(version.model_name, version.config, version.params, version.golden)
+        scores = score(version.golden)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ArtifactError(f"{version.sha256}: golden sessions cannot be scored: {error!r}") from error
-    mask = version.golden.cand_mask
-    difference = np.abs(scores - version.golden_scores)[mask]
+    difference = np.abs(scores - version.golden_scores)[version.golden.cand_mask]
     worst = float(difference.max()) if difference.size else 0.0
     if not worst <= GOLDEN_TOLERANCE:
         raise ArtifactError(f"{version.sha256}: golden scores differ by {worst:.2e}, allowed {GOLDEN_TOLERANCE:.0e}")
     return worst
 
 
-def remove_orphans(folder: Path, keep: Collection[str]) -> list[str]:
-    """Remove versions that are not in `keep` and folders of crashed writers; return their names.
+def remove(folder: Path, sha256: str) -> None:
+    """Remove a version; does nothing if it is not there.
 
-    Call it as the writer of the folder only: a version between its rename and its registry row looks like an orphan.
+    Raises:
+        OSError: If the file system refuses.
+    """
+    if is_address(sha256) and (folder / sha256).is_dir():
+        atomic_folder.remove(folder / sha256)
+
+
+def remove_orphans(folder: Path, keep: Collection[str], before_s: float) -> list[str]:
+    """Remove folders of crashed writers, and versions that are not in `keep`; return the names.
+
+    Args:
+        folder: Folder of the versions.
+        keep: Addresses that stay.
+        before_s: Epoch seconds. Younger versions stay: a version that was just written has no row in the registry yet.
+
+    Raises:
+        OSError: If the file system refuses.
     """
     removed = [path.name for path in remove_abandoned(folder, atomic_folder.TEMPORARY_PREFIX)]
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if is_address(path.name) and path.name not in keep:
-            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+        if is_address(path.name) and path.name not in keep and path.lstat().st_mtime < before_s:
+            atomic_folder.remove(path)
             removed.append(path.name)
     return removed
 

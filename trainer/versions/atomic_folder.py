@@ -3,7 +3,7 @@
 safetensors refuses truncation but loads flipped bits and NaN, so every file is hashed, compared with the dtypes and
 shapes its manifest names, and checked for finite values, all on the very bytes that are then used.
 
-Source: TRAINING_SERVING.md 2.1, RELIABILITY.md 4 (T1, T3).
+Source: docs/training.md.
 """
 
 import errno
@@ -22,32 +22,32 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save_file
 
 from stream.errors import ArtifactError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.files import sync_folder, unique_folder
 
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"
 
 Tensors = Mapping[str, NDArray[np.generic]]
-Failpoint = Callable[[str], None]
+
+
+class WriteError(ArtifactError):
+    """The file system refused a version or checkpoint: nothing of it is visible, and it can be written again."""
 
 
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one tensor must look like."""
+    """Expected form of one tensor."""
 
     dtype: str
     shape: list[int]
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one file must look like."""
+    """Expected form of one file."""
 
     sha256: str
     size: int
     tensors: dict[str, TensorEntry]
-
-
-def no_failpoint(_name: str) -> None:
-    """Do nothing: the hook of production."""
 
 
 def write(
@@ -68,27 +68,61 @@ def write(
         manifest: Makes the manifest from the entries of the files.
         failpoint: Called with the name of each step, for crash tests.
         prefix: Put before the hash in the folder's name.
+
+    Raises:
+        WriteError: If the file system refuses a step.
     """
-    failpoint("before_write")
-    with unique_folder(parent, TEMPORARY_PREFIX) as staging:
-        # A folder of its own: the content must neither hold the lock file nor keep the private mode of the outer one.
-        content = staging.folder / "content"
-        content.mkdir()
-        entries = {file: _write_file(content / f"{file}.safetensors", tensors) for file, tensors in files.items()}
-        failpoint("after_write")
-        for file in files:
-            _sync_file(content / f"{file}.safetensors")
-        raw = msgspec.json.encode(manifest(entries), order="sorted")
-        (content / MANIFEST).write_bytes(raw)
-        _sync_file(content / MANIFEST)
-        sync_folder(content)
-        failpoint("after_fsync")
-        target = parent / (prefix + hashlib.sha256(raw).hexdigest())
-        failpoint("before_rename")
-        _install(content, target, entries)
-        failpoint("after_rename")
-        sync_folder(parent)
+    try:
+        failpoint("before_write")
+        with unique_folder(parent, TEMPORARY_PREFIX) as staging:
+            try:
+                target = _write(parent, staging.folder, files, manifest, failpoint, prefix)
+                sync_folder(parent)
+            except (OSError, safetensors.SafetensorError):
+                # A disk that is full needs the space at once.
+                shutil.rmtree(staging.folder, ignore_errors=True)
+                raise
+            shutil.rmtree(staging.folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WriteError(f"{parent}: not written: {error}") from error
+    return target
+
+
+def remove(path: Path) -> None:
+    """Remove a finished folder; a reader sees all of it or nothing.
+
+    Raises:
+        OSError: If the file system refuses.
+    """
+    with unique_folder(path.parent, TEMPORARY_PREFIX) as staging:
+        path.rename(staging.folder / "removed")
         shutil.rmtree(staging.folder)
+
+
+def _write(
+    parent: Path,
+    staging: Path,
+    files: Mapping[str, Tensors],
+    manifest: Callable[[dict[str, FileEntry]], msgspec.Struct],
+    failpoint: Failpoint,
+    prefix: str,
+) -> Path:
+    # A folder of its own: the content must neither hold the lock file nor keep the private mode of the outer one.
+    content = staging / "content"
+    content.mkdir()
+    entries = {file: _write_file(content / f"{file}.safetensors", tensors) for file, tensors in files.items()}
+    failpoint("after_write")
+    for file in files:
+        _sync_file(content / f"{file}.safetensors")
+    raw = msgspec.json.encode(msgspec.to_builtins(manifest(entries), str_keys=True), order="sorted")
+    (content / MANIFEST).write_bytes(raw)
+    _sync_file(content / MANIFEST)
+    sync_folder(content)
+    failpoint("after_fsync")
+    target = parent / (prefix + hashlib.sha256(raw).hexdigest())
+    failpoint("before_rename")
+    _install(content, target, entries)
+    failpoint("after_rename")
     return target
 
 
@@ -103,6 +137,7 @@ def _install(content: Path, target: Path, entries: Mapping[str, FileEntry]) -> N
         else:
             return
         if _is_whole(target, entries):
+            os.utime(target)  # as young as if it had been renamed: what is old and unregistered is removed
             return
         damaged = content.with_name("damaged")
         # Missing: another writer of the same content was faster.
@@ -157,7 +192,10 @@ def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict
     Raises:
         ArtifactError: If a file is missing, surplus, a link, damaged, not finite, or not what its entry says.
     """
-    present = {path.name for path in folder.iterdir()}
+    try:
+        present = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise ArtifactError(f"{folder.name}: {error.strerror}") from error
     expected = {MANIFEST, *(f"{file}.safetensors" for file in entries)}
     if present != expected:
         raise ArtifactError(f"{folder.name}: holds {sorted(present)}, expected {sorted(expected)}")
@@ -184,8 +222,7 @@ def _read_file(path: Path, entry: FileEntry) -> dict[str, NDArray[np.generic]]:
 
 def _read(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            return file.read()
     except OSError as error:
         raise ArtifactError(f"{path.parent.name}/{path.name}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()

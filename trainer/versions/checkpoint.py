@@ -1,6 +1,6 @@
-"""Checkpoints: weights, optimiser, ids, offsets and counters of one mark as one unit, newest verifying one wins.
+"""Checkpoints: weights, optimizer, ids, offsets and counters of one boundary as one unit; the newest whole one wins.
 
-Source: TRAINING_SERVING.md 2.1, 2.2.
+Source: docs/training.md.
 """
 
 import logging
@@ -14,32 +14,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
+from stream.failpoints import Failpoint, no_failpoint
+from trainer.feed.batches import Position
 from trainer.versions import atomic_folder
-from trainer.versions.atomic_folder import Failpoint, FileEntry, Tensors
+from trainer.versions.atomic_folder import FileEntry, Tensors
 
 KEEP = 3
 _log = logging.getLogger(__name__)
 
 
-class CursorState(msgspec.Struct, frozen=True):
-    """Where reading one partition goes on."""
+class Published(msgspec.Struct, kw_only=True, frozen=True):
+    """The newest version of a lineage.
 
-    next_offset: int
-    watermark_ts: int
+    Attributes:
+        version: Its number, 0 before the first.
+        artifact: Its address.
+        batch_number: Batches seen when it was written.
+    """
+
+    version: int = 0
+    artifact: str | None = None
+    batch_number: int = 0
+
+
+class LearningState(msgspec.Struct, kw_only=True, frozen=True):
+    """Counters of a learner.
+
+    Attributes:
+        batch_number: Batches seen so far, refused and held ones included.
+        rejected_in_row: Newest batches in a row that were refused.
+        counters: Records by outcome.
+        prequential: Sums of the prequential evaluation.
+    """
+
+    batch_number: int
+    rejected_in_row: int
+    counters: dict[str, int]
+    prequential: dict[str, float]
 
 
 class State(msgspec.Struct, kw_only=True, frozen=True):
-    """Everything of a checkpoint that is not a tensor.
+    """The part of a checkpoint that is not a tensor.
 
     Attributes:
-        batch_number: Batches cut so far; also keys every random draw.
-        mark_number: Marks passed so far.
-        version: Number of the newest version, 0 before the first.
-        artifact: Address of that version.
-        published_batch: `batch_number` when it was made.
-        counters: Records read by fate.
-        rejected_in_row: Batches in a row that the guard refused.
-        environment: What bit-equality depends on: torch version, threads, CPU capability.
+        position: Cursors and watermark in the log.
+        boundary_number: Boundaries passed so far.
+        environment: Conditions of bit-equal weights: torch version, threads, CPU capability.
     """
 
     lineage: str
@@ -47,20 +67,12 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     architecture: str
     feature_schema: str
     seed: int
-    cursors: dict[str, CursorState]
-    watermark_ts: int | None
-    marked_ts: int
-    holds: list[int]
-    batch_number: int
-    mark_number: int
-    version: int
-    artifact: str | None
-    published_batch: int
-    rejected_in_row: int
+    position: Position
+    boundary_number: int
+    published: Published
+    learning: LearningState
     image_space: str | None
     text_space: str | None
-    counters: dict[str, int]
-    prequential: dict[str, float]
     environment: dict[str, str]
 
 
@@ -84,25 +96,30 @@ def save(
     folder: Path,
     state: State,
     files: Mapping[str, Tensors],
-    failpoint: Failpoint = atomic_folder.no_failpoint,
+    failpoint: Failpoint = no_failpoint,
     keep: int = KEEP,
 ) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep`."""
+    """Write a checkpoint, then remove all but the newest `keep`.
+
+    Raises:
+        WriteError: If the file system refuses the checkpoint; the earlier ones stay.
+    """
 
     def manifest(entries: dict[str, FileEntry]) -> CheckpointManifest:
         return CheckpointManifest(state=state, files=entries)
 
-    path = atomic_folder.write(folder, files, manifest, failpoint, prefix=f"{state.mark_number:012d}-")
+    path = atomic_folder.write(folder, files, manifest, failpoint, prefix=f"{state.boundary_number:012d}-")
     for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+        # A folder that cannot be removed is tried again after the next checkpoint.
+        shutil.rmtree(old, ignore_errors=True)
     return path
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that verifies, or None when the folder holds none at all.
+    """Return the newest checkpoint that verifies, or None if the folder holds no checkpoint.
 
     Raises:
-        ArtifactError: If there are checkpoints and none verifies: starting afresh must be a decision.
+        ArtifactError: If there are checkpoints and none verifies: a fresh start must be a decision.
     """
     found = _newest_first(folder) if folder.is_dir() else []
     for path in found:

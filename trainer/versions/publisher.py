@@ -1,31 +1,38 @@
-"""Makes a written version known: registry row, checks, live, announcement; each step may be repeated after a crash.
+"""Publication of a written version: registry row, checks, live, announcement, and removal of what is too old.
 
-Source: TRAINING_SERVING.md 6 (publish), 7 (gates 1 and 2).
+Each step may be repeated after a crash.
+
+Source: docs/training.md.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from stream.errors import ArtifactError
+from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
-from trainer.versions import artifact, atomic_folder
-from trainer.versions.atomic_folder import Failpoint
+from trainer.versions import artifact
 from trainer.versions.registry import Registry
 
 Announce = Callable[[ModelVersionAnnouncement], None]
 Clock = Callable[[], int]
 
+ORPHAN_AGE_MS = 86_400_000
+_log = logging.getLogger(__name__)
+
 
 class Publisher:
-    """Registers the versions of one lineage under one lease term.
+    """The publication of one lineage's versions under one lease term.
 
     Args:
-        registry: Where versions are recorded.
-        folder: Where versions are written.
-        lineage: Its name.
-        term: Term of the lease this writer holds.
+        registry: Record of the versions.
+        folder: Folder of the versions, shared by all lineages.
+        lineage: Name of the lineage.
+        term: Term of the lease that this writer holds.
         announce: Sends the hint to servers.
         now_ms: Clock for the registry's times.
+        keep_versions: Newest versions that stay on disk.
         failpoint: Called with the name of each step, for crash tests.
     """
 
@@ -37,7 +44,8 @@ class Publisher:
         term: int,
         announce: Announce,
         now_ms: Clock,
-        failpoint: Failpoint = atomic_folder.no_failpoint,
+        keep_versions: int,
+        failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._registry = registry
         self.folder = folder
@@ -45,6 +53,7 @@ class Publisher:
         self.term = term
         self._announce = announce
         self._now_ms = now_ms
+        self._keep_versions = keep_versions
         self._failpoint = failpoint
 
     def newest_number(self) -> int:
@@ -52,7 +61,7 @@ class Publisher:
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
 
     def register(self, sha256: str) -> None:
-        """Bring the version at `sha256` to live; only the announcement is ever repeated.
+        """Bring the version at `sha256` to live, then retire versions beyond the retention.
 
         Raises:
             FencedError: If this writer is stale.
@@ -71,7 +80,7 @@ class Publisher:
                 manifest.parent,
                 self.term,
                 dict(manifest.metrics),
-                {partition: cursor.next_offset for partition, cursor in manifest.cursors.items()},
+                {str(partition): cursor.next_offset for partition, cursor in manifest.cursors.items()},
                 self._now_ms(),
             )
             self._failpoint("after_row")
@@ -96,6 +105,31 @@ class Publisher:
                     lineage=self.lineage, version=number, artifact=sha256, published_ts=self._now_ms()
                 )
             )
+        self._retire()
+
+    def _retire(self) -> None:
+        """Retire versions beyond the retention in the registry, then remove their folders."""
+        for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self._now_ms()):
+            self._failpoint("after_retired")
+            try:
+                artifact.remove(self.folder, version.artifact)
+            except OSError as error:
+                _log.warning("version %d of %s stays on disk for now: %s", version.version, self.lineage, error)
+
+    def remove_orphans(self) -> None:
+        """Remove folders older than a day that no version names: leftovers of crashed publications and removals.
+
+        Raises:
+            StoreError: If the database is unreachable or refused.
+        """
+        keep = {version.artifact for version in self._registry.versions() if version.status != "retired"}
+        try:
+            removed = artifact.remove_orphans(self.folder, keep, (self._now_ms() - ORPHAN_AGE_MS) / 1000)
+        except OSError as error:
+            _log.warning("orphans of %s stay on disk for now: %s", self.folder, error)
+            return
+        if removed:
+            _log.info("removed from %s: %s", self.folder, ", ".join(removed))
 
     def _status(self, number: int) -> str | None:
         found = [version.status for version in self._registry.versions(self.lineage) if version.version == number]

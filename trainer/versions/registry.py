@@ -180,11 +180,9 @@ class Registry:
             StoreError: If the database is unreachable or refused.
         """
         from_status = {"verified": "published", "rejected": "published", "live": "verified"}[to_status]
-        holds = select(leases.c.term).where(leases.c.lineage == lineage, leases.c.term == term).with_for_update()
         who = f"term {term}"
         with db.transaction(self._engine) as connection:
-            if connection.execute(holds).one_or_none() is None:
-                raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
+            _check_term(connection, lineage, term)
             if to_status == "live":
                 former = connection.execute(
                     select(versions.c.version).where(versions.c.lineage == lineage, versions.c.status == "live")
@@ -195,6 +193,32 @@ class Registry:
             if not _move(connection, lineage, version, from_status, to_status):
                 raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
             _log(connection, lineage, version, from_status, to_status, who, why, now_ms)
+
+    def retire(self, lineage: str, keep: int, term: int, now_ms: int) -> list[Version]:
+        """Move all but the newest `keep` versions to `retired` and return those that moved, oldest first.
+
+        A live version and the newest one always stay.
+
+        Raises:
+            FencedError: If the term is stale.
+            StoreError: If the database is unreachable or refused.
+        """
+        numbers = select(versions.c.version).where(versions.c.lineage == lineage)
+        kept = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
+        statement = (
+            select(versions)
+            .where(versions.c.lineage == lineage, versions.c.status.not_in(("live", "retired")))
+            .where(versions.c.version.not_in(kept))
+            .order_by(versions.c.version)
+        )
+        with db.transaction(self._engine) as connection:
+            _check_term(connection, lineage, term)
+            retired = [_version(row) for row in connection.execute(statement)]
+            for version in retired:
+                _move(connection, lineage, version.version, version.status, "retired")
+                why = f"beyond the newest {keep}"
+                _log(connection, lineage, version.version, version.status, "retired", f"term {term}", why, now_ms)
+        return retired
 
     def live(self, lineage: str) -> Version | None:
         """Return the newest version with status live."""
@@ -224,6 +248,13 @@ def _lineage(row: "Row[tuple[object, ...]]") -> Lineage:
 def _version(row: "Row[tuple[object, ...]]") -> Version:
     mapping = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row as mapping
     return Version(**{key: mapping[key] for key in Version.__slots__})
+
+
+def _check_term(connection: Connection, lineage: str, term: int) -> None:
+    """Refuse a stale term, and keep the lease row locked until the transaction ends."""
+    holds = select(leases.c.term).where(leases.c.lineage == lineage, leases.c.term == term).with_for_update()
+    if connection.execute(holds).one_or_none() is None:
+        raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
 
 
 def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str) -> bool:

@@ -11,21 +11,21 @@ def test_ids_are_cold_until_seen_twice_and_only_change_at_marks() -> None:
     ids = IdMap(10)
     ids.observe(["a", "b", "b"])
     assert ids.lookup(["a", "b", ""]).tolist() == [COLD_SLOT, COLD_SLOT, PADDING_SLOT]
-    changes = ids.mark()
+    changes = ids.at_boundary()
     assert changes.admitted.tolist() == [2]
     assert ids.lookup(["a", "b"]).tolist() == [COLD_SLOT, 2]
     ids.observe(["a"])
-    ids.mark()
+    ids.at_boundary()
     assert ids.lookup(["a", "b"]).tolist() == [3, 2]
 
 
 def test_a_full_map_evicts_the_least_recent_low_count_and_reuses_its_slot() -> None:
     ids = IdMap(4, low_count=4)
     ids.observe(["old", "old", "busy"] + ["busy"] * 4)
-    ids.mark()
+    ids.at_boundary()
     before = dict(zip(["old", "busy"], ids.lookup(["old", "busy"]).tolist(), strict=True))
     ids.observe(["new", "new"])
-    changes = ids.mark()
+    changes = ids.at_boundary()
     assert changes.evicted.tolist() == changes.admitted.tolist() == [before["old"]]
     assert ids.lookup(["old", "busy", "new"]).tolist() == [COLD_SLOT, before["busy"], before["old"]]
 
@@ -33,9 +33,9 @@ def test_a_full_map_evicts_the_least_recent_low_count_and_reuses_its_slot() -> N
 def test_nothing_is_evicted_where_all_are_busy() -> None:
     ids = IdMap(3, low_count=2)
     ids.observe(["a", "a"])
-    ids.mark()
+    ids.at_boundary()
     ids.observe(["b", "b"])
-    assert ids.mark().admitted.size == 0
+    assert ids.at_boundary().admitted.size == 0
     assert ids.lookup(["a", "b"]).tolist() == [2, COLD_SLOT]
 
 
@@ -55,7 +55,7 @@ def test_saved_and_loaded_maps_go_on_alike(spans: list[list[str]], capacity: int
         loaded = IdMap.from_arrays(ids.to_arrays(), capacity, low_count=3)
         for one in (ids, loaded):
             one.observe(span)
-        mine, theirs = ids.mark(), loaded.mark()
+        mine, theirs = ids.at_boundary(), loaded.at_boundary()
         assert mine.admitted.tolist() == theirs.admitted.tolist()
         assert mine.evicted.tolist() == theirs.evicted.tolist()
         for name, array in ids.to_arrays().items():
@@ -65,7 +65,7 @@ def test_saved_and_loaded_maps_go_on_alike(spans: list[list[str]], capacity: int
 def test_damaged_arrays_are_refused() -> None:
     maps = IdMaps.empty({"item": 9, "shop": 9, "brand": 9, "category": 9})
     maps.item.observe(["a", "a", "b", "b"])
-    maps.item.mark()
+    maps.item.at_boundary()
     arrays = dict(maps.to_arrays(counts=False))
     capacities = {"item": 9, "shop": 9, "brand": 9, "category": 9}
     assert IdMaps.from_arrays(arrays, capacities).item.lookup(["b"]).tolist() == [3]

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from stream.schemas.session import Progress, Session
 from tests.trainer.session_log import START_TS, make_progress, make_session
-from trainer.feed.batches import Batch, Cutter, Grid, Mark, Position
-from trainer.feed.merge import Cursor, Merge, Released
+from trainer.feed.batches import Batcher, Boundaries, CheckpointBoundary, Position, SessionBatch
+from trainer.feed.merge import Cursor, OrderedRecord, WatermarkMerge
 
 Log = dict[int, list[Session | Progress]]
-GRID = Grid(batch_sessions=3, batch_ms=10_000, checkpoint_ms=20_000, publish_ms=40_000)
+GRID = Boundaries(batch_sessions=3, batch_ms=10_000, checkpoint_ms=20_000, publish_ms=40_000)
 
 
 def make_partitions(steps: list[tuple[int, int, bool]], partitions: int) -> Log:
@@ -29,7 +29,7 @@ def make_partitions(steps: list[tuple[int, int, bool]], partitions: int) -> Log:
 def cut_all(log: Log, order: list[int]) -> list[tuple[str, object]]:
     """Push the records of partitions in `order` (a partition per step, then the rest) and describe what comes out."""
     cursors = {partition: Cursor(next_offset=0) for partition in log}
-    merge, cutter = Merge(cursors), Cutter(GRID, Position(cursors=cursors))
+    merge, cutter = WatermarkMerge(cursors), Batcher(GRID, Position(cursors=cursors))
     pushed = dict.fromkeys(log, 0)
     found: list[tuple[str, object]] = []
     rest = [partition for partition in log for _ in log[partition]]
@@ -39,7 +39,7 @@ def cut_all(log: Log, order: list[int]) -> list[tuple[str, object]]:
             pushed[partition] += 1
             merge.push(partition, offset, log[partition][offset])
             for element in cutter.cut(merge.release()):
-                if isinstance(element, Batch):
+                if isinstance(element, SessionBatch):
                     found.append(("batch", [placed.key for placed in element.sessions]))
                 else:
                     found.append(("mark", (element, cutter.position)))
@@ -62,7 +62,7 @@ def test_any_arrival_order_gives_the_same_batches_and_marks(
 @given(STEPS)
 def test_released_order_is_the_sorted_order_and_nothing_is_lost(steps: list[tuple[int, int, bool]]) -> None:
     log = make_partitions(steps, 3)
-    merge = Merge({partition: Cursor(next_offset=0) for partition in log})
+    merge = WatermarkMerge({partition: Cursor(next_offset=0) for partition in log})
     for partition, records in log.items():
         for offset, record in enumerate(records):
             merge.push(partition, offset, record)
@@ -73,7 +73,7 @@ def test_released_order_is_the_sorted_order_and_nothing_is_lost(steps: list[tupl
 
 
 def test_nothing_is_released_before_every_partition_has_spoken() -> None:
-    merge = Merge({0: Cursor(next_offset=0), 1: Cursor(next_offset=0)})
+    merge = WatermarkMerge({0: Cursor(next_offset=0), 1: Cursor(next_offset=0)})
     merge.push(0, 0, make_progress(0, START_TS))
     assert list(merge.release()) == []
     merge.push(1, 0, make_progress(1, START_TS + 1))
@@ -81,7 +81,7 @@ def test_nothing_is_released_before_every_partition_has_spoken() -> None:
 
 
 def test_partitions_that_run_ahead_are_named_but_not_the_slowest() -> None:
-    merge = Merge({0: Cursor(next_offset=0), 1: Cursor(next_offset=0)})
+    merge = WatermarkMerge({0: Cursor(next_offset=0), 1: Cursor(next_offset=0)})
     for offset in range(5):
         merge.push(0, offset, make_progress(0, START_TS + offset))
     list(merge.release())
@@ -90,49 +90,49 @@ def test_partitions_that_run_ahead_are_named_but_not_the_slowest() -> None:
 
 
 def test_an_offset_that_was_pushed_before_is_refused() -> None:
-    merge = Merge({0: Cursor(next_offset=5)})
+    merge = WatermarkMerge({0: Cursor(next_offset=5)})
     with pytest.raises(ValueError, match="after 5 was due"):
         merge.push(0, 4, make_progress(0, START_TS))
 
 
-def released(watermarks: list[int]) -> list[Released]:
+def released(watermarks: list[int]) -> list[OrderedRecord]:
     rng = np.random.default_rng(0)
-    merge = Merge({0: Cursor(next_offset=0)})
+    merge = WatermarkMerge({0: Cursor(next_offset=0)})
     for number, watermark_ts in enumerate(watermarks):
         merge.push(0, number, make_session(number, rng, watermark_ts=START_TS + watermark_ts))
     return list(merge.release())
 
 
 def test_batches_end_at_their_size_and_at_the_grid() -> None:
-    cutter = Cutter(GRID, Position(cursors={0: Cursor(next_offset=0)}))
+    cutter = Batcher(GRID, Position(cursors={0: Cursor(next_offset=0)}))
     elements = list(cutter.cut(released([0, 1, 2, 3, 10_000, 20_000, 45_000])))
-    sizes = [len(element.sessions) if isinstance(element, Batch) else element for element in elements]
+    sizes = [len(element.sessions) if isinstance(element, SessionBatch) else element for element in elements]
     assert sizes == [
-        Mark(START_TS, publish=False, first=True),
+        CheckpointBoundary(START_TS, publish=False, first=True),
         3,
         1,
         1,
-        Mark(START_TS + 20_000, publish=False),
+        CheckpointBoundary(START_TS + 20_000, publish=False),
         1,
-        Mark(START_TS + 40_000, publish=True),
+        CheckpointBoundary(START_TS + 40_000, publish=True),
     ]
 
 
 def test_a_position_goes_on_where_it_was_taken() -> None:
     stream = released([0, 1, 15_000, 21_000, 22_000, 43_000, 70_000])
-    whole = Cutter(GRID, Position(cursors={0: Cursor(next_offset=0)}))
-    elements: list[Batch | Mark] = []
+    whole = Batcher(GRID, Position(cursors={0: Cursor(next_offset=0)}))
+    elements: list[SessionBatch | CheckpointBoundary] = []
     positions: list[tuple[int, Position]] = []
     for element in whole.cut(stream):
         elements.append(element)
-        if isinstance(element, Mark):
+        if isinstance(element, CheckpointBoundary):
             positions.append((len(elements), whole.position))
     assert len(positions) == 4
     for count, position in positions:
         rest = [one for one in stream if one.key.offset >= position.cursors[0].next_offset]
-        assert list(Cutter(GRID, position).cut(rest)) == elements[count:]
+        assert list(Batcher(GRID, position).cut(rest)) == elements[count:]
 
 
 def test_publish_grid_must_be_a_multiple_of_the_checkpoint_grid() -> None:
     with pytest.raises(ValueError, match="multiple"):
-        Grid(checkpoint_ms=20_000, publish_ms=30_000)
+        Boundaries(checkpoint_ms=20_000, publish_ms=30_000)

@@ -8,7 +8,7 @@ from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
 from trainer.features import Batch, collate, example_from_session
 from trainer.features.id_maps import IdMaps
-from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, localise
+from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.models import MODELS, ModelConfig, to_torch
 
 CAPACITIES = {"item": 60, "shop": 9, "brand": 9, "category": 9}
@@ -25,7 +25,7 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
     for kind, id_map in enumerate(maps.by_name().values()):
         for example in examples[::2]:
             id_map.observe(example.entity[kind] * 2)
-        id_map.mark()
+        id_map.at_boundary()
     return collate(examples, maps, width=config.vector_width, history=config.history)
 
 
@@ -33,7 +33,7 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
 @given(st.integers(0, 50))
 def test_localised_slots_stand_for_the_same_rows(seed: int) -> None:
     batch = make_batch(MODELS["prm"].profiles["tiny"], seed)
-    local, touched = localise(batch)
+    local, touched = gather_unique_rows(batch)
     for kind, table in enumerate(TABLES):
         assert touched[table][0] == 0
         assert (np.diff(touched[table]) > 0).all()
@@ -47,7 +47,7 @@ def test_scores_of_gathered_rows_equal_those_of_whole_tables() -> None:
     config = spec.profiles["tiny"]
     params = spec.init(config, 0)
     batch = make_batch(config)
-    local, touched = localise(batch)
+    local, touched = gather_unique_rows(batch)
     rows = {f"rows.{table}": params[f"rows.{table}"][torch.from_numpy(own)] for table, own in touched.items()}
     whole = spec.forward(config, params, to_torch(batch)).logit
     gathered = spec.forward(config, params | rows, to_torch(local)).logit

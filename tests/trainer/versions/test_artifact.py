@@ -1,6 +1,7 @@
 """Versions load whole and verified, or not at all (T3 of RELIABILITY.md)."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -216,10 +217,12 @@ def test_half_precision_rows_keep_golden_scores_equal(copied: tuple[Path, str], 
     assert wide < 0.6 * (copied[0] / copied[1] / "rows.safetensors").stat().st_size
 
 
-def test_orphans_are_removed_and_the_rest_stays(copied: tuple[Path, str]) -> None:
+def test_old_orphans_are_removed_and_the_rest_stays(copied: tuple[Path, str]) -> None:
     folder, address = copied
-    (folder / ".tmp-1").mkdir()
-    (folder / ("f" * 64)).mkdir()
-    (folder / "notes").mkdir()
-    assert artifact.remove_orphans(folder, {address}) == [".tmp-1", "f" * 64]
-    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([address, "notes"])
+    young = "e" * 64
+    for name in (".tmp-1", "f" * 64, young, "notes"):
+        (folder / name).mkdir()
+    os.utime(folder / ("f" * 64), (99, 99))
+    os.utime(folder / young, (101, 101))
+    assert artifact.remove_orphans(folder, {address}, before_s=100) == [".tmp-1", "f" * 64]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([address, young, "notes"])

@@ -1,5 +1,6 @@
 """Atomic folders under several writers, in one process tree and in PID namespaces of their own."""
 
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import pytest
 
 from stream.files import remove_abandoned
 from trainer.versions import atomic_folder
-from trainer.versions.atomic_folder import FileEntry
+from trainer.versions.atomic_folder import FileEntry, WriteError
 
 WRITES = 150
 _NAMESPACE = ("unshare", "-p", "-f", "--mount-proc")
@@ -118,3 +119,27 @@ def test_what_a_crashed_writer_left_is_removed_but_not_what_a_live_one_writes(tm
 def test_a_finished_folder_has_the_mode_of_the_process(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     assert write(tmp_path, 0).stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_write_that_the_file_system_refuses_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(WriteError, match="not written"):
+            write(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert read(write(tmp_path, 1)) == 1
+
+
+def test_a_folder_that_cannot_be_created_is_a_write_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="not written"):
+        write(tmp_path / "file", 1)
+
+
+def test_a_removed_folder_is_gone(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    atomic_folder.remove(path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

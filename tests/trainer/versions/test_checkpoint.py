@@ -23,7 +23,7 @@ def test_three_are_kept_and_the_newest_wins(trained: Path) -> None:
     assert len(names) == 3
     newest = checkpoint.newest(trained)
     assert newest is not None
-    assert newest.state.mark_number == int(names[-1][:12])
+    assert newest.state.boundary_number == int(names[-1][:12])
 
 
 def test_an_empty_or_missing_folder_is_a_fresh_start(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(trained: Path, file: str) -> 
     path.write_bytes(bytes(raw))
     found = checkpoint.newest(trained)
     assert found is not None
-    assert found.state.mark_number == int(names[-2][:12])
+    assert found.state.boundary_number == int(names[-2][:12])
 
 
 def test_a_half_written_one_is_invisible(trained: Path) -> None:

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from stream import db
+from tests.trainer.harness import feed, make_loop
+from tests.trainer.session_log import make_log
+from trainer.metrics import LoopCollector
+
+
+def test_metrics_name_the_lineage(tmp_path: Path) -> None:
+    engine = db.create("sqlite://")
+    db.metadata.create_all(engine)
+    loop = make_loop(tmp_path, engine)
+    registry = CollectorRegistry()
+    registry.register(LoopCollector("test", loop, lambda: 5.0))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"shelfwise_trainer_{name}", {"lineage": "test", **labels})
+
+    assert value("sessions_total") == 0
+    assert value("checkpoint_age_seconds") is None
+    feed(loop, make_log(60))
+    loop.feed.num_rejected = 3  # type: ignore[misc]  # a ListFeed's counter is a plain field
+    loop.progress.num_failed_writes = 2
+    assert value("sessions_total") == loop.learner.counters["trained"] > 0
+    assert value("version") == loop.progress.version > 0
+    assert value("checkpoint_age_seconds") == 5
+    assert value("skipped_total", reason="undecodable") == 0
+    assert 0 < (value("prequential", metric="auc") or 0) < 1
+    assert value("loss", part="main") is not None
+    assert value("batches_total") == loop.learner.batch_number
+    assert value("published_total") == loop.progress.num_published
+    assert value("failed_writes_total") == 2
+    assert value("items_rejected_total") == 3
+    assert (value("watermark_timestamp_seconds") or 0) > 1.7e9

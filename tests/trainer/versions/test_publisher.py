@@ -1,0 +1,127 @@
+"""Retention of versions: the registry retires, then the folder goes; orphans go after a day."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from stream import db
+from stream.errors import FencedError, StoreError
+from stream.failpoints import no_failpoint
+from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop
+from tests.trainer.session_log import make_log
+from trainer.settings import TrainerSettings
+from trainer.versions import artifact
+from trainer.versions.publisher import ORPHAN_AGE_MS, Publisher
+from trainer.versions.registry import Registry
+
+KEEP_THREE = replace(SETTINGS, keep_versions=3)
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+    db.metadata.create_all(engine)
+    return engine
+
+
+def on_disk(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "artifacts").iterdir() if artifact.is_address(path.name)}
+
+
+def publisher(engine: Engine, folder: Path, *, term: int, now_ms: Callable[[], int]) -> Publisher:
+    return Publisher(
+        Registry(engine), folder / "artifacts", LINEAGE.name, term, lambda _: None, now_ms, 3, no_failpoint
+    )
+
+
+def test_versions_beyond_the_retention_are_retired_and_removed(engine: Engine, tmp_path: Path) -> None:
+    feed(make_loop(tmp_path, engine, settings=KEEP_THREE), make_log())
+    versions = Registry(engine).versions(LINEAGE.name)
+    statuses = [version.status for version in versions]
+    assert statuses == ["retired"] * 3 + ["superseded"] * 2 + ["live"]
+    assert on_disk(tmp_path) == {version.artifact for version in versions[-3:]}
+    for version in versions[-3:]:
+        artifact.load(tmp_path / "artifacts", version.artifact)
+
+
+def test_a_crash_between_registry_and_removal_leaves_an_orphan_that_goes_after_a_day(
+    engine: Engine, tmp_path: Path
+) -> None:
+    log = make_log()
+
+    def crash(name: str) -> None:
+        if name == "after_retired":
+            raise Crash(name)
+
+    with pytest.raises(Crash):
+        feed(make_loop(tmp_path, engine, settings=KEEP_THREE, failpoint=crash), log)
+    (orphan,) = (version.artifact for version in Registry(engine).versions() if version.status == "retired")
+    assert orphan in on_disk(tmp_path)
+    resumed = make_loop(tmp_path, engine, settings=KEEP_THREE)
+    feed(resumed, log)
+    known = {version.artifact for version in Registry(engine).versions() if version.status != "retired"}
+    assert on_disk(tmp_path) == known | {orphan}
+    born_ms = int((tmp_path / "artifacts" / orphan).stat().st_mtime * 1000)
+    publisher(engine, tmp_path, term=2, now_ms=lambda: born_ms + ORPHAN_AGE_MS - HOUR_MS).remove_orphans()
+    assert on_disk(tmp_path) == known | {orphan}
+    publisher(engine, tmp_path, term=2, now_ms=lambda: born_ms + ORPHAN_AGE_MS + HOUR_MS).remove_orphans()
+    assert on_disk(tmp_path) == known
+
+
+def test_versions_of_other_lineages_are_no_orphans(engine: Engine, tmp_path: Path) -> None:
+    feed(make_loop(tmp_path, engine), make_log(90))
+    other = make_loop(tmp_path / "other", engine, lineage=replace(LINEAGE, name="other"))
+    feed(other, make_log(90))
+    for path in (tmp_path / "artifacts").iterdir():
+        os.utime(path, (0, 0))
+    before = on_disk(tmp_path)
+    Publisher(
+        Registry(engine), tmp_path / "artifacts", "other", 1, lambda _: None, lambda: 2 * ORPHAN_AGE_MS, 3
+    ).remove_orphans()
+    assert on_disk(tmp_path) == before != set()
+
+
+def test_a_stale_writer_retires_nothing(engine: Engine, tmp_path: Path) -> None:
+    feed(make_loop(tmp_path, engine), make_log())
+    before = Registry(engine).versions()
+    make_loop(tmp_path / "taker", engine)
+    with pytest.raises(FencedError):
+        Registry(engine).retire(LINEAGE.name, 2, 1, 0)
+    assert Registry(engine).versions() == before
+
+
+def test_the_live_version_and_the_newest_stay(engine: Engine) -> None:
+    registry = Registry(engine)
+    registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
+    term = registry.acquire_lease("prm", "one", 0, 100)
+    for number in (1, 2, 3, 4):
+        registry.publish("prm", number, f"{number}" * 64, None, term, {}, {}, number)
+    for number in (1, 4):
+        registry.advance("prm", number, term, "verified" if number == 1 else "rejected", "test", 5)
+    registry.advance("prm", 1, term, "live", "test", 5)
+    assert [version.version for version in registry.retire("prm", 0, term, 6)] == [2, 3]
+    assert registry.retire("prm", 0, term, 7) == []
+    assert [version.status for version in registry.versions()] == ["live", "retired", "retired", "rejected"]
+
+
+def test_retention_is_repeated_when_the_database_comes_back(engine: Engine, tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, engine, settings=KEEP_THREE)
+    feed(loop, make_log())
+    live = Registry(engine).live(LINEAGE.name)
+    assert live is not None
+    with pytest.raises(StoreError):
+        publisher(db.create(f"sqlite:///{tmp_path}/empty.db"), tmp_path, term=1, now_ms=lambda: 0).register(
+            live.artifact
+        )
+    publisher(engine, tmp_path, term=1, now_ms=lambda: 0).register(live.artifact)
+    assert Registry(engine).live(LINEAGE.name) == live
+
+
+def test_fewer_versions_than_checkpoints_are_refused() -> None:
+    with pytest.raises(ValueError, match="keep_versions = 2: expected at least 3"):
+        TrainerSettings(keep_versions=2)
