@@ -1,4 +1,4 @@
-# Two commands matter to a new user: `make demo` and `make test`. Each installs whatever it needs, once.
+# Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo fast test coverage check fix system clock bench bench-stream docs lock hooks clean setup setup-dev servers

@@ -60,7 +60,7 @@ RULES = (
     Rule(r"of ours", "name the owner"),
     Rule(r"speaks? of", "'names' or 'refers to'"),
     Rule(r"in hand", "'current'"),
-    Rule(r"nobody", "'no one', or name the reader that is missing"),
+    Rule(r"nobody", "'no one', or name the reader that is missing", files=("tests/harness/postgres.py",)),
     Rule(r"what is asked of", "name the demand"),
     # History.
     Rule(r"no longer", "describe the present state"),

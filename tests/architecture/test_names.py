@@ -1,4 +1,4 @@
-"""The five import names are ours alone, and the program starts without the heavy libraries."""
+"""The five import names belong to Shelfwise alone, and the program starts without the heavy libraries."""
 
 import importlib
 import subprocess

@@ -1,4 +1,4 @@
-"""What a user installs holds everything that the code reads at run time."""
+"""The wheel holds every file that the code reads at run time."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`make bench-stream`: runs all contenders and writes docs/benchmarks/stream.{json,md}."""
+"""The program of `make bench-stream`, which runs all contenders and writes docs/benchmarks/stream.{json,md}."""
 
 import argparse
 import shutil
@@ -82,7 +82,7 @@ def _options() -> argparse.Namespace:
 
 
 def say(line: str) -> None:
-    """Tell the person who waits."""
+    """Report progress on standard error."""
     sys.stderr.write(f"[bench] {line}\n")
 
 

@@ -22,10 +22,10 @@ class Contender:
     """One program.
 
     Attributes:
-        name: In the report.
-        inputs: Topics with events whose commits tell how far it is.
-        output: Topic with its results.
-        ready: What it logs when it starts to work.
+        name: Name in the report.
+        inputs: Topics with events; their commits show the progress.
+        output: Topic with results.
+        ready: Log line that shows the start of work.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Contender:
     ready: str
 
     def command(self, broker: Broker, group: str, folder: Path, instance: str) -> list[str]:
-        """Return the command line; `instance` is the static member that our worker is."""
+        """Return the command line; `instance` names the static group member."""
         match self.name:
             case "shelfwise":
                 options = ["--ticks", "driver", "--metrics-port", "0", "--instance", instance]
@@ -90,7 +90,7 @@ class Running:
         return self._process.pid
 
     def log(self) -> str:
-        """Return what this process has logged."""
+        """Return the log of this process."""
         return self._log.read_bytes()[self._log_start :].decode(errors="replace")
 
     def check(self) -> None:
@@ -99,20 +99,20 @@ class Running:
             raise RuntimeError(f"{self._log.name}: exit status {self._process.returncode}\n{self.log()[-2_000:]}")
 
     def hold(self) -> None:
-        """Stop it where it is."""
+        """Suspend the process."""
         self._process.send_signal(signal.SIGSTOP)
 
     def release(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it without warning."""
+        """Kill the process by SIGKILL."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(timeout=30)
 
     def stop(self) -> None:
-        """End it, by force after a while."""
+        """End the process by SIGTERM, then by SIGKILL."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -122,5 +122,5 @@ class Running:
 
 
 def missing(contenders: Sequence[Contender]) -> list[str]:
-    """Return the names of those that cannot run here."""
+    """Return the names of contenders that cannot run here."""
     return [one.name for one in contenders if one is QUIX and not QUIX_PYTHON.exists()]

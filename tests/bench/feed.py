@@ -1,4 +1,4 @@
-"""Writes a load to the broker as fast as it goes, or at a pace."""
+"""Writing of a load to the broker, at full speed or at a given pace."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _BY_EVENT_TIME = frozenset(QUIX_INPUTS.values())
 
 
 def renew_topics(broker: Broker) -> None:
-    """Delete every topic and create the inputs, outputs and changelogs anew; outputs get the broker's stamp."""
+    """Recreate the inputs, outputs and changelogs; the broker stamps records of outputs."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     known = [name for name in admin.list_topics(timeout=10).topics if not name.startswith("__")]
     for future in admin.delete_topics(known).values() if known else ():
@@ -40,7 +40,7 @@ def renew_topics(broker: Broker) -> None:
 def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
     """Return the load as Quix Streams can join it: keyed by query, without orders, ticks and poison.
 
-    Its documented JSON deserializer is used; what that cannot read is left out.
+    Its documented JSON deserializer is used; records that it cannot read are left out.
     """
     for arrival in arrivals:
         topic = QUIX_INPUTS.get(arrival.topic)
@@ -51,12 +51,12 @@ def for_quix(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
 
 
 def feed(broker: Broker, arrivals: Iterable[Arrival], *, speed: float | None = None) -> dict[str, int]:
-    """Write records in order, wait until all are acknowledged, and return when each event was handed over first.
+    """Write records in order, wait until all are acknowledged, and return the time at which each event was first sent.
 
     Args:
-        broker: Where to.
-        arrivals: What.
-        speed: Simulated seconds per second; None is as fast as it goes.
+        broker: Target.
+        arrivals: Records.
+        speed: Simulated seconds per second; None for full speed.
     """
     producer = Producer(
         {

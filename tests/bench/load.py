@@ -1,4 +1,4 @@
-"""Seeded shopping events in order of arrival, with what a perfect join makes of them.
+"""Seeded shopping events in order of arrival, with the result of a perfect join.
 
 Everything is simulated time: a record arrives when it happened, except for the share that is disordered, repeated or
 late. Offsets are known beforehand, as each topic starts empty: ticks carry them.
@@ -41,7 +41,7 @@ class LoadSettings:
         disordered: Share that arrives up to `disorder_s` too late.
         disorder_s: Disorder, within the lateness that the join allows.
         late: Share that arrives long after its window has closed; clicks only.
-        poison: Share that nobody can decode.
+        poison: Share that no client can decode.
         tick_s: Simulated time between two ticks.
     """
 
@@ -77,7 +77,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What a complete join finds.
+    """Result of a complete join.
 
     Attributes:
         queries: Query to partition and time of its impression.

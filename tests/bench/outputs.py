@@ -1,6 +1,6 @@
-"""Reads what a contender wrote and holds it against the truth.
+"""Comparison of a contender's output with the truth.
 
-On-time lists and clicks are looked for: late ones may be joined or not. An output is repeated if it is there twice
+Only on-time lists and clicks count: late ones may be joined or not. An output is repeated if it is there twice
 with the same identity (query and revision, or list and click), which sinks can tell; a click is doubled if one list
 holds it twice.
 """
@@ -35,8 +35,8 @@ class Output(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Outputs against the truth; shares of what was on time, counts of what is twice."""
+class Comparison:
+    """Outputs against the truth: shares of on-time records, counts of repeated ones."""
 
     lists: float
     clicks: float
@@ -134,8 +134,8 @@ def records(broker: Broker, topic: str) -> Iterator[tuple[int, int, int, bytes]]
         consumer.close()
 
 
-def judge(load: Load, contender: Contender, found: list[Output]) -> Verdict:
-    """Hold the outputs against the truth of their load."""
+def judge(load: Load, contender: Contender, found: list[Output]) -> Comparison:
+    """Compare the outputs with the truth of their load."""
     truth = load.truth
     lists = {output.query_id for output in found}
     clicks = {click for output in found for click in output.clicks}
@@ -143,7 +143,7 @@ def judge(load: Load, contender: Contender, found: list[Output]) -> Verdict:
         twice = Counter((output.query_id, output.clicks) for output in found if output.clicks)
     else:
         twice = Counter((output.query_id, (str(output.revision),)) for output in found)
-    return Verdict(
+    return Comparison(
         lists=len(truth.queries.keys() & lists) / len(truth.queries),
         clicks=len(truth.clicks.keys() & clicks) / len(truth.clicks),
         num_repeated=sum(count - 1 for count in twice.values()),
@@ -157,7 +157,7 @@ def emit_delays_ms(
     """Return how long after its cause each output was stored, by the broker's stamps.
 
     The cause of a session is the record that moved the watermark past its close; of a joined pair, the click, whose
-    topic has no such stamp: its time is that of its handing over to the producer.
+    topic has no such stamp: its time is the time of its handover to the producer.
     """
     if contender is QUIX:
         delays = [o.append_ts - handed_over[o.clicks[0]] for o in found if o.clicks]

@@ -1,6 +1,6 @@
-"""What is measured of a contender: a backlog with a kill in it, a steady pace, and two of our workers against one.
+"""Measurements of a contender: a backlog with a kill in it, a steady pace, and two workers against one.
 
-Source: STREAM.md 15.
+Source: docs/benchmarks/stream.md.
 """
 
 import re
@@ -25,7 +25,7 @@ _RECOVERED = re.compile(r"(\d+) changelog rows read in ([\d.]+) s")
 
 
 class Backlog(Struct, kw_only=True):
-    """What a stored backlog told; `kill -9` came after 60 % of it.
+    """Figures of a stored backlog; SIGKILL came after 60 % of it.
 
     Attributes:
         events_per_core: Events per CPU second of the process, all its threads and the system calls they make.
@@ -53,7 +53,7 @@ class Backlog(Struct, kw_only=True):
 
 
 class Paced(Struct, kw_only=True):
-    """What a steady rate told.
+    """Figures of a steady rate.
 
     Attributes:
         events_per_s: The rate.
@@ -74,7 +74,7 @@ class Paced(Struct, kw_only=True):
 
 
 class Shared(Struct, kw_only=True):
-    """What workers of one group told on a backlog that was stored while they stood still, from first to last event.
+    """Figures of workers of one group on a backlog that was stored while they were suspended, from first to last event.
 
     Attributes:
         events_per_core: Events per CPU second of all processes together.
@@ -94,7 +94,7 @@ def _arrivals(load: Load, contender: Contender) -> list[Arrival]:
 
 
 def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, group: str) -> Backlog:
-    """Store the load, then let the contender work through it, killed once."""
+    """Store the load, then let the contender work through it with one kill."""
     renew_topics(broker)
     arrivals = _arrivals(load, contender)
     feed(broker, arrivals)
@@ -133,7 +133,7 @@ def backlog(broker: Broker, contender: Contender, load: Load, folder: Path, grou
 
 
 def shared(broker: Broker, load: Load, folder: Path, group: str, *, num_workers: int) -> Shared:
-    """Let our workers share a load that is stored while all of them stand still: none has a head start.
+    """Let the workers share a load that is stored while all are suspended: none has a head start.
 
     All work is counted, begun or not committed yet: the course of a few seconds has only a few commits.
     """

@@ -1,4 +1,4 @@
-"""Writes the results as JSON and as a Markdown table."""
+"""Results as JSON and as a Markdown table."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ _TITLES = {"shelfwise": "Shelfwise worker", "quix": "Quix Streams 3.28.1", "naiv
 
 
 class Result(Struct, kw_only=True):
-    """One contender in one run; `teams` has the turns of one and of two of our workers."""
+    """One contender in one run; `teams` has the turns of one worker and of two."""
 
     contender: str
     run: int

@@ -1,6 +1,6 @@
-"""Watches a process and its group's commits: events, CPU seconds and memory at the moments of commits.
+"""Samples of a process at the commits of its group: events, CPU seconds and memory.
 
-Between two commits the events and the CPU time of exactly those events are known, whatever else the machine does.
+Between two commits the events and their CPU time are known, also on a machine that does other work.
 """
 
 import os
@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """State at one moment: committed events, wall clock, CPU seconds and resident bytes of the process."""
+    """State at one time: committed events, wall clock, CPU seconds and resident bytes of the process."""
 
     wall_s: float
     num_committed: int
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Course:
-    """Samples at the moments of commits."""
+    """Samples at the times of commits."""
 
     samples: list[Sample] = field(default_factory=list)
 
@@ -51,7 +51,7 @@ class Course:
 
 
 class Commits:
-    """Asks for the commits of a group without joining it."""
+    """Reader of a group's commits that does not join the group."""
 
     def __init__(self, broker: Broker, group: str, inputs: tuple[str, ...]) -> None:
         self._consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
@@ -75,7 +75,7 @@ class Commits:
 
 
 def watch(*running: Running, commits: Commits, until: int, timeout_s: float) -> Course:
-    """Sample at every commit until so many events are committed; CPU and memory are those of all processes together.
+    """Sample at every commit until `num_events` are committed; CPU and memory are sums over all processes.
 
     Raises:
         RuntimeError: If the process ends or nothing is committed for `timeout_s`.

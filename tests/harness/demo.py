@@ -1,4 +1,4 @@
-"""The demo as a real process with a home folder of its own, and a view of what it leaves running."""
+"""The demo as a real process with its own home folder, and the processes that it leaves running."""
 
 import os
 import re
@@ -48,21 +48,21 @@ class DemoProcess:
 
     @property
     def said(self) -> str:
-        """What it has printed so far."""
+        """Standard error so far."""
         return self._errors.read_text(errors="replace")
 
     def words(self) -> str:
-        """Return its own last lines and those of its children, for failures."""
+        """Return the last lines of the demo and of its children, for failure messages."""
         logs = sorted((self.folder / "logs").glob("*.log"))
         parts = [f"{path.name}:\n{tail(path, 25)}" for path in [self._errors, *logs]]
         return "\n".join(parts)
 
     def port(self, child: str) -> int | None:
-        """Return where a child listens, once the demo has said that it is ready."""
+        """Return the port of a child, or None before the demo has reported it ready."""
         return {name: int(port) for name, port in _READY.findall(self.said)}.get(child)
 
     def samples(self, child: str) -> Samples:
-        """Return the metrics of a child, none while it does not answer."""
+        """Return the metrics of a child; no samples while it does not answer."""
         port = self.port(child)
         try:
             return scrape(port) if port else Samples(())
@@ -70,13 +70,13 @@ class DemoProcess:
             return Samples(())
 
     def pid(self, *argv: str) -> int | None:
-        """Return the living process of this demo whose command line holds these words in a row."""
+        """Return the living process of this demo whose command line contains these words in a row."""
         found = [pid for pid in running_in(self.home) if _holds(command_line(pid), argv)]
         assert len(found) < 2, f"{argv}: {found}"
         return found[0] if found else None
 
     def wait_for(self, what: str, done: Callable[[], bool], timeout_s: float = 240.0) -> None:
-        """Wait until something holds while the demo runs."""
+        """Wait until `done` returns true; fail if the demo ends first."""
         deadline = time.monotonic() + timeout_s
         while not done():
             assert self.process.poll() is None, f"the demo ended while waiting for {what}:\n{self.words()}"
@@ -84,7 +84,7 @@ class DemoProcess:
             time.sleep(POLL_S)
 
     def finish(self, timeout_s: float = 900.0) -> DemoSummary:
-        """Wait for its end, which must be a success, and return its summary."""
+        """Wait until the demo has ended, require success, and return its summary."""
         try:
             code = self.process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -103,14 +103,14 @@ class DemoProcess:
             raise AssertionError(f"the demo did not stop in {timeout_s:.0f} s:\n{self.words()}") from None
 
     def kill(self) -> None:
-        """End it by SIGKILL."""
+        """End the demo by SIGKILL."""
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
 def demo(home: Path, *options: str, settings: Mapping[str, str] | None = None) -> Iterator[DemoProcess]:
-    """A demo that is certainly gone afterwards, with all that it started."""
+    """Run a demo; afterwards it and every process it started are gone."""
     started = DemoProcess(home, *options, settings=settings)
     try:
         yield started
@@ -132,7 +132,7 @@ def running_in(home: Path) -> list[int]:
             environment = set((entry / "environ").read_bytes().split(b"\0"))
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            # It ended while we looked, or is not ours to look into.
+            # The process ended meanwhile, or belongs to another user.
             continue
         if state != "Z" and environment & wanted:
             found.append(int(entry.name))
@@ -156,7 +156,7 @@ def wait_until_none(home: Path, timeout_s: float = 15.0) -> None:
 
 
 def wait_until_only(home: Path, argv: tuple[str, ...], timeout_s: float = 15.0) -> None:
-    """Wait until no process of this home folder is left but those whose command line holds these words in a row."""
+    """Wait until the only processes of this home folder are those whose command line contains these words in a row."""
     _wait_until_gone(home, argv, timeout_s)
 
 

@@ -1,4 +1,4 @@
-"""What fault tests share: a source that keeps a ledger, workers that are killed and started, and the verdict."""
+"""Shared parts of the fault tests: a source of events, workers that tests kill and start, and the comparison."""
 
 import os
 import signal
@@ -48,10 +48,10 @@ _Sent = tuple[str, bytes, bytes]
 
 
 class Load:
-    """Sends searches at a steady rate from a thread, with a driver's ticks, and keeps what was acknowledged.
+    """A thread that sends searches at a steady rate, with a driver's ticks, and records what was acknowledged.
 
     One query is one second of event time. A chunk that fails is sent again with the same ids until it is acknowledged,
-    as a source does that may lose nothing.
+    as a source with no loss does.
     """
 
     def __init__(self, broker: Broker, *, queries_per_s: int, partitions: int) -> None:
@@ -63,10 +63,10 @@ class Load:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._failure: BaseException | None = None
-        self.ledger: list[_Sent] = []
-        """Every acknowledged event."""
+        self.acknowledged: list[_Sent] = []
+        """All acknowledged events."""
         self.acknowledged_s: list[float] = []
-        """When each chunk was acknowledged, by the monotonic clock."""
+        """Time of each chunk's acknowledgement, by the monotonic clock."""
         self.num_queries = 0
         self.num_repeats = 0
         self.records_per_s = queries_per_s * _RECORDS_PER_QUERY
@@ -84,7 +84,7 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """Stop sending; what is in flight is waited for."""
+        """Stop sending and wait for the records in flight."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2 * OUTAGE_S)
@@ -113,7 +113,7 @@ class Load:
                 queries = list(islice(self._records, self._per_step))
                 chunk = [record for query in queries for record in query]
                 self._deliver(producer, chunk)
-                self.ledger += chunk
+                self.acknowledged += chunk
                 self.num_queries += len(queries)
                 self.acknowledged_s.append(time.monotonic())
                 step += 1
@@ -161,7 +161,7 @@ def beginning_offsets_of(broker: Broker, pairs: Sequence[tuple[str, int]]) -> di
 
 
 class Fleet:
-    """Workers of one group by name; whoever ends is started again when `mind` is called."""
+    """Workers of one group by name; `mind` restarts those that have ended."""
 
     def __init__(self, broker: Broker, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self._broker = broker
@@ -180,11 +180,11 @@ class Fleet:
         return worker
 
     def is_ready(self, name: str) -> bool:
-        """Say whether this worker has been given partitions since it was started."""
+        """Return whether this worker was assigned partitions since its start."""
         return "owns partitions [" in self.workers[name].log[self._log_sizes[name] :]
 
     def kill(self, *names: str) -> None:
-        """kill -9, all before any is reaped."""
+        """Kill the workers by SIGKILL, all before any is reaped."""
         victims = [self.workers.pop(name) for name in names]
         for victim in victims:
             os.kill(victim.process.pid, signal.SIGKILL)
@@ -192,7 +192,7 @@ class Fleet:
             victim.process.wait(timeout=20)
 
     def retire(self, name: str) -> None:
-        """SIGTERM to one; one that was still starting may end by the signal."""
+        """Send SIGTERM to one worker; a worker that is still starting may end by the signal."""
         worker = self.workers.pop(name)
         is_ready = "owns partitions [" in worker.log[self._log_sizes[name] :]
         worker.process.terminate()
@@ -200,7 +200,7 @@ class Fleet:
         assert code == 0 or not is_ready, f"{name} ended with {code}:\n{worker.log[-4_000:]}"
 
     def mind(self) -> None:
-        """Start again, under the same name, whoever has ended by itself, as a supervisor does."""
+        """Restart, under the same name, each worker that has ended by itself, as a supervisor does."""
         for name, worker in list(self.workers.items()):
             code = worker.process.poll()
             if code is not None:
@@ -208,7 +208,7 @@ class Fleet:
                 self.start(name)
 
     def stop(self) -> None:
-        """SIGTERM to all; each must end well."""
+        """Send SIGTERM to all workers; each must exit with status 0."""
         for worker in self.workers.values():
             worker.process.terminate()
         for name, worker in self.workers.items():
@@ -216,11 +216,11 @@ class Fleet:
         self.workers.clear()
 
     def words(self) -> str:
-        """Return the last lines of each, for failures."""
+        """Return the last lines of each log, for failure messages."""
         return "\n".join(f"{name}:\n{worker.log[-2_500:]}" for name, worker in self.workers.items())
 
     def close(self) -> None:
-        """Kill whatever is left."""
+        """Kill the workers that still run."""
         for worker in self.workers.values():
             if worker.process.poll() is None:
                 worker.kill()
@@ -228,7 +228,7 @@ class Fleet:
 
 @contextmanager
 def fleet(broker: Broker, folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Fleet]:
-    """Workers that are certainly gone afterwards."""
+    """Run a fleet; afterwards all its workers are gone."""
     started = Fleet(broker, folder, settings)
     try:
         yield started
@@ -237,7 +237,7 @@ def fleet(broker: Broker, folder: Path, settings: Mapping[str, str] | None = Non
 
 
 def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 60.0, words: Callable[[], str] = str) -> float:
-    """Poll until something holds and return the seconds that took."""
+    """Poll until `holds` returns true and return the seconds taken."""
     start_s = time.monotonic()
     while not holds():
         assert time.monotonic() - start_s < timeout_s, f"waited {timeout_s:.0f} s for {what}\n{words()}"
@@ -246,14 +246,14 @@ def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = 60.0, wo
 
 
 def lag(broker: Broker) -> int:
-    """Records of all inputs that are not acknowledged yet."""
+    """Return the number of input records that are not acknowledged yet."""
     ends = end_offsets(broker, topics.INPUTS)
     committed = committed_offsets(broker, GROUP, topics.INPUTS)
     return sum(max(0, end - committed.get(pair, 0)) for pair, end in ends.items())
 
 
 def oldest_wait_s(broker: Broker) -> float:
-    """Return for how long the oldest event that is not acknowledged yet has been in the log."""
+    """Return the age in the log of the oldest event that is not acknowledged yet."""
     ends = end_offsets(broker, topics.EVENT_TOPICS)
     committed = committed_offsets(broker, GROUP, topics.EVENT_TOPICS)
     open_at = {pair: committed.get(pair, 0) for pair, end in ends.items() if committed.get(pair, 0) < end}
@@ -293,8 +293,8 @@ def drain(broker: Broker, load: Load, workers: Fleet) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What went wrong between the ledger and the output; every number shall be 0.
+class Differences:
+    """Differences between the acknowledged events and the output; every number shall be 0.
 
     Attributes:
         lost: Acknowledged events that are in no topic, and expected sessions and evidence that were not emitted.
@@ -313,11 +313,11 @@ class Verdict:
     progress_back: int
 
 
-CLEAN = Verdict(lost=0, repeated=0, diverged=0, miscounted=0, commits_back=0, progress_back=0)
+CLEAN = Differences(lost=0, repeated=0, diverged=0, miscounted=0, commits_back=0, progress_back=0)
 
 
-def judge(broker: Broker, ledger: Sequence[_Sent], partitions: int) -> Verdict:
-    """Compare what the broker holds with the ledger and with the pure join of the log."""
+def judge(broker: Broker, acknowledged: Sequence[_Sent], partitions: int) -> Differences:
+    """Compare the records on the broker with the acknowledged events and with the pure join of the log."""
     records = [record for name in topics.EVENT_TOPICS for record in read_to_end(broker, name)]
     in_log = [_event_id(record.value or b"") for record in records]
     expected = undisturbed(broker, partitions)
@@ -326,10 +326,10 @@ def judge(broker: Broker, ledger: Sequence[_Sent], partitions: int) -> Verdict:
     counters = newest_counters(broker)
     num_unique = len(set(in_log))
     diverted = sum(end_offsets(broker, [topics.UNJOINED, topics.DEAD_LETTERS]).values())
-    lost = len({_event_id(value) for _, _, value in ledger} - set(in_log))
+    lost = len({_event_id(value) for _, _, value in acknowledged} - set(in_log))
     lost += len(expected.keys() - found.keys()) + len(_evidence(expected) - _evidence(found))
     wanted, got = labels(expected), labels(found)
-    return Verdict(
+    return Differences(
         lost=lost,
         repeated=_repeats(emitted) + diverted,
         diverged=sum(1 for query_id in wanted.keys() | got.keys() if wanted.get(query_id) != got.get(query_id)),
@@ -363,7 +363,7 @@ def _repeats(emitted: Sequence[Session]) -> int:
 
 
 def newest_counters(broker: Broker) -> dict[str, int]:
-    """Sum of the newest progress record of every partition."""
+    """Return the sum of the newest progress record of every partition."""
     last: dict[int, Progress] = {}
     for record in read_to_end(broker, topics.SESSIONS):
         decoded = decode(record.value or b"")

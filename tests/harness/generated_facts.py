@@ -1,4 +1,4 @@
-"""A seeded experiment with clients of unequal habits, written through the sink's own path, and its raw truth."""
+"""A seeded experiment with clients of unequal habits, written by the sink's own code, and its true numbers."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ LAST_TS = 1_000_000
 
 @dataclass(frozen=True)
 class ClientTruth:
-    """What the generator knows of one client: arm and (sessions, items, clicks, orders, gross, refunds)."""
+    """True numbers of one client: arm and (sessions, items, clicks, orders, gross, refunds)."""
 
     arm: str
     numbers: tuple[int, ...]
@@ -28,7 +28,7 @@ class ClientTruth:
 def generate(
     seed: int, num_clients: int = 300, *, treatment: float = 0.5, lift: float = 1.3
 ) -> tuple[list[Session], dict[str, ClientTruth]]:
-    """Return sessions and what they add up to; some orders span two lists of a client and count once."""
+    """Return sessions and their true sums; some orders span two lists of a client and count once."""
     random = np.random.default_rng(seed)
     sessions: list[Session] = []
     truth: dict[str, ClientTruth] = {}

@@ -42,7 +42,7 @@ def kafka_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def kafka_broker(kafka_home: Path) -> Iterator[Broker]:
-    """A local Kafka of this test session; records of other tests may lie in its topics."""
+    """A local Kafka of this test session; its topics may hold records of other tests."""
     kafka = local_kafka(kafka_home / "kafka")
     broker = kafka.start()
     try:
@@ -60,7 +60,7 @@ def fresh_kafka(kafka_broker: Broker) -> Broker:
 
 
 def empty(broker: Broker) -> None:
-    """Create all topics anew, and forget consumer groups: the next worker would wait for those that were killed."""
+    """Recreate all topics and delete consumer groups: the next worker would wait for killed members."""
     admin = KafkaAdminClient(**broker.client_config())
     try:
         names = [group["group_id"] for group in admin.list_groups()]

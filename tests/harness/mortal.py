@@ -11,7 +11,7 @@ from tests.harness.rounds import forget_sockets
 
 @pytest.fixture(scope="module")
 def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker of these tests alone, as they kill it."""
+    """A broker of this test module alone, because its tests kill it."""
     kafka = local_kafka(tmp_path_factory.mktemp("mortal") / "kafka")
     kafka.start()
     try:
@@ -23,6 +23,6 @@ def mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafk
 
 @pytest.fixture
 def emptied_kafka(mortal_kafka: LocalKafka) -> LocalKafka:
-    """The mortal broker with all topics empty."""
+    """The broker of this test module with all topics empty."""
     empty(mortal_kafka.broker)
     return mortal_kafka

@@ -28,11 +28,11 @@ _FORGETFUL = ("synchronous_commit=off",)
 
 
 class PostgresServer:
-    """One server; `kill` and `start` again to test recovery, `freeze` and `thaw` to test patience.
+    """One server: `kill` and `start` test recovery, `freeze` and `thaw` test time-outs.
 
     Args:
-        folder: Its home, which it may fill.
-        binaries: Where `initdb` and `postgres` are.
+        folder: Home of the server.
+        binaries: Folder with `initdb` and `postgres`.
         options: Further settings as `name=value`.
         wal_segment_mb: Size of a segment of the write-ahead log.
     """
@@ -72,7 +72,7 @@ class PostgresServer:
 
     @property
     def log(self) -> str:
-        """What the server has said."""
+        """Log of the server."""
         return self._log.read_text(errors="replace")
 
     @property
@@ -83,7 +83,7 @@ class PostgresServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether the parent process lives."""
+        """True while the parent process lives."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -123,12 +123,12 @@ class PostgresServer:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop the server and its backends where they are: connections stay open, nothing answers."""
+        """Suspend the server and its backends: connections stay open, nothing answers."""
         for process in self._hold()[1:]:
             _signal(process, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         for process in reversed(self.processes()):
             _signal(process, signal.SIGCONT)
 
@@ -139,11 +139,11 @@ class PostgresServer:
         return self.processes()
 
     def limit_file_size(self, num_bytes: int | None) -> None:
-        """Refuse the server, and what it starts from now on, to write any file beyond this size; None lifts that."""
+        """Limit the size of files that the server and its future children write; None removes the limit."""
         account = self._account
         size = "unlimited" if num_bytes is None else str(num_bytes)
         for process in self.processes():
-            # As its owner: not every root may change the limits of others.
+            # As the owner of the process: not every root may change the limits of others.
             subprocess.run(
                 ["prlimit", "--pid", str(process), f"--fsize={size}:"],
                 check=True,
@@ -222,7 +222,7 @@ def _end_with_parent() -> None:
 
 
 def unprivileged_account() -> pwd.struct_passwd | None:
-    """PostgreSQL refuses to run as root."""
+    """Return an account for the server, because PostgreSQL refuses to run as root; None if this process is not root."""
     if os.getuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -262,7 +262,7 @@ def new_database(url: str) -> str:
 
 @contextmanager
 def own_server() -> Iterator[PostgresServer]:
-    """A running server of this test alone, which keeps what it has acknowledged."""
+    """Run a server of this test alone that keeps every acknowledged commit."""
     folder = Path(tempfile.mkdtemp(prefix="shelfwise-postgres-"))
     try:
         server = PostgresServer(folder, find_binaries(), options=("synchronous_commit=on",))

@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback, between a program under test and a server, that slows, stalls or cuts what passes.
+"""A TCP proxy on loopback, between a program under test and a server, that slows, stalls or cuts connections.
 
-It counts the connections that are asked for, also those that the server would not take.
+It counts requested connections, including those that the server refuses.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ _Result = TypeVar("_Result")
 
 
 class Proxy:
-    """Forwards connections to one server from a thread of its own.
+    """A forwarder of connections to one server, in its own thread.
 
     Args:
         port: Port of the server on loopback; it need not run yet.
 
     Attributes:
-        delay_s: Each piece that the server answers waits this long; pieces of one connection wait one after another.
-        opened_s: When each connection was asked for, by the monotonic clock.
+        delay_s: Delay of each piece of an answer; pieces of one connection wait one after another.
+        opened_s: Time of each connection request, by the monotonic clock.
         num_answers: Pieces that the server has answered.
     """
 
@@ -58,11 +58,11 @@ class Proxy:
         return url.replace(f":{self._server_port}", f":{self.port}")
 
     def stall(self) -> None:
-        """Hold back whatever is sent from now on, in both directions; connections stay open."""
+        """Hold back new data in both directions; connections stay open."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
 
     def flow(self) -> None:
-        """Let what was held back pass."""
+        """Release the data that `stall` held back."""
         self._loop.call_soon_threadsafe(self._flowing.set)
 
     def cut(self) -> None:
@@ -80,7 +80,7 @@ class Proxy:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
             try:
-                # A connection ends as a whole: half of one is of no use to anybody here.
+                # A connection ends as a whole; no test needs one that is half open.
                 asking = asyncio.ensure_future(self._pump(reader, server_writer, is_answer=False))
                 answering = asyncio.ensure_future(self._pump(server_reader, writer, is_answer=True))
                 try:

@@ -1,4 +1,4 @@
-"""The fault tests of the join worker (RELIABILITY.md 4), each as often as it is told: once, or with the full counts."""
+"""The fault tests of the join worker (tests/README.md), each with a number of rounds: one, or the full count."""
 
 import gc
 import os
@@ -36,12 +36,12 @@ NAMES = ("first", "second")
 STEADY_S = 60.0
 RESUME_S = 30.0
 _QUERIES_PER_S = 250
-# Of event time, and so of searches: more than the click window, so that sessions close while others are open.
+# Searches, each one second of event time: more than the click window, so that sessions close while others are open.
 _WARM_UP = 1_000
 
 
 def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
-    """S1: kill -9 one of two workers at random moments, start it again; return the seconds until the lag was steady."""
+    """Run S1: SIGKILL one of two workers at random times, restart it and return the seconds to a steady lag."""
     chance = np.random.default_rng(seed)
     taken = []
     with fleet(broker, folder) as workers, _load(broker) as load:
@@ -58,7 +58,7 @@ def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
 
 
 def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
-    """S2: kill -9 all workers together and start them again; return the seconds until the lag was steady."""
+    """Run S2: SIGKILL all workers together, restart them and return the seconds to a steady lag."""
     chance = np.random.default_rng(seed)
     taken = []
     with fleet(broker, folder) as workers, _load(broker) as load:
@@ -75,12 +75,12 @@ def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
 
 
 def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tuple[str, int]]:
-    """S4: stop a worker for two session timeouts, continue it when the other has taken over; return who ended, and how.
+    """Run S4: suspend a worker for two session timeouts, continue it, and return names and exit statuses.
 
     Args:
-        broker: Whose log.
+        broker: Broker with the log.
         folder: Homes of the workers.
-        quiet: Continue it when the other one has nothing left to do, so that whatever it writes stays the newest.
+        quiet: Continue it when the other worker is idle, so that any write of it stays the newest.
     """
     with fleet(broker, folder) as workers, _load(broker) as load:
         _start_both(broker, workers, load)
@@ -107,7 +107,7 @@ def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tupl
 
 
 def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -> tuple[float, float]:
-    """S5: a worker joins or leaves every few seconds.
+    """Run S5: let a worker join or leave every few seconds.
 
     Returns:
         Seconds that the oldest unprocessed event waited: in lone rebalances, and under the stream of them.
@@ -159,7 +159,7 @@ def _oldest_until(broker: Broker, holds: Callable[[], bool], workers: Fleet) -> 
 
 
 def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> tuple[list[float], list[float]]:
-    """S6: kill -9 the broker under load and start it again.
+    """Run S6: SIGKILL the broker under load and restart it.
 
     Returns:
         Seconds from its answer until the source's next acknowledgement, and until the lag was steady.
@@ -186,12 +186,12 @@ def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> t
 def cut_the_log(
     kafka: LocalKafka, folder: Path, *, cut_bytes: int, refill: bool
 ) -> tuple[set[int], set[int], int, str]:
-    """S7: kill -9 the broker, cut the end of an input partition that the worker has merged, start the broker again.
+    """Run S7: SIGKILL the broker, cut the end of a merged input partition and restart the broker.
 
     Args:
         kafka: The broker, with empty topics.
         folder: Homes of the workers.
-        cut_bytes: How much of the newest segment is lost.
+        cut_bytes: Bytes removed from the end of the newest segment.
         refill: Write new records into the place of the lost ones before the worker looks.
 
     Returns:
@@ -227,14 +227,14 @@ def cut_the_log(
 
 
 def forget_sockets() -> None:
-    """Collect the sockets that kafka-python leaves behind where a connection to a dead broker fails."""
+    """Collect the sockets that kafka-python leaves behind after failed connections to a dead broker."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
 def kill_9(kafka: LocalKafka) -> None:
-    """kill -9 the broker and reap it."""
+    """Kill the broker by SIGKILL and reap it."""
     pid = kafka.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -261,7 +261,7 @@ def _batches(log: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _check(broker: Broker, load: Load, what: str, exits: Sequence[tuple[str, int]] = ()) -> None:
-    found = judge(broker, load.ledger, PARTITIONS)
+    found = judge(broker, load.acknowledged, PARTITIONS)
     assert found == CLEAN, f"{what}: {found}"
     assert not exits, f"{what}: ended without being told to: {exits}"
 

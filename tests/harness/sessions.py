@@ -1,4 +1,4 @@
-"""Session records for tests of those who read the `sessions` topic."""
+"""Session records for tests of the readers of the `sessions` topic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The sink as a real process, sessions with corrections for it, and the verdict over what it has stored."""
+"""The sink as a real process, sessions with corrections for it, and checks of the stored facts."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ POLL_S = 0.05
 
 
 class SinkProcess:
-    """One `shelfwise abtest sink`; its metrics are asked for over HTTP, as Prometheus does."""
+    """One `shelfwise abtest sink`, whose metrics are read over HTTP as Prometheus does."""
 
     def __init__(self, broker: Broker, database_url: str, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class SinkProcess:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def metric(self, name: str) -> float:
-        """Return a metric, summed over its labels; 0 while it serves none."""
+        """Return a metric, summed over its labels; 0 while the sink does not serve it."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as answer:
                 body = answer.read().decode()
@@ -80,18 +80,18 @@ class SinkProcess:
         return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def check_alive(self) -> None:
-        """Fail when it has ended: nobody restarts it here."""
+        """Fail if the sink has ended; no supervisor restarts it here."""
         assert self.process.poll() is None, f"the sink ended with code {self.process.returncode}:\n{self.log}"
 
     def stop(self) -> int:
-        """End it by SIGTERM and return its exit status."""
+        """End the sink by SIGTERM and return its exit status."""
         self.process.terminate()
         return self.process.wait(timeout=40)
 
 
 @contextmanager
 def running(broker: Broker, database_url: str, home: Path) -> Iterator[SinkProcess]:
-    """A sink that is certainly gone afterwards."""
+    """Run a sink; afterwards it is gone."""
     sink = SinkProcess(broker, database_url, home)
     try:
         yield sink
@@ -102,7 +102,7 @@ def running(broker: Broker, database_url: str, home: Path) -> Iterator[SinkProce
 
 
 def corrected_sessions(seed: int, num_clients: int) -> list[Session]:
-    """Return sessions in the order of a topic: a third is corrected later, a tenth of all records comes twice."""
+    """Return sessions in the order of a topic: a third is corrected later, a tenth of all records is repeated."""
     rng = np.random.default_rng(seed)
     first, _ = generate(seed, num_clients)
     placed: list[tuple[float, Session]] = []
@@ -117,7 +117,7 @@ def corrected_sessions(seed: int, num_clients: int) -> list[Session]:
 
 
 class Feeder:
-    """Writes sessions to the topic from a thread at a steady rate, with progress records, until all are sent."""
+    """A thread that writes sessions and progress records to the topic at a steady rate until all are sent."""
 
     def __init__(self, broker: Broker, contents: Sequence[Session], *, per_s: float) -> None:
         self._broker = broker
@@ -138,10 +138,10 @@ class Feeder:
 
     @property
     def is_done(self) -> bool:
-        """Whether all are acknowledged.
+        """True once all sessions are acknowledged.
 
         Raises:
-            BaseException: What stopped the thread.
+            BaseException: If the thread failed, its error.
         """
         if self._failure is not None:
             raise self._failure
@@ -181,7 +181,7 @@ def _send_progress(producer: Producer, broker: Broker) -> None:
 
 
 def wait_for(what: str, is_so: Callable[[], bool], *, sink: SinkProcess, timeout_s: float = 90.0) -> float:
-    """Wait until something is so, while the sink lives; return how long that took."""
+    """Wait until the condition holds, require a living sink, and return the seconds taken."""
     started_s = time.monotonic()
     while not is_so():
         sink.check_alive()
@@ -193,7 +193,7 @@ def wait_for(what: str, is_so: Callable[[], bool], *, sink: SinkProcess, timeout
 
 @contextmanager
 def reading(url: str) -> Iterator[Engine]:
-    """An engine for the test's own questions, which pass no proxy."""
+    """Yield an engine for the test's own queries, which pass no proxy."""
     engine = db.create(url)
     try:
         yield engine
@@ -202,27 +202,27 @@ def reading(url: str) -> Iterator[Engine]:
 
 
 def stored_offset(engine: Engine) -> int:
-    """Return how many records the sink has claimed in SQL, over all partitions; 0 before it has begun."""
+    """Return the sum of the offsets that the sink has stored in SQL; 0 before its first batch."""
     with engine.connect() as connection:
         found = connection.scalar(select(func.sum(sink_offsets.c.next_offset)).where(sink_offsets.c.sink == SINK))
     return int(found or 0)
 
 
 def wait_until_applied(sink: SinkProcess, num_sessions: int) -> None:
-    """Wait until the sink has counted so many session records."""
+    """Wait until the sink has counted `num_sessions` session records."""
     wait_for(
         f"{num_sessions} sessions", lambda: sink.metric("shelfwise_sink_sessions_total") >= num_sessions, sink=sink
     )
 
 
 def wait_until_drained(broker: Broker, engine: Engine, sink: SinkProcess, *, timeout_s: float = 90.0) -> float:
-    """Wait until SQL claims all records that the topic holds at the call; return how long that took."""
+    """Wait until the offsets in SQL reach the present end of the topic; return the seconds taken."""
     end = sum(end_offsets(broker, [topics.SESSIONS]).values())
     return wait_for(f"offset {end} in SQL", lambda: stored_offset(engine) >= end, sink=sink, timeout_s=timeout_s)
 
 
 def check_back_off(attempts_s: Sequence[float], *, context: str) -> None:
-    """Fail when a connection was asked for sooner after the one before than the sink's doubling waits allow."""
+    """Fail if two connection requests are closer together than the sink's back-off allows."""
     waits_s = [later - earlier for earlier, later in pairwise(attempts_s)]
     least_s = [min(FIRST_BACKOFF_S * 2**number, LONGEST_BACKOFF_S) for number in range(len(waits_s))]
     too_soon = [(waited, least) for waited, least in zip(waits_s, least_s, strict=True) if waited < 0.95 * least]
@@ -230,7 +230,7 @@ def check_back_off(attempts_s: Sequence[float], *, context: str) -> None:
 
 
 def check_facts(broker: Broker, engine: Engine, *, context: str) -> None:
-    """Fail unless SQL holds the newest revision of each session on the topic: none lost, none twice, none different."""
+    """Fail unless SQL holds exactly the newest revision of each session on the topic."""
     wanted = newest(sessions(read_to_end(broker, topics.SESSIONS)))
     found = _rows(engine, session_facts)
     counted = Counter(row["query_id"] for row in found)

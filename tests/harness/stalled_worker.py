@@ -1,6 +1,6 @@
-"""`shelfwise` whose consumer never fetches one partition, as Faust's sometimes stops doing (STREAM.md 2.1, B14).
+"""`shelfwise` with a consumer that never fetches one partition, as fault B14 of Faust causes.
 
-Takes that topic and partition before the arguments of `shelfwise`.
+The topic and the partition stand before the arguments of `shelfwise`.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A process that owns the warm store of one partition: `python -m tests.harness.store_owner FOLDER NAME`.
 
-It writes rows, says so on standard output, waits for a line on standard input, writes more rows, and prints its process
-id and the number of its rows that it reads back.
+It writes rows, reports them on standard output, waits for a line on standard input, writes more rows, and prints its
+process id and the number of its rows that it reads back.
 """
 
 import os
@@ -24,7 +24,7 @@ def _report(line: str) -> None:
 
 
 def main(folder: Path, name: str) -> None:
-    """Own a store until standard input has brought a line."""
+    """Keep a store open until a line arrives on standard input."""
     factory = StoreFactory(folder)
     store = factory.open_warm(0)
     first, second = _rows(name, 0), _rows(name, 1)

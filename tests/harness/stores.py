@@ -1,4 +1,4 @@
-"""Databases with the newest schema, on both kinds, for tests."""
+"""Databases of both kinds with the newest schema."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -27,7 +27,7 @@ GROUP = "shelfwise-join"
 
 
 class WorkerProcess:
-    """One `shelfwise stream worker` whose driver is the test, unless it is told that it writes ticks itself."""
+    """One `shelfwise stream worker`; the test writes the ticks unless `ticks` is "worker"."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class WorkerProcess:
         return self._log.read_text(errors="replace")
 
     def stop(self) -> int:
-        """End it by SIGTERM and return its exit status."""
+        """End the worker by SIGTERM and return its exit status."""
         self.process.terminate()
         return self.process.wait(timeout=40)
 
@@ -79,7 +79,7 @@ def running(
     ticks: Literal["driver", "worker"] = "driver",
     program: Sequence[str] = ("deploy",),
 ) -> Iterator[WorkerProcess]:
-    """A worker that is certainly gone afterwards."""
+    """Run a worker; afterwards it is gone."""
     worker = WorkerProcess(broker, home, *options, settings=settings, ticks=ticks, program=program)
     try:
         yield worker
@@ -106,7 +106,7 @@ def wait_until_committed(
 
 
 def shopping(num_queries: int) -> Iterator[tuple[str, bytes, bytes]]:
-    """Topic, key and value of searches, one a second: a third clicked, a sixth bought, a twelfth returned."""
+    """Yield topic, key and value of searches, one a second: a third clicked, a sixth bought, a twelfth returned."""
     for number in range(num_queries):
         client, query, now = f"client-{number % 97}", f"query-{number}", START_TS + number * 1_000
         items = [f"item-{(number + k) % 50}" for k in range(8)]
@@ -179,18 +179,18 @@ def tick(broker: Broker, now_ts: int, seq: int) -> None:
 
 
 def pass_all_windows(broker: Broker, last_ts: int, seq: int = 1_000) -> None:
-    """Tick until every window has passed: quiet is counted from the first tick on."""
+    """Write ticks until every window has passed; idle time counts from the first tick."""
     for step, hours in enumerate((1, 2, 24 * 10, 24 * 10 + 1)):
         tick(broker, last_ts + hours * HOUR_MS, seq + step)
 
 
 def emitted(broker: Broker) -> dict[str, Session]:
-    """The newest revision of every session on the broker."""
+    """Return the newest revision of every session on the broker."""
     return newest(sessions(read_to_end(broker, topics.SESSIONS)))
 
 
 def undisturbed(broker: Broker, num_partitions: int) -> dict[str, Session]:
-    """What the pure join makes of the inputs on the broker, without any process or crash."""
+    """Return the sessions of the pure join over the inputs on the broker, without a process or crash."""
     inputs: dict[tuple[str, int], list[Record]] = {}
     for name in topics.INPUTS:
         for record in read_to_end(broker, name):
@@ -218,7 +218,7 @@ class _Emitted:
 
 
 def labels(found: Mapping[str, Session]) -> dict[str, tuple[object, ...]]:
-    """What must be equal between two runs over one log: the list, its labels, money and evidence."""
+    """Return the parts that two runs over one log share: the list, its labels, money and evidence."""
     return {
         query_id: (
             *(each.item_id, each.clicks, each.carts, each.orders, each.units, each.gross_minor, each.refund_minor),

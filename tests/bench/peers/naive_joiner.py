@@ -1,6 +1,6 @@
-"""The join that everyone writes first: kafka-python, a dictionary, automatic commits.
+"""A first attempt at a join: kafka-python, a dictionary, automatic commits.
 
-A list is closed, with whatever clicks it has by then, when the newest event of its partition is a window past it. No
+A list is closed, with the clicks that have come, when the newest event of its partition is a window past it. No
 changelog, no watermark, no deduplication: a crash loses what is open.
 
 Usage: naive_joiner.py BOOTSTRAP GROUP

@@ -25,12 +25,12 @@ _MOST_POINTS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelRows:
-    """What one query of one panel gave.
+    """Result of one query of one panel.
 
     Attributes:
         dashboard: Uid.
         panel: Title.
-        ref: Letter of the target.
+        ref: Id of the target.
         rows: Rows of SQL, or series with at least one defined value.
         error: The refusal of the data source; empty if it answered.
     """

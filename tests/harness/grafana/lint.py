@@ -9,7 +9,7 @@ import msgspec
 from deploy.grafana.model import COLUMNS, PLUGINS, SCHEMA_VERSION, Json
 from tests.harness.grafana.queries import MACRO, PROMQL_INTERVALS, SQL_MACROS, VARIABLE
 
-# The unit ids of Grafana that we use; a typing mistake in a unit shows as a plain suffix and is seen by nobody.
+# The unit ids of Grafana in use; Grafana shows an unknown unit as a plain suffix, without an error.
 UNITS = frozenset(
     {
         "none", "short", "string", "bytes", "percentunit", "s", "ms", "d", "eps", "ops", "reqps", "cps", "bool",
@@ -124,9 +124,9 @@ def promql_findings(expr: str, variables: Mapping[str, str]) -> Iterator[str]:
 
 
 def sql_findings(sql: str, variables: Mapping[str, str], *, series: bool) -> Iterator[str]:
-    """Yield what is wrong with one SQL query."""
+    """Yield the faults of one SQL query."""
     if re.search(r"select\s+(?:\w+\.)?\*", sql, re.IGNORECASE):
-        yield "SELECT * shows whatever columns a migration adds; name them"
+        yield "SELECT * also shows columns that a migration adds; name the columns"
     if series and "$__timeFilter(" not in sql:
         yield "a time series needs $__timeFilter"
     for match in re.finditer(r"\$__(\w+)", sql):

@@ -63,7 +63,7 @@ class TimeRange(msgspec.Struct, frozen=True):
 
 
 class DashboardModel(msgspec.Struct, frozen=True):
-    """What this module needs of a dashboard."""
+    """The parts of a dashboard that hold queries."""
 
     uid: str
     title: str

@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass
 class StubState:
-    """What the server holds and what it was asked."""
+    """Objects that the server holds and requests that it received."""
 
     version: str = "13.0.1"
     prefix: str = ""
