@@ -5,6 +5,8 @@ import socket
 import time
 from pathlib import Path
 
+from numpy.random import default_rng
+
 from abtest.store import ExperimentStore
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
@@ -13,9 +15,10 @@ from serving.outbox.emitter import Emitter
 from serving.outbox.spool import Spool
 from serving.query_key import pepper
 from serving.ranking import scorer
-from serving.ranking.replicas import Follower
-from serving.ranking.service import Parts, Service, Sources
-from serving.ranking.versions import Updater, Versions
+from serving.ranking.assignment import Assigner
+from serving.ranking.replicas import ReplicaUpdater
+from serving.ranking.service import Dependencies, Service, System
+from serving.ranking.versions import VersionManager, VersionUpdater
 from serving.settings import ServingSettings
 from stream import db
 from stream.adapters import Options
@@ -23,9 +26,10 @@ from stream.broker.settings import Broker
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
+from stream.wall_clock import epoch_ms
 from trainer.versions.registry import Registry
 
-SYSTEM = Sources(clock=time.monotonic, now_ms=lambda: time.time_ns() // 1_000_000, random_bytes=os.urandom)
+SYSTEM = System(clock=time.monotonic, now_ms=epoch_ms, random_bytes=os.urandom, random=default_rng().random)
 
 
 def build(
@@ -34,58 +38,62 @@ def build(
     home: Path,
     broker: Broker | None,
     database_url: str | None,
-    sources: Sources = SYSTEM,
+    system: System = SYSTEM,
 ) -> Service:
-    """Return a service that is wired but not started.
+    """Return a service with its components, not started.
 
     Args:
         settings: The section `serving`.
-        home: Folder of everything Shelfwise keeps on disk.
-        broker: Without one, impressions go to the spool, catalogue and profiles stay empty, and no event is accepted.
-        database_url: Without one, versions and the experiment come from the local copies.
-        sources: Time and chance.
+        home: Folder of everything that Shelfwise keeps on disk.
+        broker: None sends impressions to the spool, leaves catalogue and profiles empty and refuses posted events.
+        database_url: None takes versions and the experiment from the local copies.
+        system: Clocks and random bytes.
     """
-    own = home / "serving"
-    key = pepper(settings, own, sources.random_bytes)
+    folder = home / "serving"
+    key = pepper(settings, folder, system.random_bytes)
     engine = db.create(database_url) if database_url is not None else None
     metrics = Metrics()
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
-    versions = Versions(metrics, max_bad_outputs=settings.max_bad_outputs)
+    versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
     scorer.use_one_thread()
-    parts = Parts(
+    dependencies = Dependencies(
         catalogue=catalogue,
+        catalogue_updater=ReplicaUpdater(broker, topics.ITEMS, catalogue, metrics, random=system.random),
         profiles=profiles,
-        followers=(
-            Follower(broker, topics.ITEMS, catalogue, metrics),
-            Follower(broker, topics.PROFILES, profiles, metrics),
+        profiles_updater=ReplicaUpdater(broker, topics.PROFILES, profiles, metrics, random=system.random),
+        assigner=Assigner(
+            ExperimentStore(engine) if engine is not None else None,
+            layer=settings.layer,
+            default_lineage=settings.default_lineage or None,
+            copy_path=folder / "experiment.json",
         ),
         versions=versions,
-        updater=Updater(
+        version_updater=VersionUpdater(
             Registry(engine) if engine is not None else None,
             versions,
             lambda address: scorer.load(artifacts, address, compiled=settings.compiled),
             metrics,
-            pointers=own / "versions.json",
-            clock=sources.clock,
+            pointers=folder / "versions.json",
+            clock=system.clock,
         ),
-        experiments=ExperimentStore(engine) if engine is not None else None,
-        # Processes of one host share the home folder and tell their spools apart by port.
+        # Processes of one host share the home folder; the port keeps their spools apart.
         emitter=Emitter(
             broker,
-            Spool(own / f"spool-{settings.port}", settings.spool_bytes),
+            Spool(folder / f"spool-{settings.port}", settings.spool_bytes),
             metrics,
             queue_size=settings.queue_size,
-            clock=sources.clock,
+            clock=system.clock,
         ),
         collector=Collector(
-            Delivery(broker, clock=sources.clock),
+            Delivery(broker, clock=system.clock),
             metrics,
             options=Options(pepper=key),
             max_bytes=settings.collect_bytes,
             timeout_s=settings.collect_timeout_s,
-            now_ms=sources.now_ms,
+            now_ms=system.now_ms,
         ),
         metrics=metrics,
+        system=system,
     )
-    return Service(settings, parts, sources, home=own, pepper=key, host=socket.gethostname())
+    return Service(settings, dependencies, query_hash_key=key, host=socket.gethostname())

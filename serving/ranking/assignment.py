@@ -1,34 +1,41 @@
-"""Which policy answers a client, and the copy of the experiment on disk for a start without the database.
+"""Assignment of clients to the arms of the running experiment.
 
-Source: EXPERIMENTS.md 5, TRAINING_SERVING.md 8.4, RELIABILITY.md 2.
+The experiment is polled from the database and copied to a local file, so that a process can start without the database.
+
+Source: docs/experiments.md, docs/serving.md.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from abtest import buckets
 from abtest.store import ActiveExperiment, Arm
-from stream.errors import SchemaError
+from stream.errors import SchemaError, StoreError
 from stream.files import replace_file
 
 INCOMING_ORDER: Final = "incoming_order"
 SHUFFLE: Final = "shuffle"
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Who answers a client: a lineage, or a fixed policy.
+class ClientAssignment:
+    """The arm of a client, and the lineage or fixed policy that answers.
 
     Attributes:
-        bucket: The client's bucket in the layer, None while no experiment is known.
+        layer: Layer of the experiment, None outside of it.
         experiment: Name of the experiment, None for clients outside of it.
-        arm: The arm's name inside the experiment.
-        lineage: Scores with its live version; None when a fixed policy answers.
-        policy: `incoming_order` or `shuffle`; only used without a lineage.
+        arm: Name of the arm inside the experiment.
+        epoch: Period of constant allocation.
+        bucket: The client's bucket in the layer, None while no experiment runs.
+        lineage: Lineage whose live version scores; None if a fixed policy answers.
+        policy: `incoming_order` or `shuffle`; used only without a lineage.
     """
 
     layer: str | None = None
@@ -38,6 +45,73 @@ class Decision:
     bucket: int | None = None
     lineage: str | None = None
     policy: str = INCOMING_ORDER
+
+
+class ExperimentStore(Protocol):
+    """The part of `abtest.store.ExperimentStore` that serving uses."""
+
+    def active(self, layer: str) -> ActiveExperiment | None:
+        """Return the running experiment of a layer."""
+        ...
+
+
+class Assigner:
+    """The running experiment of one layer, and the arm that it gives each client.
+
+    Guarantees: the same client and allocation always give the same assignment. If the database is unreachable, the last
+    known experiment stays.
+    """
+
+    def __init__(
+        self, store: ExperimentStore | None, *, layer: str, default_lineage: str | None, copy_path: Path
+    ) -> None:
+        """Prepare an assigner without an experiment.
+
+        Args:
+            store: The experiments in the database; None works from the local copy alone.
+            layer: The layer of this service.
+            default_lineage: Lineage of clients outside of the experiment; None gives them the incoming order.
+            copy_path: File of the local copy.
+        """
+        self._store = store
+        self._layer = layer
+        self._default_lineage = default_lineage
+        self._copy_path = copy_path
+        self._is_unavailable = False
+        self.active: ActiveExperiment | None = None
+
+    def load_copy(self) -> None:
+        """Take the experiment from the local copy; a damaged copy is logged and ignored."""
+        try:
+            self.active = load(self._copy_path)
+        except SchemaError as error:
+            _log.warning("the local copy of the experiment is ignored: %s", error)
+
+    def poll(self) -> None:
+        """Read the running experiment from the database once."""
+        if self._store is None:
+            return
+        try:
+            found = self._store.active(self._layer)
+        except StoreError as error:
+            if not self._is_unavailable:
+                _log.warning("experiments are unavailable, the allocation in memory stays: %s", error)
+            self._is_unavailable = True
+            return
+        self._is_unavailable = False
+        if _identity(found) != _identity(self.active):
+            self.active = found
+            save(found, self._copy_path)
+            _log.info("experiment: %s", f"{found.experiment}, epoch {found.epoch}" if found else "none")
+
+    def lineages(self) -> list[str]:
+        """Return the lineages that clients can be assigned to."""
+        arms = self.active.arms if self.active else ()
+        return sorted({lineage for lineage in (self._default_lineage, *(arm.lineage for arm in arms)) if lineage})
+
+    def assignment_of(self, client_id: str) -> ClientAssignment:
+        """Return the assignment of a client."""
+        return assignment_of(client_id, self.active, self._default_lineage)
 
 
 class _Copy(Struct, kw_only=True, frozen=True):
@@ -50,14 +124,14 @@ class _Copy(Struct, kw_only=True, frozen=True):
     sha256: str
 
 
-def decide(client_id: str, active: ActiveExperiment | None, default_lineage: str | None) -> Decision:
-    """Return who answers this client; the same client and allocation always give the same decision."""
+def assignment_of(client_id: str, active: ActiveExperiment | None, default_lineage: str | None) -> ClientAssignment:
+    """Return the assignment of a client in an experiment; clients outside of it get the default lineage."""
     if active is None:
-        return Decision(lineage=default_lineage)
+        return ClientAssignment(lineage=default_lineage)
     bucket, arm = active.assign(client_id)
     if arm is None:
-        return Decision(bucket=bucket, lineage=default_lineage)
-    return Decision(
+        return ClientAssignment(bucket=bucket, lineage=default_lineage)
+    return ClientAssignment(
         layer=active.layer,
         experiment=active.experiment,
         arm=arm.name,
@@ -69,7 +143,7 @@ def decide(client_id: str, active: ActiveExperiment | None, default_lineage: str
 
 
 def save(active: ActiveExperiment | None, path: Path) -> None:
-    """Keep the experiment in a file, or forget it."""
+    """Write the experiment to a file, or delete the file if there is no experiment."""
     if active is None:
         path.unlink(missing_ok=True)
         return
@@ -86,7 +160,7 @@ def save(active: ActiveExperiment | None, path: Path) -> None:
 
 
 def load(path: Path) -> ActiveExperiment | None:
-    """Return the experiment kept in a file, None when there is none.
+    """Return the experiment in a file, or None if there is no file.
 
     Raises:
         SchemaError: If the file is damaged.
@@ -98,9 +172,11 @@ def load(path: Path) -> ActiveExperiment | None:
         return None
     except (msgspec.MsgspecError, ValueError) as error:
         raise SchemaError("copy_damaged", f"{path.name}: {error}") from error
-    numbers = (int(table.min()), int(table.max()))
-    if buckets.sha256(table) != copy.sha256 or numbers[0] < buckets.UNASSIGNED or numbers[1] >= len(copy.arms):
-        raise SchemaError("copy_damaged", f"{path.name}: the allocation does not have its sha256 or names no arm")
+    lowest, highest = int(table.min()), int(table.max())
+    if buckets.sha256(table) != copy.sha256 or lowest < buckets.UNASSIGNED or highest >= len(copy.arms):
+        raise SchemaError(
+            "copy_damaged", f"{path.name}: the allocation does not have its sha256, or names an unknown arm"
+        )
     table.setflags(write=False)
     return ActiveExperiment(
         experiment=copy.experiment,
@@ -111,3 +187,7 @@ def load(path: Path) -> ActiveExperiment | None:
         table=table,
         sha256=copy.sha256,
     )
+
+
+def _identity(active: ActiveExperiment | None) -> tuple[str, int, str] | None:
+    return None if active is None else (active.experiment, active.epoch, active.sha256)

@@ -1,45 +1,40 @@
-"""Ranking as plain code: request and scores in, ordered list out. No clock, no network, no framework.
+"""The order of a list from its scores: plain code without clock, network or framework.
 
-A list is scored by one version or not at all: anything wrong with the scores gives the incoming order and a reason.
+One version scores the whole list, or the list keeps its incoming order for a stated reason.
 
-Source: TRAINING_SERVING.md 8, RELIABILITY.md V2.
+Source: docs/serving.md.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from serving.identifiers import tie_break
+from serving.ranking.assignment import SHUFFLE
+from serving.ranking.context import RankContext
 from serving.schemas import RankedItem, RankRequest
 
-NO_VERSION: Final = "no_version"
-QUARANTINED: Final = "quarantined"
 LATE: Final = "late"
 STUCK: Final = "stuck"
 WAITED: Final = "waited"
 NOT_FINITE: Final = "not_finite"
 WRONG_LENGTH: Final = "wrong_length"
 ERROR: Final = "error"
-FALLBACKS: Final = (NO_VERSION, QUARANTINED, LATE, STUCK, WAITED, NOT_FINITE, WRONG_LENGTH, ERROR)
 BAD_OUTPUTS: Final = frozenset({NOT_FINITE, WRONG_LENGTH, ERROR})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """An ordered list; scores are None when no model scored it."""
-
-    items: tuple[RankedItem, ...]
-    fallback: str | None = None
-
-    @property
-    def scored(self) -> bool:
-        """Tell whether a model made the order."""
-        return self.items[0].score is not None
+def order(context: RankContext) -> tuple[RankedItem, ...]:
+    """Return the candidates of a request in answer order: by score, shuffled by policy, or in incoming order."""
+    request, query_id = context.request, context.identity.query_id
+    if context.scores is not None:
+        return by_score(request, query_id, context.scores)
+    if context.assignment.lineage is None and context.assignment.policy == SHUFFLE:
+        return shuffled(request, query_id)
+    return in_incoming_order(request)
 
 
 def fault_of(scores: Sequence[float], num_expected: int) -> str | None:
-    """Return what is wrong with a model's output, or None.
+    """Return the fault in a model's output, or None.
 
     >>> fault_of([1.0, 2.0], 2), fault_of([1.0], 2), fault_of([1.0, float("nan")], 2)
     (None, 'wrong_length', 'not_finite')
@@ -49,30 +44,40 @@ def fault_of(scores: Sequence[float], num_expected: int) -> str | None:
     return None if all(math.isfinite(score) for score in scores) else NOT_FINITE
 
 
-def by_score(request: RankRequest, query_id: str, scores: Sequence[float]) -> Ranking:
+def by_score(request: RankRequest, query_id: str, scores: Sequence[float]) -> tuple[RankedItem, ...]:
     """Order the first candidates by score, best first, and append the unscored rest in incoming order.
 
-    Ties are broken by a hash of query and item, so that constant scores do not repeat the incoming order.
+    A hash of query and item breaks ties, so that constant scores do not repeat the incoming order.
     """
     ids = [candidate.item_id for candidate in request.candidates]
     ties = {i: tie_break(query_id, ids[i]) for i in _tied(scores)}
-    order = sorted(range(len(scores)), key=lambda i: (-scores[i], ties.get(i, b"")))
-    shown: list[tuple[int, float | None]] = [(i, float(scores[i])) for i in order]
+    best = sorted(range(len(scores)), key=lambda i: (-scores[i], ties.get(i, b"")))
+    shown: list[tuple[int, float | None]] = [(i, float(scores[i])) for i in best]
     shown += [(i, None) for i in range(len(scores), len(ids))]
-    return Ranking(items=_items(ids, shown))
+    return _items(ids, shown)
 
 
-def in_incoming_order(request: RankRequest, fallback: str | None = None) -> Ranking:
-    """Keep the incoming order, unscored."""
+def in_incoming_order(request: RankRequest) -> tuple[RankedItem, ...]:
+    """Keep the incoming order, without scores."""
     ids = [candidate.item_id for candidate in request.candidates]
-    return Ranking(items=_items(ids, [(i, None) for i in range(len(ids))]), fallback=fallback)
+    return _items(ids, [(i, None) for i in range(len(ids))])
 
 
-def shuffled(request: RankRequest, query_id: str) -> Ranking:
-    """Order all candidates by a hash of query and item: random to a reader, repeatable for a retry."""
+def shuffled(request: RankRequest, query_id: str) -> tuple[RankedItem, ...]:
+    """Order all candidates by a hash of query and item, which a retry of the request repeats."""
     ids = [candidate.item_id for candidate in request.candidates]
-    order = sorted(range(len(ids)), key=lambda i: tie_break(query_id, ids[i]))
-    return Ranking(items=_items(ids, [(i, None) for i in order]))
+    by_hash = sorted(range(len(ids)), key=lambda i: tie_break(query_id, ids[i]))
+    return _items(ids, [(i, None) for i in by_hash])
+
+
+def tie_break(query_id: str, item_id: str) -> bytes:
+    """Return the sort key of items of equal score: a hash of query and item, unrelated to the incoming order.
+
+    >>> tie_break("q-1", "i-1") == tie_break("q-1", "i-1") != tie_break("q-2", "i-1")
+    True
+    """
+    key = hashlib.sha256(query_id.encode()).digest()
+    return hashlib.blake2b(item_id.encode(), digest_size=8, key=key).digest()
 
 
 def _items(ids: Sequence[str], shown: Sequence[tuple[int, float | None]]) -> tuple[RankedItem, ...]:

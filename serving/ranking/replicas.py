@@ -1,14 +1,15 @@
-"""The catalogue and the profiles in memory, followed by one background thread each, never in the request path.
+"""Background threads that keep the catalogue and the profiles in memory up to date with their compacted topics.
 
-Source: TRAINING_SERVING.md 8.2, STREAM.md 4.
+Source: docs/serving.md, docs/stream.md.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from serving.metrics import Metrics
+from stream.backoff import Backoff
 from stream.broker.admin import answers
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
@@ -18,11 +19,9 @@ from stream.schemas.records import Record
 
 STARTING: Final = "starting"
 CURRENT: Final = "current"
-AWAY: Final = "away"
+UNAVAILABLE: Final = "unavailable"
 _POLL_MS = 200
 _EMPTY_POLLS = 10
-_FIRST_BACKOFF_S = 0.5
-_MAX_BACKOFF_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -37,21 +36,34 @@ class Replica(Protocol):
         ...
 
 
-class Follower:
-    """Keeps one replica current.
+class ReplicaUpdater:
+    """Thread that applies the records of one topic to a replica.
 
     Attributes:
-        state: `starting` until the end seen at the start was reached, then `current`; `away` without a broker.
+        state: `starting` until the records that were there at the start are applied, then `current`; `unavailable`
+            while the broker is unreachable or none is configured.
     """
 
-    def __init__(self, broker: Broker | None, topic: str, replica: Replica, metrics: Metrics) -> None:
+    def __init__(
+        self, broker: Broker | None, topic: str, replica: Replica, metrics: Metrics, *, random: Callable[[], float]
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            broker: The broker, or None.
+            topic: The compacted topic.
+            replica: The topic's records in memory.
+            metrics: Metrics of the process.
+            random: Uniform numbers in [0, 1), for the jitter of retries.
+        """
         self._broker = broker
         self._topic = topic
         self._replica = replica
         self._records = metrics.replica_records.labels(topic)
+        self._backoff = Backoff(random=random)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"follow-{topic}", daemon=True)
-        self.state = STARTING if broker is not None else AWAY
+        self._thread = threading.Thread(target=self._run, name=f"replica-{topic}", daemon=True)
+        self.state = STARTING if broker is not None else UNAVAILABLE
 
     def start(self) -> None:
         """Start the thread."""
@@ -66,32 +78,31 @@ class Follower:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        backoff_s = _FIRST_BACKOFF_S
         while self._broker is not None and not self._stop.is_set():
             try:
-                self._follow(self._broker)
-                backoff_s = _FIRST_BACKOFF_S
+                self._update(self._broker)
             except BusError as error:
-                if self.state != AWAY:
-                    _log.warning("%s: not followed for now: %s", self._topic, error)
-                self.state = AWAY
-                self._stop.wait(backoff_s)
-                backoff_s = min(2 * backoff_s, _MAX_BACKOFF_S)
+                wait_s = self._backoff.next_s()
+                if self.state != UNAVAILABLE:
+                    _log.warning("%s cannot be read, next try in %.1f s: %s", self._topic, wait_s, error)
+                self.state = UNAVAILABLE
+                self._stop.wait(wait_s)
 
-    def _follow(self, broker: Broker) -> None:
+    def _update(self, broker: Broker) -> None:
         if not answers(broker):
             raise BusError(f"broker {broker.bootstrap} does not answer")
         begin = beginning_offsets(broker, [self._topic])
         end = end_offsets(broker, [self._topic])
-        # A position before the log's beginning has been compacted away; what replaced it lies ahead.
+        # Records before the beginning of the log were compacted away; newer records of their keys lie ahead.
         positions = {pair: max(self._replica.positions.get(pair, 0), offset) for pair, offset in begin.items()}
         behind = {pair for pair, offset in positions.items() if offset < end[pair]}
         num_empty = 0
         with Reader(broker, positions) as reader:
             while not self._stop.is_set():
-                # Compaction may have taken the very last records, so silence counts as the end too.
+                # Compaction may have removed the last records, so repeated empty polls count as the end, too.
                 if not behind or num_empty >= _EMPTY_POLLS:
                     self.state = CURRENT
+                    self._backoff.reset()
                 records = reader.poll(_POLL_MS)
                 num_empty = 0 if records else num_empty + 1
                 if records:

@@ -4,7 +4,10 @@ Event ids are for sources that replay, simulate or are adapted: the same key giv
 deduplicated.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
+
+_RANDOM_BYTES = 10
 
 
 def event_id(event_ts: int, *key: str | int) -> str:
@@ -14,10 +17,20 @@ def event_id(event_ts: int, *key: str | int) -> str:
     '019b8b74-1800-7'
     """
     random_bits = int.from_bytes(digest(*key), "big")
-    high, low = random_bits >> 68 & 0xFFF, random_bits & (1 << 62) - 1
-    value = (event_ts & (1 << 48) - 1) << 80 | 7 << 76 | high << 64 | 2 << 62 | low
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return _uuid7(event_ts, random_bits >> 68, random_bits)
+
+
+def uuid7(now_ms: int, random_bytes: Callable[[int], bytes]) -> str:
+    """Return a new UUIDv7: 48 bits of time, then randomness, so that ids sort by time.
+
+    Source: RFC 9562, 5.7.
+
+    Example:
+        >>> uuid7(0x017F22E279B0, lambda n: bytes.fromhex("0cc38c8c0c8c0c8c0c8c")[:n])
+        '017f22e2-79b0-7cc3-8c8c-0c8c0c8c0c8c'
+    """
+    random_bits = int.from_bytes(random_bytes(_RANDOM_BYTES), "big")
+    return _uuid7(now_ms, random_bits >> 64, random_bits)
 
 
 def digest(*key: str | int) -> bytes:
@@ -38,3 +51,10 @@ def query_hash(text: str, pepper: bytes) -> str:
         True
     """
     return blake2b(text.strip().casefold().encode(), digest_size=16, key=pepper[:64]).hexdigest()
+
+
+def _uuid7(ts: int, high: int, low: int) -> str:
+    """Return the UUIDv7 of a time, the last 12 bits of `high` and the last 62 bits of `low`."""
+    value = (ts & (1 << 48) - 1) << 80 | 7 << 76 | (high & 0xFFF) << 64 | 2 << 62 | low & (1 << 62) - 1
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

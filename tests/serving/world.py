@@ -10,7 +10,7 @@ import numpy as np
 from abtest.store import Arm, ExperimentStore
 from serving import run
 from serving.ranking import scorer
-from serving.ranking.service import Service, Sources
+from serving.ranking.service import Service, System
 from serving.schemas import RankRequest, decode
 from serving.settings import ServingSettings
 from stream import db
@@ -145,14 +145,14 @@ class World:
         )
         self.experiments.create(key=key, arms=chosen, now_ts=START_MS, salt="ranker-2026q1")
 
-    def service(self, settings: ServingSettings | None = None, sources: Sources | None = None) -> Service:
+    def service(self, settings: ServingSettings | None = None, system: System | None = None) -> Service:
         """Return a service on this world, without a broker, that knows the shop's items."""
         built = run.build(
             settings or ServingSettings(deadline_ms=2_000.0, poll_s=0.05),
             home=self.home,
             broker=None,
             database_url=self.url,
-            sources=sources or run.SYSTEM,
+            system=system or run.SYSTEM,
         )
         for item in items():
             built.catalogue.put(item)

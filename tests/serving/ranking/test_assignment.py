@@ -5,7 +5,7 @@ import pytest
 
 from abtest.store import Arm
 from serving.ranking import assignment
-from serving.ranking.assignment import decide
+from serving.ranking.assignment import assignment_of
 from stream.errors import SchemaError
 from tests.serving.world import World
 
@@ -19,18 +19,18 @@ def world(tmp_path: Path) -> World:
 
 def test_golden_buckets(world: World) -> None:
     active = world.experiments.active("ranker")
-    found = [decide(client, active, None).bucket for client in ("c-1", "c-2", "c-3")]
+    found = [assignment_of(client, active, None).bucket for client in ("c-1", "c-2", "c-3")]
     assert found == [6198, 8660, 8073]  # EXPERIMENTS.md 5
 
 
 def test_without_an_experiment_the_default_lineage_answers() -> None:
-    found = decide("c-1", None, "base")
+    found = assignment_of("c-1", None, "base")
     assert (found.lineage, found.experiment, found.bucket) == ("base", None, None)
 
 
 def test_half_of_the_clients_are_in_each_arm(world: World) -> None:
     active = world.experiments.active("ranker")
-    arms = Counter(decide(f"client-{k}", active, None).arm for k in range(4_000))
+    arms = Counter(assignment_of(f"client-{k}", active, None).arm for k in range(4_000))
     assert arms.keys() == {"control", "treatment"}
     assert abs(arms["control"] - 2_000) < 160  # five standard deviations
 
@@ -39,7 +39,7 @@ def test_clients_outside_of_the_experiment_get_the_default(world: World) -> None
     world.experiments.stop("exp-1", now_ts=2)
     arms = (Arm(name="control", lineage="base", is_control=True), Arm(name="treatment", policy="shuffle"))
     active = world.experiments.create(key="exp-2", arms=arms, now_ts=3, share=0.5)
-    found = [decide(f"client-{k}", active, "base") for k in range(500)]
+    found = [assignment_of(f"client-{k}", active, "base") for k in range(500)]
     outside = [decision for decision in found if decision.experiment is None]
     assert outside
     assert {decision.lineage for decision in outside} == {"base"}
@@ -51,7 +51,7 @@ def test_the_local_copy_assigns_as_the_store_does(world: World, tmp_path: Path) 
     assignment.save(active, tmp_path / "copy.json")
     copy = assignment.load(tmp_path / "copy.json")
     clients = [f"client-{k}" for k in range(300)]
-    assert [decide(c, copy, None) for c in clients] == [decide(c, active, None) for c in clients]
+    assert [assignment_of(c, copy, None) for c in clients] == [assignment_of(c, active, None) for c in clients]
     assignment.save(None, tmp_path / "copy.json")
     assert assignment.load(tmp_path / "copy.json") is None
 

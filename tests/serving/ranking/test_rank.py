@@ -3,20 +3,21 @@ import math
 import pytest
 
 from serving.ranking import rank
+from serving.schemas import RankedItem
 from tests.serving.world import request
 
 
-def ids(ranking: rank.Ranking) -> list[str]:
-    return [item.item_id for item in ranking.items]
+def ids(items: tuple[RankedItem, ...]) -> list[str]:
+    return [item.item_id for item in items]
 
 
 def test_best_score_first_and_the_unscored_rest_behind_in_incoming_order() -> None:
     asked = request(num_candidates=5)
     found = rank.by_score(asked, "q-1", [0.1, 0.9, 0.5])
     assert ids(found) == ["i-1", "i-2", "i-0", "i-3", "i-4"]
-    assert [item.score for item in found.items] == [0.9, 0.5, 0.1, None, None]
-    assert [item.position for item in found.items] == [1, 2, 3, 4, 5]
-    assert [item.rank_in for item in found.items] == [2, 3, 1, 4, 5]
+    assert [item.score for item in found] == [0.9, 0.5, 0.1, None, None]
+    assert [item.position for item in found] == [1, 2, 3, 4, 5]
+    assert [item.rank_in for item in found] == [2, 3, 1, 4, 5]
 
 
 def test_ties_are_broken_by_query_and_item_alone() -> None:
@@ -34,10 +35,9 @@ def test_ties_are_broken_by_query_and_item_alone() -> None:
 
 
 def test_incoming_order_keeps_everything_and_scores_nothing() -> None:
-    found = rank.in_incoming_order(request(num_candidates=40), rank.LATE)
-    assert [item.rank_in for item in found.items] == list(range(1, 41))
-    assert found.fallback == rank.LATE
-    assert not found.scored
+    found = rank.in_incoming_order(request(num_candidates=40))
+    assert [item.rank_in for item in found] == list(range(1, 41))
+    assert {item.score for item in found} == {None}
 
 
 def test_shuffle_is_a_permutation_that_a_retry_repeats() -> None:
@@ -57,5 +57,5 @@ def test_shuffle_is_a_permutation_that_a_retry_repeats() -> None:
         ([math.inf, 1.0], rank.NOT_FINITE),
     ],
 )
-def test_faulty_output_is_told(scores: list[float], fault: str | None) -> None:
+def test_faulty_output_is_reported(scores: list[float], fault: str | None) -> None:
     assert rank.fault_of(scores, 2) == fault

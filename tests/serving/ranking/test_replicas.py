@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from serving.metrics import Metrics
-from serving.ranking.replicas import AWAY, CURRENT, STARTING, Follower
+from serving.ranking.replicas import CURRENT, STARTING, UNAVAILABLE, ReplicaUpdater
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.replicas import catalogue
@@ -24,27 +24,27 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_without_a_broker_a_replica_is_away() -> None:
-    follower = Follower(None, topics.ITEMS, Catalogue(), Metrics())
-    follower.start()
-    follower.join()
-    assert follower.state == AWAY
+def test_without_a_broker_a_replica_is_unavailable() -> None:
+    updater = ReplicaUpdater(None, topics.ITEMS, Catalogue(), Metrics(), random=lambda: 0.0)
+    updater.start()
+    updater.join()
+    assert updater.state == UNAVAILABLE
 
 
 @pytest.mark.kafka
-def test_replicas_read_what_is_there_and_follow(fresh_kafka: Broker) -> None:
+def test_replicas_read_what_is_there_and_stay_current(fresh_kafka: Broker) -> None:
     shop, profiles, metrics = Catalogue(), Profiles(), Metrics()
-    followers = [
-        Follower(fresh_kafka, topics.ITEMS, shop, metrics),
-        Follower(fresh_kafka, topics.PROFILES, profiles, metrics),
+    updaters = [
+        ReplicaUpdater(fresh_kafka, topics.ITEMS, shop, metrics, random=lambda: 0.0),
+        ReplicaUpdater(fresh_kafka, topics.PROFILES, profiles, metrics, random=lambda: 0.0),
     ]
     with Producer(fresh_kafka) as producer:
         catalogue.publish(producer, items()[:40])
         producer.flush()
-        assert followers[0].state == STARTING
-        for follower in followers:
-            follower.start()
-        wait_until(lambda: all(follower.state == CURRENT for follower in followers))
+        assert updaters[0].state == STARTING
+        for updater in updaters:
+            updater.start()
+        wait_until(lambda: all(updater.state == CURRENT for updater in updaters))
         assert len(shop) == 40
         catalogue.publish(producer, items()[40:])
         producer.send(topics.ITEMS, key=b"i-0", value=None)
@@ -53,8 +53,8 @@ def test_replicas_read_what_is_there_and_follow(fresh_kafka: Broker) -> None:
         producer.send(topics.PROFILES, key=b"c-1", value=encode(profile))
         producer.flush()
         wait_until(lambda: len(shop) == 59 and "c-1" in profiles and "i-0" not in shop)
-    for follower in followers:
-        follower.request_stop()
-    for follower in followers:
-        follower.join(10.0)
+    for updater in updaters:
+        updater.request_stop()
+    for updater in updaters:
+        updater.join(10.0)
     assert profiles.behaviours("c-1") == tuple(behaviours)

@@ -12,8 +12,8 @@ import pytest
 from abtest.store import Arm
 from serving.outbox.spool import Spool
 from serving.ranking import rank
-from serving.ranking.service import Service, Sources
-from serving.ranking.versions import InUse
+from serving.ranking.service import Service, System
+from serving.ranking.versions import NO_VERSION, QUARANTINED, LoadedVersion
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
 from stream.schemas.events import Behaviour, Impression, Profile
@@ -35,7 +35,7 @@ class Faulty:
 
 
 def use(service: Service, scorer: Faulty, number: int = 1, lineage: str = "base") -> None:
-    service.versions.swap(InUse(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
+    service.versions.activate(LoadedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
 
 
 def good(n: int) -> Sequence[float]:
@@ -82,11 +82,11 @@ SETTINGS = ServingSettings(default_lineage="base", deadline_ms=5_000.0, trust_ev
 def test_an_unknown_version_keeps_the_incoming_order_and_logs_features(world: World) -> None:
     service = world.service(SETTINGS)
     (answer,) = run(service)
-    assert (answer.fallback, answer.lineage, answer.version) == (rank.NO_VERSION, "base", None)
+    assert (answer.fallback, answer.lineage, answer.version) == (NO_VERSION, "base", None)
     assert [item.rank_in for item in answer.items] == list(range(1, 31))
     (logged,) = spooled(world)
     assert logged.features is not None
-    assert logged.fallback == rank.NO_VERSION
+    assert logged.fallback == NO_VERSION
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_v2_bad_output_falls_back_and_five_quarantine_the_version(
     faulty = Faulty(output)
     use(service, faulty)
     found = run(service, 7)
-    assert [answer.fallback for answer in found] == [reason] * 5 + [rank.QUARANTINED] * 2
+    assert [answer.fallback for answer in found] == [reason] * 5 + [QUARANTINED] * 2
     assert all([item.rank_in for item in answer.items] == list(range(1, 31)) for answer in found)
     assert all(item.score is None for answer in found for item in answer.items)
     assert faulty.num_calls == 5
@@ -168,7 +168,7 @@ def test_a_list_that_waited_too_long_is_not_scored(world: World) -> None:
     readings = [0.0]
     service = world.service(
         ServingSettings(default_lineage="base", deadline_ms=60_000.0),
-        sources=Sources(clock=lambda: readings[0], now_ms=lambda: START_MS, random_bytes=bytes),
+        system=System(clock=lambda: readings[0], now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0),
     )
     scorer = Faulty(slow)
     use(service, scorer)

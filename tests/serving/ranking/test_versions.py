@@ -7,7 +7,7 @@ import pytest
 
 from serving.metrics import Metrics
 from serving.ranking import scorer
-from serving.ranking.versions import RETRY_REFUSED_S, Updater, Versions
+from serving.ranking.versions import RETRY_REFUSED_S, VersionManager, VersionUpdater
 from serving.schemas import RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from stream.errors import ArtifactError, StoreError
@@ -38,8 +38,10 @@ class Clock:
         return self.now
 
 
-def updater(world: World, versions: Versions, metrics: Metrics, clock: Clock, *, away: bool = False) -> Updater:
-    return Updater(
+def updater(
+    world: World, versions: VersionManager, metrics: Metrics, clock: Clock, *, away: bool = False
+) -> VersionUpdater:
+    return VersionUpdater(
         Away() if away else world.registry,
         versions,
         lambda address: scorer.load(world.artifacts, address),
@@ -58,7 +60,7 @@ def refused(metrics: Metrics) -> float:
 
 def test_the_live_version_comes_into_use_and_the_former_stays_loaded(world: World) -> None:
     metrics, clock = Metrics(), Clock()
-    versions = Versions(metrics, max_bad_outputs=5)
+    versions = VersionManager(metrics, max_bad_outputs=5)
     poller = updater(world, versions, metrics, clock)
     poller.poll(["base"])
     assert versions.get("base") is None
@@ -69,8 +71,8 @@ def test_the_live_version_comes_into_use_and_the_former_stays_loaded(world: Worl
     poller.poll(["base"])
     used = versions.get("base")
     assert used is not None
-    assert used.former is not None
-    assert (used.number, used.former.number, used.former.former) == (2, 1, None)
+    assert used.previous is not None
+    assert (used.number, used.previous.number, used.previous.previous) == (2, 1, None)
     assert metrics.registry.get_sample_value("shelfwise_serving_swaps_total", {"lineage": "base"}) == 2.0
     assert metrics.registry.get_sample_value("shelfwise_serving_version", {"lineage": "base"}) == 2.0
 
@@ -112,7 +114,7 @@ def test_t3_a_damaged_version_is_refused_once_and_the_former_stays(
     world: World, damage: Callable[[Path], None]
 ) -> None:
     metrics, clock = Metrics(), Clock()
-    versions = Versions(metrics, max_bad_outputs=5)
+    versions = VersionManager(metrics, max_bad_outputs=5)
     poller = updater(world, versions, metrics, clock)
     world.go_live("base", 1)
     poller.poll(["base"])
@@ -142,7 +144,7 @@ def test_golden_scores_that_differ_are_refused(world: World) -> None:
 
 def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(world: World) -> None:
     metrics, clock = Metrics(), Clock()
-    versions = Versions(metrics, max_bad_outputs=5)
+    versions = VersionManager(metrics, max_bad_outputs=5)
     address = world.go_live("base", 4)
     updater(world, versions, metrics, clock).poll(["base"])
     away = updater(world, versions, metrics, clock, away=True)
@@ -150,7 +152,7 @@ def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(wo
     used = versions.get("base")
     assert used is not None
     assert used.artifact == address
-    fresh = Versions(metrics, max_bad_outputs=5)
+    fresh = VersionManager(metrics, max_bad_outputs=5)
     updater(world, fresh, metrics, clock, away=True).poll(["base"])
     again = fresh.get("base")
     assert again is not None

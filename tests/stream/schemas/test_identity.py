@@ -1,8 +1,7 @@
 import os
 import uuid
 
-from serving.identifiers import uuid7
-from stream.schemas.identity import query_hash
+from stream.schemas.identity import event_id, query_hash, uuid7
 
 
 def test_uuid7_is_read_by_the_standard_library() -> None:
@@ -23,3 +22,9 @@ def test_the_query_hash_depends_on_the_pepper_and_hides_the_text() -> None:
     assert one == query_hash(" RED shoes ", b"pepper")
     assert one != query_hash("red shoes", b"salt")
     assert "red" not in one
+
+
+def test_the_event_id_of_a_key_is_a_uuid7_that_repeats() -> None:
+    found = uuid.UUID(event_id(1_767_226_000_000, 1, "click"))
+    assert (found.version, found.variant, found.int >> 80) == (7, uuid.RFC_4122, 1_767_226_000_000)
+    assert str(found) == event_id(1_767_226_000_000, 1, "click") != event_id(1_767_226_000_000, 2, "click")
