@@ -3,9 +3,15 @@
 import sys
 import types
 import typing
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
+
+from abtest.metrics import METRICS
 from deploy.configuration import ALIASES, sections
 from stream.settings import keys, secrecy_of
 
@@ -30,6 +36,23 @@ Three variables are no settings: `SHELFWISE_HOME` is the folder of everything th
 (`.shelfwise`), `SHELFWISE_CONFIG` names the TOML file, `SHELFWISE_DATA` is the folder of research logs for replays.
 """
 
+_METRICS = """\
+# Metrics reference
+
+Generated from the metrics of the processes by `make docs`; edit the help texts in the code instead of this page.
+
+Every process answers Prometheus on `/metrics` of its own port. A histogram has the series `_bucket`, `_sum` and
+`_count`. Metrics of the Python process (`process_*`, `python_*`) come from the Prometheus client library.
+`deploy/prometheus/rules.yml` holds the alerts; [operations.md](operations.md) tells what to do about each.
+"""
+_EXPERIMENT_METRICS = """\
+## Experiment metrics
+
+An experiment compares these numbers between its arms; `shelfwise abtest report` and the experiment's dashboard show
+them. They are computed from the facts in the database and are no Prometheus metrics. See
+[experiments.md](experiments.md).
+"""
+
 
 def configuration() -> str:
     """Return the page `docs/configuration.md`."""
@@ -51,11 +74,74 @@ def configuration() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricEntry:
+    """Prometheus metric of a process, as the process declares it.
+
+    Attributes:
+        name: Name on the metrics endpoint; that of a counter ends in `_total`.
+        kind: Type of the metric.
+        labels: Names of the labels.
+        help: Help text.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+def prometheus_metrics() -> Mapping[str, list[MetricEntry]]:
+    """Return the metrics of each process of Shelfwise, read from the objects that the process registers."""
+    from abtest.sink import SinkMetrics
+    from serving.metrics import Metrics
+    from stream.agents.metrics import JoinMetrics
+    from trainer.metrics import families
+
+    sink = CollectorRegistry()
+    SinkMetrics(sink)
+    return {
+        "Joiner (`shelfwise stream worker`)": _registered(JoinMetrics().registry),
+        "Trainer (`shelfwise trainer run`)": [_entry(family) for family in families().values()],
+        "Serving (`shelfwise serving run`)": _registered(Metrics().registry),
+        "Sink (`shelfwise abtest sink`)": _registered(sink),
+    }
+
+
+def metrics() -> str:
+    """Return the page `docs/metrics.md`."""
+    lines = [_METRICS]
+    for process, entries in prometheus_metrics().items():
+        lines += [f"## {process}", "", "| metric | type | labels | meaning |", "|---|---|---|---|"]
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            labels = ", ".join(f"`{label}`" for label in entry.labels)
+            lines.append(f"| `{entry.name}` | {entry.kind} | {labels} | {_cell(entry.help)} |")
+        lines.append("")
+    lines += [_EXPERIMENT_METRICS, "| metric | title | definition |", "|---|---|---|"]
+    lines += [f"| `{name}` | {metric.title} | {_cell(metric.definition)} |" for name, metric in METRICS.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def write(folder: Path) -> list[Path]:
     """Write the pages into the folder of the documentation and return their paths."""
-    path = folder / "configuration.md"
-    path.write_text(configuration())
-    return [path]
+    pages = {folder / "configuration.md": configuration(), folder / "metrics.md": metrics()}
+    for path, text in pages.items():
+        path.write_text(text)
+    return list(pages)
+
+
+def _registered(registry: CollectorRegistry) -> list[MetricEntry]:
+    # The registry has no public list of its metrics: `collect` leaves out the labels of those without a sample.
+    collectors = registry._collector_to_names  # noqa: SLF001
+    entries = [_entry(collector) for collector in collectors if isinstance(collector, MetricWrapperBase)]
+    return [entry for entry in entries if entry.name.startswith("shelfwise_")]
+
+
+def _entry(declared: MetricWrapperBase | Metric) -> MetricEntry:
+    family = next(iter(declared.describe())) if isinstance(declared, MetricWrapperBase) else declared
+    labels: tuple[str, ...] = tuple(declared._labelnames)  # type: ignore[union-attr]  # noqa: SLF001
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    return MetricEntry(name=name, kind=family.type, labels=labels, help=family.documentation.rstrip("."))
 
 
 def _first_sentence(kind: type) -> str:

@@ -1,13 +1,49 @@
 """Prometheus metrics of one trainer, computed from its loop at each scrape."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trainer.loop import Loop
 
-PREFIX = "shelfwise_trainer_"
+Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily
+_LINEAGE = ("lineage",)
+
+
+def families() -> dict[str, Family]:
+    """Return every metric of a trainer without samples, by the part of its name after `shelfwise_trainer_`."""
+    declared: tuple[Family, ...] = (
+        CounterMetricFamily("shelfwise_trainer_sessions", "Sessions trained.", labels=_LINEAGE),
+        CounterMetricFamily("shelfwise_trainer_batches", "Batches cut.", labels=_LINEAGE),
+        CounterMetricFamily("shelfwise_trainer_published", "Versions published by this process.", labels=_LINEAGE),
+        CounterMetricFamily(
+            "shelfwise_trainer_failed_writes",
+            "Versions and checkpoints that the file system refused.",
+            labels=_LINEAGE,
+        ),
+        CounterMetricFamily(
+            "shelfwise_trainer_items_rejected", "Item records that could not be decoded.", labels=_LINEAGE
+        ),
+        CounterMetricFamily(
+            "shelfwise_trainer_skipped", "Session records not trained, by reason.", labels=(*_LINEAGE, "reason")
+        ),
+        GaugeMetricFamily("shelfwise_trainer_loss", "Loss of the newest batch, by part.", labels=(*_LINEAGE, "part")),
+        GaugeMetricFamily(
+            "shelfwise_trainer_prequential",
+            "Quality of predictions made before learning, since the newest version.",
+            labels=(*_LINEAGE, "metric"),
+        ),
+        GaugeMetricFamily("shelfwise_trainer_version", "Number of the newest version.", labels=_LINEAGE),
+        GaugeMetricFamily(
+            "shelfwise_trainer_watermark_timestamp_seconds", "Watermark of the newest record.", labels=_LINEAGE
+        ),
+        GaugeMetricFamily(
+            "shelfwise_trainer_checkpoint_age_seconds", "Time since the newest checkpoint.", labels=_LINEAGE
+        ),
+    )
+    return {family.name.removeprefix("shelfwise_trainer_"): family for family in declared}
 
 
 class LoopCollector(Collector):
@@ -18,47 +54,38 @@ class LoopCollector(Collector):
         self._loop = loop
         self._monotonic_s = monotonic_s
 
+    def describe(self) -> Iterable[Metric]:
+        """Return all metrics without samples."""
+        return families().values()
+
     def collect(self) -> Iterable[Metric]:
-        """Yield all metrics."""
+        """Return all metrics; those without a value have no sample."""
         progress, own = self._loop.progress, self._loop.learner
         outcomes = dict(own.counters)
         trained = outcomes.pop("trained", 0)
         outcomes["undecodable"] = progress.num_undecodable
-        yield self._counter("sessions", "Sessions trained.", trained)
-        yield self._counter("batches", "Batches cut.", own.batch_number)
-        yield self._counter("published", "Versions published by this process.", progress.num_published)
-        yield self._counter(
-            "failed_writes", "Versions and checkpoints that the file system refused.", progress.num_failed_writes
-        )
-        yield self._counter("items_rejected", "Item records that could not be decoded.", self._loop.feed.num_rejected)
-        skipped = CounterMetricFamily(
-            f"{PREFIX}skipped", "Session records not trained, by reason.", labels=["lineage", "reason"]
-        )
+        found = families()
+
+        def add(name: str, value: float, *labels: str) -> None:
+            found[name].add_metric([self._lineage, *labels], value)
+
+        add("sessions", trained)
+        add("batches", own.batch_number)
+        add("published", progress.num_published)
+        add("failed_writes", progress.num_failed_writes)
+        add("items_rejected", self._loop.feed.num_rejected)
         for reason, count in sorted(outcomes.items()):
-            skipped.add_metric([self._lineage, reason], count)
-        yield skipped
-        yield self._gauge("loss", "Loss of the newest batch, by part.", "part", progress.losses)
+            add("skipped", count, reason)
+        for part, loss in sorted(progress.losses.items()):
+            add("loss", loss, part)
         running = own.prequential.means()
         means = dict(running if running["lists"] >= 1 else progress.prequential)
         means.pop("lists", None)
-        yield self._gauge(
-            "prequential", "Quality of predictions made before learning, since the newest version.", "metric", means
-        )
-        yield self._gauge("version", "Number of the newest version.", "", {"": progress.version})
+        for name, mean in sorted(means.items()):
+            add("prequential", mean, name)
+        add("version", progress.version)
         if progress.watermark_ts is not None:
-            seconds = progress.watermark_ts / 1000
-            yield self._gauge("watermark_timestamp_seconds", "Watermark of the newest record.", "", {"": seconds})
+            add("watermark_timestamp_seconds", progress.watermark_ts / 1000)
         if progress.checkpoint_at is not None:
-            age = self._monotonic_s() - progress.checkpoint_at
-            yield self._gauge("checkpoint_age_seconds", "Time since the newest checkpoint.", "", {"": age})
-
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"{PREFIX}{name}", text, labels=["lineage"])
-        family.add_metric([self._lineage], value)
-        return family
-
-    def _gauge(self, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-        family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["lineage", *([label] if label else [])])
-        for key, value in sorted(values.items()):
-            family.add_metric([self._lineage, *([key] if label else [])], value)
-        return family
+            add("checkpoint_age_seconds", self._monotonic_s() - progress.checkpoint_at)
+        return found.values()
