@@ -1,9 +1,9 @@
-"""Labels of one query: a grow-only set of touches and order lines, and the session columns derived from it.
+"""Labels of one query: a grow-only set of click labels and order-line labels, and the session columns derived from it.
 
-Merging is commutative, associative and idempotent: whatever the order, duplicates or replays, the same events end in
-the same labels. Of two records that claim one identity, the one with the least (event_ts, event_id) stays.
+Merging is commutative, associative and idempotent: the same events end in the same labels in any order, with copies
+and replays. Of two records with one identity, the one with the least (event_ts, event_id) stays.
 
-Source: STREAM.md 5.
+Source: docs/stream.md.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from stream.schemas import topics
 from stream.schemas.session import Evidence, Line, pack
 
 
-class Touch(Struct, frozen=True, array_like=True):
+class ClickLabel(Struct, frozen=True, array_like=True):
     """A click or cart addition on the item at index `item`."""
 
     event_id: str
@@ -29,8 +29,8 @@ class Touch(Struct, frozen=True, array_like=True):
     link: str
 
 
-class Deal(Struct, frozen=True, array_like=True):
-    """A purchased order line, or the cancellation or refund of one (then with a `refund_id`)."""
+class OrderLineLabel(Struct, frozen=True, array_like=True):
+    """A purchased order line, or its cancellation or refund (then with a `refund_id`)."""
 
     event_id: str
     transaction_id: str
@@ -48,12 +48,15 @@ class Deal(Struct, frozen=True, array_like=True):
 
     @property
     def identity(self) -> str:
-        """Return what makes the line the same line."""
+        """Return the key under which copies of the line merge."""
         return f"{self.transaction_id}\0{self.line_id}\0{self.refund_id}"
 
 
-class Merge(Enum):
-    """What became of an entry: new, the same record once more, a copy, or a copy that won by being least."""
+Label = ClickLabel | OrderLineLabel
+
+
+class MergeResult(Enum):
+    """The result of a merge: a new label, the same record again, a copy, or a copy that wins by being least."""
 
     ADDED = "added"
     REPEATED = "repeated"
@@ -62,91 +65,86 @@ class Merge(Enum):
 
 
 class Labels(Struct, array_like=True):
-    """Everything that shoppers did on one list; keyed by event id and by line identity."""
+    """The labels of one list: clicks by event id, order lines by identity."""
 
-    touches: dict[str, Touch]
-    deals: dict[str, Deal]
+    clicks: dict[str, ClickLabel]
+    order_lines: dict[str, OrderLineLabel]
 
     def __len__(self) -> int:
-        return len(self.touches) + len(self.deals)
+        return len(self.clicks) + len(self.order_lines)
 
-    def merge_touch(self, touch: Touch) -> Merge:
-        """Add a touch by its event id."""
-        known = self.touches.get(touch.event_id)
-        verdict = _verdict(known, touch)
-        if verdict in {Merge.ADDED, Merge.REPLACED}:
-            self.touches[touch.event_id] = touch
-        return verdict
-
-    def merge_deal(self, deal: Deal) -> Merge:
-        """Add an order line by its identity."""
-        known = self.deals.get(deal.identity)
-        verdict = _verdict(known, deal)
-        if verdict in {Merge.ADDED, Merge.REPLACED}:
-            self.deals[deal.identity] = deal
-        return verdict
+    def merge(self, label: Label) -> MergeResult:
+        """Add a label by its identity."""
+        known: Label | None
+        if isinstance(label, ClickLabel):
+            known = self.clicks.get(label.event_id)
+        else:
+            known = self.order_lines.get(label.identity)
+        if known is None:
+            result = MergeResult.ADDED
+        elif known.offset == label.offset:
+            return MergeResult.REPEATED
+        elif (label.event_ts, label.event_id) < (known.event_ts, known.event_id):
+            result = MergeResult.REPLACED
+        else:
+            return MergeResult.DUPLICATE
+        if isinstance(label, ClickLabel):
+            self.clicks[label.event_id] = label
+        else:
+            self.order_lines[label.identity] = label
+        return result
 
     def union(self, other: "Labels") -> "Labels":
         """Return the union of both sets."""
-        merged = Labels(dict(self.touches), dict(self.deals))
-        for touch in other.touches.values():
-            merged.merge_touch(touch)
-        for deal in other.deals.values():
-            merged.merge_deal(deal)
+        merged = Labels(dict(self.clicks), dict(self.order_lines))
+        for click in other.clicks.values():
+            merged.merge(click)
+        for line in other.order_lines.values():
+            merged.merge(line)
         return merged
 
 
 def empty() -> Labels:
-    """Return labels without entries."""
+    """Return an empty set of labels."""
     return Labels({}, {})
 
 
-def _verdict(known: Touch | Deal | None, new: Touch | Deal) -> Merge:
-    if known is None:
-        return Merge.ADDED
-    if known.offset == new.offset:
-        return Merge.REPEATED
-    if (new.event_ts, new.event_id) < (known.event_ts, known.event_id):
-        return Merge.REPLACED
-    return Merge.DUPLICATE
-
-
 def label_key(labels: Labels) -> bytes:
-    """Return 8 bytes that name this set of labels, whatever the order of arrival."""
-    ids = sorted([*labels.touches, *labels.deals])
+    """Return 8 bytes that identify this set of labels in any order of arrival."""
+    ids = sorted([*labels.clicks, *labels.order_lines])
     return blake2b("\n".join(ids).encode(), digest_size=8).digest()
 
 
 def evidence(labels: Labels, partition: int) -> list[Evidence]:
     """Return the merged events in (event_ts, event_id, item) order."""
     rows = [
-        Evidence(t.event_id, t.action, t.item, t.event_ts, t.append_ts, topics.CLICKS, partition, t.offset, t.link)
-        for t in labels.touches.values()
+        Evidence(c.event_id, c.action, c.item, c.event_ts, c.append_ts, topics.CLICKS, partition, c.offset, c.link)
+        for c in labels.clicks.values()
     ]
     rows += [
-        Evidence(d.event_id, d.action, d.item, d.event_ts, d.append_ts, topics.CONVERSIONS, partition, d.offset, d.link)
-        for d in labels.deals.values()
+        Evidence(o.event_id, o.action, o.item, o.event_ts, o.append_ts, topics.CONVERSIONS, partition, o.offset, o.link)
+        for o in labels.order_lines.values()
     ]
     return sorted(rows, key=lambda row: (row.event_ts, row.event_id, row.item))
 
 
 def lines(labels: Labels) -> list[Line]:
     """Return the merged order lines in (event_ts, transaction_id, line_id, refund_id) order."""
-    if not labels.deals:
+    if not labels.order_lines:
         return []
     rows = [
         Line(
-            d.transaction_id,
-            d.line_id,
-            d.refund_id,
-            d.action,
-            d.item,
-            d.quantity,
-            d.amount_minor,
-            d.currency,
-            d.event_ts,
+            o.transaction_id,
+            o.line_id,
+            o.refund_id,
+            o.action,
+            o.item,
+            o.quantity,
+            o.amount_minor,
+            o.currency,
+            o.event_ts,
         )
-        for d in labels.deals.values()
+        for o in labels.order_lines.values()
     ]
     return sorted(rows, key=lambda row: (row.event_ts, row.transaction_id, row.line_id, row.refund_id))
 
@@ -169,32 +167,32 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
         currency: Money in another currency stays in `lines` only.
     """
     clicks, carts, click_delay = [0] * n, [0] * n, [-1] * n
-    for touch in labels.touches.values():
-        if touch.action == "click":
-            clicks[touch.item] += 1
-            _lower(click_delay, touch.item, touch.event_ts - impression_ts)
+    for label in labels.clicks.values():
+        if label.action == "click":
+            clicks[label.item] += 1
+            _lower(click_delay, label.item, label.event_ts - impression_ts)
         else:
-            carts[touch.item] += 1
-    touched = {
+            carts[label.item] += 1
+    clicked = {
         **no_columns(n),
         "clicks": pack("clicks", clicks),
         "carts": pack("carts", carts),
         "click_delay_ms": pack("click_delay_ms", click_delay),
     }
-    if not labels.deals:
-        return touched
+    if not labels.order_lines:
+        return clicked
     units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
     orders: list[set[str]] = [set() for _ in range(n)]
-    for deal in labels.deals.values():
-        money = deal.amount_minor if deal.currency == currency else 0
-        if deal.action == "purchase":
-            orders[deal.item].add(deal.transaction_id)
-            units[deal.item] += deal.quantity
-            gross[deal.item] += money
-            _lower(order_delay, deal.item, deal.event_ts - impression_ts)
+    for line in labels.order_lines.values():
+        money = line.amount_minor if line.currency == currency else 0
+        if line.action == "purchase":
+            orders[line.item].add(line.transaction_id)
+            units[line.item] += line.quantity
+            gross[line.item] += money
+            _lower(order_delay, line.item, line.event_ts - impression_ts)
         else:
-            refund[deal.item] += money
-    return touched | {
+            refund[line.item] += money
+    return clicked | {
         "orders": pack("orders", [len(ids) for ids in orders]),
         "units": pack("units", units),
         "order_delay_ms": pack("order_delay_ms", order_delay),
@@ -204,7 +202,7 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
 
 
 def changed(items: Iterable[int]) -> bytes:
-    """Return the column of item indexes that a revision touches.
+    """Return the column of item indexes that a revision changes.
 
     >>> list(changed([2, 1, 2]))
     [1, 0, 2, 0]

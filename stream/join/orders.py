@@ -1,213 +1,197 @@
-"""Where an order line belongs: the list it names, else the client's last click on the item; a reversal goes where its
-purchase went.
+"""The join of order lines: a line joins the list that it names, or else the client's last click on the item.
 
-Source: STREAM.md 7.
+A cancellation or refund joins the list that its purchase joined.
+
+Source: docs/stream.md, Emission of sessions.
 """
 
-from stream.join import labels, rows, sessions
-from stream.join.labels import Deal, Labels, Merge
-from stream.join.ledger import Ledger
-from stream.join.rows import Order, Source
+from dataclasses import dataclass
+
+from stream.join import rows
+from stream.join.item_clicks import ItemClicks
+from stream.join.labels import MergeResult, OrderLineLabel
+from stream.join.outcome_counters import OutcomeCounters
+from stream.join.output import MicroBatchOutput
+from stream.join.positions import Positions
+from stream.join.profiles import Profiles
+from stream.join.rows import OrderLineRow, Source
 from stream.join.settings import JoinSettings
-from stream.join.state import State, head_of
-from stream.join.watermark import Clock
+from stream.join.targets import Target, Targets
+from stream.join.tiers import WarmTier
 from stream.schemas import outcomes, topics
 from stream.schemas.events import Behaviour, Conversion, OrderLine
+
+
+def line_deadline(conversion: Conversion, wait_ms: int) -> int:
+    """Return the time at which an order line gets its outcome."""
+    return conversion.event_ts + 1 + wait_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _LineEvent:
+    """An order line with its conversion, its source and the output for its rejection."""
+
+    conversion: Conversion
+    line: OrderLine
+    source: Source
+    output: MicroBatchOutput
 
 
 class Orders:
     """Joins purchases, cancellations and refunds, line by line."""
 
-    def __init__(self, settings: JoinSettings, state: State, ledger: Ledger, clock: Clock) -> None:
-        self._state = state
-        self._ledger = ledger
-        self._clock = clock
+    def __init__(
+        self,
+        settings: JoinSettings,
+        targets: Targets,
+        item_clicks: ItemClicks,
+        profiles: Profiles,
+        counters: OutcomeCounters,
+        positions: Positions,
+        warm: WarmTier,
+    ) -> None:
         self._attribution_ms = settings.attribution_s * 1_000
         self._refund_ms = settings.refund_s * 1_000
+        self._slack_ms = settings.slack_ms
         self._max_list_events = settings.max_list_events
+        self._targets = targets
+        self._item_clicks = item_clicks
+        self._profiles = profiles
+        self._counters = counters
+        self._positions = positions
+        self._warm = warm
 
-    def place(self, conversion: Conversion, line: int, source: Source, *, final: bool) -> bool:
-        """Join or divert an order line, or return False when it has to wait; a final line never has to."""
-        ordered = conversion.items[line]
-        order = self._known_order(conversion, ordered)
+    def join(
+        self, conversion: Conversion, line_index: int, source: Source, output: MicroBatchOutput, *, final: bool
+    ) -> bool:
+        """Join or reject an order line, or return False if it has to wait; a final line never waits."""
+        event = _LineEvent(conversion, conversion.items[line_index], source, output)
+        known = self._known_row(event)
         if conversion.action_name != "purchase":
-            return self._place_reversal(conversion, ordered, order, source, final=final)
-        if order is not None:
-            placed = self._deal(conversion, ordered, order.query_id, source, order.link, order=order)
-            if order.offset != source.offset:
-                if not placed:
-                    self._ledger.counters[outcomes.DUPLICATE] += 1
+            return self._join_reversal(event, known, final=final)
+        if known is not None:
+            joined = self._join_query(event, known.query_id, known.link, known)
+            if known.offset != source.offset:
+                if not joined:
+                    self._counters.add(outcomes.DUPLICATE)
                 return True
-            # After a crash the row comes from the record in hand and says where it belongs, once that is open again.
-            if placed:
+            # After a crash the row may stem from this very record, and its query may not be open again yet.
+            if joined:
                 return True
-        query_id = ordered.query_id or conversion.query_id
-        if query_id is not None and self._deal(conversion, ordered, query_id, source, "query_id"):
+        query_id = event.line.query_id or conversion.query_id
+        if query_id is not None and self._join_query(event, query_id, "query_id"):
             return True
         if not final:
             return False
-        clicked = self._last_click(conversion, ordered)
-        if clicked is None or not self._deal(conversion, ordered, clicked, source, "last_click"):
-            self._lose(conversion, ordered, source, *self._reason_unplaced(conversion, query_id))
+        clicked = self._item_clicks.last_query(conversion.client_id, event.line.object_id, conversion.event_ts)
+        if clicked is None or not self._join_query(event, clicked, "last_click"):
+            self._reject(event, *self._absence(conversion, query_id))
         return True
 
-    def _known_order(self, conversion: Conversion, ordered: OrderLine) -> Order | None:
-        stored = self._state.warm.get(rows.order_key(conversion.client_id, conversion.transaction_id, ordered.line_id))
-        order = rows.unpack_order(stored) if stored is not None else None
-        if order is not None and order.offset >= self._clock.next.get(topics.CONVERSIONS, 0):
-            return None  # after a crash: its record is still to be read again
-        return order
+    def _known_row(self, event: _LineEvent) -> OrderLineRow | None:
+        """Return the row of a joined purchase line, unless its record is still to be read again after a crash."""
+        stored = self._warm.get(_row_key(event))
+        row = rows.unpack_order_line(stored) if stored is not None else None
+        return row if row is not None and self._positions.has_merged(topics.CONVERSIONS, row.offset) else None
 
-    def _place_reversal(
-        self, conversion: Conversion, ordered: OrderLine, order: Order | None, source: Source, *, final: bool
-    ) -> bool:
-        if order is None:
+    def _join_reversal(self, event: _LineEvent, purchase: OrderLineRow | None, *, final: bool) -> bool:
+        if purchase is None:
             if final:
-                self._lose(conversion, ordered, source, "no_link", "no purchase of that line was joined")
+                self._reject(event, "no_link", "no purchase of that line was joined")
             return final
-        if conversion.event_ts > order.event_ts + self._refund_ms:
-            self._lose(conversion, ordered, source, "too_late", "past the refund window")
-        elif not self._deal(conversion, ordered, order.query_id, source, order.link, order=order):
-            self._lose(conversion, ordered, source, "evicted", "the session was dropped for space")
+        if event.conversion.event_ts > purchase.event_ts + self._refund_ms:
+            self._reject(event, "too_late", "past the refund window")
+        elif not self._join_query(event, purchase.query_id, purchase.link, purchase):
+            self._reject(event, "evicted", "the session was dropped for space")
         return True
 
-    def _deal(
-        self,
-        conversion: Conversion,
-        ordered: OrderLine,
-        query_id: str,
-        source: Source,
-        link: str,
-        *,
-        order: Order | None = None,
-    ) -> bool:
-        """Merge a line into a query if that query can take it; one with an order row was admitted before."""
-        query = self._state.open.get(query_id)
-        if query is not None:
-            if query.client_id != conversion.client_id or (order is None and conversion.event_ts >= query.close_ts):
-                return False
-            shown, impression_ts = sessions.head(self._state.list_part(query)), query.event_ts
-            deal = _line(conversion, ordered, shown, source, link, order)
-            if deal is None:
-                return False
-            if query.labels is None:
-                query.labels = labels.empty()
-            if self._is_full(query.labels, deal):
-                self._lose(conversion, ordered, source, "evicted", "the list holds too many events")
-                return True
-            verdict = query.labels.merge_deal(deal)
-            self._state.relabelled(query, verdict)
+    def _join_query(self, event: _LineEvent, query_id: str, link: str, known: OrderLineRow | None = None) -> bool:
+        """Merge a line into the list of a query, or return False if the list does not take it.
+
+        Args:
+            event: The line.
+            query_id: The query.
+            link: Evidence for the query: `query_id`, `last_click`, or that of the known row.
+            known: The row of the line or of its purchase; the windows were checked when it joined.
+        """
+        conversion, target = event.conversion, self._targets.find(query_id)
+        if target is None or target.client_id != conversion.client_id:
+            return False
+        if known is None and conversion.event_ts > target.last_ts:
+            return False
+        if known is not None:
+            item = known.item
+        elif event.line.object_id in target.shown.item_id:
+            item = target.shown.item_id.index(event.line.object_id)
         else:
-            correction = self._state.find_session(query_id)
-            if correction is None or correction.session.client_id != conversion.client_id:
-                return False
-            impression_ts = correction.session.event_ts
-            if order is None and conversion.event_ts > impression_ts + self._attribution_ms:
-                return False
-            shown = head_of(correction)
-            deal = _line(conversion, ordered, shown, source, link, order)
-            if deal is None:
-                return False
-            if self._is_full(correction.session.labels, deal):
-                self._lose(conversion, ordered, source, "evicted", "the list holds too many events")
-                return True
-            verdict = correction.session.labels.merge_deal(deal)
-            reason = "conversion" if conversion.action_name == "purchase" else "refund"
-            self._state.correct(query_id, correction, verdict, deal.item, reason)
-        self._after(conversion, ordered, query_id, impression_ts, shown, deal, verdict)
+            return False
+        label = _label(event, item, link)
+        if len(target.labels) >= self._max_list_events and label.identity not in target.labels.order_lines:
+            self._reject(event, "evicted", "the list holds too many events")
+            return True
+        is_purchase = conversion.action_name == "purchase"
+        result = target.merge(label, "conversion" if is_purchase else "refund")
+        joined = self._counters.add_merge(result)
+        if is_purchase and result is not MergeResult.DUPLICATE:
+            self._note_purchase(event, target, label, joined=joined)
         return True
 
-    def _is_full(self, known: Labels, deal: Deal) -> bool:
-        return len(known) >= self._max_list_events and deal.identity not in known.deals
-
-    def _after(
-        self,
-        conversion: Conversion,
-        ordered: OrderLine,
-        query_id: str,
-        impression_ts: int,
-        shown: sessions.ListHead,
-        deal: Deal,
-        verdict: Merge,
-    ) -> None:
-        joined = self._ledger.count_merge(verdict)
-        if conversion.action_name != "purchase" or verdict is Merge.DUPLICATE:
-            return
-        order = Order(query_id, deal.item, conversion.event_ts, conversion.event_id, deal.offset, deal.link)
-        until_ts = max(conversion.event_ts + self._refund_ms, impression_ts + self._attribution_ms)
-        key = rows.order_key(conversion.client_id, conversion.transaction_id, ordered.line_id)
-        self._state.warm.put(key, rows.pack_warm(until_ts + self._state.slack_ms, order))
+    def _note_purchase(self, event: _LineEvent, target: Target, label: OrderLineLabel, *, joined: bool) -> None:
+        """Keep the query of a purchase line for its copies and reversals, and a new one for the client's profile."""
+        conversion, shown = event.conversion, target.shown
+        row = OrderLineRow(
+            target.query_id, label.item, conversion.event_ts, conversion.event_id, label.offset, label.link
+        )
+        until_ts = max(conversion.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
+        self._warm.put(_row_key(event), rows.pack_warm(until_ts + self._slack_ms, row))
         if joined:
-            self._ledger.counters[f"link_{deal.link}"] += 1
+            self._counters.add(f"link_{label.link}")
             behaviour = Behaviour(
                 event_id=conversion.event_id,
-                item_id=shown.item_id[deal.item],
+                item_id=shown.item_id[label.item],
                 action="purchase",
                 event_ts=conversion.event_ts,
                 category=shown.query_category,
-                price_minor=shown.price(deal.item),
+                price_minor=shown.price(label.item),
             )
-            self._state.behave(conversion.client_id, behaviour)
+            self._profiles.add(conversion.client_id, behaviour)
 
-    def _last_click(self, conversion: Conversion, ordered: OrderLine) -> str | None:
-        stored = self._state.warm.get(rows.clicks_key(conversion.client_id, ordered.object_id))
-        if stored is None:
-            return None
-        for clicked in rows.unpack_clicks(stored):
-            if clicked.event_ts <= conversion.event_ts <= clicked.impression_ts + self._attribution_ms:
-                return clicked.query_id
-        return None
-
-    def _reason_unplaced(self, conversion: Conversion, query_id: str | None) -> tuple[str, str]:
+    def _absence(self, conversion: Conversion, query_id: str | None) -> tuple[str, str]:
+        """Return reason and detail for a purchase line that joins no list."""
         if query_id is None:
             return "no_click", "no click of the client on the item"
-        if self._state.was_evicted(query_id):
+        if self._targets.was_evicted(query_id):
             return "evicted", "the session was dropped for space"
-        query = self._state.open.get(query_id)
-        correction = self._state.find_session(query_id) if query is None else None
-        if query is not None:
-            client_id, last_ts = query.client_id, query.close_ts - 1
-        elif correction is not None:
-            client_id, last_ts = correction.session.client_id, correction.session.event_ts + self._attribution_ms
-        elif self._state.was_closed(query_id):
-            return "too_late", "the session closed without a click"
-        else:
-            return "no_impression", f"query '{query_id}'"
-        if client_id != conversion.client_id:
+        target = self._targets.find(query_id)
+        if target is None:
+            return self._targets.absence(query_id)
+        if target.client_id != conversion.client_id:
             return "no_link", "the list was shown to another client"
-        if conversion.event_ts > last_ts:
+        if conversion.event_ts > target.last_ts:
             return "too_late", "past the window of the list"
         return "not_in_list", "the list lacks the item, and the client clicked it nowhere else"
 
-    def _lose(self, conversion: Conversion, ordered: OrderLine, source: Source, reason: str, detail: str) -> None:
-        self._ledger.divert(topics.CONVERSIONS, conversion.client_id, source, reason, detail, line_id=ordered.line_id)
+    def _reject(self, event: _LineEvent, reason: str, detail: str) -> None:
+        self._counters.add_unjoined(event.source.topic, reason)
+        event.output.add_unjoined(event.conversion.client_id, event.source, reason, detail, line_id=event.line.line_id)
 
 
-def _line(
-    conversion: Conversion,
-    ordered: OrderLine,
-    shown: sessions.ListHead,
-    source: Source,
-    link: str,
-    order: Order | None,
-) -> Deal | None:
-    """Return the line as a label, or None if the list lacks its item."""
-    if order is not None:
-        item = order.item
-    elif ordered.object_id in shown.item_id:
-        item = shown.item_id.index(ordered.object_id)
-    else:
-        return None
-    reversal = conversion.action_name != "purchase"
-    return Deal(
+def _row_key(event: _LineEvent) -> bytes:
+    return rows.order_line_key(event.conversion.client_id, event.conversion.transaction_id, event.line.line_id)
+
+
+def _label(event: _LineEvent, item: int, link: str) -> OrderLineLabel:
+    conversion, line, source = event.conversion, event.line, event.source
+    is_reversal = conversion.action_name != "purchase"
+    return OrderLineLabel(
         event_id=conversion.event_id,
         transaction_id=conversion.transaction_id,
-        line_id=ordered.line_id,
-        refund_id=(conversion.refund_id or conversion.event_id) if reversal else "",
+        line_id=line.line_id,
+        refund_id=(conversion.refund_id or conversion.event_id) if is_reversal else "",
         action=conversion.action_name,
         item=item,
-        quantity=ordered.quantity,
-        amount_minor=ordered.amount_minor,
+        quantity=line.quantity,
+        amount_minor=line.amount_minor,
         currency=conversion.currency,
         event_ts=conversion.event_ts,
         append_ts=source.append_ts,

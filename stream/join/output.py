@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from stream.join.rows import Source
+from stream.schemas import dead_letter
 from stream.schemas.dead_letter import OutgoingRecord
 
 
@@ -37,3 +39,20 @@ class MicroBatchOutput:
     unjoined: list[OutgoingRecord] = field(default_factory=list)
     dead_letters: list[OutgoingRecord] = field(default_factory=list)
     pause: frozenset[str] = frozenset()
+
+    def add_unjoined(
+        self, client_id: str, source: Source, reason: str, detail: str, *, line_id: str | None = None
+    ) -> None:
+        """Add a late or orphaned record, or one order line of it."""
+        record = dead_letter.unjoined(
+            client_id,
+            source.raw,
+            topic=source.topic,
+            partition=source.partition,
+            offset=source.offset,
+            append_ts=source.append_ts,
+            reason=reason,
+            detail=detail,
+            line_id=line_id,
+        )
+        self.unjoined.append(record)

@@ -1,19 +1,23 @@
-"""Profiles: the newest behaviours of a client, kept as the JSON that is emitted.
+"""Profiles: the newest behaviours of each client, stored as the JSON that is emitted.
 
-Behaviours are ordered by (event_ts, event_id), so the order of arrival changes nothing. The usual new behaviour is the
-newest: it is put in front without decoding more than one of the others.
+Behaviours are ordered by (event_ts, event_id), so the order of arrival changes nothing. A new behaviour is usually the
+newest one: it goes to the front after at most one of the others is decoded.
 """
 
 import msgspec
 from msgspec import Struct
 
+from stream.join import rows
+from stream.join.output import MicroBatchOutput
+from stream.join.settings import JoinSettings
+from stream.join.tiers import WarmTier
 from stream.schemas.events import SCHEMA_VERSION, Behaviour
 
 _encoder = msgspec.json.Encoder()
 
 
 class Profile(Struct):
-    """A profile as `stream.schemas.events` has it, whose behaviours stay encoded."""
+    """A profile of `stream.schemas.events` whose behaviours stay encoded."""
 
     client_id: str
     behaviours: list[msgspec.Raw]
@@ -25,8 +29,37 @@ _profiles = msgspec.json.Decoder(Profile)
 _behaviours = msgspec.json.Decoder(Behaviour)
 
 
+class Profiles:
+    """The profiles of one partition."""
+
+    def __init__(self, settings: JoinSettings, warm: WarmTier) -> None:
+        self._size = settings.profile_size
+        self._idle_ms = settings.profile_idle_s * 1_000
+        self._warm = warm
+        self._changed: dict[str, Profile] = {}
+
+    def add(self, client_id: str, behaviour: Behaviour) -> None:
+        """Add a behaviour to the profile of a client."""
+        profile = self._changed.get(client_id)
+        if profile is None:
+            stored = self._warm.get_unexpired(rows.profile_key(client_id))
+            profile = decode(rows.unpack_bytes(stored)) if stored is not None else empty(client_id)
+            self._changed[client_id] = profile
+        add(profile, behaviour, self._size)
+
+    def flush(self, output: MicroBatchOutput) -> None:
+        """Write the changed profiles into the warm tier and into the output."""
+        for client_id, profile in self._changed.items():
+            expiry_ts = profile.updated_ts + self._idle_ms
+            encoded = encode(profile)
+            self._warm.put(rows.profile_key(client_id), rows.pack_bytes(expiry_ts, encoded))
+            # A very late behaviour must not outlive the deletion of its profile.
+            output.profiles.append((client_id.encode(), encoded if expiry_ts > self._warm.expired_ts else None))
+        self._changed.clear()
+
+
 def empty(client_id: str) -> Profile:
-    """Return the profile of a client who has done nothing yet."""
+    """Return a profile without behaviours."""
     return Profile(client_id, [], 0)
 
 

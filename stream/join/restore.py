@@ -1,81 +1,84 @@
-"""Returns a join to what its progress row claims, whatever rows run ahead of it.
+"""The rollback of a restarted join to its progress row.
 
-Rows ahead come from slices that were in flight when the process died. Impressions and waiting events ahead are
-dropped, as their records will be read again; labels ahead stay, as merging their records again changes nothing.
-What was settled is told from the rows alone: by the watermark, or by the impression that a waiting row names.
+Rows ahead of the progress row stem from micro-batches in flight at the crash. Impressions and waiting events ahead are
+dropped, as their records will be read again. Labels ahead stay, as merging their records again changes nothing. The
+rows alone tell which waiting events have an outcome: by the watermark, or by the impression that a waiting row names.
 
-Source: STREAM.md 5.
+Source: docs/stream.md, Behaviour under faults.
 """
 
 from stream.join import rows, sessions
+from stream.join.clicks import click_deadline
+from stream.join.closed_sessions import ClosedSessions
 from stream.join.labels import Labels
-from stream.join.state import OpenQuery, State, Waiting
-from stream.join.watermark import Clock
+from stream.join.open_queries import OpenQueries, OpenQuery
+from stream.join.orders import line_deadline
+from stream.join.positions import Positions
+from stream.join.settings import JoinSettings
+from stream.join.tiers import HotTier, WarmTier
+from stream.join.waiting_events import WaitingEvent, WaitingEvents
 from stream.schemas import decode, topics
 from stream.schemas.events import Click, Conversion
 
 
-def restore(state: State, clock: Clock, *, window_ms: int, wait_ms: int) -> None:
-    """Rebuild the indexes of `state` from its rows, given the clock of the progress row."""
-    state.expired_ts = clock.expiry_ts
-    hot = dict(state.hot.items())
-    for key, value in hot.items():
+def restore_hot(
+    hot: HotTier,
+    open_queries: OpenQueries,
+    waiting_events: WaitingEvents,
+    positions: Positions,
+    watermark_ts: int,
+    settings: JoinSettings,
+) -> None:
+    """Index the open queries and waiting events of the progress row, and schedule the deletion of all other rows."""
+    stored = hot.stored_rows()
+    for key, value in stored.items():
         if key[:1] == b"i":
-            labels = hot.get(b"l" + key[1:])
-            query = _query(key, value, window_ms, rows.unpack_labels(labels) if labels is not None else None)
-            if query.offset >= clock.next.get(topics.IMPRESSIONS, 0):
-                state.retire(key)
-                continue
-            if query.close_ts > clock.watermark_ts:
-                state.open_query(query)
+            packed = stored.get(b"l" + key[1:])
+            labels = rows.unpack_labels(packed) if packed is not None else None
+            query = _query(key, value, settings.click_window_s * 1_000, labels)
+            if positions.has_merged(topics.IMPRESSIONS, query.offset) and query.close_ts > watermark_ts:
+                open_queries.index(query)
             else:
-                state.retire(key)
-    for key, value in hot.items():
-        if key[:1] == b"l" and key[1:].decode() not in state.open:
-            state.retire(key)
+                hot.schedule_deletion(key)
+    for key, value in stored.items():
+        if key[:1] == b"l" and open_queries.get(key[1:].decode()) is None:
+            hot.schedule_deletion(key)
         elif key[:1] == b"w":
-            waiting, placed_by = _waiting(key, value, wait_ms)
-            ahead = waiting.source.offset >= clock.next.get(waiting.topic, 0)
-            was_placed = 0 <= placed_by < clock.next.get(topics.IMPRESSIONS, 0)
-            if ahead or waiting.deadline_ts <= clock.watermark_ts or was_placed:
-                state.retire(key)
+            waiting, joined_by = _waiting(key, value, settings.wait_s * 1_000)
+            is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
+            has_joined = joined_by >= 0 and positions.has_merged(topics.IMPRESSIONS, joined_by)
+            if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
+                waiting_events.index(key, waiting)
             else:
-                state.remember(key, waiting)
-    for key, value in state.warm.items():
-        if key[:1] in {b"c", b"e"}:
-            state.learn_closed(key, value)
+                hot.schedule_deletion(key)
 
 
-def click_deadline(click: Click, wait_ms: int) -> int:
-    """Return when a click is decided: an inferred link needs only lists up to the click, and comes before the close."""
-    return click.event_ts + 1 + (wait_ms if click.query_id is not None else 0)
-
-
-def line_deadline(conversion: Conversion, wait_ms: int) -> int:
-    """Return when an order line is decided."""
-    return conversion.event_ts + 1 + wait_ms
+def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int) -> None:
+    """Index the digests of closed queries, and continue from the expiry time of the progress row."""
+    warm.restore(expiry_ts)
+    for key, value in warm.stored_rows():
+        closed_sessions.index(key, value)
 
 
 def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:
-    shown = rows.unpack_shown(value)
-    known = sessions.identity(shown.part)
+    row = rows.unpack_impression(value)
+    known = sessions.list_key(row.list_payload)
     return OpenQuery(
         query_id=key[1:].decode(),
         client_id=known.client_id,
-        event_id=shown.event_id,
+        event_id=row.event_id,
         event_ts=known.impression_ts,
         close_ts=known.impression_ts + window_ms,
-        offset=shown.offset,
+        offset=row.offset,
         n=known.n,
         labels=labels,
     )
 
 
-def _waiting(key: bytes, value: bytes, wait_ms: int) -> tuple[Waiting, int]:
-    _, topic, _, line = key.decode().split(":")
-    source, placed_by = rows.unpack_waiting(value)
-    if topic == topics.CLICKS:
-        click = decode.click(source.raw)
-        return Waiting(topic, click, int(line), source, click_deadline(click, wait_ms)), placed_by
-    conversion = decode.conversion(source.raw)
-    return Waiting(topic, conversion, int(line), source, line_deadline(conversion, wait_ms)), placed_by
+def _waiting(key: bytes, value: bytes, wait_ms: int) -> tuple[WaitingEvent, int]:
+    source, line, joined_by = rows.unpack_waiting(key, value)
+    event = decode.event(source.topic, source.raw)
+    if isinstance(event, Click):
+        return WaitingEvent(event, line, source, click_deadline(event, wait_ms)), joined_by
+    assert isinstance(event, Conversion), f"a waiting record of topic '{source.topic}'"
+    return WaitingEvent(event, line, source, line_deadline(event, wait_ms)), joined_by

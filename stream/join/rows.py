@@ -2,17 +2,17 @@
 
 | tier | key | value |
 |---|---|---|
-| hot | `i` query | offset, event id, list part of the session; written once |
+| hot | `i` query | offset, event id, list payload of the session; written once |
 | hot | `l` query | labels of an open query |
 | hot | `w` partition : topic : offset : line | offset, append_ts, raw event that waits |
-| warm | `s` query | expiry, a clicked or bought session: labels, revision, list part |
+| warm | `s` query | expiry, a clicked or bought session: labels, revision, list payload |
 | warm | `t` client, item | expiry, newest clicks of the client on the item |
-| warm | `o` client, transaction, line | expiry, the query that an order line was joined to |
-| warm | `c`, `e` partition : hour : slice | expiry, 8-byte digests of queries closed without a click, or evicted |
-| warm | `p` client | expiry, the profile as it was emitted |
-| progress | partition | position, clocks and counters; the commit record of everything else |
+| warm | `o` client, transaction, line | expiry, the query that an order line joined |
+| warm | `c`, `e` partition : hour : batch | expiry, 8-byte digests of queries closed without a label, or evicted |
+| warm | `p` client | expiry, the profile as emitted |
+| progress | partition | positions, clocks and counters; the commit record of all other rows |
 
-Source: STREAM.md 5.
+Source: docs/stream.md, Memory.
 """
 
 import struct
@@ -29,34 +29,36 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Source(Struct, frozen=True):
-    """Where a raw record came from."""
+    """A raw record with its coordinates."""
 
+    topic: str
+    partition: int
     offset: int
     append_ts: int
     raw: bytes
 
 
-class ShownList(Struct, frozen=True, array_like=True):
-    """An open query's impression; `part` is what its session will say of the list."""
+class ImpressionRow(Struct, frozen=True, array_like=True):
+    """The impression of an open query; `list_payload` is the part of its session that describes the list."""
 
     offset: int
     event_id: str
-    part: bytes
+    list_payload: bytes
 
 
-class WarmSession(Struct, array_like=True):
-    """A closed session that may still be corrected; `part` is what it says of the list."""
+class SessionRow(Struct, array_like=True):
+    """A closed session that may still be corrected; `list_payload` is the part that describes the list."""
 
     revision: int
     event_ts: int
     client_id: str
     n: int
     labels: Labels
-    part: bytes
+    list_payload: bytes
 
 
 class ItemClick(Struct, frozen=True, array_like=True):
-    """One click of a client on an item, as a conversion without `query_id` looks for it."""
+    """A click of a client on an item, which a conversion without `query_id` may join."""
 
     event_ts: int
     event_id: str
@@ -64,8 +66,8 @@ class ItemClick(Struct, frozen=True, array_like=True):
     impression_ts: int
 
 
-class Order(Struct, frozen=True, array_like=True):
-    """The query that an order line was joined to, and the record that did it."""
+class OrderLineRow(Struct, frozen=True, array_like=True):
+    """The query that an order line joined, and the record of the line."""
 
     query_id: str
     item: int
@@ -76,28 +78,28 @@ class Order(Struct, frozen=True, array_like=True):
 
 
 class ProgressRow(Struct, array_like=True):
-    """Position of the join in its inputs with everything that was counted up to there."""
+    """Positions of the join in its inputs, with the clocks and counters at these positions."""
 
     batch_number: int
     now_ts: int
     watermark_ts: int
     conversions_ts: int
-    next: dict[str, int]
-    high: dict[str, int]
-    hw: dict[str, int]
-    grown_ts: dict[str, int]
+    next_offsets: dict[str, int]
+    newest_ts: dict[str, int]
+    ends: dict[str, int]
+    last_advance_ts: dict[str, int]
     counters: dict[str, int]
-    emitted_ts: int
-    emitted_watermark_ts: int
+    reported_ts: int
+    reported_watermark_ts: int
     health: bytes
-    emitted_expiry_ts: int = 0
+    reported_expiry_ts: int = 0
 
 
-_shown = msgspec.msgpack.Decoder(ShownList)
+_impressions = msgspec.msgpack.Decoder(ImpressionRow)
 _labels = msgspec.msgpack.Decoder(Labels)
-_sessions = msgspec.msgpack.Decoder(WarmSession)
+_sessions = msgspec.msgpack.Decoder(SessionRow)
 _clicks = msgspec.msgpack.Decoder(list[ItemClick])
-_orders = msgspec.msgpack.Decoder(Order)
+_order_lines = msgspec.msgpack.Decoder(OrderLineRow)
 _progress = msgspec.msgpack.Decoder(ProgressRow)
 
 
@@ -111,9 +113,9 @@ def labels_key(query_id: str) -> bytes:
     return b"l" + query_id.encode()
 
 
-def waiting_key(partition: int, topic: str, offset: int, line: int) -> bytes:
+def waiting_key(source: Source, line: int) -> bytes:
     """Return the key of a waiting event, or of one line of a waiting conversion."""
-    return f"w{partition}:{topic}:{offset}:{line}".encode()
+    return f"w{source.partition}:{source.topic}:{source.offset}:{line}".encode()
 
 
 def session_key(query_id: str) -> bytes:
@@ -126,7 +128,7 @@ def clicks_key(client_id: str, item_id: str) -> bytes:
     return f"t{client_id}\0{item_id}".encode()
 
 
-def order_key(client_id: str, transaction_id: str, line_id: str) -> bytes:
+def order_line_key(client_id: str, transaction_id: str, line_id: str) -> bytes:
     """Return the key of an order line."""
     return f"o{client_id}\0{transaction_id}\0{line_id}".encode()
 
@@ -141,25 +143,26 @@ def closed_key(kind: bytes, partition: int, hour: int, batch_number: int) -> byt
     return kind + f"{partition}:{hour}:{batch_number}".encode()
 
 
-def pack_shown(shown: ShownList) -> bytes:
+def pack_impression(row: ImpressionRow) -> bytes:
     """Return the value of an `i` row."""
-    return _encoder.encode(shown)
+    return _encoder.encode(row)
 
 
-def unpack_shown(value: bytes) -> ShownList:
+def unpack_impression(value: bytes) -> ImpressionRow:
     """Return the impression in an `i` row."""
-    return _shown.decode(value)
+    return _impressions.decode(value)
 
 
-def pack_waiting(source: Source, placed_by: int = -1) -> bytes:
-    """Return the value of a `w` row; `placed_by` is the offset of the impression that settled it, -1 while it waits."""
-    return _WAITING.pack(source.offset, source.append_ts, placed_by) + source.raw
+def pack_waiting(source: Source, joined_by: int = -1) -> bytes:
+    """Return the value of a `w` row; `joined_by` is the offset of the impression that ended the wait, or -1."""
+    return _WAITING.pack(source.offset, source.append_ts, joined_by) + source.raw
 
 
-def unpack_waiting(value: bytes) -> tuple[Source, int]:
-    """Return the record in a `w` row, and the offset of the impression that settled it."""
-    offset, append_ts, placed_by = _WAITING.unpack_from(value)
-    return Source(offset, append_ts, value[_WAITING.size :]), placed_by
+def unpack_waiting(key: bytes, value: bytes) -> tuple[Source, int, int]:
+    """Return the record in a `w` row, the line, and the offset of the impression that ended the wait."""
+    partition, topic, _, line = key[1:].decode().split(":")
+    offset, append_ts, joined_by = _WAITING.unpack_from(value)
+    return Source(topic, int(partition), offset, append_ts, value[_WAITING.size :]), int(line), joined_by
 
 
 def pack_labels(labels: Labels) -> bytes:
@@ -173,12 +176,12 @@ def unpack_labels(value: bytes) -> Labels:
 
 
 def expiry_of(value: bytes) -> int:
-    """Return the time after which a warm row is not needed."""
+    """Return the time after which a warm row is superfluous."""
     expiry_ts: int = _EXPIRY.unpack_from(value)[0]
     return expiry_ts
 
 
-def pack_warm(expiry_ts: int, content: WarmSession | list[ItemClick] | Order) -> bytes:
+def pack_warm(expiry_ts: int, content: SessionRow | list[ItemClick] | OrderLineRow) -> bytes:
     """Return the value of an `s`, `t` or `o` row."""
     return _EXPIRY.pack(expiry_ts) + _encoder.encode(content)
 
@@ -193,7 +196,7 @@ def unpack_bytes(value: bytes) -> bytes:
     return value[EXPIRY_BYTES:]
 
 
-def unpack_session(value: bytes) -> WarmSession:
+def unpack_session(value: bytes) -> SessionRow:
     """Return the closed session in an `s` row."""
     return _sessions.decode(memoryview(value)[EXPIRY_BYTES:])
 
@@ -203,9 +206,9 @@ def unpack_clicks(value: bytes) -> list[ItemClick]:
     return _clicks.decode(memoryview(value)[EXPIRY_BYTES:])
 
 
-def unpack_order(value: bytes) -> Order:
-    """Return the link in an `o` row."""
-    return _orders.decode(memoryview(value)[EXPIRY_BYTES:])
+def unpack_order_line(value: bytes) -> OrderLineRow:
+    """Return the order line in an `o` row."""
+    return _order_lines.decode(memoryview(value)[EXPIRY_BYTES:])
 
 
 def pack_progress(row: ProgressRow) -> bytes:

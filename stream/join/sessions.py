@@ -1,10 +1,10 @@
-"""From an impression and its labels to a session record, in parts.
+"""Session records, assembled from the payloads of the list, of the labels and of one revision.
 
-A msgpack map is its size followed by its pairs, so a record can be put together from maps whose pairs are disjoint:
-the list as shown is encoded once, when the impression arrives, and is what the state keeps; the labels are those of
-the moment; the header belongs to one revision. Their keys are together those of `stream.schemas.session.Session`.
+A msgpack map is its size followed by its pairs, so maps with disjoint keys concatenate to one record. The list payload
+is encoded once, when the impression arrives, and is what the state keeps. The label payload describes the labels of the
+revision. The keys of the payloads together are those of `stream.schemas.session.Session`.
 
-Source: STREAM.md 4, session record.
+Source: docs/stream.md, Records.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,9 +20,9 @@ from stream.schemas import session
 from stream.schemas.events import Assignment, Impression
 from stream.schemas.session import AssignedArm, pack
 
-# A map of up to 15 pairs begins with one byte, a larger one with a mark and two bytes.
+# A map of up to 15 pairs begins with one byte, a larger one with a type byte and two bytes of size.
 _SMALL_BYTES = 1
-_LARGE_MARK = b"\xde"
+_LARGE_TYPE = b"\xde"
 _LARGE_BYTES = 3
 
 
@@ -48,8 +48,8 @@ Header = _payload("Header", lambda name: name in _HEADER_FIELDS)
 """The fields of one revision."""
 
 
-class ListHead(Struct):
-    """What a click or an order line needs of a list part."""
+class ListView(Struct):
+    """The fields of a list payload that a click or an order line needs."""
 
     item_id: list[str]
     price_minor: bytes
@@ -60,8 +60,8 @@ class ListHead(Struct):
         return int.from_bytes(self.price_minor[8 * item : 8 * item + 8], "little", signed=True)
 
 
-class Identity(Struct):
-    """What the state needs of a list part after a restart."""
+class ListKey(Struct):
+    """The fields of a list payload that the indexes need after a restart."""
 
     impression_ts: int
     client_id: str
@@ -73,14 +73,14 @@ class _Currency(Struct):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_heads = msgspec.msgpack.Decoder(ListHead)
-_identities = msgspec.msgpack.Decoder(Identity)
+_views = msgspec.msgpack.Decoder(ListView)
+_keys = msgspec.msgpack.Decoder(ListKey)
 _currencies = msgspec.msgpack.Decoder(_Currency)
 _NUM_OTHER_FIELDS = len(LabelPayload.__struct_fields__) + len(Header.__struct_fields__)
 
 
-def list_part(impression: Impression, partition: int, offset: int) -> bytes:
-    """Return the msgpack bytes of the list part of a validated impression."""
+def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
+    """Return the msgpack bytes of the list payload of a decoded impression."""
     query, items, features = impression.query, impression.items, impression.features
     history = features.history if features is not None else None
     return _encoder.encode(
@@ -118,18 +118,18 @@ def list_part(impression: Impression, partition: int, offset: int) -> bytes:
     )
 
 
-def head(part: bytes) -> ListHead:
-    """Return the items of a list part."""
-    return _heads.decode(part)
+def list_view(payload: bytes) -> ListView:
+    """Return the items of a list payload."""
+    return _views.decode(payload)
 
 
-def identity(part: bytes) -> Identity:
-    """Return who and when of a list part."""
-    return _identities.decode(part)
+def list_key(payload: bytes) -> ListKey:
+    """Return client, time and length of a list payload."""
+    return _keys.decode(payload)
 
 
 def build(
-    part: bytes,
+    payload: bytes,
     labels: Labels | None,
     header: Struct,
     *,
@@ -141,31 +141,31 @@ def build(
     """Return the msgpack bytes of a session record.
 
     Args:
-        part: The list part.
-        labels: Its labels as of this revision, if any.
+        payload: The list payload.
+        labels: The labels of this revision, if any.
         header: A `Header`.
         n: Length of the list.
         impression_ts: Time of the impression.
         partition: Partition of the inputs.
-        changed_items: Indexes of the items whose labels changed since the last revision.
+        changed_items: Indexes of the items whose labels have changed since the last revision.
     """
     if labels is None or not len(labels):
         labelled = _unlabelled(n)
     else:
-        currency = _currencies.decode(part).currency
-        labelled = _label_part(labels, n, impression_ts, currency, partition, changed_items)
-    # The part may be of another release, with more or fewer fields than this one's.
-    num_fields = int.from_bytes(part[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
-    start = _LARGE_MARK + num_fields.to_bytes(2, "big")
-    return b"".join((start, part[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
+        currency = _currencies.decode(payload).currency
+        labelled = _label_payload(labels, n, impression_ts, currency, partition, changed_items)
+    # Another release, with more or fewer fields, may have written the list payload.
+    num_fields = int.from_bytes(payload[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
+    start = _LARGE_TYPE + num_fields.to_bytes(2, "big")
+    return b"".join((start, payload[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
 
 
 @lru_cache(maxsize=256)
 def _unlabelled(n: int) -> bytes:
-    return _label_part(labelling.empty(), n, 0, "", 0, ())
+    return _label_payload(labelling.empty(), n, 0, "", 0, ())
 
 
-def _label_part(
+def _label_payload(
     labels: Labels, n: int, impression_ts: int, currency: str, partition: int, changed_items: Iterable[int]
 ) -> bytes:
     return _encoder.encode(

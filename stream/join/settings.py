@@ -56,6 +56,11 @@ class JoinSettings:
     hold_behind_s: int = 300
     ticks: str = "worker"
 
+    @property
+    def slack_ms(self) -> int:
+        """Time by which a row outlives its window, for events that still arrive or wait for it."""
+        return (self.wait_s + self.lateness_s) * 1_000 + 1
+
     def __post_init__(self) -> None:
         if self.ticks not in {"worker", "driver"}:
             raise ValueError(f"ticks = '{self.ticks}': expected 'worker' or 'driver'")

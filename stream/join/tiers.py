@@ -1,45 +1,84 @@
-"""The rows of a tier with the changes of the slice in hand, which are read back and written out once per key.
+"""The rows of a tier with the changes of the current micro-batch, which are read back and written once per key.
 
-Source: STREAM.md 5.
+A row is deleted only after the broker has stored the progress row of the micro-batch that made it superfluous: a
+restart before that needs the row again.
+
+Source: docs/stream.md, Memory and Behaviour under faults.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
 from heapq import heappop, heappush
 
 from stream.join import rows
 
 
-class Tier:
-    """Rows in memory; `flush` applies a slice's changes and returns them for the changelog."""
+class BatchNumbers:
+    """Numbers of micro-batches.
 
-    def __init__(self, stored: MutableMapping[bytes, bytes]) -> None:
+    Attributes:
+        current: Number of the current micro-batch.
+        confirmed: Newest micro-batch whose progress row is stored.
+    """
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.confirmed = -1
+
+    def restore(self, current: int) -> None:
+        """Continue from a progress row, which is stored."""
+        self.current = current
+        self.confirmed = current - 1
+
+    def advance(self) -> None:
+        """End the current micro-batch."""
+        self.current += 1
+
+    def confirm(self, number: int) -> None:
+        """Note that the progress row of a micro-batch is stored."""
+        self.confirmed = max(self.confirmed, number)
+
+
+class HotTier:
+    """Rows in memory: lists and labels of open queries, and waiting events."""
+
+    def __init__(self, stored: MutableMapping[bytes, bytes], batches: BatchNumbers) -> None:
         self._stored = stored
-        self._touched: dict[bytes, bytes | None] = {}
+        self._batches = batches
+        self._changed: dict[bytes, bytes | None] = {}
+        self._to_delete: deque[tuple[int, bytes]] = deque()
         self.size_bytes = sum(len(key) + len(value) for key, value in stored.items())
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the row as of now."""
-        if key in self._touched:
-            return self._touched[key]
+        """Return the current row."""
+        if key in self._changed:
+            return self._changed[key]
         return self._stored.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
-        self._touched[key] = value
+        self._changed[key] = value
 
-    def delete(self, key: bytes) -> None:
-        """Delete a row."""
-        self._touched[key] = None
+    def schedule_deletion(self, key: bytes) -> None:
+        """Delete a row after the current micro-batch is confirmed."""
+        self._to_delete.append((self._batches.current, key))
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the stored rows; only before the first change."""
-        yield from self._stored.items()
+    def stored_rows(self) -> dict[bytes, bytes]:
+        """Return the stored rows, without the changes of the current micro-batch."""
+        return dict(self._stored.items())
+
+    def delete_confirmed(self, is_live: Callable[[bytes], bool]) -> None:
+        """Delete the scheduled rows of confirmed micro-batches, except those that are in use again."""
+        while self._to_delete and self._to_delete[0][0] <= self._batches.confirmed:
+            key = self._to_delete.popleft()[1]
+            if not is_live(key):
+                self._changed[key] = None
 
     def flush(self) -> dict[bytes, bytes | None]:
-        """Apply the changes of the slice and return them."""
-        touched, self._touched = self._touched, {}
+        """Apply the changes of the micro-batch and return them."""
+        changed, self._changed = self._changed, {}
         stored = self._stored
-        for key, value in touched.items():
+        for key, value in changed.items():
             before = stored.get(key)
             if before is not None:
                 self.size_bytes -= len(key) + len(before)
@@ -48,59 +87,87 @@ class Tier:
                 stored[key] = value
             elif before is not None:
                 del stored[key]
-        return touched
+        return changed
 
 
-class WarmTier(Tier):
-    """Rows that begin with their expiry; sizes and expiries are kept in memory, so that no write reads its row."""
+class WarmTier:
+    """Rows on disk that begin with their expiry; sizes and expiries stay in memory, so that no write reads its row.
 
-    def __init__(self, stored: MutableMapping[bytes, bytes]) -> None:
+    Attributes:
+        size_bytes: Size of all rows.
+        expired_ts: Rows that expire up to this time have expired.
+    """
+
+    def __init__(self, stored: MutableMapping[bytes, bytes], batches: BatchNumbers) -> None:
         self._stored = stored
-        self._touched = {}
+        self._batches = batches
+        self._changed: dict[bytes, bytes | None] = {}
+        self._to_delete: deque[tuple[int, bytes, int]] = deque()
         self._sizes: dict[bytes, int] = {}
-        self._heap: list[tuple[int, bytes]] = []
+        self._by_expiry: list[tuple[int, bytes]] = []
         self.size_bytes = 0
+        self.expired_ts = 0
         for key, value in stored.items():
             self._sizes[key] = len(key) + len(value)
             self.size_bytes += self._sizes[key]
-            heappush(self._heap, (rows.expiry_of(value), key))
+            heappush(self._by_expiry, (rows.expiry_of(value), key))
+
+    def restore(self, expired_ts: int) -> None:
+        """Continue from the expiry time of a progress row."""
+        self.expired_ts = expired_ts
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the row as of now; storage is not asked for a row it does not have."""
-        if key in self._touched:
-            return self._touched[key]
+        """Return the current row; a row that does not exist is not looked up on disk."""
+        if key in self._changed:
+            return self._changed[key]
         return self._stored.get(key) if key in self._sizes else None
 
-    def expired(self, clock_ts: int) -> Iterator[tuple[bytes, int]]:
-        """Yield key and expiry of rows whose time is over; a row that was extended meanwhile stays."""
-        while self._heap and self._heap[0][0] <= clock_ts:
-            _, key = heappop(self._heap)
+    def get_unexpired(self, key: bytes) -> bytes | None:
+        """Return the current row unless it has expired; the time of its deletion depends on confirmations."""
+        value = self.get(key)
+        return value if value is not None and rows.expiry_of(value) > self.expired_ts else None
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a row."""
+        self._changed[key] = value
+
+    def stored_rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the stored rows, without the changes of the current micro-batch."""
+        yield from self._stored.items()
+
+    def expire(self, expiry_ts: int) -> Iterator[bytes]:
+        """Yield the keys of rows that expire up to a time, and schedule their deletion; an extended row stays."""
+        self.expired_ts = expiry_ts
+        while self._by_expiry and self._by_expiry[0][0] <= expiry_ts:
+            _, key = heappop(self._by_expiry)
             value = self.get(key)
             if value is None:
                 continue
-            expiry_ts = rows.expiry_of(value)
-            if expiry_ts > clock_ts:
-                heappush(self._heap, (expiry_ts, key))
+            row_expiry_ts = rows.expiry_of(value)
+            if row_expiry_ts > expiry_ts:
+                heappush(self._by_expiry, (row_expiry_ts, key))
             else:
-                yield key, expiry_ts
+                self._to_delete.append((self._batches.current, key, row_expiry_ts))
+                yield key
 
-    def delete_expired(self, key: bytes, expiry_ts: int) -> bool:
-        """Delete a row that `expired` named with this expiry; one extended since waits for its new expiry."""
-        value = self.get(key)
-        if value is None:
-            return True
-        extended_ts = rows.expiry_of(value)
-        if extended_ts != expiry_ts:
-            heappush(self._heap, (extended_ts, key))
-            return False
-        self.delete(key)
-        return True
+    def delete_confirmed(self) -> Iterator[bytes]:
+        """Delete the expired rows of confirmed micro-batches and yield their keys; an extended row stays."""
+        while self._to_delete and self._to_delete[0][0] <= self._batches.confirmed:
+            _, key, expiry_ts = self._to_delete.popleft()
+            value = self.get(key)
+            if value is not None:
+                extended_ts = rows.expiry_of(value)
+                if extended_ts != expiry_ts:
+                    heappush(self._by_expiry, (extended_ts, key))
+                    continue
+                self._changed[key] = None
+            yield key
 
-    def oldest(self, excess_bytes: int) -> Iterator[bytes]:
-        """Delete and yield keys, the soonest to expire first, until `excess_bytes` are free."""
+    def evict(self, excess_bytes: int) -> Iterator[bytes]:
+        """Delete and yield keys, the soonest to expire first, until `excess_bytes` are free; query digests stay."""
         kept: list[tuple[int, bytes]] = []
-        while self._heap and excess_bytes > 0:
-            expiry_ts, key = heappop(self._heap)
+        while self._by_expiry and excess_bytes > 0:
+            expiry_ts, key = heappop(self._by_expiry)
             size = self._sizes.get(key)
             if size is None:
                 continue
@@ -108,27 +175,27 @@ class WarmTier(Tier):
                 kept.append((expiry_ts, key))
                 continue
             excess_bytes -= size
-            self.delete(key)
+            self._changed[key] = None
             yield key
         for entry in kept:
-            heappush(self._heap, entry)
+            heappush(self._by_expiry, entry)
 
     def flush(self) -> dict[bytes, bytes | None]:
-        """Apply the changes of the slice, all puts in one `update`, and return them."""
-        touched, self._touched = self._touched, {}
+        """Apply the changes of the micro-batch, all puts in one `update`, and return them."""
+        changed, self._changed = self._changed, {}
         puts: dict[bytes, bytes] = {}
         sizes = self._sizes
-        for key, value in touched.items():
+        for key, value in changed.items():
             old_bytes = sizes.pop(key, 0)
             self.size_bytes -= old_bytes
             if value is None:
                 self._stored.pop(key, None)
                 continue
             if not old_bytes:
-                heappush(self._heap, (rows.expiry_of(value), key))
+                heappush(self._by_expiry, (rows.expiry_of(value), key))
             puts[key] = value
             sizes[key] = len(key) + len(value)
             self.size_bytes += len(key) + len(value)
         if puts:
             self._stored.update(puts)
-        return touched
+        return changed

@@ -1,19 +1,20 @@
-"""Strict decoding of input records: every fault has a reason code, nothing else is raised.
+"""Strict decoding of input records: every fault has a reason code, and no other error is raised.
 
-The fast path is one typed decode plus a count of colons; anything unusual (unknown fields, explicit defaults, colons
-in strings) takes a slower, exact check for double keys and depth. What fails is examined once more to name its fault.
+The fast path is one typed decode and a count of colons. A record with unknown fields, explicit defaults or colons in
+strings takes a slower, exact check for double keys and depth. A refused record is examined again to name its fault.
 
-Source: STREAM.md 4 and 9.
+Source: docs/stream.md, Records and Outcomes.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from stream.errors import SchemaError
+from stream.schemas import topics
 from stream.schemas.events import MAX_EVENT_BYTES, SCHEMA_VERSION, Click, Conversion, Impression, SchemaVersion, Tick
 
 MAX_DEPTH = 16
@@ -23,7 +24,7 @@ _MAX_HISTORY = 50
 _MAX_QUANTITY = 1_000_000
 
 
-# Keys with a default leave no trace of whether they were in the bytes, and only those that were may be counted.
+# The count of keys needs to know whether a field with a default was in the bytes.
 class _Impression(Impression, kw_only=True):
     schema_version: SchemaVersion | UnsetType = UNSET  # type: ignore[assignment]
     action_name: Literal["impression"] | UnsetType = UNSET  # type: ignore[assignment]
@@ -52,7 +53,7 @@ def impression(raw: bytes | None) -> Impression:
     """Return the impression in `raw`.
 
     Raises:
-        SchemaError: With a reason code of STREAM.md 9.
+        SchemaError: With a reason code of docs/stream.md.
     """
     if raw is None or len(raw) > MAX_EVENT_BYTES:
         raise _unfit(raw)
@@ -73,7 +74,7 @@ def click(raw: bytes | None) -> Click:
     """Return the click in `raw`.
 
     Raises:
-        SchemaError: With a reason code of STREAM.md 9.
+        SchemaError: With a reason code of docs/stream.md.
     """
     if raw is None or len(raw) > MAX_EVENT_BYTES:
         raise _unfit(raw)
@@ -84,7 +85,7 @@ def click(raw: bytes | None) -> Click:
     version = event.schema_version
     if version != SCHEMA_VERSION and version is not UNSET:
         raise _unknown(version)
-    # Six of every click.
+    # Every click has six keys.
     num_keys = (
         6
         + (version is not UNSET)
@@ -102,7 +103,7 @@ def conversion(raw: bytes | None) -> Conversion:
     """Return the conversion in `raw`.
 
     Raises:
-        SchemaError: With a reason code of STREAM.md 9.
+        SchemaError: With a reason code of docs/stream.md.
     """
     if raw is None or len(raw) > MAX_EVENT_BYTES:
         raise _unfit(raw)
@@ -121,7 +122,7 @@ def tick(raw: bytes | None) -> Tick:
     """Return the tick in `raw`.
 
     Raises:
-        SchemaError: With a reason code of STREAM.md 9.
+        SchemaError: With a reason code of docs/stream.md.
     """
     if raw is None or len(raw) > MAX_EVENT_BYTES:
         raise _unfit(raw)
@@ -134,8 +135,28 @@ def tick(raw: bytes | None) -> Tick:
     return event
 
 
+_DECODERS: Mapping[str, Callable[[bytes | None], Impression | Click | Conversion | Tick]] = {
+    topics.IMPRESSIONS: impression,
+    topics.CLICKS: click,
+    topics.CONVERSIONS: conversion,
+    topics.TICKS: tick,
+}
+
+
+def event(topic: str, raw: bytes | None) -> Impression | Click | Conversion | Tick:
+    """Return the event in a record of an input topic.
+
+    Raises:
+        SchemaError: With a reason code of docs/stream.md; `unmapped` for any other topic.
+    """
+    decoder = _DECODERS.get(topic)
+    if decoder is None:
+        raise SchemaError("unmapped", f"topic '{topic}' is no input of the join")
+    return decoder(raw)
+
+
 def client_key(raw: bytes | None) -> bytes | None:
-    """Return the key that a record ought to have, however bad it is otherwise, or None if its client is unreadable.
+    """Return the key that belongs to a record, even to an invalid one, or None if its client is unreadable.
 
     >>> client_key(b'{"client_id": "c1", "schema_version": 9}'), client_key(b"{")
     (b'c1', None)
@@ -157,9 +178,9 @@ def _unknown(version: int) -> SchemaError:
 
 
 def _impression_keys(event: _Impression) -> int:
-    """Count the keys that an impression of these fields has, if no default is written out."""
+    """Return the number of keys of an impression with these fields, if no default is written out."""
     query, items = event.query, event.items
-    # Four of every event, query_id, currency, `query` with its hash, `items` with three columns.
+    # Every impression: four keys of an event, query_id, currency, `query` with its hash, `items` with three columns.
     num_keys = (
         12
         + (event.schema_version is not UNSET)
@@ -246,7 +267,7 @@ def _finite(text: str) -> float:
 
 
 def _diagnosed(raw: bytes, error: Exception) -> SchemaError:
-    """Name the fault of bytes that the fast path refused."""
+    """Return the fault of bytes that the fast path has refused."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as fault:

@@ -383,7 +383,7 @@ def num_progress_back(broker: Broker) -> int:
     for record in read_to_end(broker, topics.PROGRESS_CHANGELOG):
         if record.value is None or record.key == log_check.KEY:
             continue
-        positions = unpack_progress(record.value).next
+        positions = unpack_progress(record.value).next_offsets
         num_back += any(at < reached.get((record.partition, topic), 0) for topic, at in positions.items())
         for topic, at in positions.items():
             reached[record.partition, topic] = max(at, reached.get((record.partition, topic), 0))

@@ -1,4 +1,4 @@
-"""S14: what N does with list parts and behaviours that N+1 has written."""
+"""S14: list payloads and behaviours that N+1 has written."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from stream.join import profiles as join_profiles
 from stream.join import sessions
-from stream.join.rows import ShownList, WarmSession
+from stream.join.rows import ImpressionRow, SessionRow
 from stream.join.sessions import ListPayload
 from stream.schemas import events, session
 from tests.laws.join_log import START_TS, impression
@@ -16,16 +16,16 @@ from tests.stream.faults.fault_log import log_of, on_time, shopping
 from tests.stream.faults.test_schemas import END_TS, NEXT, grown
 
 
-def _grown_part(part: bytes) -> bytes:
-    return msgspec.msgpack.encode(grown(msgspec.msgpack.decode(part, type=ListPayload)))
+def _grown_payload(payload: bytes) -> bytes:
+    return msgspec.msgpack.encode(grown(msgspec.msgpack.decode(payload, type=ListPayload)))
 
 
-def test_s14_a_session_is_built_from_the_list_part_of_the_next_schema() -> None:
+def test_s14_a_session_is_built_from_the_list_payload_of_the_next_schema() -> None:
     """S14: the size of the map that a session begins with counts the pairs of the part that is there."""
     shown = impression(1)
-    part = sessions.list_part(shown, 1, 0)
+    payload = sessions.list_payload(shown, 1, 0)
     header = sessions.Header(revision=0, reason="close", close_ts=START_TS + 1, watermark_ts=START_TS + 2)
-    for each in (part, _grown_part(part)):
+    for each in (payload, _grown_payload(payload)):
         value = sessions.build(each, None, header, n=3, impression_ts=START_TS, partition=1, changed_items=())
         content = session.decode(value)
         assert isinstance(content, session.Session)
@@ -33,13 +33,13 @@ def test_s14_a_session_is_built_from_the_list_part_of_the_next_schema() -> None:
         assert msgspec.msgpack.decode(value)["watermark_ts"] == START_TS + 2
 
 
-def test_s14_state_with_list_parts_of_the_next_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s14_state_with_list_payloads_of_the_next_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     """S14: rows of N+1 whose lists hold one more field."""
     plain = schemas.grown
 
     def grown_with_parts(content: Struct) -> Struct:
-        if isinstance(content, ShownList | WarmSession):
-            content = replace(content, part=_grown_part(content.part))
+        if isinstance(content, ImpressionRow | SessionRow):
+            content = replace(content, list_payload=_grown_payload(content.list_payload))
         grown_content: Struct = plain(content)
         return grown_content
 

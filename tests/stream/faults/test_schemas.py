@@ -23,8 +23,8 @@ from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import SchemaError
 from stream.join import rows
-from stream.join.labels import Deal, Labels, Touch
-from stream.join.rows import ItemClick, Order, ProgressRow, ShownList, WarmSession
+from stream.join.labels import ClickLabel, Labels, OrderLineLabel
+from stream.join.rows import ImpressionRow, ItemClick, OrderLineRow, ProgressRow, SessionRow
 from stream.replicas import profiles
 from stream.replicas.profiles import Profiles
 from stream.schemas import decode, events, session, topics
@@ -288,7 +288,7 @@ def test_s14_profiles_of_either_schema_are_read_by_either() -> None:
 # State
 
 
-_ROWS: Mapping[bytes, type[Struct]] = {b"i": ShownList, b"l": Labels, b"s": WarmSession, b"o": Order}
+_ROWS: Mapping[bytes, type[Struct]] = {b"i": ImpressionRow, b"l": Labels, b"s": SessionRow, b"o": OrderLineRow}
 
 
 def _grown_row(key: bytes, value: bytes) -> bytes:
@@ -388,8 +388,8 @@ def test_s14_state_of_this_schema_is_readable_by_the_next() -> None:
 
 def test_s14_each_label_keeps_its_place_in_longer_rows() -> None:
     """S14: entries inside of rows grow too, and are told apart by position alone."""
-    touch = Touch("e", "click", 1, START_TS, START_TS, 7, "query_id")
-    deal = Deal("e", "t", "1", "", "purchase", 1, 1, 500, "EUR", START_TS, START_TS, 8, "query_id")
-    both = Labels({"e": touch}, {deal.identity: deal})
+    click = ClickLabel("e", "click", 1, START_TS, START_TS, 7, "query_id")
+    line = OrderLineLabel("e", "t", "1", "", "purchase", 1, 1, 500, "EUR", START_TS, START_TS, 8, "query_id")
+    both = Labels({"e": click}, {line.identity: line})
     assert rows.unpack_labels(msgspec.msgpack.encode(grown(both))) == both
-    assert json.loads(msgspec.json.encode(grown(touch)))[-1] == ADDED
+    assert json.loads(msgspec.json.encode(grown(click)))[-1] == ADDED

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream.join.health import Health, Monitor, Reading
+from stream.join.health import Health, Monitor, PartitionStatus
 from stream.schemas import topics
 from stream.schemas.session import Progress
 from tests.laws.join_log import (
@@ -32,12 +32,12 @@ def monitor(stored: bytes = b"") -> Monitor:
     return Monitor(max_behind_ms=300_000, stored=stored)
 
 
-def reading(
+def status(
     counters: Mapping[str, int], *, at_ms: int = 0, behind_ms: int = 0, num_open: int | None = None, read: bool = True
-) -> Reading:
+) -> PartitionStatus:
     left = counters.get("produced", 0) - counters.get("dead", 0)
     now_ts = NOW_TS + at_ms
-    return Reading(
+    return PartitionStatus(
         counters=counters,
         now_ts=now_ts,
         watermark_ts=now_ts - behind_ms,
@@ -47,7 +47,7 @@ def reading(
 
 
 def holds(counters: Mapping[str, int], *, at_ms: int = 0, behind_ms: int = 0) -> list[str]:
-    return monitor().observe(reading(counters, at_ms=at_ms, behind_ms=behind_ms)).hold
+    return monitor().observe(status(counters, at_ms=at_ms, behind_ms=behind_ms)).hold
 
 
 def test_a_watermark_further_behind_than_allowed_holds_training() -> None:
@@ -56,7 +56,7 @@ def test_a_watermark_further_behind_than_allowed_holds_training() -> None:
 
 
 def test_no_watermark_yet_is_no_reason_to_hold() -> None:
-    assert monitor().observe(replace(reading({}), watermark_ts=0)).hold == []
+    assert monitor().observe(replace(status({}), watermark_ts=0)).hold == []
 
 
 def test_dead_share_and_join_rate_need_enough_events() -> None:
@@ -67,10 +67,10 @@ def test_dead_share_and_join_rate_need_enough_events() -> None:
 
 def test_a_hold_is_released_after_five_healthy_minutes() -> None:
     watch = monitor()
-    assert watch.observe(reading({}, behind_ms=400_000)).hold == ["watermark_behind"]
-    assert watch.observe(reading({}, at_ms=100_000, behind_ms=400_000)).hold == ["watermark_behind"]
-    assert watch.observe(reading({}, at_ms=399_999)).hold == ["watermark_behind"]
-    assert watch.observe(reading({}, at_ms=400_000)).hold == []
+    assert watch.observe(status({}, behind_ms=400_000)).hold == ["watermark_behind"]
+    assert watch.observe(status({}, at_ms=100_000, behind_ms=400_000)).hold == ["watermark_behind"]
+    assert watch.observe(status({}, at_ms=399_999)).hold == ["watermark_behind"]
+    assert watch.observe(status({}, at_ms=400_000)).hold == []
 
 
 def _silence(
@@ -82,7 +82,7 @@ def _silence(
             topics.CLICKS: clicks + trickle * minute,
             topics.IMPRESSIONS: 10_000 + impressions_a_minute * minute,
         }
-        found.append(watch.observe(reading(counters, at_ms=minute * MINUTE_MS, read=read)).hold)
+        found.append(watch.observe(status(counters, at_ms=minute * MINUTE_MS, read=read)).hold)
     return found
 
 
@@ -109,11 +109,11 @@ def test_clicks_are_not_silent(clicks: int, impressions_a_minute: int, read: boo
 
 def test_counters_that_do_not_add_up_hold_when_they_begin_to() -> None:
     watch, counters = monitor(), {"produced": 10, "dead": 1}
-    assert watch.observe(reading(counters, num_open=9)).hold == []
-    assert watch.observe(reading(counters, at_ms=1_000, num_open=8)).hold == ["conservation"]
-    assert watch.observe(reading(counters, at_ms=300_999, num_open=8)).hold == ["conservation"]
-    assert watch.observe(reading(counters, at_ms=301_000, num_open=8)).hold == []
-    assert watch.observe(reading(counters, at_ms=302_000, num_open=7)).hold == ["conservation"]
+    assert watch.observe(status(counters, num_open=9)).hold == []
+    assert watch.observe(status(counters, at_ms=1_000, num_open=8)).hold == ["conservation"]
+    assert watch.observe(status(counters, at_ms=300_999, num_open=8)).hold == ["conservation"]
+    assert watch.observe(status(counters, at_ms=301_000, num_open=8)).hold == []
+    assert watch.observe(status(counters, at_ms=302_000, num_open=7)).hold == ["conservation"]
 
 
 def _week(watch: Monitor, counters: dict[str, int], week: int, ctr: float, coverage: float = 0.99) -> list[Health]:
@@ -125,7 +125,7 @@ def _week(watch: Monitor, counters: dict[str, int], week: int, ctr: float, cover
         counters["sessions_labelled"] += int(rng.binomial(100, ctr))
         counters["clicks_joined"] += (timely := int(rng.binomial(100, coverage)))
         counters["clicks_late"] += 100 - timely
-        found.append(watch.observe(reading(counters, at_ms=(week * 7 * 1_440 + minute) * MINUTE_MS - _MINUTE_OF_HOUR)))
+        found.append(watch.observe(status(counters, at_ms=(week * 7 * 1_440 + minute) * MINUTE_MS - _MINUTE_OF_HOUR)))
     return found
 
 

@@ -1,11 +1,11 @@
-"""A session record put together from parts is the record of the schema."""
+"""A session record assembled from payloads is the record of the schema."""
 
 from pathlib import Path
 
 import pytest
 
 from stream.join import labels, sessions
-from stream.join.labels import Deal, Touch
+from stream.join.labels import ClickLabel, OrderLineLabel
 from stream.schemas import events, session
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +31,7 @@ def _impression(**more: object) -> events.Impression:
 
 def _built(impression: events.Impression, merged: labels.Labels | None) -> session.Session:
     value = sessions.build(
-        sessions.list_part(impression, 3, 14),
+        sessions.list_payload(impression, 3, 14),
         merged,
         sessions.Header(revision=2, reason="click", close_ts=901_000, watermark_ts=950_000),
         n=2,
@@ -44,13 +44,13 @@ def _built(impression: events.Impression, merged: labels.Labels | None) -> sessi
     return found
 
 
-def test_parts_are_disjoint_and_together_all_fields_of_a_session() -> None:
-    parts = (sessions.ListPayload, sessions.LabelPayload, sessions.Header)
-    names = [name for part in parts for name in part.__struct_fields__]
+def test_payloads_are_disjoint_and_together_all_fields_of_a_session() -> None:
+    payloads = (sessions.ListPayload, sessions.LabelPayload, sessions.Header)
+    names = [name for payload in payloads for name in payload.__struct_fields__]
     assert sorted(names) == sorted(session.Session.__struct_fields__)
     # The sizes of their maps decide how many bytes `build` cuts off.
     assert len(sessions.ListPayload.__struct_fields__) + 1 > 15
-    assert all(len(part.__struct_fields__) <= 15 for part in parts[1:])
+    assert all(len(payload.__struct_fields__) <= 15 for payload in payloads[1:])
 
 
 def test_a_list_without_labels() -> None:
@@ -70,7 +70,7 @@ def test_a_list_without_labels() -> None:
 
 def test_labels_replace_the_empty_columns() -> None:
     merged = labels.empty()
-    merged.merge_touch(Touch("k", "click", 1, 1_250, 1_300, 5, "query_id"))
+    merged.merge(ClickLabel("k", "click", 1, 1_250, 1_300, 5, "query_id"))
     found = _built(_impression(), merged)
     assert found.column("clicks").tolist() == [0, 1]
     assert found.column("click_delay_ms").tolist() == [-1, 250]
@@ -80,16 +80,16 @@ def test_labels_replace_the_empty_columns() -> None:
 
 
 @pytest.mark.parametrize("num_items", [1, 24, 200])
-def test_what_the_state_reads_back(num_items: int) -> None:
+def test_the_views_of_a_list_payload(num_items: int) -> None:
     items = events.ShownItems(
         object_id=[f"i{k}" for k in range(num_items)],
         rank_in=list(range(1, num_items + 1)),
         price_minor=[k * 1_000_003 for k in range(num_items)],
     )
-    part = sessions.list_part(_impression(items=items), 0, 0)
-    head, known = sessions.head(part), sessions.identity(part)
-    assert head.item_id == items.object_id
-    assert [head.price(k) for k in range(num_items)] == items.price_minor
+    payload = sessions.list_payload(_impression(items=items), 0, 0)
+    view, known = sessions.list_view(payload), sessions.list_key(payload)
+    assert view.item_id == items.object_id
+    assert [view.price(k) for k in range(num_items)] == items.price_minor
     assert (known.client_id, known.impression_ts, known.n) == ("c", 1_000, num_items)
 
 
@@ -110,10 +110,10 @@ def _golden_impression() -> events.Impression:
 
 def _golden_labels() -> labels.Labels:
     merged = labels.empty()
-    merged.merge_touch(Touch("k", "click", 1, 1_250, 1_300, 5, "query_id"))
-    merged.merge_touch(Touch("l", "add_to_cart", 0, 1_200, 1_300, 6, "inferred"))
-    merged.merge_deal(Deal("o", "t", "1", "", "purchase", 1, 3, 2**40, "EUR", 1_500, 1_600, 7, "last_click"))
-    merged.merge_deal(Deal("r", "t", "1", "r", "refund", 1, 1, 400, "EUR", 1_700, 1_800, 8, "last_click"))
+    merged.merge(ClickLabel("k", "click", 1, 1_250, 1_300, 5, "query_id"))
+    merged.merge(ClickLabel("l", "add_to_cart", 0, 1_200, 1_300, 6, "inferred"))
+    merged.merge(OrderLineLabel("o", "t", "1", "", "purchase", 1, 3, 2**40, "EUR", 1_500, 1_600, 7, "last_click"))
+    merged.merge(OrderLineLabel("r", "t", "1", "r", "refund", 1, 1, 400, "EUR", 1_700, 1_800, 8, "last_click"))
     return merged
 
 
@@ -121,7 +121,7 @@ def _golden_labels() -> labels.Labels:
 def test_session_records_keep_their_bytes(name: str, merged: labels.Labels | None) -> None:
     """Workers of two releases read each other's list payloads, and sinks read records of both."""
     value = sessions.build(
-        sessions.list_part(_golden_impression(), 3, 14),
+        sessions.list_payload(_golden_impression(), 3, 14),
         merged,
         sessions.Header(revision=2, reason="click", close_ts=901_000, watermark_ts=950_000),
         n=2,

@@ -1,8 +1,8 @@
-"""Which queries are over: 8-byte digests in hourly buckets, searched by bisection.
+"""Digests of closed queries: 8 bytes each in hourly buckets, searched by bisection.
 
-A click on such a query is `too_late` (or `evicted`), on an unknown one `no_impression`.
+They tell a click on a closed or evicted query from a click on an unknown one.
 
-Source: STREAM.md 5.
+Source: docs/stream.md.
 """
 
 import struct
@@ -13,11 +13,11 @@ from hashlib import blake2b
 
 HOUR_MS = 3_600_000
 DIGEST_BYTES = 8
-_RECENT = 4_096
+_UNSORTED = 4_096
 
 
 def digest(query_id: str) -> int:
-    """Return 64 bits that stand for a query."""
+    """Return 64 bits that identify a query."""
     return int.from_bytes(blake2b(query_id.encode(), digest_size=DIGEST_BYTES).digest(), "little")
 
 
@@ -31,24 +31,24 @@ def unpack(content: bytes) -> list[int]:
     return [int.from_bytes(content[i : i + DIGEST_BYTES], "little") for i in range(0, len(content), DIGEST_BYTES)]
 
 
-class ClosedQueries:
-    """A set of query digests that forgets by the hour; 8 bytes per query."""
+class QueryDigests:
+    """A set of query digests that expires by the hour."""
 
     def __init__(self) -> None:
         self._sorted: dict[int, array[int]] = {}
-        self._recent: dict[int, set[int]] = {}
+        self._unsorted: dict[int, set[int]] = {}
 
     def add(self, hour: int, value: int) -> None:
-        """Remember a digest in the bucket of `hour`."""
-        recent = self._recent.setdefault(hour, set())
-        recent.add(value)
-        if len(recent) >= _RECENT:
-            self._sorted[hour] = array("Q", sorted({*self._sorted.get(hour, ()), *recent}))
-            recent.clear()
+        """Add a digest to the bucket of `hour`."""
+        unsorted = self._unsorted.setdefault(hour, set())
+        unsorted.add(value)
+        if len(unsorted) >= _UNSORTED:
+            self._sorted[hour] = array("Q", sorted({*self._sorted.get(hour, ()), *unsorted}))
+            unsorted.clear()
 
     def __contains__(self, query_id: str) -> bool:
         value = digest(query_id)
-        if any(value in recent for recent in self._recent.values()):
+        if any(value in unsorted for unsorted in self._unsorted.values()):
             return True
         for bucket in self._sorted.values():
             at = bisect_left(bucket, value)
@@ -59,7 +59,7 @@ class ClosedQueries:
     def forget(self, hour: int) -> None:
         """Drop the bucket of `hour`."""
         self._sorted.pop(hour, None)
-        self._recent.pop(hour, None)
+        self._unsorted.pop(hour, None)
 
     def __len__(self) -> int:
-        return sum(map(len, self._sorted.values())) + sum(map(len, self._recent.values()))
+        return sum(map(len, self._sorted.values())) + sum(map(len, self._unsorted.values()))

@@ -1,12 +1,12 @@
-"""What a rate usually is at an hour of the week, learned from the partition's own past.
+"""Control limits of a rate by hour of the week, learned from the past of the partition.
 
-Per hour of the week (UTC, 168 of them) a count of weeks, a mean and a variance: 9 bytes, whatever the traffic. Weeks
-beyond the eighth fade, so that a band follows its shop. Nothing is judged before three weeks of an hour were seen.
+For each hour of the week (UTC, 168 in all) the store holds a number of weeks, a mean and a variance: 9 bytes at any
+traffic. Weeks beyond the eighth fade, so that the limits follow the shop. An hour has no limits before three weeks.
 
-All hours are learned, held ones too: a change that lasts (a new design, a better model) widens and moves the band of
-each hour by itself the week after, while an outage of an hour fades.
+Every hour is learned, also while a hold is active: a lasting change (a new design, a better model) widens and moves the
+limits of its hours within a week, and an outage of one hour fades.
 
-Source: STREAM.md 11.
+Source: docs/stream.md, Training holds.
 """
 
 import math
@@ -21,27 +21,27 @@ _SIGMAS = 4.0
 _CELL = struct.Struct("<Bff")
 
 
-class Bands:
+class ControlLimits:
     """The usual range of one rate by hour of the week; equal inputs give equal bytes.
 
     Attributes:
-        learned: What another one needs to go on; empty until something was learned.
+        learned: State for another instance to continue from; empty until an hour is learned.
     """
 
     def __init__(self, stored: bytes = b"", *, least: float = 0.0, share: float = 0.0) -> None:
-        """Take over what was learned.
+        """Continue from the state of another instance.
 
         Args:
-            stored: Content of another one, empty for none.
-            least: A band reaches at least this far to either side of its mean.
-            share: And at least this share of its mean.
+            stored: Its `learned` bytes, empty for a start.
+            least: Smallest distance of a limit from the mean.
+            share: Smallest distance of a limit from the mean, as a share of the mean.
         """
         self.learned = stored
         self._least = least
         self._share = share
 
     def learn(self, hour: int, part: int, whole: int) -> None:
-        """Add one hour (since the epoch) in which `part` of `whole` had it; too few to tell are left out."""
+        """Add an hour (since the epoch) with the rate `part / whole`; an hour with too few counts is left out."""
         if whole < MIN_COUNT:
             return
         weeks, mean, variance = self._at(hour)
@@ -53,15 +53,15 @@ class Bands:
         _CELL.pack_into(cells, hour % HOURS * _CELL.size, weeks, mean, variance)
         self.learned = bytes(cells)
 
-    def holds(self, hour: int, part: int, whole: int) -> bool:
-        """Return whether a rate is within its band, or cannot be judged."""
+    def contain(self, hour: int, part: int, whole: int) -> bool:
+        """Return whether a rate is within its limits, or has none."""
         weeks, mean, variance = self._at(hour)
         if weeks < MIN_WEEKS or whole < MIN_COUNT:
             return True
         between_weeks = variance * weeks / (weeks - 1)
         by_chance = mean * (1 - mean) / whole
-        reach = max(self._least, self._share * mean, _SIGMAS * math.sqrt(max(0.0, between_weeks + by_chance)))
-        return abs(part / whole - mean) <= reach
+        distance = max(self._least, self._share * mean, _SIGMAS * math.sqrt(max(0.0, between_weeks + by_chance)))
+        return abs(part / whole - mean) <= distance
 
     def _at(self, hour: int) -> tuple[int, float, float]:
         if not self.learned:

@@ -1,0 +1,125 @@
+"""Closed sessions: those with labels, which may still be corrected, and digests of the others."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from stream.join import query_digests, rows
+from stream.join.labels import Label, MergeResult
+from stream.join.query_digests import QueryDigests
+from stream.join.rows import SessionRow
+from stream.join.settings import JoinSettings
+from stream.join.tiers import BatchNumbers, WarmTier
+
+_UNLABELLED = b"c"
+_EVICTED = b"e"
+
+
+@dataclass(slots=True)
+class ClosedSession:
+    """A closed session with labels, and the changes of the current micro-batch.
+
+    Attributes:
+        query_id: Its query.
+        row: Its row, with the labels of the micro-batch.
+        items: Indexes of the items with merged labels.
+        reasons: Reasons of the merges.
+        has_grown: Whether a merge has changed the labels.
+    """
+
+    query_id: str
+    row: SessionRow
+    items: set[int] = field(default_factory=set)
+    reasons: set[str] = field(default_factory=set)
+    has_grown: bool = False
+
+
+class ClosedSessions:
+    """Closed sessions by query."""
+
+    def __init__(self, partition: int, settings: JoinSettings, warm: WarmTier, batches: BatchNumbers) -> None:
+        self._partition = partition
+        self._attribution_ms = settings.attribution_s * 1_000
+        self._refund_ms = settings.refund_s * 1_000
+        self._slack_ms = settings.slack_ms
+        self._warm = warm
+        self._batches = batches
+        self._corrected: dict[str, ClosedSession] = {}
+        self._digests = {_UNLABELLED: QueryDigests(), _EVICTED: QueryDigests()}
+        self._new_digests: dict[tuple[bytes, int], list[int]] = {}
+
+    def find(self, query_id: str) -> ClosedSession | None:
+        """Return a closed session with labels, or None."""
+        corrected = self._corrected.get(query_id)
+        if corrected is not None:
+            return corrected
+        stored = self._warm.get(rows.session_key(query_id))
+        return ClosedSession(query_id, rows.unpack_session(stored)) if stored is not None else None
+
+    def was_unlabelled(self, query_id: str) -> bool:
+        """Return whether a query closed without a label."""
+        return query_id in self._digests[_UNLABELLED]
+
+    def was_evicted(self, query_id: str) -> bool:
+        """Return whether a closed session was dropped for space."""
+        return query_id in self._digests[_EVICTED]
+
+    def merge(self, session: ClosedSession, label: Label, reason: str) -> MergeResult:
+        """Merge a label; a repeated one is emitted again, as a crash may have lost its first record."""
+        result = session.row.labels.merge(label)
+        if result is not MergeResult.DUPLICATE:
+            session.items.add(label.item)
+            session.reasons.add(reason)
+            session.has_grown |= result is not MergeResult.REPEATED
+            self._corrected[session.query_id] = session
+        return result
+
+    def put(self, query_id: str, row: SessionRow) -> None:
+        """Write a closed session with labels."""
+        until_ts = row.event_ts + self._attribution_ms
+        for line in row.labels.order_lines.values():
+            if line.action == "purchase":
+                until_ts = max(until_ts, line.event_ts + self._refund_ms)
+        self._warm.put(rows.session_key(query_id), rows.pack_warm(until_ts + self._slack_ms, row))
+
+    def add_unlabelled(self, query_id: str, close_ts: int) -> None:
+        """Remember a query that closed without a label."""
+        self._add_digest(_UNLABELLED, query_id, close_ts)
+
+    def add_evicted(self, query_id: str, watermark_ts: int) -> None:
+        """Remember a closed session that was dropped for space."""
+        self._add_digest(_EVICTED, query_id, watermark_ts)
+
+    def discard_correction(self, query_id: str) -> None:
+        """Drop the correction of a session that is written anew."""
+        self._corrected.pop(query_id, None)
+
+    def take_corrected(self) -> Iterable[ClosedSession]:
+        """Return the sessions that the micro-batch has corrected, and forget them."""
+        corrected, self._corrected = self._corrected, {}
+        return corrected.values()
+
+    def index(self, key: bytes, value: bytes) -> None:
+        """Index a row of digests."""
+        if key[:1] in self._digests:
+            hour = int(key.split(b":")[1])
+            for number in query_digests.unpack(rows.unpack_bytes(value)):
+                self._digests[key[:1]].add(hour, number)
+
+    def forget(self, key: bytes) -> None:
+        """Forget the digests of a row that was deleted."""
+        if key[:1] in self._digests:
+            self._digests[key[:1]].forget(int(key.split(b":")[1]))
+
+    def flush(self) -> None:
+        """Write the digests of the micro-batch into the warm tier."""
+        for (kind, hour), digests in self._new_digests.items():
+            key = rows.closed_key(kind, self._partition, hour, self._batches.current)
+            expiry_ts = (hour + 1) * query_digests.HOUR_MS + self._attribution_ms
+            self._warm.put(key, rows.pack_bytes(expiry_ts, query_digests.pack(digests)))
+        self._new_digests.clear()
+
+    def _add_digest(self, kind: bytes, query_id: str, ts: int) -> None:
+        hour = ts // query_digests.HOUR_MS
+        value = query_digests.digest(query_id)
+        self._digests[kind].add(hour, value)
+        self._new_digests.setdefault((kind, hour), []).append(value)

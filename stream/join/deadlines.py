@@ -1,0 +1,27 @@
+"""Deadlines of open queries and waiting events in one order.
+
+Of equal deadlines, clicks and purchases come first, closes of queries next and reversals last.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+
+EVENT_RANK = 0
+CLOSE_RANK = 1
+REVERSAL_RANK = 2
+
+
+class Deadlines:
+    """A heap of deadlines; the key is a query id, or the row key of a waiting event."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, int, str | bytes]] = []
+
+    def push(self, deadline_ts: int, rank: int, event_ts: int, offset: int, key: str | bytes) -> None:
+        """Add a deadline; event time and offset order equal deadlines of one rank."""
+        heappush(self._heap, (deadline_ts, rank, event_ts, offset, key))
+
+    def pop_due(self, watermark_ts: int) -> Iterator[str | bytes]:
+        """Remove and yield the keys that are due, also those that were removed from the state meanwhile."""
+        while self._heap and self._heap[0][0] <= watermark_ts:
+            yield heappop(self._heap)[4]

@@ -1,0 +1,106 @@
+"""Open queries: lists whose click window has not passed, with their labels.
+
+The list of a query stays in the hot tier; the indexes over it are derived and rebuilt by `stream.join.restore`.
+"""
+
+from msgspec import Struct
+
+from stream.join import labels, rows
+from stream.join.admission import ClientLoad
+from stream.join.deadlines import CLOSE_RANK, Deadlines
+from stream.join.labels import Label, Labels, MergeResult
+from stream.join.tiers import HotTier
+
+
+# A query cannot be part of a cycle, and queries are many: the garbage collector does not track them.
+class OpenQuery(Struct, gc=False):
+    """A query whose click window is open."""
+
+    query_id: str
+    client_id: str
+    event_id: str
+    event_ts: int
+    close_ts: int
+    offset: int
+    n: int
+    labels: Labels | None = None
+
+
+class OpenQueries:
+    """Open queries by id and by client."""
+
+    def __init__(self, hot: HotTier, deadlines: Deadlines, load: ClientLoad) -> None:
+        self._hot = hot
+        self._deadlines = deadlines
+        self._load = load
+        self._queries: dict[str, OpenQuery] = {}
+        self._by_client: dict[str, list[str]] = {}
+        self._relabelled: dict[str, OpenQuery] = {}
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+    def get(self, query_id: str) -> OpenQuery | None:
+        """Return an open query, or None."""
+        return self._queries.get(query_id)
+
+    def of_client(self, client_id: str) -> list[OpenQuery]:
+        """Return the open queries of a client."""
+        return [self._queries[query_id] for query_id in self._by_client.get(client_id, ())]
+
+    def list_payload(self, query: OpenQuery) -> bytes:
+        """Return the list payload of an open query."""
+        stored = self._hot.get(rows.impression_key(query.query_id))
+        assert stored is not None, f"open query {query.query_id} without its row"
+        return rows.unpack_impression(stored).list_payload
+
+    def open(self, query: OpenQuery, list_payload: bytes) -> None:
+        """Write and index a new query."""
+        row = rows.ImpressionRow(query.offset, query.event_id, list_payload)
+        self._hot.put(rows.impression_key(query.query_id), rows.pack_impression(row))
+        self.index(query)
+
+    def index(self, query: OpenQuery) -> None:
+        """Index a query whose row is in the hot tier."""
+        self._queries[query.query_id] = query
+        self._by_client.setdefault(query.client_id, []).append(query.query_id)
+        self._load.add(query.client_id, 1 + (len(query.labels) if query.labels is not None else 0))
+        self._deadlines.push(query.close_ts, CLOSE_RANK, query.event_ts, query.offset, query.query_id)
+
+    def merge(self, query: OpenQuery, label: Label) -> MergeResult:
+        """Merge a label into an open query."""
+        if query.labels is None:
+            query.labels = labels.empty()
+        result = query.labels.merge(label)
+        if result is MergeResult.ADDED:
+            self._load.add(query.client_id, 1)
+        if result is MergeResult.ADDED or result is MergeResult.REPLACED:
+            self._relabelled[query.query_id] = query
+        return result
+
+    def close(self, query: OpenQuery) -> None:
+        """Remove a query and schedule the deletion of its rows."""
+        del self._queries[query.query_id]
+        self._relabelled.pop(query.query_id, None)
+        of_client = self._by_client[query.client_id]
+        of_client.remove(query.query_id)
+        if not of_client:
+            del self._by_client[query.client_id]
+        self._hot.schedule_deletion(rows.impression_key(query.query_id))
+        num_labels = 0
+        if query.labels is not None:
+            num_labels = len(query.labels)
+            self._hot.schedule_deletion(rows.labels_key(query.query_id))
+        self._load.add(query.client_id, -1 - num_labels)
+
+    def owns_row(self, key: bytes) -> bool:
+        """Return whether an `i` or `l` row belongs to an open query."""
+        query = self._queries.get(key[1:].decode())
+        return query is not None and (key[:1] == b"i" or query.labels is not None)
+
+    def flush(self) -> None:
+        """Write the labels that the micro-batch has changed into the hot tier."""
+        for query in self._relabelled.values():
+            assert query.labels is not None
+            self._hot.put(rows.labels_key(query.query_id), rows.pack_labels(query.labels))
+        self._relabelled.clear()
