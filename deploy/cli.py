@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands import abtest, config, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
+from deploy.commands import abtest, config, db, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
 from deploy.commands.output import Exit, err_console, start_logging
 from stream.errors import ConfigError, ShelfwiseError
 
@@ -23,6 +23,7 @@ app.add_typer(stream.app, name="stream", help="Join, produce, replay and export 
 app.add_typer(trainer.app, name="trainer", help="Train lineages and look at their versions.")
 app.add_typer(serving.app, name="serving", help="The ranking service.")
 app.add_typer(abtest.app, name="abtest", help="Experiments: create, facts, report.")
+app.add_typer(db.app, name="db", help="The schema of the database.")
 app.add_typer(marketplace.app, name="marketplace", help="The simulated shop.")
 app.add_typer(grafana.app, name="grafana", help="Dashboards as code.")
 app.add_typer(demo.app, name="demo", help="The whole loop on one machine.")

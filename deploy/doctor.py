@@ -8,13 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-
 from deploy.configuration import Context
 from deploy.kafka import choice, jars
 from deploy.kafka.settings import LocalKafkaSettings
-from deploy.migrations import upgrade
+from deploy.migrations.revision import revision
 from serving.settings import ServingSettings
 from stream import db
 from stream.broker.offsets import beginning_offsets
@@ -123,21 +120,12 @@ def _running_broker(context: Context) -> Broker | None:
 
 
 def _database(context: Context) -> Check:
-    engine = db.create(context.database_url())
-    where = engine.url.render_as_string(hide_password=True)
-    if engine.dialect.name == "sqlite" and not context.settings.get("database", db.DatabaseSettings).url:
-        context.home.mkdir(parents=True, exist_ok=True)
+    engine = db.create(context.database_url(), context.settings.get("database", db.DatabaseSettings))
     try:
-        with db.transaction(engine) as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-            head = ScriptDirectory.from_config(upgrade.configuration(connection)).get_current_head()
+        found = revision(engine)
     finally:
         engine.dispose()
-    if current is None:
-        return Check(name="database", status="warn", detail=f"{where} answers; its tables are made at first use")
-    if current != head:
-        return Check(name="database", status="warn", detail=f"{where}: schema {current}, newest is {head}")
-    return Check(name="database", status="ok", detail=f"{where}, schema {current}")
+    return Check(name="database", status="ok" if found.state == "head" else "fail", detail=str(found))
 
 
 def _gpu(_context: Context) -> Check:

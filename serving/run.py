@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from numpy.random import default_rng
+from sqlalchemy import Engine
 
 from abtest.store import ExperimentStore
 from serving.metrics import Metrics
@@ -20,7 +21,6 @@ from serving.ranking.replicas import ReplicaUpdater
 from serving.ranking.service import Dependencies, Service, System
 from serving.ranking.versions import VersionManager, VersionUpdater
 from serving.settings import ServingSettings
-from stream import db
 from stream.adapters import Options
 from stream.broker.settings import Broker
 from stream.replicas.catalogue import Catalogue
@@ -37,7 +37,7 @@ def build(
     *,
     home: Path,
     broker: Broker | None,
-    database_url: str | None,
+    engine: Engine | None,
     system: System = SYSTEM,
 ) -> Service:
     """Return a service with its components, not started.
@@ -46,12 +46,11 @@ def build(
         settings: The section `serving`.
         home: Folder of everything that Shelfwise keeps on disk.
         broker: None sends impressions to the spool, leaves catalogue and profiles empty and refuses posted events.
-        database_url: None takes versions and the experiment from the local copies.
+        engine: None takes versions and the experiment from the local copies.
         system: Clocks and random bytes.
     """
     folder = home / "serving"
     key = pepper(settings, folder, system.random_bytes)
-    engine = db.create(database_url) if database_url is not None else None
     metrics = Metrics()
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)

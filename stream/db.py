@@ -141,10 +141,12 @@ def _store_errors(engine: Engine) -> Iterator[None]:
 
 
 def _sqlite(url: URL, limits: DatabaseSettings) -> Engine:
-    if url.database not in {None, "", ":memory:"}:
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url)
     busy_ms = round(limits.lock_timeout_s * 1_000)
+
+    def make_folder(*_arguments: object) -> None:
+        if url.database not in {None, "", ":memory:"}:
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
 
     def configure(connection: object, _record: object) -> None:
         # SQLAlchemy's documented recipe: the driver begins no transaction by itself, `_begin_sqlite` does.
@@ -155,6 +157,7 @@ def _sqlite(url: URL, limits: DatabaseSettings) -> Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    event.listen(engine, "do_connect", make_folder)
     event.listen(engine, "connect", configure)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

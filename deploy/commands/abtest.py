@@ -229,11 +229,9 @@ def _row(found: "Experiment") -> tuple[object, ...]:
 
 
 def _engine(chosen: Context) -> "Engine":
-    from deploy.migrations import upgrade
-    from stream import db
+    from deploy.migrations.revision import open_database
 
-    upgrade.upgrade(chosen.database_url(), chosen.settings.get("database", db.DatabaseSettings))
-    return db.create(chosen.database_url(), chosen.settings.get("database", db.DatabaseSettings))
+    return open_database(chosen)
 
 
 def _now_ts() -> int:

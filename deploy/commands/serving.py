@@ -26,6 +26,7 @@ def run(
 ) -> None:
     """Answer rank requests until SIGTERM or SIGINT."""
     from deploy.kafka.choice import configured
+    from deploy.migrations.revision import open_database
     from serving import run as process
     from serving.http.server import serve
     from serving.settings import ServingSettings
@@ -42,7 +43,7 @@ def run(
         loaded.settings.get("serving", ServingSettings),
         home=loaded.home,
         broker=configured(loaded),
-        database_url=loaded.database_url(),
+        engine=open_database(loaded, may_be_unreachable=True),
     )
     serve(service)
 

@@ -38,8 +38,7 @@ def run(
     import numpy as np
 
     from deploy.kafka.choice import configured
-    from deploy.migrations.upgrade import upgrade
-    from stream import db
+    from deploy.migrations.revision import open_database
     from stream.schemas.names import check_name
     from stream.wall_clock import epoch_ms
     from trainer.loop import Lineage, Pauses
@@ -62,8 +61,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     broker = configured(loaded)
-    upgrade(loaded.database_url())
-    engine = db.create(loaded.database_url())
+    engine = open_database(loaded)
     folders = Folders.under(loaded.home, lineage)
     loop = train(
         Lineage(name=lineage, model=model, profile=profile, seed=seed, code_version=version("shelfwise")),
@@ -125,10 +123,7 @@ def show(ctx: typer.Context, sha256: str) -> None:
 
 
 def _registry(ctx: typer.Context) -> "Registry":
-    from deploy.migrations.upgrade import upgrade
-    from stream import db
+    from deploy.migrations.revision import open_database
     from trainer.versions.registry import Registry
 
-    url = context(ctx).database_url()
-    upgrade(url)
-    return Registry(db.create(url))
+    return Registry(open_database(context(ctx)))

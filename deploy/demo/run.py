@@ -205,10 +205,10 @@ class _Demo:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _prepare_database(self) -> tuple[Engine, str]:
-        configured = self._context.settings.get("database", db.DatabaseSettings).url
-        url = configured or f"sqlite:///{self._home / 'shelfwise.db'}"
-        upgrade.upgrade(url)
-        engine = db.create(url)
+        settings = self._context.settings.get("database", db.DatabaseSettings)
+        url = settings.url or f"sqlite:///{self._home / 'shelfwise.db'}"
+        upgrade.upgrade(url, settings)
+        engine = db.create(url, settings)
         shown = engine.url.render_as_string(hide_password=True)
         with db.read(engine) as connection:
             is_used = connection.execute(select(sink_offsets.c.topic).limit(1)).first() is not None

@@ -1,55 +1,40 @@
-"""Bring a database to the newest schema; commands call this before they touch a store."""
+"""Migration of a database to the newest schema, for `shelfwise db upgrade` and the demo."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine, select
 from sqlalchemy import func as sql
+from sqlalchemy import select
 
+from deploy.migrations.revision import Revision, configuration, current_revision
 from stream import db
 from stream.db import DatabaseSettings
+from stream.errors import ConfigError
 
-_FOLDER = Path(__file__).parent
-# Any constant will do, as long as every Shelfwise process takes the same one.
+# An arbitrary number; every process that migrates must use the same one.
 _POSTGRES_LOCK = 7_461_335
 
 
-def upgrade(url: str, settings: DatabaseSettings | None = None) -> None:
-    """Create or migrate the tables of the database at `url`; does nothing when they are up to date.
+def upgrade(url: str, settings: DatabaseSettings | None = None) -> Revision:
+    """Create or migrate the tables of the database at `url`, and return the revision that it had before.
 
-    Guarantees: one transaction; processes that start together wait for each other.
+    Guarantees: one transaction; processes that start together wait for each other, and the later ones change nothing.
 
     Raises:
-        ConfigError: If the URL cannot be read.
+        ConfigError: If the URL cannot be read, or the schema is newer than this program.
         StoreError: If the database is unreachable or refuses.
     """
-    # A migration of a large table runs for as long as it takes.
+    # The migration of a large table can take long.
     engine = db.create(url, replace(settings or DatabaseSettings(), statement_timeout_s=0))
     try:
         with db.transaction(engine) as connection:
-            _upgrade(engine, connection)
+            if engine.dialect.name == "postgresql":
+                connection.execute(select(sql.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+            before = current_revision(connection)
+            if before.state == "newer":
+                raise ConfigError(str(before))
+            if before.state != "head":
+                command.upgrade(configuration(connection), "head")
+            return before
     finally:
         engine.dispose()
-
-
-def _upgrade(engine: Engine, connection: Connection) -> None:
-    if engine.dialect.name == "postgresql":
-        connection.execute(select(sql.pg_advisory_xact_lock(_POSTGRES_LOCK)))
-    command.upgrade(configuration(connection), "head")
-
-
-def configuration(connection: Connection) -> Config:
-    """Return Alembic's configuration for an open connection."""
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER))
-    config.attributes["connection"] = connection
-    return config
-
-
-def differences(connection: Connection) -> list[object]:
-    """Return what differs between the database and the tables that the code declares; empty when they agree."""
-    return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), db.metadata))

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, Table, create_engine, func, select
 from abtest.fact_writer import SINK
 from abtest.sink import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from deploy.migrations import upgrade
 from stream import db
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
@@ -41,6 +42,7 @@ class SinkProcess:
 
     def __init__(self, broker: Broker, database_url: str, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
+        upgrade.upgrade(database_url)
         self._log = home / "sink.log"
         self._port = _free_port()
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from alembic import command
+from sqlalchemy import Engine, inspect
 
 from deploy.migrations import upgrade
+from deploy.migrations.revision import configuration
 from stream import db
 from tests.harness.postgres import new_database
 
@@ -16,6 +18,17 @@ def database_url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str
     if kind == "sqlite":
         return f"sqlite:///{folder / 'store.db'}"
     return new_database(request.getfixturevalue("postgres_url"))
+
+
+def complete_schema(url: str) -> None:
+    """Bring a database to the newest schema; tables that a test created from the metadata count as current."""
+    engine = db.create(url)
+    with db.transaction(engine) as connection:
+        names = set(inspect(connection).get_table_names())
+        if names and "alembic_version" not in names:
+            command.stamp(configuration(connection), "head")
+    engine.dispose()
+    upgrade.upgrade(url)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

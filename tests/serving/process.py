@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stream.broker.settings import Broker
+from tests.harness.stores import complete_schema
 
 
 def free_port() -> int:
@@ -23,6 +24,7 @@ def process(
     home: Path, broker: Broker, port: int, *flags: str, drain_s: float = 0
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `shelfwise serving run`, and kill the process at the end if it still runs."""
+    complete_schema(f"sqlite:///{home}/shelfwise.db")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHELFWISE_")}  # noqa: TID251
     environment |= {"SHELFWISE_HOME": str(home), "SHELFWISE_BROKER": broker.bootstrap}
     program = [sys.executable, "-c", "from deploy.cli import main; main()"]

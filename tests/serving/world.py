@@ -151,7 +151,7 @@ class World:
             settings or ServingSettings(deadline_ms=2_000.0, poll_s=0.05),
             home=self.home,
             broker=None,
-            database_url=self.url,
+            engine=db.create(self.url),
             system=system or run.SYSTEM,
         )
         for item in items():

@@ -20,6 +20,7 @@ from stream.replicas import catalogue
 from stream.schemas import topics
 from stream.schemas.events import ModelVersionAnnouncement
 from tests.harness.kafka import PARTITIONS
+from tests.harness.stores import complete_schema
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from trainer.versions import artifact
@@ -45,6 +46,7 @@ def written(folder: Path, versions: list[Version]) -> list[dict[str, str]]:
 
 @contextmanager
 def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
+    complete_schema(f"sqlite:///{home}/shelfwise.db")
     environment: Mapping[str, str] = {
         **os.environ,  # noqa: TID251 - a child needs PATH and the like
         "SHELFWISE_HOME": str(home),

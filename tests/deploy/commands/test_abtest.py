@@ -19,6 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
+    upgrade.upgrade(f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}")
     return tmp_path / "home"
 
 
@@ -31,7 +32,6 @@ def call(*arguments: str) -> tuple[int, str]:
 
 def fill_home(home: Path, **options: float) -> None:
     url = f"sqlite:///{home / 'shelfwise.db'}"
-    upgrade.upgrade(url)
     engine = db.create(url)
     fill(engine, generate(seed=31, num_clients=200, **options)[0])
     engine.dispose()

@@ -22,6 +22,7 @@ from serving.metrics import Metrics
 from serving.outbox.collector import MAX_PAYLOADS, BusyError, Collector
 from serving.outbox.delivery import Delivery
 from serving.settings import ServingSettings
+from stream import db
 from stream.adapters import Options
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
@@ -50,7 +51,7 @@ def click(number: int) -> dict[str, Any]:
 @contextmanager
 def serving(world: World, broker: Broker | None, **changes: Any) -> Iterator[httpx.Client]:
     chosen = {"deadline_ms": 5_000.0, **changes}
-    service = run.build(ServingSettings(**chosen), home=world.home, broker=broker, database_url=world.url)
+    service = run.build(ServingSettings(**chosen), home=world.home, broker=broker, engine=db.create(world.url))
     with live(service) as address, httpx.Client(base_url=address, timeout=60.0) as client:
         yield client
 
@@ -163,7 +164,9 @@ def test_a_full_queue_refuses_and_recovers(memory_broker: Broker) -> None:
 
 
 def test_a_full_queue_is_a_429_with_a_time_to_come_back(tmp_path: Path) -> None:
-    service = run.build(ServingSettings(collect_bytes=10), home=tmp_path, broker=None, database_url=World(tmp_path).url)
+    service = run.build(
+        ServingSettings(collect_bytes=10), home=tmp_path, broker=None, engine=db.create(World(tmp_path).url)
+    )
     with TestClient(create(service)) as client:
         answer = client.post("/v1/events", json=[click(1)])
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
