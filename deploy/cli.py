@@ -1,4 +1,4 @@
-"""`shelfwise`: one program, a group per package."""
+"""`shelfwise`: one program with a group of commands per package."""
 
 import sys
 from importlib.metadata import version
@@ -18,17 +18,17 @@ app = typer.Typer(
     help="Close the loop of e-commerce search re-ranking: join events, train, roll out, experiment.",
     epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 130 interrupted.",
 )
-app.add_typer(kafka.app, name="kafka", help="The local Kafka and the topics.")
-app.add_typer(stream.app, name="stream", help="Join, produce, replay and export events.")
-app.add_typer(trainer.app, name="trainer", help="Train lineages and look at their versions.")
-app.add_typer(serving.app, name="serving", help="The ranking service.")
-app.add_typer(abtest.app, name="abtest", help="Experiments: create, facts, report.")
-app.add_typer(db.app, name="db", help="The schema of the database.")
-app.add_typer(marketplace.app, name="marketplace", help="The simulated shop.")
-app.add_typer(grafana.app, name="grafana", help="Dashboards as code.")
-app.add_typer(demo.app, name="demo", help="The whole loop on one machine.")
-app.add_typer(doctor.app, name="doctor", help="Check what this machine and these settings allow.")
-app.add_typer(config.app, name="config", help="Settings and their origins.")
+app.add_typer(kafka.app, name="kafka", help="Start the local Kafka and create the topics.")
+app.add_typer(stream.app, name="stream", help="Join, produce, replay, check and export events.")
+app.add_typer(trainer.app, name="trainer", help="Train lineages and list their versions.")
+app.add_typer(serving.app, name="serving", help="Run the ranking service.")
+app.add_typer(abtest.app, name="abtest", help="Create experiments, store their facts and report results.")
+app.add_typer(db.app, name="db", help="Upgrade and check the schema of the database.")
+app.add_typer(marketplace.app, name="marketplace", help="Run the simulated shop.")
+app.add_typer(grafana.app, name="grafana", help="Generate dashboards and apply them to a Grafana server.")
+app.add_typer(demo.app, name="demo", help="Run the whole loop on one machine.")
+app.add_typer(doctor.app, name="doctor", help="Check this machine, the servers and the settings.")
+app.add_typer(config.app, name="config", help="Print the settings and their origins.")
 
 
 @app.callback()
@@ -39,7 +39,7 @@ def root(
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
     ] = None,
 ) -> None:
-    """Keep what was given before the group for the command that follows."""
+    """Store the options before the group for the command that follows."""
     overrides: dict[str, object] = {}
     for assignment in assignments or []:
         key, separator, value = assignment.partition("=")
@@ -56,7 +56,7 @@ def show_version() -> None:
 
 
 def main() -> None:
-    """Run the program; errors of ours become one line and an exit code."""
+    """Run the program; print an error of Shelfwise as one line and set the exit code."""
     try:
         app(obj={"start_logging": start_logging})
     except ConfigError as error:

@@ -43,14 +43,13 @@ Generated from the metrics of the processes by `make docs`; edit the help texts 
 
 Every process answers Prometheus on `/metrics` of its own port. A histogram has the series `_bucket`, `_sum` and
 `_count`. Metrics of the Python process (`process_*`, `python_*`) come from the Prometheus client library.
-`deploy/prometheus/rules.yml` holds the alerts; [operations.md](operations.md) tells what to do about each.
+`deploy/prometheus/rules.yml` holds the alerts; `docs/operations.md` describes what to do about each.
 """
 _EXPERIMENT_METRICS = """\
 ## Experiment metrics
 
 An experiment compares these numbers between its arms; `shelfwise abtest report` and the experiment's dashboard show
-them. They are computed from the facts in the database and are no Prometheus metrics. See
-[experiments.md](experiments.md).
+them. They are computed from the facts in the database and are no Prometheus metrics. See `docs/experiments.md`.
 """
 
 
@@ -124,10 +123,12 @@ def metrics() -> str:
 
 def write(folder: Path) -> list[Path]:
     """Write the pages into the folder of the documentation and return their paths."""
-    pages = {folder / "configuration.md": configuration(), folder / "metrics.md": metrics()}
-    for path, text in pages.items():
-        path.write_text(text)
-    return list(pages)
+    written = []
+    for page in (configuration, metrics):
+        path = (folder / page.__name__).with_suffix(".md")
+        path.write_text(page())
+        written.append(path)
+    return written
 
 
 def _registered(registry: CollectorRegistry) -> list[MetricEntry]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
-from deploy.commands.times import TIME_HELP, moment
+from deploy.commands.times import TIME_HELP, parse_time
 from deploy.configuration import Context
 from stream.schemas.dead_letter import Collected, DeadLetter, Filter
 
@@ -184,7 +184,7 @@ def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit:
         if reason not in OUTCOME_OF_REASON:
             raise typer.BadParameter(f"'{reason}' is none of {', '.join(OUTCOME_OF_REASON)}", param_hint="--reason")
     return Filter(
-        reasons=frozenset(reasons or ()), from_ts=moment(from_, "--from"), to_ts=moment(to, "--to"), limit=limit
+        reasons=frozenset(reasons or ()), from_ts=parse_time(from_, "--from"), to_ts=parse_time(to, "--to"), limit=limit
     )
 
 

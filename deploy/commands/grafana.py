@@ -1,4 +1,4 @@
-"""`shelfwise grafana`."""
+"""`shelfwise grafana`: the dashboards on a Grafana server."""
 
 import time
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 UrlFlag = Annotated[str | None, typer.Option("--url", help="Base URL of Grafana.")]
-TokenFileFlag = Annotated[Path | None, typer.Option("--token-file", help="File with a service account's token.")]
+TokenFileFlag = Annotated[Path | None, typer.Option("--token-file", help="File with the token of a service account.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What has to be done, or was done, about one folder or dashboard."""
+    """Planned or completed change of one folder or dashboard."""
 
     kind: str
     uid: str
@@ -31,9 +31,9 @@ class Change:
 
 @app.command("generate")
 def generate_files(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file is stale.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file is stale.")] = False,
 ) -> None:
-    """Write the committed dashboard JSON from its builders."""
+    """Write the committed dashboard files from their builders."""
     from deploy.grafana import generate
 
     if check:
@@ -47,7 +47,7 @@ def generate_files(
 
 @app.command()
 def diff(ctx: typer.Context, url: UrlFlag = None, token_file: TokenFileFlag = None, as_json: JsonFlag = False) -> None:
-    """Tell what `apply` would change on a Grafana server; exit 3 if anything."""
+    """Print the changes that `apply` would make on a Grafana server; exit code 3 if there is any."""
     changes = _plan(_gateway(ctx, url, token_file))
     _print_changes(changes, as_json=as_json)
     if any(change.action != "none" for change in changes):
@@ -59,7 +59,7 @@ def apply(
     ctx: typer.Context,
     url: UrlFlag = None,
     token_file: TokenFileFlag = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the changes and write nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Create or update the folder and the dashboards on a Grafana server."""
@@ -70,7 +70,7 @@ def apply(
     changes = _plan(gateway)
     provisioned = [change.uid for change in changes if change.action == "refused"]
     if provisioned:
-        raise fail(f"{', '.join(provisioned)}: provisioned from files there, which the API must not overwrite")
+        raise fail(f"{', '.join(provisioned)}: provisioned from files, which the API must not overwrite")
     if not dry_run:
         gateway.ensure_folder(Folder(uid=generate.FOLDER_UID, title=generate.FOLDER_TITLE))
         for change in changes:
@@ -86,10 +86,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     url: UrlFlag = None,
     token_file: TokenFileFlag = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be written, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the files and write nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the dashboards as the server holds them; exit 1 if one is absent there."""
+    """Write the dashboards that the server stores to files; exit code 1 if one is missing there."""
     from deploy.grafana import generate
 
     gateway = _gateway(ctx, url, token_file)
@@ -104,7 +104,7 @@ def export(
     if as_json:
         print_json({uid: str(path) for uid, path in paths.items()})
     else:
-        print_table("Dashboards", ("uid", "file"), [(uid, paths.get(uid, "absent there")) for uid in stored])
+        print_table("Dashboards", ("uid", "file"), [(uid, paths.get(uid, "missing there")) for uid in stored])
     if len(paths) < len(stored):
         raise typer.Exit(Exit.FAILURE)
 
@@ -160,4 +160,6 @@ def _warn_of_missing_sources(gateway: "GrafanaGateway") -> None:
     present = gateway.datasource_types()
     for plugin in PLUGINS.values():
         if plugin not in present:
-            err_console.print(f"warning: this Grafana has no data source of type {plugin}; its dashboard stays empty")
+            err_console.print(
+                f"warning: this Grafana has no data source of type {plugin}; the dashboard that needs it stays empty"
+            )

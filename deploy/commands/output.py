@@ -1,4 +1,4 @@
-"""What commands share: the context of a call, printing data, and exit codes."""
+"""Context, output and exit codes of the commands."""
 
 import sys
 from collections.abc import Mapping, Sequence

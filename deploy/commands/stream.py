@@ -11,7 +11,7 @@ import typer
 from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from deploy.commands.times import TIME_HELP, moment
+from deploy.commands.times import TIME_HELP, parse_time
 from deploy.configuration import Context
 from stream.broker.settings import Broker
 from stream.schemas.records import Record
@@ -148,7 +148,7 @@ def verify(
     from stream.operations.verify import verify as compare
 
     called = context(ctx)
-    from_ts, to_ts = moment(from_, "--from") or 0, moment(to, "--to")
+    from_ts, to_ts = parse_time(from_, "--from") or 0, parse_time(to, "--to")
     verdict = compare(
         _all_records(_broker(called)), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
     )

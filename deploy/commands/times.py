@@ -1,4 +1,4 @@
-"""Times on the command line."""
+"""Times as arguments of commands."""
 
 import re
 from datetime import datetime
@@ -8,13 +8,13 @@ import typer
 TIME_HELP = "ISO 8601 with zone, or epoch milliseconds."
 
 
-def moment(text: str | None, option: str) -> int | None:
-    """Return epoch milliseconds of what a user gave as `option`.
+def parse_time(text: str | None, option: str) -> int | None:
+    """Return the epoch milliseconds of a time that was given as `option`.
 
     Raises:
-        typer.BadParameter: Naming the option and the text.
+        typer.BadParameter: If the text is no time, with the name of the option.
 
-    >>> moment("2026-01-01T01:00+01:00", "--from")
+    >>> parse_time("2026-01-01T01:00+01:00", "--from")
     1767225600000
     """
     if text is None:

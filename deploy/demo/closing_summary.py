@@ -118,7 +118,7 @@ def _event_records(broker: Broker) -> Iterator[Record]:
     for (name, partition), first in beginning_offsets(broker, names).items():
         if first > 0:
             raise BusError(
-                f"{name}-{partition} no longer holds its first {first} records, so nothing can be recounted "
+                f"{name}-{partition} has lost its first {first} records, so that the events cannot be recounted "
                 "(the memory broker keeps 5 MiB per partition: run fewer searches)"
             )
     return chain.from_iterable(read_to_end(broker, name) for name in names)

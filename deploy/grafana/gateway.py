@@ -1,9 +1,7 @@
-"""Talk to a Grafana server: the only importer of grafana_api, whose faults end here.
+"""Gateway to a Grafana server, and the only importer of grafana_api.
 
-Addresses things by uid only, takes empty answers, refuses to send a token in clear over a network, asks busy and
-unreachable servers again, and reads back what it wrote. Every call made stands in `grafana/calls.json`.
-
-Source: ECOSYSTEM.md 3.1.
+The gateway addresses objects by uid only, accepts empty answers, refuses to send a token unencrypted over a network,
+asks busy and unreachable servers again, and reads back every write. `grafana/calls.json` lists the calls that it makes.
 """
 
 import ipaddress
@@ -28,10 +26,10 @@ _LONGEST_WAIT_S = 8.0
 
 
 class GrafanaError(ShelfwiseError):
-    """Grafana is unreachable, refused, or holds something else than what was written.
+    """Failure of a call: Grafana is unreachable, refused, or returned another object than was written.
 
     Attributes:
-        status: HTTP status of the last answer; 0 when there was none.
+        status: HTTP status of the last answer; 0 if there was none.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -41,7 +39,7 @@ class GrafanaError(ShelfwiseError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What `/health` says."""
+    """Answer of `/health`."""
 
     version: str
     database: str
@@ -49,7 +47,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A folder of dashboards."""
+    """Folder of dashboards."""
 
     uid: str
     title: str
@@ -57,7 +55,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDashboard:
-    """A dashboard as the server holds it."""
+    """Dashboard as the server stores it."""
 
     model: Json
     folder_uid: str
@@ -65,12 +63,12 @@ class StoredDashboard:
 
 
 class GrafanaGateway:
-    """One Grafana server.
+    """Gateway to one Grafana server.
 
     Args:
         settings: Address and limits.
         token: Token of a service account.
-        sleep: Waits between tries.
+        sleep: Called with the seconds to wait between tries.
 
     Raises:
         ConfigError: If the URL is unusable, or is plain http to another machine.
@@ -92,7 +90,7 @@ class GrafanaGateway:
         self._face = face
         self._status = 0
         self._body = b""
-        # A redirect would turn a POST into a GET, and may lead the token elsewhere.
+        # A redirect would turn a POST into a GET, and may send the token to another server.
         face.api.s.max_redirects = 0
         if url.scheme == "http":
             face.api.s.trust_env = False
@@ -102,7 +100,7 @@ class GrafanaGateway:
         """Return version and database state.
 
         Raises:
-            GrafanaError: If this is no Grafana, or one older than is supported.
+            GrafanaError: If the server is no Grafana, or an unsupported version.
         """
         answer = self._call("GET /health", lambda: self._face.api.GET("/health"))
         version = str(answer.get("version", ""))
@@ -119,13 +117,13 @@ class GrafanaGateway:
         return sorted({str(entry.get("type", "")) for entry in answer})
 
     def folder(self, uid: str) -> Folder | None:
-        """Return a folder, or None if there is none of that uid."""
+        """Return a folder, or None if no folder has that uid."""
         path = _segment(uid)
         answer = self._find(f"GET /folders/{path}", lambda: self._face.folder.get_folder(path))
         return None if answer is None else Folder(uid=str(answer.get("uid")), title=str(answer.get("title")))
 
     def ensure_folder(self, wanted: Folder) -> bool:
-        """Create or rename a folder so that it is as `wanted`; return whether anything was written.
+        """Create or rename a folder to match `wanted`, and return whether anything was written.
 
         Raises:
             GrafanaError: If the folder read back is another.
@@ -150,12 +148,12 @@ class GrafanaGateway:
         try:
             self._write("POST /folders", lambda: self._face.folder.create_folder(wanted.title, uid=wanted.uid))
         except GrafanaError as error:
-            # A try whose answer was lost, or somebody else, has created it: reading back decides.
+            # A try whose answer was lost, or another user, has created the folder: reading it back decides.
             if error.status not in {409, 412}:
                 raise
 
     def dashboard(self, uid: str) -> StoredDashboard | None:
-        """Return a dashboard, or None if there is none of that uid."""
+        """Return a dashboard, or None if no dashboard has that uid."""
         path = _segment(uid)
         answer = self._find(f"GET /dashboards/uid/{path}", lambda: self._face.dashboard.get_dashboard(path))
         if answer is None:
@@ -170,7 +168,7 @@ class GrafanaGateway:
         )
 
     def put_dashboard(self, model: Json, folder_uid: str, message: str) -> None:
-        """Create or overwrite the dashboard of the model's uid.
+        """Create or overwrite the dashboard with the uid of the model.
 
         Guarantees: idempotent; what the server holds afterwards was read back and compared.
 
@@ -182,7 +180,7 @@ class GrafanaGateway:
         self._write("POST /dashboards/db", lambda: self._face.dashboard.update_dashboard(body))
         after = self.dashboard(uid)
         if after is None:
-            raise GrafanaError(f"{self._shown}: dashboard '{uid}' was accepted but is not there")
+            raise GrafanaError(f"{self._shown}: dashboard '{uid}' was accepted but does not exist")
         left = differences(model, after.model)
         if left or after.folder_uid != folder_uid:
             where = left[0] if left else f"folder: ours '{folder_uid}', theirs '{after.folder_uid}'"
@@ -242,7 +240,7 @@ class GrafanaGateway:
         return GrafanaError(f"{self._shown}: {name}: HTTP {self._status}{hint}: {text}", self._status)
 
     def _note(self, response: Response, *_args: object, **_keywords: object) -> None:
-        # grafana_api decodes every answer and so loses the status of empty and of foreign ones.
+        # grafana_api decodes every answer and loses the status of empty ones and of those that are no JSON.
         self._status, self._body = response.status_code, response.content
 
 
@@ -251,9 +249,9 @@ def _checked(url: str) -> SplitResult:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigError(f"grafana.url: expected https://HOST[:PORT][/PATH], got '{url}'")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ConfigError("grafana.url: expected no user, query or fragment; the token is a setting of its own")
+        raise ConfigError("grafana.url: expected no user, query or fragment; set grafana.token for the token")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ConfigError(f"grafana.url: '{url}' would send the token in clear; use https")
+        raise ConfigError(f"grafana.url: '{url}' would send the token unencrypted; use https")
     return parts
 
 
@@ -269,7 +267,7 @@ def _segment(uid: str) -> str:
 
 
 def connect(settings: GrafanaSettings, *, sleep: Callable[[float], None]) -> GrafanaGateway:
-    """Return a gateway to a server that was reached and is new enough.
+    """Return a gateway to a server, after a check that it answers and is supported.
 
     Raises:
         ConfigError: If address or token are missing or unusable.

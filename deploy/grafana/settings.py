@@ -8,7 +8,7 @@ from stream.settings import secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrafanaSettings:
-    """Where Grafana is and how to sign in.
+    """Address of Grafana and how to sign in.
 
     Attributes:
         url: Base URL such as `https://grafana.example.org/grafana`; plain http is accepted on loopback only.

@@ -155,7 +155,7 @@ def test_an_unreachable_server_is_named() -> None:
 
 
 def test_writes_that_do_not_stay_are_noticed() -> None:
-    with grafana_stub(StubState(forget_writes=True)) as url, pytest.raises(GrafanaError, match="is not there"):
+    with grafana_stub(StubState(forget_writes=True)) as url, pytest.raises(GrafanaError, match="does not exist"):
         gateway(url).put_dashboard(BOARD, "shelfwise", "a test")
 
 
@@ -181,8 +181,8 @@ def test_an_old_grafana_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("http://grafana.example.org", "in clear"),
-        ("http://10.0.0.1:3000", "in clear"),
+        ("http://grafana.example.org", "unencrypted"),
+        ("http://10.0.0.1:3000", "unencrypted"),
         ("ftp://127.0.0.1", "expected https"),
         ("grafana:3000", "expected https"),
         ("https://user:secret@grafana.example.org", "no user"),
