@@ -1,4 +1,4 @@
-"""`shelfwise doctor`: what this machine and these settings allow."""
+"""`shelfwise doctor`: checks of this machine and the settings."""
 
 import typer
 
@@ -9,7 +9,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def doctor(ctx: typer.Context, as_json: JsonFlag = False) -> None:
-    """Check Python, Java, broker, topics, database, GPU and ports; exit code 3 when something needed is missing."""
+    """Check this machine, the servers and the settings without changing anything; exit code 3 if a check fails."""
     from deploy.doctor import examine
 
     findings = examine(context(ctx))

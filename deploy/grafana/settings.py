@@ -1,4 +1,4 @@
-"""Settings of the Grafana connection."""
+"""Settings of the connection to Grafana."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,21 @@ from stream.settings import secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrafanaSettings:
-    """Address of Grafana and how to sign in.
+    """Address of Grafana and the token to sign in with.
 
     Attributes:
         url: Base URL such as `https://grafana.example.org/grafana`; plain http is accepted on loopback only.
         token: Token of a service account with the role Editor.
-        timeout_s: Seconds that one request may take.
-        attempts: Tries per request before giving up; only unreachable and busy servers are asked again.
+        timeout_s: Longest duration of one request, in seconds.
+        attempts: Tries per request; only unreachable and busy servers are asked again.
+        prometheus_url: Base URL of the Prometheus behind the dashboards, which `shelfwise doctor` checks.
     """
 
     url: str = "http://127.0.0.1:3000"
     token: str = secret()
     timeout_s: float = 10.0
     attempts: int = 5
+    prometheus_url: str = ""
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:

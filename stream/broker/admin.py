@@ -88,7 +88,7 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """A setting of a topic that was found with one value and has another now."""
+    """Setting of a topic with the value that was found and the one that results rest on."""
 
     topic: str
     setting: str
@@ -107,22 +107,39 @@ def correct_settings(broker: Broker) -> list[Correction]:
     """
     if broker.memory:
         return []
+    wanted = {topic.name: _fixed(topic) for topic in topics.ALL}
     with _admin(broker) as admin:
-        existing = _partition_counts(admin, [topic.name for topic in topics.ALL])
-        wanted = {topic.name: _fixed(topic) for topic in topics.ALL if topic.name in existing}
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
-        found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
-        corrections = [
-            Correction(topic=name, setting=setting, found=str(found[name][setting]["value"]), wanted=value)
-            for name, settings in wanted.items()
-            for setting, value in settings.items()
-            if found[name][setting]["value"] != value
-        ]
+        corrections = _wrong_settings(admin)
         for name in {correction.topic for correction in corrections}:
-            answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dict(wanted[name]))])
+            answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, wanted[name])])
             if answer["topic"][name] != "OK":
                 raise BusError(f"topic {name}: the broker does not set {wanted[name]}: {answer['topic'][name]}")
     return corrections
+
+
+def wrong_settings(broker: Broker) -> list[Correction]:
+    """Return the settings of existing topics that `correct_settings` would change.
+
+    Raises:
+        BusError: If the broker is unreachable or refuses.
+    """
+    if broker.memory:
+        return []
+    with _admin(broker) as admin:
+        return _wrong_settings(admin)
+
+
+def _wrong_settings(admin: KafkaAdminClient) -> list[Correction]:
+    existing = _partition_counts(admin, [topic.name for topic in topics.ALL])
+    wanted = {topic.name: _fixed(topic) for topic in topics.ALL if topic.name in existing}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
+    found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+    return [
+        Correction(topic=name, setting=setting, found=str(found[name][setting]["value"]), wanted=value)
+        for name, settings in wanted.items()
+        for setting, value in settings.items()
+        if found[name][setting]["value"] != value
+    ]
 
 
 def _fixed(topic: topics.Topic) -> dict[str, str]:
