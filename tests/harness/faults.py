@@ -189,7 +189,7 @@ class Fleet:
         for victim in victims:
             os.kill(victim.process.pid, signal.SIGKILL)
         for victim in victims:
-            victim.process.wait(timeout=20)
+            victim.process.wait(timeout=60)
 
     def retire(self, name: str) -> None:
         """Send SIGTERM to one worker; a worker that is still starting may end by the signal."""

@@ -88,7 +88,7 @@ class SinkProcess:
     def stop(self) -> int:
         """End the sink by SIGTERM and return its exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=90)
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def running(broker: Broker, database_url: str, home: Path) -> Iterator[SinkProce
     finally:
         if sink.process.poll() is None:
             sink.process.kill()
-            sink.process.wait(timeout=10)
+            sink.process.wait(timeout=60)
 
 
 def corrected_sessions(seed: int, num_clients: int) -> list[Session]:

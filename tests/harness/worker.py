@@ -63,11 +63,11 @@ class WorkerProcess:
     def stop(self) -> int:
         """End the worker by SIGTERM and return its exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=90)
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
 
 @contextmanager
