@@ -1,0 +1,115 @@
+"""Clicks: the list that each one joins, or the reason why it joins none."""
+
+from dataclasses import replace
+
+import pytest
+
+from stream.schemas import topics
+from tests.laws.join_log import (
+    CLIENTS,
+    SETTINGS,
+    START_TS,
+    Event,
+    Log,
+    Outputs,
+    Tables,
+    click,
+    impression,
+    purchase,
+    send,
+)
+from tests.stream.join.runs import WINDOW_S, last_session, reasons, run_events
+
+
+def test_a_first_click_after_the_window_is_too_late() -> None:
+    result = run_events([impression(1), click(1, 1, "item-1", at_s=WINDOW_S)])
+    assert reasons(result) == ["too_late"]
+    assert result.outcomes["late"] == 1
+    assert last_session(result).column("clicks").tolist() == [0, 0, 0]
+
+
+def test_the_last_millisecond_of_the_window_counts() -> None:
+    result = run_events([impression(1), click(1, 1, "item-1", at_s=WINDOW_S - 1, at_ms=999)])
+    assert result.outcomes["joined"] == 2
+
+
+@pytest.mark.parametrize(("past_ms", "expected"), [(-1, []), (1, ["too_late"])])
+def test_arrival_around_the_close_decides(past_ms: int, expected: list[str]) -> None:
+    """The watermark is 1 ms before, and 1 ms past, the end of the window when the click arrives (S10)."""
+    close_ts = START_TS + WINDOW_S * 1_000
+    edge_ts = close_ts + SETTINGS.lateness_s * 1_000 + past_ms
+    other = CLIENTS[1]
+    log, join, outputs = Log(), Tables().join(), Outputs()
+    log.tick(edge_ts, 0)
+    mover = impression(2, client=other)
+    mover.event_ts = edge_ts
+    pusher = click(2, 2, "item-1", client=other)
+    pusher.event_ts = edge_ts
+    late = click(1, 1, "item-1", at_s=100)
+    for event in (impression(1), mover, pusher, late):
+        sent = send(event)
+        log.append(sent.topic, event.client_id.encode(), sent.value, edge_ts)
+    clicks = log.records[topics.CLICKS]
+    for piece in (log.records[topics.TICKS], log.records[topics.IMPRESSIONS], clicks[:1]):
+        outputs.take(join.apply(piece))
+    assert join.watermark_ts == close_ts + past_ms
+    outputs.take(join.apply(clicks[1:]))
+    for seq, later_ts in enumerate((100_000, 2_000_000, 2_100_000), start=1):
+        log.tick(edge_ts + later_ts, seq)
+        outputs.take(join.apply(log.records[topics.TICKS][-1:]))
+    assert [reason for reason, _ in outputs.letters(topics.UNJOINED)] == expected
+    assert join.counters["joined"] + join.counters.get("late", 0) == join.counters["produced"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "happened"),
+    [
+        ("no_impression", [click(1, 7, "item-1")]),
+        ("not_in_list", [impression(1), click(1, 1, "item-5", at_s=5)]),
+        ("no_link", [impression(1), click(1, None, "item-5", at_s=5)]),
+        ("no_link", [impression(1), click(1, 1, "item-1", client=CLIENTS[1], at_s=5)]),
+        (
+            "too_late",
+            [impression(1), click(1, 1, "item-1", at_s=5), click(2, 1, "item-1", at_s=SETTINGS.attribution_s + 1)],
+        ),
+        (
+            "not_in_list",
+            [impression(1), click(1, 1, "item-1", at_s=5), click(2, 1, "item-5", at_s=WINDOW_S + 5)],
+        ),
+        (
+            "no_link",
+            [
+                impression(1),
+                click(1, 1, "item-1", at_s=5),
+                click(2, 1, "item-1", client=CLIENTS[1], at_s=WINDOW_S + 5),
+            ],
+        ),
+    ],
+)
+def test_a_click_that_joins_no_list_has_a_reason(reason: str, happened: list[Event]) -> None:
+    result = run_events(happened)
+    assert reasons(result) == [reason]
+    outcomes = result.outcomes
+    assert outcomes["produced"] == sum(outcomes[name] for name in ("joined", "late", "orphan"))
+
+
+def test_a_click_without_query_joins_the_newest_open_list_with_the_item() -> None:
+    happened: list[Event] = [
+        impression(1, items=["item-1"]),
+        impression(2, at_s=10, items=["item-1", "item-2"]),
+        impression(3, at_s=20, items=["item-3"]),
+        click(1, None, "item-1", at_s=30),
+    ]
+    result = run_events(happened)
+    assert [event.link for event in last_session(result, "q2").events] == ["inferred"]
+    assert result.outcomes["joined"] == 4
+    strict = replace(SETTINGS, infer_links=False)
+    assert reasons(run_events(happened, strict)) == ["no_link"]
+
+
+def test_a_list_with_too_many_events_takes_no_more() -> None:
+    capped = replace(SETTINGS, max_list_events=3)
+    clicks: list[Event] = [click(number, 1, "item-1", at_s=number) for number in range(5)]
+    result = run_events([impression(1), *clicks, purchase(1, 1, ["item-1"], at_s=9)], capped)
+    assert reasons(result, topics.UNJOINED) == ["evicted"] * 3
+    assert result.outcomes == {"produced": 7, "joined": 4, "duplicate": 0, "late": 3, "orphan": 0, "dead": 0}

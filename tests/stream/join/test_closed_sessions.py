@@ -1,0 +1,78 @@
+"""Closed sessions: corrections, eviction and the memory of the others."""
+
+from dataclasses import replace
+
+from stream.join import rows
+from stream.join.closed_sessions import ClosedSessions
+from stream.join.tiers import BatchNumbers, WarmTier
+from tests.laws.join_log import (
+    CLIENTS,
+    SETTINGS,
+    START_TS,
+    Event,
+    Log,
+    click,
+    impression,
+    run_in_order,
+    send,
+)
+from tests.stream.join.runs import WINDOW_S, reasons
+from tests.stream.join.state import State, click_label
+
+
+def test_sessions_above_the_size_limit_are_evicted() -> None:
+    tiny = replace(SETTINGS, warm_max_bytes=2_000)
+    happened: list[Event] = []
+    for number in range(12):
+        happened.append(impression(number, at_s=number))
+        happened.append(click(number, number, "item-1", at_s=number + 1))
+    happened.append(impression(50, client=CLIENTS[1], at_s=WINDOW_S + 500))  # lets ticks pass before the click
+    happened.append(click(99, 0, "item-2", at_s=WINDOW_S + 640))
+    result = run_in_order(Log.of((send(event) for event in happened), settings=tiny), tiny)
+    assert reasons(result) == ["evicted"]
+    assert result.join.counters["evicted_rows"] > 0
+
+
+def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
+    state = State()
+    state.close_labelled(1)
+    for label, reason in ((click_label(7, item=1), "click"), (click_label(8), "conversion")):
+        session = state.closed.find("q1")
+        assert session is not None
+        state.closed.merge(session, label, reason)
+    (corrected,) = state.closed.take_corrected()
+    assert corrected.query_id == "q1"
+    assert (corrected.items, corrected.reasons) == ({0, 1}, {"click", "conversion"})
+    assert len(corrected.row.labels) == 3
+    assert list(state.closed.take_corrected()) == []
+
+
+def test_a_repeated_label_is_emitted_again_without_a_new_revision_and_a_copy_is_not() -> None:
+    state = State()
+    state.close_labelled(1)
+    session = state.closed.find("q1")
+    assert session is not None
+    state.closed.merge(session, click_label(0, offset=99), "click")
+    assert list(state.closed.take_corrected()) == []
+    state.closed.merge(session, click_label(0), "click")
+    (corrected,) = state.closed.take_corrected()
+    assert not corrected.has_grown
+
+
+def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> None:
+    state = State()
+    state.closed.add_unlabelled("q1", START_TS)
+    state.closed.add_evicted("q2", START_TS)
+    assert state.closed.was_unlabelled("q1")
+    assert not state.closed.was_unlabelled("q2")
+    state.closed.flush()
+    state.warm.flush()
+    batches = BatchNumbers()
+    restarted = ClosedSessions(0, SETTINGS, WarmTier(state.warm_rows, batches), batches)
+    for key, value in state.warm_rows.items():
+        restarted.index(key, value)
+    assert restarted.was_unlabelled("q1")
+    assert restarted.was_evicted("q2")
+    restarted.forget(rows.closed_key(b"c", 0, START_TS // 3_600_000, 0))
+    assert not restarted.was_unlabelled("q1")
+    assert restarted.was_evicted("q2")

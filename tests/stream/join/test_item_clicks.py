@@ -1,0 +1,54 @@
+"""Newest clicks by client and item: the click that a conversion joins, and the number that is kept."""
+
+from stream.join import rows
+from stream.join.item_clicks import ItemClicks
+from stream.join.rows import ItemClick
+from tests.laws.join_log import SETTINGS, START_TS
+from tests.stream.join.state import State
+
+ATTRIBUTION_MS = SETTINGS.attribution_s * 1_000
+
+
+def _click(number: int) -> ItemClick:
+    return ItemClick(START_TS + number, f"c{number}", f"q{number}", START_TS)
+
+
+def _kept(state: State) -> list[ItemClick]:
+    stored = state.warm.get(rows.clicks_key("c", "i"))
+    assert stored is not None
+    return rows.unpack_clicks(stored)
+
+
+def test_a_conversion_joins_the_last_click_before_it() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    for number in (3, 1, 2):
+        clicks.add("c", "i", _click(number))
+    assert clicks.last_query("c", "i", START_TS) is None
+    assert clicks.last_query("c", "i", START_TS + 2) == "q2"
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS) == "q3"
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS + 1) is None
+    assert clicks.last_query("c", "other", START_TS + 2) is None
+
+
+def test_a_known_click_is_not_added_again() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    clicks.add("c", "i", _click(1))
+    state.warm.flush()
+    clicks.add("c", "i", _click(1))
+    assert state.warm.flush() == {}
+
+
+def test_clicks_beyond_the_newest_few_are_kept_while_a_conversion_may_wait() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    for number in range(12):
+        clicks.add("c", "i", _click(number))
+    assert len(_kept(state)) == 12, "the watermark is unknown"
+    watermark_ts = START_TS + 9 + SETTINGS.wait_s * 1_000
+    state.watermark.restore(now_ts=0, watermark_ts=watermark_ts, conversions_ts=0, newest_ts={})
+    clicks.add("c", "i", _click(12))
+    # Three clicks are past the horizon; of the others, the newest stay.
+    assert [click.event_ts - START_TS for click in _kept(state)] == [12, 11, 10, 9, 8, 7, 6, 5]
+    assert SETTINGS.clicks_per_item == 5

@@ -1,0 +1,18 @@
+"""The output of a micro-batch takes records that did not join."""
+
+from stream.join import MicroBatchOutput
+from stream.join.rows import Source
+from stream.schemas import dead_letter, topics
+from tests.stream.logs import LogRecord
+
+
+def test_an_unjoined_line_keeps_its_source() -> None:
+    output = MicroBatchOutput()
+    output.add_unjoined("c", Source(topics.CONVERSIONS, 2, 7, 99, b"{}"), "no_click", "nothing", line_id="1")
+    ((key, value, headers),) = output.unjoined
+    found = dead_letter.read(LogRecord(topics.UNJOINED, 2, 0, 0, key, value, headers))
+    assert found is not None
+    assert (key, value) == (b"c", b"{}")
+    assert found.identity == (topics.CONVERSIONS, 2, 7, "1")
+    assert (found.reason, found.append_ts) == ("no_click", 99)
+    assert output.dead_letters == []
