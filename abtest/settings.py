@@ -8,7 +8,9 @@ class AbtestSettings:
     """How facts are gathered.
 
     Attributes:
-        metrics_port: Prometheus port of the sink.
+        metrics_port: Port of the sink for probes and metrics; 0 opens none.
+        metrics_host: Address that probes and metrics listen on.
     """
 
     metrics_port: int = 9103
+    metrics_host: str = "127.0.0.1"

@@ -44,6 +44,23 @@ class SinkMetrics:
         self.refused.inc(applied.num_refused)
 
 
+@dataclass(slots=True)
+class Readiness:
+    """Readiness of the sink, written by its loop and read by the threads of the probe server.
+
+    Attributes:
+        database: Reason why the database does not take facts, or None.
+        broker: Reason why the broker does not answer, or None.
+    """
+
+    database: str | None = "the position in the topic has not been read from the database yet"
+    broker: str | None = None
+
+    def why_not_ready(self) -> str | None:
+        """Return None if facts are being written, else the reason why not."""
+        return self.database or self.broker
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What one run of the sink did."""
@@ -60,6 +77,7 @@ def run(
     *,
     monotonic_s: Callable[[], float] = time.monotonic,
     metrics: SinkMetrics | None = None,
+    readiness: Readiness | None = None,
     layer: str = "ranker",
     until_end: bool = False,
     max_records: int = 2_000,
@@ -73,6 +91,7 @@ def run(
         stop: Set by a signal handler; the batch in work is finished.
         monotonic_s: A clock that never goes back; times the reading of the lag only.
         metrics: Where to count.
+        readiness: Told whether the database and the broker answer.
         layer: The layer whose experiment stands in the facts.
         until_end: Return when everything is applied that the topic held at the call.
         max_records: Largest batch.
@@ -83,17 +102,19 @@ def run(
         BusError: If the broker is unreachable, or the log no longer reaches back to the stored offset.
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
+    ready = readiness or Readiness()
     writer = FactWriter(engine, layer=layer, failpoint=failpoint)
     positions = writer.open(beginning_offsets(broker, [topics.SESSIONS]))
     end = end_offsets(broker, [topics.SESSIONS])
     _check_reach(broker, positions, end)
+    ready.database = None
     total = Totals(num_sessions=0, num_written=0, num_refused=0)
     lag_due_s = monotonic_s()
     with Reader(broker, positions, max_records=max_records) as reader:
         while not stop.is_set() and not (until_end and _reached(writer.positions, end)):
             records = reader.poll()
             if records:
-                applied = _apply(writer, records, stop, counts)
+                applied = _apply(writer, records, stop, counts, ready)
                 if applied is None:
                     break
                 counts.count(applied)
@@ -103,22 +124,28 @@ def run(
                     num_refused=total.num_refused + applied.num_refused,
                 )
             if monotonic_s() >= lag_due_s:
-                _measure_lag(broker, writer.positions, counts)
+                ready.broker = _measure_lag(broker, writer.positions, counts)
                 lag_due_s = monotonic_s() + LAG_EVERY_S
     return total
 
 
-def _apply(writer: FactWriter, records: Sequence[Record], stop: Event, counts: SinkMetrics) -> Applied | None:
+def _apply(
+    writer: FactWriter, records: Sequence[Record], stop: Event, counts: SinkMetrics, ready: Readiness
+) -> Applied | None:
     """Apply a batch, trying again while the database is away; None when stopped before it was applied."""
     wait_s, retry = FIRST_BACKOFF_S, False
     while True:
         try:
-            return writer.apply(records, retry=retry)
+            applied = writer.apply(records, retry=retry)
         except FencedError:
             raise
         except StoreError as error:
+            ready.database = str(error)
             counts.retries.inc()
             _log.warning("%s; trying again in %.1f s", error, wait_s)
+        else:
+            ready.database = None
+            return applied
         if stop.wait(wait_s):
             return None
         wait_s, retry = min(2 * wait_s, LONGEST_BACKOFF_S), True
@@ -139,11 +166,13 @@ def _reached(positions: dict[Partition, int], end: dict[Partition, int]) -> bool
     return all(positions[partition] >= offset for partition, offset in end.items())
 
 
-def _measure_lag(broker: Broker, positions: dict[Partition, int], counts: SinkMetrics) -> None:
+def _measure_lag(broker: Broker, positions: dict[Partition, int], counts: SinkMetrics) -> str | None:
+    """Measure the lag, and return the reason why that is not possible."""
     try:
         end = end_offsets(broker, [topics.SESSIONS])
     except BusError as error:
         _log.warning("lag unknown: %s", error)
-        return
+        return str(error)
     for (topic, partition), offset in end.items():
         counts.lag.labels(partition=str(partition)).set(max(0, offset - positions.get((topic, partition), 0)))
+    return None

@@ -211,7 +211,7 @@ def _trainer_port(context: Context) -> tuple[Status, str]:
 
 def _sink_port(context: Context) -> tuple[Status, str]:
     settings = context.settings.get("abtest", AbtestSettings)
-    return _port("127.0.0.1", settings.metrics_port)
+    return _port(settings.metrics_host, settings.metrics_port)
 
 
 def _port(host: str, port: int) -> tuple[Status, str]:

@@ -178,36 +178,37 @@ def report(
 @app.command()
 def sink(
     ctx: typer.Context,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port, loopback; 0 serves none.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
     until_end: Annotated[bool, typer.Option(help="Stop at the end that the topic has now.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn the `sessions` topic into facts until SIGTERM or SIGINT."""
     import signal
+    from contextlib import ExitStack
     from threading import Event
 
-    from prometheus_client import CollectorRegistry, start_http_server
+    from prometheus_client import CollectorRegistry
 
     from abtest.settings import AbtestSettings
-    from abtest.sink import SinkMetrics, run
+    from abtest.sink import Readiness, SinkMetrics, run
     from deploy.kafka.choice import configured
+    from stream.probes import ProbeServer
 
-    chosen = context(ctx, {"abtest.metrics_port": metrics_port})
+    chosen = context(ctx, {"abtest.metrics_port": metrics_port, "abtest.metrics_host": metrics_host})
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     engine = _engine(chosen)
     broker = configured(chosen)
     registry = CollectorRegistry()
-    port = chosen.settings.get("abtest", AbtestSettings).metrics_port
-    server = start_http_server(port, addr="127.0.0.1", registry=registry)[0] if port else None
-    try:
-        total = run(broker, engine, stopping, metrics=SinkMetrics(registry), until_end=until_end)
-    finally:
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-        engine.dispose()
+    settings, readiness = chosen.settings.get("abtest", AbtestSettings), Readiness()
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+        if settings.metrics_port:
+            probes = ProbeServer(settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready)
+            stack.enter_context(probes)
+        total = run(broker, engine, stopping, metrics=SinkMetrics(registry), readiness=readiness, until_end=until_end)
     if as_json:
         print_json(total)
 

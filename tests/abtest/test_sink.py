@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, Row, select, update
 
 from abtest.fact_writer import FactWriter
-from abtest.sink import SinkMetrics, run
+from abtest.sink import Readiness, SinkMetrics, run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from deploy.migrations import upgrade
 from stream import db
@@ -97,15 +97,27 @@ def test_offsets_of_another_log_are_refused(kafka_broker: Broker, store_engine: 
 def test_a_lost_database_is_waited_for(kafka_broker: Broker, store_engine: Engine) -> None:
     produce(kafka_broker, generate(seed=22, num_clients=5)[0])
     failures = iter([StoreError("gone"), StoreError("still gone")])
-    metrics = SinkMetrics(CollectorRegistry())
+    metrics, readiness, seen = SinkMetrics(CollectorRegistry()), Readiness(), []
+    assert "has not been read" in (readiness.why_not_ready() or "")
 
     def fail_twice(_name: str) -> None:
+        seen.append(readiness.why_not_ready())
         error = next(failures, None)
         if error is not None:
             raise error
 
-    run(kafka_broker, store_engine, Event(), until_end=True, failpoint=fail_twice, metrics=metrics)
+    run(
+        kafka_broker,
+        store_engine,
+        Event(),
+        until_end=True,
+        failpoint=fail_twice,
+        metrics=metrics,
+        readiness=readiness,
+    )
     assert metrics.retries._value.get() == 2
+    assert seen[:3] == [None, "gone", "still gone"]
+    assert readiness.why_not_ready() is None
     assert stored(store_engine)
 
 
