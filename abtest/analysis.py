@@ -3,7 +3,7 @@
 Source: EXPERIMENTS.md 1, 3.8, 3.9 and 8.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from abtest import inference
 from abtest.inference import Lift
@@ -66,28 +66,28 @@ def _checks(epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
     share = multi / total if total else 0.0
     return (
         Check(
-            check="sample_ratio",
+            check_name="sample_ratio",
             stat=ratio.stat,
             p=ratio.p,
             status=ratio.status,
             detail=f"exposed clients: {shown}" + (f"; {ratio.reason}" if ratio.reason else ""),
         ),
         Check(
-            check="multi_arm",
+            check_name="multi_arm",
             stat=share,
             p=None,
             status="alert" if share > MULTI_ARM_ALERT else "ok",
             detail=f"{multi} of {total} clients were seen in more than one arm and are left out",
         ),
         Check(
-            check="unknown_arm",
+            check_name="unknown_arm",
             stat=float(facts.stray),
             p=None,
             status="blocked" if facts.stray else "ok",
             detail=f"{facts.stray} clients were exposed to arms that the plan does not have",
         ),
         Check(
-            check="maturity",
+            check_name="maturity",
             stat=float(facts.open_sessions),
             p=None,
             status="alert" if facts.partial else "ok",
@@ -96,7 +96,7 @@ def _checks(epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
             else f"{facts.open_sessions} sessions with open attribution windows are left out",
         ),
         Check(
-            check="fallback",
+            check_name="fallback",
             stat=_fallback_share(facts),
             p=None,
             status="ok",
@@ -129,21 +129,20 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, und
                 method="mean" if metric.denominator is None else "ratio",
                 n=estimate.n,
                 n_control=base.n,
-                value=None if undefined else estimate.value,
-                value_control=None if undefined else base.value,
-                lift=lift,
+                mean=None if undefined else estimate.value,
+                mean_control=None if undefined else base.value,
+                **asdict(replace(lift, reason=lift.reason or (estimate.reason if arm.is_control else None))),
                 mde=inference.smallest_effect(se, experiment.plan.alpha, WANTED_POWER) if se else None,
                 power=inference.power(planned, se, experiment.plan.alpha) if se and planned else None,
                 exaggeration=inference.exaggeration(planned, se, experiment.plan.alpha) if se and planned else None,
-                reason=lift.reason or (estimate.reason if arm.is_control else None),
             )
         )
     return found
 
 
 def _adjusted(found: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
-    family = [entry for entry in found if entry.metric in plan.goals and entry.lift.p is not None]
-    p_values = inference.holm([entry.lift.p for entry in family if entry.lift.p is not None])
+    family = [entry for entry in found if entry.metric in plan.goals and entry.p_fixed is not None]
+    p_values = inference.holm([entry.p_fixed for entry in family if entry.p_fixed is not None])
     adjusted = {(entry.metric, entry.arm): p for entry, p in zip(family, p_values, strict=True)}
     return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in found)
 
@@ -151,7 +150,7 @@ def _adjusted(found: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
 def _refusal(
     experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, checks: tuple[Check, ...], *, num_looks: int
 ) -> str | None:
-    blocked = [check.check for check in checks if check.status == "blocked"]
+    blocked = [check.check_name for check in checks if check.status == "blocked"]
     if blocked:
         return f"{' and '.join(blocked)} failed: the arms cannot be compared"
     if len({(epoch.weights, epoch.coverage) for epoch in epochs}) > 1:
@@ -166,20 +165,20 @@ def _refusal(
 
 
 def _decided(entry: Result, experiment: Experiment, found: tuple[Result, ...], refusal: str | None) -> Result:
-    told = replace(entry, reading=_reading(entry))
+    told = replace(entry, sentence=_sentence(entry))
     if entry.metric != experiment.plan.primary or entry.arm == experiment.control.name:
         return told
     if refusal is not None:
         return replace(told, verdict="refused", reason=refusal)
-    tested = [other for other in found if other.metric == entry.metric and other.lift.p is not None]
+    tested = [other for other in found if other.metric == entry.metric and other.p_fixed is not None]
     if entry not in tested:
         return replace(told, verdict="refused", reason=entry.reason)
     # The primary is tested alone, over all arms; the goals' adjusted p is shown beside it.
-    p_values = inference.holm([other.lift.p for other in tested if other.lift.p is not None])
+    p_values = inference.holm([other.p_fixed for other in tested if other.p_fixed is not None])
     p = p_values[tested.index(entry)]
     if p >= experiment.plan.alpha:
         return replace(told, verdict="inconclusive")
-    return replace(told, verdict="win" if (entry.lift.diff or 0.0) > 0.0 else "loss")
+    return replace(told, verdict="win" if (entry.diff or 0.0) > 0.0 else "loss")
 
 
 def _overall(found: tuple[Result, ...], experiment: Experiment, refusal: str | None) -> tuple[str, str]:
@@ -195,17 +194,16 @@ def _overall(found: tuple[Result, ...], experiment: Experiment, refusal: str | N
     return "refused", f"{title} (primary) is undefined: {', '.join(sorted({e.reason or '?' for e in decided}))}"
 
 
-def _reading(entry: Result) -> str:
-    lift = entry.lift
+def _sentence(entry: Result) -> str:
     title = METRICS[entry.metric].title
-    if lift.p is None or lift.lift is None:
+    if entry.p_fixed is None or entry.lift is None:
         return f"{title}: undefined ({entry.reason})" if entry.reason else ""
-    if lift.kind != "interval" or lift.lo is None or lift.hi is None:
+    if entry.set_kind != "interval" or entry.lo is None or entry.hi is None:
         return f"{title}: the control is too close to zero for bounds on the lift"
-    bounds = f"{lift.lo:+.2%} to {lift.hi:+.2%}"
-    if lift.lo <= 0.0 <= lift.hi:
+    bounds = f"{entry.lo:+.2%} to {entry.hi:+.2%}"
+    if entry.lo <= 0.0 <= entry.hi:
         return f"{title}: no evidence of a change; lifts outside {bounds} are excluded"
-    return f"{title}: {'higher' if lift.lift > 0.0 else 'lower'}; lifts outside {bounds} are excluded"
+    return f"{title}: {'higher' if entry.lift > 0.0 else 'lower'}; lifts outside {bounds} are excluded"
 
 
 def _caveats(experiment: Experiment, facts: Facts, found: tuple[Result, ...], *, num_looks: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, and_, case
 from sqlalchemy.dialects import postgresql, sqlite
 
 from abtest import facts
-from abtest.facts import Fact
+from abtest.facts import Fact, Outcome
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError, SchemaError
@@ -106,7 +106,7 @@ class FactWriter:
         return Applied(num_sessions=batch.num_sessions, num_written=num_written, num_refused=batch.num_refused)
 
     def _write(self, connection: Connection, batch: _Batch) -> int:
-        changed = _changed(connection, batch.facts)
+        changed = [(fact, facts.outcome(fact)) for fact in _changed(connection, batch.facts)]
         _write_exposures(connection, _exposures(batch.facts.values()))
         self._failpoint("exposures written")
         if changed:
@@ -118,12 +118,12 @@ class FactWriter:
                     set_={column.name: new[column.name] for column in session_facts.c if not column.primary_key},
                     where=new.revision >= session_facts.c.revision,
                 ),
-                [self._row(fact) for fact in changed],
+                [self._row(fact, outcome) for fact, outcome in changed],
             )
             orders = [
                 {"query_id": fact.query_id, "transaction_id": transaction}
-                for fact in changed
-                for transaction in facts.outcome(fact).transactions
+                for fact, outcome in changed
+                for transaction in outcome.transactions
             ]
             if orders:
                 connection.execute(_insert(connection, session_orders).on_conflict_do_nothing(), orders)
@@ -144,8 +144,7 @@ class FactWriter:
         self._failpoint("offsets written")
         return len(changed)
 
-    def _row(self, fact: Fact) -> dict[str, object]:
-        counted = facts.outcome(fact)
+    def _row(self, fact: Fact, outcome: Outcome) -> dict[str, object]:
         arm = next((entry for entry in fact.assignment if entry.layer == self._layer), None)
         return {
             "query_id": fact.query_id,
@@ -163,13 +162,13 @@ class FactWriter:
             "watermark_ts": fact.watermark_ts,
             "currency": fact.currency,
             "n_items": fact.n_items,
-            "clicks": counted.clicks,
-            "carts": counted.carts,
-            "orders": len(counted.transactions),
-            "units": counted.units,
-            "gross_minor": counted.gross_minor,
-            "refund_minor": counted.refund_minor,
-            "foreign_lines": counted.foreign_lines,
+            "clicks": outcome.clicks,
+            "carts": outcome.carts,
+            "orders": len(outcome.transactions),
+            "units": outcome.units,
+            "gross_minor": outcome.gross_minor,
+            "refund_minor": outcome.refund_minor,
+            "foreign_lines": outcome.foreign_lines,
             "evidence": facts.encode_evidence(fact),
         }
 

@@ -43,24 +43,24 @@ class Lift:
         diff: Absolute difference of the values.
         se: Its standard error.
         df: Degrees of freedom after Welch.
-        p: Two-sided.
+        p_fixed: Two-sided p-value of the fixed horizon.
         lift: `diff` relative to the size of the control's value.
         lift_se: Its standard error by the delta method.
         lo: Lower root of the lift's confidence set.
         hi: Upper root.
-        kind: `interval` between the roots, `outside` of them, or `line`: every lift is compatible.
+        set_kind: `interval` between the roots, `outside` of them, or `line`: every lift is compatible.
         reason: Why something is undefined.
     """
 
     diff: float | None = None
     se: float | None = None
     df: float | None = None
-    p: float | None = None
+    p_fixed: float | None = None
     lift: float | None = None
     lift_se: float | None = None
     lo: float | None = None
     hi: float | None = None
-    kind: str | None = None
+    set_kind: str | None = None
     reason: str | None = None
 
 
@@ -99,7 +99,7 @@ def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
 
     >>> control = Estimate(n=2000, value=1.50, variance=14**2 / 2000)
     >>> found = compare(control, Estimate(n=2000, value=2.75, variance=24**2 / 2000))
-    >>> f"{found.p:.4f} {found.df:.1f} {found.lift:+.1%} {found.lo:+.1%} {found.hi:+.0%} {found.kind}"
+    >>> f"{found.p_fixed:.4f} {found.df:.1f} {found.lift:+.1%} {found.lo:+.1%} {found.hi:+.0%} {found.set_kind}"
     '0.0443 3218.3 +83.3% +1.8% +239% interval'
     """
     if control.value is None or arm.value is None:
@@ -116,10 +116,10 @@ def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
     df = 1.0 / (share**2 / (control.n - 1) + (1.0 - share) ** 2 / (arm.n - 1))
     p = 2.0 * float(stats.t.sf(abs(diff / se), df))
     if shift is None:
-        return Lift(diff=diff, se=se, df=df, p=p, reason="zero_control")
+        return Lift(diff=diff, se=se, df=df, p_fixed=p, reason="zero_control")
     lo, hi, kind = fieller(control.value, diff, control.variance, variance, -control.variance, quantile(alpha, df))
     lift_se = math.sqrt(arm.variance / control.value**2 + control.variance * arm.value**2 / control.value**4)
-    return Lift(diff=diff, se=se, df=df, p=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, kind=kind)
+    return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, set_kind=kind)
 
 
 def quantile(alpha: float, df: float) -> float:

@@ -59,10 +59,10 @@ def table_rows(found: Report) -> list[tuple[str, ...]]:
             entry.arm,
             improvement(entry),
             interval(entry),
-            p_value(entry.lift.p),
+            p_value(entry.p_fixed),
             p_value(entry.p_adj),
-            value(found, entry, entry.value_control),
-            value(found, entry, entry.value),
+            value(found, entry, entry.mean_control),
+            value(found, entry, entry.mean),
         )
         for entry in _compared(found)
     ]
@@ -76,19 +76,18 @@ def table_columns(found: Report) -> tuple[str, ...]:
 
 def improvement(entry: Result) -> str:
     """Return the lift as signed percent, or why there is none."""
-    return f"{entry.lift.lift:+.2%}" if entry.lift.lift is not None else f"undefined ({entry.reason})"
+    return f"{entry.lift:+.2%}" if entry.lift is not None else f"undefined ({entry.reason})"
 
 
 def interval(entry: Result) -> str:
     """Return the confidence set of the lift."""
-    lift = entry.lift
-    if lift.kind is None:
+    if entry.set_kind is None:
         return _DASH
-    if lift.kind == "line" or lift.lo is None or lift.hi is None:
+    if entry.set_kind == "line" or entry.lo is None or entry.hi is None:
         return "any lift"
-    if lift.kind == "outside":
-        return f"below {lift.lo:+.2%} or above {lift.hi:+.2%}"
-    return f"{lift.lo:+.2%} .. {lift.hi:+.2%}"
+    if entry.set_kind == "outside":
+        return f"below {entry.lo:+.2%} or above {entry.hi:+.2%}"
+    return f"{entry.lo:+.2%} .. {entry.hi:+.2%}"
 
 
 def p_value(p: float | None) -> str:
@@ -125,10 +124,10 @@ def moment(timestamp_ms: int | None) -> str:
 
 def forest(found: Report) -> Forest:
     """Place every lift with its interval on one axis; sets without bounds reach to its ends."""
-    shown = [entry for entry in _compared(found) if entry.lift.lift is not None]
-    bounded = [entry for entry in shown if entry.lift.kind == "interval"]
-    reach = [abs(edge) for entry in bounded for edge in (entry.lift.lo, entry.lift.hi) if edge is not None]
-    reach += [abs(entry.lift.lift or 0.0) for entry in shown]
+    shown = [entry for entry in _compared(found) if entry.lift is not None]
+    bounded = [entry for entry in shown if entry.set_kind == "interval"]
+    reach = [abs(edge) for entry in bounded for edge in (entry.lo, entry.hi) if edge is not None]
+    reach += [abs(entry.lift or 0.0) for entry in shown]
     # One wild metric must not flatten the others: its bar runs off the axis with an arrow.
     limit = max(min(max(reach, default=0.01), 6 * sorted(reach)[len(reach) // 2] if reach else 0.01), 0.001) * 1.05
 
@@ -138,13 +137,13 @@ def forest(found: Report) -> Forest:
     bars = tuple(
         Bar(
             label=f"{METRICS[entry.metric].title} · {entry.arm}",
-            point=place(entry.lift.lift or 0.0),
-            left=place(entry.lift.lo) if entry.lift.kind == "interval" and entry.lift.lo is not None else 0.0,
-            right=place(entry.lift.hi) if entry.lift.kind == "interval" and entry.lift.hi is not None else 100.0,
-            open_left=entry.lift.kind != "interval" or (entry.lift.lo or 0.0) < -limit,
-            open_right=entry.lift.kind != "interval" or (entry.lift.hi or 0.0) > limit,
-            text=f"{improvement(entry)} [{interval(entry)}], p {p_value(entry.lift.p)}",
-            excludes_zero=entry.lift.p is not None and entry.lift.p < found.plan.alpha,
+            point=place(entry.lift or 0.0),
+            left=place(entry.lo) if entry.set_kind == "interval" and entry.lo is not None else 0.0,
+            right=place(entry.hi) if entry.set_kind == "interval" and entry.hi is not None else 100.0,
+            open_left=entry.set_kind != "interval" or (entry.lo or 0.0) < -limit,
+            open_right=entry.set_kind != "interval" or (entry.hi or 0.0) > limit,
+            text=f"{improvement(entry)} [{interval(entry)}], p {p_value(entry.p_fixed)}",
+            excludes_zero=entry.p_fixed is not None and entry.p_fixed < found.plan.alpha,
         )
         for entry in shown
     )
@@ -173,7 +172,7 @@ def _render(template: str, found: Report) -> str:
         rows=table_rows(found),
         forest=forest(found),
         decomposition=decomposition(found),
-        readings=[entry.reading for entry in _compared(found) if entry.reading],
+        sentences=[entry.sentence for entry in _compared(found) if entry.sentence],
         definitions=[(metric.title, metric.definition) for metric in METRICS.values()],
         minor=_money(found),
     )

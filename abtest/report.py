@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from abtest import queries
 from abtest.analysis import evaluate
-from abtest.results import Report
+from abtest.results import Report, Result
 from abtest.store import ExperimentStore
 from abtest.tables import health, results
 from stream import db
@@ -46,42 +46,11 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
 
 def _store(connection: Connection, found: Report) -> None:
     key = {"experiment": found.experiment, "as_of": found.as_of, "partial": found.partial}
-    rows = [
-        {
-            **key,
-            "metric": entry.metric,
-            "arm": entry.arm,
-            "segment": "",
-            "method": entry.method,
-            "n": entry.n,
-            "n_control": entry.n_control,
-            "mean": entry.value,
-            "mean_control": entry.value_control,
-            "diff": entry.lift.diff,
-            "se": entry.lift.se,
-            "df": entry.lift.df,
-            "lift": entry.lift.lift,
-            "lift_se": entry.lift.lift_se,
-            "lo": entry.lift.lo,
-            "hi": entry.lift.hi,
-            "set_kind": entry.lift.kind,
-            "p_fixed": entry.lift.p,
-            "p_adj": entry.p_adj,
-            "power": entry.power,
-            "mde": entry.mde,
-            "verdict": entry.verdict,
-            "reason": entry.reason,
-            "spec_hash": found.spec_hash,
-        }
-        for entry in found.results
-    ]
-    checks = [
-        {**key, "check_name": check.check, **{k: v for k, v in asdict(check).items() if k != "check"}}
-        for check in found.checks
-    ]
+    rows = [{**key, **_columns(entry), "spec_hash": found.spec_hash} for entry in found.results]
+    checks = [{**key, **asdict(check)} for check in found.checks]
     for table, content in ((results, rows), (health, checks)):
         insert = postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
-        unique = ("experiment", "as_of", "metric", "arm", "segment", "method", "partial")
+        unique = ("experiment", "as_of", "metric", "arm", "method", "partial")
         named = unique if table is results else ("experiment", "as_of", "check_name", "partial")
         kept = ({column.name for column in table.c} - {*named, "id"}) & set(content[0])
         connection.execute(
@@ -90,3 +59,9 @@ def _store(connection: Connection, found: Report) -> None:
             ),
             content,
         )
+
+
+def _columns(entry: Result) -> dict[str, object]:
+    columns = asdict(entry)
+    del columns["sentence"]
+    return columns

@@ -16,7 +16,7 @@ from abtest.store import Arm, Epoch
 class Check:
     """One health check: `ok`, `alert`, `blocked` or `undefined`; a blocked one refuses the verdict."""
 
-    check: str
+    check_name: str
     stat: float | None
     p: float | None
     status: str
@@ -24,16 +24,23 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One arm's metric against the control; for the control itself only its value.
+class Result(Lift):
+    """Experiment metric of one arm against the control; a control's result has a mean and no lift.
+
+    The fields are columns of the table `results`, `sentence` apart.
 
     Attributes:
-        value: The arm's mean or ratio; money in minor units.
+        method: `mean` or `ratio`.
+        n: Clients of the arm.
+        n_control: Clients of the control.
+        mean: The arm's mean or ratio; money in minor units.
+        mean_control: The same of the control.
         p_adj: p adjusted by Holm over all goals and arms; None outside of that family.
         mde: Relative lift that would have been found with 80 % power.
         power: Chance to find the planned lift; None without one.
-        exaggeration: By how much a significant result would overstate the planned lift on average.
-        reading: What the numbers say, in one sentence.
+        exaggeration: Exaggeration ratio (type-M error) of a significant result if the planned lift is true.
+        verdict: Decision about the primary metric of this arm; None for other experiment metrics.
+        sentence: The numbers in words.
     """
 
     metric: str
@@ -41,16 +48,14 @@ class Result:
     method: str
     n: int
     n_control: int
-    value: float | None
-    value_control: float | None
-    lift: Lift
+    mean: float | None
+    mean_control: float | None
     p_adj: float | None = None
     mde: float | None = None
     power: float | None = None
     exaggeration: float | None = None
     verdict: str | None = None
-    reason: str | None = None
-    reading: str = ""
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,6 @@ def decomposition(found: Report) -> tuple[Decomposition, ...]:
 
 
 def _log_lift(entry: Result) -> float | None:
-    if not entry.value or not entry.value_control:
+    if not entry.mean or not entry.mean_control:
         return None
-    return math.log(entry.value / entry.value_control)
+    return math.log(entry.mean / entry.mean_control)

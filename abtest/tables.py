@@ -25,7 +25,6 @@ from sqlalchemy import (
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
 
-EXPERIMENT_STATUSES = ("running", "stopped")
 POLICIES = ("incoming_order", "shuffle")
 
 # SQLite numbers rows itself only for a column spelled INTEGER.
@@ -156,7 +155,6 @@ results = Table(
     Column("as_of", BigInteger, nullable=False),
     Column("metric", String(32), nullable=False),
     Column("arm", String(NAME_LENGTH), nullable=False),
-    Column("segment", String(NAME_LENGTH), nullable=False),
     Column("method", String(32), nullable=False),
     Column("partial", Boolean, nullable=False),
     Column("n", BigInteger, nullable=False),
@@ -173,15 +171,13 @@ results = Table(
     Column("set_kind", String(16), nullable=True),
     Column("p_fixed", Float, nullable=True),
     Column("p_adj", Float, nullable=True),
-    Column("p_seq", Float, nullable=True),
-    Column("gst_z", Float, nullable=True),
-    Column("gst_crit", Float, nullable=True),
     Column("power", Float, nullable=True),
     Column("mde", Float, nullable=True),
+    Column("exaggeration", Float, nullable=True),
     Column("verdict", String(32), nullable=True),
     Column("reason", String(255), nullable=True),
     Column("spec_hash", String(64), nullable=False),
-    UniqueConstraint("experiment", "as_of", "metric", "arm", "segment", "method", "partial"),
+    UniqueConstraint("experiment", "as_of", "metric", "arm", "method", "partial"),
 )
 
 health = Table(

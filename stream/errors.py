@@ -7,7 +7,6 @@ ShelfwiseError
 +- StoreError      the database is unreachable or refused
 |  +- FencedError  a stale writer was refused
 +- ArtifactError   a version is incomplete, damaged or foreign
-+- AnalysisError   a number is undefined or a verdict is not allowed
 +- OverloadError   admission refused, or the deadline has passed
 """
 
@@ -48,10 +47,6 @@ class FencedError(StoreError):
 
 class ArtifactError(ShelfwiseError):
     """A version is incomplete, damaged or foreign: it stays invisible."""
-
-
-class AnalysisError(ShelfwiseError):
-    """A number is undefined or a verdict is not allowed; shown with its reason."""
 
 
 class OverloadError(ShelfwiseError):

@@ -165,7 +165,7 @@ def report(
             f"{name}: {found.verdict} ({found.verdict_reason})", render.table_columns(found), render.table_rows(found)
         )
         for check in found.checks:
-            console.print(f"{check.check}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
+            console.print(f"{check.check_name}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
         for caveat in found.caveats:
             console.print(f"- {caveat}", highlight=False, soft_wrap=True)
         for path in (html, markdown):

@@ -88,7 +88,7 @@ def gather(
         ],
         experiment=experiment,
         lifts=[_lift(found, metric) for metric in METRICS],
-        sample_ratio_p=next((check.p for check in found.checks if check.check == "sample_ratio"), None),
+        sample_ratio_p=next((check.p for check in found.checks if check.check_name == "sample_ratio"), None),
         report_html=str(html),
         seconds={},
     )
@@ -129,10 +129,10 @@ def _lift(found: Report, metric: str) -> LiftRow:
     entry = found.result(metric, treatment)
     return LiftRow(
         metric=metric,
-        control=entry.value_control,
-        treatment=entry.value,
-        lift=entry.lift.lift,
-        lo=entry.lift.lo,
-        hi=entry.lift.hi,
-        p=entry.lift.p,
+        control=entry.mean_control,
+        treatment=entry.mean,
+        lift=entry.lift,
+        lo=entry.lo,
+        hi=entry.hi,
+        p=entry.p_fixed,
     )

@@ -116,7 +116,7 @@ _SCORES = Section(
             kind="table",
             queries=(
                 Query(
-                    text="SELECT metric, arm, mean_control, mean, lift, lo, hi, p_fixed, p_adj, p_seq, verdict, reason,"
+                    text="SELECT metric, arm, mean_control, mean, lift, lo, hi, p_fixed, p_adj, verdict, reason,"
                     f" n_control, n, partial, time FROM v_lift_latest WHERE {_EXPERIMENT}"
                     " ORDER BY partial, metric, arm",
                 ),
@@ -125,7 +125,7 @@ _SCORES = Section(
             height=8,
             overrides=(
                 *(override(name, _PERCENT) for name in ("lift", "lo", "hi")),
-                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "p_fixed", "p_adj", "p_seq")),
+                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "p_fixed", "p_adj")),
                 override("verdict", _VERDICT),
                 override("time", (("unit", "dateTimeAsIso"),)),
             ),
@@ -156,13 +156,12 @@ _SCORES = Section(
         ),
         Panel(
             title="p over time",
-            description="p-values at each look. The fixed-horizon p is valid once, at the planned end; p_seq may"
-            " be looked at any time.",
+            description="p-values at each report. They hold for the declared number of looks only.",
             unit="none",
             kind="timeseries",
             queries=(
                 Query(
-                    text="SELECT time, p_fixed, p_seq FROM v_lift_timeseries"
+                    text="SELECT time, p_fixed FROM v_lift_timeseries"
                     f" WHERE {_OF_METRIC} AND $__timeFilter(time) ORDER BY time",
                     series=True,
                 ),

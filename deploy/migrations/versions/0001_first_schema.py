@@ -21,19 +21,18 @@ def _time(column: str, step_ms: int = 1) -> str:
 def _create_views() -> None:
     op.execute(f"""
         CREATE VIEW v_lift_timeseries AS
-        SELECT {_time("as_of")} AS time, experiment, metric, arm, lift, lo, hi, p_seq, p_fixed,
+        SELECT {_time("as_of")} AS time, experiment, metric, arm, lift, lo, hi, p_fixed,
                n, n_control, mean, mean_control, partial
         FROM results
-        WHERE segment = '' AND lift IS NOT NULL
+        WHERE lift IS NOT NULL
     """)
     op.execute(f"""
         CREATE VIEW v_lift_latest AS
-        SELECT {_time("as_of")} AS time, experiment, metric, arm, lift, lo, hi, p_seq, p_fixed, p_adj,
+        SELECT {_time("as_of")} AS time, experiment, metric, arm, lift, lo, hi, p_fixed, p_adj,
                n, n_control, mean, mean_control, verdict, reason, partial
         FROM results AS r
-        WHERE segment = ''
-          AND id = (SELECT max(l.id) FROM results AS l
-                    WHERE l.experiment = r.experiment AND l.metric = r.metric AND l.arm = r.arm AND l.segment = ''
+        WHERE id = (SELECT max(l.id) FROM results AS l
+                    WHERE l.experiment = r.experiment AND l.metric = r.metric AND l.arm = r.arm
                       AND l.method = r.method)
     """)
     op.execute(f"""
@@ -197,7 +196,6 @@ def upgrade() -> None:
     sa.Column('as_of', sa.BigInteger(), nullable=False),
     sa.Column('metric', sa.String(length=32), nullable=False),
     sa.Column('arm', sa.String(length=64), nullable=False),
-    sa.Column('segment', sa.String(length=64), nullable=False),
     sa.Column('method', sa.String(length=32), nullable=False),
     sa.Column('partial', sa.Boolean(), nullable=False),
     sa.Column('n', sa.BigInteger(), nullable=False),
@@ -214,17 +212,15 @@ def upgrade() -> None:
     sa.Column('set_kind', sa.String(length=16), nullable=True),
     sa.Column('p_fixed', sa.Float(), nullable=True),
     sa.Column('p_adj', sa.Float(), nullable=True),
-    sa.Column('p_seq', sa.Float(), nullable=True),
-    sa.Column('gst_z', sa.Float(), nullable=True),
-    sa.Column('gst_crit', sa.Float(), nullable=True),
     sa.Column('power', sa.Float(), nullable=True),
     sa.Column('mde', sa.Float(), nullable=True),
+    sa.Column('exaggeration', sa.Float(), nullable=True),
     sa.Column('verdict', sa.String(length=32), nullable=True),
     sa.Column('reason', sa.String(length=255), nullable=True),
     sa.Column('spec_hash', sa.String(length=64), nullable=False),
     sa.ForeignKeyConstraint(['experiment'], ['experiments.key'], name=op.f('fk_results_experiment_experiments')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_results')),
-    sa.UniqueConstraint('experiment', 'as_of', 'metric', 'arm', 'segment', 'method', 'partial', name=op.f('uq_results_experiment'))
+    sa.UniqueConstraint('experiment', 'as_of', 'metric', 'arm', 'method', 'partial', name=op.f('uq_results_experiment'))
     )
     op.create_table('rollout_events',
     sa.Column('id', sa.BigInteger().with_variant(sa.Integer(), 'sqlite'), nullable=False),

@@ -116,7 +116,6 @@ def result(look: int, metric: str) -> dict[str, object]:
         "as_of": START_TS + look * 60 * MINUTE_MS,
         "metric": metric,
         "arm": "treatment",
-        "segment": "",
         "method": "delta",
         "partial": look == 1,
         "n": 30,
