@@ -1,49 +1,53 @@
-"""Prometheus metrics of one serving process; the names are part of the product and pinned by a test."""
+"""Prometheus metrics of a serving process; names, labels and help texts are part of the product."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
+
+from stream.process_metrics import process_registry
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Counters of a process, on a registry of their own.
+    """Metrics of one process, on a registry of their own.
 
-    Impressions obey emitted = delivered + spooled + dropped once none is on its way; `resent` counts the spooled ones
-    that reached the broker later, those of a former process included.
+    Guarantees: emitted = delivered + spooled + dropped as soon as no impression is in the queue. `resent` counts
+    spooled impressions that the broker acknowledged later, including those of an earlier process.
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = process_registry()
         self.requests = Counter(
             "shelfwise_serving_requests",
-            "Answered rank requests; fallback is the reason for incoming order, or none.",
+            "Answered rank requests, by arm and by reason of the fallback to the incoming order.",
             ("arm", "fallback"),
             registry=self.registry,
         )
         self.refused = Counter(
-            "shelfwise_serving_refused", "Requests refused, by status code.", ("status",), registry=self.registry
+            "shelfwise_serving_refused", "Refused HTTP requests, by status code.", ("status",), registry=self.registry
         )
         self.latency = Histogram(
             "shelfwise_serving_latency_seconds",
-            "From the arrival of a request until its answer is made.",
+            "Time from the arrival of a rank request to its answer.",
             ("arm",),
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
         self.version = Gauge(
-            "shelfwise_serving_version", "Number of the version in use.", ("lineage",), registry=self.registry
+            "shelfwise_serving_version", "Number of the active version.", ("lineage",), registry=self.registry
         )
-        self.swaps = Counter("shelfwise_serving_swaps", "Versions put into use.", ("lineage",), registry=self.registry)
+        self.version_changes = Counter(
+            "shelfwise_serving_version_changes", "Versions activated.", ("lineage",), registry=self.registry
+        )
         self.refused_versions = Counter(
             "shelfwise_serving_refused_versions",
-            "Versions not put into use: damaged, golden scores missed, or quarantined here.",
+            "Versions refused: damaged or with other golden scores (artifact), or bad outputs here (quarantined).",
             ("lineage", "reason"),
             registry=self.registry,
         )
         self.impressions = Counter(
             "shelfwise_serving_impressions",
-            "Impressions by fate.",
+            "Impressions emitted, delivered to the broker, spooled to disk, dropped, and resent from the spool.",
             ("state",),
             registry=self.registry,
         )
@@ -51,15 +55,36 @@ class Metrics:
             self.impressions.labels(state)
         self.collected = Counter(
             "shelfwise_serving_collected",
-            "Collected events by fate: records and dead letters on the broker, payloads refused with 429 or 503.",
-            ("fate",),
+            "Events posted over HTTP: records and dead letters on the broker, events refused with 429 (busy) or 503.",
+            ("outcome",),
             registry=self.registry,
         )
-        for fate in ("record", "letter", "busy", "unacknowledged"):
-            self.collected.labels(fate)
-        self.spool_bytes = Gauge("shelfwise_serving_spool_bytes", "Impressions on disk.", registry=self.registry)
+        for outcome in ("record", "dead_letter", "busy", "unacknowledged"):
+            self.collected.labels(outcome)
+        self.spool_bytes = Gauge(
+            "shelfwise_serving_spool_bytes", "Size of the spooled impressions.", registry=self.registry
+        )
+        self.spool_damaged = Counter(
+            "shelfwise_serving_spool_damaged",
+            "Spool files that could not be read and were set aside.",
+            registry=self.registry,
+        )
         self.replica_records = Counter(
-            "shelfwise_serving_replica_records", "Records applied to a replica.", ("topic",), registry=self.registry
+            "shelfwise_serving_replica_records",
+            "Records read into the catalogue and the profiles.",
+            ("topic",),
+            registry=self.registry,
+        )
+        self.replica_rejected = Counter(
+            "shelfwise_serving_replica_rejected",
+            "Records of the catalogue and the profiles that could not be decoded.",
+            ("topic",),
+            registry=self.registry,
+        )
+        self.evicted_profiles = Gauge(
+            "shelfwise_serving_evicted_profiles",
+            "Profiles removed since the start because serving.profiles_capacity was reached.",
+            registry=self.registry,
         )
 
     def text(self) -> bytes:

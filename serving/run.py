@@ -53,6 +53,7 @@ def build(
     key = pepper(settings, folder, system.random_bytes)
     metrics = Metrics()
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
+    metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
     scorer.use_one_thread()
@@ -79,13 +80,14 @@ def build(
         # Processes of one host share the home folder; the port keeps their spools apart.
         emitter=Emitter(
             broker,
-            Spool(folder / f"spool-{settings.port}", settings.spool_bytes),
+            Spool(folder / f"spool-{settings.port}", settings.spool_bytes, metrics),
             metrics,
             queue_size=settings.queue_size,
             clock=system.clock,
+            random=system.random,
         ),
         collector=Collector(
-            Delivery(broker, clock=system.clock),
+            Delivery(broker, clock=system.clock, random=system.random),
             metrics,
             options=Options(pepper=key),
             max_bytes=settings.collect_bytes,

@@ -1,8 +1,9 @@
-"""What goes in and out of the ranking API, strictly typed; a refusal names the field and its value.
+"""Requests and answers of the HTTP API, strictly typed; a refusal names the field and its value.
 
-Unknown fields are refused, so that a misspelt one is not ignored. The OpenAPI document is made from these structs.
+Unknown fields are refused, so that a misspelt field is not ignored. The OpenAPI document is generated from these
+structs.
 
-Source: contracts of `POST /v1/rank` and `POST /v1/events`, TRAINING_SERVING.md 8.
+Source: docs/serving.md.
 """
 
 from typing import Annotated, Literal
@@ -20,14 +21,14 @@ ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One product to rank; without a price the catalogue's is used."""
+    """One product to rank. The price defaults to the catalogue's."""
 
     item_id: ItemId
     price_minor: Money | None = None
 
 
 class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The search request: its text, which is hashed and forgotten, or the hash of it; neither for a category page."""
+    """The search request: its text, of which only a hash is kept, or the hash; neither for a category page."""
 
     text: Annotated[str, Meta(max_length=2_000)] | None = None
     hash: ShortText | None = None
@@ -37,7 +38,7 @@ class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
 
 
 class ClientTraits(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What the shop knows about the client; both are optional features."""
+    """Optional features of the client."""
 
     age_band: ShortText | None = None
     gender: ShortText | None = None
@@ -47,8 +48,8 @@ class RankRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
     """Candidates of one query in incoming order.
 
     Attributes:
-        query_id: Made by the service when absent.
-        event_ts: Honoured only when `serving.trust_event_ts` is set.
+        query_id: Id of the query; a new one if it is absent.
+        event_ts: Time of the impression; used only if `serving.trust_event_ts` is set.
     """
 
     client_id: ClientId
@@ -63,7 +64,7 @@ class RankRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True)
 
 
 class RankedItem(Struct, kw_only=True, frozen=True):
-    """One product in answer order; `score` is null when no model scored it."""
+    """One product in answer order; `score` is null if no model scored it."""
 
     item_id: ItemId
     position: Position
@@ -72,7 +73,7 @@ class RankedItem(Struct, kw_only=True, frozen=True):
 
 
 class RankAnswer(Struct, kw_only=True, frozen=True):
-    """The ordered list, and which policy made it; `fallback` says why the list stands in incoming order instead."""
+    """The ordered list and the policy that ordered it; `fallback` is the reason for the incoming order, or null."""
 
     query_id: QueryId
     items: list[RankedItem]
@@ -87,16 +88,16 @@ class RankAnswer(Struct, kw_only=True, frozen=True):
     impression_event_id: str
 
 
-class Verdict(Struct, kw_only=True, frozen=True):
-    """What became of one payload of a batch.
+class EventResult(Struct, kw_only=True, frozen=True):
+    """Result of one payload of a batch.
 
     Attributes:
-        status: `accepted`, `rejected`, or `partial` where a payload held several events and some were rejected.
-        records: Records of it that the broker acknowledged.
-        reason: Reason code of its dead letter.
-        error: What was expected and what came.
-        field: Where, when it was one field.
-        value: What stood there.
+        status: `accepted`, `rejected`, or `partial` if some of the events of a payload were rejected.
+        records: Number of records of the payload that the broker acknowledged.
+        reason: Reason code of the dead letter.
+        error: The expected and the actual content.
+        field: The wrong field, if it was one field.
+        value: The value of the wrong field.
     """
 
     status: Literal["accepted", "partial", "rejected"]
@@ -108,15 +109,15 @@ class Verdict(Struct, kw_only=True, frozen=True):
 
 
 class CollectAnswer(Struct, kw_only=True, frozen=True):
-    """Verdicts in the order of the payloads; all of it is on the broker."""
+    """Results in the order of the payloads; the broker has acknowledged all records and dead letters."""
 
     accepted: Annotated[int, Meta(ge=0)]
     rejected: Annotated[int, Meta(ge=0)]
-    verdicts: list[Verdict]
+    results: list[EventResult]
 
 
 class Health(Struct, kw_only=True, frozen=True):
-    """State of the process: live versions by lineage, the experiment, and the replicas."""
+    """State of the process: active versions by lineage, the experiment, and the replicas."""
 
     status: str
     versions: dict[str, str] = {}
@@ -129,7 +130,7 @@ class Health(Struct, kw_only=True, frozen=True):
 
 
 class RequestError(SchemaError):
-    """A request does not match its schema; becomes a 400 that carries `problem`."""
+    """A request that does not match its schema; answered with 400 and `problem`."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__("bad_request", f"{problem.field or 'body'}: {problem.error}")
@@ -143,7 +144,7 @@ def decode(body: bytes) -> RankRequest:
     """Return the request in `body`.
 
     Raises:
-        RequestError: If it is not valid; the problem names the first wrong field and its value.
+        RequestError: If the request is not valid; the problem names the first wrong field and its value.
     """
     try:
         request = _decoder.decode(body)

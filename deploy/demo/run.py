@@ -329,7 +329,10 @@ class _Demo:
 
     def _swaps(self, ports: Ports) -> dict[str, int]:
         samples = _scrape_or_nothing(ports.serving)
-        return {arm.lineage: int(samples.total("shelfwise_serving_swaps_total", lineage=arm.lineage)) for arm in ARMS}
+        return {
+            arm.lineage: int(samples.total("shelfwise_serving_version_changes_total", lineage=arm.lineage))
+            for arm in ARMS
+        }
 
     def _await(self, what: str, done: Callable[[], bool], limit_s: float, child: Child | None = None) -> None:
         deadline_s = self._dependencies.monotonic_s() + limit_s

@@ -9,6 +9,7 @@ _TRAINER = '{lineage=~"$lineage"}'
 
 _REQUESTS = "shelfwise_serving_requests_total"
 _IMPRESSIONS = "shelfwise_serving_impressions_total"
+_VERSION_CHANGES = "shelfwise_serving_version_changes_total"
 _FALLBACK = '{fallback!~"|none|false|False|0"}'
 
 _GLANCE = Section(
@@ -232,13 +233,13 @@ _SERVE = Section(
             ),
         ),
         Panel(
-            title="Version swaps",
+            title="Version changes",
             description="Versions that serving loaded within the rate interval (four scrapes or more).",
             unit="short",
             kind="timeseries",
             queries=(
                 Query(
-                    text=f'sum by (lineage) (increase(shelfwise_serving_swaps_total{{lineage=~"$lineage"}}{STEP}))',
+                    text=f'sum by (lineage) (increase({_VERSION_CHANGES}{{lineage=~"$lineage"}}{STEP}))',
                     legend="{{lineage}}",
                 ),
             ),
@@ -273,7 +274,9 @@ _SERVE = Section(
             description="Events that shoppers' devices sent to the collector, by outcome.",
             unit="eps",
             kind="timeseries",
-            queries=(Query(text=f"sum by (fate) ({rate('shelfwise_serving_collected_total')})", legend="{{fate}}"),),
+            queries=(
+                Query(text=f"sum by (outcome) ({rate('shelfwise_serving_collected_total')})", legend="{{outcome}}"),
+            ),
             stack=True,
         ),
     ),

@@ -1,6 +1,8 @@
 """The HTTP edge: Litestar around `serving.ranking.service`; no other module imports the framework.
 
-Handlers take raw bytes and answer raw bytes; validation and its messages are ours (`serving.schemas`).
+Handlers take and return raw bytes, which `serving.schemas` decodes, so that a refusal names the field and its value.
+
+Source: docs/adr/0002-litestar.md.
 """
 
 import logging
@@ -15,7 +17,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import metrics
 from serving.http import openapi
-from serving.outbox.collector import OWN, BusyError, TooManyError, UnacknowledgedError
+from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
 from serving.ranking.service import Service
 from serving.schemas import RequestError, decode
 from stream.errors import ShelfwiseError
@@ -40,7 +42,7 @@ def create(service: Service) -> Litestar:
 
     @post(openapi.EVENTS, status_code=200, include_in_schema=False)
     async def events(request: HttpRequest) -> Response[bytes]:
-        name = request.query_params.get("format", OWN)
+        name = request.query_params.get("format", OWN_FORMAT)
         return _json(_encode(await service.collector.collect(name, await request.body())))
 
     @get(openapi.LIVE, include_in_schema=False)

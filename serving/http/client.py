@@ -1,4 +1,4 @@
-"""Ask a running service to rank one list."""
+"""Client of a running ranking service."""
 
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -14,15 +14,15 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class UnreachableError(ShelfwiseError):
-    """No service answers at the address."""
+    """An address at which no ranking service answers."""
 
 
 def rank(base_url: str, body: bytes, *, timeout_s: float = 10.0) -> RankAnswer:
     """Post one request and return the answer.
 
     Raises:
-        SchemaError: If the service refuses the request; the field and value are named.
-        UnreachableError: If nothing answers there, or something else does.
+        SchemaError: If the service refuses the request; the message names the field and its value.
+        UnreachableError: If no service answers, or the answer is not a ranking service's.
     """
     if not base_url.startswith(("http://", "https://")):
         raise UnreachableError(f"'{base_url}': expected an address that starts with http:// or https://")

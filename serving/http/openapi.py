@@ -1,10 +1,10 @@
-"""The OpenAPI document, made from the request and answer structs, so that it cannot differ from what is decoded."""
+"""The OpenAPI document, generated from the structs that decode requests and encode answers."""
 
 from importlib.metadata import version
 
 import msgspec
 
-from serving.outbox.collector import MAX_PAYLOADS, OWN
+from serving.outbox.collector import MAX_PAYLOADS, OWN_FORMAT
 from serving.schemas import CollectAnswer, Health, RankAnswer, RankRequest
 from stream.adapters import FORMATS
 from stream.schemas.problems import Problem
@@ -14,7 +14,7 @@ RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics
 _JSON = "application/json"
 _EVENTS_BODY = {
     "oneOf": [
-        # A line of Snowplow's TSV travels as a string.
+        # A line of Snowplow's TSV is a JSON string.
         {"type": "array", "maxItems": MAX_PAYLOADS, "items": {"type": ["object", "string"]}},
         {"type": "object"},
     ]
@@ -36,8 +36,8 @@ def document() -> dict[str, object]:
                     "summary": "Order the candidates of one query for one client.",
                     "requestBody": {"required": True, "content": {_JSON: {"schema": request}}},
                     "responses": {
-                        "200": _response("The ordered list; `fallback` says why it stands in incoming order.", answer),
-                        "400": _response("The request is not valid; names the field and its value.", problem),
+                        "200": _response("The ordered list; `fallback` is the reason for the incoming order.", answer),
+                        "400": _response("The request is not valid; the field and its value are named.", problem),
                         "413": _response("The body is too large.", problem),
                     },
                 }
@@ -45,41 +45,52 @@ def document() -> dict[str, object]:
             EVENTS: {
                 "post": {
                     "operationId": "collect",
-                    "summary": "Hand over recorded events; each has a verdict once the broker has it.",
+                    "summary": "Post recorded events; answered after the broker has acknowledged them.",
                     "parameters": [
                         {
                             "name": "format",
                             "in": "query",
-                            "description": "Convention of the events.",
-                            "schema": {"type": "string", "enum": list(FORMATS), "default": OWN},
+                            "description": "Format of the events.",
+                            "schema": {"type": "string", "enum": list(FORMATS), "default": OWN_FORMAT},
                         }
                     ],
                     "requestBody": {"required": True, "content": {_JSON: {"schema": _EVENTS_BODY}}},
                     "responses": {
-                        "200": _response("A verdict per event; those that are rejected are dead letters.", collected),
-                        "400": _response("No JSON array of events, no event, or an unknown format.", problem),
-                        "413": _response("The body is too large, or holds too many events.", problem),
-                        "429": _response("Too much is on its way to the broker; see Retry-After.", problem),
-                        "503": _response("The broker did not acknowledge; send all of it again.", problem),
+                        "200": _response("A result per event; rejected events are dead letters.", collected),
+                        "400": _response(
+                            "The body is no JSON array of events and no event, or the format is unknown.", problem
+                        ),
+                        "413": _response("The body is too large or holds too many events.", problem),
+                        "429": _response("Too many events wait for the broker; see Retry-After.", problem),
+                        "503": _response("The broker did not acknowledge the events; send all of them again.", problem),
                     },
                 }
             },
-            LIVE: {"get": _get("live", "The process runs.", {"200": _response("It does.", health)})},
+            LIVE: {
+                "get": _get("live", "Return whether the process runs.", {"200": _response("The process runs.", health)})
+            },
             READY: {
                 "get": _get(
                     "ready",
-                    "Requests may be sent.",
-                    {"200": _response("Warm.", health), "503": _response("Starting or stopping.", health)},
+                    "Return whether requests may be sent.",
+                    {"200": _response("Ready.", health), "503": _response("Starting or draining.", health)},
                 )
             },
             METRICS: {
                 "get": _get(
                     "metrics",
-                    "Prometheus metrics.",
-                    {"200": {"description": "Text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+                    "Return the Prometheus metrics.",
+                    {
+                        "200": {
+                            "description": "Prometheus text format.",
+                            "content": {"text/plain": {"schema": {"type": "string"}}},
+                        }
+                    },
                 )
             },
-            OPENAPI: {"get": _get("openapi", "This document.", {"200": _response("OpenAPI 3.1.", {"type": "object"})})},
+            OPENAPI: {
+                "get": _get("openapi", "Return this document.", {"200": _response("OpenAPI 3.1.", {"type": "object"})})
+            },
         },
         "components": {"schemas": components},
     }

@@ -1,13 +1,11 @@
-"""Events over HTTP: bounded in memory, adapted and delivered by one thread, answered once the broker has them.
+"""Collection of events over HTTP: adapted and delivered by one thread, answered after the broker has acknowledged them.
 
-A verdict is given only after the broker acknowledged the record, or the dead letter, that it speaks of. Memory is no
-place for an event that its sender was told to forget: with a queue that acknowledges by itself, a kill would lose
-accepted events, and "every acknowledged event is counted" would not hold. The price is that a sender waits for a round
-trip to the broker; what waits meanwhile is bounded in bytes, beyond which senders are told to come back (429). When the
-broker is away or too slow, nothing is acknowledged (503), and the sender sends the same batch again: ids make the
-second copy a duplicate.
+A result is stated only after the broker has acknowledged the record or the dead letter. With a queue that answered
+first, a kill would lose acknowledged events. A sender therefore waits for one round trip to the broker. The payloads
+that wait are bounded in bytes; beyond the bound, senders are refused with 429. If the broker is unavailable or too
+slow, the whole batch is answered with 503 and sent again by its sender; event ids turn the copies into duplicates.
 
-Source: STREAM.md 9 and 10, RELIABILITY.md 1.
+Source: docs/serving.md, docs/adapters.md.
 """
 
 import asyncio
@@ -21,30 +19,31 @@ from dataclasses import dataclass, field
 import msgspec
 
 from serving.metrics import Metrics
-from serving.outbox.delivery import Delivery, Outgoing
-from serving.schemas import CollectAnswer, RequestError, Verdict
+from serving.outbox.delivery import Delivery
+from serving.schemas import CollectAnswer, EventResult, RequestError
 from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
 from stream.adapters.rejects import letter
 from stream.errors import BusError, OverloadError
 from stream.schemas import topics
 from stream.schemas.problems import Problem, problem
+from stream.schemas.records import ProducerRecord
 
-OWN = "shelfwise"
+OWN_FORMAT = "shelfwise"
 MAX_PAYLOADS = 1_000
 _MAX_TOGETHER = 4_000
 _payloads = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class BusyError(OverloadError):
-    """Too much is on its way to the broker: come back in `retry_after_s` seconds."""
+    """Refusal of a batch while too many events wait; the sender retries after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: int) -> None:
-        super().__init__("too many events are on their way to the broker")
+        super().__init__("too many events wait for the broker")
         self.retry_after_s = retry_after_s
 
 
 class UnacknowledgedError(BusError):
-    """The broker did not acknowledge the batch: send it again in `retry_after_s` seconds."""
+    """A batch that the broker did not acknowledge; the sender repeats it after `retry_after_s` seconds."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__("the broker did not acknowledge the events; send them again")
@@ -52,18 +51,18 @@ class UnacknowledgedError(BusError):
 
 
 class TooManyError(OverloadError):
-    """A batch holds more payloads than one may."""
+    """A batch with too many payloads."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    """A batch and what came of it."""
+    """A batch and its results."""
 
     name: str
     payloads: Sequence[bytes]
     done: Future[CollectAnswer | None]
-    verdicts: list[Verdict] = field(default_factory=list)
-    outgoing: list[Outgoing] = field(default_factory=list)
+    results: list[EventResult] = field(default_factory=list)
+    records: list[ProducerRecord] = field(default_factory=list)
 
     @property
     def num_bytes(self) -> int:
@@ -71,7 +70,7 @@ class _Job:
 
 
 class Collector:
-    """Takes batches of events from the event loop; `start` and `stop` bracket its life."""
+    """Queue of event batches and the thread that delivers them, from `start` to `stop`."""
 
     def __init__(
         self,
@@ -83,7 +82,16 @@ class Collector:
         timeout_s: float,
         now_ms: Callable[[], int],
     ) -> None:
-        """Prepare; `now_ms` stamps dead letters."""
+        """Prepare the thread.
+
+        Args:
+            delivery: Connection to the broker.
+            metrics: Metrics of the process.
+            options: Options of the adapters.
+            max_bytes: Size of the payloads that may wait.
+            timeout_s: Seconds within which a batch is answered.
+            now_ms: Return epoch milliseconds, the time of dead letters.
+        """
         self._delivery = delivery
         self._count = metrics.collected
         self._options = options
@@ -95,20 +103,20 @@ class Collector:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 6.0) -> None:
-        """Deliver what is queued, and end the thread."""
+        """Deliver the queued batches, and end the thread."""
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout_s)
 
     async def collect(self, name: str, body: bytes) -> CollectAnswer:
-        """Return the verdicts on a batch, once the broker has acknowledged what they say.
+        """Return the results of a batch after the broker has acknowledged its records and dead letters.
 
         Args:
             name: Format of the payloads.
@@ -116,9 +124,9 @@ class Collector:
 
         Raises:
             RequestError: If the body is neither, or the format is unknown.
-            TooManyError: If it holds too many payloads.
-            BusyError: If too much is on its way already.
-            UnacknowledgedError: If the broker is away or did not answer in time.
+            TooManyError: If the batch holds too many payloads.
+            BusyError: If too many payloads wait already.
+            UnacknowledgedError: If the broker is unavailable or did not answer in time.
         """
         if name not in FORMATS:
             known = ", ".join(FORMATS)
@@ -161,14 +169,14 @@ class Collector:
             for job in jobs:
                 for payload in job.payloads:
                     self._adapt(job, payload)
-            is_delivered = self._delivery.deliver([record for job in jobs for record in job.outgoing])
+            is_delivered = self._delivery.deliver([record for job in jobs for record in job.records])
             with self._lock:
                 self._waiting_bytes -= sum(job.num_bytes for job in jobs)
             for job in jobs:
                 job.done.set_result(self._answer(job) if is_delivered else None)
 
     def _take(self) -> list[_Job]:
-        """Return batches that share one round trip; those whose senders have gone are forgotten."""
+        """Return batches that share one round trip, without those whose senders no longer wait."""
         taken: list[_Job] = []
         with self._lock:
             while self._jobs and sum(len(job.payloads) for job in taken) < _MAX_TOGETHER:
@@ -180,36 +188,36 @@ class Collector:
         return taken
 
     def _adapt(self, job: _Job, payload: bytes) -> None:
-        results = adapt(job.name, payload, self._options)
-        adapted = [result for result in results if isinstance(result, Adapted)]
-        rejected = [result for result in results if isinstance(result, Rejected)]
-        job.outgoing += [Outgoing(topic=one.topic, key=one.key, value=one.value) for one in adapted]
+        found = adapt(job.name, payload, self._options)
+        adapted = [one for one in found if isinstance(one, Adapted)]
+        rejected = [one for one in found if isinstance(one, Rejected)]
+        job.records += [ProducerRecord(topic=one.topic, key=one.key, value=one.value) for one in adapted]
         if not rejected:
-            job.verdicts.append(Verdict(status="accepted", records=len(adapted)))
+            job.results.append(EventResult(status="accepted", records=len(adapted)))
             return
         key = adapted[0].key if adapted else None
         key, value, headers = letter(job.name, rejected, now_ms=self._now_ms(), key=key)
-        job.outgoing.append(Outgoing(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
-        found = problem(rejected[0].detail, payload)
-        job.verdicts.append(
-            Verdict(
+        job.records.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
+        fault = problem(rejected[0].detail, payload)
+        job.results.append(
+            EventResult(
                 status="partial" if adapted else "rejected",
                 records=len(adapted),
                 reason=rejected[0].reason,
-                error=found.error,
-                field=found.field,
-                value=found.value,
+                error=fault.error,
+                field=fault.field,
+                value=fault.value,
             )
         )
 
     def _answer(self, job: _Job) -> CollectAnswer:
-        num_letters = sum(record.topic == topics.DEAD_LETTERS for record in job.outgoing)
-        self._count.labels("record").inc(len(job.outgoing) - num_letters)
-        self._count.labels("letter").inc(num_letters)
+        num_dead_letters = sum(record.topic == topics.DEAD_LETTERS for record in job.records)
+        self._count.labels("record").inc(len(job.records) - num_dead_letters)
+        self._count.labels("dead_letter").inc(num_dead_letters)
         return CollectAnswer(
-            accepted=sum(verdict.status == "accepted" for verdict in job.verdicts),
-            rejected=sum(verdict.status != "accepted" for verdict in job.verdicts),
-            verdicts=job.verdicts,
+            accepted=sum(result.status == "accepted" for result in job.results),
+            rejected=sum(result.status != "accepted" for result in job.results),
+            results=job.results,
         )
 
 

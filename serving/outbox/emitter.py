@@ -1,9 +1,11 @@
-"""Impressions leave without the request path waiting for them: queue, thread, broker; or disk, or a counted drop.
+"""Emission of impressions outside of the request path: one thread moves them from a queue to the broker or the spool.
 
-emitted = delivered + spooled + dropped, by batch: a batch whose delivery is uncertain goes to the spool whole, which
-may repeat impressions (the join knows them by `event_id`) and loses none.
+An impression that fits into neither is counted as dropped.
 
-Source: TRAINING_SERVING.md 8, RELIABILITY.md 2.
+emitted = delivered + spooled + dropped, batch by batch. A batch whose delivery is uncertain goes to the spool as a
+whole. Impressions can therefore repeat, and the join recognises them by `event_id`, but none is lost.
+
+Source: docs/serving.md.
 """
 
 import threading
@@ -11,19 +13,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from serving.metrics import Metrics
-from serving.outbox.delivery import FLUSH_TIMEOUT_S, Delivery, Outgoing
+from serving.outbox.delivery import FLUSH_TIMEOUT_S, Delivery
 from serving.outbox.spool import Pair, Spool
 from stream.broker.settings import Broker
 from stream.schemas.events import Impression, encode
+from stream.schemas.records import ProducerRecord
 from stream.schemas.topics import IMPRESSIONS
 
 MAX_BATCH = 1_000
 _GATHER_S = 0.01
-_GATHER_AWAY_S = 0.5
+_GATHER_UNAVAILABLE_S = 0.5
 
 
 class Emitter:
-    """Takes impressions from any thread and delivers them from one of its own."""
+    """Queue of impressions and the thread that delivers them; any thread may offer."""
 
     def __init__(
         self,
@@ -33,10 +36,21 @@ class Emitter:
         *,
         queue_size: int,
         clock: Callable[[], float],
+        random: Callable[[], float],
         flush_timeout_s: float = FLUSH_TIMEOUT_S,
     ) -> None:
-        """Prepare; `clock` is monotonic seconds, and without a broker everything goes to the spool."""
-        self._delivery = Delivery(broker, clock=clock, flush_timeout_s=flush_timeout_s)
+        """Prepare the thread.
+
+        Args:
+            broker: The broker; without one, everything goes to the spool.
+            spool: Files for impressions that cannot be delivered.
+            metrics: Metrics of the process.
+            queue_size: Impressions that may wait in memory.
+            clock: Monotonic seconds.
+            random: Uniform numbers in [0, 1), for the jitter of retries.
+            flush_timeout_s: Seconds within which the broker must acknowledge a batch.
+        """
+        self._delivery = Delivery(broker, clock=clock, random=random, flush_timeout_s=flush_timeout_s)
         self._spool = spool
         self._count = metrics.impressions
         self._spool_bytes = metrics.spool_bytes
@@ -44,14 +58,14 @@ class Emitter:
         self._queue_size = queue_size
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="emit", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="emitter", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def offer(self, impression: Impression) -> None:
-        """Hand over one impression; never blocks, drops and counts when the queue is full."""
+        """Queue one impression without waiting; if the queue is full, count it as dropped."""
         self._count.labels("emitted").inc()
         if len(self._queue) >= self._queue_size:
             self._count.labels("dropped").inc()
@@ -60,7 +74,7 @@ class Emitter:
         self._wake.set()
 
     def stop(self, timeout_s: float = 6.0) -> None:
-        """Deliver or spool what is queued, and end the thread."""
+        """Deliver or spool the queued impressions, and end the thread."""
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout_s)
@@ -69,8 +83,8 @@ class Emitter:
         while not self._stop.is_set():
             self._wake.wait(self._pause_s() if len(self._spool) else None)
             self._wake.clear()
-            # Impressions of the next moments share one round trip to the broker, or one file.
-            self._stop.wait(_GATHER_AWAY_S if self._delivery.wait_s else _GATHER_S)
+            # Impressions that arrive within this time share one round trip to the broker, or one file.
+            self._stop.wait(_GATHER_UNAVAILABLE_S if self._delivery.wait_s else _GATHER_S)
             self._step()
         self._step()
         self._delivery.close()
@@ -99,4 +113,4 @@ class Emitter:
         return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
 
     def _deliver(self, pairs: Sequence[Pair]) -> bool:
-        return self._delivery.deliver([Outgoing(topic=IMPRESSIONS, key=key, value=value) for key, value in pairs])
+        return self._delivery.deliver([ProducerRecord(topic=IMPRESSIONS, key=key, value=value) for key, value in pairs])

@@ -1,7 +1,7 @@
-"""Impressions on disk while the broker is away: whole batches, oldest first, bounded in bytes.
+"""Spool of impressions on disk while the broker is unavailable: batches, oldest first, bounded in bytes.
 
-A batch is one file, renamed into place, so a kill leaves it whole or absent. Batches of a former process are found
-again. A batch that was sent and not yet deleted is sent again: the join knows an impression by its `event_id`.
+A batch is one file that is replaced as a whole, so a kill leaves it complete or absent. A new process finds the batches
+of an earlier one. A batch that was sent but not deleted is sent again; the join recognises impressions by `event_id`.
 """
 
 import itertools
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from serving.metrics import Metrics
 from stream.files import replace_file
 
 Pair = tuple[bytes, bytes]
@@ -21,25 +22,32 @@ _decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 class Spool:
     """A folder of batches; used by one thread."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, metrics: Metrics) -> None:
+        """Open the folder, which is created if it is missing.
+
+        Args:
+            folder: Folder of one process.
+            max_bytes: Largest sum of the file sizes.
+            metrics: Metrics of the process.
+        """
         self._folder = folder
         self._max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{_SUFFIX}"))}
         last = int(max(self._sizes).stem) if self._sizes else 0
         self._numbers = itertools.count(last + 1)
-        self.num_damaged = 0
+        self._damaged = metrics.spool_damaged
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that wait."""
+        """Return the size of all batches in bytes."""
         return sum(self._sizes.values())
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def put(self, batch: Sequence[Pair]) -> bool:
-        """Keep a batch of (key, value); False when there is no room for it, or the disk refused."""
+        """Write a batch of (key, value) and return whether it is stored: it fits and the disk accepts it."""
         raw = msgspec.msgpack.encode(batch)
         if self.num_bytes + len(raw) > self._max_bytes:
             return False
@@ -52,19 +60,19 @@ class Spool:
         return True
 
     def oldest(self) -> tuple[Path, list[Pair]] | None:
-        """Return the oldest batch, which stays until `discard`; damaged ones are set aside and counted."""
+        """Return the oldest batch, which stays until `discard`; a damaged file is renamed and counted."""
         while self._sizes:
             path = next(iter(self._sizes))
             try:
                 return path, _decoder.decode(path.read_bytes())
             except (msgspec.MsgspecError, OSError):
-                self.num_damaged += 1
+                self._damaged.inc()
                 if path.exists():
                     path.replace(path.with_suffix(".damaged"))
                 del self._sizes[path]
         return None
 
     def discard(self, path: Path) -> None:
-        """Forget a batch that was delivered."""
+        """Delete a delivered batch."""
         path.unlink(missing_ok=True)
         del self._sizes[path]

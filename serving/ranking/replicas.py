@@ -30,6 +30,7 @@ class Replica(Protocol):
     """A compacted topic in memory."""
 
     positions: dict[tuple[str, int], int]
+    num_rejected: int
 
     def apply(self, records: Sequence[Record], /) -> int:
         """Apply records in offset order and return how many were applied."""
@@ -60,6 +61,7 @@ class ReplicaUpdater:
         self._topic = topic
         self._replica = replica
         self._records = metrics.replica_records.labels(topic)
+        self._rejected = metrics.replica_rejected.labels(topic)
         self._backoff = Backoff(random=random)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"replica-{topic}", daemon=True)
@@ -106,5 +108,7 @@ class ReplicaUpdater:
                 records = reader.poll(_POLL_MS)
                 num_empty = 0 if records else num_empty + 1
                 if records:
+                    num_rejected = self._replica.num_rejected
                     self._records.inc(self._replica.apply(records))
+                    self._rejected.inc(self._replica.num_rejected - num_rejected)
                     behind = {pair for pair in behind if self._replica.positions.get(pair, 0) < end[pair]}

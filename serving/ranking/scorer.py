@@ -1,8 +1,8 @@
-"""The model behind a list of candidates: one version, one inference thread, torch stays in here.
+"""Scoring of lists by one version with torch; no other module of serving imports torch.
 
 Weights are arguments of the forward pass, so versions of one architecture share one compiled graph.
 
-Source: TRAINING_SERVING.md 8.1, MODELS.md 1.
+Source: docs/serving.md, docs/training.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,21 +22,25 @@ Forward = Callable[[Mapping[str, Tensor], Batch], Tensor]
 
 
 class Scorer(Protocol):
-    """Scores one list; higher is better."""
+    """Model of one version."""
 
     def score(self, example: SessionExample) -> Sequence[float]:
-        """Return one score per candidate of the example, in its order."""
+        """Return one score per candidate of the example, in its order; higher is better."""
         ...
 
 
 class TorchScorer:
-    """Runs one verified version; one intra-op thread, no gradients."""
+    """Forward pass of one verified version, without gradients."""
 
     def __init__(self, version: artifact.LoadedVersion, *, compiled: bool = False) -> None:
-        """Take a version into use.
+        """Prepare the forward pass.
+
+        Args:
+            version: The version, with its weights in memory.
+            compiled: Whether torch compiles the forward pass.
 
         Raises:
-            ArtifactError: If it was trained on another feature schema.
+            ArtifactError: If the version was trained on another feature schema.
         """
         if version.manifest.feature_schema != FEATURE_SCHEMA:
             raise ArtifactError(
@@ -60,15 +64,15 @@ class TorchScorer:
         return scores
 
     def verify(self) -> float:
-        """Score the golden sessions in this very runtime and return the largest difference from the trainer's scores.
+        """Score the golden set in this process and return the largest difference from the trainer's scores.
 
         Raises:
-            ArtifactError: If it exceeds the tolerance, or the weights do not fit the architecture.
+            ArtifactError: If the difference exceeds the tolerance, or the weights do not fit the architecture.
         """
         return artifact.check_golden(self._version, lambda batch: self._run(batch).float().numpy())
 
     def warm_up(self, num_runs: int = 3) -> None:
-        """Run single golden lists, so that the first request pays for no first call."""
+        """Score single golden lists, so that the first request does not pay for first calls."""
         one = Batch._make(column[:1] for column in self._version.golden)
         for _ in range(num_runs):
             self._run(one)
@@ -79,10 +83,10 @@ class TorchScorer:
 
 
 def load(folder: Path, sha256: str, *, compiled: bool = False) -> TorchScorer:
-    """Return a version that is complete, undamaged, gives the golden scores here, and is warm.
+    """Return the scorer of a version, verified and warm.
 
     Raises:
-        ArtifactError: If it is not.
+        ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
     """
     scorer = TorchScorer(artifact.load(folder, sha256), compiled=compiled)
     scorer.verify()
@@ -91,7 +95,7 @@ def load(folder: Path, sha256: str, *, compiled: bool = False) -> TorchScorer:
 
 
 def use_one_thread() -> None:
-    """Keep torch from starting a thread per core: lists are scored one at a time beside the event loop."""
+    """Limit torch to one thread, because the inference thread scores one list at a time beside the event loop."""
     torch.set_num_threads(1)
 
 

@@ -93,7 +93,7 @@ class VersionManager:
             kept = replace(previous, previous=None) if previous else None
             self._active = {**self._active, version.lineage: replace(version, previous=kept)}
         self._metrics.version.labels(version.lineage).set(version.number)
-        self._metrics.swaps.labels(version.lineage).inc()
+        self._metrics.version_changes.labels(version.lineage).inc()
         _log.info("lineage %s: version %d is active", version.lineage, version.number)
 
     def report_bad_output(self, version: LoadedVersion) -> None:

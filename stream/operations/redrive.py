@@ -16,7 +16,7 @@ from stream.adapters.rejects import letter as rejected_letter
 from stream.operations.ingest import Sender
 from stream.schemas import dead_letter, decode, topics
 from stream.schemas.dead_letter import DeadLetter, Filter, Location
-from stream.schemas.records import Record
+from stream.schemas.records import ProducerRecord, Record
 
 MAX_ATTEMPTS = 3
 _BATCH = 500
@@ -27,16 +27,6 @@ NO_EVENT = "no_event"
 REDRIVEN = "already_redriven"
 ATTEMPTS = "too_many_attempts"
 UNCHANGED = "rejected_as_before"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One record to be written."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +103,7 @@ def plan(found: Iterable[DeadLetter], meant: Filter, *, max_attempts: int = MAX_
     return Plan(records={place: tuple(of_source[where]) for where, place in chosen.items()}, refused=refused)
 
 
-def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: int) -> list[Outgoing]:
+def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: int) -> list[ProducerRecord]:
     """Return the records that redrive a letter; none if an adapter rejects its payload just as before.
 
     Args:
@@ -126,19 +116,21 @@ def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: in
     if not letter.topic.startswith(TOPIC_PREFIX):
         key = decode.client_key(record.value)
         return [
-            Outgoing(topic=letter.topic, key=record.key if key is None else key, value=record.value, headers=headers)
+            ProducerRecord(
+                topic=letter.topic, key=record.key if key is None else key, value=record.value, headers=headers
+            )
         ]
     name = letter.topic.removeprefix(TOPIC_PREFIX)
     results = adapt(name, record.value or b"", options)
     adapted = [result for result in results if isinstance(result, Adapted)]
     rejected = [result for result in results if isinstance(result, Rejected)]
-    sent = [Outgoing(topic=each.topic, key=each.key, value=each.value, headers=headers) for each in adapted]
+    sent = [ProducerRecord(topic=each.topic, key=each.key, value=each.value, headers=headers) for each in adapted]
     if rejected:
         key, value, anew = rejected_letter(name, rejected, now_ms=now_ms, key=record.key)
         written = dict(anew)
         if (written["reason"].decode(), written["detail"].decode(errors="replace")) == (letter.reason, letter.detail):
             return []
-        sent.append(Outgoing(topic=topics.DEAD_LETTERS, key=key, value=value, headers=_replaced(anew, headers)))
+        sent.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=_replaced(anew, headers)))
     return sent
 
 

@@ -1,7 +1,18 @@
 """What every reader hands out and every pure part takes; records of kafka-python and of aiokafka both fit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProducerRecord:
+    """One record to be produced."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Record(Protocol):

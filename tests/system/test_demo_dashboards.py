@@ -58,7 +58,7 @@ def test_every_panel_of_both_dashboards_shows_a_running_demo(postgres_url: str, 
 
 def _has_swapped(server: Prometheus) -> bool:
     """Tell whether serving has changed versions of every lineage while it was watched."""
-    swapped = server.query("sum by (lineage) (shelfwise_serving_swaps_total) >= 2")
+    swapped = server.query("sum by (lineage) (shelfwise_serving_version_changes_total) >= 2")
     return {series.metric["lineage"] for series in swapped} == {arm.lineage for arm in ARMS}
 
 

@@ -267,7 +267,7 @@ class Processes:
             self.serving.latency.labels(arm).observe(0.004)
         self.serving.requests.labels("control", "late").inc()
         self.serving.version.labels("test").set(self.step)
-        self.serving.swaps.labels("test").inc()
+        self.serving.version_changes.labels("test").inc()
         self.serving.impressions.labels("emitted").inc(10)
         self.serving.impressions.labels("delivered").inc(9)
         self.sink.sessions.inc(10)

@@ -81,7 +81,7 @@ def test_health_and_metrics(client: TestClient) -> None:  # type: ignore[type-ar
         "shelfwise_serving_requests",
         "shelfwise_serving_latency_seconds",
         "shelfwise_serving_version",
-        "shelfwise_serving_swaps",
+        "shelfwise_serving_version_changes",
         "shelfwise_serving_impressions",
     }
     labels = [s.labels for s in families["shelfwise_serving_requests"].samples if s.name.endswith("_total")]

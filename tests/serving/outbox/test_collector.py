@@ -73,13 +73,13 @@ def test_accepted_events_and_dead_letters_are_on_the_broker_when_the_answer_come
     assert answer.status_code == 200
     found = answer.json()
     assert (found["accepted"], found["rejected"]) == (2, 2)
-    assert [verdict["status"] for verdict in found["verdicts"]] == ["accepted", "rejected", "rejected", "accepted"]
-    assert {name: found["verdicts"][1][name] for name in ("reason", "field", "value")} == {
+    assert [result["status"] for result in found["results"]] == ["accepted", "rejected", "rejected", "accepted"]
+    assert {name: found["results"][1][name] for name in ("reason", "field", "value")} == {
         "reason": "bad_value",
         "field": "position",
         "value": "0",
     }
-    assert found["verdicts"][2]["reason"] == "unmapped"
+    assert found["results"][2]["reason"] == "unmapped"
     assert sorted(sent) == ["e-0", "e-2"]
     headers = [dict(letter.headers) for letter in letters]
     assert Counter(header["reason"] for header in headers) == {b"bad_value": 1, b"unmapped": 1}
@@ -103,8 +103,8 @@ def test_other_conventions_are_adapted_with_the_key_of_this_shop(tmp_path: Path,
         part = client.post("/v1/events?format=ga4", json=[partial]).json()
         client.post("/v1/events?format=ubi", json=[query]).raise_for_status()
         shown = [decode.impression(value) for value in values(fresh_kafka, topics.IMPRESSIONS)]
-    assert one.json() == {"accepted": 1, "rejected": 0, "verdicts": [{**one.json()["verdicts"][0], "records": 1}]}
-    assert [(v["status"], v["records"], v["field"]) for v in part["verdicts"]] == [
+    assert one.json() == {"accepted": 1, "rejected": 0, "results": [{**one.json()["results"][0], "records": 1}]}
+    assert [(v["status"], v["records"], v["field"]) for v in part["results"]] == [
         ("partial", 1, "events[1].params.items[0].item_id")
     ]
     assert {event.source: event.query.hash for event in shown} == dict.fromkeys(
@@ -130,14 +130,14 @@ def test_without_a_broker_nothing_is_acknowledged(tmp_path: Path) -> None:
         metrics = client.get("/metrics").text
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
-    assert 'shelfwise_serving_collected_total{fate="unacknowledged"} 1.0' in metrics
-    assert 'shelfwise_serving_collected_total{fate="record"} 0.0' in metrics
+    assert 'shelfwise_serving_collected_total{outcome="unacknowledged"} 1.0' in metrics
+    assert 'shelfwise_serving_collected_total{outcome="record"} 0.0' in metrics
 
 
 def test_a_full_queue_refuses_and_recovers(memory_broker: Broker) -> None:
     body = json.dumps([click(number) for number in range(10)]).encode()
     collector = Collector(
-        Delivery(memory_broker, clock=time.monotonic),
+        Delivery(memory_broker, clock=time.monotonic, random=lambda: 0.0),
         Metrics(),
         options=Options(),
         max_bytes=2 * len(body),
@@ -180,11 +180,11 @@ def test_every_acknowledged_event_of_many_senders_is_there_once(tmp_path: Path, 
         for start in range(first, first + 200, 20):
             batch = [click(number) for number in range(start, start + 20)]
             answer = client.post("/v1/events", json=batch)
-            verdicts = answer.json().get("verdicts", [])
+            results = answer.json().get("results", [])
             acknowledged.extend(
                 event["event_id"]
-                for event, verdict in zip(batch, verdicts, strict=True)
-                if verdict["status"] == "accepted"
+                for event, result in zip(batch, results, strict=True)
+                if result["status"] == "accepted"
             )
 
     with serving(World(tmp_path), fresh_kafka) as client:

@@ -65,7 +65,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def emitter(
     broker: Broker | None, folder: Path, metrics: Metrics, *, spool_bytes: int = 1 << 20, queue_size: int = 1_000
 ) -> Emitter:
-    return Emitter(broker, Spool(folder, spool_bytes), metrics, queue_size=queue_size, clock=time.monotonic)
+    return Emitter(
+        broker,
+        Spool(folder, spool_bytes, metrics),
+        metrics,
+        queue_size=queue_size,
+        clock=time.monotonic,
+        random=lambda: 0.0,
+    )
 
 
 def test_without_a_broker_everything_is_spooled_then_dropped(tmp_path: Path) -> None:

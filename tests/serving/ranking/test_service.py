@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from abtest.store import Arm
+from serving.metrics import Metrics
 from serving.outbox.spool import Spool
 from serving.ranking import rank
 from serving.ranking.service import Service, System
@@ -62,8 +63,7 @@ def run(service: Service, num: int = 1) -> list[RankAnswer]:
 
 
 def spooled(world: World) -> list[Impression]:
-
-    spool = Spool(world.home / "serving" / "spool-8080", 1 << 26)
+    spool = Spool(world.home / "serving" / "spool-8080", 1 << 26, Metrics())
     found = []
     while batch := spool.oldest():
         found += [msgspec.json.decode(value, type=Impression) for _, value in batch[1]]

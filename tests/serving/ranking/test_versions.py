@@ -73,7 +73,7 @@ def test_the_live_version_comes_into_use_and_the_former_stays_loaded(world: Worl
     assert used is not None
     assert used.previous is not None
     assert (used.number, used.previous.number, used.previous.previous) == (2, 1, None)
-    assert metrics.registry.get_sample_value("shelfwise_serving_swaps_total", {"lineage": "base"}) == 2.0
+    assert metrics.registry.get_sample_value("shelfwise_serving_version_changes_total", {"lineage": "base"}) == 2.0
     assert metrics.registry.get_sample_value("shelfwise_serving_version", {"lineage": "base"}) == 2.0
 
 
