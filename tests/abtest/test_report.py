@@ -24,6 +24,8 @@ from stream.schemas import topics
 from tests.harness.generated_facts import ARMS, LAST_TS, arrays, fill, generate
 from tests.harness.sessions import log_of, make_session, purchase
 
+pytestmark = pytest.mark.slow
+
 
 def facts_by_client(engine: Engine, arm: str) -> dict[str, NDArray[np.float64]]:
     """Sum the raw facts of one arm in Python, apart from the code under test."""

@@ -193,6 +193,7 @@ def _rows(engine: Engine) -> list[list[Row[tuple[object, ...]]]]:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("where", _STEPS)
 def test_s3_a_sink_killed_inside_its_transactions_ends_in_the_rows_of_a_calm_one(

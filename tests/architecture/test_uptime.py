@@ -39,6 +39,7 @@ def _refusal() -> str | None:
     return None if done.returncode == 0 else done.stderr.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("uptime_s", _UPTIMES_S)
 def test_clock_sensitive_parts_do_not_depend_on_the_time_since_the_boot(uptime_s: int) -> None:
     reason = _refusal()

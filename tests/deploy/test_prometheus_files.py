@@ -62,6 +62,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
     assert "SUCCESS" in promtool("check", "config", str(FOLDER / "prometheus.yml"))
 
 
+@pytest.mark.slow
 def test_alerts_fire_on_faults_only(tmp_path: Path) -> None:
     scenarios = tmp_path / "rules_test.yml"
     scenarios.write_text(SCENARIOS.read_text().replace("[RULES]", f"[{FOLDER / 'rules.yml'}]"))

@@ -198,6 +198,7 @@ def test_without_images_the_scores_are_those_of_the_text_only_run(name: str) -> 
     assert (scores(name, config, params, batch).logit - text_only).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @every_model
 def test_training_is_repeatable_to_the_bit(name: str) -> None:
     config = tiny(name)
@@ -247,6 +248,7 @@ def test_weights_of_another_form_are_refused(name: str, damage: str) -> None:
         check_weights(name, config, changed)
 
 
+@pytest.mark.slow
 @every_model
 def test_thirty_two_sessions_are_learned_by_heart(name: str) -> None:
     config = tiny(name)
@@ -257,6 +259,7 @@ def test_thirty_two_sessions_are_learned_by_heart(name: str) -> None:
     assert main < 0.05
 
 
+@pytest.mark.slow
 @every_model
 def test_shuffled_labels_teach_nothing(name: str) -> None:
     config = tiny(name)

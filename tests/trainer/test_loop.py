@@ -76,6 +76,7 @@ def test_same_log_same_weights_at_any_poll_size(
     assert dict(loop.learner.counters) == undisturbed[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visit", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_crash_at_each_point_resumes_to_equal_weights(
@@ -204,6 +205,7 @@ def test_every_checkpoint_is_skipped_but_those_of_versions_when_the_wall_clock_s
     assert len(list((tmp_path / "checkpoints").glob("0*"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("visit", [1, 2])
 @pytest.mark.parametrize("step", ["before_write", "after_write", "after_fsync", "before_rename"])
 @pytest.mark.parametrize("place", ["artifact", "checkpoint"])

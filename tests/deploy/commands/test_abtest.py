@@ -86,6 +86,7 @@ def test_refused_values_are_named(home: Path, arguments: tuple[str, ...], messag
         call("abtest", "create", "first", *arguments)
 
 
+@pytest.mark.slow
 def test_report_prints_and_writes(home: Path, tmp_path: Path) -> None:
     fill_home(home, lift=2.0)
     code, out = call("abtest", "report", "first", "--json")

@@ -21,6 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_versions_lineages_and_show(home: Path) -> None:
     runner = CliRunner()
     listed = runner.invoke(app, ["trainer", "versions", "--lineage", LINEAGE.name, "--json"])

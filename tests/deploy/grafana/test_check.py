@@ -298,6 +298,7 @@ def recent() -> check.Range:
     return check.Range(start=now - timedelta(minutes=1), end=now, scrape_s=SCRAPE_S)
 
 
+@pytest.mark.slow
 def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
     found = check.check_prometheus(prometheus_url, LOOP, recent())
     assert [(row.panel, row.error) for row in found if row.error] == []

@@ -35,11 +35,13 @@ def compile_dashboards(folder: Path, dashboards: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_dashboards_have_grafanas_types() -> None:
     texts = {name.removesuffix(".json"): content.decode() for name, content in generate.rendered().items()}
     assert compile_dashboards(node_folder("grafana_types"), texts) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "replacement", "finding"),
     [

@@ -28,6 +28,7 @@ def test_the_document_is_valid_and_accepts_what_the_service_accepts() -> None:
     assert list(validator("RankRequest").iter_errors(body(currency="euro")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_generated_requests_meet_no_server_error(tmp_path: Path, mode: str) -> None:
     world = World(tmp_path)

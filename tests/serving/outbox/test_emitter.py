@@ -112,6 +112,7 @@ def test_a_dead_address_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     assert (found["emitted"], found["spooled"], found["delivered"]) == (1, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.usefixtures("forgiving_sockets")
 def test_broker_down_then_up_loses_nothing(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(wo
     assert (again.number, again.artifact) == (4, address)
 
 
+@pytest.mark.slow
 def test_v5_swaps_under_load_fail_no_request_and_never_mislabel(world: World) -> None:
     num_versions, num_requests = 12, 400
     addresses = {str(number): "" for number in range(1, num_versions + 1)}

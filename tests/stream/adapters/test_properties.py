@@ -80,6 +80,7 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SOURCES))
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())

@@ -122,6 +122,7 @@ class _Doubtful:
             await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_b2_an_exception_or_a_cancellation_in_the_body_acknowledges_the_event(

@@ -115,6 +115,7 @@ def _values(broker: Broker) -> Sequence[bytes]:
     return sorted(record.value or b"" for record in read_to_end(broker, topics.CLICKS))
 
 
+@pytest.mark.slow
 def test_the_memory_broker_carries_the_worker(memory_broker: Broker, tmp_path: Path) -> None:
     with running(memory_broker, tmp_path / "home") as worker:
         send(memory_broker, list(shopping(NUM_QUERIES)))

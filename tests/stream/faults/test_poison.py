@@ -141,6 +141,7 @@ def _memory_kib(name: str) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.slow
 def test_s12_memory_does_not_grow_with_large_events() -> None:
     """S12: 1,200 records of 1 MB through a process of its own: RSS grows by at most 50 MiB, letters included."""
     child = subprocess.run(

@@ -49,6 +49,8 @@ from tests.stream.faults.fault_log import (
     shopping,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_QUERIES = 900
 END_TS = START_TS + DAY_MS
 MAX_SLICE = 64

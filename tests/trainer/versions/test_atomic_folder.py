@@ -69,11 +69,13 @@ def can_make_namespaces() -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_one_folder(tmp_path: Path) -> None:
     run_two_writers(tmp_path, (), (0, 1_000))
     assert sorted(map(read, finished(tmp_path))) == [*range(WRITES), *range(1_000, 1_000 + WRITES)]
 
 
+@pytest.mark.slow
 def test_two_writers_that_are_both_pid_1_write_into_one_folder(tmp_path: Path) -> None:
     if not can_make_namespaces():
         pytest.skip("PID namespaces are not allowed here")
@@ -81,6 +83,7 @@ def test_two_writers_that_are_both_pid_1_write_into_one_folder(tmp_path: Path) -
     assert sorted(map(read, finished(tmp_path))) == [*range(WRITES), *range(1_000, 1_000 + WRITES)]
 
 
+@pytest.mark.slow
 def test_two_writers_of_the_same_content_both_succeed(tmp_path: Path) -> None:
     run_two_writers(tmp_path, (), (0, 0))
     assert sorted(map(read, finished(tmp_path))) == [*range(WRITES)]

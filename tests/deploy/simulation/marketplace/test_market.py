@@ -31,6 +31,7 @@ def shown(market: Market) -> list[Listing]:
 INCOMING = np.arange(SMALL.candidates)
 
 
+@pytest.mark.slow
 def test_click_and_order_shares_are_calibrated(market: Market, shown: list[Listing]) -> None:
     outcomes = [market.respond(listing, INCOMING) for listing in shown]
     clicked = np.mean([bool(outcome.clicks) for outcome in outcomes])
@@ -40,6 +41,7 @@ def test_click_and_order_shares_are_calibrated(market: Market, shown: list[Listi
     assert ordered == pytest.approx(0.03, abs=0.012)
 
 
+@pytest.mark.slow
 def test_truth_is_what_draws_average_to(market: Market, shown: list[Listing]) -> None:
     outcomes = [market.respond(listing, INCOMING) for listing in shown]
     truth = [market.expect(listing, INCOMING) for listing in shown]
@@ -50,6 +52,7 @@ def test_truth_is_what_draws_average_to(market: Market, shown: list[Listing]) ->
     assert abs(money.mean() - np.mean([t.gmv_minor for t in truth])) < 4 * money.std() / root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cascade", "dcm", "dbn"])
 def test_every_click_model_is_calibrated(name: ClickModelName) -> None:
     other = Market(replace(SMALL, click_model=name))
@@ -59,6 +62,7 @@ def test_every_click_model_is_calibrated(name: ClickModelName) -> None:
     assert np.mean([other.expect(listing, INCOMING).order for listing in found]) == pytest.approx(0.03, abs=0.01)
 
 
+@pytest.mark.slow
 def test_click_shares_by_rank_follow_the_measured_ones() -> None:
     clicks = np.zeros(SMALL.candidates)
     for seed in (21, 22):
