@@ -1,29 +1,41 @@
-"""What can be said about the compose files without a Docker engine."""
+"""The compose files, as far as they can be checked without a Docker engine."""
 
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 import typer.main
+from prometheus_client import CollectorRegistry
 from typer.core import TyperGroup
 
+from abtest.settings import AbtestSettings
 from deploy.cli import app
 from deploy.configuration import load
 from deploy.kafka import choice
+from serving.settings import ServingSettings
 from stream import db
+from stream.agents.settings import WorkerSettings
 from stream.errors import ConfigError
+from stream.probes import ProbeServer
+from trainer.settings import TrainerSettings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 ROOT = FOLDER.parents[1]
 PASSWORDS = {"SHELFWISE_DB_PASSWORD": "p4ssword", "SHELFWISE_GRAFANA_PASSWORD": "gr4fana"}
 
 
+class Health(msgspec.Struct, frozen=True):
+    test: tuple[str, ...] = ()
+
+
 class Service(msgspec.Struct):
     image: str
     command: list[str] = []
-    network_mode: str = ""
     read_only: bool = False
     user: str = ""
     cap_drop: list[str] = []
@@ -32,6 +44,8 @@ class Service(msgspec.Struct):
     volumes: list[str] = []
     environment: dict[str, str | int] = {}
     depends_on: dict[str, dict[str, str]] = {}
+    healthcheck: Health = Health()
+    mem_limit: str = ""
 
 
 class Compose(msgspec.Struct):
@@ -41,6 +55,32 @@ class Compose(msgspec.Struct):
 
 COMPOSE = msgspec.yaml.decode((FOLDER / "compose.yaml").read_bytes(), type=Compose)
 OURS = {name: service for name, service in COMPOSE.services.items() if service.image.startswith("shelfwise:")}
+RUNNING = {name: service for name, service in OURS.items() if service.healthcheck.test}
+
+
+class Job(msgspec.Struct):
+    job_name: str
+    static_configs: list[dict[str, list[str]]]
+
+
+class Scraping(msgspec.Struct):
+    rule_files: list[str]
+    scrape_configs: list[Job]
+    scraping: dict[str, str] = msgspec.field(name="global")
+
+    @property
+    def scrape_interval(self) -> str:
+        return self.scraping["scrape_interval"]
+
+    def targets(self) -> set[str]:
+        return {target for job in self.scrape_configs for group in job.static_configs for target in group["targets"]}
+
+
+def listening(service: Service) -> str:
+    """Return the port of a service's probes and metrics, from its command line."""
+    words = service.command
+    [port] = [words[index + 1] for index, word in enumerate(words) if word in {"--metrics-port", "--port"}]
+    return port
 
 
 def parse(words: list[str]) -> Mapping[str, object]:
@@ -116,7 +156,9 @@ def test_all_parts_of_the_loop_are_there() -> None:
         ("trainer", "run"),
         ("serving", "run"),
         ("kafka", "topics"),
+        ("db", "upgrade"),
     }
+    assert set(OURS) - set(RUNNING) == {"schema", "setup"}
     assert {"kafka", "postgres", "prometheus", "grafana"} <= set(COMPOSE.services)
 
 
@@ -125,16 +167,56 @@ def test_what_is_published_is_published_on_loopback() -> None:
     assert sorted(published) == ["127.0.0.1:3000:3000", "127.0.0.1:8080:8080", "127.0.0.1:9090:9090"]
 
 
-def test_metrics_ports_are_those_that_prometheus_scrapes() -> None:
-    scraped = set(re.findall(r"127\.0\.0\.1:(\d+)\"", (ROOT / "deploy/prometheus/prometheus.yml").read_text()))
-    exposed = [
-        service.command[index + 1]
-        for service in OURS.values()
-        for index, word in enumerate(service.command)
-        if word in {"--metrics-port", "--port"}
-    ]
-    assert sorted(exposed) == sorted(scraped)
-    assert {service.network_mode for service in (*OURS.values(), COMPOSE.services["prometheus"])} == {"service:pod"}
+def test_prometheus_scrapes_every_process_by_the_name_of_its_service() -> None:
+    ours, default = (
+        msgspec.yaml.decode(path.read_bytes(), type=Scraping)
+        for path in (FOLDER / "prometheus.yml", ROOT / "deploy/prometheus/prometheus.yml")
+    )
+    assert ours.targets() == {f"{name}:{listening(service)}" for name, service in RUNNING.items()}
+    assert [job.job_name for job in ours.scrape_configs] == [job.job_name for job in default.scrape_configs]
+    assert (ours.scrape_interval, ours.rule_files) == (default.scrape_interval, default.rule_files)
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_every_process_listens_for_the_others_and_is_healthy_when_ready(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("deploy.configuration.environment", lambda: environment(RUNNING[name]))
+    monkeypatch.chdir(tmp_path)
+    settings = load().settings
+    hosts = (
+        settings.get("worker", WorkerSettings).metrics_host,
+        settings.get("trainer", TrainerSettings).metrics_host,
+        settings.get("abtest", AbtestSettings).metrics_host,
+        settings.get("serving", ServingSettings).host,
+    )
+    assert set(hosts) == {"0.0.0.0"}
+    program, option, code = RUNNING[name].healthcheck.test[1:]
+    assert (program, option) == ("python", "-c")
+    compile(code, name, "exec")
+    assert f"'http://127.0.0.1:{listening(RUNNING[name])}/readyz'" in code
+
+
+def test_the_health_check_fails_unless_the_process_is_ready() -> None:
+    reasons = ["the partitions are not assigned yet", None]
+    code = RUNNING["joiner"].healthcheck.test[3]
+    with ProbeServer("127.0.0.1", 0, CollectorRegistry(), lambda: reasons.pop(0)) as server:
+        command = [sys.executable, "-c", code.replace(":9101/", f":{server.port}/")]
+        assert [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(2)] == [1, 0]
+
+
+def test_kafkas_health_check_starts_no_java_and_sees_an_open_port() -> None:
+    program, *arguments = COMPOSE.services["kafka"].healthcheck.test[1:]
+    assert program == "bash"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = [program, *(word.replace("9092", str(port)) for word in arguments)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+
+
+def test_every_service_has_a_memory_limit() -> None:
+    assert all(re.fullmatch(r"\d+[mg]", service.mem_limit) for service in COMPOSE.services.values())
 
 
 def test_images_are_pinned() -> None:
@@ -166,7 +248,7 @@ def test_mounted_files_and_volumes_exist() -> None:
     for service in COMPOSE.services.values():
         for volume in service.volumes:
             source = volume.split(":")[0]
-            assert (FOLDER / source).is_dir() if source.startswith(".") else source in COMPOSE.volumes
+            assert (FOLDER / source).exists() if source.startswith(".") else source in COMPOSE.volumes
 
 
 def test_grafana_gets_every_value_that_its_provisioning_asks_for() -> None:
