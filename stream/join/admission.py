@@ -15,19 +15,19 @@ class ClientLoad:
     """The number of open events of each client: open queries, their labels, and waiting events."""
 
     def __init__(self) -> None:
-        self._num_events: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
 
-    def of_client(self, client_id: str) -> int:
+    def num_events(self, client_id: str) -> int:
         """Return the number of open events of a client."""
-        return self._num_events.get(client_id, 0)
+        return self._counts.get(client_id, 0)
 
     def add(self, client_id: str, num_events: int) -> None:
         """Add a number of open events, or take one away."""
-        total = self._num_events.get(client_id, 0) + num_events
+        total = self._counts.get(client_id, 0) + num_events
         if total > 0:
-            self._num_events[client_id] = total
+            self._counts[client_id] = total
         else:
-            self._num_events.pop(client_id, None)
+            self._counts.pop(client_id, None)
 
 
 class Admission:
@@ -65,8 +65,8 @@ class Admission:
         reference_ts = self._watermark.now_ts if self._driver_ticks else record.timestamp
         if reference_ts and event.event_ts > reference_ts + self._max_ahead_ms:
             raise SchemaError("future_ts", f"event_ts {event.event_ts} is too far past {reference_ts}")
-        if self._load.of_client(client_id) >= self._max_client_events:
-            raise SchemaError("hot_key", f"the client holds {self._load.of_client(client_id)} open events")
+        if self._load.num_events(client_id) >= self._max_client_events:
+            raise SchemaError("hot_key", f"the client holds {self._load.num_events(client_id)} open events")
         if self._watermark.observe(record.topic, event.event_ts):
             self._counters.add("clamped")
         self._counters.add(record.topic)

@@ -9,12 +9,13 @@ Source: docs/stream.md, Emission of sessions.
 
 from stream.join.item_clicks import ItemClicks
 from stream.join.labels import ClickLabel
+from stream.join.lists import Lists
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
 from stream.join.profiles import Profiles
 from stream.join.rows import ItemClick, Source
 from stream.join.settings import JoinSettings
-from stream.join.targets import Target, Targets
+from stream.join.target import Target
 from stream.schemas.events import Behaviour, Click
 
 _Refusal = tuple[str, str]
@@ -32,53 +33,53 @@ class Clicks:
     def __init__(
         self,
         settings: JoinSettings,
-        targets: Targets,
+        lists: Lists,
         item_clicks: ItemClicks,
         profiles: Profiles,
         counters: OutcomeCounters,
     ) -> None:
         self._infer_links = settings.infer_links
         self._max_list_events = settings.max_list_events
-        self._targets = targets
+        self._lists = lists
         self._item_clicks = item_clicks
         self._profiles = profiles
         self._counters = counters
 
     def join(self, click: Click, source: Source, output: MicroBatchOutput, *, final: bool) -> bool:
         """Join or reject a click, or return False if it has to wait; a final click never waits."""
-        if click.query_id is not None:
-            found = self._find_named(click, click.query_id, final=final)
+        target = self._find(click, final=final)
+        refusal: _Refusal | None
+        if target is None or (target.is_open and click.event_ts > target.last_ts):
+            if not final and (self._infer_links or click.query_id is not None):
+                return False
+            refusal = self._absence(click, target)
         else:
-            found = self._find_inferred(click, final=final)
-        if found is None:
-            return False
-        if isinstance(found, Target):
-            self._add_label(click, source, found)
-        else:
-            self._reject(click, source, output, *found)
+            refusal = self._refusal(click, target)
+            if refusal is None:
+                self._add_label(click, source, target)
+                return True
+        self._reject(click, source, output, *refusal)
         return True
 
-    def _find_named(self, click: Click, query_id: str, *, final: bool) -> Target | _Refusal | None:
-        """Return the list that a click joins, or the reason why it joins none, or None if it has to wait."""
-        target = self._targets.find(query_id)
-        if target is not None and not (target.is_open and click.event_ts > target.last_ts):
-            return self._refusal(click, target) or target
-        if not final:
-            return None
-        return self._targets.absence(query_id) if target is None else ("too_late", "the session closed without a click")
+    def _find(self, click: Click, *, final: bool) -> Target | None:
+        if click.query_id is not None:
+            return self._lists.find(click.query_id)
+        if self._infer_links and final:
+            return self._lists.find_newest(click.client_id, click.object_id, click.event_ts)
+        return None
 
-    def _find_inferred(self, click: Click, *, final: bool) -> Target | _Refusal | None:
-        """Return the same for a click without `query_id`."""
-        if not self._infer_links:
-            return "no_link", "no query_id, and links are not inferred"
-        if not final:
-            return None
-        target = self._targets.find_newest(click.client_id, click.object_id, click.event_ts)
-        if target is None:
+    def _absence(self, click: Click, target: Target | None) -> _Refusal:
+        """Return reason and detail for a click that no list takes."""
+        if target is not None:
+            return "too_late", "the session closed without a click"
+        if click.query_id is not None:
+            return self._lists.absence(click.query_id)
+        if self._infer_links:
             return "no_link", "no open list of the client shows the item"
-        return self._refusal(click, target) or target
+        return "no_link", "no query_id, and links are not inferred"
 
     def _refusal(self, click: Click, target: Target) -> _Refusal | None:
+        """Return reason and detail if a list does not take a click."""
         is_full = len(target.labels) >= self._max_list_events and click.event_id not in target.labels.clicks
         if target.client_id != click.client_id:
             return "no_link", "the list was shown to another client"

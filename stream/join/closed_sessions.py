@@ -1,36 +1,53 @@
 """Closed sessions: those with labels, which may still be corrected, and digests of the others."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from stream.join import query_digests, rows
 from stream.join.labels import Label, MergeResult
 from stream.join.query_digests import QueryDigests
 from stream.join.rows import SessionRow
 from stream.join.settings import JoinSettings
+from stream.join.target import Target
 from stream.join.tiers import BatchNumbers, WarmTier
 
 _UNLABELLED = b"c"
 _EVICTED = b"e"
 
 
-@dataclass(slots=True)
-class ClosedSession:
+class ClosedSession(Target):
     """A closed session with labels, and the changes of the current micro-batch.
 
     Attributes:
-        query_id: Its query.
         row: Its row, with the labels of the micro-batch.
         items: Indexes of the items with merged labels.
         reasons: Reasons of the merges.
         has_grown: Whether a merge has changed the labels.
     """
 
-    query_id: str
-    row: SessionRow
-    items: set[int] = field(default_factory=set)
-    reasons: set[str] = field(default_factory=set)
-    has_grown: bool = False
+    __slots__ = ("_corrected", "has_grown", "items", "reasons", "row")
+    is_open = False
+
+    def __init__(self, query_id: str, row: SessionRow, last_ts: int, corrected: "dict[str, ClosedSession]") -> None:
+        super().__init__(query_id, row.client_id, row.event_ts, last_ts, row.labels)
+        self.row = row
+        self.items: set[int] = set()
+        self.reasons: set[str] = set()
+        self.has_grown = False
+        self._corrected = corrected
+
+    def list_payload(self) -> bytes:
+        """Return the list payload."""
+        return self.row.list_payload
+
+    def merge(self, label: Label, reason: str) -> MergeResult:
+        """Merge a label; a repeated one is emitted again, as a crash may have lost its first record."""
+        result = self.row.labels.merge(label)
+        if result is not MergeResult.DUPLICATE:
+            self.items.add(label.item)
+            self.reasons.add(reason)
+            self.has_grown |= result is not MergeResult.REPEATED
+            self._corrected[self.query_id] = self
+        return result
 
 
 class ClosedSessions:
@@ -47,13 +64,16 @@ class ClosedSessions:
         self._digests = {_UNLABELLED: QueryDigests(), _EVICTED: QueryDigests()}
         self._new_digests: dict[tuple[bytes, int], list[int]] = {}
 
-    def find(self, query_id: str) -> ClosedSession | None:
+    def find_session(self, query_id: str) -> ClosedSession | None:
         """Return a closed session with labels, or None."""
         corrected = self._corrected.get(query_id)
         if corrected is not None:
             return corrected
         stored = self._warm.get(rows.session_key(query_id))
-        return ClosedSession(query_id, rows.unpack_session(stored)) if stored is not None else None
+        if stored is None:
+            return None
+        row = rows.unpack_session(stored)
+        return ClosedSession(query_id, row, row.event_ts + self._attribution_ms, self._corrected)
 
     def was_unlabelled(self, query_id: str) -> bool:
         """Return whether a query closed without a label."""
@@ -62,16 +82,6 @@ class ClosedSessions:
     def was_evicted(self, query_id: str) -> bool:
         """Return whether a closed session was dropped for space."""
         return query_id in self._digests[_EVICTED]
-
-    def merge(self, session: ClosedSession, label: Label, reason: str) -> MergeResult:
-        """Merge a label; a repeated one is emitted again, as a crash may have lost its first record."""
-        result = session.row.labels.merge(label)
-        if result is not MergeResult.DUPLICATE:
-            session.items.add(label.item)
-            session.reasons.add(reason)
-            session.has_grown |= result is not MergeResult.REPEATED
-            self._corrected[session.query_id] = session
-        return result
 
     def put(self, query_id: str, row: SessionRow) -> None:
         """Write a closed session with labels."""
@@ -95,18 +105,19 @@ class ClosedSessions:
 
     def take_corrected(self) -> Iterable[ClosedSession]:
         """Return the sessions that the micro-batch has corrected, and forget them."""
-        corrected, self._corrected = self._corrected, {}
-        return corrected.values()
+        corrected = list(self._corrected.values())
+        self._corrected.clear()
+        return corrected
 
-    def index(self, key: bytes, value: bytes) -> None:
-        """Index a row of digests."""
+    def restore(self, key: bytes, value: bytes) -> None:
+        """Index a stored row if it holds digests."""
         if key[:1] in self._digests:
             hour = int(key.split(b":")[1])
             for number in query_digests.unpack(rows.unpack_bytes(value)):
                 self._digests[key[:1]].add(hour, number)
 
     def forget(self, key: bytes) -> None:
-        """Forget the digests of a row that was deleted."""
+        """Forget the digests of a deleted row, if it held any."""
         if key[:1] in self._digests:
             self._digests[key[:1]].forget(int(key.split(b":")[1]))
 

@@ -19,6 +19,7 @@ from stream.join.closed_sessions import ClosedSessions
 from stream.join.deadlines import Deadlines
 from stream.join.item_clicks import ItemClicks
 from stream.join.labels import Labels
+from stream.join.lists import Lists
 from stream.join.open_queries import OpenQueries, OpenQuery
 from stream.join.orders import Orders, line_deadline
 from stream.join.outcome_counters import OutcomeCounters
@@ -29,7 +30,6 @@ from stream.join.progress import Progress
 from stream.join.restore import restore_hot, restore_warm
 from stream.join.rows import SessionRow, Source
 from stream.join.settings import JoinSettings
-from stream.join.targets import Targets
 from stream.join.tiers import BatchNumbers, HotTier, WarmTier
 from stream.join.waiting_events import WaitingEvent, WaitingEvents
 from stream.join.watermark import Watermark
@@ -77,12 +77,10 @@ class Join:
         self._waiting = WaitingEvents(self._hot, self._deadlines, load)
         self._closed = ClosedSessions(partition, settings, self._warm, self._batches)
         self._profiles = Profiles(settings, self._warm)
-        targets = Targets(settings, self._open, self._closed)
+        lists = Lists(self._open, self._closed)
         item_clicks = ItemClicks(settings, self._warm, self._watermark)
-        self._clicks = Clicks(settings, targets, item_clicks, self._profiles, self._counters)
-        self._orders = Orders(
-            settings, targets, item_clicks, self._profiles, self._counters, self._positions, self._warm
-        )
+        self._clicks = Clicks(settings, lists, item_clicks, self._profiles, self._counters)
+        self._orders = Orders(settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._warm)
         restore_warm(self._warm, self._closed, self._watermark.expiry_ts)
         restore_hot(self._hot, self._open, self._waiting, self._positions, self._watermark.watermark_ts, settings)
 
@@ -230,7 +228,7 @@ class Join:
         self, impression: Impression, source: Source, close_ts: int, output: MicroBatchOutput
     ) -> None:
         closed, query_id = self._closed, impression.query_id
-        if closed.find(query_id) is not None or closed.was_unlabelled(query_id) or closed.was_evicted(query_id):
+        if closed.find_session(query_id) is not None or closed.was_unlabelled(query_id) or closed.was_evicted(query_id):
             self._counters.add(outcomes.DUPLICATE)
             return
         self._counters.add_unjoined(topics.IMPRESSIONS, "too_late")
@@ -264,7 +262,7 @@ class Join:
         payload = self._open.list_payload(query)
         self._open.close(query)
         merged, revision = query.labels, 0
-        written = self._closed.find(query.query_id)
+        written = self._closed.find_session(query.query_id)
         if written is not None:
             # After a crash the close may be stored without the progress row that claims it.
             merged = (merged or labels.empty()).union(written.row.labels)

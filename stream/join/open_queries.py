@@ -9,7 +9,10 @@ from stream.join import labels, rows
 from stream.join.admission import ClientLoad
 from stream.join.deadlines import CLOSE_RANK, Deadlines
 from stream.join.labels import Label, Labels, MergeResult
+from stream.join.target import Target
 from stream.join.tiers import HotTier
+
+_NO_LABELS = labels.empty()
 
 
 # A query cannot be part of a cycle, and queries are many: the garbage collector does not track them.
@@ -24,6 +27,25 @@ class OpenQuery(Struct, gc=False):
     offset: int
     n: int
     labels: Labels | None = None
+
+
+class _OpenTarget(Target):
+    """An open query as the target of labels."""
+
+    __slots__ = ("_queries", "_query")
+    is_open = True
+
+    def __init__(self, queries: "OpenQueries", query: OpenQuery) -> None:
+        known = query.labels if query.labels is not None else _NO_LABELS
+        super().__init__(query.query_id, query.client_id, query.event_ts, query.close_ts - 1, known)
+        self._queries = queries
+        self._query = query
+
+    def list_payload(self) -> bytes:
+        return self._queries.list_payload(self._query)
+
+    def merge(self, label: Label, reason: str) -> MergeResult:  # noqa: ARG002 - an open list has no revision yet
+        return self._queries.merge_label(self._query, label)
 
 
 class OpenQueries:
@@ -44,9 +66,20 @@ class OpenQueries:
         """Return an open query, or None."""
         return self._queries.get(query_id)
 
-    def of_client(self, client_id: str) -> list[OpenQuery]:
-        """Return the open queries of a client."""
-        return [self._queries[query_id] for query_id in self._by_client.get(client_id, ())]
+    def find_target(self, query_id: str) -> Target | None:
+        """Return an open query as the target of labels, or None."""
+        query = self._queries.get(query_id)
+        return _OpenTarget(self, query) if query is not None else None
+
+    def find_newest(self, client_id: str, item_id: str, event_ts: int) -> Target | None:
+        """Return the newest open list of a client that shows an item at a time."""
+        queries = [self._queries[query_id] for query_id in self._by_client.get(client_id, ())]
+        in_window = [query for query in queries if query.event_ts <= event_ts < query.close_ts]
+        for query in sorted(in_window, key=lambda query: (query.event_ts, query.query_id), reverse=True):
+            target = _OpenTarget(self, query)
+            if item_id in target.shown.item_id:
+                return target
+        return None
 
     def list_payload(self, query: OpenQuery) -> bytes:
         """Return the list payload of an open query."""
@@ -58,16 +91,19 @@ class OpenQueries:
         """Write and index a new query."""
         row = rows.ImpressionRow(query.offset, query.event_id, list_payload)
         self._hot.put(rows.impression_key(query.query_id), rows.pack_impression(row))
-        self.index(query)
+        self._index(query)
 
-    def index(self, query: OpenQuery) -> None:
+    def restore(self, query: OpenQuery) -> None:
         """Index a query whose row is in the hot tier."""
+        self._index(query)
+
+    def _index(self, query: OpenQuery) -> None:
         self._queries[query.query_id] = query
         self._by_client.setdefault(query.client_id, []).append(query.query_id)
         self._load.add(query.client_id, 1 + (len(query.labels) if query.labels is not None else 0))
         self._deadlines.push(query.close_ts, CLOSE_RANK, query.event_ts, query.offset, query.query_id)
 
-    def merge(self, query: OpenQuery, label: Label) -> MergeResult:
+    def merge_label(self, query: OpenQuery, label: Label) -> MergeResult:
         """Merge a label into an open query."""
         if query.labels is None:
             query.labels = labels.empty()

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from stream.join import rows
 from stream.join.item_clicks import ItemClicks
 from stream.join.labels import MergeResult, OrderLineLabel
+from stream.join.lists import Lists
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
 from stream.join.positions import Positions
 from stream.join.profiles import Profiles
 from stream.join.rows import OrderLineRow, Source
 from stream.join.settings import JoinSettings
-from stream.join.targets import Target, Targets
+from stream.join.target import Target
 from stream.join.tiers import WarmTier
 from stream.schemas import outcomes, topics
 from stream.schemas.events import Behaviour, Conversion, OrderLine
@@ -43,7 +44,7 @@ class Orders:
     def __init__(
         self,
         settings: JoinSettings,
-        targets: Targets,
+        lists: Lists,
         item_clicks: ItemClicks,
         profiles: Profiles,
         counters: OutcomeCounters,
@@ -54,7 +55,7 @@ class Orders:
         self._refund_ms = settings.refund_s * 1_000
         self._slack_ms = settings.slack_ms
         self._max_list_events = settings.max_list_events
-        self._targets = targets
+        self._lists = lists
         self._item_clicks = item_clicks
         self._profiles = profiles
         self._counters = counters
@@ -114,7 +115,7 @@ class Orders:
             link: Evidence for the query: `query_id`, `last_click`, or that of the known row.
             known: The row of the line or of its purchase; the windows were checked when it joined.
         """
-        conversion, target = event.conversion, self._targets.find(query_id)
+        conversion, target = event.conversion, self._lists.find(query_id)
         if target is None or target.client_id != conversion.client_id:
             return False
         if known is None and conversion.event_ts > target.last_ts:
@@ -160,11 +161,11 @@ class Orders:
         """Return reason and detail for a purchase line that joins no list."""
         if query_id is None:
             return "no_click", "no click of the client on the item"
-        if self._targets.was_evicted(query_id):
+        if self._lists.is_evicted(query_id):
             return "evicted", "the session was dropped for space"
-        target = self._targets.find(query_id)
+        target = self._lists.find(query_id)
         if target is None:
-            return self._targets.absence(query_id)
+            return self._lists.absence(query_id)
         if target.client_id != conversion.client_id:
             return "no_link", "the list was shown to another client"
         if conversion.event_ts > target.last_ts:

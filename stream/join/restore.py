@@ -37,7 +37,7 @@ def restore_hot(
             labels = rows.unpack_labels(packed) if packed is not None else None
             query = _query(key, value, settings.click_window_s * 1_000, labels)
             if positions.has_merged(topics.IMPRESSIONS, query.offset) and query.close_ts > watermark_ts:
-                open_queries.index(query)
+                open_queries.restore(query)
             else:
                 hot.schedule_deletion(key)
     for key, value in stored.items():
@@ -48,7 +48,7 @@ def restore_hot(
             is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
             has_joined = joined_by >= 0 and positions.has_merged(topics.IMPRESSIONS, joined_by)
             if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
-                waiting_events.index(key, waiting)
+                waiting_events.restore(key, waiting)
             else:
                 hot.schedule_deletion(key)
 
@@ -57,7 +57,7 @@ def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int
     """Index the digests of closed queries, and continue from the expiry time of the progress row."""
     warm.restore(expiry_ts)
     for key, value in warm.stored_rows():
-        closed_sessions.index(key, value)
+        closed_sessions.restore(key, value)
 
 
 def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:

@@ -59,10 +59,13 @@ class WaitingEvents:
         """Write and index a new waiting event."""
         key = rows.waiting_key(waiting.source, waiting.line)
         self._hot.put(key, rows.pack_waiting(waiting.source))
-        self.index(key, waiting)
+        self._index(key, waiting)
 
-    def index(self, key: bytes, waiting: WaitingEvent) -> None:
+    def restore(self, key: bytes, waiting: WaitingEvent) -> None:
         """Index a waiting event whose row is in the hot tier."""
+        self._index(key, waiting)
+
+    def _index(self, key: bytes, waiting: WaitingEvent) -> None:
         event = waiting.event
         self._events[key] = waiting
         if waiting.query_id is not None:

@@ -7,11 +7,11 @@ from stream.join.admission import ClientLoad
 from stream.join.closed_sessions import ClosedSessions
 from stream.join.deadlines import Deadlines
 from stream.join.labels import ClickLabel
+from stream.join.lists import Lists
 from stream.join.open_queries import OpenQueries, OpenQuery
 from stream.join.positions import Positions
 from stream.join.rows import SessionRow
 from stream.join.sessions import list_payload
-from stream.join.targets import Targets
 from stream.join.tiers import BatchNumbers, HotTier, WarmTier
 from stream.join.waiting_events import WaitingEvents
 from stream.join.watermark import Watermark
@@ -36,7 +36,7 @@ class State:
         self.open = OpenQueries(self.hot, self.deadlines, self.load)
         self.waiting = WaitingEvents(self.hot, self.deadlines, self.load)
         self.closed = ClosedSessions(0, SETTINGS, self.warm, self.batches)
-        self.targets = Targets(SETTINGS, self.open, self.closed)
+        self.lists = Lists(self.open, self.closed)
 
     def open_query(self, number: int, *, at_s: int = 0, items: Sequence[str] = SHOWN) -> OpenQuery:
         """Open query `q<number>` of the first client."""

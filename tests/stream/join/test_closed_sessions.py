@@ -37,9 +37,9 @@ def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
     state = State()
     state.close_labelled(1)
     for label, reason in ((click_label(7, item=1), "click"), (click_label(8), "conversion")):
-        session = state.closed.find("q1")
+        session = state.closed.find_session("q1")
         assert session is not None
-        state.closed.merge(session, label, reason)
+        session.merge(label, reason)
     (corrected,) = state.closed.take_corrected()
     assert corrected.query_id == "q1"
     assert (corrected.items, corrected.reasons) == ({0, 1}, {"click", "conversion"})
@@ -50,11 +50,11 @@ def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
 def test_a_repeated_label_is_emitted_again_without_a_new_revision_and_a_copy_is_not() -> None:
     state = State()
     state.close_labelled(1)
-    session = state.closed.find("q1")
+    session = state.closed.find_session("q1")
     assert session is not None
-    state.closed.merge(session, click_label(0, offset=99), "click")
+    session.merge(click_label(0, offset=99), "click")
     assert list(state.closed.take_corrected()) == []
-    state.closed.merge(session, click_label(0), "click")
+    session.merge(click_label(0), "click")
     (corrected,) = state.closed.take_corrected()
     assert not corrected.has_grown
 
@@ -70,7 +70,7 @@ def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> 
     batches = BatchNumbers()
     restarted = ClosedSessions(0, SETTINGS, WarmTier(state.warm_rows, batches), batches)
     for key, value in state.warm_rows.items():
-        restarted.index(key, value)
+        restarted.restore(key, value)
     assert restarted.was_unlabelled("q1")
     assert restarted.was_evicted("q2")
     restarted.forget(rows.closed_key(b"c", 0, START_TS // 3_600_000, 0))

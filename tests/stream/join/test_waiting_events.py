@@ -38,7 +38,7 @@ def test_a_waiting_event_is_found_by_the_query_that_it_names() -> None:
     (key,) = dict(state.waiting.of_query("q7"))
     assert state.waiting.get(key) is waiting
     assert state.waiting.of_query("q8") == []
-    assert state.load.of_client(CLIENTS[0]) == len(state.waiting) == 1
+    assert state.load.num_events(CLIENTS[0]) == len(state.waiting) == 1
     assert list(state.deadlines.pop_due(waiting.deadline_ts)) == [key]
 
 
@@ -48,7 +48,7 @@ def test_the_row_of_a_joined_event_names_its_impression_until_it_is_deleted() ->
     state.waiting.add(waiting)
     ((key, _),) = state.waiting.of_query("q7")
     state.waiting.remove(key, waiting, joined_by=12)
-    assert (len(state.waiting), state.waiting.of_query("q7"), state.load.of_client(CLIENTS[0])) == (0, [], 0)
+    assert (len(state.waiting), state.waiting.of_query("q7"), state.load.num_events(CLIENTS[0])) == (0, [], 0)
     state.hot.flush()
     assert rows.unpack_waiting(key, state.hot_rows[key]) == (waiting.source, 0, 12)
     state.batches.confirm(0)
