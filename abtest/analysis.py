@@ -6,8 +6,9 @@ Source: EXPERIMENTS.md 1, 3.8, 3.9 and 8.
 from dataclasses import asdict, replace
 
 from abtest import inference
-from abtest.inference import Lift
-from abtest.metrics import METRICS, Metric
+from abtest.inference import Estimate, Lift
+from abtest.metrics import COLUMNS, METRICS, Metric
+from abtest.moments import Moments
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.results import Check, Report, Result
@@ -113,10 +114,10 @@ def _fallback_share(facts: Facts) -> float | None:
 
 def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, undefined: bool) -> list[Result]:
     control = experiment.control.name
-    base = metric.estimate(facts.moments[control])
+    base = _estimate(metric, facts.moments[control])
     found: list[Result] = []
     for arm in experiment.arms:
-        estimate = metric.estimate(facts.moments[arm.name])
+        estimate = _estimate(metric, facts.moments[arm.name])
         lift = Lift() if arm.is_control else inference.compare(base, estimate, experiment.plan.alpha)
         if undefined:
             lift = Lift(reason="mixed_currency")
@@ -138,6 +139,13 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, und
             )
         )
     return found
+
+
+def _estimate(metric: Metric, moments: Moments) -> Estimate:
+    numerator = COLUMNS.index(metric.numerator)
+    if metric.denominator is None:
+        return inference.mean(moments, numerator)
+    return inference.ratio(moments, numerator, COLUMNS.index(metric.denominator))
 
 
 def _adjusted(found: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:

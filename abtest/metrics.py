@@ -1,31 +1,26 @@
-"""The metrics of an experiment, and each client's numbers behind them, added up by the database.
+"""The experiment metrics: name, title and definition of each, stated once.
 
-Source: EXPERIMENTS.md 3.1.
+Source: docs/experiments.md.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, Select, and_, distinct, func, select
-
-from abtest import inference
-from abtest.inference import Estimate
-from abtest.moments import Moments
-from abtest.tables import exposures, session_facts, session_orders
-
 COLUMNS = ("sessions", "items", "clicks", "orders", "gross_minor", "refund_minor", "net_minor")
-_CHUNK_ROWS = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A mean over clients, or a ratio of two sums (`denominator` set).
+    """Experiment metric: a mean over clients, or a ratio of two sums if it has a denominator.
 
     Attributes:
-        title: What people call it.
-        definition: One line that says what is divided by what.
+        name: Key in plans, results and settings.
+        title: Name in reports.
+        definition: Quotient in words.
+        numerator: Column of `COLUMNS`.
+        denominator: Column of `COLUMNS`; None divides by the number of exposed clients.
+        is_money: Whether the metric is an amount in minor units.
+        can_decide: Whether an experiment can declare it as a goal or as its primary metric.
     """
 
     name: str
@@ -34,13 +29,7 @@ class Metric:
     numerator: str
     denominator: str | None = None
     is_money: bool = False
-
-    def estimate(self, moments: Moments) -> Estimate:
-        """Return the metric of one arm."""
-        above = COLUMNS.index(self.numerator)
-        if self.denominator is None:
-            return inference.mean(moments, above)
-        return inference.ratio(moments, above, COLUMNS.index(self.denominator))
+    can_decide: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -52,14 +41,23 @@ METRICS: Mapping[str, Metric] = {
             definition="distinct clicked items / items shown",
             numerator="clicks",
             denominator="items",
+            can_decide=True,
         ),
-        Metric(name="cvr", title="CVR", definition="orders / sessions", numerator="orders", denominator="sessions"),
+        Metric(
+            name="cvr",
+            title="CVR",
+            definition="orders / sessions",
+            numerator="orders",
+            denominator="sessions",
+            can_decide=True,
+        ),
         Metric(
             name="gmv",
             title="GMV",
             definition="money of orders per exposed client, before refunds",
             numerator="gross_minor",
             is_money=True,
+            can_decide=True,
         ),
         Metric(
             name="net_gmv",
@@ -67,6 +65,7 @@ METRICS: Mapping[str, Metric] = {
             definition="money of orders per exposed client, after refunds",
             numerator="net_minor",
             is_money=True,
+            can_decide=True,
         ),
         Metric(
             name="aov",
@@ -75,6 +74,7 @@ METRICS: Mapping[str, Metric] = {
             numerator="gross_minor",
             denominator="orders",
             is_money=True,
+            can_decide=True,
         ),
         Metric(
             name="sessions_per_client",
@@ -90,74 +90,3 @@ METRICS: Mapping[str, Metric] = {
         ),
     )
 }
-
-
-def client_vectors(connection: Connection, experiment: str, matured_ts: int | None) -> dict[str, NDArray[np.float64]]:
-    """Return the numbers of each client by arm, in the order of `COLUMNS`, clients sorted by id.
-
-    A client counts in the arm of its first exposure; one that was seen in two arms is left out. An order that holds
-    items of several lists of a client counts once.
-
-    Args:
-        connection: An open transaction.
-        experiment: Key of the experiment.
-        matured_ts: Only sessions up to here count; None counts all.
-
-    Shapes: (clients, columns).
-    """
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(_vectors(experiment, matured_ts))
-    for arm, sessions, items, clicks, orders, gross, refunds in found:
-        numbers = [float(number or 0) for number in (sessions, items, clicks, orders, gross, refunds)]
-        rows.setdefault(arm, []).append((*numbers, numbers[4] - numbers[5]))
-    return {arm: np.array(vectors, dtype=np.float64) for arm, vectors in sorted(rows.items())}
-
-
-def _vectors(experiment: str, matured_ts: int | None) -> Select[str, int, int, int, int, int, int]:
-    counted = [session_facts.c.experiment == experiment]
-    if matured_ts is not None:
-        counted.append(session_facts.c.impression_ts <= matured_ts)
-    orders = (
-        select(
-            session_facts.c.client_id,
-            func.count(distinct(session_orders.c.transaction_id)).label("orders"),
-        )
-        .join(session_orders, session_orders.c.query_id == session_facts.c.query_id)
-        .where(*counted)
-        .group_by(session_facts.c.client_id)
-        .subquery()
-    )
-    sums = (
-        select(
-            session_facts.c.client_id,
-            func.count().label("sessions"),
-            func.sum(session_facts.c.n_items).label("items"),
-            func.sum(session_facts.c.clicks).label("clicks"),
-            func.sum(session_facts.c.gross_minor).label("gross_minor"),
-            func.sum(session_facts.c.refund_minor).label("refund_minor"),
-        )
-        .where(*counted)
-        .group_by(session_facts.c.client_id)
-        .subquery()
-    )
-    return (
-        select(
-            exposures.c.arm,
-            sums.c.sessions,
-            sums.c["items"],
-            sums.c.clicks,
-            func.coalesce(orders.c.orders, 0),
-            sums.c.gross_minor,
-            sums.c.refund_minor,
-        )
-        .join(
-            sums,
-            and_(
-                sums.c.client_id == exposures.c.client_id,
-                exposures.c.experiment == experiment,
-                exposures.c.multi_arm.is_(False),
-            ),
-        )
-        .outerjoin(orders, orders.c.client_id == exposures.c.client_id)
-        .order_by(exposures.c.arm, exposures.c.client_id)
-    )

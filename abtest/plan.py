@@ -6,9 +6,9 @@ Source: EXPERIMENTS.md 1, 3.9 and 6.
 import re
 from dataclasses import dataclass
 
+from abtest.metrics import METRICS
 from stream.errors import ConfigError
 
-METRICS = ("ctr", "cvr", "gmv", "net_gmv", "aov")
 GOALS = ("ctr", "cvr", "gmv")
 _CURRENCY = re.compile("[A-Z]{3}")
 
@@ -36,8 +36,9 @@ class Plan:
     def __post_init__(self) -> None:
         for field, names in (("goals", self.goals), ("primary", (self.primary,) if self.primary else ())):
             for name in names:
-                if name not in METRICS:
-                    raise ConfigError(f"{field} = '{name}': expected one of {', '.join(METRICS)}")
+                if name not in METRICS or not METRICS[name].can_decide:
+                    expected = ", ".join(metric.name for metric in METRICS.values() if metric.can_decide)
+                    raise ConfigError(f"{field} = '{name}': expected one of {expected}")
         if self.primary is not None and self.primary not in self.goals:
             raise ConfigError(f"primary = '{self.primary}': expected one of the goals {', '.join(self.goals)}")
         if not 0.0 < self.alpha < 0.5:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, case, func, select
 from sqlalchemy import distinct as distinct_of
 
+from abtest.client_vectors import client_vectors
 from abtest.fact_writer import SINK
-from abtest.metrics import COLUMNS, client_vectors
+from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.store import Experiment
 from abtest.tables import exposures, results, session_facts, sink_offsets

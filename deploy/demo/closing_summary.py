@@ -26,8 +26,6 @@ from stream.schemas.records import Record
 from stream.schemas.session import Session
 from trainer.versions.registry import Registry
 
-METRICS = ("cvr", "gmv", "ctr")
-
 
 def gather(
     *,
@@ -87,7 +85,7 @@ def gather(
             for arm in ARMS
         ],
         experiment=experiment,
-        lifts=[_lift(found, metric) for metric in METRICS],
+        lifts=[_lift(found, metric) for metric in found.plan.goals],
         sample_ratio_p=next((check.p for check in found.checks if check.check_name == "sample_ratio"), None),
         report_html=str(html),
         seconds={},
