@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Partition
+from stream.backoff import Backoff
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
@@ -21,8 +22,6 @@ from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas import topics
 from stream.schemas.records import Record
 
-FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 30.0
 LAG_EVERY_S = 5.0
 _log = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ def run(
     engine: Engine,
     stop: Event,
     *,
+    random: Callable[[], float],
     monotonic_s: Callable[[], float] = time.monotonic,
     metrics: SinkMetrics | None = None,
     readiness: Readiness | None = None,
@@ -89,6 +89,7 @@ def run(
         broker: Where the topic is.
         engine: A database with the newest schema.
         stop: Set by a signal handler; the batch in work is finished.
+        random: Source of uniform numbers in [0, 1) for the jitter of retries.
         monotonic_s: A clock that never goes back; times the reading of the lag only.
         metrics: Where to count.
         readiness: Told whether the database and the broker answer.
@@ -114,7 +115,7 @@ def run(
         while not stop.is_set() and not (until_end and _reached(writer.positions, end)):
             records = reader.poll()
             if records:
-                applied = _apply(writer, records, stop, counts, ready)
+                applied = _apply(writer, records, stop, Backoff(random=random), counts, ready)
                 if applied is None:
                     break
                 counts.count(applied)
@@ -130,16 +131,22 @@ def run(
 
 
 def _apply(
-    writer: FactWriter, records: Sequence[Record], stop: Event, counts: SinkMetrics, ready: Readiness
+    writer: FactWriter,
+    records: Sequence[Record],
+    stop: Event,
+    backoff: Backoff,
+    counts: SinkMetrics,
+    ready: Readiness,
 ) -> Applied | None:
     """Apply a batch, trying again while the database is away; None when stopped before it was applied."""
-    wait_s, retry = FIRST_BACKOFF_S, False
+    retry = False
     while True:
         try:
             applied = writer.apply(records, retry=retry)
         except FencedError:
             raise
         except StoreError as error:
+            wait_s, retry = backoff.next_s(), True
             ready.database = str(error)
             counts.retries.inc()
             _log.warning("%s; trying again in %.1f s", error, wait_s)
@@ -148,7 +155,6 @@ def _apply(
             return applied
         if stop.wait(wait_s):
             return None
-        wait_s, retry = min(2 * wait_s, LONGEST_BACKOFF_S), True
 
 
 def _check_reach(broker: Broker, positions: dict[Partition, int], end: dict[Partition, int]) -> None:

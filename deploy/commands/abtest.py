@@ -1,6 +1,5 @@
 """`shelfwise abtest`: plan experiments, gather their facts, report on them."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
 from deploy.configuration import Context
 from stream.errors import ConfigError
+from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -56,7 +56,7 @@ def create(
     made = ExperimentStore(_engine(context(ctx))).create(
         key=name,
         arms=[_arm(text, control) for text in arm],
-        now_ts=_now_ts(),
+        now_ts=epoch_ms(),
         layer=layer,
         salt=salt,
         share=share,
@@ -133,7 +133,7 @@ def stop(
     """End an experiment; its facts and results stay."""
     from abtest.store import ExperimentStore
 
-    ExperimentStore(_engine(context(ctx))).stop(name, now_ts=_now_ts(), decision=decision)
+    ExperimentStore(_engine(context(ctx))).stop(name, now_ts=epoch_ms(), decision=decision)
     console.print(f"experiment {name} is stopped", highlight=False)
 
 
@@ -188,12 +188,13 @@ def sink(
     from contextlib import ExitStack
     from threading import Event
 
-    from prometheus_client import CollectorRegistry
+    import numpy as np
 
     from abtest.settings import AbtestSettings
     from abtest.sink import Readiness, SinkMetrics, run
     from deploy.kafka.choice import configured
     from stream.probes import ProbeServer
+    from stream.process_metrics import process_registry
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port, "abtest.metrics_host": metrics_host})
     stopping = Event()
@@ -201,14 +202,22 @@ def sink(
         signal.signal(number, lambda *_: stopping.set())
     engine = _engine(chosen)
     broker = configured(chosen)
-    registry = CollectorRegistry()
+    registry = process_registry()
     settings, readiness = chosen.settings.get("abtest", AbtestSettings), Readiness()
     with ExitStack() as stack:
         stack.callback(engine.dispose)
         if settings.metrics_port:
             probes = ProbeServer(settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready)
             stack.enter_context(probes)
-        total = run(broker, engine, stopping, metrics=SinkMetrics(registry), readiness=readiness, until_end=until_end)
+        total = run(
+            broker,
+            engine,
+            stopping,
+            random=np.random.default_rng().random,
+            metrics=SinkMetrics(registry),
+            readiness=readiness,
+            until_end=until_end,
+        )
     if as_json:
         print_json(total)
 
@@ -233,7 +242,3 @@ def _engine(chosen: Context) -> "Engine":
     from deploy.migrations.revision import open_database
 
     return open_database(chosen)
-
-
-def _now_ts() -> int:
-    return time.time_ns() // 1_000_000

@@ -20,10 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, Table, create_engine, func, select
 
 from abtest.fact_writer import SINK
-from abtest.sink import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, run
+from abtest.sink import run
 from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from deploy.migrations import upgrade
 from stream import db
+from stream.backoff import Backoff
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
@@ -226,7 +227,8 @@ def wait_until_drained(broker: Broker, engine: Engine, sink: SinkProcess, *, tim
 def check_back_off(attempts_s: Sequence[float], *, context: str) -> None:
     """Fail if two connection requests are closer together than the sink's back-off allows."""
     waits_s = [later - earlier for earlier, later in pairwise(attempts_s)]
-    least_s = [min(FIRST_BACKOFF_S * 2**number, LONGEST_BACKOFF_S) for number in range(len(waits_s))]
+    shortest = Backoff(random=lambda: 0.0)
+    least_s = [shortest.next_s() for _ in waits_s]
     too_soon = [(waited, least) for waited, least in zip(waits_s, least_s, strict=True) if waited < 0.95 * least]
     assert not too_soon, f"{context}: (waited, back-off) in seconds: {too_soon}; all waits: {waits_s}"
 
@@ -278,7 +280,7 @@ def _undisturbed(broker: Broker) -> Engine:
     engine = create_engine("sqlite://")
     tables = [session_facts, session_orders, exposures, sink_offsets]
     db.metadata.create_all(engine, tables=tables)
-    run(broker, engine, threading.Event(), until_end=True)
+    run(broker, engine, threading.Event(), random=lambda: 0.0, until_end=True)
     return engine
 
 
