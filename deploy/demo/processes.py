@@ -98,10 +98,10 @@ def once(name: str, argv: tuple[str, ...], env: Mapping[str, str], logs: Path) -
     return replace(_child(name, argv, env, logs), restart=False)
 
 
-def is_ready(port: int, path: str = "/metrics") -> bool:
-    """Return whether a process answers with success on loopback."""
+def is_ready(port: int) -> bool:
+    """Return whether the process on loopback `port` is ready for its work."""
     try:
-        fetch(port, path)
+        fetch(port, "/readyz")
     except ScrapeError:
         return False
     return True

@@ -261,21 +261,21 @@ class _Demo:
         ]
         self._create_experiment(engine, arms)
         children = [
-            (processes.joiner(env, self._logs, ports), ports.joiner, "/metrics"),
-            (processes.sink(env, self._logs, ports), ports.sink, "/metrics"),
+            (processes.joiner(env, self._logs, ports), ports.joiner),
+            (processes.sink(env, self._logs, ports), ports.sink),
             *(
-                (processes.trainer(arm, self._options.seed, env, self._logs, port), port, "/metrics")
+                (processes.trainer(arm, self._options.seed, env, self._logs, port), port)
                 for arm, port in zip(ARMS, ports.trainers, strict=True)
             ),
-            (processes.serving(env, self._logs, ports), ports.serving, "/readyz"),
+            (processes.serving(env, self._logs, ports), ports.serving),
         ]
-        for child, _, _ in children:
+        for child, _ in children:
             self._dependencies.report(f"starting {child.name}")
             self._supervisor.start(child)
-        for child, port, path in children:
-            ready = partial(processes.is_ready, port, path)
+        for child, port in children:
+            ready = partial(processes.is_ready, port)
             self._await(f"{child.name} to become ready", ready, READY_S, child)
-            self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}{path}")
+            self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}/readyz")
 
     def _create_experiment(self, engine: Engine, arms: list[store.Arm]) -> None:
         experiments = ExperimentStore(engine)
