@@ -15,6 +15,8 @@ import structlog
 
 # Library loggers that write a line for each fetch, request or rebalance, or log as errors what is retried.
 _ONLY_ERRORS = ("aiokafka.consumer.fetcher", "faust.transport.drivers.aiokafka", "mode.utils.logging")
+# What kafka-python reports about its connections is retried, or raised to the caller as an error with a cause.
+_SILENT = ("kafka.net", "kafka.cluster")
 _OWN = ("shelfwise", "stream", "abtest", "trainer", "serving", "deploy")
 _ONLY_WARNINGS = ("kafka", "uvicorn.access", "alembic")
 
@@ -51,7 +53,15 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     if settings.format == "json":
         final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        final.append(structlog.dev.ConsoleRenderer(colors=output.isatty(), pad_event_to=0, pad_level=False))
+        final.append(
+            structlog.dev.ConsoleRenderer(
+                colors=output.isatty(),
+                pad_event_to=0,
+                pad_level=False,
+                # The default prints the local variables of every frame, secrets among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        )
     handler = logging.StreamHandler(output)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final))
     root = logging.getLogger()
@@ -63,3 +73,5 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _ONLY_ERRORS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -13,7 +14,7 @@ from stream.logs import LoggingSettings, configure
 def _loggers_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    known = {name: logging.getLogger(name).level for name in ("stream", "kafka")}
+    known = {name: logging.getLogger(name).level for name in ("stream", "kafka", "kafka.net", "kafka.cluster")}
     yield
     root.handlers, root.level = handlers, level
     for name, before in known.items():
@@ -59,3 +60,28 @@ def test_levels_hold_for_own_lines_and_libraries_warn() -> None:
     assert "own warning" not in output.getvalue()
     assert "library line" not in output.getvalue()
     assert "library warning" in output.getvalue()
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_traceback_holds_no_values_of_variables(form: Literal["console", "json"]) -> None:
+    output = io.StringIO()
+    configure(LoggingSettings(format=form), output)
+
+    def sign_in(password: str) -> None:
+        raise RuntimeError(f"refused after {len(password)} characters")
+
+    try:
+        sign_in("".join(["cana", "ry"]))
+    except RuntimeError:
+        logging.getLogger("stream.test").exception("failed")
+    assert "refused after 6 characters" in output.getvalue()
+    assert "canary" not in output.getvalue()
+
+
+def test_connections_of_kafka_python_are_not_logged() -> None:
+    output = io.StringIO()
+    configure(LoggingSettings(), output)
+    logging.getLogger("kafka.net.transport").error("socket closed")
+    logging.getLogger("kafka.producer").warning("a batch expired")
+    assert "socket closed" not in output.getvalue()
+    assert "a batch expired" in output.getvalue()
