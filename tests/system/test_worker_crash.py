@@ -35,7 +35,7 @@ def test_sessions_after_kills_equal_those_of_an_undisturbed_run(fresh_kafka: Bro
     for start in range(0, len(records), third):
         send(fresh_kafka, records[start : start + third])
         with running(fresh_kafka, tmp_path / "home") as worker:
-            # Killed as soon as a part of this third is acknowledged, so that slices are in flight.
+            # Killed as soon as a part of this third is acknowledged, so that micro-batches are in flight.
             wait_until_committed(fresh_kafka, worker, num_records=start + third // 4)
             worker.kill()
             kills += 1

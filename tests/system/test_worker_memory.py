@@ -51,15 +51,15 @@ FETCH_BYTES = MIB
 READ_AHEAD_BYTES = WorkerSettings().read_ahead_bytes
 READ_BYTES = READ_AHEAD_BYTES + 2 * PARTITIONS * FETCH_BYTES
 SETTINGS = JoinSettings()
-# What the settings allow beside the program: RocksDB's cache; what was read of all topics, as records, as rows of the
-# hot and the warm tier and as sessions; and what is open.
+# Memory that the settings allow beside the program: RocksDB's cache; the input of all topics, as records, as rows of
+# the hot and the warm tier and as sessions; and the open sessions.
 BUDGET_BYTES = 128 * MIB + 4 * (READ_AHEAD_BYTES + len(topics.EVENT_TOPICS) * PARTITIONS * FETCH_BYTES) + 32 * MIB
 OPEN_S = SETTINGS.click_window_s + SETTINGS.lateness_s + TICK_S
 NEVER_S = 10**8
 LIST_BYTES = 3_000
 HOT_BYTES = MIB
-# Ticks further apart than a fetch waits come as slices of their own; metrics are written once a second.
-SLICE_S = 0.11
+# Ticks further apart than a fetch waits come as micro-batches of their own; metrics are written once a second.
+BATCH_S = 0.11
 METRICS_S = 2.5
 
 
@@ -177,7 +177,7 @@ def test_a_burst_of_ten_times_passes(fresh_kafka: Broker, tmp_path: Path, capsys
     assert watch.peak_bytes <= watch.start_bytes + BUDGET_BYTES, f"seed {SEED + 1}"
 
 
-# S12: above what a parser is given, below what the broker takes.
+# S12: above the limit of the parser, below that of the broker.
 NUM_TOO_LARGE = 600
 TOO_LARGE_BYTES = 1_000_000
 TOO_LARGE_GROWTH_MIB = 50
@@ -200,10 +200,10 @@ def test_s12_events_that_are_too_large_pass_through(
                 producer.send(topics.CLICKS, key=key, value=rng.bytes(TOO_LARGE_BYTES))
         wait_until_committed(fresh_kafka, worker)
         assert worker.stop() == 0, worker.log
-    letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
+    dead_letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
     growth_mib = (watch.peak_bytes - normal_bytes) / MIB
     _say(capsys, f"{NUM_TOO_LARGE} x {TOO_LARGE_BYTES} bytes: RSS {normal_bytes / MIB:.0f} + {growth_mib:.0f} MiB")
-    assert len({letter.key for letter in letters}) == len(letters) == NUM_TOO_LARGE
+    assert len({each.key for each in dead_letters}) == len(dead_letters) == NUM_TOO_LARGE
     assert growth_mib <= TOO_LARGE_GROWTH_MIB
 
 
@@ -221,7 +221,7 @@ def _check_sessions(broker: Broker, num_lists: int) -> None:
 
 
 def _say(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    """Show what was measured, in runs that pass too."""
+    """Print the measurements, also of runs that pass."""
     with capsys.disabled():
         sys.stdout.write(f"\n{line}\n")
 
@@ -283,7 +283,7 @@ def _search(number: int, event_ts: int, shape: Shape, rng: np.random.Generator) 
         source="test",
     )
     value = events.encode(click)
-    # Shops send what they like beside our fields.
+    # Shops send fields of their own beside the schema.
     padding = msgspec.json.encode({"note": "x" * max(0, shape.click_bytes - len(value))})
     yield click_ts, topics.CLICKS, client.encode(), value[:-1] + b"," + padding[1:]
 
@@ -375,11 +375,10 @@ class Watch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """What one run showed.
+    """Measurements of one run.
 
     Attributes:
-        open_peak: Most open sessions at a time: what the metrics showed once a second, or more, as counted from what
-            the worker wrote.
+        open_peak: Most open sessions at a time, by the metrics once a second and by the rows that the worker wrote.
         waiting_peak: Most events that waited for their lists at a time, as the metrics showed it.
         pauses: How often each topic was paused.
         hot_peak_bytes: Most bytes of hot rows at a time, counted from their changelog; partitions added up.
@@ -436,7 +435,7 @@ def catch_up(
 
 
 def _pass_all_windows(broker: Broker, worker: WorkerProcess, watch: Watch, last_ts: int) -> None:
-    """Tick past every window until no row is left: rows are deleted once what settled them is confirmed."""
+    """Send ticks past every window until no row is left: a row goes after the confirmation of its end."""
     found = end_offsets(broker, topics.EVENT_TOPICS)
     ends = [{name: found[name, partition] for name in topics.EVENT_TOPICS} for partition in range(PARTITIONS)]
     deadline = time.monotonic() + 120
@@ -454,7 +453,7 @@ def _pass_all_windows(broker: Broker, worker: WorkerProcess, watch: Watch, last_
             end_ts += TICK_S * 1_000
             _send_ticks(producer, end_ts, ends)
             producer.flush()
-            time.sleep(SLICE_S)
+            time.sleep(BATCH_S)
     wait_until_committed(broker, worker)
     assert {name: live_rows(broker, name) for name in ROWS} == dict.fromkeys(ROWS, 0)
 

@@ -86,7 +86,7 @@ def on_time(happened: Sequence[Event], *, seed: int, max_delay_ms: int = 59_000)
 
 
 def log_of(arrivals: Iterable[Arrival], *, end_ts: int, settings: JoinSettings = DAY, tick_s: int = 20) -> Log:
-    """Return the log of what arrives, with ticks that end at the same times whatever arrived."""
+    """Return the log of arriving records, with ticks that end at the same times for every log."""
     log, queue, seq, at = Log(), sorted(arrivals, key=lambda each: each.arrival_ts), 0, 0
     assert queue[-1].arrival_ts < end_ts
     tick_ts = queue[0].arrival_ts
@@ -112,7 +112,7 @@ def log_of(arrivals: Iterable[Arrival], *, end_ts: int, settings: JoinSettings =
 
 
 def num_units(happened: Iterable[Event]) -> int:
-    """Return what conservation counts: records, and order lines of conversions."""
+    """Return the number of units of the reconciliation: records, and order lines of conversions."""
     return sum(len(event.items) if isinstance(event, Conversion) else 1 for event in happened)
 
 

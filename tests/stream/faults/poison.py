@@ -1,4 +1,4 @@
-"""Two hundred payloads that are no event, each with the reason code that its dead letter must bear."""
+"""Two hundred payloads that are no event, each with the reason code of its dead letter."""
 
 import json
 from collections.abc import Iterator, Mapping

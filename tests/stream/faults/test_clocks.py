@@ -62,7 +62,7 @@ def _with_wrong_clocks(happened: list[Event], sent: list[Arrival], seed: int) ->
 @pytest.mark.parametrize("seed", range(4))
 def test_s13_wrong_clocks_of_some_change_no_session_of_the_others(seed: int) -> None:
     """S13: 5 % of the clients an hour off, one event ten years ahead: the others' sessions and the watermark hold."""
-    # A clock that is ahead moves the watermark by up to the lateness: what closes a session is this far away.
+    # A clock that is ahead moves the watermark by up to the lateness, so sessions close this much earlier.
     happened = shopping(900, seed=seed, last_click_s=840)
     sent = on_time(happened, seed=seed)
     skewed, wrong = _with_wrong_clocks(happened, sent, seed)
@@ -115,7 +115,7 @@ def test_s13_the_brokers_clock_steps_back(step_ms: int) -> None:
     tables, outputs = Tables(), Outputs()
     join = tables.join(replace(DAY, ticks="worker"))
     now_ts = watermark_ts = 0
-    # What arrived together is read together, whatever the stamps say.
+    # Records that arrived together are read together, even if their timestamps differ.
     order = sorted(
         (
             (record.timestamp, name, number)
@@ -139,7 +139,7 @@ _WALL_CLOCKS: Mapping[str, frozenset[str]] = {
 
 
 def _wall_clock_reads(source: str) -> Iterator[int]:
-    """Yield the lines that read the wall clock, under whatever name its module was imported."""
+    """Yield the lines that read the wall clock, under any name of its module."""
     tree = ast.parse(source)
     aliases: dict[str, str] = {}
     for node in ast.walk(tree):

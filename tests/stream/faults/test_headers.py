@@ -64,7 +64,7 @@ def _with_headers(part: Sequence[tuple[str, bytes, bytes]]) -> list[Outgoing]:
 
 @pytest.mark.kafka
 def test_s11_header_names_that_are_no_text_do_not_stop_the_worker(fresh_kafka: Broker, tmp_path: Path) -> None:
-    """S11: worker restarts = 0; a letter for each bad payload, with its bytes; all others join. Gzip, then plain."""
+    """S11: worker restarts = 0; a dead letter for each bad payload, with its bytes; all others join."""
     events = list(shopping(NUM_QUERIES))
     half = len(events) // 2
     sent: dict[Coordinates, tuple[bytes, bytes]] = {}
@@ -89,11 +89,11 @@ def test_s11_header_names_that_are_no_text_do_not_stop_the_worker(fresh_kafka: B
     records = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
     found = collect(records)
     assert (len(records), found.num_unreadable) == (NUM_POISON, 0)
-    assert {letter.coordinates for letter in found.dead_letters} == sent.keys()
-    for letter in found.dead_letters:
-        (record,) = payloads(records, {letter.location})
-        assert (record.key, record.value) == sent[letter.coordinates]
-        assert (letter.reason, letter.attempt) == ("not_json", 2)
+    assert {each.coordinates for each in found.dead_letters} == sent.keys()
+    for each in found.dead_letters:
+        (record,) = payloads(records, {each.location})
+        assert (record.key, record.value) == sent[each.coordinates]
+        assert (each.reason, each.attempt) == ("not_json", 2)
         assert {name for name, _ in record.headers} == _LETTER_HEADERS | {"redriven_from"}
 
     final = emitted(fresh_kafka)
@@ -120,7 +120,7 @@ def test_s11_readers_take_header_names_that_are_no_text(codec: str | None, fresh
     assert [(r.key, r.value) for r in found] == [(each[1], each[2]) for each in wanted]
     before, name, after = (name for name, _ in found[1].headers)
     assert (before, after) == ("redriven_from", "attempt")
-    # The broker unpacks what comes packed, and writes names anew.
+    # The broker decompresses compressed batches and writes names anew.
     assert name == "\\xed\\xa0\\x80" if codec is None else set(name) == {"\N{REPLACEMENT CHARACTER}"}
     for place, record in zip(places, found, strict=True):
         assert append_times(fresh_kafka, {place[:2]: place[2]}) == {place[:2]: record.timestamp}

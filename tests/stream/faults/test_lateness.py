@@ -12,7 +12,7 @@ from tests.stream.faults.test_clocks import END_TS, _in_order, _with_wrong_clock
 @pytest.mark.slow
 @pytest.mark.parametrize("max_delay_ms", [20_000, 59_000])
 def test_s13_wrong_clocks_do_not_use_up_the_lateness_of_others(max_delay_ms: int) -> None:
-    """S13: other clients' sessions changed = 0, also for what is late within the lateness."""
+    """S13: other clients' sessions changed = 0, also for events that are late within the lateness."""
     random = np.random.default_rng(13)
     happened: list[Event] = []
     for number in range(3_000):

@@ -37,7 +37,7 @@ def _between(good: list[Arrival], poison: list[Poison], seed: int) -> list[Arriv
 
 
 def test_s11_two_hundred_poison_payloads_between_good_events() -> None:
-    """S11: 200 letters with the reason and the bytes of each payload; the sessions are those of the clean log."""
+    """S11: 200 dead letters with the reason and the bytes of each payload; the sessions are those of the clean log."""
     good = on_time(shopping(300, seed=11), seed=11)
     poison = payloads(CLIENT)
     clean = run(log_of(good, end_ts=END_TS), settings=DAY, max_slice=64)
@@ -45,16 +45,16 @@ def test_s11_two_hundred_poison_payloads_between_good_events() -> None:
     result = run(log, settings=DAY, max_slice=64)
     assert result.outputs.final() == clean.outputs.final()
     assert result.outcomes == clean.outcomes | {"dead": NUM_POISON, "produced": clean.outcomes["produced"] + NUM_POISON}
-    letters = [record for record in result.outputs.records if record.topic == topics.DEAD_LETTERS]
-    assert len(letters) == NUM_POISON
-    found = Counter((dict(each.headers)["reason"].decode(), each.key, _kept(each.value)) for each in letters)
+    dead_letters = [record for record in result.outputs.records if record.topic == topics.DEAD_LETTERS]
+    assert len(dead_letters) == NUM_POISON
+    found = Counter((dict(each.headers)["reason"].decode(), each.key, _kept(each.value)) for each in dead_letters)
     assert found == Counter((p.reason, p.key, _kept(p.value)) for p in poison)
-    for letter in letters:
-        headers = dict(letter.headers)
+    for each in dead_letters:
+        headers = dict(each.headers)
         source = log.records[headers["topic"].decode()][int(headers["offset"])]
         assert (source.key, _kept(source.value), source.timestamp) == (
-            letter.key,
-            _kept(letter.value),
+            each.key,
+            _kept(each.value),
             int(headers["append_ts"]),
         )
     assert recount([*log.events(), *result.outputs.records], DAY).is_closed
@@ -75,9 +75,9 @@ def test_s11_poison_delays_later_events_by_less_than_a_second() -> None:
     join = Tables().join(DAY)
     join.apply(log.records[topics.IMPRESSIONS])
     started_s = time.process_time()
-    effects = join.apply(log.records[topics.CLICKS])
+    output = join.apply(log.records[topics.CLICKS])
     waited_s = time.process_time() - started_s
-    assert len(effects.dead_letters) == NUM_POISON
+    assert len(output.dead_letters) == NUM_POISON
     assert join.counters["clicks_joined"] == 1
     assert waited_s <= 1.0, f"{waited_s:.2f} s"
 
@@ -104,8 +104,8 @@ def test_s12_an_event_above_the_parser_cap_is_cut_and_named_by_its_digest(num_by
 def test_s12_an_event_of_exactly_the_cap_joins() -> None:
     """S12: 65,536 bytes are an event."""
     join = Tables().join(DAY)
-    effects = join.apply([_click_record(_sized(MAX_EVENT_BYTES))])
-    assert effects.dead_letters == []
+    output = join.apply([_click_record(_sized(MAX_EVENT_BYTES))])
+    assert output.dead_letters == []
     assert join.waiting_events == 1
 
 
@@ -116,20 +116,20 @@ def _click_record(value: bytes, offset: int = 0) -> Stored:
 _MANY_LARGE = """
 from tests.stream.faults.test_poison import large_slices
 
-growth_mib = large_slices(num_slices=150, slice_size=8)
+growth_mib = large_slices(num_slices=150, batch_size=8)
 print(growth_mib)
 """
 
 
-def large_slices(num_slices: int, slice_size: int) -> float:
-    """Apply slices of records of 1 MB and return by how many MiB the process has grown since the tenth."""
+def large_slices(num_slices: int, batch_size: int) -> float:
+    """Apply micro-batches of records of 1 MB and return by how many MiB the process has grown since the tenth."""
     join, outputs, offset = Tables().join(DAY), Outputs(), 0
     base_kib = 0
     for number in range(num_slices):
         value = _sized(1_000_000)
-        effects = join.apply([_click_record(bytes(bytearray(value)), offset + at) for at in range(slice_size)])
-        offset += slice_size
-        outputs.take(effects)
+        output = join.apply([_click_record(bytes(bytearray(value)), offset + at) for at in range(batch_size)])
+        offset += batch_size
+        outputs.take(output)
         if number == 10:
             base_kib = _memory_kib("VmRSS")
     assert join.counters["dead"] == join.counters["too_large"] == offset
@@ -143,7 +143,7 @@ def _memory_kib(name: str) -> int:
 
 @pytest.mark.slow
 def test_s12_memory_does_not_grow_with_large_events() -> None:
-    """S12: 1,200 records of 1 MB through a process of its own: RSS grows by at most 50 MiB, letters included."""
+    """S12: 1,200 records of 1 MB through a process of its own: RSS grows by at most 50 MiB, dead letters included."""
     child = subprocess.run(
         [sys.executable, "-c", _MANY_LARGE], capture_output=True, text=True, check=False, timeout=300,
         cwd=Path(__file__).parents[3],
@@ -185,7 +185,7 @@ def test_s12_what_the_broker_itself_refuses_is_counted(kafka_broker: Broker) -> 
         producer.send(topics.ITEMS, key=b"3", value=b"x" * 200_000)
         with pytest.raises(BusError, match=r"1 records were not acknowledged.*MessageSizeTooLarge"):
             producer.flush()
-        # An idempotent producer of kafka-python ends with the first refusal; what follows is not acknowledged either.
+        # An idempotent producer of kafka-python ends with the first refusal; later records are not acknowledged either.
         producer.send(topics.ITEMS, key=b"4", value=b"x" * 100)
         with pytest.raises(BusError, match="1 records were not acknowledged"):
             producer.close()

@@ -60,7 +60,7 @@ WINDOW_MS = DAY.click_window_s * 1_000
 def _assert_three_zeros(log: Log, result: Run, *, may_be_late: bool = False) -> None:
     """Nothing lost, nothing doubled, nothing divergent, by the batch oracle and by a recount of the topics.
 
-    The oracle knows no time of arrival: what came too late for the join, it could still place.
+    The oracle knows no time of arrival: it also joins events that came too late for the join.
     """
     records = [*log.events(), *result.outputs.records]
     verdict = verify(records, DAY)
@@ -117,7 +117,7 @@ def test_s8_a_whole_partition_appended_again(seed: int) -> None:
 
 
 def test_s8_a_whole_partition_read_again_counts_nothing() -> None:
-    """S8: a worker that goes back to offset 0 of every topic meets only what it has merged."""
+    """S8: a worker that goes back to offset 0 of every topic reads only records that it has merged."""
     log = log_of(on_time(shopping(NUM_QUERIES, seed=3), seed=3), end_ts=END_TS)
     result = run(log, seed=3, settings=DAY, max_slice=MAX_SLICE)
     view, counters, num_records = result.outputs.final(), dict(result.join.counters), len(result.outputs.sessions())
@@ -180,7 +180,7 @@ def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
     ]
     assert len(moved) > len(happened) // 2, "hardly anything was shuffled"
     calm = run(ordered, seed=seed, settings=DAY, max_slice=MAX_SLICE)
-    # Record by record the watermark is as far as it gets; in slices the topics run ahead of each other.
+    # Record by record the watermark is as far as it gets; in micro-batches the topics run ahead of each other.
     for result in (run_in_order(shuffled, DAY), run(shuffled, seed=seed, settings=DAY, max_slice=MAX_SLICE)):
         _assert_three_zeros(shuffled, result)
         assert result.outcomes["joined"] == result.outcomes["produced"] == num_units(happened)
@@ -203,7 +203,7 @@ def _arrives_at(watermark_ts: int, before: list[Event], late: Event) -> tuple[Lo
         for event in events:
             sent = arrival(event)
             log.append(sent.topic, sent.key, sent.value, arrival_ts)
-        # The tick first, lest times look as if they lay ahead; impressions before what refers to them.
+        # The tick first, so that no event seems to lie in the future; impressions before the events that refer to them.
         for name in (topics.TICKS, *topics.EVENT_TOPICS):
             if log.records[name][read[name] :]:
                 outputs.take(applied(join, log.records[name][read[name] :]))
@@ -270,7 +270,7 @@ def test_s10_a_millisecond_before_and_after_the_end_of_the_window(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_s10_conversions_days_late(seed: int) -> None:
-    """S10: every other order and refund arrives one to nine days late: each unit has exactly one fate."""
+    """S10: every other order and refund arrives one to nine days late: each unit has exactly one outcome."""
     happened = shopping(NUM_QUERIES, seed=seed)
     random = np.random.default_rng(seed)
     arrivals: list[Arrival] = []
@@ -282,7 +282,7 @@ def test_s10_conversions_days_late(seed: int) -> None:
         arrivals.append(replace(sent, arrival_ts=sent.arrival_ts + days))
     assert num_late > 100
     log = log_of(arrivals, end_ts=START_TS + 12 * DAY_MS)
-    # Rows outlive their time by a number of slices: small ones, as a live clock gives.
+    # Rows outlive their time by a number of micro-batches: small ones, as under a live clock.
     result = run(log, seed=seed, settings=DAY, max_slice=2)
     _assert_three_zeros(log, result, may_be_late=True)
     assert result.outcomes["produced"] == num_units(happened)

@@ -1,4 +1,4 @@
-"""S14: list payloads and behaviours that N+1 has written."""
+"""S14: release N on list payloads and behaviours that N+1 has written."""
 
 import msgspec
 import pytest
@@ -53,7 +53,7 @@ def test_s14_state_with_list_payloads_of_the_next_schema(monkeypatch: pytest.Mon
 
 
 def test_s14_a_behaviour_of_the_next_schema_is_not_added_twice() -> None:
-    """S14: after a rollback a slice is merged again into a profile that N+1 has written."""
+    """S14: after a rollback a micro-batch is merged again into a profile that N+1 has written."""
     behaviour = events.Behaviour(event_id="e", item_id="i", action="click", event_ts=START_TS)
     written = msgspec.json.encode(grown(events.Profile(client_id="c", behaviours=[behaviour], updated_ts=START_TS)))
     profile = join_profiles.decode(written)

@@ -37,13 +37,13 @@ def _clicks(num: int) -> list[tuple[str, bytes]]:
 
 @pytest.mark.kafka
 def test_s12_rows_beyond_the_brokers_cap_do_not_stop_the_worker(fresh_kafka: Broker, tmp_path: Path) -> None:
-    """S12: one client's orders, clicks or key make no row or letter that the broker refuses."""
+    """S12: one client's orders, clicks or key make no row or dead letter that the broker refuses."""
     with Producer(fresh_kafka) as producer:
         for number in (1, 2):
             shown = events.encode(impression(number, client=CLIENT))
             producer.send(topics.IMPRESSIONS, key=CLIENT.encode(), value=shown)
     with running(fresh_kafka, tmp_path / "home") as worker:
-        # Before what refers to them, which would be more than a client may have waiting.
+        # Before the events that refer to them, which would exceed the waiting events of one client.
         wait_until_committed(fresh_kafka, worker)
         with Producer(fresh_kafka) as producer:
             for topic, value in (*_orders(12), *_clicks(4_000)):
@@ -51,7 +51,7 @@ def test_s12_rows_beyond_the_brokers_cap_do_not_stop_the_worker(fresh_kafka: Bro
             producer.send(topics.CLICKS, key=b"k" * 1_048_400, value=b"{")
         wait_until_committed(fresh_kafka, worker)
         assert worker.stop() == 0, worker.log
-    letters = Counter(dict(letter.headers)["reason"] for letter in read_to_end(fresh_kafka, topics.UNJOINED))
-    assert letters == {b"evicted": 12 * 200 - 1_000 + 4_000 - 1_000}
+    found = Counter(dict(each.headers)["reason"] for each in read_to_end(fresh_kafka, topics.UNJOINED))
+    assert found == {b"evicted": 12 * 200 - 1_000 + 4_000 - 1_000}
     (dead,) = read_to_end(fresh_kafka, topics.DEAD_LETTERS)
     assert dead.key == b"k" * 1_024

@@ -1,7 +1,7 @@
 """S14: writers and readers of schema N and N+1 side by side, both rollout orders, and the way back.
 
-N+1 is what the compatibility rule allows: each struct with one more optional field, at the end where the order counts.
-It is made here from the structs of N, so that whatever they become, the next of them is covered.
+Schema N+1 follows the compatibility rule: each struct has one more optional field, at the end where the order counts.
+The tests derive it from the structs of N, so that they cover every later N.
 """
 
 import json
@@ -203,11 +203,11 @@ def test_s14_an_unknown_major_version_is_a_dead_letter(topic: str, version: int)
         b'{"schema_version": %d, "client_id": "%s", "wholly": ["other", 1]}' % (version, key),
     ]
     join = Tables().join(DAY)
-    letters = join.apply(
+    dead_letters = join.apply(
         [Stored(topic=topic, offset=at, timestamp=0, key=key, value=body) for at, body in enumerate(bodies)]
     ).dead_letters
-    assert [value for _, value, _ in letters] == bodies
-    assert {dict(headers)["reason"] for _, _, headers in letters} == {b"schema_unknown"}
+    assert [value for _, value, _ in dead_letters] == bodies
+    assert {dict(headers)["reason"] for _, _, headers in dead_letters} == {b"schema_unknown"}
 
 
 # Sessions
@@ -295,7 +295,7 @@ def _grown_row(key: bytes, value: bytes) -> bytes:
     """Return a row as N+1 would have written it."""
     kind = key[:1]
     if kind in {b"w", b"c", b"e"}:
-        return value  # raw events and digests: no struct of ours
+        return value  # raw events and digests: no struct
     if kind == b"p":
         profile = msgspec.json.decode(rows.unpack_bytes(value), type=events.Profile)
         return rows.pack_bytes(rows.expiry_of(value), msgspec.json.encode(grown(profile)))
@@ -320,7 +320,7 @@ def upgraded(tables: Tables) -> Tables:
 
 
 def _run_over(log: Log, switches: Mapping[int, str]) -> Run:
-    """Run a log; at the given slices another worker takes over, from rows of N or of N+1."""
+    """Run a log; at the given micro-batches another worker takes over, from rows of N or of N+1."""
     tables, outputs = Tables(), Outputs()
     join = tables.join(DAY)
     kinds: set[bytes] = set()
@@ -340,7 +340,7 @@ def _run_over(log: Log, switches: Mapping[int, str]) -> Run:
     [
         pytest.param(dict.fromkeys(range(20, 200, 45), NEXT), id="N goes on from rows of N+1"),
         pytest.param({20: NEXT, 60: N, 90: NEXT, 130: N}, id="there and back, twice"),
-        pytest.param(dict.fromkeys(range(5, 150), NEXT), id="a rollback after each slice"),
+        pytest.param(dict.fromkeys(range(5, 150), NEXT), id="a rollback after each micro-batch"),
     ],
 )
 def test_s14_state_of_the_next_schema_is_readable_by_this_one(switches: Mapping[int, str]) -> None:
