@@ -38,10 +38,10 @@ def worker(
         str | None,
         typer.Option(metavar="worker|driver", help="Who writes the clock's ticks; a simulation is a driver."),
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Prometheus port on loopback, 0 for none.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /livez, /readyz and /metrics, 0 for none.")] = None,
     instance: Annotated[str | None, typer.Option(help="Static member name; its restart moves no partition.")] = None,
 ) -> None:
-    """Run one joiner until SIGTERM; ends with an error when it cannot vouch for what it acknowledges."""
+    """Run one join worker until SIGTERM. Exits with an error if a write cannot be confirmed."""
     import asyncio
 
     from stream.agents.metrics import JoinMetrics
@@ -52,9 +52,6 @@ def worker(
     called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
     settings = called.settings.get("worker", WorkerSettings)
     broker = _broker(called)
-    metrics = JoinMetrics()
-    if settings.metrics_port:
-        metrics.serve(settings.metrics_host, settings.metrics_port)
 
     async def run() -> None:
         joiner = Worker(
@@ -62,7 +59,7 @@ def worker(
             settings,
             called.settings.get("join", JoinSettings),
             folder=called.home / "stream",
-            metrics=metrics,
+            metrics=JoinMetrics(),
         )
         await joiner.run()
 

@@ -3,7 +3,7 @@
 from deploy.grafana.model import Panel, Query, Section
 from deploy.grafana.promql import STEP, quantiles, rate, share
 
-_FATE = "shelfwise_join_fate_total"
+_OUTCOMES = "shelfwise_join_outcomes_total"
 
 STREAM = Section(
     title="Stream: join of impressions, clicks and conversions",
@@ -16,12 +16,12 @@ STREAM = Section(
             queries=(Query(text=f"sum by (topic) ({rate('shelfwise_join_events_total')})", legend="{{topic}}"),),
         ),
         Panel(
-            title="Events by fate",
+            title="Events by outcome",
             description="Each event ends as joined, duplicate, late, orphan or dead; the sum is the number of events"
             " read.",
             unit="eps",
             kind="timeseries",
-            queries=(Query(text=f"sum by (fate) ({rate(_FATE)})", legend="{{fate}}"),),
+            queries=(Query(text=f"sum by (outcome) ({rate(_OUTCOMES)})", legend="{{outcome}}"),),
             stack=True,
         ),
         Panel(
@@ -38,8 +38,8 @@ STREAM = Section(
             unit="percentunit",
             kind="timeseries",
             queries=tuple(
-                Query(text=share(rate(_FATE, f'{{fate="{fate}"}}'), rate(_FATE)), legend=fate)
-                for fate in ("joined", "late", "orphan", "dead")
+                Query(text=share(rate(_OUTCOMES, f'{{outcome="{outcome}"}}'), rate(_OUTCOMES)), legend=outcome)
+                for outcome in ("joined", "late", "orphan", "dead")
             ),
             low=0,
             high=1,
@@ -51,7 +51,8 @@ STREAM = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text=f"sum by (reason) ({rate('shelfwise_join_reason_total')}) or vector(0)", legend="{{reason}}"
+                    text=f"sum by (reason) ({rate('shelfwise_join_outcome_reasons_total')}) or vector(0)",
+                    legend="{{reason}}",
                 ),
             ),
         ),

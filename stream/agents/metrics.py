@@ -1,9 +1,21 @@
-"""Prometheus metrics of the join worker; the names are those that the dashboards rely on."""
+"""Prometheus metrics of the join worker: name, type, labels and help text of each.
+
+Source: docs/operations.md.
+"""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join
 from stream.schemas import topics
@@ -12,56 +24,70 @@ _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0
 
 
 class JoinMetrics:
-    """The metrics of one worker process, in a registry of their own."""
+    """Metrics of one worker process, in a registry of their own."""
 
     def __init__(self) -> None:
+        # A gauge with the creation time of every counter doubles the series, and no query reads it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.events = Counter("shelfwise_join_events", "Records read", ["topic"], registry=registry)
-        self.fate = Counter("shelfwise_join_fate", "Events by what became of them", ["fate"], registry=registry)
-        self.reason = Counter("shelfwise_join_reason", "Events by reason code", ["reason"], registry=registry)
-        self.sessions = Counter("shelfwise_join_sessions", "Sessions emitted", ["reason"], registry=registry)
-        self.lag = Gauge("shelfwise_join_lag_offsets", "Unread records", ["topic", "partition"], registry=registry)
-        self.watermark_age = Gauge(
-            "shelfwise_join_watermark_age_seconds", "Clock minus watermark", ["partition"], registry=registry
-        )
-        self.state_bytes = Gauge("shelfwise_join_state_bytes", "Bytes of state", ["tier"], registry=registry)
-        self.hot_budget = Gauge(
-            "shelfwise_join_hot_budget_bytes",
-            "Bytes of hot state beyond which reading is evened out",
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.events = Counter("shelfwise_join_events", "Records read, ticks included", ["topic"], registry=registry)
+        self.outcomes = Counter("shelfwise_join_outcomes", "Events by outcome", ["outcome"], registry=registry)
+        self.reasons = Counter(
+            "shelfwise_join_outcome_reasons",
+            "Events by the reason code of their outcome",
+            ["reason"],
             registry=registry,
         )
-        self.open_sessions = Gauge("shelfwise_join_open_sessions", "Sessions not closed yet", registry=registry)
+        self.sessions = Counter("shelfwise_join_sessions", "Sessions emitted", ["reason"], registry=registry)
+        self.lag = Gauge(
+            "shelfwise_join_lag_offsets", "Records not acknowledged yet", ["topic", "partition"], registry=registry
+        )
+        self.watermark_age = Gauge(
+            "shelfwise_join_watermark_age_seconds", "Join clock minus watermark", ["partition"], registry=registry
+        )
+        self.state_bytes = Gauge("shelfwise_join_state_bytes", "Size of the state", ["tier"], registry=registry)
+        self.hot_budget = Gauge(
+            "shelfwise_join_hot_budget_bytes",
+            "Size of the hot tier above which inputs that run ahead are paused",
+            registry=registry,
+        )
+        self.open_sessions = Gauge(
+            "shelfwise_join_open_sessions", "Sessions whose click window is open", registry=registry
+        )
         self.waiting_events = Gauge(
-            "shelfwise_join_waiting_events", "Clicks and order lines that wait", registry=registry
+            "shelfwise_join_waiting_events",
+            "Clicks and order lines that wait for the event that they refer to",
+            registry=registry,
         )
-        self.paused = Gauge("shelfwise_join_paused", "Partitions paused now", ["topic"], registry=registry)
-        self.pauses = Counter(
-            "shelfwise_join_pauses", "Times that a partition was paused", ["topic"], registry=registry
-        )
+        self.paused = Gauge("shelfwise_join_paused", "Partitions that are paused", ["topic"], registry=registry)
+        self.pauses = Counter("shelfwise_join_pauses", "Pauses of a partition", ["topic"], registry=registry)
         self.emit_delay = Histogram(
             "shelfwise_join_emit_delay_seconds",
-            "From reading a slice to the confirmation of the sessions that it closed",
+            "Time from reading a micro-batch to the confirmation of the sessions that it closed",
             buckets=_DELAYS_S,
             registry=registry,
         )
         self.rebalances = Counter("shelfwise_join_rebalances", "Assignments of partitions", registry=registry)
-        for fate in OUTCOMES:
-            self.fate.labels(fate)
+        for outcome in OUTCOMES:
+            self.outcomes.labels(outcome)
         for topic in topics.EVENT_TOPICS:
             self.paused.labels(topic)
             self.pauses.labels(topic)
 
     def count(self, counters: Mapping[str, int], seen: dict[str, int]) -> None:
-        """Add what a partition's counters gained since `seen`, and note it there."""
+        """Add the gains of a partition's counters since `seen`, and record them there."""
         for name, value in _gains(counters, seen):
             if name in OUTCOMES:
-                self.fate.labels(name).inc(value)
+                self.outcomes.labels(name).inc(value)
             elif name in OUTCOME_OF_REASON:
-                self.reason.labels(name).inc(value)
+                self.reasons.labels(name).inc(value)
 
     def observe(self, joins: Mapping[int, Join], paused: Iterable[Iterable[str]], *, hot_max_bytes: int) -> None:
-        """Set what is measured of the joins by partition, and of the topics that are paused in each."""
+        """Set the gauges of the joins by partition, and of the topics that are paused in each."""
         num_bytes: collections.Counter[str] = collections.Counter()
         for partition, join in joins.items():
             self.watermark_age.labels(partition).set(max(0, join.now_ts - join.watermark_ts) / 1_000)
@@ -76,9 +102,10 @@ class JoinMetrics:
         for topic in topics.EVENT_TOPICS:
             self.paused.labels(topic).set(num_paused[topic])
 
-    def serve(self, host: str, port: int) -> None:
-        """Answer scrapes from a thread until the process ends."""
-        start_http_server(port, addr=host, registry=self.registry)
+    def clear_partitions(self) -> None:
+        """Remove the gauges of partitions that another worker may own now."""
+        self.lag.clear()
+        self.watermark_age.clear()
 
 
 def _gains(counters: Mapping[str, int], seen: dict[str, int]) -> Iterator[tuple[str, int]]:

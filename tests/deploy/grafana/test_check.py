@@ -309,7 +309,7 @@ def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
 def test_promql_panels_split_by_their_labels(prometheus_url: str) -> None:
     found = check.check_prometheus(prometheus_url, LOOP, recent())
     assert rows(found, "Processes answering") == 4
-    assert rows(found, "Events by fate") == len(OUTCOMES)
+    assert rows(found, "Events by outcome") == len(OUTCOMES)
     assert rows(found, "Events in by topic") == 3
     assert rows(found, "Latency") == 3
     assert rows(found, "p99 latency by arm") == 2
