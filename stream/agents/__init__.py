@@ -1,7 +1,7 @@
-"""The join worker: Faust as transport and partition owner around the pure join.
+"""The join worker: Faust as transport and owner of partitions, around the pure join.
 
-The only package that imports Faust, aiokafka and rocksdict. `settings` is light; `worker` is imported by the command
-that runs one.
+No other package imports Faust, aiokafka and rocksdict. `settings` and `metrics` import none of them; the command that
+runs a worker imports `worker`.
 
-Source: STREAM.md 1, 2 and 8.
+Source: docs/stream.md; docs/adr/0010-faust-in-micro-batches.md.
 """

@@ -1,9 +1,9 @@
 """Records as the worker takes them from aiokafka: a fetch makes half a million of them a minute.
 
-aiokafka's own is a frozen dataclass of eleven fields, which cost a tenth of the worker's time. And it fails at a header
-whose name is not UTF-8, which Kafka takes from any client: such a batch is read a second time, by a lenient reader.
+aiokafka's own record is a frozen dataclass of eleven fields, which costs a tenth of the worker's time. Its parser fails
+at a header whose name is not UTF-8, which Kafka accepts from any client: a lenient reader parses such a batch again.
 
-Source: STREAM.md 2.1 and 15; Kafka's record batch, version 2.
+Source: docs/adr/0010-faust-in-micro-batches.md; Kafka documentation, "Record Batch".
 """
 
 import struct
@@ -24,7 +24,7 @@ _FIRST_MAGIC_WITH_HEADERS = 2
 
 
 class FetchedRecord(Struct, gc=False):
-    """One record of an input or changelog; the garbage collector need not look for cycles through it."""
+    """One record of an input or changelog, without cycles that the garbage collector would have to look for."""
 
     topic: str
     partition: int
@@ -49,7 +49,7 @@ class _Partition(Protocol):
 
 
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
-    """A batch read in Python, which takes header names of any bytes."""
+    """Batch that is parsed in Python and accepts header names of any bytes."""
 
     _buffer: bytearray
 
@@ -65,7 +65,7 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka ha
 
 
 class _MemoryRecords(fetcher.MemoryRecords):  # type: ignore[misc]
-    """The batches of a fetch, whose bytes can be looked at again."""
+    """Batches of a fetch, with their bytes for a second pass."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__(raw)
@@ -73,7 +73,7 @@ class _MemoryRecords(fetcher.MemoryRecords):  # type: ignore[misc]
 
 
 class _OneBatch(_MemoryRecords):
-    """The batch that all the bytes are, read leniently."""
+    """Bytes of exactly one batch, parsed leniently."""
 
     def next_batch(self) -> _LenientBatch:
         super().next_batch()
@@ -83,21 +83,21 @@ class _OneBatch(_MemoryRecords):
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     _records: _MemoryRecords
     _records_iterator: Iterator[FetchedRecord]
-    # How far the batches have been looked through for those to be read again.
-    _looked_to = 0
+    # End of the batches that were searched for one to parse again.
+    _searched_to = 0
 
     def __next__(self) -> FetchedRecord:
         while True:
             try:
                 return next(self._records_iterator)
             except StopIteration:
-                self._records_iterator = iter(())  # the generator refers to what refers to it
+                self._records_iterator = iter(())  # the generator and this object refer to each other
                 raise
             except UnicodeDecodeError:
                 self._records_iterator = self._read_again()
 
     def _read_again(self) -> Iterator[FetchedRecord]:
-        """Yield what is left of the batch that failed, and of those after it."""
+        """Yield the remaining records of the batch that failed, and of the batches after it."""
         rest = self._records
         failed = self._failed_batch(rest.raw)
         if failed is not None:
@@ -107,13 +107,13 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         yield from self._unpack_records()
 
     def _failed_batch(self, raw: bytes) -> bytes | None:
-        """Return the first batch that reaches the wanted offset: those before it are done with, or lie below it."""
-        while self._looked_to < len(raw):
-            start = self._looked_to
+        """Return the first batch that reaches the wanted offset; batches before it are finished, or lie below it."""
+        while self._searched_to < len(raw):
+            start = self._searched_to
             base, length, magic, last_delta = _HEAD.unpack_from(raw, start)
-            self._looked_to = start + _LENGTH_END + length
+            self._searched_to = start + _LENGTH_END + length
             if magic >= _FIRST_MAGIC_WITH_HEADERS and base + last_delta >= self.next_fetch_offset:
-                return raw[start : self._looked_to]
+                return raw[start : self._searched_to]
         return None
 
     def _consumer_record(self, tp: _Partition, record: _Raw) -> FetchedRecord:
@@ -130,6 +130,6 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Have every consumer of this process hand out `FetchedRecord`."""
+    """Make every consumer of this process return `FetchedRecord`."""
     fetcher.MemoryRecords = _MemoryRecords
     fetcher.PartitionRecords = _PartitionRecords

@@ -1,6 +1,6 @@
 """The Faust app of a join worker: its settings, its three tables and its one agent.
 
-Source: STREAM.md 2.1 and 2.2.
+Source: docs/adr/0010-faust-in-micro-batches.md.
 """
 
 import ssl
@@ -9,37 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import faust
-from faust.transport.drivers import aiokafka as driver
 
-from stream.agents.backpressure import ReadAhead
-from stream.agents.faust_consumer import SliceApp, SliceConsumer, SliceTable
+from stream.agents.backpressure import ReadAheadBudget
+from stream.agents.faust_consumer import MicroBatchApp, MicroBatchTable
 from stream.agents.settings import WorkerSettings
 from stream.broker.admin import partition_counts
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas import topics
 
-# Never reached: `SliceConsumer` bounds what is read ahead, in bytes.
-_BUFFERED_SLICES = 1_000_000
+# Never reached: `ReadAheadBudget` bounds the bytes that are read ahead.
+_BUFFERED_MESSAGES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What the app calls.
+    """Functions of the worker that the app calls.
 
     Attributes:
         consume: The agent.
-        before_revoke: Finishes what is in flight, before partitions are given back.
-        on_ready: Called with the generation when its tables are recovered.
-        on_failure: Told of what must end the worker.
-        new_warm_shard: Makes the warm rows of a partition.
+        on_ready: Called with the generation when the state stores of an assignment are recovered.
+        on_failure: Called with an error that must stop the worker.
+        new_warm_store: Return an empty warm store for a partition.
     """
 
     consume: "Callable[[faust.StreamT[bytes]], Awaitable[None]]"
-    before_revoke: Callable[[], Awaitable[None]]
     on_ready: Callable[[int], None]
     on_failure: Callable[[BaseException], None]
-    new_warm_shard: Callable[[int], MutableMapping[bytes, bytes]]
+    new_warm_store: Callable[[int], MutableMapping[bytes, bytes]]
 
 
 def build(
@@ -49,14 +46,12 @@ def build(
     num_partitions: int,
     session_s: float,
     folder: Path,
-    ahead: ReadAhead,
+    read_ahead: ReadAheadBudget,
     clock: Callable[[], float],
     hooks: Hooks,
-) -> tuple[SliceApp, list[SliceTable]]:
-    """Return an app that is not started, and its hot, warm and progress tables."""
-    consumer_class = type("WorkerConsumer", (SliceConsumer,), {"before_revoke": staticmethod(hooks.before_revoke)})
-    driver.Transport.Consumer = consumer_class
-    app = SliceApp(
+) -> MicroBatchApp:
+    """Return an app that is not started; call `faust_consumer.install` before."""
+    app = MicroBatchApp(
         settings.group,
         broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
         broker_credentials=_credentials(broker),
@@ -75,28 +70,29 @@ def build(
         broker_request_timeout=30.0,
         producer_request_timeout=30.0,
         stream_wait_empty=False,
-        stream_buffer_maxsize=_BUFFERED_SLICES,
+        stream_buffer_maxsize=_BUFFERED_MESSAGES,
         web_enabled=False,
         autodiscover=False,
     )
-    app.ahead = ahead
+    app.read_ahead = read_ahead
     app.clock = clock
     tables = [
         _table(app, name, changelog, num_partitions, hooks.on_failure)
         for name, changelog in zip(("hot", "warm", "progress"), topics.CHANGELOGS, strict=True)
     ]
-    tables[1].new_shard = hooks.new_warm_shard
+    tables[1].new_store = hooks.new_warm_store
+    app.state_tables = tables
     inputs = _raw_topic(app, *topics.INPUTS, partitions=num_partitions)
     app.agent(inputs, name="join", concurrency=1)(hooks.consume)
     app.on_ready = hooks.on_ready
-    return app, tables
+    return app
 
 
 def common_partition_count(broker: Broker) -> int:
-    """Return the partition count of the topics that are keyed by client.
+    """Return the partition count of the topics whose key is the client.
 
     Raises:
-        ConfigError: If one is missing, or their counts differ.
+        ConfigError: If a topic is missing, or the counts differ.
     """
     wanted = [topic.name for topic in topics.ALL if topic.by_client]
     counts = partition_counts(broker)
@@ -124,8 +120,8 @@ def _raw_topic(app: "faust.App", *names: str, partitions: int, compacting: bool 
 
 def _table(
     app: "faust.App", name: str, changelog: str, partitions: int, on_failure: Callable[[BaseException], None]
-) -> SliceTable:
-    table = SliceTable(
+) -> MicroBatchTable:
+    table = MicroBatchTable(
         app,
         name=name,
         key_type=bytes,
@@ -134,8 +130,8 @@ def _table(
         changelog_topic=_raw_topic(app, changelog, partitions=partitions, compacting=True),
         recovery_buffer_size=1,
     )
-    table.shards = {}
-    table.new_shard = lambda _partition: {}
+    table.stores = {}
+    table.new_store = lambda _partition: {}
     table.on_failure = on_failure
     app.tables.add(table)
     return table

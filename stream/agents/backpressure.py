@@ -1,9 +1,10 @@
-"""How far a worker reads ahead: bytes of slices that were read and are not acknowledged yet.
+"""Back-pressure of the worker: the bytes of micro-batches that were read and are not acknowledged.
 
-Faust bounds the messages of its queue instead, and leaves them room to grow: it goes on to read each partition until
-that partition delivers once more.
+Faust bounds the messages of its queue instead, and lets the queue grow: it goes on to read each partition until that
+partition delivers once more. The budget bounds the input, because it
+determines the size of everything that a micro-batch causes until it is confirmed.
 
-Source: RELIABILITY.md 2; the bound is on what is read, which sizes all that a slice causes until it is confirmed.
+Source: docs/stream.md.
 """
 
 import asyncio
@@ -11,21 +12,25 @@ from collections.abc import Sequence
 
 from stream.schemas.records import Record
 
-# What a record of no length costs: its object and its place in lists.
+# Cost of a record without content: its object and its entries in lists.
 _RECORD_BYTES = 200
 
 
-def weight(records: Sequence[Record]) -> int:
+def bytes_in_memory(records: Sequence[Record]) -> int:
     """Return about how many bytes `records` take in memory.
 
-    >>> weight([])
+    >>> bytes_in_memory([])
     0
     """
     return sum(len(record.value or b"") for record in records) + _RECORD_BYTES * len(records)
 
 
-class ReadAhead:
-    """Counts what is read and not acknowledged, and makes readers wait when that is `limit_bytes` or more."""
+class ReadAheadBudget:
+    """Budget of bytes that are read and not acknowledged; readers wait while `limit_bytes` or more are held.
+
+    Attributes:
+        held_bytes: Bytes of the micro-batches that were read and are not acknowledged.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -34,26 +39,26 @@ class ReadAhead:
         self.held_bytes = 0
 
     def open(self) -> None:
-        """Begin an assignment: what was read in the one before is forgotten."""
+        """Start an assignment from zero held bytes."""
         self.held_bytes = 0
         self._is_open = True
         self._changed.set()
 
     def close(self) -> None:
-        """End the assignment; nobody waits any longer."""
+        """End the assignment and let all readers go on."""
         self._is_open = False
         self._changed.set()
 
-    def take(self, num_bytes: int) -> None:
-        """Count a slice as read."""
+    def add(self, num_bytes: int) -> None:
+        """Count a micro-batch as read."""
         self.held_bytes += num_bytes
 
-    def give(self, num_bytes: int) -> None:
-        """Count a slice as acknowledged."""
+    def release(self, num_bytes: int) -> None:
+        """Count a micro-batch as acknowledged."""
         self.held_bytes -= num_bytes
         self._changed.set()
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Wait until more may be read, or the assignment ends."""
         while self._is_open and self.held_bytes >= self._limit_bytes:
             self._changed.clear()

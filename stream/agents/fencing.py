@@ -1,13 +1,13 @@
-"""Writes only while the group counts this worker as a member, so that a process that was stopped and wakes up is mute.
+"""Fencing of this worker's writes by group membership: a paused process must not write after it lost its partitions.
 
-Kafka fences the offset commits of a member that it has given up, but not what that member produces: its rows would
-overwrite those of the next owner of its partitions. The lease lasts a part of the session timeout from when the
-newest heartbeat that was answered had been sent, and is looked at in the same call that writes to the socket. What
-the socket's own buffer holds when the process is stopped is the one thing that it does not cover.
+Kafka fences the offset commits of a member that it has expelled, but not what that member produces: its rows would
+overwrite those of the next owner of its partitions. The permission to write lasts a part of the session timeout from
+the time at which the newest answered heartbeat was sent, and is checked in the call that writes to the socket. The
+content of the socket's own buffer when the process is paused is not covered.
 
-Replaces two private classes of one pinned aiokafka; tests/stream/agents/test_fencing.py pins what is relied on.
+Replaces two private classes of one pinned aiokafka; tests/stream/agents/test_fencing.py pins their behaviour.
 
-Source: RELIABILITY.md 4, S4.
+Source: docs/adr/0009-fenced-by-membership.md.
 """
 
 import time
@@ -22,92 +22,94 @@ _SAFE_SHARE = 0.8
 Clock = Callable[[], float]
 
 
-class Lease:
-    """Says whether the group still counts this worker as a member.
+class MembershipFence:
+    """Permission of this worker to write, as a member of its group.
 
-    The consumer's thread renews and ends it, the worker's loop reads it.
+    The consumer's thread extends and ends it, the worker's loop reads it.
+
+    Attributes:
+        is_closed: Whether nothing may be written any more, even if heartbeats are answered.
+        num_failures: Number of heartbeats without an answer: the broker may have been restarted.
     """
 
-    def __init__(self, session_s: float, on_evicted: Callable[[], object], clock: Clock = time.monotonic) -> None:
-        """Start without a lease.
+    def __init__(self, session_s: float, on_expelled: Callable[[], object], clock: Clock = time.monotonic) -> None:
+        """Start without permission.
 
         Args:
             session_s: Session timeout of the group.
-            on_evicted: Called in the consumer's thread when the group has given up a member that owns partitions.
-            clock: Monotonic, and running while the process is stopped.
+            on_expelled: Called in the consumer's thread when the group expels a member that owns partitions.
+            clock: Monotonic seconds, also counted while the process is paused.
         """
         self._valid_s = _SAFE_SHARE * session_s
-        self._on_evicted = on_evicted
+        self._on_expelled = on_expelled
         self._clock = clock
         self._until_s: float | None = None
-        self.is_over = False
-        """Whether nothing may be written any more, whatever heartbeats say."""
+        self.is_closed = False
         self.num_failures = 0
-        """Heartbeats that were not answered: the broker may have been started again."""
 
-    def is_valid(self) -> bool:
-        """Say whether no other worker can own this one's partitions yet."""
+    def allows_writes(self) -> bool:
+        """Return whether no other worker can own this worker's partitions yet."""
         until_s = self._until_s  # the other thread may change it meanwhile
-        return not self.is_over and until_s is not None and self._clock() < until_s
+        return not self.is_closed and until_s is not None and self._clock() < until_s
 
     def now_s(self) -> float:
-        """Return the time by which leases are measured."""
+        """Return the time on the clock of the fence."""
         return self._clock()
 
-    def renew(self, sent_s: float) -> None:
-        """Take note of an answered heartbeat that was sent at `sent_s`.
+    def extend(self, sent_s: float) -> None:
+        """Extend the permission after an answered heartbeat that was sent at `sent_s`.
 
-        >>> lease = Lease(10.0, lambda: None, clock=lambda: 7.0)
-        >>> lease.is_valid()
+        >>> fence = MembershipFence(10.0, lambda: None, clock=lambda: 7.0)
+        >>> fence.allows_writes()
         False
-        >>> lease.renew(0.0)
-        >>> lease.is_valid()
+        >>> fence.extend(0.0)
+        >>> fence.allows_writes()
         True
         """
         until_s = sent_s + self._valid_s
         self._until_s = until_s if self._until_s is None else max(self._until_s, until_s)
 
-    def end(self, *, was_owner: bool) -> None:
-        """Take note that the group does not know this member."""
+    def end_membership(self, *, was_owner: bool) -> None:
+        """End the permission, because the group does not know this member; close the fence of an owner."""
         self._until_s = None
         if was_owner:
-            self.mute()
-            self._on_evicted()
+            self.close()
+            self._on_expelled()
 
-    def mute(self) -> None:
-        """Let nothing be written any more."""
-        self.is_over = True
+    def close(self) -> None:
+        """Refuse all writes from now on."""
+        self.is_closed = True
 
 
-def install(lease: Lease) -> None:
-    """Bind every producer and group member that this process makes from now on to `lease`."""
-    conn.AIOKafkaConnection = type("LeasedConnection", (_Connection,), {"lease": lease})
-    consumer.GroupCoordinator = type("LeasedCoordinator", (_Coordinator,), {"lease": lease})
+def install(fence: MembershipFence) -> None:
+    """Bind every producer and group member that this process makes from now on to `fence`."""
+    conn.AIOKafkaConnection = type("FencedConnection", (_Connection,), {"fence": fence})
+    consumer.GroupCoordinator = type("FencedCoordinator", (_Coordinator,), {"fence": fence})
 
 
 class _Connection(conn.AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
-    lease: Lease
+    fence: MembershipFence
 
     def send(self, request: object, expect_response: bool = True) -> object:  # noqa: FBT001, FBT002 - as overridden
-        """Refuse to produce without a lease; the sender tries again while it may come back."""
-        if isinstance(request, ProduceRequest) and not self.lease.is_valid():
-            if self.lease.is_over:
+        """Refuse to produce without permission; the sender tries again while it may come back."""
+        if isinstance(request, ProduceRequest) and not self.fence.allows_writes():
+            if self.fence.is_closed:
                 raise errors.ProducerFenced("this worker's partitions may have another owner")
             raise errors.RequestTimedOutError("no heartbeat was answered for most of the session timeout")
         return super().send(request, expect_response)
 
 
 class _Coordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka has no types
-    lease: Lease
+    fence: MembershipFence
     _is_owner = False
 
     async def _do_heartbeat(self) -> bool:
-        sent_s = self.lease.now_s()
+        sent_s = self.fence.now_s()
         answered: bool = await super()._do_heartbeat()
         if answered:
-            self.lease.renew(sent_s)
+            self.fence.extend(sent_s)
         else:
-            self.lease.num_failures += 1
+            self.fence.num_failures += 1
         return answered
 
     async def _on_join_complete(self, *joined: object) -> None:
@@ -121,6 +123,6 @@ class _Coordinator(GroupCoordinator):  # type: ignore[misc]  # aiokafka has no t
         self._is_owner = False
 
     def reset_generation(self) -> None:
-        """Called when the coordinator does not know this member, and on leaving."""
-        self.lease.end(was_owner=self._is_owner and not self._closing.done())
+        """End the membership: the coordinator does not know this member, or the member leaves."""
+        self.fence.end_membership(was_owner=self._is_owner and not self._closing.done())
         super().reset_generation()

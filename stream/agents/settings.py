@@ -1,23 +1,23 @@
-"""Settings of one join worker; the join's own are in `stream.join`."""
+"""Settings of one join worker; `stream.join` has those of the join."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """How a worker runs.
+    """Settings of the worker process.
 
     Attributes:
-        group: Consumer group; workers of one group share the partitions.
-        instance: Static member name, unique among the workers of a group: its restart moves no partition. Empty means
-            a member without a name.
-        session_s: A worker that sends no heartbeat for this long loses its partitions; brokers accept 6 and more.
-        metrics_port: Prometheus port, 0 for none.
-        metrics_host: Address the metrics are served on.
-        max_in_flight: Slices that may wait for their confirmations.
-        read_ahead_bytes: Of what was read and is not confirmed; more is read only below it.
+        group: Consumer group. Workers of one group share the partitions.
+        instance: Static member name, unique among the workers of a group: the restart of a named worker moves no
+            partition. Empty for a member without a name.
+        session_s: A worker that sends no heartbeat for this long loses its partitions. Brokers accept 6 and more.
+        metrics_port: Port of `/livez`, `/readyz` and `/metrics`, 0 for none.
+        metrics_host: Address of that port.
+        max_in_flight: Number of micro-batches that may wait for their confirmations.
+        read_ahead_bytes: Size of unacknowledged input above which no more is read.
         confirm_s: A write that is not confirmed after this long stops the worker.
-        drain_s: How long a revoked or stopping worker waits for confirmations.
+        drain_s: Time in which a revoked or stopping worker waits for confirmations.
         watchdog_s: Lag without a moving offset for this long stops the worker.
     """
 

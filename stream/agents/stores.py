@@ -41,7 +41,7 @@ class WarmStore(MutableMapping[bytes, bytes]):
         options.set_write_buffer_manager(memtables)
         options.set_write_buffer_size(_MEMTABLE_BYTES)
         options.set_max_write_buffer_number(2)
-        # By the block and in RocksDB's own threads, this costs a tenth of what the join would pay per row.
+        # By the block and in RocksDB's own threads, this costs a tenth of a compression per row in the join.
         options.set_compression_type(DBCompressionType.lz4())
         self._rows = Rdict(str(folder), options=options)
         self._folder = folder

@@ -1,13 +1,13 @@
-"""Tells when a worker stands still although there is something to read; pure, the clock comes in.
+"""Detection of a worker that stands still although there is something to read; pure, the time is an argument.
 
-Source: STREAM.md 2.1, B14 (workers that stop fetching without a crash).
+Source: docs/stream.md.
 """
 
 from collections.abc import Hashable
 
 
 class Watchdog:
-    """Remembers when each offset last moved, and when the broker last answered."""
+    """Times at which each offset last moved, and at which the broker last answered."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -15,15 +15,18 @@ class Watchdog:
         self._answered_s: float | None = None
 
     def reset(self) -> None:
-        """Forget all offsets: partitions have changed."""
+        """Forget all offsets, because the partitions have changed."""
         self._moved.clear()
 
-    def answered(self, now_s: float) -> None:
-        """Note that the broker has answered: else it is not known what lags, and nothing might ever be missed."""
+    def record_answer(self, now_s: float) -> None:
+        """Record the time of the last answer of the broker.
+
+        Without answers the lag is unknown, so that a silent broker also counts as a standstill.
+        """
         self._answered_s = now_s
 
     def observe(self, now_s: float, name: Hashable, position: int, lag: int) -> None:
-        """Note where `name` stands; without lag it need not move.
+        """Record the position of `name`; without lag it need not move.
 
         >>> dog = Watchdog(60.0)
         >>> dog.observe(0.0, "clicks-0", 5, lag=3)
@@ -32,20 +35,20 @@ class Watchdog:
         """
         known = self._moved.get(name)
         if known is not None and known[1] != position:
-            self.answered(now_s)
+            self.record_answer(now_s)
         if known is None or known[1] != position or lag == 0:
             self._moved[name] = (now_s, position)
 
     def observe_recovery(self, now_s: float, num_rows: int) -> None:
-        """Note how many changelog rows have been read while there is no assignment to work on."""
+        """Record the number of changelog rows that were read while there is no open assignment."""
         self._moved = {"recovery": self._moved.get("recovery", (now_s, -1))}
         self.observe(now_s, "recovery", num_rows, lag=1)
 
     def check(self, now_s: float) -> str | None:
-        """Return what stands still for longer than the limit, or None.
+        """Return a description of the first standstill that is longer than the limit, or None.
 
         >>> dog = Watchdog(60.0)
-        >>> dog.answered(0.0)
+        >>> dog.record_answer(0.0)
         >>> dog.check(61.0)
         'the broker has not answered for 61 s'
         """

@@ -1,4 +1,4 @@
-"""An idempotent producer that writes whole batches to given partitions and waits for their confirmation."""
+"""Idempotent producer that writes whole batches to given partitions and waits for their confirmation."""
 
 import asyncio
 import ssl
@@ -11,12 +11,12 @@ from stream.broker.settings import Broker
 
 # Below the broker's default limit of 1 MiB for a batch.
 _BATCH_BYTES = 900_000
-# Requests carry what several partitions have to write.
+# A request carries the batches of several partitions.
 _LINGER_MS = 5
 
 
 class BatchWriter:
-    """Wraps aiokafka's producer: acks=all, idempotent, one batch per topic, partition and call where it fits."""
+    """Producer of aiokafka with acks=all: one batch per topic, partition and call where the rows fit."""
 
     def __init__(self, broker: Broker, *, request_timeout_s: float) -> None:
         self._producer = AIOKafkaProducer(
@@ -38,7 +38,12 @@ class BatchWriter:
         await self._producer.stop()
 
     async def send(self, topic: str, partition: int, rows: Iterable[Row]) -> None:
-        """Write `rows` in order and return when the broker has confirmed them; raises what the broker answered."""
+        """Write `rows` in order and return when the broker has confirmed them.
+
+        Raises:
+            KafkaError: If the broker refused a row or did not answer in time.
+            ValueError: If a row fits in no batch.
+        """
         confirmations: list[asyncio.Future[object]] = []
         batch = self._producer.create_batch()
         for key, value, headers in rows:
@@ -59,7 +64,7 @@ class BatchWriter:
 
 
 def client_security(broker: Broker) -> dict[str, object]:
-    """Return the settings that make an aiokafka client speak as `broker.security` says."""
+    """Return the security settings of an aiokafka client for `broker`."""
     security = broker.security
     config: dict[str, object] = {"security_protocol": security.protocol}
     if "SSL" in security.protocol.split("_"):

@@ -1,6 +1,8 @@
-"""`shelfwise` with a consumer that never fetches one partition, as fault B14 of Faust causes.
+"""`shelfwise` with a consumer that never fetches one partition, as Faust's sometimes stops doing.
 
-The topic and the partition stand before the arguments of `shelfwise`.
+The topic and the partition come before the arguments of `shelfwise`.
+
+Source: docs/adr/0010-faust-in-micro-batches.md.
 """
 
 import sys
@@ -9,17 +11,17 @@ from faust.transport.consumer import RecordMap
 from faust.types import TP
 
 from deploy.cli import main
-from stream.agents.faust_consumer import SliceConsumer
+from stream.agents.faust_consumer import MicroBatchConsumer
 
 
 def stall(topic: str, partition: int) -> None:
     """Leave the partition out of every fetch of this process."""
-    fetch = SliceConsumer._getmany
+    fetch = MicroBatchConsumer._getmany
 
-    async def stalled(self: SliceConsumer, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
+    async def stalled(self: MicroBatchConsumer, active_partitions: set[TP] | None, timeout: float) -> RecordMap:
         return await fetch(self, set(active_partitions or ()) - {TP(topic, partition)}, timeout)
 
-    SliceConsumer._getmany = stalled  # type: ignore[method-assign]
+    MicroBatchConsumer._getmany = stalled  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -105,45 +106,57 @@ def wait_until_committed(
         time.sleep(0.1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clicked:
+    """A click on the item at `position`, from 1, of a list that was shown `after_ms` before."""
+
+    position: int
+    after_ms: int
+
+
+def search(
+    number: int, client: str, event_ts: int, items: list[str], clicked: Clicked | None
+) -> Iterator[tuple[str, bytes, bytes]]:
+    """Yield topic, key and value of one search and of its click."""
+    query, ranks = f"query-{number}", list(range(1, len(items) + 1))
+    shown = events.ShownItems(object_id=items, rank_in=ranks, price_minor=[999 + rank for rank in ranks])
+    impression = events.Impression(
+        event_id=f"i-{number}",
+        event_ts=event_ts,
+        query_id=query,
+        query=events.Query(hash="hash"),
+        currency="EUR",
+        items=shown,
+        client_id=client,
+        source="test",
+    )
+    yield topics.IMPRESSIONS, client.encode(), events.encode(impression)
+    if clicked is not None:
+        click = events.Click(
+            event_id=f"c-{number}",
+            event_ts=event_ts + clicked.after_ms,
+            action_name="click",
+            query_id=query,
+            object_id=items[clicked.position - 1],
+            position=clicked.position,
+            client_id=client,
+            source="test",
+        )
+        yield topics.CLICKS, client.encode(), events.encode(click)
+
+
 def shopping(num_queries: int) -> Iterator[tuple[str, bytes, bytes]]:
     """Yield topic, key and value of searches, one a second: a third clicked, a sixth bought, a twelfth returned."""
     for number in range(num_queries):
         client, query, now = f"client-{number % 97}", f"query-{number}", START_TS + number * 1_000
         items = [f"item-{(number + k) % 50}" for k in range(8)]
-        shown = events.ShownItems(object_id=items, rank_in=list(range(1, 9)), price_minor=[1_000 + k for k in range(8)])
-        made: list[tuple[str, events.Event]] = [
-            (
-                topics.IMPRESSIONS,
-                events.Impression(
-                    event_id=f"i-{number}",
-                    event_ts=now,
-                    query_id=query,
-                    query=events.Query(hash="hash"),
-                    currency="EUR",
-                    items=shown,
-                    client_id=client,
-                    source="test",
-                ),
-            )
-        ]
-        if number % 3 == 0:
-            click = events.Click(
-                event_id=f"c-{number}",
-                event_ts=now + 4_000,
-                action_name="click",
-                query_id=query,
-                object_id=items[2],
-                position=3,
-                client_id=client,
-                source="test",
-            )
-            made.append((topics.CLICKS, click))
+        yield from search(number, client, now, items, Clicked(position=3, after_ms=4_000) if number % 3 == 0 else None)
         if number % 6 == 0:
-            made.append((topics.CONVERSIONS, _order(number, "purchase", now + 60_000, query, items[2], client)))
+            order = _order(number, "purchase", now + 60_000, query, items[2], client)
+            yield topics.CONVERSIONS, client.encode(), events.encode(order)
         if number % 12 == 0:
-            made.append((topics.CONVERSIONS, _order(number, "refund", now + 2 * HOUR_MS, query, items[2], client)))
-        for topic, event in made:
-            yield topic, client.encode(), events.encode(event)
+            order = _order(number, "refund", now + 2 * HOUR_MS, query, items[2], client)
+            yield topics.CONVERSIONS, client.encode(), events.encode(order)
 
 
 def _order(

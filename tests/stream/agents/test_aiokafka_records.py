@@ -1,4 +1,4 @@
-"""The worker's own records hold what aiokafka's do, and header names that are no text stop nothing."""
+"""Records of the worker: they hold the content of aiokafka's own, and header names that are no text stop nothing."""
 
 import inspect
 import struct
@@ -79,7 +79,7 @@ def _batch(
 def _partition(
     raw: bytes, start: int = 0, *, kind: type | None = None, aborted: Sequence[tuple[int, int]] = ()
 ) -> fetcher.PartitionRecords:
-    """Return what the fetcher makes of the bytes of one partition."""
+    """Return the fetcher's records from the bytes of one partition."""
     isolation = fetcher.READ_COMMITTED if aborted else fetcher.READ_UNCOMMITTED
     made = kind or fetcher.PartitionRecords
     return made(_AT, fetcher.MemoryRecords(raw), list(aborted), start, None, None, True, isolation)
@@ -140,7 +140,7 @@ def test_headers_come_along() -> None:
 
 
 def test_upstream_fails_at_a_name_that_is_no_text() -> None:
-    """Why there is a second reading at all; once this fails, it can go."""
+    """The reason for the second parser; once this test fails, the parser can go."""
     partition = _partition(_batch(0, [_GOOD, _BAD, _GOOD]))
     assert next(partition).offset == 0
     with pytest.raises(UnicodeDecodeError):
@@ -167,7 +167,7 @@ def test_each_record_comes_once_and_whole(name: bytes, codec: str) -> None:
     expected: list[FetchedRecord] = []
     made: list[bytes] = []
     for sent in batches:
-        # A broker hands out whole batches: what lies below the wanted offset in the first one comes with it.
+        # A broker returns whole batches: records of the first one below the wanted offset come with it.
         made += [_batch(len(expected), sent, codec=codec)] * len(sent)
         expected += _expected(len(expected), sent)
     for start in range(len(expected)):

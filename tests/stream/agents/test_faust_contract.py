@@ -1,7 +1,7 @@
-"""Pins the upstream faults that the adapter works around; what it overrides or calls is in test_faust_methods.py.
+"""The faults of Faust that the worker avoids, numbered as in docs/adr/0010-faust-in-micro-batches.md.
 
-A failure here means that an upgrade has changed what `stream.agents` relies on: read STREAM.md 2.1 before touching
-the expectation.
+A failure here means that an upgrade has changed the behaviour that `stream.agents` relies on: read the decision record
+before the expectation. test_faust_methods.py has the behaviour of the overrides.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from faust.types.tuples import ConsumerMessage, FutureMessage, PendingMessage
 from intervaltree import IntervalTree  # type: ignore[import-untyped]  # comes with Faust, without types
 
 from stream.agents import faust_consumer
-from stream.agents.faust_consumer import SliceApp, SliceConsumer, SliceTable, check_versions
+from stream.agents.faust_consumer import MicroBatchApp, MicroBatchConsumer, MicroBatchTable, check_versions
 from stream.errors import ConfigError
 
 CLICKS = TP("clicks", 0)
@@ -61,7 +61,7 @@ def test_b1_faust_commits_past_a_message_in_work() -> None:
 
 
 def test_b1_ours_commits_the_newest_acknowledgement_once() -> None:
-    ours = _bookkeeping(SliceConsumer, [511, 1023, 1500], committed=0)
+    ours = _bookkeeping(MicroBatchConsumer, [511, 1023, 1500], committed=0)
     assert ours._new_offset(CLICKS) == 1501
     assert ours._new_offset(CLICKS) is None
     assert ours._acked_index[CLICKS] == set()
@@ -190,11 +190,11 @@ def test_b4_the_flush_before_a_commit_gives_up() -> None:
                 buffer.pending.get_nowait()
             return given_up
 
-    assert asyncio.run(scenario()) == 49, "one message is in hand, 49 were given up"
+    assert asyncio.run(scenario()) == 49, "one message is being sent, 49 were given up"
 
 
 def test_b5_a_failed_background_publish_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """B5: nobody but the dropped future learns that a record was not written."""
+    """B5: only the dropped future knows that a record was not written."""
 
     async def scenario() -> None:
         app = faust.App("contract-publish", store="memory://", web_enabled=False)
@@ -211,13 +211,13 @@ def test_b5_a_failed_background_publish_is_only_logged(caplog: pytest.LogCapture
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_b18_faust_counts_the_last_offset_of_a_slice_twice() -> None:
+def test_b18_faust_counts_the_last_offset_of_a_micro_batch_twice() -> None:
     async def scenario() -> None:
         upstream = _bookkeeping(driver.Consumer, [511], committed=0)
         await upstream._add_gap(CLICKS, 1, 511)
         assert upstream._new_offset(CLICKS) == 512
         assert upstream._acked[CLICKS] == [511], "the doubled offset stays behind"
-        ours = _bookkeeping(SliceConsumer, [511], committed=0)
+        ours = _bookkeeping(MicroBatchConsumer, [511], committed=0)
         await ours._add_gap(CLICKS, 1, 511)
         assert not ours._gap[CLICKS]
 
@@ -231,7 +231,7 @@ def test_b15_b19_no_web_server_starts_when_it_is_switched_off() -> None:
 
 
 def test_b16_faust_makes_tasks_per_message() -> None:
-    assert "self.wait_first(" in inspect.getsource(Consumer._drain_messages), "per slice, this cost is shared"
+    assert "self.wait_first(" in inspect.getsource(Consumer._drain_messages), "per micro-batch, this cost is shared"
 
 
 def test_b17_recovery_logs_and_forgets_exceptions() -> None:
@@ -268,17 +268,17 @@ def test_b14_inputs_are_resumed_before_the_flow() -> None:
 
 
 def test_a_table_failure_in_recovery_is_reported() -> None:
-    app = SliceApp("contract-table", store="memory://", web_enabled=False)
-    table = SliceTable(app, name="rows", key_type=bytes, value_type=bytes, partitions=1)
+    app = MicroBatchApp("contract-table", store="memory://", web_enabled=False)
+    table = MicroBatchTable(app, name="rows", key_type=bytes, value_type=bytes, partitions=1)
     failures: list[BaseException] = []
-    table.shards, table.new_shard, table.on_failure = {}, lambda _partition: {}, failures.append
+    table.stores, table.new_store, table.on_failure = {}, lambda _partition: {}, failures.append
     table.is_recovering = True
     record = SimpleNamespace(key=b"key", value=b"row")
     message = SimpleNamespace(
         topic="t", partition=0, offset=9, value=[record], generation_id=app.consumer_generation_id
     )
     table.apply_changelog_batch([SimpleNamespace(message=message)])  # type: ignore[list-item]
-    assert table.shard(0) == {b"key": b"row"}
+    assert table.store(0) == {b"key": b"row"}
     assert failures == []
     message.generation_id += 1
     table.apply_changelog_batch([SimpleNamespace(message=message)])  # type: ignore[list-item]

@@ -1,7 +1,7 @@
-"""Pins each method and attribute of Faust and aiokafka that `stream.agents` overrides, calls or reads.
+"""Behaviour of the worker's overrides of Faust and aiokafka, with a stand-in for the thread that talks to the broker.
 
-A failure here means that an upgrade has changed one of them: compare `stream/agents/faust_consumer.py`, `fetched.py`,
-`worker.py` and `writer.py` with the new source before touching the expectation.
+A failure after an upgrade means that a private method has changed: compare `stream/agents/faust_consumer.py` with the
+new source before the expectation.
 """
 
 import asyncio
@@ -13,122 +13,74 @@ from typing import Any
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.consumer import fetcher
+from aiokafka import AIOKafkaConsumer, conn
+from aiokafka.consumer import consumer, fetcher
 from aiokafka.errors import IllegalStateError
 from aiokafka.producer.message_accumulator import BatchBuilder
-from faust.app.base import App
 from faust.tables.recovery import Recovery
-from faust.transport.base import Transport
 from faust.transport.consumer import Consumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from stream.agents import application, worker
-from stream.agents.backpressure import ReadAhead
-from stream.agents.faust_consumer import FETCH_BYTES, FETCH_LEAST_BYTES, FETCH_WAIT_MS, SLICE, SliceApp, SliceConsumer
-from stream.agents.metrics import JoinMetrics
+from stream.agents import application, faust_consumer
+from stream.agents.application import Hooks
+from stream.agents.backpressure import ReadAheadBudget
+from stream.agents.faust_consumer import (
+    BATCH_RECORDS,
+    FETCH_BYTES,
+    FETCH_LEAST_BYTES,
+    FETCH_WAIT_MS,
+    MicroBatchConsumer,
+)
+from stream.agents.fencing import MembershipFence
 from stream.agents.settings import WorkerSettings
 from stream.broker.settings import Broker
-from stream.join import JoinSettings
 from stream.schemas import topics
 
 CLICKS, IMPRESSIONS = TP(topics.CLICKS, 0), TP(topics.IMPRESSIONS, 0)
 HOT = TP(topics.HOT_CHANGELOG, 0)
-
-SHAPES: list[tuple[type, str]] = [
-    # Overridden.
-    (App, "on_rebalance_start(self)"),
-    (App, "on_rebalance_end(self)"),
-    (driver.Consumer, "_new_consumer_thread(self)"),
-    (driver.Consumer, "async perform_seek(self)"),
-    (driver.Consumer, "async on_partitions_revoked(self, revoked)"),
-    (driver.Consumer, "async _add_gap(self, tp, offset_from, offset_to)"),
-    (driver.Consumer, "_new_offset(self, tp)"),
-    (driver.Consumer, "async _getmany(self, active_partitions, timeout)"),
-    (driver.Consumer, "async generator getmany(self, timeout)"),
-    (driver.AIOKafkaConsumerThread, "_create_worker_consumer(self, transport)"),
-    (faust.Table, "async on_rebalance(self, assigned, revoked, newly_assigned, generation_id)"),
-    (faust.Table, "apply_changelog_batch(self, batch)"),
-    (fetcher.PartitionRecords, "_consumer_record(self, tp, record)"),
-    # Called.
-    (App, "async start(self)"),
-    (App, "async stop(self)"),
-    (App, "agent(self, channel, name, concurrency, supervisor_strategy, sink, isolated_partitions, use_reply_headers, "
-          "**kwargs)"),
-    (App, "property consumer"),
-    (App, "property monitor"),
-    (driver.Consumer, "async _wait_next_records(self, timeout)"),
-    (driver.Consumer, "_is_changelog_tp(self, tp)"),
-    (driver.Consumer, "assignment(self)"),
-    (driver.Consumer, "async earliest_offsets(self, *partitions)"),
-    (driver.Consumer, "highwater(self, tp)"),
-    (driver.Consumer, "async highwaters(self, *partitions)"),
-    (driver.Consumer, "async commit(self, topics, start_new_transaction)"),
-    (driver.Consumer, "pause_partitions(self, tps)"),
-    (driver.Consumer, "resume_partitions(self, tps)"),
-    (Transport, "create_consumer(self, callback, **kwargs)"),
-    (Recovery, "revoke(self, tp)"),
-    (faust.Table, "property changelog_topic"),
-    (faust.Topic, "get_topic_name(self)"),
-    (faust.Stream, "noack(self)"),
-    (faust.Stream, "async generator events(self)"),
-    (faust.Event, "ack(self)"),
-    (AIOKafkaProducer, "create_batch(self)"),
-    (AIOKafkaProducer, "async send_batch(self, batch, topic, partition)"),
-    (AIOKafkaProducer, "async start(self)"),
-    (AIOKafkaProducer, "async stop(self)"),
-    (BatchBuilder, "append(self, timestamp, key, value, headers)"),
-    (BatchBuilder, "close(self)"),
-    (BatchBuilder, "record_count(self)"),
-]  # fmt: skip
-
-
-def _shape(owner: type, name: str) -> str:
-    """Return kind, name and parameters of a method, whatever decorators it bears."""
-    found = inspect.getattr_static(owner, name)
-    while hasattr(found, "__wrapped__"):
-        found = found.__wrapped__
-    if isinstance(found, property):
-        return f"property {name}"
-    marks: dict[int, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    parameters = ", ".join(marks.get(p.kind, "") + p.name for p in inspect.signature(found).parameters.values())
-    is_generator, is_async = inspect.isasyncgenfunction(found), inspect.iscoroutinefunction(found)
-    return f"{'async generator ' if is_generator else 'async ' if is_async else ''}{name}({parameters})"
-
-
-@pytest.mark.parametrize(("owner", "shape"), SHAPES, ids=[f"{o.__name__}.{s.split('(')[0]}" for o, s in SHAPES])
-def test_what_is_overridden_or_called_looks_as_it_did(owner: type, shape: str) -> None:
-    name = shape.split("(", maxsplit=1)[0].rsplit(maxsplit=1)[-1]
-    assert _shape(owner, name) == shape
 
 
 class _World:
     """The worker's own app and consumer, with a stand-in for the thread that would speak to the broker."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(application, "common_partition_count", lambda _broker: 1)
-        # Both are replaced for the whole process when a worker is made.
-        monkeypatch.setattr(driver.Transport, "Consumer", driver.Transport.Consumer)
-        monkeypatch.setattr(fetcher, "PartitionRecords", fetcher.PartitionRecords)
-        self.worker = worker.Worker(
+        # `install` replaces them for the whole process.
+        for owner, name in (
+            (driver.Transport, "Consumer"),
+            (fetcher, "PartitionRecords"),
+            (fetcher, "MemoryRecords"),
+            (conn, "AIOKafkaConnection"),
+            (consumer, "GroupCoordinator"),
+        ):
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+        self.log: list[object] = []
+        self.ready: list[int] = []
+        self.drained: Callable[[], None] = lambda: None
+        faust_consumer.install(MembershipFence(10.0, lambda: None), self._before_revoke)
+        self.app: Any = application.build(
             Broker(bootstrap="127.0.0.1:1"),
             WorkerSettings(instance="one"),
-            JoinSettings(),
+            num_partitions=1,
+            session_s=10.0,
             folder=folder,
-            metrics=JoinMetrics(),
+            read_ahead=ReadAheadBudget(WorkerSettings().read_ahead_bytes),
+            clock=lambda: 7.0,
+            hooks=Hooks(
+                consume=self._consume,
+                on_ready=self.ready.append,
+                on_failure=self.log.append,
+                new_warm_store=lambda _partition: {},
+            ),
         )
-        self.app: Any = self.worker._build_app()
-        self.worker._app = self.app
-        self.log: list[object] = []
         self.committed: dict[TP, int | None] = {}
         self.first: dict[TP, int] = {}
         self.fetched: dict[TP, list[Any]] = {}
-        consumer: Any = self.app.consumer
-        self.consumer: Any = consumer
-        self.thread = consumer._thread
-        self.consumer._thread = SimpleNamespace(
+        made: Any = self.app.consumer
+        self.consumer: Any = made
+        self.thread = made._thread
+        made._thread = SimpleNamespace(
             assignment=lambda: {CLICKS, IMPRESSIONS, HOT},
             seek_to_committed=self._answer(lambda: dict(self.committed)),
             earliest_offsets=self._answer(lambda *tps: {tp: self.first[tp] for tp in tps}),
@@ -136,7 +88,13 @@ class _World:
             getmany=self._answer(self._fetch),
             highwater=lambda _tp: 99,
         )
-        self.consumer.flow_active = True
+        made.flow_active = True
+
+    async def _before_revoke(self) -> None:
+        self.drained()
+
+    async def _consume(self, _stream: object) -> None:
+        """Take nothing: no agent is started."""
 
     def _answer(self, function: Callable[..., object]) -> Callable[..., Awaitable[object]]:
         async def answer(*arguments: object) -> object:
@@ -169,7 +127,6 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
             finally:
                 # It has a loop of its own from the start.
                 world.thread.thread_loop.close()
-                world.worker._stores.close()
 
         asyncio.run(all_of_it())
 
@@ -194,7 +151,7 @@ def test_settings_mean_what_the_worker_takes_them_for(play: Play) -> None:
 
 def test_the_transport_makes_our_consumer(play: Play) -> None:
     async def scenario(world: _World) -> None:
-        assert isinstance(world.consumer, SliceConsumer)
+        assert isinstance(world.consumer, MicroBatchConsumer)
         assert world.app.consumer is world.consumer, "one for the life of the app"
         assert (world.consumer.starts, world.app.rebalancing_count, world.app.consumer_generation_id) == ({}, 0, 0)
 
@@ -228,7 +185,7 @@ def test_the_fetcher_looks_its_record_class_up_when_it_fetches() -> None:
 def test_seeking_goes_to_commits_and_to_the_beginning_of_the_others(play: Play) -> None:
     """`_read_offset` holds the commits after the upstream part, None where there is none; 0 is a commit.
 
-    Upstream leaves the others where they are, which is past what was fetched and dropped.
+    Upstream leaves the others where they are, which is past the records that were fetched and dropped.
     """
 
     async def scenario(world: _World) -> None:
@@ -244,7 +201,7 @@ def test_seeking_goes_to_commits_and_to_the_beginning_of_the_others(play: Play) 
     play(scenario)
 
 
-def test_acknowledged_slices_are_committed_up_to_the_newest(play: Play) -> None:
+def test_acknowledged_micro_batches_are_committed_up_to_the_newest(play: Play) -> None:
     """`ack` fills `_acked`, `commit` asks `_new_offset` once per partition in it and keeps to the assignment."""
 
     async def scenario(world: _World) -> None:
@@ -286,13 +243,13 @@ def test_what_is_in_flight_is_committed_before_acknowledgements_are_forgotten(pl
     async def scenario(world: _World) -> None:
         world.app.topics._acking_topics = {topics.CLICKS}
 
-        async def drained() -> None:
+        def drained() -> None:
             world.log.append("drained")
             message = _message(CLICKS, 8)
             message.incref()
             faust.Event(world.app, None, b"v", None, message).ack()
 
-        world.consumer.before_revoke = drained
+        world.drained = drained
         world.app.on_rebalance_start()
         await world.consumer.on_partitions_revoked({CLICKS})
         assert world.log == ["drained", ("commit", {CLICKS: 9})]
@@ -312,17 +269,19 @@ def test_inputs_are_fetched_when_the_app_is_ready_and_changelogs_before(play: Pl
     play(scenario)
 
 
-def test_a_fetch_becomes_slices_of_this_generation(play: Play) -> None:
-    """`_wait_next_records` returns what `_getmany` got for the active partitions; each slice is one message."""
+def test_a_fetch_becomes_micro_batches_of_this_generation(play: Play) -> None:
+    """`_wait_next_records` returns the records of `_getmany`; each micro-batch is one message."""
 
     async def scenario(world: _World) -> None:
         world.app.is_ready = True
         world.consumer._set_active_tps({CLICKS})
-        world.fetched = {CLICKS: [SimpleNamespace(offset=at, timestamp=at, value=b"v") for at in range(SLICE + 3)]}
+        world.fetched = {
+            CLICKS: [SimpleNamespace(offset=at, timestamp=at, value=b"v") for at in range(BATCH_RECORDS + 3)]
+        }
         taken = [(tp, message) async for tp, message in world.consumer.getmany(1.0)]
         assert [(tp, len(message.value), message.offset) for tp, message in taken] == [
-            (CLICKS, SLICE, SLICE - 1),
-            (CLICKS, 3, SLICE + 2),
+            (CLICKS, BATCH_RECORDS, BATCH_RECORDS - 1),
+            (CLICKS, 3, BATCH_RECORDS + 2),
         ]
         assert world.app.monitor.tp_end_offsets[CLICKS] == 99
         kept = []
@@ -375,7 +334,7 @@ def test_what_is_revoked_during_a_seek_does_not_end_the_fetcher(play: Play) -> N
 
 
 def test_a_dropped_fetch_of_a_changelog_is_read_again(play: Play) -> None:
-    """Else its recovery waits for ever for what was dropped."""
+    """Otherwise its recovery waits for ever for the dropped records."""
 
     async def scenario(world: _World) -> None:
         world.consumer._set_active_tps({HOT})
@@ -410,51 +369,58 @@ def test_a_dropped_fetch_of_a_changelog_is_read_again(play: Play) -> None:
     play(scenario)
 
 
-def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends() -> None:
+def test_an_app_is_ready_when_the_rebalance_that_it_recovered_for_ends(play: Play) -> None:
     """`rebalancing_count` rises at the start of each rebalance, before partitions are revoked."""
 
-    async def scenario() -> None:
-        app = SliceApp("contract-ready", store="memory://", web_enabled=False)
-        ready: list[int] = []
-        app.on_ready, app.clock = ready.append, lambda: 7.0
-        app.ahead = ReadAhead(1)
+    async def scenario(world: _World) -> None:
+        app = world.app
+        world.consumer._thread.assignment = lambda: {CLICKS}
         app.on_rebalance_start()
         assert (app.rebalancing_count, app.is_ready) == (1, False)
         app.on_assigned()
+        assert app.assigned_s == 7.0
         app.on_rebalance_end()
-        assert (app.is_ready, ready) == (True, [app.consumer_generation_id])
+        assert (app.is_ready, world.ready) == (True, [app.consumer_generation_id])
         app.on_rebalance_start()
         assert not app.is_ready
         app.on_rebalance_end()
         assert not app.is_ready, "no tables were recovered for this one"
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_a_recovery_that_a_rebalance_has_overtaken_opens_nothing(play: Play) -> None:
     """Upstream reports its end too. The stores are empty again, and the offsets below the ends of the changelogs."""
 
     async def scenario(world: _World) -> None:
+        app = world.app
         changelogs = [TP(name, 0) for name in topics.CHANGELOGS]
-        recovery = world.app.tables.recovery
+        recovery = app.recovery
         world.consumer._thread.assignment = lambda: {TP(topics.TICKS, 0), CLICKS, *changelogs}
+        assert app.owned_partitions() == [0]
         recovery.active_highwaters.update(dict.fromkeys(changelogs, 9))
         recovery.active_offsets.update({**dict.fromkeys(changelogs, 9), HOT: 8})
-        world.app.is_ready = True
-        world.worker._on_ready(1)
-        assert not world.app.is_ready
-        assert not hasattr(world.worker, "_opening")
+        for table in app.state_tables:
+            table.is_recovering = True
+        app.on_rebalance_start()
+        app.on_assigned()
+        app.on_rebalance_end()
+        assert (app.is_ready, world.ready) == (False, [])
 
         recovery.active_offsets.pop(HOT)
-        assert not world.worker._is_recovered(), "not begun"
+        assert not app.is_recovered(), "not begun"
         recovery.active_offsets[HOT] = 9
-        assert world.worker._is_recovered()
+        assert app.is_recovered()
+        assert all(table.is_recovering for table in app.state_tables)
+        app.on_rebalance_end()
+        assert (app.is_ready, len(world.ready)) == (True, 1)
+        assert not any(table.is_recovering for table in app.state_tables)
 
     play(scenario)
 
 
 def test_back_pressure_resumes_a_partition_that_was_paused(play: Play) -> None:
-    """So its limit is out of the worker's reach, and what is read ahead is bounded in bytes."""
+    """The worker therefore does not use that limit, and bounds the bytes that are read ahead."""
 
     async def scenario(world: _World) -> None:
         consumer = world.consumer
@@ -471,35 +437,35 @@ def test_back_pressure_resumes_a_partition_that_was_paused(play: Play) -> None:
     play(scenario)
 
 
-def test_a_slice_counts_from_the_callback_to_its_acknowledgement(play: Play) -> None:
+def test_a_micro_batch_counts_from_the_callback_to_its_acknowledgement(play: Play) -> None:
     """`_drain_messages` passes each message that it does not drop to `callback`; changelogs are not acknowledged."""
 
     async def scenario(world: _World) -> None:
         app, consumer = world.app, world.consumer
         app.is_ready = True
-        app.ahead.open()
+        app.read_ahead.open()
         consumer._set_active_tps({CLICKS})
         limit = WorkerSettings().read_ahead_bytes
         for tp in (HOT, CLICKS):
             message = SimpleNamespace(topic=tp.topic, partition=0, tp=tp, serialized_value_size=limit)
-            with pytest.raises(KeyError, match=tp.topic):  # the conductor has nobody to give it to
+            with pytest.raises(KeyError, match=tp.topic):  # the conductor has no channel for it
                 await consumer.callback(message)
-        assert app.ahead.held_bytes == limit
+        assert app.read_ahead.held_bytes == limit
         fetching = asyncio.create_task(consumer._getmany({CLICKS}, 1.0))
         await asyncio.sleep(0)
         assert world.log == []
-        app.ahead.give(1)
+        app.read_ahead.release(1)
         await fetching
         assert world.log == [("fetch", frozenset({CLICKS}))]
 
     play(scenario)
 
 
-def test_upstream_drops_what_it_has_fetched_for_a_paused_partition() -> None:
+def test_upstream_drops_the_fetched_records_of_a_paused_partition() -> None:
     """Its position has moved on by then: a loss, which our `getmany` does not have."""
     source = inspect.getsource(Consumer.getmany)
     assert "or tp in active_partitions" in source
-    assert "active_partitions" not in inspect.getsource(SliceConsumer.getmany)
+    assert "active_partitions" not in inspect.getsource(MicroBatchConsumer.getmany)
 
 
 def test_tables_start_empty_and_are_read_from_the_beginning(play: Play) -> None:
@@ -507,18 +473,18 @@ def test_tables_start_empty_and_are_read_from_the_beginning(play: Play) -> None:
 
     async def scenario(world: _World) -> None:
         (hot,) = [table for table in world.app.tables.values() if table.name == "hot"]
-        hot.shards[0] = {b"k": b"v"}
+        hot.stores[0] = {b"k": b"v"}
         world.app.tables.recovery.active_offsets[HOT] = 17
         world.app.tables.recovery.active_offsets[TP("other", 0)] = 3
         world.app.rebalancing_count = 1
         await hot.on_rebalance({HOT}, set(), {HOT}, 1)
-        assert (hot.shards, hot.is_recovering) == ({}, True)
+        assert (hot.stores, hot.is_recovering) == ({}, True)
         assert dict(world.app.tables.recovery.active_offsets) == {TP("other", 0): 3}
 
     play(scenario)
     source = inspect.getsource(Recovery._slurp_changelogs.fun)
     assert "table.apply_changelog_batch(buf)" in source
-    assert "if len(buf) >= bufsize:" in source, "a buffer of one slice is applied at once"
+    assert "if len(buf) >= bufsize:" in source, "a buffer of one micro-batch is applied at once"
 
 
 def test_a_batch_takes_its_first_record_whatever_its_size() -> None:

@@ -1,4 +1,4 @@
-"""Lost records are noticed: by the end of the log, and by what lies where merged records were."""
+"""Detection of lost records: by the end of the log, and by other records at the offsets of merged ones."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.harness.worker import send
 CLICKS = (topics.CLICKS, 0)
 
 
-def _fill(broker: Broker) -> log_check.Marks:
+def _fill(broker: Broker) -> log_check.LogFingerprint:
     send(broker, [(topics.CLICKS, b"client-%d" % number, b"value-%d" % number) for number in range(40)])
     last = [record for record in read_to_end(broker, topics.CLICKS) if record.partition == CLICKS[1]][-1]
     return {topics.CLICKS: (last.offset, last.timestamp)}

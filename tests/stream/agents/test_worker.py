@@ -10,10 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from stream.agents.metrics import JoinMetrics
+from stream.agents.settings import WorkerSettings
+from stream.agents.worker import Worker
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.join import JoinSettings
 from stream.operations.export import export
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
@@ -54,17 +58,17 @@ def test_good_events_become_sessions_and_bad_ones_dead_letters(fresh_kafka: Brok
     found = emitted(fresh_kafka)
     assert len(found) == NUM_QUERIES
     assert labels(found) == labels(undisturbed(fresh_kafka, PARTITIONS))
-    letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
-    reasons = sorted(dict(letter.headers)["reason"].decode() for letter in letters)
+    dead_letters = list(read_to_end(fresh_kafka, topics.DEAD_LETTERS))
+    reasons = sorted(dict(each.headers)["reason"].decode() for each in dead_letters)
     assert reasons == sorted(poison.reason for poison in bad)
-    kept = Counter((letter.key, letter.value) for letter in letters)
+    kept = Counter((each.key, each.value) for each in dead_letters)
     assert kept == Counter((p.key, p.value[:1_024] if p.value and p.reason == "too_large" else p.value) for p in bad)
     assert sum(end_offsets(fresh_kafka, [topics.UNJOINED]).values()) == 0
 
-    _check_exports(fresh_kafka, tmp_path, num_letters=NUM_POISON)
+    _check_exports(fresh_kafka, tmp_path, num_dead_letters=NUM_POISON)
 
 
-def _check_exports(broker: Broker, folder: Path, *, num_letters: int) -> None:
+def _check_exports(broker: Broker, folder: Path, *, num_dead_letters: int) -> None:
     table, lines = folder / "sessions.parquet", folder / "sessions.jsonl"
     assert export(broker, topics.SESSIONS, table, latest=True) == NUM_QUERIES
     assert export(broker, topics.SESSIONS, lines, latest=True) == NUM_QUERIES
@@ -73,7 +77,7 @@ def _check_exports(broker: Broker, folder: Path, *, num_letters: int) -> None:
     assert frame["gross_minor"].list.sum().sum() == NUM_QUERIES // 6 * 1_002
     assert frame["refund_minor"].list.sum().sum() == NUM_QUERIES // 12 * 1_002
     assert {msgspec.json.decode(line)["query_id"] for line in lines.read_bytes().splitlines()} == set(frame["query_id"])
-    assert export(broker, topics.DEAD_LETTERS, folder / "dead.jsonl") == num_letters
+    assert export(broker, topics.DEAD_LETTERS, folder / "dead.jsonl") == num_dead_letters
     assert export(broker, topics.UNJOINED, folder / "unjoined.parquet") == 0
 
 
@@ -125,6 +129,11 @@ def test_the_memory_broker_carries_the_worker(memory_broker: Broker, tmp_path: P
         assert worker.stop() == 0, worker.log
 
     assert labels(emitted(memory_broker)) == labels(undisturbed(memory_broker, PARTITIONS))
+
+
+def test_a_worker_without_an_assignment_is_not_ready(memory_broker: Broker, tmp_path: Path) -> None:
+    worker = Worker(memory_broker, WorkerSettings(), JoinSettings(), folder=tmp_path, metrics=JoinMetrics())
+    assert worker.unready_reason() == "waiting for an assignment of partitions, or for its recovery"
 
 
 def _listening_sockets(pid: int) -> int:

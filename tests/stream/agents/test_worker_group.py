@@ -1,6 +1,7 @@
-"""What a worker does in its group and by its own clock: it ends when it stands still, keeps its share, and ticks."""
+"""A worker in its group and by its own clock: standstill, static membership, ticks and probes."""
 
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,20 @@ from deploy.demo.scrape import ScrapeError, scrape
 from stream.broker.admin import committed_offsets
 from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker
-from stream.schemas import events, topics
+from stream.schemas import topics
 from tests.harness.faults import wait_until
-from tests.harness.worker import GROUP, START_TS, WorkerProcess, emitted, running, send, shopping, tick
+from tests.harness.worker import (
+    GROUP,
+    START_TS,
+    Clicked,
+    WorkerProcess,
+    emitted,
+    running,
+    search,
+    send,
+    shopping,
+    tick,
+)
 
 pytestmark = pytest.mark.kafka
 _LIVE = {
@@ -88,46 +100,49 @@ def _shares(port: int) -> set[str]:
 
 
 def test_sessions_close_by_the_brokers_clock_without_a_driver(fresh_kafka: Broker, tmp_path: Path) -> None:
-    with running(fresh_kafka, tmp_path / "home", settings=_LIVE, ticks="worker") as worker:
-        wait_until(lambda: "owns partitions [" in worker.log, "its partitions", 60, lambda: worker.log)
+    reservation = PortReservation()
+    port = reservation.reserve_any()
+    options = ("--metrics-port", str(port))
+    with running(fresh_kafka, tmp_path / "home", *options, settings=_LIVE, ticks="worker") as worker:
+        answers: list[tuple[int, str]] = []
+
+        def is_ready() -> bool:
+            assert worker.process.poll() is None
+            answers.append(_answer(port, "/readyz"))
+            return answers[-1][0] == 200
+
+        wait_until(is_ready, "readiness", 60, lambda: worker.log)
+        assert "owns partitions [" in worker.log
+        unready = {answer for answer in answers if answer[0] not in {0, 200}}
+        assert unready <= {(503, "waiting for an assignment of partitions, or for its recovery\n")}
+        assert (_answer(port, "/livez")[0], _answer(port, "/")[0]) == (200, 404)
+        metrics = _answer(port, "/metrics")[1]
+        assert "process_cpu_seconds_total" in metrics
+        assert "_created" not in metrics
         sent_ts = time.time_ns() // 1_000_000
         send(fresh_kafka, [record for number in range(30) for record in _search(number, sent_ts)])
         wait_until(lambda: len(emitted(fresh_kafka)) == 30, "sessions", 60, lambda: worker.log)
         found = emitted(fresh_kafka)
         assert worker.stop() == 0, worker.log
+    reservation.release()
     assert all(each.close_ts == sent_ts + 3_000 <= each.watermark_ts for each in found.values())
     assert {name for name, each in found.items() if any(each.clicks)} == {f"query-{n}" for n in range(0, 30, 3)}
     assert sum(end_offsets(fresh_kafka, [topics.UNJOINED, topics.DEAD_LETTERS]).values()) == 0
 
 
+def _answer(port: int, path: str) -> tuple[int, str]:
+    """Return status and body, status 0 while nothing listens."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    except ConnectionError:
+        return 0, ""
+    finally:
+        connection.close()
+
+
 def _search(number: int, event_ts: int) -> list[tuple[str, bytes, bytes]]:
-    client, query = f"client-{number}", f"query-{number}"
-    shown = events.ShownItems(object_id=["item-1", "item-2"], rank_in=[1, 2], price_minor=[100, 200])
-    made: list[tuple[str, events.Event]] = [
-        (
-            topics.IMPRESSIONS,
-            events.Impression(
-                event_id=f"i-{number}",
-                event_ts=event_ts,
-                query_id=query,
-                query=events.Query(hash="hash"),
-                currency="EUR",
-                items=shown,
-                client_id=client,
-                source="test",
-            ),
-        )
-    ]
-    if number % 3 == 0:
-        click = events.Click(
-            event_id=f"c-{number}",
-            event_ts=event_ts + 200,
-            action_name="click",
-            query_id=query,
-            object_id="item-2",
-            position=2,
-            client_id=client,
-            source="test",
-        )
-        made.append((topics.CLICKS, click))
-    return [(topic, client.encode(), events.encode(event)) for topic, event in made]
+    click = Clicked(position=2, after_ms=200) if number % 3 == 0 else None
+    return list(search(number, f"client-{number}", event_ts, ["item-1", "item-2"], click))
