@@ -16,7 +16,8 @@ _UPTIMES_S = (15, 9_000_000)
 _CLOCK_SENSITIVE = (
     "stream/agents/watchdog.py",
     "stream/agents/fencing.py",
-    "tests/stream/agents/test_worker_open.py",
+    "tests/stream/agents/test_assignment.py",
+    "tests/stream/agents/test_heartbeat.py",
     "tests/stream/agents/test_fencing.py",
     "tests/stream/agents/test_commit_barrier.py",
     "tests/deploy/test_supervisor.py",
