@@ -6,18 +6,10 @@ Source: docs/operations.md.
 import collections
 from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import Counter, Gauge, Histogram
 
 from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join
+from stream.process_metrics import process_registry
 from stream.schemas import topics
 
 _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -27,13 +19,7 @@ class JoinMetrics:
     """Metrics of one worker process, in a registry of their own."""
 
     def __init__(self) -> None:
-        # A gauge with the creation time of every counter doubles the series, and no query reads it.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        registry = self.registry
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+        self.registry = registry = process_registry()
         self.events = Counter("shelfwise_join_events", "Records read, ticks included", ["topic"], registry=registry)
         self.outcomes = Counter("shelfwise_join_outcomes", "Events by outcome", ["outcome"], registry=registry)
         self.reasons = Counter(
