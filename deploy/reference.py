@@ -42,7 +42,8 @@ _METRICS = """\
 Generated from the metrics of the processes by `make docs`; edit the help texts in the code instead of this page.
 
 Every process answers Prometheus on `/metrics` of its own port. A histogram has the series `_bucket`, `_sum` and
-`_count`. Metrics of the Python process (`process_*`, `python_*`) come from the Prometheus client library.
+`_count`. Every process also shows `shelfwise_build_info` with its version. `process_*` and `python_*` come from the Prometheus
+client library.
 `deploy/prometheus/rules.yml` holds the alerts; `docs/operations.md` describes what to do about each.
 """
 _EXPERIMENT_METRICS = """\
@@ -135,7 +136,7 @@ def _registered(registry: CollectorRegistry) -> list[MetricEntry]:
     # The registry has no public list of its metrics: `collect` leaves out the labels of those without a sample.
     collectors = registry._collector_to_names  # noqa: SLF001
     entries = [_entry(collector) for collector in collectors if isinstance(collector, MetricWrapperBase)]
-    return [entry for entry in entries if entry.name.startswith("shelfwise_")]
+    return [entry for entry in entries if entry.name.startswith("shelfwise_") and entry.kind != "info"]
 
 
 def _entry(declared: MetricWrapperBase | Metric) -> MetricEntry:
