@@ -42,8 +42,8 @@ _METRICS = """\
 Generated from the metrics of the processes by `make docs`; edit the help texts in the code instead of this page.
 
 Every process answers Prometheus on `/metrics` of its own port. A histogram has the series `_bucket`, `_sum` and
-`_count`. Every process also shows `shelfwise_build_info` with its version. `process_*` and `python_*` come from the Prometheus
-client library.
+`_count`. Every process also shows `shelfwise_build_info` with its version. `process_*` and `python_*` come
+from the Prometheus client library.
 `deploy/prometheus/rules.yml` holds the alerts; `docs/operations.md` describes what to do about each.
 """
 _EXPERIMENT_METRICS = """\
