@@ -1,11 +1,11 @@
 """Scoring of lists by one version with torch; no other module of serving imports torch.
 
-Weights are arguments of the forward pass, so versions of one architecture share one compiled graph.
+Weights are arguments of a compiled graph, so versions of one architecture share it.
 
 Source: docs/serving.md, docs/training.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from stream.errors import ArtifactError
 from trainer.features import FEATURE_SCHEMA, Batch, SessionExample, collate
-from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
 
-Forward = Callable[[Mapping[str, Tensor], Batch], Tensor]
+Forward = Callable[[Batch], Tensor]
 
 
 class Scorer(Protocol):
@@ -40,7 +40,8 @@ class TorchScorer:
             compiled: Whether torch compiles the forward pass.
 
         Raises:
-            ArtifactError: If the version was trained on another feature schema.
+            ArtifactError: If the version was trained on another feature schema, or the weights are not those of its
+                model.
         """
         if version.manifest.feature_schema != FEATURE_SCHEMA:
             raise ArtifactError(
@@ -48,7 +49,7 @@ class TorchScorer:
             )
         self._version = version
         self._compiled = compiled
-        self._forward = _forward(version.model_name, version.config, compiled=compiled)
+        self._forward = _compiled(version) if compiled else _eager(version)
 
     def score(self, example: SessionExample) -> Sequence[float]:
         """Return the logits of the example's candidates."""
@@ -79,7 +80,7 @@ class TorchScorer:
 
     def _run(self, batch: Batch) -> Tensor:
         with torch.inference_mode():
-            return self._forward(self._version.params, batch)
+            return self._forward(batch)
 
 
 def load(folder: Path, sha256: str, *, compiled: bool = False) -> TorchScorer:
@@ -99,14 +100,25 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def _eager(version: artifact.LoadedVersion) -> Forward:
+    try:
+        module = MODELS[version.model_name].load(version.config, version.params)
+    except RuntimeError as error:
+        raise ArtifactError(f"{version.sha256}: the weights are not those of its model: {error}") from error
+
+    def logits(batch: Batch) -> Tensor:
+        return torch.as_tensor(module(to_torch(batch)).logit)
+
+    return logits
+
+
+def _compiled(version: artifact.LoadedVersion) -> Forward:
+    graph, weights = _graph(version.model_name, version.config), dict(version.params)
+    return lambda batch: graph(weights, to_torch(batch))
+
+
 @lru_cache(maxsize=8)
-def _forward(model_name: str, config: ModelConfig, *, compiled: bool) -> Forward:
-    spec = MODELS[model_name]
-
-    def logits(params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        return spec.forward(config, params, to_torch(batch)).logit
-
-    if not compiled:
-        return logits
-    graph = torch.compile(lambda params, tensors: spec.forward(config, params, tensors).logit)
-    return lambda params, batch: graph(dict(params), to_torch(batch))
+def _graph(model_name: str, config: ModelConfig) -> Callable[[dict[str, Tensor], TensorBatch], Tensor]:
+    """Return the compiled graph that all versions of one architecture share: weights are its arguments."""
+    module = MODELS[model_name].build(config)
+    return torch.compile(lambda weights, batch: call(module, weights, batch).logit)

@@ -33,7 +33,7 @@ from trainer.feed.seen import SeenSet
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential
-from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.models import MODELS, ModelConfig, call, to_torch
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
@@ -92,8 +92,8 @@ class Learner:
         self.config = config
         self.settings = settings
         self.device = device
-        self._spec = MODELS[model]
-        self.params = {name: weight.to(device) for name, weight in self._spec.init(config, seed).items()}
+        self._module = MODELS[model].build(config)
+        self.params = {name: weight.to(device) for name, weight in MODELS[model].init(config, seed).items()}
         self._dense = {n: w.requires_grad_() for n, w in self.params.items() if not n.startswith("rows.")}
         tables = {table: self.params[f"rows.{table}"] for table in TABLES}
         self._dense_optimizer = DenseOptimizer(
@@ -174,7 +174,7 @@ class Learner:
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        outputs = self._spec.forward(self.config, weights, tensors)
+        outputs = call(self._module, weights, tensors)
         loss, parts = total_loss(outputs, tensors, self.config)
         losses = {name: float(part) for name, part in parts.items()}
         if not bool(torch.isfinite(loss)):

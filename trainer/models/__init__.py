@@ -1,11 +1,11 @@
-"""Models: pure functions of a flat dictionary of weights and a batch, one module per architecture.
+"""Models: torch modules whose weights are arguments of the forward pass, one module per architecture.
 
-`MODELS` names them all; tables of id embeddings lie in the weights under names that start with `rows.`.
+`MODELS` names them all. Tables of id embeddings are weights whose names start with `rows.`.
 """
 
 from trainer.models.batch import Outputs, TensorBatch, to_torch
 from trainer.models.config import ModelConfig, Vocabulary, architecture_hash
-from trainer.models.zoo import MODELS, ModelSpec, check_weights, decode_config, encode_config, weight_shapes
+from trainer.models.zoo import MODELS, ModelSpec, call, decode_config, encode_config
 
 __all__ = [
     "MODELS",
@@ -15,9 +15,8 @@ __all__ = [
     "TensorBatch",
     "Vocabulary",
     "architecture_hash",
-    "check_weights",
+    "call",
     "decode_config",
     "encode_config",
     "to_torch",
-    "weight_shapes",
 ]

@@ -1,45 +1,29 @@
 """ARMMT: multimodal fusion by context, self-attention from several perspectives, and a click task on the fused part.
 
 Source: Advancing Re-Ranking with Multimodal Fusion and Target-Oriented Auxiliary Tasks, arXiv 2408.05751; equation
-numbers are the paper's, open points and their defaults are those of MODELS.md 2.4.
+numbers are the paper's. Open points of the paper and their defaults are switches of `ArmmtConfig`.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.features.schema import NUM_COLUMNS
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import (
-    Drop,
-    Initialiser,
-    Params,
-    dropper,
-    encoder,
-    init_encoder,
-    init_mlp,
-    linear,
-    mlp,
-    zero_unless,
-)
+from trainer.models.blocks import Drop, Encoder, Mlp, dropper, item_scores, zero_unless
 from trainer.models.config import MODALITIES, Modality, ModelConfig
-from trainer.models.fusion import Activation, cafu, init_cafu
-from trainer.models.heads import init_pcvr, item_scores, pcvr_scores
+from trainer.models.fusion import Activation, Cafu
 from trainer.models.inputs import (
+    InputLayer,
     Inputs,
+    Interest,
+    VectorReader,
     Vectors,
     base_features,
     base_width,
-    id_interest,
-    init_inputs,
-    init_interest,
-    init_vectors,
     num_width,
-    read_inputs,
-    read_vectors,
-    vector_interest,
 )
 
 
@@ -118,168 +102,153 @@ def _perspectives(config: ArmmtConfig) -> tuple[str, ...]:
     return (*fields, *(("mm",) if config.cafu else ()), *(("id",) if config.id_perspective else ()))
 
 
-def init(config: ArmmtConfig, seed: int) -> dict[str, Tensor]:
-    """Return fresh weights; both modalities always have theirs, so that one may be left out of a run."""
-    weights = Initialiser(seed)
-    init_inputs(weights, config)
-    modalities = MODALITIES if config.cafu else config.modalities
-    for modality in modalities:
-        init_vectors(weights, config, modality)
-        if config.personalised:
-            init_interest(weights, config, f"attention.{modality}", config.d)
-    if config.cafu:
-        init_cafu(weights, "cafu_item", config.context, config.reduction)
-        if config.personalised and not config.cafu_shared:
-            init_cafu(weights, "cafu_personal", config.context, config.reduction)
-        fused = config.d * (1 + config.personalised) + config.context
-        init_mlp(weights, "fused", (fused, config.width, config.width))
-        init_encoder(weights, "enc_mm", config.width, config.mm_layers, post_norm=config.post_norm)
-    if config.perspectives:
-        for name in _FIELDS:
-            weights.linear(f"input_{name}", len(_columns(config, name)), config.width)
-            init_encoder(weights, f"enc_{name}", config.width, config.field_layers, post_norm=config.post_norm)
-    if config.id_perspective:
-        if config.personalised:
-            init_interest(weights, config, "attention.id", 3 * config.d)
+class Perspective(nn.Module):
+    """One perspective on the candidates: a linear map to the width of the encoder, then the encoder."""
+
+    def __init__(self, config: ArmmtConfig, width_in: int, layers: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(width_in, config.width)
+        self.encoder = Encoder(config.width, layers, config.heads, post_norm=config.post_norm)
+
+    def forward(self, features: Tensor, mask: Tensor, drop: Drop) -> Tensor:
+        """Return the encoded candidates [B,n,w]."""
+        return torch.as_tensor(self.encoder(zero_unless(mask, self.input(features)), mask, drop))
+
+
+class ModalityReader(VectorReader):
+    """One modality: its vectors, and the interest that the history shows in it."""
+
+    def __init__(self, config: ArmmtConfig, modality: Modality) -> None:
+        super().__init__(config, modality)
+        self.attention = Interest(config, config.d) if config.personalised else None
+
+    def interest(self, inputs: Inputs, vectors: Vectors) -> tuple[Tensor, Tensor]:
+        """Return p_i^m and its presence: the candidate needs a vector, and so does one behaviour."""
+        assert self.attention is not None, "only personalised models have interests"
+        present = vectors.cand_mask & vectors.hist_mask.any(dim=1, keepdim=True)
+        return zero_unless(present, self.attention.of_vectors(inputs, vectors)), present
+
+
+class Multimodal(nn.Module):
+    """H^mm: fusion of items and of interests, equations 7 to 10."""
+
+    def __init__(self, config: ArmmtConfig) -> None:
+        super().__init__()
+        self.cafu_item = Cafu(config.context, config.reduction, config.cafu_activation)
+        has_own = config.personalised and not config.cafu_shared
+        self.cafu_personal = Cafu(config.context, config.reduction, config.cafu_activation) if has_own else None
+        self.fused = Mlp((config.d * (1 + config.personalised) + config.context, config.width))
+        self.perspective = Perspective(config, config.width, config.mm_layers)
+        self._personalised = config.personalised
+
+    def forward(
+        self, inputs: Inputs, items: list[tuple[Tensor, Tensor]], interests: list[tuple[Tensor, Tensor]], drop: Drop
+    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """Return H^mm, the fused vectors E and P, and the weights of the modalities by unit."""
+        fused, weights = self._fuse(self.cafu_item, items, inputs)
+        parts, aux = [fused], {"cafu_item": weights}
+        if self._personalised:
+            unit = self.cafu_item if self.cafu_personal is None else self.cafu_personal
+            fused, aux["cafu_personal"] = self._fuse(unit, interests, inputs)
+            parts.append(fused)
+        context = inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1)
+        values = self.fused(torch.cat([*parts, context], dim=-1), drop)
+        return self.perspective(values, inputs.mask, drop), parts, aux
+
+    @staticmethod
+    def _fuse(unit: Cafu, parts: list[tuple[Tensor, Tensor]], inputs: Inputs) -> tuple[Tensor, Tensor]:
+        features = torch.stack([values for values, _ in parts], dim=2)
+        present = torch.stack([mask for _, mask in parts], dim=2)
+        fused, weights = unit(features, present, inputs.context)
+        return fused, weights
+
+
+class IdPerspective(nn.Module):
+    """H^id; without CAFU it also reads what CAFU would have read, so that ablations have equal inputs."""
+
+    def __init__(self, config: ArmmtConfig) -> None:
+        super().__init__()
+        self.attention = Interest(config, 3 * config.d) if config.personalised else None
         appended = () if config.cafu else config.modalities * (1 + config.personalised)
         features = base_width(config, interest=config.personalised, modalities=appended)
-        weights.linear("input_id", features + (0 if config.cafu else config.context), config.width)
-        init_encoder(weights, "enc_id", config.width, config.field_layers, post_norm=config.post_norm)
-    weights.linear("input_global", len(_perspectives(config)) * config.width, config.width)
-    init_encoder(weights, "enc_global", config.width, config.global_layers, post_norm=config.post_norm)
-    weights.linear("logit", config.width, 1)
-    if config.aux:
-        weights.linear("click", config.width, 1)
-        if config.aux_heads == "mm_e_p":
-            weights.linear("click_item", config.d, 1)
-            if config.personalised:
-                weights.linear("click_personal", config.d, 1)
-    init_pcvr(weights, config, config.width)
-    return weights.params
+        width_in = features + (0 if config.cafu else config.context)
+        self.perspective = Perspective(config, width_in, config.field_layers)
+        self._cafu = config.cafu
+
+    def forward(self, inputs: Inputs, vectors: list[Tensor], drop: Drop) -> Tensor:
+        """Return H^id; `vectors` are those of the candidates, then the interests."""
+        interest = None if self.attention is None else self.attention.of_ids(inputs)
+        appended = []
+        if not self._cafu:
+            appended = [*vectors, inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1)]
+        features = base_features(inputs, interest, appended)
+        return torch.as_tensor(self.perspective(features, inputs.mask, drop))
 
 
-def forward(
-    config: ArmmtConfig, params: Params, batch: TensorBatch, generator: torch.Generator | None = None
-) -> Outputs:
-    """Score a batch; a generator turns the dropout of the configuration on.
+class Armmt(InputLayer):
+    """ARMMT, equations 1 to 14."""
 
-    `aux` holds the weights of the modalities, `cafu_item` and `cafu_personal` [B,n,M], and further click logits.
-    """
-    drop = dropper(config.dropout, generator)
-    inputs = read_inputs(config, params, batch)
-    vectors = {modality: read_vectors(params, batch, modality) for modality in config.modalities}
-    if generator is not None and config.dropout > 0:
-        vectors = {modality: _drop_modality(config, found, generator) for modality, found in vectors.items()}
-    interests = _vector_interests(config, params, inputs, vectors)
-    aux: dict[str, Tensor] = {}
-    perspectives = _field_perspectives(config, params, inputs, drop)
-    click = None
-    if config.cafu:
-        hidden_mm = _multimodal(config, params, inputs, vectors, interests, aux, drop)
-        perspectives["mm"] = hidden_mm
-        if config.aux:
-            click = item_scores(linear(params, "click", hidden_mm), inputs.mask)
-    if config.id_perspective:
-        values = linear(params, "input_id", _id_features(config, params, inputs, vectors, interests))
-        perspectives["id"] = _encode(config, params, "enc_id", values, inputs, config.field_layers, drop)
-    union = torch.cat([perspectives[name] for name in _perspectives(config)], dim=-1)
-    values = linear(params, "input_global", union)
-    hidden = _encode(config, params, "enc_global", values, inputs, config.global_layers, drop)
-    logit = item_scores(linear(params, "logit", hidden), inputs.mask)
-    return Outputs(logit, click, pcvr_scores(config, params, hidden, inputs.mask), aux)
+    def __init__(self, config: ArmmtConfig) -> None:
+        super().__init__(config)
+        # Both modalities always have weights, so that one may be left out of a run.
+        modalities = MODALITIES if config.cafu else config.modalities
+        self.modalities = nn.ModuleDict({modality: ModalityReader(config, modality) for modality in modalities})
+        self.mm = Multimodal(config) if config.cafu else None
+        fields = _FIELDS if config.perspectives else ()
+        self.fields = nn.ModuleDict(
+            {name: Perspective(config, len(_columns(config, name)), config.field_layers) for name in fields}
+        )
+        self.ids = IdPerspective(config) if config.id_perspective else None
+        self.union = Perspective(config, len(_perspectives(config)) * config.width, config.global_layers)
+        self.logit = nn.Linear(config.width, 1)
+        self.click = nn.Linear(config.width, 1) if config.aux else None
+        has_heads = config.aux and config.aux_heads == "mm_e_p"
+        self.click_item = nn.Linear(config.d, 1) if has_heads else None
+        self.click_personal = nn.Linear(config.d, 1) if has_heads and config.personalised else None
+        self.pcvr = nn.Linear(config.width, 1) if config.pcvr else None
+        self._config = config
 
+    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
+        """Score a batch; a generator turns the dropout of the configuration on.
 
-def _encode(
-    config: ArmmtConfig, params: Params, name: str, values: Tensor, inputs: Inputs, layers: int, drop: Drop
-) -> Tensor:
-    return encoder(
-        params,
-        name,
-        zero_unless(inputs.mask, values),
-        inputs.mask,
-        layers=layers,
-        heads=config.heads,
-        post_norm=config.post_norm,
-        drop=drop,
-    )
+        `aux` holds the weights of the modalities, `cafu_item` and `cafu_personal` [B,n,M], and further click logits.
+        """
+        config = self._config
+        drop = dropper(config.dropout, generator)
+        inputs = self.read(batch)
+        mask = inputs.mask
+        vectors: dict[str, Vectors] = {name: self.modalities[name](batch) for name in config.modalities}
+        if generator is not None and config.dropout > 0:
+            vectors = {name: _drop_modality(config, found, generator) for name, found in vectors.items()}
+        interests = self._interests(inputs, vectors)
+        parts: list[Tensor] = []
+        for name, field in self.fields.items():
+            parts.append(field(inputs.num[..., _columns(config, name)], mask, drop))
+        click: Tensor | None = None
+        aux: dict[str, Tensor] = {}
+        if self.mm is not None:
+            nothing = (inputs.category.new_zeros(*mask.shape, config.d), torch.zeros_like(mask))
+            items = [(vectors[m].cand, vectors[m].cand_mask) if m in vectors else nothing for m in MODALITIES]
+            personal = [interests.get(modality, nothing) for modality in MODALITIES]
+            hidden_mm, fused, aux = self.mm(inputs, items, personal, drop)
+            parts.append(hidden_mm)
+            click = None if self.click is None else item_scores(self.click(hidden_mm), mask)
+            heads = {"click_item": self.click_item, "click_personal": self.click_personal}
+            for (name, head), part in zip(heads.items(), fused, strict=False):
+                if head is not None:
+                    aux[f"{name}_logit"] = item_scores(head(part), mask)
+        if self.ids is not None:
+            appended = [found.cand for found in vectors.values()] + [found for found, _ in interests.values()]
+            parts.append(self.ids(inputs, appended, drop))
+        hidden = self.union(torch.cat(parts, dim=-1), mask, drop)
+        pcvr = None if self.pcvr is None else item_scores(self.pcvr(hidden), mask)
+        return Outputs(item_scores(self.logit(hidden), mask), click, pcvr, aux)
 
-
-def _id_features(
-    config: ArmmtConfig,
-    params: Params,
-    inputs: Inputs,
-    vectors: dict[Modality, Vectors],
-    interests: dict[Modality, tuple[Tensor, Tensor]],
-) -> Tensor:
-    """Return x_i; without CAFU it also takes what CAFU would have read, so that ablations have equal inputs."""
-    interest = id_interest(config, params, "attention.id", inputs) if config.personalised else None
-    if config.cafu:
-        return base_features(inputs, interest, [])
-    appended = [found.cand for found in vectors.values()] + [found for found, _ in interests.values()]
-    appended.append(inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1))
-    return base_features(inputs, interest, appended)
-
-
-def _field_perspectives(config: ArmmtConfig, params: Params, inputs: Inputs, drop: Drop) -> dict[str, Tensor]:
-    """Return H^price and H^sales: encoders over the columns of one field."""
-    if not config.perspectives:
-        return {}
-    found = {}
-    for name in _FIELDS:
-        values = linear(params, f"input_{name}", inputs.num[..., _columns(config, name)])
-        found[name] = _encode(config, params, f"enc_{name}", values, inputs, config.field_layers, drop)
-    return found
-
-
-def _vector_interests(
-    config: ArmmtConfig, params: Params, inputs: Inputs, vectors: dict[Modality, Vectors]
-) -> dict[Modality, tuple[Tensor, Tensor]]:
-    """Return p_i^m and its presence: it takes both the candidate's vector and one behaviour that has one."""
-    if not config.personalised:
-        return {}
-    interests = {}
-    for modality, found in vectors.items():
-        present = found.cand_mask & found.hist_mask.any(dim=1, keepdim=True)
-        interest = vector_interest(config, params, f"attention.{modality}", inputs, found)
-        interests[modality] = (zero_unless(present, interest), present)
-    return interests
-
-
-def _multimodal(
-    config: ArmmtConfig,
-    params: Params,
-    inputs: Inputs,
-    vectors: dict[Modality, Vectors],
-    interests: dict[Modality, tuple[Tensor, Tensor]],
-    aux: dict[str, Tensor],
-    drop: Drop,
-) -> Tensor:
-    """Return H^mm of (7) to (10); puts modality weights and extra click logits into `aux`."""
-    lists, n = inputs.mask.shape
-    nothing = (inputs.category.new_zeros(lists, n, config.d), torch.zeros_like(inputs.mask))
-    items = [(vectors[m].cand, vectors[m].cand_mask) if m in vectors else nothing for m in MODALITIES]
-    fused, aux["cafu_item"] = _fuse(config, params, "cafu_item", items, inputs)
-    parts = [fused]
-    if config.personalised:
-        name = "cafu_item" if config.cafu_shared else "cafu_personal"
-        personal = [interests.get(modality, nothing) for modality in MODALITIES]
-        fused, aux["cafu_personal"] = _fuse(config, params, name, personal, inputs)
-        parts.append(fused)
-    if config.aux and config.aux_heads == "mm_e_p":
-        for name, part in zip(("click_item", "click_personal"), parts, strict=False):
-            aux[f"{name}_logit"] = item_scores(linear(params, name, part), inputs.mask)
-    parts.append(inputs.context[:, None, :].expand(-1, n, -1))
-    values = mlp(params, "fused", torch.cat(parts, dim=-1), layers=1, drop=drop)
-    values = linear(params, "fused.1", values)
-    return _encode(config, params, "enc_mm", values, inputs, config.mm_layers, drop)
-
-
-def _fuse(
-    config: ArmmtConfig, params: Params, name: str, parts: list[tuple[Tensor, Tensor]], inputs: Inputs
-) -> tuple[Tensor, Tensor]:
-    features = torch.stack([values for values, _ in parts], dim=2)
-    present = torch.stack([mask for _, mask in parts], dim=2)
-    return cafu(params, name, features, present, inputs.context, activation=config.cafu_activation)
+    def _interests(self, inputs: Inputs, vectors: dict[str, Vectors]) -> dict[str, tuple[Tensor, Tensor]]:
+        if not self._config.personalised:
+            return {}
+        readers = {name: self.modalities[name] for name in vectors}
+        return {name: reader.interest(inputs, vectors[name]) for name, reader in readers.items()}  # type: ignore[operator] # a ModuleDict does not name the type of its values
 
 
 def _drop_modality(config: ArmmtConfig, vectors: Vectors, generator: torch.Generator) -> Vectors:

@@ -1,18 +1,17 @@
 """MLP on list-relative features: the baseline that any list-wise model has to beat.
 
-Source: MODELS.md 3.1.
+Source: docs/training.md.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Initialiser, Params, dropper, init_mlp, linear, mlp
+from trainer.models.blocks import Mlp, dropper, item_scores
 from trainer.models.config import ModelConfig
-from trainer.models.heads import init_pcvr, item_scores, pcvr_scores
-from trainer.models.inputs import init_inputs, init_vectors, num_width, read_inputs, read_vectors
+from trainer.models.inputs import InputLayer, VectorReader, num_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,29 +33,28 @@ PROFILES = {
 }
 
 
-def init(config: MlpConfig, seed: int) -> dict[str, Tensor]:
-    """Return fresh weights."""
-    weights = Initialiser(seed)
-    init_inputs(weights, config)
-    for modality in config.modalities:
-        init_vectors(weights, config, modality)
-    embeddings = config.d * (len(config.modalities) + config.uses_rank + 4 * config.ids)
-    init_mlp(weights, "mlp", (num_width(config) + embeddings + config.context, *config.hidden))
-    weights.linear("logit", config.hidden[-1], 1)
-    init_pcvr(weights, config, config.hidden[-1])
-    return weights.params
+class MlpModel(InputLayer):
+    """The hidden layers and heads of the baseline."""
 
+    def __init__(self, config: MlpConfig) -> None:
+        super().__init__(config)
+        self.vectors = nn.ModuleDict({modality: VectorReader(config, modality) for modality in config.modalities})
+        embeddings = config.d * (len(config.modalities) + config.uses_rank + 4 * config.ids)
+        self.mlp = Mlp((num_width(config) + embeddings + config.context, *config.hidden))
+        self.logit = nn.Linear(config.hidden[-1], 1)
+        self.pcvr = nn.Linear(config.hidden[-1], 1) if config.pcvr else None
+        self._ids = config.ids
+        self._dropout = config.dropout
 
-def forward(config: MlpConfig, params: Params, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
-    """Score a batch; a generator turns the dropout of the configuration on."""
-    inputs = read_inputs(config, params, batch)
-    parts = [inputs.num, inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1)]
-    parts += [read_vectors(params, batch, modality).cand for modality in config.modalities]
-    if inputs.rank is not None:
-        parts.append(inputs.rank)
-    if config.ids:
-        parts += [inputs.entity, inputs.category]
-    drop = dropper(config.dropout, generator)
-    hidden = mlp(params, "mlp", torch.cat(parts, dim=-1), layers=2, drop=drop)
-    logit = item_scores(linear(params, "logit", hidden), inputs.mask)
-    return Outputs(logit, None, pcvr_scores(config, params, hidden, inputs.mask), {})
+    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
+        """Score a batch; a generator turns the dropout of the configuration on."""
+        inputs = self.read(batch)
+        parts = [inputs.num, inputs.context[:, None, :].expand(-1, inputs.mask.shape[1], -1)]
+        parts += [reader(batch).cand for reader in self.vectors.values()]
+        if inputs.rank is not None:
+            parts.append(inputs.rank)
+        if self._ids:
+            parts += [inputs.entity, inputs.category]
+        hidden = self.mlp(torch.cat(parts, dim=-1), dropper(self._dropout, generator))
+        pcvr = None if self.pcvr is None else item_scores(self.pcvr(hidden), inputs.mask)
+        return Outputs(item_scores(self.logit(hidden), inputs.mask), None, pcvr, {})

@@ -1,25 +1,24 @@
 """PRM: items with a personal vector and a rank embedding, encoder blocks over the list, list softmax.
 
-Source: MODELS.md 3.3; Pei et al., RecSys 2019, arXiv 1904.06813.
+Source: Pei et al., RecSys 2019, arXiv 1904.06813.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Initialiser, Params, dropper, encoder, init_encoder, linear
+from trainer.models.blocks import Encoder, dropper, item_scores
 from trainer.models.config import ModelConfig
-from trainer.models.din import init_tower, tower_hidden
-from trainer.models.heads import init_pcvr, item_scores, pcvr_scores
-from trainer.models.inputs import base_features, base_width, init_inputs, init_vectors, read_inputs, read_vectors
+from trainer.models.din import Tower
+from trainer.models.inputs import InputLayer, VectorReader, base_features, base_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrmConfig(ModelConfig):
-    """The encoder, and where the personal vector comes from.
+    """Sizes of the encoder, and the source of the personal vector.
 
     Attributes:
         width: w, width of the encoder.
@@ -57,45 +56,35 @@ PROFILES = {
 }
 
 
-def init(config: PrmConfig, seed: int) -> dict[str, Tensor]:
-    """Return fresh weights."""
-    weights = Initialiser(seed)
-    init_inputs(weights, config)
-    for modality in config.modalities:
-        init_vectors(weights, config, modality)
-    init_tower(weights, "personal", config, config.tower)
-    inputs = base_width(config, interest=False, modalities=config.modalities) + config.tower[-1]
-    weights.linear("input", inputs, config.width)
-    if config.uses_rank:
-        weights.linear("rank_input", config.d, config.width, bias=False)
-    init_encoder(weights, "encoder", config.width, config.layers, post_norm=config.post_norm)
-    weights.linear("logit", config.width, 1)
-    init_pcvr(weights, config, config.width)
-    return weights.params
+class Prm(InputLayer):
+    """PRM: the encoder sees all candidates of a list at once."""
 
+    def __init__(self, config: PrmConfig) -> None:
+        super().__init__(config)
+        self.vectors = nn.ModuleDict({modality: VectorReader(config, modality) for modality in config.modalities})
+        self.personal = Tower(config, config.tower)
+        width_in = base_width(config, interest=False, modalities=config.modalities) + config.tower[-1]
+        self.input = nn.Linear(width_in, config.width)
+        self.rank_input = nn.Linear(config.d, config.width, bias=False) if config.uses_rank else None
+        self.encoder = Encoder(config.width, config.layers, config.heads, post_norm=config.post_norm)
+        self.logit = nn.Linear(config.width, 1)
+        self.pcvr = nn.Linear(config.width, 1) if config.pcvr else None
+        self._trains_on_clicks = config.personal == "click"
+        self._dropout = config.dropout
 
-def forward(config: PrmConfig, params: Params, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
-    """Score a batch; a generator turns the dropout of the configuration on."""
-    drop = dropper(config.dropout, generator)
-    inputs = read_inputs(config, params, batch)
-    vectors = [read_vectors(params, batch, modality).cand for modality in config.modalities]
-    personal = tower_hidden(config, params, "personal", inputs, vectors, drop)
-    click = None
-    if config.personal == "click":
-        click = item_scores(linear(params, "personal.logit", personal), inputs.mask)
-        personal = personal.detach()
-    values = linear(params, "input", torch.cat([base_features(inputs, None, vectors), personal], dim=-1))
-    if inputs.rank is not None:
-        values = values + linear(params, "rank_input", inputs.rank)
-    hidden = encoder(
-        params,
-        "encoder",
-        values,
-        inputs.mask,
-        layers=config.layers,
-        heads=config.heads,
-        post_norm=config.post_norm,
-        drop=drop,
-    )
-    logit = item_scores(linear(params, "logit", hidden), inputs.mask)
-    return Outputs(logit, click, pcvr_scores(config, params, hidden, inputs.mask), {})
+    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
+        """Score a batch; a generator turns the dropout of the configuration on."""
+        drop = dropper(self._dropout, generator)
+        inputs = self.read(batch)
+        vectors = [reader(batch).cand for reader in self.vectors.values()]
+        personal = self.personal(inputs, vectors, drop)
+        click = None
+        if self._trains_on_clicks:
+            click = item_scores(self.personal.logit(personal), inputs.mask)
+            personal = personal.detach()
+        values = self.input(torch.cat([base_features(inputs, None, vectors), personal], dim=-1))
+        if self.rank_input is not None:
+            values = values + self.rank_input(inputs.rank)
+        hidden = self.encoder(values, inputs.mask, drop)
+        pcvr = None if self.pcvr is None else item_scores(self.pcvr(hidden), inputs.mask)
+        return Outputs(item_scores(self.logit(hidden), inputs.mask), click, pcvr, {})

@@ -1,101 +1,132 @@
-"""The registry of models: every law test runs over it, and lineages name their model by it."""
+"""The registry of models: law tests run over it, and lineages name their model by it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Protocol, TypeVar
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import msgspec
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
-from stream.errors import ArtifactError, ConfigError
-from trainer.models import armmt, din, mlp, prm
+from stream.errors import ConfigError
+from trainer.models.armmt import PROFILES as ARMMT_PROFILES
+from trainer.models.armmt import Armmt, ArmmtConfig
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Params
-from trainer.models.config import ModelConfig, Vocabulary
+from trainer.models.config import ModelConfig
+from trainer.models.din import PROFILES as DIN_PROFILES
+from trainer.models.din import Din, DinConfig
+from trainer.models.inputs import IdTables
+from trainer.models.mlp import PROFILES as MLP_PROFILES
+from trainer.models.mlp import MlpConfig, MlpModel
+from trainer.models.prm import PROFILES as PRM_PROFILES
+from trainer.models.prm import Prm, PrmConfig
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
-
-
-class Forward(Protocol):
-    """A forward pass: pure in weights and batch; a generator turns the configuration's dropout on."""
-
-    def __call__(
-        self, config: ModelConfig, params: Params, batch: TensorBatch, generator: Generator | None = None, /
-    ) -> Outputs:
-        """Score a batch."""
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One model: its configuration class, profiles, `init(config, seed)` and `forward(config, params, batch)`.
+    """One model: its module, the class of its configuration, and its profiles.
 
     A configuration of another model is a `TypeError`.
     """
 
+    module: type[nn.Module]
     config_class: type[ModelConfig]
     profiles: Mapping[str, ModelConfig]
-    init: Callable[[ModelConfig, int], dict[str, Tensor]]
-    forward: Forward
 
+    def build(self, config: ModelConfig) -> nn.Module:
+        """Return the module without memory for weights, for `functional_call`."""
+        if not isinstance(config, self.config_class):
+            raise TypeError(f"expected {self.config_class.__name__}, got {type(config).__name__}")
+        with torch.device("meta"):
+            return self.module(config)
 
-def _spec(
-    config_class: type[ConfigT],
-    profiles: Mapping[str, ConfigT],
-    init: Callable[[ConfigT, int], dict[str, Tensor]],
-    forward: Callable[[ConfigT, Params, TensorBatch, Generator | None], Outputs],
-) -> ModelSpec:
-    def own(config: ModelConfig) -> ConfigT:
-        if not isinstance(config, config_class):
-            raise TypeError(f"expected {config_class.__name__}, got {type(config).__name__}")
-        return config
+    def load(self, config: ModelConfig, weights: Weights) -> nn.Module:
+        """Return the module with these weights in it, for many calls with the same weights.
 
-    def any_init(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-        return init(own(config), seed)
+        Raises:
+            RuntimeError: If the names or shapes of the weights are not those of the model.
+        """
+        module = self.build(config)
+        module.load_state_dict(dict(weights), assign=True)
+        return module.requires_grad_(requires_grad=False)
 
-    def any_forward(
-        config: ModelConfig, params: Params, batch: TensorBatch, generator: Generator | None = None
+    def init(self, config: ModelConfig, seed: int) -> dict[str, Tensor]:
+        """Return fresh weights by name; tables of id embeddings have names that start with `rows.`."""
+        return _fresh_weights(self.build(config), seed)
+
+    def forward(
+        self, config: ModelConfig, weights: Weights, batch: TensorBatch, generator: Generator | None = None
     ) -> Outputs:
-        return forward(own(config), params, batch, generator)
+        """Score a batch; a generator turns the dropout of the configuration on.
 
-    return ModelSpec(config_class=config_class, profiles=profiles, init=any_init, forward=any_forward)
+        Raises:
+            RuntimeError: If the names or shapes of the weights are not those of the model.
+        """
+        key = (self.module, config)
+        if key not in _modules.built:
+            _modules.built[key] = self.build(config)
+        return call(_modules.built[key], weights, batch, generator)
 
 
 MODELS: Mapping[str, ModelSpec] = {
-    "armmt": _spec(armmt.ArmmtConfig, armmt.PROFILES, armmt.init, armmt.forward),
-    "prm": _spec(prm.PrmConfig, prm.PROFILES, prm.init, prm.forward),
-    "din": _spec(din.DinConfig, din.PROFILES, din.init, din.forward),
-    "mlp": _spec(mlp.MlpConfig, mlp.PROFILES, mlp.init, mlp.forward),
+    "armmt": ModelSpec(module=Armmt, config_class=ArmmtConfig, profiles=ARMMT_PROFILES),
+    "prm": ModelSpec(module=Prm, config_class=PrmConfig, profiles=PRM_PROFILES),
+    "din": ModelSpec(module=Din, config_class=DinConfig, profiles=DIN_PROFILES),
+    "mlp": ModelSpec(module=MlpModel, config_class=MlpConfig, profiles=MLP_PROFILES),
 }
 
 
-def weight_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every weight, without making the id tables."""
-    small = replace(config, vocabulary=Vocabulary(item=1, shop=1, brand=1, category=1))
-    shapes = {weight: tuple(values.shape) for weight, values in MODELS[name].init(small, 0).items()}
-    for table, rows in asdict(config.vocabulary).items():
-        shapes[f"rows.{table}"] = (rows, config.d)
-    return shapes
-
-
-def check_weights(name: str, config: ModelConfig, params: Params) -> None:
-    """Refuse weights that are not exactly those of the model: names, shapes, float32, finite.
+def call(module: nn.Module, weights: Weights, batch: TensorBatch, generator: Generator | None = None) -> Outputs:
+    """Run a module with these weights; only one thread at a time may run one module.
 
     Raises:
-        ArtifactError: At the first difference, naming the weight.
+        RuntimeError: If the names or shapes of the weights are not those of the module.
     """
-    expected = weight_shapes(name, config)
-    if expected.keys() != params.keys():
-        missing, foreign = sorted(expected.keys() - params.keys()), sorted(params.keys() - expected.keys())
-        raise ArtifactError(f"model {name}: missing weights {missing}, foreign weights {foreign}")
-    for weight, shape in expected.items():
-        values = params[weight]
-        if tuple(values.shape) != shape or values.dtype != torch.float32:
-            raise ArtifactError(
-                f"model {name}: weight {weight}: expected float32 {shape}, got {values.dtype} {tuple(values.shape)}"
-            )
-        if not bool(torch.isfinite(values).all()):
-            raise ArtifactError(f"model {name}: weight {weight} is not finite")
+    # No weight stands in two places, so the search for tied weights is spared.
+    outputs: Outputs = functional_call(module, dict(weights), (batch, generator), tie_weights=False, strict=True)
+    return outputs
+
+
+class _Modules(threading.local):
+    """Modules of one thread: `functional_call` puts weights into a module for the time of the call."""
+
+    def __init__(self) -> None:
+        self.built: dict[tuple[type[nn.Module], ModelConfig], nn.Module] = {}
+
+
+_modules = _Modules()
+
+
+def _fresh_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return weights for all layers of a module, drawn from one generator in the order of registration."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: dict[str, Tensor] = {}
+    for prefix, layer in module.named_modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            weights[f"{prefix}.{name}"] = _fresh_weight(layer, name, parameter.shape, generator)
+    return weights
+
+
+def _fresh_weight(layer: nn.Module, name: str, shape: torch.Size, generator: Generator) -> Tensor:
+    if isinstance(layer, nn.PReLU):
+        return torch.full(shape, 0.25)
+    if name == "bias":
+        return torch.zeros(shape)
+    if isinstance(layer, nn.LayerNorm):
+        return torch.ones(shape)
+    if isinstance(layer, nn.Embedding | IdTables):
+        table = torch.empty(shape).normal_(0, 0.05, generator=generator)
+        table[0] = 0
+        return table
+    if isinstance(layer, nn.Linear):
+        # Glorot and Bengio 2010, equation 16.
+        limit = math.sqrt(6 / (shape[0] + shape[1]))
+        return torch.empty(shape).uniform_(-limit, limit, generator=generator)
+    raise TypeError(f"no rule for fresh weights of {type(layer).__name__}")
 
 
 def encode_config(config: ModelConfig) -> dict[str, object]:

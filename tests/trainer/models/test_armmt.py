@@ -12,11 +12,11 @@ from torch import Tensor
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, Outputs, TensorBatch, Vocabulary, to_torch
-from trainer.models.armmt import PROFILES, ArmmtConfig, forward, init
-from trainer.models.blocks import Initialiser
-from trainer.models.fusion import Activation, cafu, init_cafu
+from trainer.models.armmt import PROFILES, ArmmtConfig
+from trainer.models.fusion import Activation, Cafu
 
 KNOWN = catalogue()
+init, forward = MODELS["armmt"].init, MODELS["armmt"].forward
 TINY = replace(PROFILES["tiny"], vocabulary=Vocabulary(item=200, shop=200, brand=200, category=200))
 
 SWITCHES: dict[str, ArmmtConfig] = {
@@ -67,21 +67,22 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("activation", ["sigmoid", "relu", "softmax"])
 def test_cafu_is_equations_3_to_6(activation: Activation) -> None:
-    made = Initialiser(1)
-    init_cafu(made, "f", 5, 4)
-    params = made.params
+    unit = Cafu(5, 4, activation)
+    params = {}
+    for seed, (name, values) in enumerate(unit.named_parameters()):
+        params[name] = values.data.copy_(normal(*values.shape, seed=10 + seed))
     # ceil((M + c) / r) hidden units.
-    assert params["f.1.weight"].shape == (math.ceil((2 + 5) / 4), 2 + 2 + 5)
+    assert params["first.weight"].shape == (math.ceil((2 + 5) / 4), 2 + 2 + 5)
     features, context = normal(1, 3, 2, 4), normal(1, 5, seed=2)
     present = torch.tensor([[[True, True], [True, False], [False, False]]])
-    fused, weights = cafu(params, "f", features, present, context, activation=activation)
+    fused, weights = unit(features, present, context)
     for row in range(3):
         flags = present[0, row]
         held = [features[0, row, m] if flags[m] else torch.zeros(4) for m in range(2)]
         means = torch.stack([vector.sum() / 4 for vector in held])
         inputs = torch.cat([means, flags.float(), context[0]])
-        hidden = torch.clamp(params["f.1.weight"] @ inputs + params["f.1.bias"], min=0)
-        scores = params["f.2.weight"] @ hidden + params["f.2.bias"]
+        hidden = torch.clamp(params["first.weight"] @ inputs + params["first.bias"], min=0)
+        scores = params["second.weight"] @ hidden + params["second.bias"]
         if activation == "sigmoid":
             expected = [1 / (1 + math.exp(-scores[m].item())) for m in range(2)]
         elif activation == "relu":
@@ -110,7 +111,7 @@ def test_every_switch_is_finite_and_trains_every_weight_it_has(config: ArmmtConf
     assert silent == {
         name
         for name in params
-        if name.startswith(tuple(f"vectors.{m}" for m in left_out) + tuple(f"attention.{m}" for m in left_out))
+        if name.startswith(tuple(f"modalities.{modality}." for modality in left_out))
         or (not config.id_perspective and name in {"rows.item", "rows.shop", "rows.brand", "rank.weight"})
     }
     assert all(grad is None or bool(torch.isfinite(grad).all()) for grad in grads)
@@ -149,7 +150,7 @@ def test_without_history_the_personal_parts_are_silent() -> None:
     params = init(TINY, 0)
     before = forward(TINY, params, empty)
     changed = {
-        name: values + 1 if name.startswith(("attention.", "cafu_personal")) else values
+        name: values + 1 if ".attention." in name or "cafu_personal" in name else values
         for name, values in params.items()
     }
     torch.testing.assert_close(forward(TINY, changed, empty).logit, before.logit, rtol=0, atol=1e-6)
@@ -188,10 +189,10 @@ def test_paper_profile_has_the_papers_sizes() -> None:
     shapes = {
         name: tuple(values.shape) for name, values in init(replace(config, vocabulary=TINY.vocabulary), 0).items()
     }
-    assert shapes["enc_mm.1.qkv.weight"] == (3 * 192, 192)
-    assert shapes["input_global.weight"] == (192, 4 * 192)
-    assert shapes["attention.id.0.weight"][0] == 64
-    assert shapes["cafu_item.1.weight"][0] == math.ceil(66 / 4)
+    assert shapes["mm.perspective.encoder.layers.1.qkv.weight"] == (3 * 192, 192)
+    assert shapes["union.input.weight"] == (192, 4 * 192)
+    assert shapes["ids.attention.first.weight"][0] == 64
+    assert shapes["mm.cafu_item.first.weight"][0] == math.ceil(66 / 4)
 
 
 def test_configurations_that_contradict_themselves_are_refused() -> None:

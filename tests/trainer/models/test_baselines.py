@@ -8,7 +8,7 @@ import torch
 
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.learning.losses import total_loss
-from trainer.models import MODELS, TensorBatch, Vocabulary, din, mlp, prm, to_torch
+from trainer.models import MODELS, TensorBatch, Vocabulary, mlp, prm, to_torch
 from trainer.models.config import Modality
 
 KNOWN = catalogue()
@@ -42,9 +42,9 @@ def test_which_models_let_the_items_of_a_list_see_each_other(
 
 def test_click_trained_personal_vector_gets_no_gradient_of_the_list_loss(batch: TensorBatch) -> None:
     config = replace(prm.PROFILES["tiny"], personal="click", vocabulary=Vocabulary(item=200))
-    params = {name: values.requires_grad_() for name, values in prm.init(config, 0).items()}
+    params = {name: values.requires_grad_() for name, values in MODELS["prm"].init(config, 0).items()}
     tower = [values for name, values in params.items() if name.startswith("personal.")]
-    outputs = prm.forward(config, params, batch)
+    outputs = MODELS["prm"].forward(config, params, batch)
     main, _ = total_loss(outputs._replace(click_logit=None), batch, config)
     assert torch.autograd.grad(main, tower, allow_unused=True, retain_graph=True) == (None,) * len(tower)
     both, parts = total_loss(outputs, batch, config)
@@ -54,25 +54,30 @@ def test_click_trained_personal_vector_gets_no_gradient_of_the_list_loss(batch: 
 
 def test_joint_personal_vector_is_trained_by_the_list_loss(batch: TensorBatch) -> None:
     config = prm.PROFILES["tiny"]
-    params = {name: values.requires_grad_() for name, values in prm.init(config, 0).items()}
-    outputs = prm.forward(config, params, batch)
+    params = {name: values.requires_grad_() for name, values in MODELS["prm"].init(config, 0).items()}
+    outputs = MODELS["prm"].forward(config, params, batch)
     assert outputs.click_logit is None
     main, _ = total_loss(outputs, batch, config)
-    (gradient,) = torch.autograd.grad(main, [params["personal.tower.0.weight"]])
+    (gradient,) = torch.autograd.grad(main, [params["personal.hidden.layers.0.weight"]])
     assert gradient.any()
 
 
 @pytest.mark.parametrize("ids", [False, True])
 def test_mlp_reads_ids_only_when_told(batch: TensorBatch, *, ids: bool) -> None:
     config = replace(mlp.PROFILES["tiny"], ids=ids)
-    params = mlp.init(config, 0)
+    params = MODELS["mlp"].init(config, 0)
     moved = batch._replace(cand_id=torch.where(batch.cand_mask.unsqueeze(-1), batch.cand_id + 1, 0))
-    difference = (mlp.forward(config, params, moved).logit - mlp.forward(config, params, batch).logit).abs().max()
+    difference = (
+        (MODELS["mlp"].forward(config, params, moved).logit - MODELS["mlp"].forward(config, params, batch).logit)
+        .abs()
+        .max()
+    )
     assert (difference.item() > 1e-4) == ids
 
 
 def test_din_weighs_behaviours_without_normalising(batch: TensorBatch) -> None:
-    config = din.PROFILES["tiny"]
+    din = MODELS["din"]
+    config = din.profiles["tiny"]
     assert config.attention == "raw"
     params = din.init(config, 0)
     normalised = din.forward(replace(config, attention="softmax"), params, batch).logit

@@ -6,18 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.models.blocks import (
-    Initialiser,
-    dropper,
-    encoder,
-    init_attention,
-    init_encoder,
-    init_mlp,
-    masked_softmax,
-    mlp,
-    target_attention,
-    zero_unless,
-)
+from trainer.models.blocks import Encoder, Mlp, TargetAttention, dropper, masked_softmax, zero_unless
 
 
 @pytest.fixture(autouse=True)
@@ -32,50 +21,48 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stirred(init: Initialiser) -> dict[str, Tensor]:
-    """The weights with biases and slopes moved off their start."""
-    for seed, values in enumerate(init.params.values()):
-        values.add_(normal(*values.shape, seed=seed), alpha=0.1)
-    return init.params
+def stirred(layer: nn.Module) -> dict[str, Tensor]:
+    """Give the layer weights, biases and slopes that differ from their start, and return them."""
+    for seed, values in enumerate(layer.parameters()):
+        values.data.copy_(0.25 + 0.3 * normal(*values.shape, seed=seed))
+    return {name: values.data for name, values in layer.named_parameters()}
 
 
 @pytest.mark.parametrize("post_norm", [False, True])
 def test_encoder_equals_the_transformer_layer_of_torch(*, post_norm: bool) -> None:
     width, heads = 12, 3
-    init = Initialiser(1)
-    init_encoder(init, "e", width, 1, post_norm=post_norm)
-    params = stirred(init)
+    encoder = Encoder(width, 1, heads, post_norm=post_norm)
+    params = stirred(encoder)
     oracle = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, batch_first=True, norm_first=not post_norm)
     theirs = {
-        "self_attn.in_proj_weight": params["e.0.qkv.weight"],
+        "self_attn.in_proj_weight": params["layers.0.qkv.weight"],
         "self_attn.in_proj_bias": torch.zeros(3 * width),
-        "self_attn.out_proj.weight": params["e.0.out.weight"],
-        "self_attn.out_proj.bias": params["e.0.out.bias"],
-        "linear1.weight": params["e.0.ffn_in.weight"],
-        "linear1.bias": params["e.0.ffn_in.bias"],
-        "linear2.weight": params["e.0.ffn_out.weight"],
-        "linear2.bias": params["e.0.ffn_out.bias"],
-        "norm1.weight": params["e.0.norm_attention.weight"],
-        "norm1.bias": params["e.0.norm_attention.bias"],
-        "norm2.weight": params["e.0.norm_ffn.weight"],
-        "norm2.bias": params["e.0.norm_ffn.bias"],
+        "self_attn.out_proj.weight": params["layers.0.out.weight"],
+        "self_attn.out_proj.bias": params["layers.0.out.bias"],
+        "linear1.weight": params["layers.0.ffn_in.weight"],
+        "linear1.bias": params["layers.0.ffn_in.bias"],
+        "linear2.weight": params["layers.0.ffn_out.weight"],
+        "linear2.bias": params["layers.0.ffn_out.bias"],
+        "norm1.weight": params["layers.0.norm_attention.weight"],
+        "norm1.bias": params["layers.0.norm_attention.bias"],
+        "norm2.weight": params["layers.0.norm_ffn.weight"],
+        "norm2.bias": params["layers.0.norm_ffn.bias"],
     }
     oracle.load_state_dict(theirs)
     values = normal(2, 5, width, seed=9)
     mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
     expected = oracle(values, src_key_padding_mask=~mask)
     if not post_norm:
-        expected = nn.functional.layer_norm(expected, (width,), params["e.norm.weight"], params["e.norm.bias"])
-    found = encoder(params, "e", values, mask, layers=1, heads=heads, post_norm=post_norm)
+        expected = nn.functional.layer_norm(expected, (width,), params["norm.weight"], params["norm.bias"])
+    found = encoder(values, mask)
     torch.testing.assert_close(found[mask], expected[mask], rtol=1e-5, atol=1e-5)
     assert not found[~mask].any()
 
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_factored_attention_equals_the_concatenation(*, raw: bool) -> None:
-    init = Initialiser(2)
-    init_attention(init, "a", width=6, side=3, client=4, hidden=(7, 5))
-    params = stirred(init)
+    attention = TargetAttention(width=6, side=3, client=4, hidden=(7, 5), raw=raw)
+    params = stirred(attention)
     query, key, value = normal(2, 4, 6), normal(2, 3, 6, seed=1), normal(2, 3, 8, seed=2)
     side, client = normal(2, 3, 3, seed=3), normal(2, 4, seed=4)
     mask = torch.tensor([[True, True, False], [False, False, False]])
@@ -92,14 +79,12 @@ def test_factored_attention_equals_the_concatenation(*, raw: bool) -> None:
         ],
         dim=-1,
     )
-    for layer in range(2):
-        pairs = nn.functional.linear(pairs, params[f"a.{layer}.weight"], params[f"a.{layer}.bias"])
-        pairs = torch.where(pairs > 0, pairs, params[f"a.{layer}.slope"] * pairs)
-    scores = nn.functional.linear(pairs, params["a.2.weight"], params["a.2.bias"]).squeeze(-1)[0, :, :2]
+    for layer in ("first", "second"):
+        pairs = nn.functional.linear(pairs, params[f"{layer}.weight"], params[f"{layer}.bias"])
+        pairs = torch.where(pairs > 0, pairs, params[f"{layer}_slope.weight"] * pairs)
+    scores = nn.functional.linear(pairs, params["score.weight"], params["score.bias"]).squeeze(-1)[0, :, :2]
     weights = scores if raw else torch.softmax(scores, dim=-1)
-    found = target_attention(
-        params, "a", query=query, key=key, value=value, side=side, client=client, mask=mask, raw=raw
-    )
+    found = attention(query=query, key=key, value=value, side=side, client=client, mask=mask)
     torch.testing.assert_close(found[0], weights @ value[0, :2], rtol=1e-5, atol=1e-5)
     assert not found[1].any()
 
@@ -119,12 +104,12 @@ def test_zero_unless_removes_nan_and_its_gradient() -> None:
 
 def test_mlp_is_relu_without_slopes_and_prelu_with() -> None:
     for slopes in (False, True):
-        init = Initialiser(3)
-        init_mlp(init, "m", (4, 3), prelu_slopes=slopes)
-        values = normal(5, 4, seed=6)
-        before = values @ init.params["m.0.weight"].T
-        expected = torch.where(before > 0, before, 0.25 * before if slopes else torch.zeros_like(before))
-        torch.testing.assert_close(mlp(init.params, "m", values, layers=1), expected)
+        mlp = Mlp((4, 3), slopes=slopes)
+        params = stirred(mlp)
+        values = normal(5, 2, 4, seed=6)
+        before = values @ params["layers.0.weight"].T + params["layers.0.bias"]
+        below = params["layers.1.weight"] * before if slopes else torch.zeros_like(before)
+        torch.testing.assert_close(mlp(values), torch.where(before > 0, before, below))
 
 
 def test_dropout_is_inverted_seeded_and_off_without_a_generator() -> None:
@@ -134,10 +119,3 @@ def test_dropout_is_inverted_seeded_and_off_without_a_generator() -> None:
     assert torch.equal(drawn, dropper(0.25, torch.Generator().manual_seed(1))(values))
     assert drawn.mean().item() == pytest.approx(1, abs=0.05)
     assert sorted(set(drawn.tolist())) == pytest.approx([0, 4 / 3])
-
-
-def test_a_weight_cannot_be_defined_twice() -> None:
-    init = Initialiser(0)
-    init.linear("a", 2, 2)
-    with pytest.raises(ValueError, match="twice"):
-        init.linear("a", 2, 2)

@@ -1,19 +1,26 @@
-"""The registry of models: configurations as plain values, hashes, and the shapes of weights."""
+"""The registry of models: configurations as plain values, hashes, fresh weights, and calls with weights."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from stream.errors import ConfigError
+from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.models import (
     MODELS,
     ModelConfig,
+    ModelSpec,
     Vocabulary,
     architecture_hash,
+    call,
     decode_config,
     encode_config,
-    weight_shapes,
+    to_torch,
 )
 
 every_profile = pytest.mark.parametrize(
@@ -70,11 +77,61 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @every_profile
-def test_shapes_are_those_of_fresh_weights(name: str, config: ModelConfig) -> None:
-    vocabulary = Vocabulary(item=11, shop=12, brand=13, category=14)
-    small = replace(config, vocabulary=vocabulary)
+def test_fresh_weights_fill_the_module(name: str, config: ModelConfig) -> None:
+    small = replace(config, vocabulary=Vocabulary(item=11, shop=12, brand=13, category=14))
     params = MODELS[name].init(small, 3)
-    assert weight_shapes(name, small) == {weight: tuple(values.shape) for weight, values in params.items()}
+    module = MODELS[name].build(small)
+    assert {weight: values.shape for weight, values in params.items()} == {
+        weight: values.shape for weight, values in module.named_parameters()
+    }
+    assert all(values.is_meta for values in module.parameters())
     assert all(values.is_contiguous() for values in params.values())
     assert params["rows.shop"].shape == (12, config.d)
     assert not params["rows.item"][0].any()
+    again = MODELS[name].init(small, 3)
+    assert all(torch.equal(values, again[weight]) for weight, values in params.items())
+
+
+def test_a_layer_without_a_rule_for_fresh_weights_is_refused() -> None:
+    class Strange(nn.Module):
+        def __init__(self, _config: ModelConfig) -> None:
+            super().__init__()
+            self.layer = nn.Bilinear(1, 1, 1)
+
+    spec = ModelSpec(module=Strange, config_class=ModelConfig, profiles={})
+    with pytest.raises(TypeError, match="Bilinear"):
+        spec.init(ModelConfig(), 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_versions_of_one_architecture_share_one_compiled_graph(name: str) -> None:
+    config = MODELS[name].profiles["tiny"]
+    batch = to_torch(batch_of([labelled(1, catalogue(), n=8, depth=5)]))
+    module = MODELS[name].build(config)
+    counter = CompileCounterWithBackend("aot_eager")
+    graph = torch.compile(lambda weights, lists: call(module, weights, lists).logit, backend=counter, fullgraph=True)
+    with torch.inference_mode():
+        for seed in range(3):
+            weights = MODELS[name].init(config, seed)
+            torch.testing.assert_close(graph(weights, batch), call(module, weights, batch).logit)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_module_scores_as_a_call_with_its_weights(name: str) -> None:
+    config = MODELS[name].profiles["tiny"]
+    batch = to_torch(batch_of([labelled(seed, catalogue()) for seed in range(3)]))
+    weights = MODELS[name].init(config, 1)
+    loaded = MODELS[name].load(config, weights)
+    assert torch.equal(loaded(batch).logit, MODELS[name].forward(config, weights, batch).logit)
+    assert not any(values.requires_grad for values in loaded.parameters())
+
+
+def test_threads_score_with_their_own_weights() -> None:
+    spec, config = MODELS["prm"], MODELS["prm"].profiles["tiny"]
+    batch = to_torch(batch_of([labelled(1, catalogue(), n=8, depth=5)]))
+    weights = [spec.init(config, seed) for seed in range(4)]
+    expected = [spec.forward(config, own, batch).logit for own in weights]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda own: spec.forward(config, own, batch).logit, weights * 10))
+    assert all(torch.equal(score, expected[number % 4]) for number, score in enumerate(found))
