@@ -27,9 +27,9 @@ from deploy.migrations.revision import revision
 from serving.settings import ServingSettings
 from stream import db
 from stream.agents.settings import WorkerSettings
-from stream.broker import admin
+from stream.broker import admin, connection
 from stream.broker.settings import Broker, KafkaSettings
-from stream.errors import BusError, ConfigError, ShelfwiseError
+from stream.errors import ConfigError, ShelfwiseError
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
 
@@ -119,9 +119,7 @@ def _broker(context: Context) -> tuple[Status, str]:
     if broker is None:
         configured = _kafka(context).broker
         return "warn", f"kafka.broker = {configured}: not running; the first command that needs it starts it"
-    _connect(broker)
-    # Signs in, so that a wrong password or certificate is found here.
-    admin.partition_counts(broker)
+    connection.check(broker, CONNECT_S)
     return "ok", f"{broker.bootstrap} answers"
 
 
@@ -130,7 +128,7 @@ def _topics(context: Context) -> tuple[Status, str]:
     broker = _running_broker(context)
     if broker is None:
         return "warn", "no broker runs"
-    _connect(broker)
+    connection.check(broker, CONNECT_S)
     counts = admin.partition_counts(broker)
     wrong = [f"{topic.name} is missing" for topic in topics.ALL if topic.name not in counts]
     for topic in topics.ALL:
@@ -272,16 +270,3 @@ def _running_broker(context: Context) -> Broker | None:
         status = choice.local(context.settings.get("local_kafka", LocalKafkaSettings), context.home).status()
         return Broker(bootstrap=status.address) if status.pid is not None else None
     return choice.configured(context)
-
-
-def _connect(broker: Broker) -> None:
-    reasons = []
-    for address in broker.bootstrap.split(","):
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-        except OSError as error:
-            reasons.append(f"{address}: {error}")
-        else:
-            return
-    raise BusError("broker unreachable: " + "; ".join(reasons))

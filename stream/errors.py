@@ -4,6 +4,7 @@ ShelfwiseError
 +- ConfigError     a setting is missing, wrong, unknown or without effect
 +- SchemaError     a record does not match its schema; carries a reason code
 +- BusError        the broker is unreachable or refused
+|  +- AccessError  the broker refused the credentials or the operation, or its certificate is not trusted
 +- StoreError      the database is unreachable or refused
 |  +- FencedError  a stale writer was refused
 +- ArtifactError   a version is incomplete, damaged or foreign
@@ -35,6 +36,13 @@ class SchemaError(ShelfwiseError):
 
 class BusError(ShelfwiseError):
     """The broker is unreachable or refused: back off and retry."""
+
+
+class AccessError(BusError):
+    """The broker refused the credentials or the operation, or its certificate is not trusted.
+
+    A retry succeeds only after somebody has changed a setting, a password, a certificate or an ACL.
+    """
 
 
 class StoreError(ShelfwiseError):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from deploy.kafka import jars
 from deploy.kafka.jars import Report
-from stream.broker.admin import answers
+from stream.broker.connection import is_reachable
 from stream.broker.settings import Broker
 from stream.errors import BusError
 
@@ -73,7 +73,7 @@ class LocalKafka:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             pid = self._pid()
-            if pid is not None and self._wait(lambda: answers(self.broker), lambda: self._is_ours(pid)):
+            if pid is not None and self._wait(lambda: is_reachable(self.broker), lambda: self._is_ours(pid)):
                 return self.broker
             # Not running, or it ended while it was looked at.
             log_size = self._log.stat().st_size if self._log.is_file() else 0
@@ -83,7 +83,7 @@ class LocalKafka:
             # Clients that ask too early leave sockets behind, so the log is asked first.
             if not self._wait(lambda: _STARTED in self._log_since(log_size), is_alive):
                 raise BusError(f"Kafka ended while it was starting: {self._last_words()}")
-            if not self._wait(lambda: answers(self.broker), is_alive):
+            if not self._wait(lambda: is_reachable(self.broker), is_alive):
                 raise BusError(f"Kafka ended after it had started: {self._last_words()}")
         return self.broker
 
@@ -113,7 +113,7 @@ class LocalKafka:
     def status(self) -> Status:
         """Return the state without changing it."""
         pid = self._pid()
-        ready = pid is not None and answers(self.broker)
+        ready = pid is not None and is_reachable(self.broker)
         return Status(address=self.broker.bootstrap, pid=pid, ready=ready, folder=str(self._folder))
 
     @property

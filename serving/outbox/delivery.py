@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from stream.backoff import Backoff
-from stream.broker.admin import answers
+from stream.broker.connection import is_reachable
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.errors import BusError
@@ -80,6 +80,6 @@ class Delivery:
 
     def _connect(self, broker: Broker) -> Producer:
         # Without this check the producer would retry for half a minute, too long for a process that has to stop.
-        if not answers(broker):
+        if not is_reachable(broker):
             raise BusError(f"broker {broker.bootstrap} does not answer")
         return Producer(broker, request_timeout_ms=REQUEST_TIMEOUT_MS)

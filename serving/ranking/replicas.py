@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from serving.metrics import Metrics
 from stream.backoff import Backoff
-from stream.broker.admin import answers
+from stream.broker.connection import is_reachable
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
@@ -91,7 +91,7 @@ class ReplicaUpdater:
                 self._stop.wait(wait_s)
 
     def _update(self, broker: Broker) -> None:
-        if not answers(broker):
+        if not is_reachable(broker):
             raise BusError(f"broker {broker.bootstrap} does not answer")
         begin = beginning_offsets(broker, [self._topic])
         end = end_offsets(broker, [self._topic])

@@ -3,7 +3,6 @@
 Source: docs/adr/0010-faust-in-micro-batches.md.
 """
 
-import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +140,7 @@ def _credentials(broker: Broker) -> "faust.auth.Credentials | None":
     security = broker.security
     if security.protocol == "PLAINTEXT":
         return None
-    context = ssl.create_default_context(cafile=security.ca_file or None) if "SSL" in security.protocol else None
+    context = security.tls()
     if security.protocol == "SSL":
         return faust.SSLCredentials(context)
     return faust.SASLCredentials(

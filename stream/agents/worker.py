@@ -31,8 +31,10 @@ from stream.agents.metrics import JoinMetrics
 from stream.agents.settings import WorkerSettings
 from stream.agents.stores import StoreFactory
 from stream.agents.writer import BatchWriter
+from stream.broker.admin import check_group
+from stream.broker.connection import explain
 from stream.broker.settings import Broker
-from stream.errors import BusError, ShelfwiseError
+from stream.errors import AccessError, BusError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.probes import ProbeServer
 from stream.schemas.records import Record
@@ -76,6 +78,7 @@ class Worker:
         self._folder = folder
         self._clock = clock
         self._num_partitions = application.common_partition_count(broker)
+        check_group(broker, settings.group)
         self._stores = StoreFactory(folder)
         self._read_ahead = ReadAheadBudget(settings.read_ahead_bytes)
         self._assignment: Assignment | None = None
@@ -119,9 +122,13 @@ class Worker:
                 beating.cancel()
                 await self._stop(starting)
         if self._failure is not None:
+            if self._app.crash_reason is not None:
+                crash = explain(self._app.crash_reason, self._broker, "Faust has crashed")
+                if isinstance(crash, AccessError):
+                    raise crash from self._failure
             if isinstance(self._failure, ShelfwiseError):
                 raise self._failure
-            raise BusError(f"the worker had to stop: {self._failure!r}") from self._failure
+            raise explain(self._failure, self._broker, "the worker had to stop") from self._failure
 
     def _connect(self) -> None:
         """Make the clients; the fence and the overrides come first, because clients are bound to them when made."""

@@ -1,12 +1,13 @@
 """Idempotent producer that writes whole batches to given partitions and waits for their confirmation."""
 
 import asyncio
-import ssl
 from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from stream.agents.commit_barrier import Row
+from stream.broker.connection import explain
 from stream.broker.settings import Broker
 
 # Below the broker's default limit of 1 MiB for a batch.
@@ -19,6 +20,7 @@ class BatchWriter:
     """Producer of aiokafka with acks=all: one batch per topic, partition and call where the rows fit."""
 
     def __init__(self, broker: Broker, *, request_timeout_s: float) -> None:
+        self._broker = broker
         self._producer = AIOKafkaProducer(
             bootstrap_servers=broker.bootstrap.split(","),
             acks="all",
@@ -30,8 +32,16 @@ class BatchWriter:
         )
 
     async def start(self) -> None:
-        """Connect."""
-        await self._producer.start()
+        """Connect.
+
+        Raises:
+            BusError: If the broker is unreachable or refused.
+        """
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise explain(error, self._broker, "producer") from error
 
     async def stop(self) -> None:
         """Flush and disconnect."""
@@ -67,8 +77,8 @@ def client_security(broker: Broker) -> dict[str, object]:
     """Return the security settings of an aiokafka client for `broker`."""
     security = broker.security
     config: dict[str, object] = {"security_protocol": security.protocol}
-    if "SSL" in security.protocol.split("_"):
-        config["ssl_context"] = ssl.create_default_context(cafile=security.ca_file or None)
+    if (context := security.tls()) is not None:
+        config["ssl_context"] = context
     if security.mechanism:
         config["sasl_mechanism"] = security.mechanism
         config["sasl_plain_username"] = security.username

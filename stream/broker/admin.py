@@ -1,70 +1,37 @@
-"""Kafka's admin interface behind one door: topics with their settings, and what groups have committed.
+"""Administration of topics: creation, settings and partition counts."""
 
-Source: STREAM.md 1 and 2.3.
-"""
-
-import gc
-import socket
+import logging
 import time
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import (
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    KafkaError,
-    NotCoordinatorError,
-)
+from kafka.errors import KafkaError
 
+from stream.broker.connection import connected, explain, refuse_hidden
 from stream.broker.settings import Broker
-from stream.errors import BusError, ConfigError
+from stream.errors import AccessError, BusError, ConfigError
 from stream.schemas import topics
 
-
-def answers(broker: Broker, timeout_ms: int = 2_000) -> bool:
-    """Say whether the broker answers a metadata request."""
-    host, _, port = broker.bootstrap.split(",")[0].rpartition(":")
-    admin = None
-    try:
-        # Cheap and silent, where the client would log each refused connection of a broker that is still starting.
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        admin = KafkaAdminClient(**broker.client_config(), bootstrap_timeout_ms=timeout_ms)
-    except (KafkaError, OSError):
-        pass
-    if admin is None:
-        _collect_sockets()  # not above, where the exception still refers to them
-        return False
-    try:
-        return bool(admin.describe_cluster()["brokers"])
-    except (KafkaError, OSError):
-        return False
-    finally:
-        admin.close()
-
-
-def _collect_sockets() -> None:
-    # A client whose constructor fails cannot be closed, and leaves its sockets to the garbage collector's warnings.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+_DELETE_S = 30.0
+_log = logging.getLogger(__name__)
 
 
 def create_topics(broker: Broker, partitions: int) -> list[str]:
     """Create all missing topics with explicit settings, verify partition counts, and return the names created.
 
-    A memory broker creates topics only when it starts; there the counts are verified.
+    A memory broker creates topics only when it starts; for it, only the counts are verified.
 
     Raises:
         ConfigError: If a topic exists with another partition count.
+        AccessError: If no ACL allows the user to see or to create a topic.
         BusError: If the broker is unreachable or refused.
     """
     wanted = {topic.name: topic for topic in topics.ALL}
-    with _admin(broker) as admin:
-        counts = _partition_counts(admin, wanted)
+    with _admin(broker, "creation of topics") as admin:
+        counts = _partition_counts(admin, broker, wanted)
         missing = [] if broker.memory else [name for name in wanted if name not in counts]
         if missing:
             admin.create_topics(
@@ -78,7 +45,7 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
                 },
                 wait_for_metadata=True,
             )
-            counts = _partition_counts(admin, wanted)
+            counts = _partition_counts(admin, broker, wanted)
     for name, topic in wanted.items():
         expected = topics.partitions_of(topic, partitions)
         if counts.get(name) != expected:
@@ -88,7 +55,14 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """Setting of a topic with the value that was found and the one that results rest on."""
+    """Setting of a topic with the value that was found and the one that results depend on.
+
+    Attributes:
+        topic: Name of the topic.
+        setting: Name of the setting.
+        found: Value on the broker.
+        wanted: Value that `correct_settings` sets.
+    """
 
     topic: str
     setting: str
@@ -97,19 +71,18 @@ class Correction:
 
 
 def correct_settings(broker: Broker) -> list[Correction]:
-    """Give existing topics the settings that results rest on, and return what was changed.
+    """Correct the settings of existing topics that results depend on, and return the changes.
 
-    How long a topic keeps its records is left to who runs it. Records that are there stay as they are. A memory broker
-    has no settings.
+    The retention time of a topic and its existing records stay as they are. A memory broker has no settings.
 
     Raises:
-        BusError: If the broker is unreachable, or refused.
+        BusError: If the broker is unreachable or refused.
     """
     if broker.memory:
         return []
     wanted = {topic.name: _fixed(topic) for topic in topics.ALL}
-    with _admin(broker) as admin:
-        corrections = _wrong_settings(admin)
+    with _admin(broker, "settings of topics") as admin:
+        corrections = _wrong_settings(admin, broker)
         for name in {correction.topic for correction in corrections}:
             answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, wanted[name])])
             if answer["topic"][name] != "OK":
@@ -121,16 +94,16 @@ def wrong_settings(broker: Broker) -> list[Correction]:
     """Return the settings of existing topics that `correct_settings` would change.
 
     Raises:
-        BusError: If the broker is unreachable or refuses.
+        BusError: If the broker is unreachable or refused.
     """
     if broker.memory:
         return []
-    with _admin(broker) as admin:
-        return _wrong_settings(admin)
+    with _admin(broker, "settings of topics") as admin:
+        return _wrong_settings(admin, broker)
 
 
-def _wrong_settings(admin: KafkaAdminClient) -> list[Correction]:
-    existing = _partition_counts(admin, [topic.name for topic in topics.ALL])
+def _wrong_settings(admin: KafkaAdminClient, broker: Broker) -> list[Correction]:
+    existing = _partition_counts(admin, broker, [topic.name for topic in topics.ALL])
     wanted = {topic.name: _fixed(topic) for topic in topics.ALL if topic.name in existing}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
     found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
@@ -142,10 +115,6 @@ def _wrong_settings(admin: KafkaAdminClient) -> list[Correction]:
     ]
 
 
-def _fixed(topic: topics.Topic) -> dict[str, str]:
-    return {name: value for name, value in topic.config.items() if name != "retention.ms"}
-
-
 def delete_topics(broker: Broker) -> None:
     """Delete all topics of Shelfwise with their records, and wait until they are gone.
 
@@ -153,61 +122,69 @@ def delete_topics(broker: Broker) -> None:
         BusError: If the broker is unreachable or refused, or a topic is still there after 30 s.
     """
     wanted = {topic.name for topic in topics.ALL}
-    with _admin(broker) as admin:
-        existing = sorted(_partition_counts(admin, wanted))
+    with _admin(broker, "deletion of topics") as admin:
+        existing = sorted(_partition_counts(admin, broker, wanted))
         if existing:
             admin.delete_topics(existing)
-        deadline = time.monotonic() + 30
-        while remaining := _partition_counts(admin, wanted):
+        deadline = time.monotonic() + _DELETE_S
+        while remaining := _partition_counts(admin, broker, wanted):
             if time.monotonic() > deadline:
-                raise BusError(f"topics {', '.join(sorted(remaining))} are still there after 30 s")
+                raise BusError(f"topics {', '.join(sorted(remaining))} are still there after {_DELETE_S:.0f} s")
             time.sleep(0.05)
 
 
 def partition_counts(broker: Broker) -> dict[str, int]:
-    """Return topic name to partition count of every topic of Shelfwise that exists."""
-    with _admin(broker) as admin:
-        return _partition_counts(admin, [topic.name for topic in topics.ALL])
-
-
-def committed_offsets(broker: Broker, group: str, names: Collection[str]) -> dict[tuple[str, int], int]:
-    """Return what a consumer group has committed of the named topics, without partitions that it has not.
+    """Return topic name to partition count of every topic of Shelfwise that exists.
 
     Raises:
+        AccessError: If no ACL allows the user to see a topic.
         BusError: If the broker is unreachable or refused.
     """
-    with _admin(broker) as admin:
-        counts = _partition_counts(admin, names)
-        # Named one by one: the memory broker does not answer a question for all.
-        partitions = [TopicPartition(name, number) for name, count in counts.items() for number in range(count)]
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                found = admin.list_group_offsets({group: partitions})
-                break
-            except (CoordinatorNotAvailableError, NotCoordinatorError, CoordinatorLoadInProgressError):
-                # A young broker makes its offsets topic when the first group asks for it.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-    positions = found.get(group, {})
-    return {(tp.topic, tp.partition): at.offset for tp, at in positions.items() if at.offset >= 0}
+    with _admin(broker, "list of topics") as admin:
+        return _partition_counts(admin, broker, [topic.name for topic in topics.ALL])
 
 
-def _partition_counts(admin: KafkaAdminClient, names: Collection[str]) -> dict[str, int]:
-    described = admin.describe_topics()
-    return {topic["name"]: len(topic["partitions"]) for topic in described if topic["name"] in names}
+def check_group(broker: Broker, group: str) -> None:
+    """Ask for the committed offsets of a consumer group, which need the same permission as a member.
+
+    aiokafka retries a refused group for ever. A broker without credentials is not asked.
+
+    Raises:
+        AccessError: If no ACL allows the user to use the group.
+    """
+    if broker.memory or broker.security.protocol == "PLAINTEXT":
+        return
+    try:
+        with _admin(broker, f"consumer group {group}") as admin:
+            admin.list_group_offsets({group: [TopicPartition(topics.TICKS, 0)]})
+    except AccessError:
+        raise
+    except BusError as error:
+        # A young broker has no coordinator yet; the worker itself waits for it.
+        _log.info("%s", error)
+
+
+def _fixed(topic: topics.Topic) -> dict[str, str]:
+    return {name: value for name, value in topic.config.items() if name != "retention.ms"}
+
+
+def _partition_counts(admin: KafkaAdminClient, broker: Broker, names: Collection[str]) -> dict[str, int]:
+    # By name, as a list of all topics leaves out those that an ACL hides. A memory broker creates what it is asked for.
+    described = admin.describe_topics(None if broker.memory else list(names))
+    refuse_hidden(described, broker)
+    return {
+        topic["name"]: len(topic["partitions"])
+        for topic in described
+        if topic["name"] in names and not topic["error_code"]
+    }
 
 
 @contextmanager
-def _admin(broker: Broker) -> Iterator[KafkaAdminClient]:
-    try:
-        admin = KafkaAdminClient(**broker.client_config())
-    except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+def _admin(broker: Broker, action: str) -> Iterator[KafkaAdminClient]:
+    admin = connected(KafkaAdminClient, broker)
     try:
         yield admin
     except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+        raise explain(error, broker, action) from error
     finally:
         admin.close()

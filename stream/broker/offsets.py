@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.broker.connection import Partition, by_pair, consumer, partitions_of
+from stream.broker.connection import Partition, by_pair, consumer, explain, partitions_of
 from stream.broker.settings import Broker
 from stream.errors import BusError
 
@@ -56,7 +56,7 @@ def append_times(
                     found[pair] = records[0].timestamp if records[0].offset == positions[pair] else None
                     opened.pause(tp)
     except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+        raise explain(error, broker, "offsets") from error
     finally:
         opened.close()
     return found
@@ -68,6 +68,6 @@ def _offsets(broker: Broker, names: Sequence[str], *, end: bool) -> dict[Partiti
         partitions = partitions_of(opened, broker, names)
         return by_pair(opened.end_offsets(partitions) if end else opened.beginning_offsets(partitions))
     except KafkaError as error:
-        raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+        raise explain(error, broker, "offsets") from error
     finally:
         opened.close()

@@ -6,8 +6,8 @@ from typing import Self
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from stream.broker.connection import connected, explain
 from stream.broker.settings import Broker
-from stream.errors import BusError
 
 
 class Producer:
@@ -20,12 +20,9 @@ class Producer:
             "request_timeout_ms": request_timeout_ms,
             "delivery_timeout_ms": request_timeout_ms + linger_ms + 1_000,
             "enable_idempotence": not broker.memory,
-            **broker.client_config(),
         }
-        try:
-            self._producer = KafkaProducer(**config)
-        except KafkaError as error:
-            raise BusError(f"broker {broker.bootstrap}: {error!r}") from error
+        self._broker = broker
+        self._producer = connected(KafkaProducer, broker, **config)
         self._failures: list[BaseException] = []
 
     def send(
@@ -41,14 +38,14 @@ class Producer:
         """Queue one record. Without `partition`, murmur2 of the key chooses it, as in the join.
 
         Raises:
-            BusError: If the record is too large or the queue stays full.
+            BusError: If the record is too large, the queue stays full, or the broker refused.
         """
         try:
             future = self._producer.send(
                 topic, value=value, key=key, headers=list(headers), partition=partition, timestamp_ms=timestamp_ms
             )
         except (KafkaError, AssertionError) as error:
-            raise BusError(f"topic {topic}: {error!r}") from error
+            raise explain(error, self._broker, f"topic {topic}") from error
         future.add_errback(self._failures.append)
 
     def flush(self, timeout_s: float = 30.0) -> None:
@@ -60,11 +57,11 @@ class Producer:
         try:
             self._producer.flush(timeout=timeout_s)
         except KafkaError as error:
-            raise BusError(f"flush: {error!r}") from error
+            raise explain(error, self._broker, "flush") from error
         if self._failures:
             first, num_failed = self._failures[0], len(self._failures)
             self._failures.clear()
-            raise BusError(f"{num_failed} records were not acknowledged, first reason: {first!r}")
+            raise explain(first, self._broker, f"{num_failed} records were not acknowledged, first reason") from first
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Flush and close."""

@@ -6,9 +6,8 @@ from typing import Self
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.broker.connection import Partition, by_pair, consumer, partitions_of
+from stream.broker.connection import Partition, by_pair, consumer, explain, partitions_of
 from stream.broker.settings import Broker
-from stream.errors import BusError
 from stream.schemas.records import Record
 
 
@@ -36,7 +35,7 @@ class Reader:
         try:
             polled = self._consumer.poll(timeout_ms=timeout_ms)
         except KafkaError as error:
-            raise BusError(f"poll: {error!r}") from error
+            raise explain(error, self._broker, "poll") from error
         return [record for records in polled.values() for record in records]
 
     def ends(self) -> dict[Partition, int]:
@@ -48,7 +47,7 @@ class Reader:
         try:
             found = self._consumer.end_offsets(list(self._consumer.assignment()))
         except KafkaError as error:
-            raise BusError(f"end offsets: {error!r}") from error
+            raise explain(error, self._broker, "end offsets") from error
         return by_pair(found)
 
     def pause(self, partitions: Iterable[Partition]) -> None:
@@ -90,6 +89,6 @@ def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
             # Positions decide, not the offsets of records: compaction and transaction markers leave holes.
             unread = {p for p in unread if opened.position(TopicPartition(*p)) < end[p]}
     except KafkaError as error:
-        raise BusError(f"topic {name}: {error!r}") from error
+        raise explain(error, broker, f"topic {name}") from error
     finally:
         opened.close()

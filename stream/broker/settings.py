@@ -1,8 +1,11 @@
 """Settings of the connection to Kafka, and the address of a broker with its credentials."""
 
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from stream.errors import ConfigError
 from stream.schemas import topics
 from stream.settings import secret
 
@@ -41,14 +44,20 @@ class KafkaSettings:
             raise ValueError(f"security_protocol = {self.security_protocol}: needs sasl_mechanism and username")
 
     def security(self) -> "Security":
-        """Return the encryption and the credentials of connections."""
-        return Security(
+        """Return the encryption and the credentials of connections.
+
+        Raises:
+            ConfigError: If the file with the certificates cannot be read.
+        """
+        security = Security(
             protocol=self.security_protocol,
             mechanism=self.sasl_mechanism,
             username=self.username,
             password=self.password,
             ca_file=self.ca_file,
         )
+        security.check()
+        return security
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +69,27 @@ class Security:
     username: str = ""
     password: str = field(default="", repr=False)
     ca_file: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError if the file with the certificates cannot be read."""
+        self.tls()
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return the context of encrypted connections, None for plain text.
+
+        Raises:
+            ConfigError: If the file with the certificates cannot be read.
+        """
+        if "SSL" not in self.protocol.split("_"):
+            return None
+        if self.ca_file and not Path(self.ca_file).is_file():
+            raise ConfigError(f"kafka.ca_file = '{self.ca_file}': the file does not exist")
+        try:
+            return ssl.create_default_context(cafile=self.ca_file or None)
+        except OSError as error:
+            raise ConfigError(
+                f"kafka.ca_file = '{self.ca_file}': expected certificates in PEM form: {error}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

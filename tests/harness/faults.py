@@ -15,7 +15,6 @@ from typing import Self
 import msgspec
 
 from stream.agents import log_check
-from stream.broker.admin import committed_offsets
 from stream.broker.offsets import append_times, beginning_offsets, end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import Reader, read_to_end
@@ -26,6 +25,7 @@ from stream.operations.export import newest, sessions
 from stream.schemas import events, topics
 from stream.schemas.records import Record
 from stream.schemas.session import Progress, Session, decode
+from tests.harness.groups import committed_offsets
 from tests.harness.worker import (
     GROUP,
     START_TS,

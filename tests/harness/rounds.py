@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from deploy.kafka.local import LocalKafka
-from stream.broker.admin import committed_offsets
 from stream.broker.offsets import end_offsets
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
@@ -29,6 +28,7 @@ from tests.harness.faults import (
     wait_until,
     wait_until_steady,
 )
+from tests.harness.groups import committed_offsets
 from tests.harness.kafka import PARTITIONS
 from tests.harness.worker import GROUP, wait_until_committed
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stream.broker.admin import committed_offsets
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
@@ -21,6 +20,7 @@ from stream.operations.export import newest, sessions
 from stream.schemas import events, topics
 from stream.schemas.records import Record
 from stream.schemas.session import Session
+from tests.harness.groups import committed_offsets
 
 START_TS = 1_700_000_000_000
 HOUR_MS = 3_600_000

@@ -9,7 +9,8 @@ import pytest
 from deploy.kafka import choice
 from deploy.kafka.choice import resolve
 from deploy.kafka.settings import LocalKafkaSettings
-from stream.broker.admin import answers, create_topics, partition_counts
+from stream.broker.admin import create_topics, partition_counts
+from stream.broker.connection import is_reachable
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker, KafkaSettings
@@ -104,7 +105,7 @@ def test_records_survive_a_killed_broker(tmp_path: Path) -> None:
         assert sorted(int(r.value or b"") for r in read_to_end(broker, topics.CLICKS)) == list(range(1_000))
     finally:
         assert local_kafka(tmp_path / "kafka").stop()
-    assert not answers(broker)
+    assert not is_reachable(broker)
     assert not kafka.stop(), "a second stop finds nothing"
 
 

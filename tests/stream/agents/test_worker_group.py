@@ -8,11 +8,11 @@ import pytest
 
 from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, scrape
-from stream.broker.admin import committed_offsets
 from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.harness.faults import wait_until
+from tests.harness.groups import committed_offsets
 from tests.harness.worker import (
     GROUP,
     START_TS,

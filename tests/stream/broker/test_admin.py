@@ -6,7 +6,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.broker.admin import answers, correct_settings, create_topics, partition_counts
+from stream.broker.admin import correct_settings, create_topics, partition_counts
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas import topics
@@ -25,10 +25,6 @@ def test_topics_have_their_counts_and_a_second_call_creates_none(fresh_kafka: Br
 def test_another_partition_count_is_refused(kafka_broker: Broker) -> None:
     with pytest.raises(ConfigError, match=r"has 4 partitions, kafka\.partitions asks for 5"):
         create_topics(kafka_broker, PARTITIONS + 1)
-
-
-def test_nobody_answers_on_a_closed_port() -> None:
-    assert not answers(Broker(bootstrap="127.0.0.1:1"))
 
 
 @pytest.mark.kafka
