@@ -37,25 +37,28 @@ servers: # PostgreSQL and Prometheus, which only tests need; elsewhere their tes
 demo: setup ## Run the whole loop on this machine (SHELFWISE_BROKER=memory needs no Java)
 	@$(BIN)/shelfwise demo run
 
-# A test that waits for a server leaves its core to another worker.
-JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-FAST := not (kafka or postgres or slow or system or bench)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# One more than cores: a test that waits for a server leaves its core to another worker. Each starts servers of its own
+# and needs about 1.5 GB, so eight are enough.
+JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) + 1 : 8 )))
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+FAST := -n $(CORES) -q -m 'not (kafka or postgres or slow or system or bench)'
 
 fast: setup-dev ## Run the tests that need no server, in less than a minute
-	@$(PYTEST) -q -m '$(FAST)'
+	@$(PYTEST) $(FAST)
 
 test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included (JOBS=1 for one after the other)
-	@$(PYTEST)
+	@$(PYTEST) -n $(JOBS)
 
 coverage: setup-dev servers ## Run every test and print the coverage of lines and branches by module
-	@$(PYTEST) --cov --cov-report=term:skip-covered
+	@$(PYTEST) -n $(JOBS) --cov --cov-report=term:skip-covered
 
 check: setup-dev ## Check format, lint, types, imports, dead code and prose
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.architecture.dead_code
 	@$(BIN)/python -m tests.architecture.prose --report | tail -n 1
 
 fix: setup-dev ## Format, and repair what the linter can repair
@@ -72,7 +75,7 @@ clock: setup-dev ## Run the fast tests with the monotonic clock at 15 s and at 9
 	@for at in 15 9000000; do \
 	  offset=$$(( at - $$(cut -d. -f1 /proc/uptime) )); \
 	  echo "[clock] monotonic clock at $$at s"; \
-	  unshare -T --monotonic $$offset --boottime $$offset --fork $(PYTEST) -q -m '$(FAST)' || exit 1; \
+	  unshare -T --monotonic $$offset --boottime $$offset --fork $(PYTEST) $(FAST) || exit 1; \
 	done
 
 bench: setup-dev ## Measure; asserts nothing

@@ -41,7 +41,7 @@ def secret(*, url: bool = False) -> str:
     return field(default="", repr=False, metadata={_SECRECY: secrecy})
 
 
-def secrecy_of(declared: "Field[object]") -> Secrecy:
+def secrecy_of(declared: Field[object]) -> Secrecy:
     """Return how much of a field's value is secret."""
     found: Secrecy = declared.metadata.get(_SECRECY, "")
     return found

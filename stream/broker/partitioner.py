@@ -1,6 +1,6 @@
 """The partitioner of Kafka's Java client: murmur2 of the key, sign bit dropped, modulo the partition count.
 
-Source: STREAM.md 2.4; Kafka's `Utils.murmur2`, seed 0x9747b28c.
+Source: Kafka's `Utils.murmur2`, seed 0x9747b28c.
 """
 
 import struct
@@ -9,26 +9,21 @@ _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
 
-def murmur2(key: bytes) -> int:
-    """Return the 32-bit hash as a signed integer, like Java.
-
-    >>> murmur2(b"21"), murmur2(b"foobar")
-    (-973932308, -790332482)
-    """
-    h = _hash(key)
-    return h - (1 << 32) if h & 0x80000000 else h
-
-
 def partition_of(key: bytes, num_partitions: int) -> int:
     """Return the partition that Java, aiokafka and kafka-python choose for `key`.
 
     >>> partition_of(b"foobar", 12)
     6
     """
-    return (_hash(key) & 0x7FFFFFFF) % num_partitions
+    return (murmur2(key) & 0x7FFFFFFF) % num_partitions
 
 
-def _hash(key: bytes) -> int:
+def murmur2(key: bytes) -> int:
+    """Return the hash as an unsigned 32-bit integer.
+
+    >>> murmur2(b"21") - 2**32, murmur2(b"foobar") - 2**32
+    (-973932308, -790332482)
+    """
     length = len(key)
     h = 0x9747B28C ^ length
     num_words = length >> 2

@@ -14,7 +14,6 @@ from stream.schemas import dead_letter, session, topics
 from stream.schemas.records import Record
 from stream.schemas.session import COLUMNS, Session
 
-TOPICS = (topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS)
 Row = dict[str, object]
 
 

@@ -113,16 +113,6 @@ class Catalogue(Mapping[str, Item]):
         """Return the text vector, or None when unknown, missing, or of another vector space."""
         return self._text.get(item_id)
 
-    @property
-    def image_width(self) -> int:
-        """Width of the image vectors, 0 while there is none."""
-        return self._image_width
-
-    @property
-    def text_width(self) -> int:
-        """Width of the text vectors, 0 while there is none."""
-        return self._text_width
-
     def __getitem__(self, item_id: str) -> Item:
         return self._items[item_id]
 

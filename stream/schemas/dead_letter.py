@@ -25,11 +25,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from stream.schemas import topics
 from stream.schemas.events import MAX_EVENT_BYTES
 from stream.schemas.records import Record
 
-TOPICS = (topics.DEAD_LETTERS, topics.UNJOINED)
 Headers = list[tuple[str, bytes]]
 OutgoingRecord = tuple[bytes | None, bytes | None, Headers]
 """Key, value and headers of a record to send."""

@@ -33,7 +33,6 @@ TOOLS = {
     "ruff": "make check",
     "scipy-stubs": "types for mypy",
     "types-jsonschema": "types for mypy",
-    "vulture": "make check",
 }
 
 

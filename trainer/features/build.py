@@ -328,7 +328,11 @@ def _filter(behaviours: _Behaviours, category: str, catalogue: CatalogueLike) ->
     return np.array(kept[:HISTORY_MAX], dtype=np.int64)
 
 
-def _vectors(ids: Sequence[str], lookup: "_VectorLookup") -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+class _VectorLookup(Protocol):
+    def __call__(self, item_id: str, /) -> NDArray[np.floating] | None: ...
+
+
+def _vectors(ids: Sequence[str], lookup: _VectorLookup) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     found = [lookup(item_id) for item_id in ids]
     width = next((vector.size for vector in found if vector is not None), 0)
     rows = np.zeros((len(ids), width), dtype=np.float16)
@@ -338,10 +342,6 @@ def _vectors(ids: Sequence[str], lookup: "_VectorLookup") -> tuple[NDArray[np.fl
             rows[row] = vector
             mask[row] = True
     return rows, mask
-
-
-class _VectorLookup(Protocol):
-    def __call__(self, item_id: str, /) -> NDArray[np.floating] | None: ...
 
 
 def _touches(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.features.build import SessionExample
-from trainer.features.schema import CLIENT_COLUMNS, HISTORY_MAX, N_MAX, NUM_COLUMNS, QUERY_COLUMNS
+from trainer.features.schema import HISTORY_MAX, N_MAX
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -127,11 +127,6 @@ def collate(
         click_weight=np.array([e.click_weight for e in examples], dtype=np.float32),
         weight=np.array([e.weight for e in examples], dtype=np.float32),
     )
-
-
-def batch_widths() -> tuple[int, int, int]:
-    """Return F, q and u: the widths of `cand_num`, `query` and `client`."""
-    return len(NUM_COLUMNS), len(QUERY_COLUMNS), len(CLIENT_COLUMNS)
 
 
 def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:

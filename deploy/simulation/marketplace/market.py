@@ -146,10 +146,6 @@ class Market:
             gmv_minor=float(np.sum(wants_shown * nothing_above_shown * price_shown)) * MEAN_QUANTITY,
         )
 
-    def best_order(self, listing: Listing) -> Ints:
-        """Return the order by true utility, which no model can know: an upper reference for checks."""
-        return np.argsort(-listing.utility_in, kind="stable")
-
     def _chances(self, listing: Listing, order: Ints) -> tuple[Floats, Floats, Floats]:
         items_shown = listing.candidates.items[order]
         felt_shown = listing.utility_in[order] + utility.in_context(self.world, items_shown)

@@ -21,7 +21,7 @@ from stream.broker.partitioner import murmur2, partition_of
     ],
 )
 def test_golden_values(key: bytes, expected: int) -> None:
-    assert murmur2(key) == expected
+    assert murmur2(key) == expected % 2**32
 
 
 def test_equals_aiokafka_and_kafka_python() -> None:

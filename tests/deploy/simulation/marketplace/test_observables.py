@@ -30,7 +30,8 @@ def test_images_are_missing_at_the_configured_share() -> None:
     missing = sum(catalogue.image(item_id) is None for item_id in catalogue) / len(catalogue)
     assert missing == pytest.approx(0.2, abs=5 * 0.4 / np.sqrt(world.settings.items))
     assert all(catalogue.text(item_id) is not None for item_id in catalogue)
-    assert catalogue.image_width == catalogue.text_width == WIDTH
+    vectors = [vector for item_id in catalogue for vector in (catalogue.image(item_id), catalogue.text(item_id))]
+    assert {vector.size for vector in vectors if vector is not None} == {WIDTH}
 
 
 def test_all_images_missing() -> None:
