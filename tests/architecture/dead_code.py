@@ -48,8 +48,8 @@ LIBRARIES = {
     "logging": ("handlers",),
     "the interpreter, for `with`": ("trace",),
 }
-# Names that wait for their user, each with the reason.
-KEPT: dict[str, str] = {}
+# Other names, each with its reason.
+KEPT = {"_opening": "keeps a running task from being collected"}
 
 
 def _is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.trainer.lists import batch_of, catalogue, labelled, served
-from trainer.evaluation import ScoredList, list_metrics
+from tests.trainer.evaluation import ScoredList, list_metrics
 from trainer.features import Batch, example_from_request, example_from_session
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, to_torch

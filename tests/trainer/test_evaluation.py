@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from trainer.evaluation import (
+from tests.trainer.evaluation import (
     ScoredList,
     auc,
     calibration,

@@ -3,7 +3,7 @@
 Lists without a positive are excluded where the metric is undefined for them, and counted. Ties are broken by a seeded
 hash of (query_id, item_id), so that constant scores rank at random instead of well.
 
-Source: MODELS.md 7 and traps 3 and 5 of 2.7.
+Source: docs/training.md.
 """
 
 import hashlib
