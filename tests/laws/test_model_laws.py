@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.trainer.lists import batch_of, catalogue, labelled, served
 from tests.trainer.evaluation import ScoredList, list_metrics
+from tests.trainer.lists import batch_of, catalogue, labelled, served
 from trainer.features import Batch, example_from_request, example_from_session
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, to_torch
