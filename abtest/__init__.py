@@ -1,1 +1,1 @@
-"""Experiments: who sees what, what was seen, and what it is worth, with p-values."""
+"""Experiments: allocation of clients to arms, facts of their sessions, and reports with p-values."""

@@ -1,6 +1,6 @@
-"""From the facts to the findings: checks first, then lifts, then a verdict or the reason why there is none. Pure.
+"""Analysis of an experiment, as a pure function: health checks, lifts, then the verdict or the reason of a refusal.
 
-Source: EXPERIMENTS.md 1, 3.8, 3.9 and 8.
+Source: docs/experiments.md.
 """
 
 from dataclasses import asdict, replace
@@ -20,21 +20,23 @@ WANTED_POWER = 0.8
 
 
 def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> Report:
-    """Return the report that follows from the facts; pure."""
+    """Return the report of an experiment from its facts."""
     checks = _checks(epochs, facts)
-    as_of = facts.reach.watermark_ts if facts.reach.watermark_ts is not None else facts.reach.last_ts or 0
+    as_of = (
+        facts.data_range.watermark_ts if facts.data_range.watermark_ts is not None else facts.data_range.last_ts or 0
+    )
     currency = experiment.plan.currency or (facts.currencies[0] if len(facts.currencies) == 1 else None)
     mixed = set(facts.currencies) - {currency} != set() or any(count.foreign_lines for count in facts.counts)
-    found = tuple(
+    results = tuple(
         result
         for metric in METRICS.values()
         for result in _metric_results(metric, experiment, facts, undefined=metric.is_money and mixed)
     )
-    found = _adjusted(found, experiment.plan)
+    results = _adjusted(results, experiment.plan)
     looks = {*facts.looks, *(() if facts.partial else (as_of,))}
     refusal = _refusal(experiment, epochs, facts, checks, num_looks=len(looks))
-    found = tuple(_decided(result, experiment, found, refusal) for result in found)
-    verdict, reason = _overall(found, experiment, refusal)
+    results = tuple(_decided(result, experiment, results, refusal) for result in results)
+    verdict, reason = _overall(results, experiment, refusal)
     return Report(
         experiment=experiment.key,
         layer=experiment.layer,
@@ -44,15 +46,15 @@ def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) ->
         arms=experiment.arms,
         epochs=epochs,
         as_of=as_of,
-        matured_ts=facts.reach.matured_ts,
+        matured_ts=facts.data_range.matured_ts,
         partial=facts.partial,
         currency=currency,
         counts=facts.counts,
         checks=checks,
-        results=found,
+        results=results,
         verdict=verdict,
         verdict_reason=reason,
-        caveats=_caveats(experiment, facts, found, num_looks=len(looks)),
+        caveats=_caveats(experiment, facts, results, num_looks=len(looks)),
     )
 
 
@@ -82,17 +84,17 @@ def _checks(epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
         ),
         Check(
             check_name="unknown_arm",
-            stat=float(facts.stray),
+            stat=float(facts.unknown_arm),
             p=None,
-            status="blocked" if facts.stray else "ok",
-            detail=f"{facts.stray} clients were exposed to arms that the plan does not have",
+            status="blocked" if facts.unknown_arm else "ok",
+            detail=f"{facts.unknown_arm} clients were exposed to arms that the plan does not have",
         ),
         Check(
             check_name="maturity",
             stat=float(facts.open_sessions),
             p=None,
             status="alert" if facts.partial else "ok",
-            detail="sessions with open attribution windows count too"
+            detail="sessions with open attribution windows are included"
             if facts.partial
             else f"{facts.open_sessions} sessions with open attribution windows are left out",
         ),
@@ -115,7 +117,7 @@ def _fallback_share(facts: Facts) -> float | None:
 def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, undefined: bool) -> list[Result]:
     control = experiment.control.name
     base = _estimate(metric, facts.moments[control])
-    found: list[Result] = []
+    results: list[Result] = []
     for arm in experiment.arms:
         estimate = _estimate(metric, facts.moments[arm.name])
         lift = Lift() if arm.is_control else inference.compare(base, estimate, experiment.plan.alpha)
@@ -123,7 +125,7 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, und
             lift = Lift(reason="mixed_currency")
         se = lift.lift_se
         planned = experiment.plan.mde
-        found.append(
+        results.append(
             Result(
                 metric=metric.name,
                 arm=arm.name,
@@ -135,10 +137,12 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, und
                 **asdict(replace(lift, reason=lift.reason or (estimate.reason if arm.is_control else None))),
                 mde=inference.smallest_effect(se, experiment.plan.alpha, WANTED_POWER) if se else None,
                 power=inference.power(planned, se, experiment.plan.alpha) if se and planned else None,
-                exaggeration=inference.exaggeration(planned, se, experiment.plan.alpha) if se and planned else None,
+                exaggeration_ratio=inference.exaggeration_ratio(planned, se, experiment.plan.alpha)
+                if se and planned
+                else None,
             )
         )
-    return found
+    return results
 
 
 def _estimate(metric: Metric, moments: Moments) -> Estimate:
@@ -148,11 +152,11 @@ def _estimate(metric: Metric, moments: Moments) -> Estimate:
     return inference.ratio(moments, numerator, COLUMNS.index(metric.denominator))
 
 
-def _adjusted(found: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
-    family = [entry for entry in found if entry.metric in plan.goals and entry.p_fixed is not None]
+def _adjusted(results: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
+    family = [entry for entry in results if entry.metric in plan.goals and entry.p_fixed is not None]
     p_values = inference.holm([entry.p_fixed for entry in family if entry.p_fixed is not None])
     adjusted = {(entry.metric, entry.arm): p for entry, p in zip(family, p_values, strict=True)}
-    return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in found)
+    return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in results)
 
 
 def _refusal(
@@ -172,27 +176,27 @@ def _refusal(
     return None
 
 
-def _decided(entry: Result, experiment: Experiment, found: tuple[Result, ...], refusal: str | None) -> Result:
-    told = replace(entry, sentence=_sentence(entry))
+def _decided(entry: Result, experiment: Experiment, results: tuple[Result, ...], refusal: str | None) -> Result:
+    described = replace(entry, sentence=_sentence(entry))
     if entry.metric != experiment.plan.primary or entry.arm == experiment.control.name:
-        return told
+        return described
     if refusal is not None:
-        return replace(told, verdict="refused", reason=refusal)
-    tested = [other for other in found if other.metric == entry.metric and other.p_fixed is not None]
+        return replace(described, verdict="refused", reason=refusal)
+    tested = [other for other in results if other.metric == entry.metric and other.p_fixed is not None]
     if entry not in tested:
-        return replace(told, verdict="refused", reason=entry.reason)
-    # The primary is tested alone, over all arms; the goals' adjusted p is shown beside it.
+        return replace(described, verdict="refused", reason=entry.reason)
+    # The primary is tested alone, over all arms; reports show the p adjusted over the goals beside it.
     p_values = inference.holm([other.p_fixed for other in tested if other.p_fixed is not None])
     p = p_values[tested.index(entry)]
     if p >= experiment.plan.alpha:
-        return replace(told, verdict="inconclusive")
-    return replace(told, verdict="win" if (entry.diff or 0.0) > 0.0 else "loss")
+        return replace(described, verdict="inconclusive")
+    return replace(described, verdict="win" if (entry.diff or 0.0) > 0.0 else "loss")
 
 
-def _overall(found: tuple[Result, ...], experiment: Experiment, refusal: str | None) -> tuple[str, str]:
+def _overall(results: tuple[Result, ...], experiment: Experiment, refusal: str | None) -> tuple[str, str]:
     if refusal is not None:
         return "refused", refusal
-    decided = [entry for entry in found if entry.verdict is not None]
+    decided = [entry for entry in results if entry.verdict is not None]
     verdicts = {entry.verdict for entry in decided}
     title = METRICS[experiment.plan.primary or ""].title
     by_arm = "; ".join(f"{entry.arm}: {entry.verdict}" for entry in decided)
@@ -214,7 +218,7 @@ def _sentence(entry: Result) -> str:
     return f"{title}: {'higher' if entry.lift > 0.0 else 'lower'}; lifts outside {bounds} are excluded"
 
 
-def _caveats(experiment: Experiment, facts: Facts, found: tuple[Result, ...], *, num_looks: int) -> tuple[str, ...]:
+def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...], *, num_looks: int) -> tuple[str, ...]:
     plan = experiment.plan
     notes: list[str] = []
     if facts.partial:
@@ -223,20 +227,21 @@ def _caveats(experiment: Experiment, facts: Facts, found: tuple[Result, ...], *,
         notes.append("No primary metric was declared: all p-values are exploratory.")
     elif len(plan.goals) > 1:
         notes.append(
-            f"{METRICS[plan.primary].title} is the one primary metric; p-values of the {len(plan.goals)} goals are "
-            "also given adjusted by Holm, and none of the others decides."
+            f"Only the primary metric, {METRICS[plan.primary].title}, decides. The p-values of the "
+            f"{len(plan.goals)} goals are also shown adjusted by Holm."
         )
     notes.append(
-        f"Fixed-horizon p-values, look {num_looks} of {plan.looks} declared: they hold for the declared looks only."
+        f"Fixed-horizon p-values, look {num_looks} of {plan.looks} declared. They hold for the declared looks only."
     )
-    for entry in found:
+    for entry in results:
         if entry.metric != plan.primary or entry.mde is None:
             continue
         notes.append(f"{METRICS[entry.metric].title}, {entry.arm}: 80 % power needs a lift of {entry.mde:.2%}.")
         if plan.mde is not None and entry.power is not None and entry.power < WANTED_POWER:
             notes.append(
                 f"{METRICS[entry.metric].title}, {entry.arm}: power {entry.power:.0%} against the planned lift of "
-                f"{plan.mde:.2%}; a significant result would overstate it {entry.exaggeration:.1f} times on average."
+                f"{plan.mde:.2%}; a significant result would overstate it {entry.exaggeration_ratio:.1f} times "
+                "on average."
             )
     if len({arm.lineage for arm in experiment.arms if arm.lineage}) > 1:
         notes.append(
@@ -244,5 +249,5 @@ def _caveats(experiment: Experiment, facts: Facts, found: tuple[Result, ...], *,
             "(arXiv 2309.07107, 2310.17496)."
         )
     if len(facts.currencies) > 1 or any(count.foreign_lines for count in facts.counts):
-        notes.append(f"Money in several currencies ({', '.join(facts.currencies)}) is not added up.")
+        notes.append(f"Amounts in several currencies ({', '.join(facts.currencies)}) are not added up.")
     return tuple(notes)

@@ -1,6 +1,6 @@
-"""Which bucket a client falls in, and which arm owns a bucket. Pure: the same inputs give the same answer everywhere.
+"""Assignment of clients to buckets and of buckets to arms, as pure functions of their arguments.
 
-Source: EXPERIMENTS.md 5.
+Source: docs/experiments.md.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ MAX_SALT_BYTES = 64
 
 
 def bucket(client_id: str, salt: str) -> int:
-    """Return the client's bucket in the layer with this salt.
+    """Return the bucket of a client in the layer with this salt.
 
     >>> bucket("c-1", "ranker-2026q1"), bucket("c-2", "ranker-2026q1"), bucket("c-1", "price-2026q1")
     (6198, 8660, 1575)
@@ -37,16 +37,16 @@ def check_salt(salt: str) -> str:
 
 
 def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np.int16]:
-    """Return the arm number of each bucket, -1 where no arm owns it.
+    """Return the arm number of each bucket, or -1 for a bucket without an arm.
 
-    The buckets are put in an order that depends on the experiment's own salt, which breaks carry-over from the last
-    experiment of the layer. Each arm owns a range of that order; its left edge depends on the weights alone, so that
-    more coverage adds buckets to arms and moves none between them.
+    The order of the buckets depends on the experiment's own salt, which breaks carry-over from the previous experiment
+    of the layer. Each arm owns a range of that order. The left edge of a range depends on the weights alone, so that
+    more coverage adds buckets to arms and moves no bucket between arms.
 
     Args:
         salt: The experiment's own salt, not the layer's.
         weights: Share of each arm; zero keeps an arm's buckets empty.
-        coverage: Share of each arm's range that is in use.
+        coverage: Used share of each arm's range.
 
     Raises:
         ValueError: If the weights do not add up to 1, or a share lies outside of its bounds.
@@ -86,10 +86,13 @@ def from_bytes(raw: bytes) -> NDArray[np.int16]:
 
 
 def sha256(table: NDArray[np.int16]) -> str:
-    """Return the identity of an allocation: equal exactly when no bucket differs."""
+    """Return the SHA-256 of an allocation."""
     return hashlib.sha256(to_bytes(table)).hexdigest()
 
 
 def moved(before: NDArray[np.int16], after: NDArray[np.int16]) -> int:
-    """Return how many buckets change from one arm to another; joining or leaving the experiment is no move."""
+    """Return the number of buckets that change from one arm to another.
+
+    A bucket that joins or leaves the experiment does not count.
+    """
     return int(np.sum((before != after) & (before != UNASSIGNED) & (after != UNASSIGNED)))

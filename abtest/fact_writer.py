@@ -1,9 +1,9 @@
-"""Write batches of the `sessions` topic as facts and exposures, each with its offsets in one transaction.
+"""Writer of facts and exposures: each batch of the `sessions` topic with its offsets in one transaction.
 
-A batch that was committed is never applied again, one that was not leaves nothing behind, and a second sink on the same
-database is refused: the stored offsets are compared, under lock, before anything is written.
+Guarantees: a committed batch is never applied again. A failed batch leaves nothing behind. A second sink on the same
+database is refused, because the stored offsets are compared, under lock, before anything is written.
 
-Source: STREAM.md 8, EXPERIMENTS.md 6.
+Source: docs/experiments.md.
 """
 
 import logging
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What one batch held and changed."""
+    """Counts of one applied batch: session records, facts written, and records that are no session."""
 
     num_sessions: int
     num_written: int
@@ -50,12 +50,12 @@ class _Batch:
 
 
 class FactWriter:
-    """Writes facts, exposures and offsets of one reader of the `sessions` topic.
+    """Writer of facts, exposures and offsets for one reader of the `sessions` topic.
 
     Args:
         engine: A database with the newest schema.
-        layer: The layer whose experiment stands in the facts; exposures are kept for all layers.
-        failpoint: Called with a name between steps; tests raise or exit there.
+        layer: Layer whose experiment a fact names; exposures are kept for all layers.
+        failpoint: Called with the name of each step; crash tests raise or exit in it.
     """
 
     def __init__(self, engine: Engine, *, layer: str = "ranker", failpoint: Failpoint = no_failpoint) -> None:
@@ -65,7 +65,7 @@ class FactWriter:
         self.positions: dict[Partition, int] = {}
 
     def open(self, beginning: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Return the next offset of each partition: the stored one, else where the log begins."""
+        """Return the next offset of each partition: the stored one, or else the beginning of the log."""
         with db.transaction(self._engine) as connection:
             insert = _insert(connection, sink_offsets).on_conflict_do_nothing()
             connection.execute(
@@ -80,11 +80,11 @@ class FactWriter:
         return dict(self.positions)
 
     def apply(self, records: Sequence[Record], *, retry: bool = False) -> Applied:
-        """Write one batch; afterwards `positions` has moved past it.
+        """Write one batch and advance `positions` past it.
 
         Args:
             records: Records of the `sessions` topic, in offset order per partition, from `positions` on.
-            retry: The same batch failed with a StoreError before, so that its commit may have happened.
+            retry: Whether the same batch failed with a StoreError before, so that its commit can have succeeded.
 
         Raises:
             FencedError: If another sink has moved the stored offsets.
@@ -200,7 +200,7 @@ def _read(records: Sequence[Record]) -> _Batch:
 
 
 def _changed(connection: Connection, wanted: Mapping[str, Fact]) -> list[Fact]:
-    """Return the facts that add to the stored ones, united with them."""
+    """Return the facts that add evidence to the stored ones, merged with them."""
     changed: list[Fact] = []
     query_ids = sorted(wanted)
     for start in range(0, len(query_ids), _CHUNK):
@@ -231,7 +231,7 @@ def _united(fact: Fact, row: Row[str, int, int, bytes]) -> Fact:
 
 
 def _exposures(found: Iterable[Fact]) -> list[dict[str, object]]:
-    """Return the first exposure of each client in each experiment, marked where the arms differ."""
+    """Return the first exposure of each client in each experiment, with `multi_arm` set if the arms differ."""
     first: dict[tuple[str, str], tuple[Fact, AssignedArm]] = {}
     arms: dict[tuple[str, str], set[str]] = {}
     for fact in sorted(found, key=lambda fact: (fact.impression_ts, fact.query_id)):
@@ -264,7 +264,7 @@ def _write_exposures(connection: Connection, rows: list[dict[str, object]]) -> N
         return
     upsert = _insert(connection, exposures)
     new, old = upsert.excluded, exposures.c
-    # The least (first_ts, query_id) wins whatever the order of arrival, so that a replay ends in the same rows.
+    # The smallest (first_ts, query_id) wins in any order of arrival, so that a replay ends in the same rows.
     earlier = or_(new.first_ts < old.first_ts, and_(new.first_ts == old.first_ts, new.query_id < old.query_id))
     changes: dict[str, ColumnElement[Any]] = {
         column.name: case((earlier, new[column.name]), else_=column)

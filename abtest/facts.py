@@ -1,9 +1,9 @@
-"""What one session is worth, as a pure function of everything that is known about it.
+"""Facts of sessions and their counts, as pure functions.
 
-Facts merge: the evidence of two copies is united and the numbers are counted again from the union, so that repeated,
-reordered and corrected sessions end in the same row.
+Facts merge: the counts come from the union of the evidence of all copies. Repeated, reordered and corrected sessions
+therefore end in the same row.
 
-Source: STREAM.md 5 and 8, EXPERIMENTS.md 3.1.
+Source: docs/experiments.md.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _decoder = msgspec.msgpack.Decoder(tuple[list[Evidence], list[Line]])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """One query with its policy and the evidence for its outcome."""
+    """One query with its ranking policy and the evidence of its outcome."""
 
     query_id: str
     revision: int
@@ -43,16 +43,16 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The counts of one query.
+    """Counts of one query.
 
     Attributes:
         clicks: Distinct items clicked.
         carts: Distinct items put into the cart.
-        transactions: Orders that hold an item of this list.
-        units: Pieces bought.
-        gross_minor: Money of purchases, before anything was returned.
+        transactions: Orders with an item of this list.
+        units: Units bought.
+        gross_minor: Money of purchases, before cancellations and refunds.
         refund_minor: Money of cancellations and refunds.
-        foreign_lines: Order lines in another currency than the list's; they count in no sum of money.
+        foreign_lines: Order lines in another currency than the list's. No sum of money contains them.
     """
 
     clicks: int
@@ -65,7 +65,7 @@ class Outcome:
 
 
 def fact_of(session: Session) -> Fact:
-    """Return the fact of one session record; text that a database refuses is made storable."""
+    """Return the fact of one session record, with NUL characters replaced because PostgreSQL refuses them."""
     return Fact(
         query_id=_text(session.query_id),
         revision=min(session.revision, _MAX_EPOCH),
@@ -86,7 +86,9 @@ def fact_of(session: Session) -> Fact:
 
 
 def merge(first: Fact, second: Fact) -> Fact:
-    """Return what both copies know together; the order does not matter, and a copy adds nothing to itself.
+    """Return the union of two facts of one query.
+
+    Guarantees: commutative, associative and idempotent.
 
     Raises:
         ValueError: If the facts are of different queries.
@@ -104,7 +106,7 @@ def merge(first: Fact, second: Fact) -> Fact:
 
 
 def outcome(fact: Fact) -> Outcome:
-    """Count the evidence of a fact."""
+    """Return the counts of a fact's evidence."""
     own = [line for line in fact.lines if line.currency == fact.currency]
     bought = [line for line in own if line.action == "purchase"]
     returned = [line for line in own if line.action != "purchase"]
@@ -120,7 +122,7 @@ def outcome(fact: Fact) -> Outcome:
 
 
 def encode_evidence(fact: Fact) -> bytes:
-    """Return the evidence as msgpack; empty bytes when there is none."""
+    """Return the evidence as msgpack, or empty bytes if there is none."""
     return _encoder.encode((fact.events, fact.lines)) if fact.events or fact.lines else b""
 
 
@@ -162,5 +164,5 @@ def _optional(value: str | None) -> str | None:
 
 
 def _text(value: str) -> str:
-    # PostgreSQL stores no NUL in text; a client could send one.
+    # PostgreSQL stores no NUL in text, and a producer can send one.
     return value.replace("\0", "\ufffd")

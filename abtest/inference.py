@@ -1,9 +1,9 @@
-"""Means, ratios and their differences between two arms, from moments; the client is the unit.
+"""Means, ratios and their differences between two arms, computed from moments with the client as unit.
 
-The p-value is that of the absolute difference (Welch); the interval of the lift is Fieller's, which excludes zero
-exactly when that test rejects. What is undefined is None with a reason, never 0 or p = 1.
+The p-value is that of the absolute difference (Welch). The interval of the lift is Fieller's, which excludes zero
+exactly if that test rejects. An undefined number is None with a reason, never 0 or p = 1.
 
-Source: EXPERIMENTS.md 3.3 and 3.4; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method).
+Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method).
 """
 
 import math
@@ -20,13 +20,13 @@ from abtest.moments import Moments
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One arm's value of a metric.
+    """Value of an experiment metric in one arm.
 
     Attributes:
         n: Clients.
-        value: Mean or ratio; None if undefined.
-        variance: Variance of `value`, not of the clients; None if undefined.
-        reason: Why something is undefined: `no_clients`, `one_client`, `zero_denominator`.
+        value: Mean or ratio, or None if undefined.
+        variance: Variance of `value`, not of the clients, or None if undefined.
+        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`.
     """
 
     n: int
@@ -37,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lift:
-    """The difference between an arm and the control.
+    """Difference between an arm and the control.
 
     Attributes:
         diff: Absolute difference of the values.
@@ -48,8 +48,8 @@ class Lift:
         lift_se: Its standard error by the delta method.
         lo: Lower root of the lift's confidence set.
         hi: Upper root.
-        set_kind: `interval` between the roots, `outside` of them, or `line`: every lift is compatible.
-        reason: Why something is undefined.
+        set_kind: `interval` between the roots, `outside` of them, or `line` if every lift is compatible.
+        reason: Reason of an undefined number.
     """
 
     diff: float | None = None
@@ -93,9 +93,7 @@ def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
 
 
 def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
-    """Test `arm` against `control` and give the lift with its confidence set.
-
-    Example: EXPERIMENTS.md 3.4.
+    """Return the test of `arm` against `control` and the lift with its confidence set.
 
     >>> control = Estimate(n=2000, value=1.50, variance=14**2 / 2000)
     >>> found = compare(control, Estimate(n=2000, value=2.75, variance=24**2 / 2000))
@@ -146,7 +144,7 @@ def fieller(
     inside = b**2 - a * e
     if a == 0.0 or inside < 0.0:
         return None, None, "line"
-    # The root without cancellation first; the other follows from their product e / a.
+    # The root without cancellation comes first; the other follows from their product e / a.
     far = b + math.copysign(math.sqrt(inside), b)
     roots = (far / a, e / far if far != 0.0 else 0.0)
     sign = math.copysign(1.0, base)
@@ -155,7 +153,7 @@ def fieller(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for all of them together, after Holm.
+    """Return the p-values adjusted for the whole family by Holm.
 
     >>> [round(p, 3) for p in holm([0.043, 0.121, 0.668])]
     [0.129, 0.242, 0.668]
@@ -167,7 +165,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, se: float, alpha: float) -> float:
-    """Return the chance that a two-sided test finds a true `effect` whose estimate has this standard error.
+    """Return the power of a two-sided test for a true `effect` whose estimate has this standard error.
 
     >>> round(power(0.0022, 0.00109, 0.05), 2)
     0.52
@@ -177,7 +175,7 @@ def power(effect: float, se: float, alpha: float) -> float:
 
 
 def smallest_effect(se: float, alpha: float, wanted: float = 0.8) -> float:
-    """Return the effect that is found with chance `wanted`, the far tail left out.
+    """Return the effect that the test finds with power `wanted`, without the far tail.
 
     >>> round(smallest_effect(0.109, 0.05), 3)
     0.305
@@ -185,8 +183,8 @@ def smallest_effect(se: float, alpha: float, wanted: float = 0.8) -> float:
     return float(stats.norm.isf(alpha / 2.0) + stats.norm.isf(1.0 - wanted)) * se
 
 
-def exaggeration(effect: float, se: float, alpha: float) -> float:
-    """Return by how much a significant estimate overstates a true `effect` on average.
+def exaggeration_ratio(effect: float, se: float, alpha: float) -> float:
+    """Return the exaggeration ratio: the mean of a significant estimate over the true `effect`.
 
     Source: Gelman and Carlin 2014 (type M error), Lu, Qiu, Deng 2019 (closed form).
     """

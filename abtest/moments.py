@@ -1,8 +1,9 @@
-"""Count, mean vector and centred co-moments of clients' vectors: all that the tests below need, merged without loss.
+"""Count, mean vector and centred co-moments of clients' vectors.
 
-Plain sums of squares lose their digits once values are large; these do not.
+The tests need no other numbers. Moments merge without loss of digits, where sums of squares of large values would
+cancel.
 
-Source: EXPERIMENTS.md 3.2; Chan, Golub, LeVeque 1979.
+Source: docs/experiments.md; Chan, Golub, LeVeque 1979.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Moments:
-    """What is known about n vectors of K numbers.
+    """Moments of n vectors of K numbers.
 
     Shapes: `mean` (K,); `comoment` (K, K), the sum of outer products of deviations from the mean.
     """
@@ -37,13 +38,13 @@ class Moments:
             return cls.empty(x_NK.shape[1])
         mean_K = x_NK.mean(axis=0)
         centred_NK = x_NK - mean_K
-        # The mean is rounded; its residual is taken back so that a constant column has no variance.
+        # The mean is rounded; subtracting the residual gives a constant column no variance.
         residual_K = centred_NK.mean(axis=0)
         centred_NK -= residual_K
         return cls(n=len(x_NK), mean=mean_K + residual_K, comoment=centred_NK.T @ centred_NK)
 
     def __add__(self, other: Self) -> Self:
-        """Return the moments of both sets together; associative, and in either order the same up to rounding."""
+        """Return the moments of both sets together; associative and commutative up to rounding."""
         if not self.n or not other.n:
             return other if not self.n else self
         n = self.n + other.n
@@ -56,7 +57,7 @@ class Moments:
 
     @property
     def covariance(self) -> NDArray[np.float64] | None:
-        """The sample covariance; None below two vectors."""
+        """Return the sample covariance, or None for fewer than two vectors."""
         return self.comoment / (self.n - 1) if self.n > 1 else None
 
 

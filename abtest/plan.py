@@ -1,6 +1,6 @@
-"""What an experiment is to decide, fixed when it is created.
+"""Plan of an experiment, fixed when the experiment is created.
 
-Source: EXPERIMENTS.md 1, 3.9 and 6.
+Source: docs/experiments.md.
 """
 
 import re
@@ -15,15 +15,15 @@ _CURRENCY = re.compile("[A-Z]{3}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The declared decision.
+    """Declared plan of an experiment.
 
     Attributes:
-        primary: The one metric that decides; None means that no verdict is given.
-        goals: Metrics whose p-values are adjusted together, with the primary among them.
+        primary: Experiment metric that decides; None gives no verdict.
+        goals: Experiment metrics whose p-values are adjusted together; the primary is one of them.
         alpha: Two-sided error level.
-        mde: The relative lift the experiment was sized for; None if it was not.
+        mde: Relative lift that the experiment is sized for, or None.
         looks: Declared number of looks.
-        currency: The only currency that money is counted in; None takes the only one there is.
+        currency: Currency of all sums of money; None takes the only one in the facts.
     """
 
     primary: str | None = "cvr"

@@ -1,6 +1,6 @@
-"""What a report reads from the database: counts per arm, clients' moments, how far the data reach.
+"""Queries of a report: counts per arm, moments of the clients, and the range of the data.
 
-Source: EXPERIMENTS.md 3.1 and 6.
+Source: docs/experiments.md.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from abtest.tables import exposures, results, session_facts, sink_offsets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
-    """How far the facts go.
+class DataRange:
+    """Range of the facts of an experiment.
 
     Attributes:
-        watermark_ts: No event at or before this is expected any more, in any partition; None if the join said nothing.
-        matured_ts: Sessions up to here are outside of the attribution window, in all partitions.
+        watermark_ts: Watermark of the join over all partitions; None before every partition has reported one.
+        matured_ts: Newest impression time whose attribution window is closed in all partitions.
         first_ts: First impression of the experiment.
         last_ts: Last impression of the experiment.
     """
@@ -35,13 +35,13 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmCounts:
-    """What happened in one arm.
+    """Counts of one arm.
 
     Attributes:
         exposed: Clients whose first exposure was in this arm.
-        multi_arm: Those of them that were also seen in another arm, and are left out.
-        analysed: Clients in the numbers.
-        fallbacks: Sessions that were answered in the incoming order.
+        multi_arm: Exposed clients that were also seen in another arm; the analysis leaves them out.
+        analysed: Clients of the analysis.
+        fallbacks: Sessions that serving answered in the incoming order.
         foreign_lines: Order lines in another currency than their list.
     """
 
@@ -62,37 +62,43 @@ class ArmCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything that one report is computed from, read in one snapshot.
+    """Data of one report, read in one snapshot.
 
     Attributes:
-        partial: Sessions count whose attribution window is still open.
-        open_sessions: Sessions left out because it is.
-        stray: Exposed clients in arms that the plan does not have.
-        looks: Mature reports so far at other data watermarks.
+        data_range: Range of the facts.
+        partial: Whether sessions with open attribution windows count.
+        counts: Counts of each arm, in the order of the plan.
+        moments: Moments of the clients' sums, by arm.
+        currencies: Currencies of the facts.
+        open_sessions: Sessions that are left out because their attribution windows are open.
+        unknown_arm: Exposed clients in arms that the plan does not have.
+        looks: Watermarks of the mature reports so far.
     """
 
-    reach: Reach
+    data_range: DataRange
     partial: bool
     counts: tuple[ArmCounts, ...]
     moments: dict[str, Moments]
     currencies: tuple[str, ...]
     open_sessions: int
-    stray: int
+    unknown_arm: int
     looks: tuple[int, ...]
 
 
 def read(connection: Connection, experiment: Experiment, *, partial: bool | None = None) -> Facts:
-    """Return the facts of an experiment.
+    """Return the data of an experiment's report.
 
     Args:
         connection: A transaction that sees one state of the database throughout.
         experiment: The experiment.
-        partial: Count sessions with open windows too; None does so only while no session is mature.
+        partial: Whether sessions with open windows count; None means only while no session is mature.
     """
-    reach = _reach(connection, experiment.key)
+    data_range = _data_range(connection, experiment.key)
     if partial is None:
-        partial = reach.matured_ts is None or reach.first_ts is None or reach.matured_ts < reach.first_ts
-    matured_ts = None if partial else reach.matured_ts
+        partial = (
+            data_range.matured_ts is None or data_range.first_ts is None or data_range.matured_ts < data_range.first_ts
+        )
+    matured_ts = None if partial else data_range.matured_ts
     vectors = client_vectors(connection, experiment.key, matured_ts)
     moments = {
         arm.name: Moments.of(vectors[arm.name]) if arm.name in vectors else Moments.empty(len(COLUMNS))
@@ -103,7 +109,7 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
         select(session_facts.c.currency).where(counted).distinct().order_by(session_facts.c.currency)
     ).scalars()
     return Facts(
-        reach=reach,
+        data_range=data_range,
         partial=partial,
         counts=_counts(connection, experiment, moments, matured_ts),
         moments=moments,
@@ -113,7 +119,7 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
         else connection.execute(
             select(func.count()).where(counted, session_facts.c.impression_ts > matured_ts)
         ).scalar_one(),
-        stray=connection.execute(
+        unknown_arm=connection.execute(
             select(func.count()).where(
                 exposures.c.experiment == experiment.key,
                 exposures.c.arm.not_in([arm.name for arm in experiment.arms]),
@@ -130,8 +136,8 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
     )
 
 
-def _reach(connection: Connection, key: str) -> Reach:
-    partitions, told, watermark, matured = connection.execute(
+def _data_range(connection: Connection, key: str) -> DataRange:
+    partitions, reporting, watermark, matured = connection.execute(
         select(
             func.count(),
             func.count(sink_offsets.c.matured_ts),
@@ -144,8 +150,8 @@ def _reach(connection: Connection, key: str) -> Reach:
             session_facts.c.experiment == key
         )
     ).one()
-    complete = partitions > 0 and told == partitions
-    return Reach(
+    complete = partitions > 0 and reporting == partitions
+    return DataRange(
         watermark_ts=watermark if complete else None,
         matured_ts=matured if complete else None,
         first_ts=first,

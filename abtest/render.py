@@ -1,6 +1,6 @@
-"""A report as Markdown, and as one HTML file with inline SVG that needs no network.
+"""Renderings of a report: Markdown, and one HTML file with inline SVG that loads nothing from the network.
 
-Source: EXPERIMENTS.md 8.
+Source: docs/experiments.md.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _DASH = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One line of the forest plot; positions in the plot's own units from 0 to 100, None where unbounded."""
+    """Line of the forest plot, with positions from 0 to 100; an open side has no bound on the axis."""
 
     label: str
     point: float
@@ -34,7 +34,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forest:
-    """The forest plot: bars over one axis of lifts."""
+    """Forest plot: bars over one axis of lifts."""
 
     bars: tuple[Bar, ...]
     zero: float
@@ -47,12 +47,15 @@ def report_markdown(found: Report) -> str:
 
 
 def report_html(found: Report) -> str:
-    """Return the report as one self-contained HTML page; the same report gives the same bytes."""
+    """Return the report as one self-contained HTML page.
+
+    Guarantees: the same report gives the same bytes.
+    """
     return _render("report.html.jinja", found)
 
 
 def table_rows(found: Report) -> list[tuple[str, ...]]:
-    """Return the rows of the paper's table, with what it leaves out; named by `table_columns`."""
+    """Return the rows of the table of lifts, with the columns of `table_columns`."""
     return [
         (
             METRICS[entry.metric].title,
@@ -75,7 +78,7 @@ def table_columns(found: Report) -> tuple[str, ...]:
 
 
 def improvement(entry: Result) -> str:
-    """Return the lift as signed percent, or why there is none."""
+    """Return the lift as signed percent, or the reason why it is undefined."""
     return f"{entry.lift:+.2%}" if entry.lift is not None else f"undefined ({entry.reason})"
 
 
@@ -91,7 +94,7 @@ def interval(entry: Result) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return p with three digits, tiny ones in powers of ten.
+    """Return p with three digits; p below 0.001 in powers of ten.
 
     >>> p_value(0.0434), p_value(1.16e-7), p_value(None)
     ('0.043', '1.2e-07', '–')
@@ -102,7 +105,7 @@ def p_value(p: float | None) -> str:
 
 
 def value(found: Report, entry: Result, number: float | None) -> str:
-    """Return a metric's value: percent for rates, currency for money."""
+    """Return the value of an experiment metric: percent for rates, an amount for money."""
     metric = METRICS[entry.metric]
     if number is None:
         return _DASH
@@ -123,13 +126,15 @@ def moment(timestamp_ms: int | None) -> str:
 
 
 def forest(found: Report) -> Forest:
-    """Place every lift with its interval on one axis; sets without bounds reach to its ends."""
+    """Return the forest plot of all lifts; a set without bounds extends to the ends of the axis."""
     shown = [entry for entry in _compared(found) if entry.lift is not None]
     bounded = [entry for entry in shown if entry.set_kind == "interval"]
-    reach = [abs(edge) for entry in bounded for edge in (entry.lo, entry.hi) if edge is not None]
-    reach += [abs(entry.lift or 0.0) for entry in shown]
-    # One wild metric must not flatten the others: its bar runs off the axis with an arrow.
-    limit = max(min(max(reach, default=0.01), 6 * sorted(reach)[len(reach) // 2] if reach else 0.01), 0.001) * 1.05
+    extents = [abs(edge) for entry in bounded for edge in (entry.lo, entry.hi) if edge is not None]
+    extents += [abs(entry.lift or 0.0) for entry in shown]
+    # A metric with a very wide interval would flatten the others, so its bar ends in an arrow at the axis' end.
+    limit = (
+        max(min(max(extents, default=0.01), 6 * sorted(extents)[len(extents) // 2] if extents else 0.01), 0.001) * 1.05
+    )
 
     def place(lift: float) -> float:
         return round(50.0 + 50.0 * max(-1.0, min(1.0, lift / limit)), 3)

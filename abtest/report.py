@@ -1,8 +1,8 @@
-"""Compute the report of an experiment from one snapshot of the facts, and append it to `results` and `health`.
+"""Report of an experiment, computed from one snapshot of the facts and appended to `results` and `health`.
 
-All content comes from the facts, so that the same log gives the same report; `as_of` is the data's watermark.
+All content comes from the facts, so that the same log gives the same report. `as_of` is the watermark of the data.
 
-Source: EXPERIMENTS.md 6 and 8.
+Source: docs/experiments.md.
 """
 
 from dataclasses import asdict
@@ -21,14 +21,14 @@ __all__ = ["Report", "report"]
 
 
 def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> Report:
-    """Compute the report of an experiment and append it to `results` and `health`.
+    """Return the report of an experiment after appending it to `results` and `health`.
 
     Args:
         engine: A database with the newest schema.
         experiment: Key of the experiment.
-        partial: Count sessions with open attribution windows too; None does so only while there are no others.
+        partial: Whether sessions with open attribution windows count; None means only while there are no others.
 
-    Guarantees: repeated at the same watermark it replaces its own rows; a reader sees all of its rows or none.
+    Guarantees: a report at the same watermark replaces its own rows; readers see all of its rows or none.
 
     Raises:
         ConfigError: If there is no such experiment.

@@ -1,6 +1,6 @@
-"""What a report holds: health checks, results, counts and the verdict, as plain records.
+"""Records of a report: health checks, results, counts and the verdict.
 
-Source: EXPERIMENTS.md 8.
+Source: docs/experiments.md.
 """
 
 import math
@@ -14,7 +14,7 @@ from abtest.store import Arm, Epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One health check: `ok`, `alert`, `blocked` or `undefined`; a blocked one refuses the verdict."""
+    """Health check with status `ok`, `alert`, `blocked` or `undefined`; `blocked` refuses the verdict."""
 
     check_name: str
     stat: float | None
@@ -36,9 +36,9 @@ class Result(Lift):
         mean: The arm's mean or ratio; money in minor units.
         mean_control: The same of the control.
         p_adj: p adjusted by Holm over all goals and arms; None outside of that family.
-        mde: Relative lift that would have been found with 80 % power.
-        power: Chance to find the planned lift; None without one.
-        exaggeration: Exaggeration ratio (type-M error) of a significant result if the planned lift is true.
+        mde: Smallest relative lift that is found with 80 % power.
+        power: Power against the planned lift; None without a planned lift.
+        exaggeration_ratio: Type-M error of a significant result if the planned lift is true.
         verdict: Decision about the primary metric of this arm; None for other experiment metrics.
         sentence: The numbers in words.
     """
@@ -53,21 +53,21 @@ class Result(Lift):
     p_adj: float | None = None
     mde: float | None = None
     power: float | None = None
-    exaggeration: float | None = None
+    exaggeration_ratio: float | None = None
     verdict: str | None = None
     sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that is shown about an experiment.
+    """Report of an experiment.
 
     Attributes:
-        as_of: Data watermark, epoch milliseconds; 0 while nothing is known.
-        matured_ts: Sessions up to here have closed attribution windows.
-        partial: Sessions with open windows count too: labels are still arriving, no verdict is given.
-        verdict: `win`, `loss`, `inconclusive` or `refused`.
-        verdict_reason: Why it is refused, or what decided.
+        as_of: Watermark of the data, in epoch milliseconds; 0 without data.
+        matured_ts: Newest impression time whose attribution window is closed.
+        partial: Whether sessions with open windows count; their labels still arrive, so the verdict is refused.
+        verdict: Decision of the experiment: `win`, `loss`, `inconclusive` or `refused`.
+        verdict_reason: Reason of the decision or of the refusal.
     """
 
     experiment: str
@@ -90,22 +90,22 @@ class Report:
 
     @property
     def blocked(self) -> bool:
-        """Whether a health check refuses the verdict."""
+        """Return whether a health check refuses the verdict."""
         return any(check.status == "blocked" for check in self.checks)
 
     @property
     def control(self) -> str:
-        """Name of the control arm."""
+        """Return the name of the control arm."""
         return next(arm.name for arm in self.arms if arm.is_control)
 
     def result(self, metric: str, arm: str) -> Result:
-        """Return the result of one metric and arm."""
+        """Return the result of one experiment metric in one arm."""
         return next(entry for entry in self.results if entry.metric == metric and entry.arm == arm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decomposition:
-    """Log lifts: GMV per client = sessions per client x orders per session x money per order."""
+    """Log lifts of GMV per client and its factors: sessions per client, orders per session, money per order."""
 
     arm: str
     gmv: float
@@ -115,7 +115,7 @@ class Decomposition:
 
 
 def decomposition(found: Report) -> tuple[Decomposition, ...]:
-    """Return by how much each factor moved GMV, in log points that add up; arms without all factors are left out."""
+    """Return the log lift of GMV and of its factors, which add up, for each arm in which all are defined."""
     parts: list[Decomposition] = []
     for arm in (entry.name for entry in found.arms if not entry.is_control):
         logs = [_log_lift(found.result(name, arm)) for name in ("gmv", "sessions_per_client", "cvr", "aov")]

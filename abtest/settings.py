@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbtestSettings:
-    """How facts are gathered.
+    """Settings of the sink.
 
     Attributes:
         metrics_port: Port of the sink for probes and metrics; 0 opens none.

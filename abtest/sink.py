@@ -1,6 +1,6 @@
-"""Keep the facts in step with the `sessions` topic: read, write, back off while the database is away.
+"""Sink of the `sessions` topic: read batches, write them as facts, and retry while the database is unreachable.
 
-Source: STREAM.md 8, RELIABILITY.md S3, S15.
+Source: docs/experiments.md.
 """
 
 import logging
@@ -30,14 +30,27 @@ class SinkMetrics:
     """Prometheus metrics of the sink."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.sessions = Counter("shelfwise_sink_sessions", "Session records applied.", registry=registry)
-        self.written = Counter("shelfwise_sink_rows_written", "Facts inserted or changed.", registry=registry)
-        self.refused = Counter("shelfwise_sink_refused", "Records that are no session.", registry=registry)
-        self.retries = Counter("shelfwise_sink_retries", "Batches tried again.", registry=registry)
-        self.lag = Gauge("shelfwise_sink_lag_offsets", "Records not read yet.", ["partition"], registry=registry)
+        self.sessions = Counter(
+            "shelfwise_sink_sessions", "Session records applied to the database.", registry=registry
+        )
+        self.written = Counter(
+            "shelfwise_sink_rows_written", "Facts inserted or changed in the database.", registry=registry
+        )
+        self.refused = Counter(
+            "shelfwise_sink_refused", "Records skipped because they cannot be decoded.", registry=registry
+        )
+        self.retries = Counter(
+            "shelfwise_sink_retries", "Retries of batches that the database refused.", registry=registry
+        )
+        self.lag = Gauge(
+            "shelfwise_sink_lag_offsets",
+            "Records of the topic that are not written yet.",
+            ["partition"],
+            registry=registry,
+        )
 
     def count(self, applied: Applied) -> None:
-        """Add one batch."""
+        """Count one applied batch."""
         self.sessions.inc(applied.num_sessions)
         self.written.inc(applied.num_written)
         self.refused.inc(applied.num_refused)
@@ -62,7 +75,7 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What one run of the sink did."""
+    """Counts of one run of the sink."""
 
     num_sessions: int
     num_written: int
@@ -86,28 +99,28 @@ def run(
     """Apply the `sessions` topic to the database until `stop` is set.
 
     Args:
-        broker: Where the topic is.
+        broker: Broker of the topic.
         engine: A database with the newest schema.
-        stop: Set by a signal handler; the batch in work is finished.
+        stop: Set by a signal handler; the current batch is finished first.
         random: Source of uniform numbers in [0, 1) for the jitter of retries.
-        monotonic_s: A clock that never goes back; times the reading of the lag only.
-        metrics: Where to count.
-        readiness: Told whether the database and the broker answer.
-        layer: The layer whose experiment stands in the facts.
-        until_end: Return when everything is applied that the topic held at the call.
-        max_records: Largest batch.
-        failpoint: Called with a name between the steps of a batch; tests fail there.
+        monotonic_s: Monotonic clock, which times the measurement of the lag only.
+        metrics: Counters and gauges of the sink.
+        readiness: Updated as the database and the broker answer or fail.
+        layer: Layer whose experiment a fact names.
+        until_end: Whether to return at the end that the topic has at the call.
+        max_records: Records of the largest batch.
+        failpoint: Called with the name of each step of a batch, for crash tests.
 
     Raises:
         FencedError: If another sink writes to the database.
-        BusError: If the broker is unreachable, or the log no longer reaches back to the stored offset.
+        BusError: If the broker is unreachable, or the log does not hold the stored offset.
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
     ready = readiness or Readiness()
     writer = FactWriter(engine, layer=layer, failpoint=failpoint)
     positions = writer.open(beginning_offsets(broker, [topics.SESSIONS]))
     end = end_offsets(broker, [topics.SESSIONS])
-    _check_reach(broker, positions, end)
+    _check_range(broker, positions, end)
     ready.database = None
     total = Totals(num_sessions=0, num_written=0, num_refused=0)
     lag_due_s = monotonic_s()
@@ -138,7 +151,7 @@ def _apply(
     counts: SinkMetrics,
     ready: Readiness,
 ) -> Applied | None:
-    """Apply a batch, trying again while the database is away; None when stopped before it was applied."""
+    """Apply a batch, with retries while the database fails; return None if stopped before it was applied."""
     retry = False
     while True:
         try:
@@ -149,7 +162,7 @@ def _apply(
             wait_s, retry = backoff.next_s(), True
             ready.database = str(error)
             counts.retries.inc()
-            _log.warning("%s; trying again in %.1f s", error, wait_s)
+            _log.warning("%s; retrying in %.1f s", error, wait_s)
         else:
             ready.database = None
             return applied
@@ -157,13 +170,13 @@ def _apply(
             return None
 
 
-def _check_reach(broker: Broker, positions: dict[Partition, int], end: dict[Partition, int]) -> None:
+def _check_range(broker: Broker, positions: dict[Partition, int], end: dict[Partition, int]) -> None:
     beginning = beginning_offsets(broker, [topics.SESSIONS])
     for (topic, partition), offset in positions.items():
         if not beginning[topic, partition] <= offset <= end[topic, partition]:
             raise BusError(
-                f"{topic}/{partition}: the facts stand at offset {offset}, the log on {broker.bootstrap} reaches from "
-                f"{beginning[topic, partition]} to {end[topic, partition]}: records are lost, or this database belongs "
+                f"{topic}/{partition}: the facts end at offset {offset}, the log on {broker.bootstrap} holds offsets "
+                f"{beginning[topic, partition]} to {end[topic, partition]}; records are lost, or the database belongs "
                 "to another broker"
             )
 
@@ -173,11 +186,11 @@ def _reached(positions: dict[Partition, int], end: dict[Partition, int]) -> bool
 
 
 def _measure_lag(broker: Broker, positions: dict[Partition, int], counts: SinkMetrics) -> str | None:
-    """Measure the lag, and return the reason why that is not possible."""
+    """Measure the lag; return None, or the reason why it cannot be measured."""
     try:
         end = end_offsets(broker, [topics.SESSIONS])
     except BusError as error:
-        _log.warning("lag unknown: %s", error)
+        _log.warning("the lag cannot be measured: %s", error)
         return str(error)
     for (topic, partition), offset in end.items():
         counts.lag.labels(partition=str(partition)).set(max(0, offset - positions.get((topic, partition), 0)))

@@ -1,6 +1,8 @@
-"""Did the arms get the clients that the plan gives them? If not, no comparison is to be trusted.
+"""Sample ratio test: the number of clients in each arm against the planned weights.
 
-Source: EXPERIMENTS.md 3.8.
+If the ratio is off, assignment or logging is broken and the arms cannot be compared.
+
+Source: docs/experiments.md; Fabijan et al. 2019 (sample ratio mismatch).
 """
 
 from collections.abc import Sequence
@@ -14,11 +16,11 @@ BLOCK_P = 0.0005
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRatio:
-    """Chi-square of observed against planned numbers of clients.
+    """Chi-square test of observed against planned numbers of clients.
 
     Attributes:
         status: `ok`, `alert`, `blocked` or `undefined`.
-        reason: Why it is undefined.
+        reason: Reason of an undefined result, or of one that is blocked without a test.
     """
 
     observed: tuple[int, ...]
@@ -30,7 +32,7 @@ class SampleRatio:
 
 
 def sample_ratio(observed: Sequence[int], weights: Sequence[float]) -> SampleRatio:
-    """Test the observed numbers of clients against the planned weights; arms of weight zero have no part in it.
+    """Test the observed numbers of clients against the planned weights of the arms above zero.
 
     >>> sample_ratio([495_000, 505_000], [0.5, 0.5]).status, sample_ratio([5_050, 4_950], [0.5, 0.5]).status
     ('blocked', 'ok')
@@ -43,13 +45,13 @@ def sample_ratio(observed: Sequence[int], weights: Sequence[float]) -> SampleRat
     total, scale = sum(observed), sum(weights)
     expected = tuple(total * weight / scale for weight in weights) if scale else (0.0,) * len(weights)
     counted = [(o, e, w) for o, e, w in zip(observed, expected, weights, strict=True) if w > 0]
-    stray = sum(o for o, w in zip(observed, weights, strict=True) if w == 0)
+    unplanned = sum(o for o, w in zip(observed, weights, strict=True) if w == 0)
 
     def result(stat: float | None, p: float | None, status: str, reason: str | None = None) -> SampleRatio:
         return SampleRatio(observed=tuple(observed), expected=expected, stat=stat, p=p, status=status, reason=reason)
 
-    if stray:
-        return result(None, 0.0, "blocked", f"{stray} clients in arms of weight zero")
+    if unplanned:
+        return result(None, 0.0, "blocked", f"{unplanned} clients in arms of weight zero")
     if len(counted) < 2:
         return result(None, None, "undefined", "fewer than two arms with clients planned")
     if min(e for _, e, _ in counted) < 5.0:

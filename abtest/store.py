@@ -1,6 +1,6 @@
-"""Experiments in SQL: create one with its arms and first epoch, read the active allocation of a layer, stop one.
+"""Store of experiments: their arms and epochs, and the active allocation of each layer.
 
-Source: EXPERIMENTS.md 5 and 6.
+Source: docs/experiments.md.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from stream.schemas.names import check_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One policy of an experiment: a lineage, or a fixed policy (`incoming_order`, `shuffle`)."""
+    """Arm of an experiment: a lineage or a fixed policy (`incoming_order`, `shuffle`)."""
 
     name: str
     lineage: str | None = None
@@ -33,12 +33,12 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveExperiment:
-    """What serving needs to put a client into an arm.
+    """Allocation by which serving assigns clients to arms.
 
     Attributes:
-        salt: The layer's salt, the key of the bucket hash.
-        table: Arm number of each of the 10,000 buckets, -1 where the experiment does not run.
-        sha256: Identity of `table`.
+        salt: Salt of the layer, the key of the bucket hash.
+        table: Arm number of each of the 10,000 buckets; -1 for buckets outside of the experiment.
+        sha256: SHA-256 of `table`.
     """
 
     experiment: str
@@ -50,7 +50,7 @@ class ActiveExperiment:
     sha256: str
 
     def assign(self, client_id: str) -> tuple[int, Arm | None]:
-        """Return the client's bucket and arm; None outside of the experiment."""
+        """Return the bucket and the arm of a client; the arm is None outside of the experiment."""
         number = buckets.bucket(client_id, self.salt)
         arm = int(self.table[number])
         return number, None if arm == buckets.UNASSIGNED else self.arms[arm]
@@ -58,7 +58,7 @@ class ActiveExperiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
-    """An experiment as planned, with its state."""
+    """Experiment with its plan and status."""
 
     key: str
     layer: str
@@ -72,13 +72,13 @@ class Experiment:
 
     @property
     def control(self) -> Arm:
-        """The arm that the others are compared with."""
+        """Return the arm that the others are compared with."""
         return next(arm for arm in self.arms if arm.is_control)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """A period of constant allocation."""
+    """Period of constant allocation."""
 
     number: int
     start_ts: int
@@ -89,7 +89,7 @@ class Epoch:
 
 
 class ExperimentStore:
-    """The experiments of one database."""
+    """Experiments of one database."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -106,7 +106,7 @@ class ExperimentStore:
         weights: Sequence[float] | None = None,
         plan: Plan | None = None,
     ) -> ActiveExperiment:
-        """Create an experiment with its arms and first epoch, all or nothing; it runs at once.
+        """Create an experiment with its arms and first epoch in one transaction, and start it.
 
         Args:
             key: Name of the experiment, also the salt of its bucket order.
@@ -114,9 +114,9 @@ class ExperimentStore:
             now_ts: Start of the first epoch.
             layer: One experiment runs in a layer at a time.
             salt: Salt of the layer; None keeps the one in use there, or starts with `<layer>-1`.
-            share: Share of the clients that take part.
+            share: Share of all clients that take part.
             weights: Share of each arm among those; equal by default.
-            plan: What is to be decided, fixed from here on.
+            plan: Declared plan, which never changes.
 
         Raises:
             ConfigError: If a value is refused, or the layer is taken.
@@ -185,7 +185,7 @@ class ExperimentStore:
         """Return one experiment.
 
         Raises:
-            ConfigError: If there is none of that name; the known ones are named.
+            ConfigError: If there is no experiment of that name.
         """
         found = {experiment.key: experiment for experiment in self.list()}
         if key not in found:
@@ -215,10 +215,10 @@ class ExperimentStore:
         )
 
     def stop(self, key: str, *, now_ts: int, decision: str | None = None) -> None:
-        """End an experiment and its open epoch; its facts and results stay. Stopping twice changes nothing.
+        """Stop an experiment and end its epoch; facts and results stay. A second stop changes nothing.
 
         Raises:
-            ConfigError: If there is none of that name.
+            ConfigError: If there is no experiment of that name.
         """
         self.get(key)
         with db.transaction(self._engine) as connection:

@@ -2,7 +2,7 @@
 
 Times are epoch milliseconds, money is integer minor units, shares and lifts are fractions.
 
-Source: EXPERIMENTS.md 6.
+Source: docs/experiments.md.
 """
 
 from sqlalchemy import (
@@ -27,9 +27,9 @@ from stream.schemas.names import NAME_LENGTH
 
 POLICIES = ("incoming_order", "shuffle")
 
-# SQLite numbers rows itself only for a column spelled INTEGER.
+# SQLite numbers rows by itself only if the column type is INTEGER.
 _BigId = BigInteger().with_variant(Integer, "sqlite")
-# Names that come with events are text of any length: no event may stop the sink.
+# Names that come with events are text of any length, so that no event can stop the sink.
 _ClientId = String(128)
 _QueryId = String(64)
 
@@ -173,7 +173,7 @@ results = Table(
     Column("p_adj", Float, nullable=True),
     Column("power", Float, nullable=True),
     Column("mde", Float, nullable=True),
-    Column("exaggeration", Float, nullable=True),
+    Column("exaggeration_ratio", Float, nullable=True),
     Column("verdict", String(32), nullable=True),
     Column("reason", String(255), nullable=True),
     Column("spec_hash", String(64), nullable=False),

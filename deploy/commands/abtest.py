@@ -1,4 +1,4 @@
-"""`shelfwise abtest`: plan experiments, gather their facts, report on them."""
+"""`shelfwise abtest`: create experiments, write their facts, report on them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,26 +29,28 @@ def create(
     arm: Annotated[
         list[str],
         typer.Option(
-            "--arm", metavar="ARM=LINEAGE", help="An arm; policy:incoming_order or policy:shuffle is no lineage."
+            "--arm",
+            metavar="ARM=LINEAGE",
+            help="An arm and its lineage, or policy:incoming_order or policy:shuffle.",
         ),
     ],
     control: Annotated[str, typer.Option(help="Name of the control arm.")] = "control",
-    share: Annotated[float, typer.Option(help="Share of the clients that take part.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of all clients that take part.")] = 1.0,
     weight: Annotated[
-        list[float] | None, typer.Option(help="Share of each arm, in their order; equal if absent.")
+        list[float] | None, typer.Option(help="Share of each arm, in the order of the arms; equal by default.")
     ] = None,
     layer: LayerOption = "ranker",
-    salt: Annotated[str | None, typer.Option(help="Salt of the layer; by default the one in use there.")] = None,
+    salt: Annotated[str | None, typer.Option(help="Salt of the layer; by default the one in use.")] = None,
     primary: Annotated[
-        str, typer.Option(help="The metric that decides: ctr, cvr, gmv; 'none' gives no verdict.")
+        str, typer.Option(help="Experiment metric that decides: ctr, cvr or gmv; 'none' gives no verdict.")
     ] = "cvr",
     mde: Annotated[float | None, typer.Option(help="Relative lift the experiment is sized for, such as 0.02.")] = None,
     looks: Annotated[int, typer.Option(help="Declared number of looks.")] = 1,
     alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
-    currency: Annotated[str | None, typer.Option(help="Currency that money is counted in.")] = None,
+    currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Create an experiment with its arms; it runs at once, and its plan is fixed."""
+    """Create an experiment and start it; its plan cannot change later."""
     from abtest.plan import Plan
     from abtest.store import ExperimentStore
 
@@ -128,9 +130,9 @@ def assign(
 def stop(
     ctx: typer.Context,
     name: NameArgument,
-    decision: Annotated[str | None, typer.Option(help="What was decided, kept with the experiment.")] = None,
+    decision: Annotated[str | None, typer.Option(help="Text of the decision, stored with the experiment.")] = None,
 ) -> None:
-    """End an experiment; its facts and results stay."""
+    """Stop an experiment; its facts and results stay."""
     from abtest.store import ExperimentStore
 
     ExperimentStore(_engine(context(ctx))).stop(name, now_ts=epoch_ms(), decision=decision)
@@ -141,15 +143,15 @@ def stop(
 def report(
     ctx: typer.Context,
     name: NameArgument,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page here.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="File for one self-contained HTML page.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="File for Markdown.")] = None,
     partial: Annotated[
         bool | None,
-        typer.Option("--partial/--mature", help="Count sessions whose attribution window is open, or never."),
+        typer.Option("--partial/--mature", help="Include sessions with open attribution windows, or never."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print lifts with p-values and intervals; exit code 3 when a health check refuses the verdict."""
+    """Print lifts with p-values and intervals; exit code 3 if a health check refuses the verdict."""
     from abtest import render
     from abtest.report import report as compute
 
@@ -180,10 +182,10 @@ def sink(
     ctx: typer.Context,
     metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
-    until_end: Annotated[bool, typer.Option(help="Stop at the end that the topic has now.")] = False,
+    until_end: Annotated[bool, typer.Option(help="Stop at the present end of the topic.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn the `sessions` topic into facts until SIGTERM or SIGINT."""
+    """Write the `sessions` topic as facts into the database until SIGTERM or SIGINT."""
     import signal
     from contextlib import ExitStack
     from threading import Event

@@ -1,1 +1,1 @@
-"""Alembic migrations of all tables, one head, never edited after a release."""
+"""Alembic migrations of all tables: one head, never edited after a release."""

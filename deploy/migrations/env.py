@@ -1,4 +1,4 @@
-"""Alembic environment: the engine comes from `deploy.migrations.upgrade`, the target is the one `MetaData`."""
+"""Alembic environment; its connection comes from `deploy.migrations.revision.configuration`."""
 
 from alembic import context
 from sqlalchemy import Connection

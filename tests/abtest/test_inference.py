@@ -163,7 +163,7 @@ def test_exaggeration_equals_simulation() -> None:
     draws = np.random.default_rng(8).normal(0.11, 0.109, 2_000_000)
     significant = np.abs(draws) > 1.959964 * 0.109
     simulated = np.abs(draws[significant]).mean() / 0.11
-    assert inference.exaggeration(0.11, 0.109, 0.05) == pytest.approx(simulated, rel=5e-3)
+    assert inference.exaggeration_ratio(0.11, 0.109, 0.05) == pytest.approx(simulated, rel=5e-3)
 
 
 def hillstrom() -> dict[str, np.ndarray]:

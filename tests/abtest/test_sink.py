@@ -94,7 +94,7 @@ def test_offsets_of_another_log_are_refused(kafka_broker: Broker, store_engine: 
     run(kafka_broker, store_engine, Event(), until_end=True)
     with store_engine.begin() as connection:
         connection.execute(update(sink_offsets).values(next_offset=10**9))
-    with pytest.raises(BusError, match="the facts stand at offset 1000000000"):
+    with pytest.raises(BusError, match="the facts end at offset 1000000000"):
         run(kafka_broker, store_engine, Event(), until_end=True)
 
 

@@ -11,7 +11,7 @@ depends_on = None
 
 
 def _time(column: str, step_ms: int = 1) -> str:
-    """Return the SQL for a moment, rounded down to `step_ms`: a timestamp, or ISO text where there is no such type."""
+    """Return SQL for a time rounded down to `step_ms`: a timestamp in PostgreSQL, ISO 8601 text in SQLite."""
     rounded = f"({column} / {step_ms}) * {step_ms}"
     if op.get_bind().dialect.name == "postgresql":
         return f"to_timestamp(({rounded}) / 1000.0)"
@@ -214,7 +214,7 @@ def upgrade() -> None:
     sa.Column('p_adj', sa.Float(), nullable=True),
     sa.Column('power', sa.Float(), nullable=True),
     sa.Column('mde', sa.Float(), nullable=True),
-    sa.Column('exaggeration', sa.Float(), nullable=True),
+    sa.Column('exaggeration_ratio', sa.Float(), nullable=True),
     sa.Column('verdict', sa.String(length=32), nullable=True),
     sa.Column('reason', sa.String(length=255), nullable=True),
     sa.Column('spec_hash', sa.String(length=64), nullable=False),

@@ -92,7 +92,7 @@ def test_report_prints_and_writes(home: Path, tmp_path: Path) -> None:
     code, out = call("abtest", "report", "first", "--json")
     found = json.loads(out)
     assert (code, found["verdict"]) == (0, "win")
-    page, text = tmp_path / "out" / "report.html", tmp_path / "out" / "report.md"
+    page, text = tmp_path / "out" / "report.html", tmp_path / "out" / "report.markdown"
     code, out = call("abtest", "report", "first", "--html", str(page), "--markdown", str(text))
     assert code == 0
     assert "CVR" in out
