@@ -24,7 +24,7 @@ class SchemaError(ShelfwiseError):
     """A record does not match its schema: it goes to `dead_letters`, or becomes a 4xx at the HTTP edge.
 
     Attributes:
-        reason: One of the reason codes of STREAM.md 9, such as `missing_field`.
+        reason: A reason code of `stream/schemas/outcomes.py`, such as `missing_field`.
         detail: What was expected and what came, naming the field.
     """
 

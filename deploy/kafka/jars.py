@@ -39,7 +39,7 @@ def missing(folder: Path) -> list[str]:
 
 
 def obtainable(folder: Path) -> bool:
-    """Say whether the jars are there or Maven could fetch them."""
+    """Return whether the jars are there or Maven could fetch them."""
     return not missing(folder) or shutil.which("mvn") is not None
 
 

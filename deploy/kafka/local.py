@@ -1,8 +1,6 @@
 """One Apache Kafka (KRaft, single node, loopback) as a detached process with its data under one folder.
 
 Guarantees: survives `kill -9` with its data; a stop signals only a process that runs our own configuration file.
-
-Source: STREAM.md 12.
 """
 
 import fcntl

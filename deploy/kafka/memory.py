@@ -2,8 +2,6 @@
 
 It keeps the newest 5 MiB per partition and forgets everything when the process ends. Upstream calls it experimental,
 so the wheel is pinned.
-
-Source: STREAM.md 13.
 """
 
 import ctypes
@@ -19,7 +17,7 @@ _PRODUCER = 0
 
 
 class MemoryBroker:
-    """Hosts the mock cluster with all topics of Shelfwise, until it is closed."""
+    """A running mock cluster with all topics of Shelfwise."""
 
     def __init__(self, partitions: int) -> None:
         """Start the cluster on a free loopback port.

@@ -60,7 +60,11 @@ RULES = (
     Rule(r"of ours", "name the owner"),
     Rule(r"speaks? of", "'names' or 'refers to'"),
     Rule(r"in hand", "'current'"),
-    Rule(r"nobody", "'no one', or name the reader that is missing", files=("tests/harness/postgres.py",)),
+    Rule(
+        r"(?<![\"'/-])nobody(?![\"':-])",
+        "'no one', or name the reader that is missing",
+        files=("tests/harness/postgres.py",),
+    ),
     Rule(r"what is asked of", "name the demand"),
     # History.
     Rule(r"no longer", "describe the present state"),
@@ -70,7 +74,7 @@ RULES = (
     # Terms; docs/glossary.md defines those on the right.
     Rule(r"fates?", "'outcome'", names_too=True),
     Rule(r"bury|buries|buried", "'reject' or 'send to the dead-letter topic'", names_too=True),
-    Rule(r"(?<!dead[- _])(?<!capital )letters?(?!s? of the alphabet)", "'dead letter'"),
+    Rule(r"(?<!dead[- _])(?<![\"'])letters?(?! or digit| of the alphabet|[\"'])", "'dead letter'"),
     Rule(r"ledgers?", "'outcome counters'", names_too=True),
     Rule(r"mute[sd]?|muting", "'fence'", names_too=True),
     Rule(r"shelves", "'store factory'", names_too=True),
@@ -167,12 +171,16 @@ def _is_noun_like(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return False
 
 
+_EXPRESSION = re.compile(r"\{[^{}]*\}")
+
+
 def _python_prose(text: str) -> Iterator[tuple[int, str]]:
     """Yield line number and text of comments and strings, docstrings included."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in {tokenize.COMMENT, tokenize.STRING} or tokenize.tok_name[token.type] == "FSTRING_MIDDLE":
+            is_formatted = token.type == tokenize.STRING and token.string[:2].lower().count("f") == 1
             for offset, line in enumerate(token.string.splitlines()):
-                yield token.start[0] + offset, line
+                yield token.start[0] + offset, _EXPRESSION.sub("", line) if is_formatted else line
 
 
 def _identifiers(name: str, text: str) -> Iterator[Finding]:
@@ -203,8 +211,8 @@ def pages(name: str, text: str) -> Iterator[Finding]:
     """Yield cited Markdown pages that the project does not have, looked up from the root and from the file's folder."""
     for line, prose in enumerate(text.splitlines(), 1):
         for page in _PAGE.findall(prose):
-            if "://" in prose and f"/{page}" in prose:
-                continue
+            if f'"{page}"' in prose or ("://" in prose and f"/{page}" in prose):
+                continue  # a path in code, or the page of another project
             if not (ROOT / page).is_file() and not ((ROOT / name).parent / page).is_file():
                 yield Finding(name, line, f"page '{page}' does not exist")
 

@@ -265,7 +265,7 @@ class Outputs:
         return [content for content in decoded if isinstance(content, Progress)]
 
     def letters(self, topic: str) -> Counter[tuple[str, bytes]]:
-        """Return the distinct letters of a side topic by reason."""
+        """Return the distinct dead letters of a side topic by reason."""
         seen = {}
         for record in self.records:
             if record.topic == topic:

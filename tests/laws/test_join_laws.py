@@ -1,4 +1,4 @@
-"""Laws of the join: order, duplicates and crashes change nothing; every unit has one fate; nothing stays behind."""
+"""Laws of the join: order, duplicates and crashes change nothing; every unit has one outcome; nothing stays behind."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def _assert_conserved(log: Log, result: Run) -> None:
 @_laws
 @given(shop_days(), _seeds, _seeds)
 def test_order_within_the_lateness_changes_nothing(events: list[Event], first: int, second: int) -> None:
-    """Other delays, another interleaving and other slices: the same sessions, letters, profiles and outcomes."""
+    """Other delays, another interleaving and other slices: the same sessions, dead letters, profiles and outcomes."""
     one, other = _log(events, first), _log(events, second)
     left, right = run(one, seed=first), run(other, seed=second, max_slice=40)
     assert left.outputs.final() == right.outputs.final()

@@ -23,7 +23,7 @@ class LogRecord:
 
 @dataclass(slots=True)
 class Joined:
-    """What the joins of all partitions emitted: newest revision per query, and summed counters."""
+    """Output of the joins of all partitions: the newest revision per query, and summed counters."""
 
     sessions: dict[str, session.Session] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)

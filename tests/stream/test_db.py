@@ -115,7 +115,7 @@ def test_a_server_that_accepts_and_never_answers_is_an_error_of_one_line() -> No
             f"postgresql://shelfwise:secret@127.0.0.1:{port}/shelfwise", DatabaseSettings(connect_timeout_s=1)
         )
         with pytest.raises(StoreError, match="connection timeout expired") as raised, db.read(engine):
-            pytest.fail("nobody answers")
+            pytest.fail("no server answers")
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)
 

@@ -294,7 +294,7 @@ def _pace(sink: SinkProcess, *, until: int | None = None, lasting_s: float = 0.0
 
 
 def _groups(broker: Broker) -> set[str]:
-    """Return the consumer groups that the broker knows: none is the sink's, which nobody can therefore evict."""
+    """Return the consumer groups that the broker knows; the sink has none and cannot be evicted."""
     admin = KafkaAdminClient(**broker.client_config())
     try:
         return {str(group["group_id"]) for group in admin.list_groups()}

@@ -25,7 +25,7 @@ Row = dict[str, object]
 
 
 class _Commands:
-    """Commands of ours against one broker."""
+    """Commands of Shelfwise against one broker."""
 
     def __init__(self, broker: Broker, home: Path) -> None:
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
@@ -130,7 +130,7 @@ def _check_sessions(newest: Sequence[Row], batch: Sequence[Sequence[object]]) ->
 
 
 def _check_left(letters: Sequence[Row], batch: Sequence[Sequence[object]]) -> None:
-    """What is in no session is in `unjoined`, once, as an interaction with no list to belong to."""
+    """An interaction that is in no session is in `unjoined` once, because it has no list."""
     found = []
     for letter in letters:
         event = json.loads(str(letter["value"]))

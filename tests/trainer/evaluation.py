@@ -287,7 +287,7 @@ def observed_value(lists: Sequence[ScoredList], money: Sequence[Floats], k: int)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How well probabilities match frequencies: sum(pred) / sum(label), None without a positive, and the ECE."""
+    """Match of probabilities and frequencies: sum(pred) / sum(label), None without a positive, and the ECE."""
 
     ratio: float | None
     ece: float

@@ -1,4 +1,4 @@
-"""What a signal does to the process of a demo, with real signals in a process of its own."""
+"""Signals to the process of a demo: real signals in a separate process."""
 
 import signal
 import subprocess

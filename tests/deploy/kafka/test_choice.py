@@ -1,4 +1,4 @@
-"""Which broker is chosen, what is refused, and a local Kafka that is killed."""
+"""The choice of a broker, refused addresses, and a local Kafka that is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What holds of every adapter on any input: no exception, records that the join accepts, the same ids again."""
+"""Properties of every adapter on any input: no exception, records that the join accepts, the same ids again."""
 
 import json
 from collections.abc import Callable

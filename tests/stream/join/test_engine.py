@@ -1,4 +1,4 @@
-"""What becomes of a query and its records: one session, revisions, one outcome for each record."""
+"""A query and its records: one session, its revisions, and one outcome for each record."""
 
 from stream.schemas import events, topics
 from tests.laws.join_log import (

@@ -1,4 +1,4 @@
-"""The recount finds each fate from the topics alone, and notices what is lost."""
+"""The recount finds each outcome from the topics alone, and notices what is lost."""
 
 from stream.operations.recount import recount
 from stream.schemas import topics
@@ -20,7 +20,7 @@ def _example() -> tuple[Log, Run]:
     return log, run(log)
 
 
-def test_counts_by_fate() -> None:
+def test_counts_by_outcome() -> None:
     log, result = _example()
     counted = recount([*log.events(), *result.outputs.records], SETTINGS)
     assert (counted.produced, counted.joined, counted.duplicate) == (9, 4, 1)

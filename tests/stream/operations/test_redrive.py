@@ -1,4 +1,4 @@
-"""Redriven letters: what is sent and refused, the rate, and books that close over the join, redrive and join again."""
+"""Redriven dead letters: sent and refused ones, the rate, and sums that close over join, redrive and join."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace

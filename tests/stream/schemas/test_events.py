@@ -1,4 +1,4 @@
-"""What stands in every record, whatever its values."""
+"""Fields that every record has."""
 
 import json
 

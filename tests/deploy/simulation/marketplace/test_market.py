@@ -10,7 +10,7 @@ from deploy.simulation.marketplace.settings import ClickModelName, MarketplaceSe
 from deploy.simulation.marketplace.traffic import searches
 
 SMALL = MarketplaceSettings(seed=4, hours=4.0, rate=2_000.0, clients=3_000)
-# MODELS.md 8: click share by rank under the logging policy, from the trivago dev file.
+# Click share by rank under the logging policy, from the trivago dev file.
 CLICK_SHARES = [0.311, 0.105, 0.076, 0.060, 0.052, 0.042, 0.036, 0.035, 0.032, 0.026]
 
 
