@@ -7,6 +7,7 @@ import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
 from deploy.configuration import Context
+from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
 
@@ -186,9 +187,7 @@ def sink(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the `sessions` topic as facts into the database until SIGTERM or SIGINT."""
-    import signal
     from contextlib import ExitStack
-    from threading import Event
 
     import numpy as np
 
@@ -199,9 +198,7 @@ def sink(
     from stream.process_metrics import process_registry
 
     chosen = context(ctx, {"abtest.metrics_port": metrics_port, "abtest.metrics_host": metrics_host})
-    stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = stop_event(ctx)
     engine = _engine(chosen)
     broker = configured(chosen)
     registry = process_registry()

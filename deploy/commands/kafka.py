@@ -1,12 +1,11 @@
 """`shelfwise kafka`: the local Kafka, and the topics of the configured broker."""
 
-import signal
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
@@ -120,9 +119,7 @@ def memory(ctx: typer.Context) -> None:
     settings = _settings(context(ctx))
     if settings.broker not in {"auto", "memory"}:
         raise fail(f"kafka.broker is '{settings.broker}'; this command hosts a memory broker of its own", Exit.USAGE)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = stop_event(ctx)
     with MemoryBroker(settings.partitions) as hosted:
         console.print(f"memory@{hosted.broker.bootstrap}", highlight=False)
         ended.wait()

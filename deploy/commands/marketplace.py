@@ -1,9 +1,5 @@
 """`shelfwise marketplace`: the simulated shop."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
+from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,9 +94,9 @@ def run(
     settings = _started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start)
     # One thread is enough where nothing is waited for.
     market = Market(replace(settings, concurrency=1) if direct else settings)
-    stopping = threading.Event()
+    stopping = stop_event(ctx)
     ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving, wait=stopping.wait)
-    with _signals(stopping), Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
+    with Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
         summary = Driver(
             market,
             ranker,
@@ -129,17 +126,6 @@ def run(
                 for arm, t in sorted(summary.truth.items())
             ],
         )
-
-
-@contextmanager
-def _signals(stopping: threading.Event) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the run in order."""
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _overrides(*, seed: int | None, clients: int | None, items: int | None, start: str | None) -> dict[str, object]:

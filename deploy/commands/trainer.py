@@ -1,12 +1,11 @@
 """`shelfwise trainer`: train lineages and show their versions."""
 
-import signal
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
+from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
     from trainer.versions.registry import Registry
@@ -57,9 +56,7 @@ def run(
         },
     )
     check_name("lineage", lineage)
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    stopping = stop_event(ctx)
     broker = configured(loaded)
     engine = open_database(loaded)
     folders = Folders.under(loaded.home, lineage)
