@@ -93,7 +93,7 @@ def run(
     Raises:
         ConfigError: If the lineage exists with another configuration, or another process uses the checkpoints.
         FencedError: If a later writer has taken over.
-        BusError: If the log no longer holds the offset to continue from: nothing is skipped silently.
+        BusError: If the log does not hold the offset to continue from: nothing is skipped silently.
         LearningHalted: If too many batches in a row were refused.
     """
     make_deterministic(settings.threads)

@@ -8,34 +8,35 @@ from trainer.feed.batches import Boundaries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """How a lineage learns and publishes.
+    """Settings of a lineage's learning and publishing.
 
     All intervals but the lease's and `checkpoint_every_wall_s` are in watermark time, so the same log gives the same
-    batches, marks and versions at any speed.
+    batches, boundaries and versions at any speed.
 
     Attributes:
         metrics_host: Address that probes and metrics listen on.
         metrics_port: Port of probes and metrics of the first lineage's process; 0 turns them off.
         batch_sessions: Sessions of a full batch.
-        batch_s: Boundaries that cuts batches.
-        checkpoint_s: Boundaries of marks: ids are admitted, items applied, a checkpoint may be written.
-        checkpoint_every_wall_s: Marks that come sooner than this after a checkpoint write none; 0 writes at each.
-            A version always has its checkpoint.
-        publish_s: Boundaries of versions, a multiple of `checkpoint_s`.
-        catalogue_delay_s: Items take effect at the first mark this long after their `updated_ts`.
-        seen_s: How long a session is remembered, so that a repeated record is not trained twice.
-        converted_s: How long a trained purchase is remembered: the longest attribution window.
+        batch_s: Seconds between the grid lines that cut batches.
+        checkpoint_s: Seconds between checkpoint boundaries: ids are admitted, items are applied, and a checkpoint may
+            be written.
+        checkpoint_every_wall_s: Seconds of wall-clock time that must pass after a checkpoint before a boundary writes
+            the next; 0 writes at each. A version always has its checkpoint.
+        publish_s: Seconds between versions, a multiple of `checkpoint_s`.
+        catalogue_delay_s: Items take effect at the first boundary this long after their `updated_ts`.
+        seen_s: Seconds that a trained session is remembered, so that a repeated record is not trained twice.
+        converted_s: Seconds that a trained purchase is remembered: the longest attribution window.
         min_sightings: Sightings before an id gets a row of its own.
         vector_width: Width of the catalogue's vectors; 0 keeps the profile's.
         dense_optimizer: Optimizer of the dense weights.
         dense_lr: Its learning rate.
         rows_lr: Learning rate of row-wise Adagrad on embedding rows.
         accumulator: Initial value and floor of Adagrad's accumulators.
-        accumulator_decay_per_day: What accumulators shrink by in a day of watermark time, down to the floor.
+        accumulator_decay_per_day: Factor that shrinks accumulators in a day of watermark time, down to the floor.
         clip_norm: Largest norm of a step's gradient.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
-        threads: Threads of torch; part of what bit-equality depends on.
+        threads: Threads of torch; bit-equal weights need the same number.
         max_waiting: Records of one partition that may wait for slower ones before it is paused.
         lease_ttl_s: Life of the lease between renewals.
         keep_checkpoints: Checkpoints kept on disk.
@@ -82,7 +83,7 @@ class TrainerSettings:
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")
 
     def boundaries(self) -> Boundaries:
-        """Return the grids that cut batches and marks."""
+        """Return the grids that cut batches and boundaries."""
         return Boundaries(
             batch_sessions=self.batch_sessions,
             batch_ms=self.batch_s * 1000,

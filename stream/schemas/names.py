@@ -13,7 +13,7 @@ _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 
 
 def is_name(text: str) -> bool:
-    """Return whether `text` is a name: 1 to 64 ASCII letters, digits, `_`, `-`, `.`, first a letter or digit.
+    """Return whether `text` is a name: 1 to 64 of `A-Z a-z 0-9 _ - .`, and begins with none of `_ - .`.
 
     >>> [is_name(text) for text in ("prm.v2", "_prm", "größe", "")]
     [True, False, False, False]
@@ -32,5 +32,7 @@ def check_name(what: str, text: str) -> None:
         ConfigError: If the text is not a name.
     """
     if not is_name(text):
-        expected = f"up to {NAME_LENGTH} letters, digits, '.', '_', '-', a letter or digit first"
-        raise ConfigError(f"{what} = '{text[:80]}': expected {expected}")
+        raise ConfigError(
+            f"{what} = '{text[:80]}': expected up to {NAME_LENGTH} of A-Z, a-z, 0-9, '.', '_', '-', "
+            "beginning with A-Z, a-z or 0-9"
+        )

@@ -11,7 +11,7 @@ from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import (
     FEATURE_SCHEMA,
     Batch,
-    IdMaps,
+    Lookup,
     SessionExample,
     collate,
     context_f16,
@@ -53,9 +53,17 @@ class HashLookup:
         return np.array([2 + int("0" + "".join(filter(str.isdigit, key))) % (self.rows - 2) for key in keys], np.int64)
 
 
-def id_maps(rows: int = 200) -> IdMaps:
+@dataclass
+class HashLookups:
+    item: Lookup
+    shop: Lookup
+    brand: Lookup
+    category: Lookup
+
+
+def id_maps(rows: int = 200) -> HashLookups:
     table = HashLookup(rows)
-    return IdMaps(item=table, shop=table, brand=table, category=table)
+    return HashLookups(table, table, table, table)
 
 
 def catalogue(num_items: int = 120, seed: int = 0, p_missing: float = 0.2) -> MemoryCatalogue:

@@ -13,7 +13,7 @@ from trainer.features.build import (
     item_category,
     stream_labels,
 )
-from trainer.features.collate import Batch, IdMaps, Lookup, collate
+from trainer.features.collate import TABLES, Batch, Lookup, Lookups, collate
 from trainer.features.schema import (
     AGE_BANDS,
     CLIENT_COLUMNS,
@@ -40,11 +40,12 @@ __all__ = [
     "NUM_COLUMNS",
     "N_MAX",
     "QUERY_COLUMNS",
+    "TABLES",
     "Batch",
     "CatalogueLike",
-    "IdMaps",
     "Labels",
     "Lookup",
+    "Lookups",
     "SessionExample",
     "collate",
     "context_f16",

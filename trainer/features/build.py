@@ -1,8 +1,8 @@
-"""One example per session, the same arrays from a rank request and from the session that its impression became.
+"""Examples: the same arrays from a rank request and from the session that its impression became.
 
 Rows of an example stand in order of `rank_in`, so the displayed order, a treatment, cannot leak through array order.
 
-Source: MODELS.md 1; labels: TRAINING_SERVING.md 3.
+Source: docs/training.md.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ _RANK_LIMIT: Final = 32_767
 
 
 class CatalogueLike(Protocol):
-    """What the builder needs of the item catalogue."""
+    """The part of the item catalogue that the builder reads."""
 
     def get(self, item_id: str, /) -> Item | None:
         """Return the record of an item, or None."""
@@ -53,7 +53,7 @@ class CatalogueLike(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """What a list is trained on, rows in the order of the source list.
+    """Training labels of a list, rows in the order of the source list.
 
     Attributes:
         click, conv: 0 or 1.

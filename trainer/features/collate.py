@@ -1,12 +1,11 @@
-"""Examples become one batch of padded arrays, the only input of every model.
+"""The batch of padded arrays, the only input of every model.
 
-Source: the batch table of MODELS.md 1.
+Source: docs/training.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,9 @@ from trainer.features.schema import HISTORY_MAX, N_MAX
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
+TABLES: Final = ("item", "shop", "brand", "category")
+"""The id tables, in the order of the last axis of `cand_id` and `hist_id`."""
+
 
 class Lookup(Protocol):
     """A table of ids: slot 0 is padding, slot 1 the cold row."""
@@ -24,14 +26,24 @@ class Lookup(Protocol):
         """Return the slot of each key, 1 when it has none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdMaps:
-    """The four id tables of a version."""
+class Lookups(Protocol):
+    """The lookups of the four id tables; `trainer.features.id_maps.IdMaps` is one."""
 
-    item: Lookup
-    shop: Lookup
-    brand: Lookup
-    category: Lookup
+    @property
+    def item(self) -> Lookup:
+        """Items."""
+
+    @property
+    def shop(self) -> Lookup:
+        """Shops."""
+
+    @property
+    def brand(self) -> Lookup:
+        """Brands."""
+
+    @property
+    def category(self) -> Lookup:
+        """Categories."""
 
 
 class Batch(NamedTuple):
@@ -68,7 +80,7 @@ class Batch(NamedTuple):
 
 def collate(
     examples: Sequence[SessionExample],
-    id_maps: IdMaps,
+    id_maps: Lookups,
     *,
     width: int,
     history: int = HISTORY_MAX,
@@ -78,7 +90,7 @@ def collate(
 
     Args:
         examples: At least one.
-        id_maps: Where keys become slots.
+        id_maps: The slots of the keys.
         width: D, the width of the catalogue's vectors; a vector of another width counts as missing.
         history: Behaviours kept per list, the newest.
         fixed: Pad to `N_MAX` and `history`, so that compiled models see one shape.
@@ -148,20 +160,21 @@ def _vectors(
 
 
 def _slots(
-    examples: Sequence[SessionExample], id_maps: IdMaps, depths: NDArray[np.int64]
+    examples: Sequence[SessionExample], id_maps: Lookups, depths: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return slots of all candidates, then of all behaviours, and of the query categories; an empty key has slot 0."""
     columns = []
     category = np.zeros(len(examples), dtype=np.int64)
-    for kind, table in enumerate((id_maps.item, id_maps.shop, id_maps.brand, id_maps.category)):
+    lookups = (id_maps.item, id_maps.shop, id_maps.brand, id_maps.category)
+    for kind, (name, table) in enumerate(zip(TABLES, lookups, strict=True)):
         keys = list(chain.from_iterable(e.entity[kind] for e in examples))
         for example, depth in zip(examples, depths.tolist(), strict=True):
             keys.extend(example.hist_entity[kind][:depth])
-        if kind == 3:
+        if name == "category":
             keys.extend(e.category for e in examples)
         slots = table.lookup(keys).astype(np.int64)
         slots[np.fromiter((not key for key in keys), dtype=np.bool_, count=len(keys))] = 0
-        if kind == 3:
+        if name == "category":
             slots, category = slots[: -len(examples)], slots[-len(examples) :]
         columns.append(slots)
     return np.stack(columns, axis=1), category

@@ -1,9 +1,10 @@
-"""String ids become rows of the embedding tables: counted, admitted, evicted, all as a pure function of the log.
+"""Maps from string ids to rows of the embedding tables; admission and eviction are a pure function of the log.
 
-Slot 0 is padding, slot 1 the cold row of everything not admitted. Counting goes on all the time; the map itself only
-changes at checkpoint marks, so all batches between two marks, and the version published at a mark, see one map.
+Slot 0 is padding, slot 1 the cold row of everything not admitted. Sightings are counted all the time. The map itself
+changes at checkpoint boundaries only, so all batches between two boundaries, and the version that is published at a
+boundary, see one map.
 
-Source: TRAINING_SERVING.md 4.
+Source: docs/training.md.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
-from trainer import features
 
 PADDING_SLOT = 0
 COLD_SLOT = 1
@@ -25,7 +25,7 @@ Arrays = dict[str, NDArray[np.uint8] | NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """Slots given away at a mark (a slot may be both: evicted, then given to another id)."""
+    """Slots that changed at a boundary; a slot may be in both: evicted, then given to another id."""
 
     evicted: NDArray[np.int64]
     admitted: NDArray[np.int64]
@@ -152,8 +152,8 @@ class IdMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdMaps(features.IdMaps):
-    """The id maps of the four embedding tables, as `trainer.features.collate` takes them."""
+class IdMaps:
+    """The id maps of the four embedding tables."""
 
     item: IdMap
     shop: IdMap

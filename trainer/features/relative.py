@@ -1,6 +1,6 @@
-"""List-relative numbers: what an item's value means among the others of its list.
+"""List-relative numbers: an item's value compared with the other items of its list.
 
-Source: MODELS.md 3.1, trap 6 of 2.7.
+Source: docs/training.md.
 """
 
 from typing import Final

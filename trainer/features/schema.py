@@ -1,9 +1,9 @@
-"""The feature schema: which columns are logged with an impression, and which the example builder derives from them.
+"""The feature schema: columns that are logged with an impression, and columns that the example builder derives.
 
 Only columns of `ITEM_COLUMNS` and `CONTEXT_COLUMNS` travel; everything else is a pure function of them, of `rank_in`
 and of the history as served. Both paths, request and session, start from the float16 values.
 
-Source: MODELS.md 1 and 3.1.
+Source: docs/training.md.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ _DESCRIPTION: Final = {
 FEATURE_SCHEMA: Final = hashlib.sha256(
     json.dumps(_DESCRIPTION, sort_keys=True, separators=(",", ":")).encode()
 ).hexdigest()
-"""sha256 of the canonical description, 64 hex digits: what `Features.schema` must hold."""
+"""sha256 of the canonical description, 64 hex digits: the value of `Features.schema`."""
 
 _HOUR_MS: Final = 3_600_000
 _NUMBER_LIMIT: Final = 1_000.0

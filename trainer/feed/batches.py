@@ -1,8 +1,9 @@
-"""Cuts the merged order into batches and marks, by count and by grids of watermark time, never by the wall clock.
+"""Batches and checkpoint boundaries, cut by count and by grids of watermark time, never by the wall clock.
 
-A mark is where ids are admitted, the catalogue is applied, a checkpoint may be written and a version published.
+At a checkpoint boundary ids are admitted, the catalogue is applied, a checkpoint may be written, and a version may be
+published.
 
-Source: TRAINING_SERVING.md 2 (2), 2.1.
+Source: docs/training.md.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from trainer.feed.merge import Cursor, Key, OrderedRecord
 
 @dataclass(frozen=True, slots=True)
 class OrderedSession:
-    """A session at its place in the merged order."""
+    """A session and its key in the merged order."""
 
     key: Key
     session: Session
@@ -22,7 +23,7 @@ class OrderedSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionBatch:
-    """Sessions of one step in merged order; `held` is parallel: whether a hold was active when it came."""
+    """Sessions of one step in merged order; `held` is parallel and True where a training hold was active."""
 
     sessions: tuple[OrderedSession, ...]
     held: tuple[bool, ...]
@@ -30,12 +31,12 @@ class SessionBatch:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointBoundary:
-    """A crossing of the checkpoint grid.
+    """A line of the checkpoint grid that the watermark has crossed.
 
     Attributes:
-        boundary_ts: The grid line, in watermark time.
-        publish: Whether the publish grid was crossed too.
-        first: Whether this is the mark before the first session of the log.
+        boundary_ts: The line, in watermark time.
+        publish: True if a line of the publish grid was crossed too.
+        first: True for the boundary before the first session of the log.
     """
 
     boundary_ts: int
@@ -45,7 +46,7 @@ class CheckpointBoundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:
-    """Grids in milliseconds of watermark time, and the sessions of a full batch."""
+    """Grids of boundaries in milliseconds of watermark time, and the sessions of a full batch."""
 
     batch_sessions: int = 128
     batch_ms: int = 10_000
@@ -62,13 +63,13 @@ class Boundaries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """All that the cutter remembers at a mark, where its batch is empty.
+    """State of a batcher at a boundary, where its batch is empty.
 
     Attributes:
-        cursors: Partition to where reading goes on.
-        watermark_ts: Watermark of the last record taken in; None before the first.
-        boundary_ts: The last mark; None before the first session of the log.
-        holds: Partitions with an active hold, ascending.
+        cursors: Partition to its cursor.
+        watermark_ts: Watermark of the last record; None before the first.
+        boundary_ts: The last boundary; None before the first session of the log.
+        holds: Partitions with an active training hold, ascending.
     """
 
     cursors: Mapping[int, Cursor]
@@ -78,7 +79,7 @@ class Position:
 
 
 class Batcher:
-    """Turns released records into batches and marks."""
+    """A cutter of the ordered records into batches and boundaries."""
 
     def __init__(self, grid: Boundaries, position: Position) -> None:
         self._boundaries = grid
@@ -91,7 +92,7 @@ class Batcher:
 
     @property
     def position(self) -> Position:
-        """What is needed to go on from here; complete at a mark only, elsewhere a batch may be begun."""
+        """The state to continue from. It is complete at boundaries only: elsewhere a batch may be begun."""
         return Position(
             cursors=dict(sorted(self._cursors.items())),
             watermark_ts=self._watermark_ts,
@@ -100,7 +101,7 @@ class Batcher:
         )
 
     def cut(self, released: Iterable[OrderedRecord]) -> Iterator[SessionBatch | CheckpointBoundary]:
-        """Yield what becomes complete; a mark comes before the record that crosses its grid line is taken in."""
+        """Yield batches and boundaries as they complete; a boundary comes before the record that crosses its line."""
         for one in released:
             yield from self._cross(one)
             yield from self._take(one)

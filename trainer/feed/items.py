@@ -1,6 +1,6 @@
 """Items for the trainer: the topic `items`, applied to a catalogue up to a given time only.
 
-Source: TRAINING_SERVING.md 2 (1).
+Source: docs/training.md.
 """
 
 import msgspec
@@ -18,10 +18,10 @@ _decoder = msgspec.json.Decoder(Item)
 
 
 class KafkaItems:
-    """Reads `items` to its end at each call, so that what was produced before a session is there when it is trained.
+    """A feed of items that reads the topic to its end at each call.
 
-    A tombstone carries no time of its own: the time of its record stands for it. What cannot be decoded is left out
-    and counted in `num_rejected`.
+    An item that was produced before a session is therefore known when the session is trained. A tombstone has no
+    `updated_ts`; the time of its record takes its place. Records that cannot be decoded are counted in `num_rejected`.
     """
 
     def __init__(self, broker: Broker) -> None:

@@ -1,9 +1,9 @@
 """The one order of all partitions of `sessions`: (watermark made non-decreasing per partition, partition, offset).
 
-A record is released when no partition can still bring an earlier one, so the released order is a function of the log
-alone: a slow partition delays, it never reorders. Pure: no clock, no input or output.
+A record is released when no partition can bring an earlier one, so the order depends on the log alone: a slow partition
+delays it and never changes it. The module has no clock, no input and no output.
 
-Source: TRAINING_SERVING.md 2 (1).
+Source: docs/training.md.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ _NEVER = -(2**62)
 
 
 class Key(NamedTuple):
-    """The place of a record in the merged order."""
+    """The sort key of a record in the merged order."""
 
     watermark_ts: int
     partition: int
@@ -26,7 +26,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OrderedRecord:
-    """A record in its place."""
+    """A record and its key in the merged order."""
 
     key: Key
     record: Session | Progress
@@ -34,18 +34,18 @@ class OrderedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """How far the merged order has consumed one partition: its next offset, and its watermark so far."""
+    """The state of one partition in the merged order: its next offset, and its watermark so far."""
 
     next_offset: int
     watermark_ts: int = _NEVER
 
 
 class WatermarkMerge:
-    """Merges partitions that are pushed in any interleaving.
+    """A merge of partitions that are pushed in any interleaving.
 
     Args:
-        cursors: Partition to where reading begins; every partition of the topic must be named, or the order would
-            depend on when its first record comes.
+        cursors: Partition to its cursor. Every partition of the topic must be named: else the order would depend on
+            the arrival of its first record.
     """
 
     def __init__(self, cursors: Mapping[int, Cursor]) -> None:
@@ -73,7 +73,7 @@ class WatermarkMerge:
         self._frontier[partition] = frontier._replace(offset=max(frontier.offset, offset + 1))
 
     def release(self) -> Iterator[OrderedRecord]:
-        """Yield what no partition can precede any more."""
+        """Yield the records that no partition can precede."""
         while True:
             first = min(self._queues, key=self._bound)
             if not self._queues[first]:
@@ -85,6 +85,6 @@ class WatermarkMerge:
         return queue[0].key if queue else self._frontier[partition]
 
     def ahead(self, max_waiting: int) -> set[int]:
-        """Return the partitions that hold back more records than allowed, never the one that the merge waits for."""
+        """Return partitions with more than `max_waiting` records waiting, except the one that the merge waits for."""
         slowest = min(self._queues, key=self._bound)
         return {p for p, queue in self._queues.items() if len(queue) > max_waiting and p != slowest}

@@ -1,6 +1,6 @@
-"""Sets of keys that forget by watermark time: sessions already trained, purchases already trained.
+"""Seen sets: keys of trained sessions and purchases that expire by watermark time.
 
-Source: TRAINING_SERVING.md 2 (6), 3.
+Source: docs/training.md.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 
 class SeenSet:
-    """64-bit hashes of keys, each with the watermark it was added at.
+    """A set of 64-bit hashes of keys, each with the watermark at which it was added.
 
-    >>> recent = SeenSet()
-    >>> recent.add(b"q1", 10), recent.add(b"q1", 11)
+    >>> seen = SeenSet()
+    >>> seen.add(b"q1", 10), seen.add(b"q1", 11)
     (True, False)
-    >>> recent.forget(11)
-    >>> recent.add(b"q1", 12)
+    >>> seen.forget(11)
+    >>> seen.add(b"q1", 12)
     True
     """
 
@@ -40,7 +40,7 @@ class SeenSet:
         return True
 
     def forget(self, before_ts: int) -> None:
-        """Forget the keys added before this watermark."""
+        """Remove the keys added before this watermark."""
         self._added = {digest: ts for digest, ts in self._added.items() if ts >= before_ts}
 
     def to_arrays(self) -> dict[str, NDArray[np.uint64] | NDArray[np.int64]]:

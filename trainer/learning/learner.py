@@ -1,9 +1,9 @@
-"""The learner of one lineage: score first, then learn, refuse what is not finite, remember what was trained.
+"""The learner of one lineage: it scores a batch, then learns from it, and refuses losses that are not finite.
 
-Given the same batches, marks and catalogue it reaches the same weights, bit for bit on a CPU with the same number of
-threads: no clock, no global random state.
+The same batches, boundaries and catalogue give the same weights, bit for bit on a CPU with the same number of threads:
+the learner uses no clock and no global random state.
 
-Source: TRAINING_SERVING.md 2 (3-6), 3, 4.
+Source: docs/training.md.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from torch import Tensor
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
 from stream.schemas.session import Session
 from trainer.features import (
+    TABLES,
     Batch,
     CatalogueLike,
     Labels,
@@ -31,7 +32,7 @@ from trainer.features.id_maps import IdMaps
 from trainer.feed.batches import SessionBatch
 from trainer.feed.seen import SeenSet
 from trainer.learning.losses import total_loss
-from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, gather_unique_rows
+from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential
 from trainer.models import MODELS, ModelConfig, call, to_torch
 from trainer.settings import TrainerSettings
@@ -41,13 +42,13 @@ from trainer.versions.checkpoint import LearningState
 _DAY_MS = 86_400_000
 
 
-class LearningHalted(ShelfwiseError):  # noqa: N818 - a verdict, not a fault of the program
+class LearningHalted(ShelfwiseError):  # noqa: N818 - a state of learning, not a fault of the program
     """Too many refused batches in a row: the process stops and publishes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one batch did: sessions trained, the loss by part, and whether the weights moved."""
+    """Result of one batch: sessions trained, the loss by part, and whether the weights moved."""
 
     num_trained: int
     losses: Mapping[str, float]
@@ -55,13 +56,13 @@ class Step:
 
 
 def make_deterministic(threads: int) -> None:
-    """Set what bit-equal weights depend on, for the whole process."""
+    """Set the threads and algorithms that bit-equal weights depend on, for the whole process."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(mode=True)
 
 
 def environment() -> dict[str, str]:
-    """Return what bit-equality depends on, as recorded in checkpoints."""
+    """Return the conditions of bit-equal weights, as recorded in checkpoints."""
     return {
         "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
@@ -79,8 +80,8 @@ class Learner:
 
     Attributes:
         params: All weights by name; tables are named `rows.*`.
-        id_maps: Which ids have rows.
-        counters: Records by fate: trained, repeated, held, rejected_features, without_label, quarantined.
+        id_maps: Rows of the ids.
+        counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
         golden: The newest trained batch, as the trainer saw it.
     """
@@ -135,7 +136,7 @@ class Learner:
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
     def _examples(self, batch: SessionBatch, catalogue: CatalogueLike) -> tuple[list[SessionExample], list[bool]]:
-        """Return what is to be trained, and which of it are first revisions."""
+        """Return the examples to train, and which of them are first revisions."""
         examples: list[SessionExample] = []
         fresh: list[bool] = []
         for placed, held in zip(batch.sessions, batch.held, strict=True):
@@ -207,7 +208,7 @@ class Learner:
         self.id_maps.category.observe(example.category for example in examples)
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
-        """Do what happens at marks only: admit ids, age the accumulators, forget old keys."""
+        """Apply the changes of a boundary: admit ids, decay the accumulators, remove old keys."""
         with torch.no_grad():
             for table, id_map in self.id_maps.by_name().items():
                 changes = id_map.at_boundary()
@@ -221,7 +222,7 @@ class Learner:
         self._converted.forget(boundary_ts - self.settings.converted_s * 1000)
 
     def to_files(self) -> dict[str, Tensors]:
-        """Return everything that a checkpoint keeps as tensors."""
+        """Return the tensors of a checkpoint."""
         accumulators = {f"rows.{name}": value for name, value in self._row_optimizer.accumulators.items()}
         files: dict[str, Tensors] = {
             "weights": _arrays(self.params),
@@ -244,7 +245,7 @@ class Learner:
         )
 
     def restart_prequential(self) -> None:
-        """Begin the prequential evaluation of the next version."""
+        """Reset the prequential evaluation, for the next version."""
         self.prequential = Prequential()
 
     def restore(self, files: Mapping[str, Tensors], state: LearningState) -> None:

@@ -1,9 +1,8 @@
-"""The losses: list softmax over what was bought, click task over what was clicked, and the head for probabilities.
+"""The losses: list softmax over bought items, click task over clicked items, and the head for probabilities.
 
-Every loss is a mean that padding cannot change, NaN in it included, and none branches on values.
+Every loss is a mean that padding cannot change, even with NaN in it, and no loss branches on values.
 
-Source: ARMMT (arXiv 2408.05751), equations 15-17; means and masks: MODELS.md 2.3 and 2.7; label clocks:
-TRAINING_SERVING.md 3.
+Source: ARMMT (arXiv 2408.05751), equations 15-17; docs/training.md.
 """
 
 import torch
@@ -76,7 +75,7 @@ def clicked_orders(
         ValueError: If shapes differ.
 
     Shapes: all (B, L); result ().
-    Source: TRAINING_SERVING.md 3, the optional head.
+    Source: docs/training.md.
     """
     _same_shape(logit_BL, conv_BL, mask_BL, None)
     _same_shape(logit_BL, click_BL, mask_BL, None)

@@ -3,7 +3,7 @@
 The model never sees a whole table: the rows a batch touches are gathered into small tables, the batch's slots are
 renumbered, and only these rows have gradients and are written back.
 
-Source: TRAINING_SERVING.md 4; trap 1 of MODELS.md 2.7.
+Source: Duchi et al. 2011 (Adagrad); Loshchilov and Hutter 2019 (AdamW); docs/training.md.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.features import Batch
+from trainer.features import TABLES, Batch
 
-TABLES = ("item", "shop", "brand", "category")
 _EPSILON = 1e-10
 
 
 def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
-    """Return the batch with slots renumbered, and per table the slots that the new numbers stand for.
+    """Return the batch with its slots renumbered from 0, and the slots of the new numbers by table.
 
     Guarantees: number 0 stays slot 0, the padding.
     """
@@ -79,7 +78,7 @@ class DenseOptimizer:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `to_tensors` returned."""
+        """Restore the state that `to_tensors` returned."""
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition(":")
             param = self._params[name]
@@ -110,7 +109,7 @@ class RowOptimizer:
         rows[slots] -= self._lr * gradient / (summed.sqrt() + _EPSILON)[:, None]
 
     def admit(self, table: str, slots: Tensor) -> None:
-        """Start rows from the cold row, which is what their ids were scored with so far."""
+        """Copy the cold row to new rows: their ids were scored with it before."""
         self._tables[table][slots] = self._tables[table][1].clone()
         self.accumulators[table][slots] = self._floor
 

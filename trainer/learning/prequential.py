@@ -1,9 +1,9 @@
 """Metrics of predictions made before the same sessions were learned, summed since the newest version.
 
-Lists count once each (MODELS.md 7): AUC is the mean over lists that hold both clicked and other items, MRR takes the
+Each list counts once: AUC is the mean over lists that hold both clicked and other items, MRR takes the
 first clicked one, ties count half. Both use average ranks, so a constant score gains nothing from the order of rows.
 
-Source: TRAINING_SERVING.md 2 (3).
+Source: docs/training.md.
 """
 
 from collections.abc import Mapping

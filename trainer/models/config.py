@@ -1,4 +1,4 @@
-"""What every model's configuration holds, and its hash: the architecture hash of a manifest."""
+"""The base of all model configurations, and the architecture hash of a manifest."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What all models share.
+    """Settings that all models share.
 
     Attributes:
         vocabulary: Sizes of the id tables.

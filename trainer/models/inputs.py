@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.features.collate import TABLES
 from trainer.features.schema import CLIENT_COLUMNS, HISTORY_NUM_COLUMNS, NUM_COLUMNS, QUERY_COLUMNS, RANK_COLUMNS
 from trainer.models.batch import TensorBatch
 from trainer.models.blocks import TargetAttention, zero_unless
 from trainer.models.config import Modality, ModelConfig
 
-_TABLES = ("item", "shop", "brand", "category")
 _ACTIONS = 5
 _SIDE = _ACTIONS + len(HISTORY_NUM_COLUMNS)
 
@@ -95,10 +95,10 @@ class InputLayer(nn.Module):
     def read(self, batch: TensorBatch) -> Inputs:
         """Return the inputs of a batch."""
         mask, hist_mask = batch.cand_mask, batch.hist_mask
-        cand = [self.rows(table, torch.where(mask, batch.cand_id[..., kind], 0)) for kind, table in enumerate(_TABLES)]
+        cand = [self.rows(table, torch.where(mask, batch.cand_id[..., kind], 0)) for kind, table in enumerate(TABLES)]
         behaviour = [
             self.rows(table, torch.where(hist_mask, batch.hist_id[..., kind], 0))
-            for kind, table in enumerate(_TABLES[:3])
+            for kind, table in enumerate(TABLES[:3])
         ]
         rank = None
         if self.rank is not None:

@@ -1,6 +1,6 @@
 """Versions on disk: written once under the sha256 of their manifest, verified in full before use, never pickle.
 
-Source: TRAINING_SERVING.md 6, RELIABILITY.md 4 (T3) and 6 (artifacts).
+Source: docs/adr/0012-artifact-format.md.
 """
 
 import re
@@ -32,7 +32,7 @@ _FILES = frozenset({"dense", "rows", "ids", "golden"})
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a version is and where it came from.
+    """Identity, origin and files of a version.
 
     Attributes:
         parent: Address of the version before it.
@@ -40,8 +40,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
         architecture: Hash of model name and configuration.
         image_space, text_space: Vector spaces of the catalogue it was trained with.
-        cursors: Where each partition of `sessions` stood.
-        boundary_ts: The mark it was made at, in watermark time.
+        cursors: Partition of `sessions` to its cursor.
+        boundary_ts: The checkpoint boundary at which it was written, in watermark time.
         capacities: Rows of each id table.
         num_sessions: Sessions trained since the lineage began.
     """
@@ -69,7 +69,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedVersion:
-    """A version whose every byte was verified.
+    """A version in memory, verified byte by byte.
 
     Attributes:
         golden: Sessions as the trainer saw them, and `golden_scores` the logits [B,n] it gave them.

@@ -61,7 +61,7 @@ class Publisher:
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
 
     def register(self, sha256: str) -> None:
-        """Bring the version at `sha256` to live, then retire versions beyond the retention.
+        """Make the version at `sha256` live, then delete versions beyond the retention.
 
         Raises:
             FencedError: If this writer is stale.
@@ -108,13 +108,13 @@ class Publisher:
         self._retire()
 
     def _retire(self) -> None:
-        """Retire versions beyond the retention in the registry, then remove their folders."""
+        """Mark versions beyond the retention as retired in the registry, then remove their folders."""
         for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self._now_ms()):
             self._failpoint("after_retired")
             try:
                 artifact.remove(self.folder, version.artifact)
             except OSError as error:
-                _log.warning("version %d of %s stays on disk for now: %s", version.version, self.lineage, error)
+                _log.warning("version %d of %s not removed from disk: %s", version.version, self.lineage, error)
 
     def remove_orphans(self) -> None:
         """Remove folders older than a day that no version names: leftovers of crashed publications and removals.
@@ -126,7 +126,7 @@ class Publisher:
         try:
             removed = artifact.remove_orphans(self.folder, keep, (self._now_ms() - ORPHAN_AGE_MS) / 1000)
         except OSError as error:
-            _log.warning("orphans of %s stay on disk for now: %s", self.folder, error)
+            _log.warning("orphans of %s not removed: %s", self.folder, error)
             return
         if removed:
             _log.info("removed from %s: %s", self.folder, ", ".join(removed))

@@ -1,9 +1,9 @@
-"""Which versions of a lineage exist and which one is live; writers are fenced by the term of their lease.
+"""The registry of lineages, versions and leases; writers are fenced by the term of their lease.
 
 Every write of a version names the term of its writer, and the statement itself compares it with the lease row, so a
 writer that lost its lease while it slept changes nothing.
 
-Source: TRAINING_SERVING.md 2.2, 6, 7.
+Source: docs/training.md.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Version:
 
 
 class Registry:
-    """Reads and writes lineages and versions; works on SQLite and PostgreSQL."""
+    """Lineages and versions in SQLite or PostgreSQL."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -55,7 +55,7 @@ class Registry:
     def ensure_lineage(
         self, name: str, model: str, profile: str, config_hash: str, data_policy: str = "shared"
     ) -> Lineage:
-        """Create the lineage, or check that it is what it was.
+        """Create the lineage, or compare it with the existing one.
 
         Raises:
             ConfigError: If the name breaks the rule for names, or the lineage exists with another model,
@@ -94,7 +94,7 @@ class Registry:
             return [_lineage(row) for row in connection.execute(select(lineages).order_by(lineages.c.name))]
 
     def acquire_lease(self, lineage: str, holder: str, now_ms: int, ttl_ms: int) -> int:
-        """Take the lease and return its new term; the same holder may take it again, which fences its former self.
+        """Take the lease and return its new term; the same holder may take it again, which fences its earlier process.
 
         Raises:
             FencedError: If another holder's lease has not expired.

@@ -1,6 +1,6 @@
 """Tables of lineages, versions, leases and rollout events, on the one `MetaData` of the program.
 
-Source: TRAINING_SERVING.md 7, ARCHITECTURE.md 5.
+Source: docs/training.md.
 """
 
 from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint

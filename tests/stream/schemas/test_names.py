@@ -33,10 +33,10 @@ def test_good_names_are_accepted_everywhere(name: str, engine: Engine) -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_names_are_refused_everywhere(name: str, engine: Engine) -> None:
     assert not is_name(name)
-    with pytest.raises(ConfigError, match="a letter or digit first"):
+    with pytest.raises(ConfigError, match="beginning with A-Z, a-z or 0-9"):
         Registry(engine).ensure_lineage(name, "prm", "tiny", "h" * 64)
     arms = (Arm(name="control", lineage=name, is_control=True), Arm(name="treatment", policy="shuffle"))
-    with pytest.raises(ConfigError, match="a letter or digit first"):
+    with pytest.raises(ConfigError, match="beginning with A-Z, a-z or 0-9"):
         ExperimentStore(engine).create(key="first", arms=arms, now_ts=1)
     refused = CliRunner().invoke(app, ["trainer", "run", "--", name])
     assert isinstance(refused.exception, ConfigError)

@@ -13,14 +13,23 @@ from scipy import stats
 
 from stream.errors import SchemaError
 from stream.schemas.events import Item
-from tests.trainer.lists import NOW_TS, WIDTH, MemoryCatalogue, batch_of, catalogue, id_maps, labelled, served
+from tests.trainer.lists import (
+    NOW_TS,
+    WIDTH,
+    HashLookups,
+    MemoryCatalogue,
+    batch_of,
+    catalogue,
+    id_maps,
+    labelled,
+    served,
+)
 from trainer.features import (
     CONTEXT_COLUMNS,
     FEATURE_SCHEMA,
     ITEM_COLUMNS,
     N_MAX,
     NUM_COLUMNS,
-    IdMaps,
     SessionExample,
     collate,
     context_f16,
@@ -345,9 +354,7 @@ def test_an_id_that_is_not_there_is_no_lookup() -> None:
             return np.ones(len(keys), np.int64)
 
     strict = Strict()
-    batch = collate(
-        [request([item("a", category="")])], IdMaps(item=strict, shop=strict, brand=strict, category=strict), width=4
-    )
+    batch = collate([request([item("a", category="")])], HashLookups(strict, strict, strict, strict), width=4)
     assert batch.cand_id.tolist() == [[[1, 0, 0, 0]]]
     assert batch.query_category.tolist() == [0]
 

@@ -1,4 +1,4 @@
-"""Losses against values computed by hand, finite differences, and the traps of MODELS.md 2.7."""
+"""Losses against values computed by hand, finite differences, and the mistakes that published code contains."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
-from trainer.features import Batch, collate, example_from_session
+from trainer.features import TABLES, Batch, collate, example_from_session
 from trainer.features.id_maps import IdMaps
-from trainer.learning.optimizer import TABLES, DenseOptimizer, RowOptimizer, gather_unique_rows
+from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.models import MODELS, ModelConfig, to_torch
 
 CAPACITIES = {"item": 60, "shop": 9, "brand": 9, "category": 9}
@@ -31,7 +31,7 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 50))
-def test_localised_slots_stand_for_the_same_rows(seed: int) -> None:
+def test_gathered_rows_are_those_of_the_slots(seed: int) -> None:
     batch = make_batch(MODELS["prm"].profiles["tiny"], seed)
     local, touched = gather_unique_rows(batch)
     for kind, table in enumerate(TABLES):

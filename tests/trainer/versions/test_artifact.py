@@ -1,4 +1,4 @@
-"""Versions load whole and verified, or not at all (T3 of RELIABILITY.md)."""
+"""Versions load whole and verified, or not at all."""
 
 import hashlib
 import os
