@@ -68,8 +68,8 @@ class Admission:
         if self._load.num_events(client_id) >= self._max_client_events:
             raise SchemaError("hot_key", f"the client holds {self._load.num_events(client_id)} open events")
         if self._watermark.observe(record.topic, event.event_ts):
-            self._counters.add("clamped")
-        self._counters.add(record.topic)
+            self._counters["clamped"] += 1
+        self._counters[record.topic] += 1
 
     def _check_key(self, client_id: str, key: bytes | None) -> None:
         encoded = client_id.encode()

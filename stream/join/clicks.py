@@ -100,11 +100,11 @@ class Clicks:
         )
         result = target.merge(label, "click")
         if click.position is not None and click.position != item + 1:
-            counters.add("position_differs")
+            counters["position_differs"] += 1
         if not counters.add_merge(result):
             return
-        counters.add("clicks_joined")
-        counters.add(f"link_{link}")
+        counters["clicks_joined"] += 1
+        counters[f"link_{link}"] += 1
         clicked = ItemClick(click.event_ts, click.event_id, target.query_id, target.event_ts)
         self._item_clicks.add(click.client_id, click.object_id, clicked)
         behaviour = Behaviour(

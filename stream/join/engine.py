@@ -87,7 +87,7 @@ class Join:
     @property
     def counters(self) -> Mapping[str, int]:
         """Outcome, reason or other name to its count since the start of the topics."""
-        return self._counters.counts
+        return self._counters
 
     @property
     def watermark_ts(self) -> int:
@@ -138,8 +138,16 @@ class Join:
         """
         output = MicroBatchOutput(batch_number=self._batches.current)
         for record in records:
-            if self._positions.advance(record.topic, record.offset):
-                self._merge_or_reject(record, output)
+            if not self._positions.advance(record.topic, record.offset):
+                continue
+            num_produced = self._counters[outcomes.PRODUCED]
+            try:
+                self._merge(record, output)
+            except SchemaError as fault:
+                self._reject(record, output, fault.reason, fault.detail)
+            except Exception as fault:  # noqa: BLE001 - one record must not stop its partition for ever
+                self._counters[outcomes.PRODUCED] = num_produced
+                self._reject(record, output, "internal", repr(fault)[:200])
         self._watermark.advance()
         self._finalise_due(output)
         self._write_corrections(output)
@@ -156,16 +164,6 @@ class Join:
 
     # Records
 
-    def _merge_or_reject(self, record: Record, output: MicroBatchOutput) -> None:
-        num_produced = self._counters.counts[outcomes.PRODUCED]
-        try:
-            self._merge(record, output)
-        except SchemaError as fault:
-            self._reject(record, output, fault.reason, fault.detail)
-        except Exception as fault:  # noqa: BLE001 - one record must not stop its partition for ever
-            self._counters.reset_produced(num_produced)
-            self._reject(record, output, "internal", repr(fault)[:200])
-
     def _merge(self, record: Record, output: MicroBatchOutput) -> None:
         """Merge a record by the type of its event."""
         event = decode.event(record.topic, record.value)
@@ -175,15 +173,15 @@ class Join:
             return
         self._admission.admit(record, event)
         if isinstance(event, Click):
-            self._counters.add(outcomes.PRODUCED)
+            self._counters[outcomes.PRODUCED] += 1
             source = self._source(record)
             self._join_or_wait(WaitingEvent(event, 0, source, click_deadline(event, self._wait_ms)), output)
         elif isinstance(event, Impression):
             self._open_query(event, record, output)
-            self._counters.add(outcomes.PRODUCED)
+            self._counters[outcomes.PRODUCED] += 1
         else:
-            self._counters.add(outcomes.PRODUCED, len(event.items))
-            self._counters.add("order_lines", len(event.items))
+            self._counters[outcomes.PRODUCED] += len(event.items)
+            self._counters["order_lines"] += len(event.items)
             source, deadline_ts = self._source(record), line_deadline(event, self._wait_ms)
             for line in range(len(event.items)):
                 self._join_or_wait(WaitingEvent(event, line, source, deadline_ts), output)
@@ -204,7 +202,7 @@ class Join:
         if known is not None:
             if known.event_id != impression.event_id:
                 raise SchemaError("conflicting_impression", f"query {query_id} was shown as event {known.event_id}")
-            self._counters.add(outcomes.DUPLICATE)
+            self._counters[outcomes.DUPLICATE] += 1
             return
         close_ts = impression.event_ts + self._window_ms
         if close_ts <= self._watermark.watermark_ts:
@@ -229,7 +227,7 @@ class Join:
     ) -> None:
         closed, query_id = self._closed, impression.query_id
         if closed.find_session(query_id) is not None or closed.was_unlabelled(query_id) or closed.was_evicted(query_id):
-            self._counters.add(outcomes.DUPLICATE)
+            self._counters[outcomes.DUPLICATE] += 1
             return
         self._counters.add_unjoined(topics.IMPRESSIONS, "too_late")
         detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
@@ -274,12 +272,12 @@ class Join:
             items.update(label.item for label in merged.order_lines.values())
             row = SessionRow(revision, query.event_ts, query.client_id, query.n, merged, payload)
             self._closed.put(query.query_id, row)
-            self._counters.add("sessions_labelled")
+            self._counters["sessions_labelled"] += 1
         else:
             self._closed.add_unlabelled(query.query_id, query.close_ts)
         self._emit(query, payload, merged, revision, "close", items, output)
-        self._counters.add(outcomes.JOINED)
-        self._counters.add("sessions")
+        self._counters[outcomes.JOINED] += 1
+        self._counters["sessions"] += 1
 
     def _write_corrections(self, output: MicroBatchOutput) -> None:
         for session in self._closed.take_corrected():
@@ -288,7 +286,7 @@ class Join:
             self._closed.put(session.query_id, row)
             reason = max(session.reasons, key=_REASON_ORDER.index)
             self._emit(row, row.list_payload, row.labels, row.revision, reason, session.items, output)
-            self._counters.add("revisions")
+            self._counters["revisions"] += 1
 
     def _emit(
         self,
@@ -329,7 +327,7 @@ class Join:
         if excess_bytes <= 0:
             return
         for key in self._warm.evict(excess_bytes):
-            self._counters.add("evicted_rows")
+            self._counters["evicted_rows"] += 1
             if key[:1] == b"s":
                 self._closed.add_evicted(key[1:].decode(), self._watermark.watermark_ts)
 

@@ -75,23 +75,15 @@ class Labels(Struct, array_like=True):
 
     def merge(self, label: Label) -> MergeResult:
         """Add a label by its identity."""
-        known: Label | None
         if isinstance(label, ClickLabel):
-            known = self.clicks.get(label.event_id)
+            result = _compare(self.clicks.get(label.event_id), label)
+            if result is MergeResult.ADDED or result is MergeResult.REPLACED:
+                self.clicks[label.event_id] = label
         else:
-            known = self.order_lines.get(label.identity)
-        if known is None:
-            result = MergeResult.ADDED
-        elif known.offset == label.offset:
-            return MergeResult.REPEATED
-        elif (label.event_ts, label.event_id) < (known.event_ts, known.event_id):
-            result = MergeResult.REPLACED
-        else:
-            return MergeResult.DUPLICATE
-        if isinstance(label, ClickLabel):
-            self.clicks[label.event_id] = label
-        else:
-            self.order_lines[label.identity] = label
+            identity = label.identity
+            result = _compare(self.order_lines.get(identity), label)
+            if result is MergeResult.ADDED or result is MergeResult.REPLACED:
+                self.order_lines[identity] = label
         return result
 
     def union(self, other: "Labels") -> "Labels":
@@ -107,6 +99,16 @@ class Labels(Struct, array_like=True):
 def empty() -> Labels:
     """Return an empty set of labels."""
     return Labels({}, {})
+
+
+def _compare(known: Label | None, new: Label) -> MergeResult:
+    if known is None:
+        return MergeResult.ADDED
+    if known.offset == new.offset:
+        return MergeResult.REPEATED
+    if (new.event_ts, new.event_id) < (known.event_ts, known.event_id):
+        return MergeResult.REPLACED
+    return MergeResult.DUPLICATE
 
 
 def label_key(labels: Labels) -> bytes:

@@ -74,7 +74,7 @@ class Orders:
             joined = self._join_query(event, known.query_id, known.link, known)
             if known.offset != source.offset:
                 if not joined:
-                    self._counters.add(outcomes.DUPLICATE)
+                    self._counters[outcomes.DUPLICATE] += 1
                 return True
             # After a crash the row may stem from this very record, and its query may not be open again yet.
             if joined:
@@ -146,7 +146,7 @@ class Orders:
         until_ts = max(conversion.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
         self._warm.put(_row_key(event), rows.pack_warm(until_ts + self._slack_ms, row))
         if joined:
-            self._counters.add(f"link_{label.link}")
+            self._counters[f"link_{label.link}"] += 1
             behaviour = Behaviour(
                 event_id=conversion.event_id,
                 item_id=shown.item_id[label.item],

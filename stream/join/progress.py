@@ -48,7 +48,7 @@ class Progress:
         self._reported_ts = row.reported_ts
         self._reported_watermark_ts = row.reported_watermark_ts
         self._reported_expiry_ts = row.reported_expiry_ts
-        self._counters.restore(row.counters)
+        self._counters.update(row.counters)
         self._positions.restore(row.next_offsets, row.ends, row.last_advance_ts)
         self._watermark.restore(
             now_ts=row.now_ts,
@@ -71,7 +71,7 @@ class Progress:
         if not now_ts or moved_ms < self._interval_ms:
             return
         self._reported_ts, self._reported_watermark_ts, self._reported_expiry_ts = now_ts, watermark_ts, expiry_ts
-        counters = dict(self._counters.counts)
+        counters = dict(self._counters)
         status = PartitionStatus(
             counters=counters,
             now_ts=now_ts,
@@ -106,7 +106,7 @@ class Progress:
                 newest_ts=watermark.newest_ts,
                 ends=positions.ends,
                 last_advance_ts=positions.last_advance_ts,
-                counters=dict(self._counters.counts),
+                counters=dict(self._counters),
                 reported_ts=self._reported_ts,
                 reported_watermark_ts=self._reported_watermark_ts,
                 reported_expiry_ts=self._reported_expiry_ts,

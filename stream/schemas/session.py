@@ -8,7 +8,7 @@ Source: docs/stream.md.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
@@ -151,10 +151,10 @@ def pack(name: str, values: Sequence[float]) -> bytes:
     '01000001ffff'
     """
     try:
-        return _packer(name, len(values)).pack(*values)
+        return _packer(name, len(values))(*values)
     except struct.error:
         most = int(np.iinfo(COLUMNS[name].dtype).max)
-        return _packer(name, len(values)).pack(*(min(value, most) for value in values))
+        return _packer(name, len(values))(*(min(value, most) for value in values))
 
 
 def unpack(name: str, raw: bytes) -> NDArray[Any]:
@@ -167,8 +167,8 @@ def unpack(name: str, raw: bytes) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=4_096)
-def _packer(name: str, n: int) -> struct.Struct:
-    return struct.Struct(f"<{n}{_STRUCT_CODES[COLUMNS[name].dtype]}")
+def _packer(name: str, n: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{n}{_STRUCT_CODES[COLUMNS[name].dtype]}").pack
 
 
 class Progress(Struct, kw_only=True, tag_field="kind", tag="progress"):

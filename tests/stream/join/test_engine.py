@@ -1,5 +1,7 @@
 """A query and its records: one session, its revisions, and one outcome for each record."""
 
+import pytest
+
 from stream.schemas import events, topics
 from tests.laws.join_log import (
     CLIENTS,
@@ -104,3 +106,15 @@ def test_too_many_orphans_hold_training() -> None:
     happened: list[Event] = [impression(1)]
     happened += [click(number, 99, "item-1", client=CLIENTS[number % 4], at_s=1) for number in range(300)]
     assert any("join_rate" in report.hold for report in run_events(happened).outputs.progress())
+
+
+def test_a_record_that_raises_an_unexpected_error_is_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines are not counted as produced units: the record has one outcome."""
+    order = send(purchase(1, 1, ["item-1", "item-2"]))
+    log = Log()
+    log.append(order.topic, CLIENTS[0].encode(), order.value, order.arrival_ts)
+    monkeypatch.setattr("stream.join.orders.Orders.join", lambda *_, **__: 1 / 0)
+    join, outputs = Tables().join(), Outputs()
+    outputs.take(join.apply(log.records[topics.CONVERSIONS]))
+    assert [reason for reason, _ in outputs.letters(topics.DEAD_LETTERS)] == ["internal"]
+    assert (join.counters["produced"], join.counters["dead"]) == (1, 1)
