@@ -31,7 +31,7 @@ class ClientLoad:
 
 
 class Admission:
-    """Checks key, time and client load of an event, and notes its time."""
+    """Checks of the key, the time and the client load of events."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from stream.schemas import topics
 
 
 class Backpressure:
-    """Selects the topics to pause."""
+    """The selection of topics to pause."""
 
     def __init__(self, positions: Positions, watermark: Watermark) -> None:
         self._positions = positions

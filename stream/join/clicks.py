@@ -28,7 +28,7 @@ def click_deadline(click: Click, wait_ms: int) -> int:
 
 
 class Clicks:
-    """Joins clicks and cart additions."""
+    """The join of clicks and cart additions."""
 
     def __init__(
         self,

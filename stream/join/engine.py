@@ -145,7 +145,7 @@ class Join:
                 self._merge(record, output)
             except SchemaError as fault:
                 self._reject(record, output, fault.reason, fault.detail)
-            except Exception as fault:  # noqa: BLE001 - one record must not stop its partition for ever
+            except Exception as fault:  # noqa: BLE001 - one record must not stop its partition
                 self._counters[outcomes.PRODUCED] = num_produced
                 self._reject(record, output, "internal", repr(fault)[:200])
         self._watermark.advance()

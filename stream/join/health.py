@@ -131,7 +131,7 @@ class PartitionStatus:
 
 
 class Monitor:
-    """Derives health and training holds of one partition.
+    """Health and training holds of one partition.
 
     Attributes:
         stored: State for another monitor to continue from.

@@ -6,7 +6,7 @@ from stream.join.target import Target
 
 
 class Lists:
-    """Finds the list of an event."""
+    """Open queries and closed sessions by query."""
 
     def __init__(self, open_queries: OpenQueries, closed_sessions: ClosedSessions) -> None:
         self._open = open_queries

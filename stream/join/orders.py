@@ -39,7 +39,7 @@ class _LineEvent:
 
 
 class Orders:
-    """Joins purchases, cancellations and refunds, line by line."""
+    """The join of purchases, cancellations and refunds, line by line."""
 
     def __init__(
         self,

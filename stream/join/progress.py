@@ -14,7 +14,7 @@ from stream.schemas import session, topics
 
 
 class Progress:
-    """Writes and restores the progress of one partition, and reports it at intervals."""
+    """Progress of one partition: written, restored, and reported at intervals."""
 
     def __init__(
         self,

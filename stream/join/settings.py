@@ -1,6 +1,6 @@
-"""Settings of the join, all in seconds of event time unless named otherwise.
+"""Settings of the join: seconds of event time, unless the name states another unit.
 
-Source: STREAM.md 5 to 7.
+Source: docs/stream.md.
 """
 
 from dataclasses import dataclass
@@ -12,27 +12,27 @@ class JoinSettings:
 
     Attributes:
         click_window_s: A session closes when the watermark passes its impression by this much.
-        attribution_s: Clicks and conversions count up to this long after the impression (86400, or 604800).
+        attribution_s: Clicks and conversions count up to this long after the impression.
         refund_s: Refunds and cancellations count up to this long after the purchase.
-        wait_s: An event waits this long past its own time for what it refers to.
+        wait_s: An event waits this long past its own time for its list or click.
         lateness_s: Disorder that the watermark allows.
         future_clamp_s: Times further ahead of `now` move the watermark only this far.
         future_dead_s: Times further ahead than this are dead letters.
-        idle_s: A caught-up topic that is quiet for this long stops holding the watermark.
-        ahead_s: Topics this far ahead of one that lags ask for a pause.
-        infer_links: Whether clicks without `query_id` go to the client's newest open list with the item.
+        idle_s: A topic that is read to its end and quiet for this long does not hold the watermark.
+        ahead_s: A topic this far ahead of a lagging one is paused.
+        infer_links: Whether clicks without `query_id` join the client's newest open list with the item.
         max_client_events: Events of one client held open at a time; the rest is `hot_key`.
         max_list_events: Clicks and order lines that one list takes; the rest is `evicted`. Keeps its row below 1 MB.
         clicks_per_item: Newest clicks kept per client and item, for conversions without `query_id`.
         profile_size: Newest behaviours kept per client.
         profile_idle_s: A profile without a behaviour for this long is deleted.
-        hot_max_bytes: Size of the hot rows of one partition beyond which any lead asks for a pause. The lists of the
-            last `click_window_s` + `lateness_s` are held whatever is paused, because only reading on closes them.
+        hot_max_bytes: Size of the hot rows of one partition above which every topic ahead is paused. The lists of the
+            last `click_window_s` + `lateness_s` stay in memory in any case, because only reading on closes them.
         warm_max_bytes: Size of the warm rows of one partition; the oldest sessions beyond it are evicted.
         progress_s: Interval of the progress records, in seconds of `now` or of the watermark.
-        hold_behind_s: A watermark this far behind `now` holds training; with a driver's clock, which runs faster than
-            time, it wants to be larger.
-        ticks: Who writes ticks: `worker` (live) or `driver` (marketplace and replays, with their own clock).
+        hold_behind_s: A watermark this far behind `now` holds training. Increase it for a driver's clock, which runs
+            faster than time.
+        ticks: Writer of the ticks: `worker` (live) or `driver` (simulations and replays, with their own clock).
     """
 
     click_window_s: int = 900

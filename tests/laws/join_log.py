@@ -1,8 +1,8 @@
 """A partitioned log in memory that feeds the join as the worker does, with crashes.
 
-Records arrive in any order within the lateness, topics advance in any interleaving that Kafka allows, slices have any
-size. A crash keeps what the delivery gate allows: changelogs and outputs that reach at least as far as the progress
-row, the progress row at least as far as the last acknowledged slice, restarts from any commit up to that.
+Records arrive in any order within the lateness, topics advance in any interleaving that Kafka allows, and micro-batches
+have any size. After a crash, changelogs and outputs reach at least as far as the progress row, and the progress row at
+least as far as the last acknowledged micro-batch. The restart begins at any commit up to that micro-batch.
 """
 
 from bisect import bisect_right
@@ -25,11 +25,11 @@ CLIENTS = tuple(
     name for name in (f"client-{i}" for i in range(60)) if partition_of(name.encode(), NUM_PARTITIONS) == PARTITION
 )[:4]
 ITEMS = tuple(f"item-{i}" for i in range(6))
-# An idle topic moves the watermark to now - idle_s, so what may come late by `lateness_s` needs an equal patience.
+# An idle topic moves the watermark to now - idle_s: idle_s equals lateness_s, or records within it would be late.
 SETTINGS = JoinSettings(idle_s=60, ticks="driver", profile_idle_s=3_600, attribution_s=7_200, refund_s=10_800)
 MAX_DELAY_MS = 59_000
 MAX_IN_FLIGHT = 8
-# Rows are deleted by a slice after the one that settled them: some ticks at the end, one per slice, as live.
+# A later micro-batch deletes superfluous rows: some ticks at the end, one per micro-batch, as live.
 DRAIN_TICKS = 6
 
 
@@ -177,7 +177,7 @@ class Log:
                 at += 1
             log.tick(tick_ts, seq)
             seq += 1
-            # Nothing but time passes in a gap: the driver leaps.
+            # No event arrives in a gap: the driver skips it.
             gap_ts = queue[at].arrival_ts if at < len(queue) else tick_ts
             tick_ts = max(tick_ts + tick_s * 1_000, gap_ts - tick_s * 1_000)
         span_ms = max(settings.attribution_s, settings.refund_s, settings.profile_idle_s) * 1_000
@@ -224,15 +224,14 @@ class Outputs:
 
     records: list[Stored] = field(default_factory=list)
 
-    def take(self, effects: MicroBatchOutput) -> None:
-        """Append what a slice said."""
-        for key, value in effects.sessions:
+    def take(self, output: MicroBatchOutput) -> None:
+        """Append the records of one output."""
+        for key, value in output.sessions:
             self._append(topics.SESSIONS, key, value, ())
-        for letter_key, letter, headers in effects.unjoined:
-            self._append(topics.UNJOINED, letter_key, letter, headers)
-        for letter_key, letter, headers in effects.dead_letters:
-            self._append(topics.DEAD_LETTERS, letter_key, letter, headers)
-        for client, profile in effects.profiles:
+        for topic, dead_letters in ((topics.UNJOINED, output.unjoined), (topics.DEAD_LETTERS, output.dead_letters)):
+            for source_key, source_value, headers in dead_letters:
+                self._append(topic, source_key, source_value, headers)
+        for client, profile in output.profiles:
             self._append(topics.PROFILES, client, profile, ())
 
     def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
@@ -241,7 +240,7 @@ class Outputs:
         )
 
     def final(self) -> dict[str, object]:
-        """Return per query what a sink ends up with: the union of evidence, and the labels of the last record."""
+        """Return the final view of a sink by query: the union of evidence, and the labels of the last record."""
         view: dict[str, object] = {}
         union: dict[str, set[tuple[object, ...]]] = {}
         for content in self.sessions():
@@ -264,8 +263,8 @@ class Outputs:
         decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
         return [content for content in decoded if isinstance(content, Progress)]
 
-    def letters(self, topic: str) -> Counter[tuple[str, bytes]]:
-        """Return the distinct dead letters of a side topic by reason."""
+    def dead_letters(self, topic: str) -> Counter[tuple[str, bytes]]:
+        """Return the distinct dead letters of a topic by reason and value."""
         seen = {}
         for record in self.records:
             if record.topic == topic:
@@ -283,12 +282,12 @@ Position = dict[str, int]
 Failpoint = Callable[[int], bool]
 
 
-def slices(
-    log: Log, rng: np.random.Generator, start: Position | None = None, max_slice: int = 7
+def micro_batches(
+    log: Log, rng: np.random.Generator, start: Position | None = None, max_batch: int = 7
 ) -> Iterable[list[Stored]]:
-    """Yield slices of the log from `start` in a random interleaving of the topics.
+    """Yield micro-batches of the log from `start` in a random interleaving of the topics.
 
-    Conversions do not hold the watermark, so they are never read later than what arrived after them.
+    Conversions do not hold the watermark, so they are never read later than a record that arrived after them.
     """
     position = dict.fromkeys(topics.INPUTS, 0) | (start or {})
     conversions = log.records[topics.CONVERSIONS]
@@ -300,21 +299,21 @@ def slices(
             break
         to_drain = len(log.records[topics.TICKS]) - DRAIN_TICKS - position[topics.TICKS]
         if to_drain <= 0 and len(left) > 1:
-            # An event that is read after the last tick leaves rows that nothing deletes.
+            # An event that is read after the last tick leaves rows that no micro-batch deletes.
             left = [name for name in left if name != topics.TICKS]
         name = left[int(rng.integers(len(left)))]
-        size = int(rng.integers(1, max_slice + 1))
+        size = int(rng.integers(1, max_batch + 1))
         if name == topics.TICKS:
             size = min(size, to_drain) if to_drain > 0 else 1
-        piece = log.records[name][position[name] : position[name] + size]
-        due = bisect_right(arrivals, piece[-1].timestamp)
+        batch = log.records[name][position[name] : position[name] + size]
+        due = bisect_right(arrivals, batch[-1].timestamp)
         while position[topics.CONVERSIONS] < due:
             at = position[topics.CONVERSIONS]
-            end = min(due, at + int(rng.integers(1, max_slice + 1)))
+            end = min(due, at + int(rng.integers(1, max_batch + 1)))
             yield conversions[at:end]
             position[topics.CONVERSIONS] = end
-        yield piece
-        position[name] += len(piece)
+        yield batch
+        position[name] += len(batch)
     if position[topics.CONVERSIONS] < len(conversions):
         yield conversions[position[topics.CONVERSIONS] :]
 
@@ -334,20 +333,20 @@ class Run:
                 ("produced", "joined", "duplicate", "late", "orphan", "dead")}  # fmt: skip
 
 
-def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_slice: int = 7) -> Run:
+def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_batch: int = 7) -> Run:
     """Run the join undisturbed."""
     tables, outputs = Tables(), Outputs()
     join = tables.join(settings)
     watermark_ts = 0
-    for piece in slices(log, np.random.default_rng(seed), max_slice=max_slice):
-        outputs.take(applied(join, piece))
+    for batch in micro_batches(log, np.random.default_rng(seed), max_batch=max_batch):
+        outputs.take(applied(join, batch))
         assert join.watermark_ts >= watermark_ts, "the watermark fell"
         watermark_ts = join.watermark_ts
     return Run(join, tables, outputs)
 
 
 def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
-    """Run the join on one record after the other, in the order of arrival; ticks come after what they saw."""
+    """Run the join on one record after the other, in the order of arrival; a tick comes after its records."""
     tables, outputs = Tables(), Outputs()
     join = tables.join(settings)
     for record in sorted(
@@ -359,7 +358,7 @@ def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
 
 
 def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, settings: JoinSettings = SETTINGS) -> Run:
-    """Run the join and kill it after each of the given numbers of slices."""
+    """Run the join and kill it after each of the given numbers of micro-batches."""
     rng = np.random.default_rng(seed)
     outputs = Outputs()
     stored, commit = Tables(), dict.fromkeys(topics.INPUTS, 0)
@@ -367,16 +366,16 @@ def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, setting
         stored, commit = _until_crash(log, rng, stored, commit, outputs, crash_after, settings)
     tables = stored.copy()
     join = tables.join(settings)
-    for piece in slices(log, rng, commit):
-        outputs.take(applied(join, piece))
+    for batch in micro_batches(log, rng, commit):
+        outputs.take(applied(join, batch))
     return Run(join, tables, outputs)
 
 
-def applied(join: Join, piece: Sequence[Stored]) -> MicroBatchOutput:
-    """Apply a slice whose effects are stored at once."""
-    effects = join.apply(piece)
-    join.confirm(effects.batch_number)
-    return effects
+def applied(join: Join, batch: Sequence[Stored]) -> MicroBatchOutput:
+    """Apply a micro-batch whose output is stored at once."""
+    output = join.apply(batch)
+    join.confirm(output.batch_number)
+    return output
 
 
 def _until_crash(
@@ -388,32 +387,32 @@ def _until_crash(
     crash_after: int,
     settings: JoinSettings,
 ) -> tuple[Tables, Position]:
-    """Run some slices and return what survives: rows with prefixes of the last slices, and a commit."""
+    """Run some micro-batches and return the surviving rows, with prefixes of the last outputs, and a commit."""
     join = stored.copy().join(settings)
     written: list[MicroBatchOutput] = []
     ends: list[Position] = []
     position = dict(commit)
     num_confirmed = 0
-    for piece in slices(log, rng, commit):
+    for batch in micro_batches(log, rng, commit):
         if len(written) >= crash_after:
             break
-        written.append(join.apply(piece))
+        written.append(join.apply(batch))
         num_confirmed = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
         if num_confirmed:
             join.confirm(written[num_confirmed - 1].batch_number)
-        position = position | {piece[0].topic: piece[-1].offset + 1}
+        position = position | {batch[0].topic: batch[-1].offset + 1}
         ends.append(position)
     num_progress = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
     survivors = stored.copy()
-    _write(survivors.hot, [effects.hot for effects in written], num_progress, rng)
-    _write(survivors.warm, [effects.warm for effects in written], num_progress, rng)
-    for effects in written[:num_progress]:
-        for key, value in effects.progress.items():
+    _write(survivors.hot, [output.hot for output in written], num_progress, rng)
+    _write(survivors.warm, [output.warm for output in written], num_progress, rng)
+    for output in written[:num_progress]:
+        for key, value in output.progress.items():
             assert value is not None
             survivors.progress[key] = value
-    for effects in written[: int(rng.integers(num_progress, len(written) + 1))]:
-        outputs.take(effects)
-    # Any commit up to the progress row, a much older one included.
+    for output in written[: int(rng.integers(num_progress, len(written) + 1))]:
+        outputs.take(output)
+    # Any commit up to the progress row, also a much older one.
     acknowledged = int(rng.integers(0, num_progress + 1))
     return survivors, ends[acknowledged - 1] if acknowledged else commit
 
@@ -421,9 +420,9 @@ def _until_crash(
 def _write(
     rows: dict[bytes, bytes], touched: Sequence[dict[bytes, bytes | None]], at_least: int, rng: np.random.Generator
 ) -> None:
-    """Apply a prefix of a changelog: `at_least` slices whole, then some rows more."""
-    flat = [row for effects in touched[at_least:] for row in effects.items()]
-    whole = [row for effects in touched[:at_least] for row in effects.items()]
+    """Apply a prefix of a changelog: `at_least` whole outputs, then some more rows."""
+    flat = [row for output in touched[at_least:] for row in output.items()]
+    whole = [row for output in touched[:at_least] for row in output.items()]
     for key, value in [*whole, *flat[: int(rng.integers(0, len(flat) + 1))]]:
         if value is None:
             rows.pop(key, None)

@@ -1,4 +1,4 @@
-"""Laws of the join: order, duplicates and crashes change nothing; every unit has one outcome; nothing stays behind."""
+"""Laws of the join: order, duplicates and crashes change nothing; every unit has one outcome; no row stays behind."""
 
 import numpy as np
 import pytest
@@ -88,11 +88,11 @@ def _assert_conserved(log: Log, result: Run) -> None:
 @_laws
 @given(shop_days(), _seeds, _seeds)
 def test_order_within_the_lateness_changes_nothing(events: list[Event], first: int, second: int) -> None:
-    """Other delays, another interleaving and other slices: the same sessions, dead letters, profiles and outcomes."""
+    """Other delays, another interleaving and other micro-batches: the same sessions, dead letters and outcomes."""
     one, other = _log(events, first), _log(events, second)
-    left, right = run(one, seed=first), run(other, seed=second, max_slice=40)
+    left, right = run(one, seed=first), run(other, seed=second, max_batch=40)
     assert left.outputs.final() == right.outputs.final()
-    assert left.outputs.letters(topics.UNJOINED) == right.outputs.letters(topics.UNJOINED)
+    assert left.outputs.dead_letters(topics.UNJOINED) == right.outputs.dead_letters(topics.UNJOINED)
     assert left.outcomes == right.outcomes
     _assert_conserved(one, left)
 
@@ -102,10 +102,10 @@ def test_order_within_the_lateness_changes_nothing(events: list[Event], first: i
 def test_the_batch_oracle_agrees(events: list[Event], seed: int) -> None:
     log = _log(events, seed)
     result = run(log, seed=seed)
-    verdict = verify([*log.events(), *result.outputs.records], SETTINGS)
-    assert verdict.expected == sum(record.topic == topics.IMPRESSIONS for record in log.events())
-    assert verdict.is_equal, verdict
-    assert verdict.misplaced_orphans == 0
+    compared = verify([*log.events(), *result.outputs.records], SETTINGS)
+    assert compared.expected == sum(record.topic == topics.IMPRESSIONS for record in log.events())
+    assert compared.is_equal, compared
+    assert compared.misplaced_orphans == 0
 
 
 @_laws
@@ -119,18 +119,18 @@ def test_duplicates_change_no_session(events: list[Event], seed: int, share: flo
     doubled = run(log, seed=seed)
     assert doubled.outputs.final() == clean.outputs.final()
     assert doubled.outcomes["joined"] == clean.outcomes["joined"]
-    assert set(doubled.outputs.letters(topics.UNJOINED)) == set(clean.outputs.letters(topics.UNJOINED))
+    assert set(doubled.outputs.dead_letters(topics.UNJOINED)) == set(clean.outputs.dead_letters(topics.UNJOINED))
     _assert_conserved(log, doubled)
 
 
 @_laws
 @given(shop_days(), _seeds, st.lists(st.integers(1, 60), min_size=1, max_size=3))
 def test_crashes_change_nothing(events: list[Event], seed: int, crashes: list[int]) -> None:
-    """Killed anywhere, rows ahead of the progress row by any prefix, restarted from any older commit."""
+    """Killed at any point, with rows ahead of the progress row by any prefix, restarted from any older commit."""
     log = _log(events, seed)
     calm, killed = run(log, seed=seed), run_with_crashes(log, crashes, seed=seed)
     assert killed.outputs.final() == calm.outputs.final()
-    assert killed.outputs.letters(topics.UNJOINED) == calm.outputs.letters(topics.UNJOINED)
+    assert killed.outputs.dead_letters(topics.UNJOINED) == calm.outputs.dead_letters(topics.UNJOINED)
     assert killed.outputs.profiles() == calm.outputs.profiles()
     assert killed.outcomes == calm.outcomes
     _assert_conserved(log, killed)
@@ -160,8 +160,8 @@ def test_nothing_stays_behind(events: list[Event], seed: int) -> None:
 
 
 @pytest.mark.parametrize("crash_after", range(1, 80, 3))
-def test_a_crash_after_each_slice_of_one_order(crash_after: int) -> None:
-    """One list, click, late click, order and refund, killed at every third slice."""
+def test_a_crash_after_each_micro_batch_of_one_order(crash_after: int) -> None:
+    """One list, click, late click, order and refund, killed at every third micro-batch."""
     order = purchase(1, None, ["item-1"], at_s=200)
     events: list[Event] = [
         impression(1),
@@ -171,7 +171,7 @@ def test_a_crash_after_each_slice_of_one_order(crash_after: int) -> None:
         reversal(order, 1, after_s=3_000),
     ]
     log = _log(events, 7)
-    calm, killed = run(log, seed=1, max_slice=2), run_with_crashes(log, [crash_after], seed=crash_after)
+    calm, killed = run(log, seed=1, max_batch=2), run_with_crashes(log, [crash_after], seed=crash_after)
     assert killed.outputs.final() == calm.outputs.final()
     assert (
         killed.outcomes

@@ -67,6 +67,6 @@ def test_a_shop_of_this_source_has_labelled_sessions(
     assert last.column("orders")[at] >= 1
     assert last.column("gross_minor")[at] == gross
     assert link in {event.link for event in last.events}
-    assert not outputs.letters(topics.DEAD_LETTERS)
+    assert not outputs.dead_letters(topics.DEAD_LETTERS)
     if "refund" in titles[-1]:
         assert last.column("refund_minor")[at] == 1999

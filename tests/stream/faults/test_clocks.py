@@ -79,7 +79,7 @@ def test_s13_wrong_clocks_of_some_change_no_session_of_the_others(seed: int) -> 
     assert len(shared) > 300
     assert max(marks[now_ts] - true_marks[now_ts] for now_ts in shared) <= MAX_SHIFT_MS
     assert result.join.counters["clamped"] > 0
-    assert [reason for reason, _ in result.outputs.letters(topics.DEAD_LETTERS)] == ["future_ts"]
+    assert [reason for reason, _ in result.outputs.dead_letters(topics.DEAD_LETTERS)] == ["future_ts"]
     assert recount([*log.events(), *result.outputs.records], DAY).is_closed
 
 
@@ -111,7 +111,7 @@ def test_s13_the_brokers_clock_steps_back(step_ms: int) -> None:
                 value = events.encode(msgspec.structs.replace(tick, now_ts=None))
             stamp = record.timestamp - (step_ms if record.timestamp >= step_at_ts else 0)
             stepped.append(name, record.key, value, stamp)
-    clean = run(plain, settings=DAY, max_slice=16)
+    clean = run(plain, settings=DAY, max_batch=16)
     tables, outputs = Tables(), Outputs()
     join = tables.join(replace(DAY, ticks="worker"))
     now_ts = watermark_ts = 0

@@ -40,9 +40,9 @@ def test_s11_two_hundred_poison_payloads_between_good_events() -> None:
     """S11: 200 dead letters with the reason and the bytes of each payload; the sessions are those of the clean log."""
     good = on_time(shopping(300, seed=11), seed=11)
     poison = payloads(CLIENT)
-    clean = run(log_of(good, end_ts=END_TS), settings=DAY, max_slice=64)
+    clean = run(log_of(good, end_ts=END_TS), settings=DAY, max_batch=64)
     log = log_of(_between(good, poison, 11), end_ts=END_TS)
-    result = run(log, settings=DAY, max_slice=64)
+    result = run(log, settings=DAY, max_batch=64)
     assert result.outputs.final() == clean.outputs.final()
     assert result.outcomes == clean.outcomes | {"dead": NUM_POISON, "produced": clean.outcomes["produced"] + NUM_POISON}
     dead_letters = [record for record in result.outputs.records if record.topic == topics.DEAD_LETTERS]

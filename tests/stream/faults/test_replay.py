@@ -81,7 +81,7 @@ def _assert_duplicates_change_nothing(clean: Run, log: Log, faulty: Run, *, inje
         "duplicate": injected,
     }
     for topic in (topics.UNJOINED, topics.DEAD_LETTERS):
-        assert faulty.outputs.letters(topic).total() == 0
+        assert faulty.outputs.dead_letters(topic).total() == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -92,9 +92,9 @@ def test_s8_a_tenth_doubled_with_random_delays(seed: int) -> None:
     copies = [happened[at] for at in random.choice(len(happened), len(happened) // 10, replace=False)]
     originals = on_time(happened, seed=seed)
     again = [arrival(event, int(random.integers(60_000, 6 * HOUR_MS))) for event in copies]
-    clean = run(log_of(originals, end_ts=END_TS), seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    clean = run(log_of(originals, end_ts=END_TS), seed=seed, settings=DAY, max_batch=MAX_SLICE)
     log = log_of([*originals, *again], end_ts=END_TS)
-    faulty = run(log, seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    faulty = run(log, seed=seed, settings=DAY, max_batch=MAX_SLICE)
     assert clean.outcomes["joined"] == clean.outcomes["produced"] == num_units(happened)
     _assert_duplicates_change_nothing(clean, log, faulty, injected=num_units(copies))
 
@@ -110,16 +110,16 @@ def test_s8_a_whole_partition_appended_again(seed: int) -> None:
         replace(each, arrival_ts=first_ts + 11 * HOUR_MS + (each.arrival_ts - first_ts) // 60) for each in originals
     ]
     assert max(each.arrival_ts for each in originals) < min(each.arrival_ts for each in again)
-    clean = run(log_of(originals, end_ts=END_TS), seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    clean = run(log_of(originals, end_ts=END_TS), seed=seed, settings=DAY, max_batch=MAX_SLICE)
     log = log_of([*originals, *again], end_ts=END_TS)
-    faulty = run(log, seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    faulty = run(log, seed=seed, settings=DAY, max_batch=MAX_SLICE)
     _assert_duplicates_change_nothing(clean, log, faulty, injected=num_units(happened))
 
 
 def test_s8_a_whole_partition_read_again_counts_nothing() -> None:
     """S8: a worker that goes back to offset 0 of every topic reads only records that it has merged."""
     log = log_of(on_time(shopping(NUM_QUERIES, seed=3), seed=3), end_ts=END_TS)
-    result = run(log, seed=3, settings=DAY, max_slice=MAX_SLICE)
+    result = run(log, seed=3, settings=DAY, max_batch=MAX_SLICE)
     view, counters, num_records = result.outputs.final(), dict(result.join.counters), len(result.outputs.sessions())
     for restored in (result.join, result.tables.copy().join(DAY)):
         for name in topics.INPUTS:
@@ -142,7 +142,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
     ]
     reports = []
     for name, arrivals in (("clean", originals), ("faulty", [*originals, *again, *whole])):
-        result = run(log_of(arrivals, end_ts=END_TS), seed=8, settings=DAY, max_slice=MAX_SLICE)
+        result = run(log_of(arrivals, end_ts=END_TS), seed=8, settings=DAY, max_batch=MAX_SLICE)
         emitted = [record for record in result.outputs.records if record.topic == topics.SESSIONS]
         if name == "faulty":
             last = len(result.outputs.records)
@@ -179,9 +179,9 @@ def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
         if one.value != other.value
     ]
     assert len(moved) > len(happened) // 2, "hardly anything was shuffled"
-    calm = run(ordered, seed=seed, settings=DAY, max_slice=MAX_SLICE)
+    calm = run(ordered, seed=seed, settings=DAY, max_batch=MAX_SLICE)
     # Record by record the watermark is as far as it gets; in micro-batches the topics run ahead of each other.
-    for result in (run_in_order(shuffled, DAY), run(shuffled, seed=seed, settings=DAY, max_slice=MAX_SLICE)):
+    for result in (run_in_order(shuffled, DAY), run(shuffled, seed=seed, settings=DAY, max_batch=MAX_SLICE)):
         _assert_three_zeros(shuffled, result)
         assert result.outcomes["joined"] == result.outcomes["produced"] == num_units(happened)
         assert result.outputs.final() == calm.outputs.final()
@@ -283,11 +283,11 @@ def test_s10_conversions_days_late(seed: int) -> None:
     assert num_late > 100
     log = log_of(arrivals, end_ts=START_TS + 12 * DAY_MS)
     # Rows outlive their time by a number of micro-batches: small ones, as under a live clock.
-    result = run(log, seed=seed, settings=DAY, max_slice=2)
+    result = run(log, seed=seed, settings=DAY, max_batch=2)
     _assert_three_zeros(log, result, may_be_late=True)
     assert result.outcomes["produced"] == num_units(happened)
     diverted = result.outcomes["late"] + result.outcomes["orphan"]
-    assert result.outputs.letters(topics.UNJOINED).total() == diverted
+    assert result.outputs.dead_letters(topics.UNJOINED).total() == diverted
     assert 0 < diverted < num_late
 
 

@@ -43,9 +43,9 @@ from tests.laws.join_log import (
     applied,
     click,
     impression,
+    micro_batches,
     purchase,
     run,
-    slices,
 )
 from tests.stream.faults.fault_log import DAY, DAY_MS, Arrival, log_of, num_units, on_time, shopping
 
@@ -177,8 +177,8 @@ def test_s14_a_join_of_n_reads_producers_of_both(phases: list[float]) -> None:
         for number, each in enumerate(plain)
     ]
     assert mixed != plain
-    clean = run(log_of(plain, end_ts=END_TS), settings=DAY, max_slice=64)
-    result = run(log_of(mixed, end_ts=END_TS), settings=DAY, max_slice=64)
+    clean = run(log_of(plain, end_ts=END_TS), settings=DAY, max_batch=64)
+    result = run(log_of(mixed, end_ts=END_TS), settings=DAY, max_batch=64)
     assert result.outcomes == clean.outcomes
     assert result.outcomes["joined"] == num_units(happened)
     assert result.outputs.final() == clean.outputs.final()
@@ -324,7 +324,7 @@ def _run_over(log: Log, switches: Mapping[int, str]) -> Run:
     tables, outputs = Tables(), Outputs()
     join = tables.join(DAY)
     kinds: set[bytes] = set()
-    for number, piece in enumerate(slices(log, np.random.default_rng(4), max_slice=24)):
+    for number, piece in enumerate(micro_batches(log, np.random.default_rng(4), max_batch=24)):
         if number in switches:
             kinds |= {key[:1] for key in (*tables.hot, *tables.warm)}
             tables = upgraded(tables) if switches[number] == NEXT else tables.copy()
@@ -349,7 +349,7 @@ def test_s14_state_of_the_next_schema_is_readable_by_this_one(switches: Mapping[
     log = log_of(on_time(happened, seed=15), end_ts=END_TS)
     calm = _run_over(log, {10: N})
     result = _run_over(log, switches)
-    assert result.outputs.letters(topics.DEAD_LETTERS).total() == 0
+    assert result.outputs.dead_letters(topics.DEAD_LETTERS).total() == 0
     assert result.outcomes == calm.outcomes
     assert result.outcomes["joined"] == result.outcomes["produced"] == num_units(happened)
     assert result.outputs.final() == calm.outputs.final()
@@ -362,7 +362,7 @@ def test_s14_state_of_this_schema_is_readable_by_the_next() -> None:
     tables = Tables()
     join = tables.join(DAY)
     num_read: dict[bytes, int] = {}
-    for number, piece in enumerate(slices(log, np.random.default_rng(4), max_slice=24)):
+    for number, piece in enumerate(micro_batches(log, np.random.default_rng(4), max_batch=24)):
         applied(join, piece)
         if number not in {30, 80}:
             continue

@@ -17,7 +17,7 @@ def run_events(happened: Sequence[Event], settings: JoinSettings = SETTINGS) -> 
 
 def reasons(result: Run, topic: str = topics.UNJOINED) -> list[str]:
     """Return the reasons of the dead letters in a topic, sorted."""
-    return sorted(reason for reason, _ in result.outputs.letters(topic).elements())
+    return sorted(reason for reason, _ in result.outputs.dead_letters(topic).elements())
 
 
 def last_session(result: Run, query: str = "q1") -> session.Session:

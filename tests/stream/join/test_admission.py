@@ -41,7 +41,7 @@ def test_misrouted_and_future_records_are_dead() -> None:
     join, outputs = Tables().join(), Outputs()
     for name in (topics.TICKS, topics.IMPRESSIONS):
         outputs.take(join.apply(log.records[name]))
-    assert outputs.letters(topics.DEAD_LETTERS).total() == 4
+    assert outputs.dead_letters(topics.DEAD_LETTERS).total() == 4
     assert join.counters["misrouted"] == 3
     assert join.counters["future_ts"] == 1
     assert join.open_sessions == 0

@@ -57,7 +57,7 @@ def test_arrival_around_the_close_decides(past_ms: int, expected: list[str]) -> 
     for seq, later_ts in enumerate((100_000, 2_000_000, 2_100_000), start=1):
         log.tick(edge_ts + later_ts, seq)
         outputs.take(join.apply(log.records[topics.TICKS][-1:]))
-    assert [reason for reason, _ in outputs.letters(topics.UNJOINED)] == expected
+    assert [reason for reason, _ in outputs.dead_letters(topics.UNJOINED)] == expected
     assert join.counters["joined"] + join.counters.get("late", 0) == join.counters["produced"]
 
 

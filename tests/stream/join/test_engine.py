@@ -1,4 +1,4 @@
-"""A query and its records: one session, its revisions, and one outcome for each record."""
+"""The join as a whole: one session for each query, revisions, one outcome for each record."""
 
 import pytest
 
@@ -116,5 +116,5 @@ def test_a_record_that_raises_an_unexpected_error_is_one_dead_letter(monkeypatch
     monkeypatch.setattr("stream.join.orders.Orders.join", lambda *_, **__: 1 / 0)
     join, outputs = Tables().join(), Outputs()
     outputs.take(join.apply(log.records[topics.CONVERSIONS]))
-    assert [reason for reason, _ in outputs.letters(topics.DEAD_LETTERS)] == ["internal"]
+    assert [reason for reason, _ in outputs.dead_letters(topics.DEAD_LETTERS)] == ["internal"]
     assert (join.counters["produced"], join.counters["dead"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""Holds of a partition: when each begins and ends, and that a restart changes none."""
+"""Training holds of a partition: start, end, and equality after a restart."""
 
 import itertools
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def test_clicks_are_silent_after_two_minutes_of_lists() -> None:
         (2_000, 100, True, 1),  # a click a minute
         (2_000, 10, True, 0),  # a quiet night: 6 expected in three minutes, and silence may be chance
         (2_000, 0, True, 0),  # no lists either
-        (2_000, 100, False, 0),  # clicks are there and unread: the watermark tells of that
+        (2_000, 100, False, 0),  # clicks are there and unread: the watermark shows it
         (0, 100, True, 0),  # no click ever: the rate is unknown
         (199, 200, True, 0),  # too few clicks to know the rate, as when one client clicked on everything
     ],
@@ -132,7 +132,7 @@ def _week(watch: Monitor, counters: dict[str, int], week: int, ctr: float, cover
 _MINUTE_OF_HOUR = NOW_TS % 3_600_000
 
 
-def test_bands_of_the_hour_of_the_week() -> None:
+def test_rates_outside_of_the_control_limits_hold_training() -> None:
     watch = monitor()
     counters = dict.fromkeys(("sessions", "sessions_labelled", "clicks_joined", "clicks_late"), 0)
     assert all(health.hold == [] for health in _week(watch, counters, 0, 0.2))
@@ -143,7 +143,7 @@ def test_bands_of_the_hour_of_the_week() -> None:
     halved = _week(watch, counters, 6, 0.1)
     assert halved[-1].hold == ["ctr"]
     assert halved[-1].ctr == pytest.approx(0.1, abs=0.05)
-    assert all(health.hold == [] for health in _week(watch, counters, 7, 0.2)), "an hour's outage changes no band"
+    assert all(health.hold == [] for health in _week(watch, counters, 7, 0.2)), "an outage of one hour changes no limit"
     # Late clicks are also clicks that do not join, hence both names.
     assert _week(watch, counters, 8, 0.2, coverage=0.8)[-1].hold == ["coverage", "join_rate"]
 
@@ -157,7 +157,7 @@ def test_a_lasting_change_is_accepted_the_week_after() -> None:
     assert _week(watch, counters, 6, 0.2)[-1].hold == []
 
 
-def test_what_is_kept_is_bounded_and_enough_to_go_on() -> None:
+def test_the_stored_state_is_bounded_and_continues_in_another_monitor() -> None:
     watch = monitor()
     counters = dict.fromkeys(("sessions", "sessions_labelled", "clicks_joined", "clicks_late"), 0)
     for week in range(5):
@@ -184,14 +184,14 @@ def _reports(outputs: Outputs) -> dict[int, Progress]:
     return {report.now_ts: report for report in outputs.progress()}
 
 
-def _slice(record: Stored) -> tuple[str, int]:
+def _batch(record: Stored) -> tuple[str, int]:
     return record.topic, record.offset if record.topic == topics.TICKS else 0
 
 
-def test_holds_survive_a_crash_at_any_slice() -> None:
+def test_holds_survive_a_crash_at_any_micro_batch() -> None:
     log = _trouble()
     arrived = sorted((record for name in topics.INPUTS for record in log.records[name]), key=lambda r: r.timestamp)
-    pieces = [list(piece) for _, piece in itertools.groupby(arrived, key=_slice)]
+    pieces = [list(piece) for _, piece in itertools.groupby(arrived, key=_batch)]
     calm = Outputs()
     join = Tables().join(SETTINGS)
     for piece in pieces:

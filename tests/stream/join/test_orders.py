@@ -52,7 +52,7 @@ def test_a_purchase_without_query_joins_the_last_click() -> None:
             purchase(1, None, ["item-1", "item-2"], at_s=25),
         ]
     )
-    assert reasons(result) == ["no_click"], "item-2 has no click"
+    assert reasons(result) == ["no_click"], "no client clicked item-2"
     assert [line.line_id for line in last_session(result).lines] == ["0"], "the click on q2 came after the purchase"
     assert last_session(result, "q2").lines == []
     assert [event.link for event in last_session(result).events] == ["query_id", "last_click"]

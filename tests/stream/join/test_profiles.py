@@ -27,7 +27,7 @@ def test_profiles_hold_the_newest_behaviours() -> None:
 
 
 def test_an_expired_profile_does_not_come_back() -> None:
-    """The time of deletion depends on the confirmation of micro-batches; here none is confirmed."""
+    """The deletion of its row depends on confirmations; this run confirms no micro-batch."""
     later_s = 3 * SETTINGS.profile_idle_s
     happened: list[Event] = [impression(1), click(1, 1, "item-1", at_s=5)]
     happened += [impression(2, at_s=later_s), click(2, 2, "item-1", at_s=later_s + 5)]

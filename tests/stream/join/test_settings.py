@@ -1,4 +1,4 @@
-"""Settings refuse what would make the join meaningless."""
+"""Settings refuse values that make the join meaningless."""
 
 import pytest
 

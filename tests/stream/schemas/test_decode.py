@@ -1,4 +1,4 @@
-"""Every way in which a record can be wrong has its reason, and nothing else is raised."""
+"""Decoding: every fault of a record has its reason, and no other error is raised."""
 
 import json
 

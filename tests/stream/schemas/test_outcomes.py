@@ -7,7 +7,7 @@ import pytest
 
 from stream.schemas.outcomes import DEAD, LATE, ORPHAN, OUTCOME_OF_REASON, OUTCOMES, open_count
 
-DOCS = Path(__file__).parents[3] / "docs" / "stream.md"
+DOCS = Path(__file__).parents[3] / "docs/stream.md"
 
 
 def test_the_documentation_explains_every_reason_code() -> None:
