@@ -1,1 +1,1 @@
-"""Candidates become a ranked list inside a deadline, and every list becomes an impression."""
+"""The ranking service: candidates become a ranked list within a deadline, and every list becomes an impression."""

@@ -7,29 +7,29 @@ from stream.settings import secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
-    """How requests are answered.
+    """Settings of the ranking service.
 
     Attributes:
-        host: Address the service listens on.
-        port: Port of the ranking API, `/livez`, `/readyz` and `/metrics`.
+        host: Address on which the service listens.
+        port: Port of the API, `/livez`, `/readyz` and `/metrics`.
         drain_s: Seconds between SIGTERM and the close. Meanwhile `/readyz` answers 503 and requests are still answered,
             so that load balancers can turn away first; 0 closes at once.
-        deadline_ms: Time from the arrival of a request until it is answered, by the model or in incoming order; a
-            request that waited half of it for the model's thread is not scored any more.
-        max_body_bytes: Larger request bodies are refused with 413.
-        num_scored: How many candidates the model sees; the rest follows in incoming order.
-        trust_event_ts: Take the time of an impression from the request; for simulations and replays only.
+        deadline_ms: Milliseconds from the arrival of a request to its answer, scored or in incoming order. A request
+            that waits for half of it is not scored.
+        max_body_bytes: Size of a request body above which it is refused with 413.
+        num_scored: Number of candidates that the model scores; the others follow in incoming order.
+        trust_event_ts: Take the time of an impression from the request, for simulations and replays.
         default_lineage: Lineage that scores clients outside of the experiment; empty = incoming order.
         layer: Experiment layer of this service.
-        poll_s: Seconds between two looks at the registry and the experiment.
-        compiled: Run models through torch.compile; pays off for large models on a machine with a C++ compiler.
+        poll_s: Seconds between two polls of the registry and the experiment.
+        compiled: Run models through torch.compile; needs a C++ compiler and pays off for large models.
         max_bad_outputs: Bad outputs after which this process quarantines a version.
         pepper: Secret key of the query text's hash; empty = one made at the first start and kept under the home folder.
-        spool_bytes: Disk space for impressions while the broker is down.
-        queue_size: Impressions held in memory on their way to the broker.
-        collect_bytes: Event payloads held in memory on their way to the broker; more are refused with 429.
-        collect_timeout_s: Time until the sender of events is told to send them again.
-        profiles_capacity: Clients whose history is kept in memory.
+        spool_bytes: Disk space for impressions while the broker is unavailable.
+        queue_size: Impressions that wait in memory for the broker; further ones are dropped.
+        collect_bytes: Size of posted events that wait in memory for the broker; further ones are refused with 429.
+        collect_timeout_s: Seconds after which posted events that the broker has not acknowledged are answered with 503.
+        profiles_capacity: Clients whose profile is kept in memory.
         artifacts: Folder of model artifacts; empty = `artifacts` under the home folder.
     """
 

@@ -1,4 +1,4 @@
-"""`shelfwise serving`: run the ranking service, ask it, and print its OpenAPI document."""
+"""`shelfwise serving`: run the ranking service, post a request, and print the OpenAPI document."""
 
 import sys
 from pathlib import Path
@@ -14,17 +14,20 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def run(
     ctx: typer.Context,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="Time until a request is answered, model or not.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address on which the service listens.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port on which the service listens; 0 takes a free one.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds until a request is answered, scored or in incoming order.")
+    ] = None,
     drain_s: Annotated[
         float | None, typer.Option(help="Seconds between SIGTERM, when /readyz turns 503, and the close.")
     ] = None,
     trust_event_ts: Annotated[
-        bool | None, typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take event times from requests.")
+        bool | None,
+        typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take the time of impressions from requests."),
     ] = None,
 ) -> None:
-    """Answer rank requests until SIGTERM or SIGINT."""
+    """Answer rank requests until SIGTERM or SIGINT, and for another `serving.drain_s`."""
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database
     from serving import run as process
@@ -60,7 +63,7 @@ def openapi() -> None:
 def rank(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(help="JSON file with one request; - reads standard input.")],
-    url: Annotated[str | None, typer.Option(help="Address of the service; default is the configured one.")] = None,
+    url: Annotated[str | None, typer.Option(help="URL of the service; the configured address by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Post one request and print the answer."""

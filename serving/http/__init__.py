@@ -1,1 +1,1 @@
-"""The HTTP edge and a client for it."""
+"""The HTTP edge: application, server, OpenAPI document and client."""

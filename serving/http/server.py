@@ -59,7 +59,7 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the drain at the first signal, close at the second; a server that has not started closes at once."""
+        """Start the drain at the first signal, close at the second; a server that has not started closes at once."""
         if self._is_draining or self._loop is None or not self.started:
             super().handle_exit(sig, frame)
             return

@@ -176,7 +176,7 @@ class Collector:
                 job.done.set_result(self._answer(job) if is_delivered else None)
 
     def _take(self) -> list[_Job]:
-        """Return batches that share one round trip, without those whose senders no longer wait."""
+        """Return batches that share one round trip, without those whose senders have gone."""
         taken: list[_Job] = []
         with self._lock:
             while self._jobs and sum(len(job.payloads) for job in taken) < _MAX_TOGETHER:

@@ -1,8 +1,9 @@
 """A small shop for serving tests: items, versions from real models, an experiment, a service without a broker."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,13 +11,14 @@ import numpy as np
 from abtest.store import Arm, ExperimentStore
 from serving import run
 from serving.ranking import scorer
+from serving.ranking.context import AnswerIdentity, RankContext
 from serving.ranking.service import Service, System
 from serving.schemas import RankRequest, decode
 from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Item
-from trainer.features import FEATURE_SCHEMA, collate, context_f16, example_from_request, item_f16
+from trainer.features import FEATURE_SCHEMA, SessionExample, collate, context_f16, example_from_request, item_f16
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
 from trainer.versions import artifact
@@ -62,7 +64,7 @@ def tiny(model: str) -> ModelConfig:
 
 
 def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps: IdMaps) -> artifact.Manifest:
-    """Return the manifest of a version that nobody trained."""
+    """Return the manifest of a version without training."""
     return artifact.Manifest(
         lineage=lineage,
         version=number,
@@ -110,6 +112,19 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
     ]
     golden = collate(examples, id_maps, width=WIDTH, history=config.history)
     return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
+
+
+class StubScorer:
+    """A scorer that returns what a function says, in place of a model."""
+
+    def __init__(self, answer: Callable[[int], Sequence[float]] = lambda n: [1.0] * n) -> None:
+        self._answer = answer
+        self.num_calls = 0
+
+    def score(self, example: SessionExample) -> Sequence[float]:
+        """Return the function's scores for the number of items."""
+        self.num_calls += 1
+        return self._answer(len(example.item_ids))
 
 
 class World:
@@ -180,6 +195,12 @@ def request(client_id: str = "c-1", **changes: object) -> RankRequest:
     num = changes.pop("num_candidates", 30)
     assert isinstance(num, int)
     return decode(msgspec.json.encode(body(client_id, num_candidates=num, **changes)))
+
+
+def context(asked: RankRequest, **filled: Any) -> RankContext:
+    """Return the context of a request, with fields that earlier steps would have filled."""
+    identity = AnswerIdentity(event_id="e-1", event_ts=START_MS, query_id=asked.query_id or "q-1", query_hash="h")
+    return RankContext(**{"request": asked, "arrival_s": 0.0, "deadline_s": 60.0, "identity": identity, **filled})
 
 
 def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -> dict[str, float]:

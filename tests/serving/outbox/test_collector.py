@@ -85,7 +85,7 @@ def test_accepted_events_and_dead_letters_are_on_the_broker_when_the_answer_come
     assert Counter(header["reason"] for header in headers) == {b"bad_value": 1, b"unmapped": 1}
     assert {header["topic"] for header in headers} == {b"ingest:shelfwise"}
     assert json.dumps(bad, separators=(",", ":")).encode() in {letter.value for letter in letters}
-    # The same payload is the same letter.
+    # The same payload gives the same dead letter.
     assert again.json()["rejected"] == 1
     coordinates = {
         (dict(letter.headers)["offset"], letter.value) for letter in read_to_end(fresh_kafka, topics.DEAD_LETTERS)

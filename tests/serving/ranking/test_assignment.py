@@ -20,7 +20,7 @@ def world(tmp_path: Path) -> World:
 def test_golden_buckets(world: World) -> None:
     active = world.experiments.active("ranker")
     found = [assignment_of(client, active, None).bucket for client in ("c-1", "c-2", "c-3")]
-    assert found == [6198, 8660, 8073]  # EXPERIMENTS.md 5
+    assert found == [6198, 8660, 8073]
 
 
 def test_without_an_experiment_the_default_lineage_answers() -> None:

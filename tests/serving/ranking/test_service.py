@@ -19,23 +19,11 @@ from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
 from stream.schemas.events import Behaviour, Impression, Profile
 from stream.schemas.session import unpack
-from tests.serving.world import START_MS, World, request
-from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, SessionExample, item_f16
+from tests.serving.world import START_MS, StubScorer, World, request
+from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item_f16
 
 
-class Faulty:
-    """A scorer that does what it is told, in place of a model's output."""
-
-    def __init__(self, answer: Callable[[int], Sequence[float]]) -> None:
-        self._answer = answer
-        self.num_calls = 0
-
-    def score(self, example: SessionExample) -> Sequence[float]:
-        self.num_calls += 1
-        return self._answer(len(example.item_ids))
-
-
-def use(service: Service, scorer: Faulty, number: int = 1, lineage: str = "base") -> None:
+def use(service: Service, scorer: StubScorer, number: int = 1, lineage: str = "base") -> None:
     service.versions.activate(LoadedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
 
 
@@ -103,7 +91,7 @@ def test_v2_bad_output_falls_back_and_five_quarantine_the_version(
     world: World, output: Callable[[int], Sequence[float]], reason: str
 ) -> None:
     service = world.service(SETTINGS)
-    faulty = Faulty(output)
+    faulty = StubScorer(output)
     use(service, faulty)
     found = run(service, 7)
     assert [answer.fallback for answer in found] == [reason] * 5 + [QUARANTINED] * 2
@@ -117,8 +105,8 @@ def test_v2_bad_output_falls_back_and_five_quarantine_the_version(
 
 def test_v2_a_quarantined_version_gives_way_to_the_one_before(world: World) -> None:
     service = world.service(SETTINGS)
-    use(service, Faulty(good), number=1)
-    use(service, Faulty(raising), number=2)
+    use(service, StubScorer(good), number=1)
+    use(service, StubScorer(raising), number=2)
     found = run(service, 7)
     assert [answer.version for answer in found] == [None] * 5 + ["1"] * 2
 
@@ -135,11 +123,11 @@ def test_v3_a_model_that_sleeps_is_not_waited_for(world: World) -> None:
     async def go() -> tuple[list[RankAnswer], list[RankAnswer], list[RankAnswer]]:
         service.start()
         try:
-            use(service, Faulty(good))
+            use(service, StubScorer(good))
             before = await answers(service, 3)
-            use(service, Faulty(stuck), number=2)
+            use(service, StubScorer(stuck), number=2)
             during = await answers(service, 4)
-            use(service, Faulty(good), number=3)
+            use(service, StubScorer(good), number=3)
             released.set()
             while (await answers(service, 1))[0].fallback == rank.STUCK:
                 await asyncio.sleep(0)
@@ -170,7 +158,7 @@ def test_a_list_that_waited_too_long_is_not_scored(world: World) -> None:
         ServingSettings(default_lineage="base", deadline_ms=60_000.0),
         system=System(clock=lambda: readings[0], now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0),
     )
-    scorer = Faulty(slow)
+    scorer = StubScorer(slow)
     use(service, scorer)
 
     async def go() -> list[RankAnswer]:
@@ -195,7 +183,7 @@ def test_the_impression_repeats_the_answer_with_features_in_shown_order(world: W
     service = world.service(SETTINGS)
     world.experiment(arms=[Arm(name="control", lineage="base", is_control=True), Arm(name="b", lineage="base")])
     service.poll()
-    use(service, Faulty(lambda n: [float(k % 7) + k / 100 for k in range(n)]))
+    use(service, StubScorer(lambda n: [float(k % 7) + k / 100 for k in range(n)]))
     behaviours = [
         Behaviour(event_id=f"e-{k}", item_id=f"i-{k}", action="click", event_ts=START_MS - k * 61_000, category="k-1")
         for k in range(3)
@@ -246,7 +234,7 @@ def test_event_time_of_the_request_counts_only_when_trusted(world: World) -> Non
 
 def test_long_lists_log_the_first_two_hundred_candidates(world: World) -> None:
     service = world.service(SETTINGS)
-    use(service, Faulty(good))
+    use(service, StubScorer(good))
 
     async def go() -> RankAnswer:
         service.start()
@@ -288,7 +276,7 @@ def test_a_start_without_the_database_uses_the_local_copies(world: World) -> Non
 
 def test_requests_in_flight_together_are_all_answered(world: World) -> None:
     service = world.service(SETTINGS)
-    use(service, Faulty(good))
+    use(service, StubScorer(good))
 
     async def go() -> list[RankAnswer]:
         service.start()

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from serving.ranking.features import FeatureBuilder, logged
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import Profiles
+from stream.schemas.events import Behaviour, Profile
+from stream.schemas.session import unpack
+from tests.serving.world import START_MS, items, request
+from trainer.features import FEATURE_SCHEMA, item_f16
+
+
+@pytest.fixture
+def profiles() -> Profiles:
+    made = Profiles()
+    actions = ("click", "hover", "purchase")
+    behaviours = [
+        Behaviour(event_id=f"e-{k}", item_id=f"i-{k}", action=action, event_ts=START_MS - 1_500 * k)
+        for k, action in enumerate(actions)
+    ]
+    made.put(Profile(client_id="c-1", behaviours=behaviours, updated_ts=START_MS))
+    return made
+
+
+def builder(profiles: Profiles, *, num_scored: int = 30) -> FeatureBuilder:
+    return FeatureBuilder(Catalogue(items()), profiles, num_scored=num_scored)
+
+
+def test_a_price_is_the_requests_then_the_catalogues_then_zero(profiles: Profiles) -> None:
+    asked = request(candidates=[{"item_id": "i-0", "price_minor": 5}, {"item_id": "i-1"}, {"item_id": "unknown"}])
+    assert builder(profiles).prices(asked) == [5, items()[1].price_minor, 0]
+
+
+def test_at_most_two_hundred_candidates_have_a_price(profiles: Profiles) -> None:
+    assert len(builder(profiles).prices(request(num_candidates=201))) == 200
+
+
+def test_the_history_holds_known_actions_with_their_age(profiles: Profiles) -> None:
+    found = builder(profiles).history("c-1", START_MS)
+    assert (found.object_id, found.action, found.age_s) == (["i-0", "i-2"], ["click", "purchase"], [0, 3])
+    assert found.category == ["", ""]
+
+
+def test_an_action_after_the_query_has_age_zero(profiles: Profiles) -> None:
+    assert builder(profiles).history("c-1", START_MS - 10_000).age_s == [0, 0]
+
+
+def test_an_unknown_client_has_no_history(profiles: Profiles) -> None:
+    assert builder(profiles).history("c-2", START_MS).object_id == []
+
+
+def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Profiles) -> None:
+    asked = request(num_candidates=5)
+    prices = builder(profiles).prices(asked)
+    found = builder(profiles, num_scored=2).build(asked, "q-1", START_MS, prices)
+    assert list(found.example.item_ids) == ["i-0", "i-1"]
+    expected = item_f16(items()[:5], prices)
+    np.testing.assert_array_equal(found.items, expected)
+    shown = logged(found, [4, 0])
+    assert shown.schema == FEATURE_SCHEMA
+    np.testing.assert_array_equal(unpack("item_f16", shown.item_f16).reshape(2, -1), expected[[4, 0]])
+    assert shown.history == found.history

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from serving.ranking import scorer
+from stream.errors import ArtifactError
+from stream.replicas.catalogue import Catalogue
+from tests.serving.world import World, items, publish, request, scores_of
+from trainer.versions import artifact
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["mlp", "prm", "armmt"])
+def test_a_loaded_version_gives_its_golden_scores(world: World, model: str) -> None:
+    loaded = scorer.load(world.artifacts, publish(world.artifacts, "base", 1, model=model))
+    assert loaded.verify() <= artifact.GOLDEN_TOLERANCE
+
+
+def test_a_list_has_one_score_per_candidate(world: World) -> None:
+    address = publish(world.artifacts, "base", 1)
+    found = scores_of(world, address, request(num_candidates=7), Catalogue(items()))
+    assert list(found) == [f"i-{k}" for k in range(7)]
+
+
+def test_golden_scores_that_differ_are_refused(world: World) -> None:
+    loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
+    assert scorer.TorchScorer(loaded).verify() <= 1e-6
+    name = next(name for name in loaded.params if name.endswith("weight"))
+    loaded.params[name] = loaded.params[name] + 0.5
+    with pytest.raises(ArtifactError, match="golden"):
+        scorer.TorchScorer(loaded).verify()
+
+
+def test_a_missing_weight_is_refused(world: World) -> None:
+    loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
+    del loaded.params[next(name for name in loaded.params if name.endswith("weight"))]
+    with pytest.raises(ArtifactError, match="cannot be scored"):
+        scorer.TorchScorer(loaded).verify()
+
+
+def test_another_feature_schema_is_refused(world: World) -> None:
+    loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
+    other = msgspec.structs.replace(loaded.manifest, feature_schema="other")
+    with pytest.raises(ArtifactError, match="feature schema other"):
+        scorer.TorchScorer(type(loaded)(**{**{n: getattr(loaded, n) for n in loaded.__slots__}, "manifest": other}))
+
+
+def test_a_missing_version_is_refused(world: World) -> None:
+    with pytest.raises(ArtifactError):
+        scorer.load(world.artifacts, "0" * 64)

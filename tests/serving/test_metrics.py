@@ -1,0 +1,35 @@
+from serving.metrics import Metrics
+
+NAMES = {
+    "shelfwise_serving_requests": ("counter", ("arm", "fallback")),
+    "shelfwise_serving_refused": ("counter", ("status",)),
+    "shelfwise_serving_latency_seconds": ("histogram", ("arm",)),
+    "shelfwise_serving_version": ("gauge", ("lineage",)),
+    "shelfwise_serving_version_changes": ("counter", ("lineage",)),
+    "shelfwise_serving_refused_versions": ("counter", ("lineage", "reason")),
+    "shelfwise_serving_impressions": ("counter", ("state",)),
+    "shelfwise_serving_collected": ("counter", ("outcome",)),
+    "shelfwise_serving_spool_bytes": ("gauge", ()),
+    "shelfwise_serving_spool_damaged": ("counter", ()),
+    "shelfwise_serving_replica_records": ("counter", ("topic",)),
+    "shelfwise_serving_replica_rejected": ("counter", ("topic",)),
+    "shelfwise_serving_evicted_profiles": ("gauge", ()),
+}
+
+
+def test_the_names_are_part_of_the_product() -> None:
+    found = {family.name: family.type for family in Metrics().registry.collect() if "shelfwise_serving" in family.name}
+    assert found == {name: kind for name, (kind, _) in NAMES.items()}
+
+
+def test_the_labels_are_part_of_the_product() -> None:
+    metrics = Metrics()
+    kept = [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]
+    assert {one._name: one._labelnames for one in kept} == {name: labels for name, (_, labels) in NAMES.items()}
+
+
+def test_process_metrics_and_the_build_are_there_and_times_of_creation_are_not() -> None:
+    text = Metrics().text().decode()
+    assert "process_cpu_seconds_total" in text
+    assert "shelfwise_build_info{" in text
+    assert "_created" not in text

@@ -1,0 +1,29 @@
+from typing import Any
+
+import pytest
+
+from serving.settings import ServingSettings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("deadline_ms", 0.0, "more than 0"),
+        ("poll_s", -1.0, "more than 0"),
+        ("collect_bytes", 0, "more than 0"),
+        ("num_scored", 31, "1 to 30"),
+        ("num_scored", 0, "1 to 30"),
+        ("port", 65_536, "0 to 65535"),
+        ("spool_bytes", -1, "0 or more"),
+        ("drain_s", -0.5, "0 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: float, expected: str) -> None:
+    changes: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=f"{name} = {value}: expected {expected}"):
+        ServingSettings(**changes)
+
+
+def test_the_bounds_are_accepted() -> None:
+    ServingSettings(num_scored=1, port=0, spool_bytes=0, drain_s=0)
+    ServingSettings(num_scored=30, port=65_535)
