@@ -6,6 +6,7 @@ Source: docs/adr/0002-litestar.md.
 """
 
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from serving import metrics
 from serving.http import openapi
@@ -24,6 +26,8 @@ from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
 _JSON = "application/json"
+_REQUEST_ID = b"x-request-id"
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +37,10 @@ _STATUSES: Mapping[type[ShelfwiseError], int] = {TooManyError: 413, BusyError: 4
 
 
 def create(service: Service) -> Litestar:
-    """Return the ASGI application; its lifespan starts and stops the service."""
+    """Return the ASGI application, whose lifespan starts and stops the service.
+
+    Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
+    """
 
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:
@@ -72,14 +79,20 @@ def create(service: Service) -> Litestar:
             answer.headers["Retry-After"] = str(error.retry_after_s)
         return answer
 
-    def close_while_draining(app: ASGIApp) -> ASGIApp:
+    def with_request_id(app: ASGIApp) -> ASGIApp:
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-            async def send_and_close(message: Message) -> None:
-                if message["type"] == "http.response.start" and service.is_draining:
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            stated = dict(scope["headers"]).get(_REQUEST_ID, b"").decode("latin-1")
+            request_id = stated if _VALID_ID.fullmatch(stated) else service.new_id()
+
+            async def send_with_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    headers = [*message["headers"], (_REQUEST_ID, request_id.encode())]
+                    # Clients that keep connections open turn to another process before this one closes.
+                    message["headers"] = [*headers, (b"connection", b"close")] if service.is_draining else headers
                 await send(message)
 
-            await app(scope, receive, send_and_close)
+            with bound_contextvars(request_id=request_id):
+                await app(scope, receive, send_with_headers)
 
         return wrapped
 
@@ -95,7 +108,7 @@ def create(service: Service) -> Litestar:
         route_handlers=[rank, events, live, ready, text_metrics, openapi_document],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
-        middleware=[close_while_draining],
+        middleware=[with_request_id],
         openapi_config=None,
         request_max_body_size=service.settings.max_body_bytes,
         logging_config=None,

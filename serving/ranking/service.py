@@ -27,6 +27,7 @@ from serving.schemas import Health, RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
+from stream.schemas.identity import uuid7
 
 NONE: Final = "none"
 _log = logging.getLogger(__name__)
@@ -130,6 +131,10 @@ class Service:
         self.metrics.requests.labels(arm, context.fallback or NONE).inc()
         self.metrics.latency.labels(arm).observe(context.latency_us / 1e6)
         return context.answer()
+
+    def new_id(self) -> str:
+        """Return a new id that sorts by time."""
+        return uuid7(self._system.now_ms(), self._system.random_bytes)
 
     def start(self) -> None:
         """Start all threads; `health` tells when the service is ready."""
