@@ -4,7 +4,6 @@ The gateway addresses objects by uid only, accepts empty answers, refuses to sen
 asks busy and unreachable servers again, and reads back every write. `grafana/calls.json` lists the calls that it makes.
 """
 
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
@@ -17,6 +16,7 @@ from requests import RequestException, Response
 from deploy.grafana.compare import differences, normalised
 from deploy.grafana.model import Json
 from deploy.grafana.settings import GrafanaSettings
+from deploy.loopback import is_loopback
 from stream.errors import ConfigError, ShelfwiseError
 
 OLDEST_MAJOR = 11
@@ -250,16 +250,9 @@ def _checked(url: str) -> SplitResult:
         raise ConfigError(f"grafana.url: expected https://HOST[:PORT][/PATH], got '{url}'")
     if parts.username is not None or parts.query or parts.fragment:
         raise ConfigError("grafana.url: expected no user, query or fragment; set grafana.token for the token")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ConfigError(f"grafana.url: '{url}' would send the token unencrypted; use https")
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _segment(uid: str) -> str:

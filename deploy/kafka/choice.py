@@ -1,7 +1,6 @@
 """Choice of the broker of a command: an address, the local Kafka, or the memory broker."""
 
 import sys
-from ipaddress import ip_address
 from pathlib import Path
 
 from deploy.configuration import Context
@@ -10,6 +9,7 @@ from deploy.kafka.jars import Report
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
 from deploy.kafka.settings import LocalKafkaSettings
+from deploy.loopback import is_loopback
 from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError
 
@@ -97,21 +97,12 @@ def _checked(addresses: str, settings: KafkaSettings) -> str:
                 f"kafka.broker = '{settings.broker}': expected HOST:PORT[,HOST:PORT], local, memory, "
                 "memory@HOST:PORT or auto"
             )
-        if settings.security_protocol == "PLAINTEXT" and not settings.allow_plaintext and not _is_loopback(host):
+        if settings.security_protocol == "PLAINTEXT" and not settings.allow_plaintext and not is_loopback(host):
             raise ConfigError(
                 f"kafka.broker = '{settings.broker}' is not on this machine and kafka.security_protocol is PLAINTEXT: "
                 "set SSL or SASL_SSL, or kafka.allow_plaintext = true on a network that you trust"
             )
     return addresses
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _to_stderr(line: str) -> None:

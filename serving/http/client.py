@@ -1,4 +1,4 @@
-"""Client of a running ranking service."""
+"""One request to a running ranking service."""
 
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
