@@ -2,7 +2,7 @@
 
 Handlers take and return raw bytes, which `serving.schemas` decodes, so that a refusal names the field and its value.
 
-Source: docs/adr/0002-litestar.md.
+Source: docs/adr/0002-web-framework.md.
 """
 
 import logging

@@ -125,11 +125,13 @@ def test_broker_down_then_up_loses_nothing(tmp_path: Path) -> None:
         sender.start()
         for number in range(10):
             sender.offer(impression(number))
-        wait_until(lambda: counts(metrics)["delivered"] == 10)
+        # On a busy machine the first acknowledgement can come too late; the batch then goes through the spool.
+        wait_until(lambda: counts(metrics)["delivered"] + counts(metrics)["resent"] == 10)
+        spooled = counts(metrics)["spooled"]
         kafka.stop()
         for number in range(10, 30):
             sender.offer(impression(number))
-        wait_until(lambda: counts(metrics)["spooled"] == 20)
+        wait_until(lambda: counts(metrics)["spooled"] == spooled + 20)
         sender.stop()
         kafka.start()
         again_metrics = Metrics()
@@ -137,7 +139,7 @@ def test_broker_down_then_up_loses_nothing(tmp_path: Path) -> None:
         again.start()
         for number in range(30, 35):
             again.offer(impression(number))
-        wait_until(lambda: counts(again_metrics)["resent"] == 20 and counts(again_metrics)["delivered"] == 5)
+        wait_until(lambda: counts(again_metrics)["resent"] + counts(again_metrics)["delivered"] == 25)
         again.stop()
         found = [
             msgspec.json.decode(record.value or b"", type=Impression) for record in read_to_end(broker, IMPRESSIONS)
