@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
@@ -36,14 +36,21 @@ def live(service: Service) -> Iterator[str]:
 
 
 def wait_ready(address: str) -> None:
-    """Return once `/readyz` says so."""
-    limit = time.monotonic() + LIMIT_S
+    """Return as soon as `/readyz` answers 200."""
+
+    def is_ready() -> bool:
+        try:
+            return client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
     with httpx.Client(base_url=address) as client:
-        while True:
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            assert time.monotonic() < limit, "the service did not become ready"
-            time.sleep(0.02)
+        wait_until(is_ready)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition is met; fail after `LIMIT_S`."""
+    limit = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < limit, "the condition was not met in time"
+        time.sleep(0.02)

@@ -4,7 +4,7 @@ import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,7 @@ from stream.broker.settings import Broker
 from stream.schemas.events import Impression, Query, ShownItems
 from stream.schemas.topics import IMPRESSIONS
 from tests.harness.kafka import PARTITIONS, local_kafka
-
-LIMIT_S = 60.0
+from tests.serving.live import wait_until
 
 
 @pytest.fixture
@@ -53,13 +52,6 @@ def counts(metrics: Metrics) -> Counter[str]:
             for state in ("emitted", "delivered", "spooled", "dropped", "resent")
         }
     )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit, "the condition was not met in time"
-        time.sleep(0.02)
 
 
 def emitter(

@@ -1,6 +1,3 @@
-import time
-from collections.abc import Callable
-
 import pytest
 
 from serving.metrics import Metrics
@@ -12,16 +9,8 @@ from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
 from stream.schemas.events import Behaviour, Profile, encode
+from tests.serving.live import wait_until
 from tests.serving.world import items
-
-LIMIT_S = 60.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit, "the condition was not met in time"
-        time.sleep(0.02)
 
 
 def test_without_a_broker_a_replica_is_unavailable() -> None:

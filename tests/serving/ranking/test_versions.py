@@ -20,7 +20,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-class Away:
+class Unavailable:
     """A registry whose database does not answer."""
 
     def live(self, lineage: str) -> Version | None:
@@ -38,10 +38,10 @@ class Clock:
 
 
 def updater(
-    world: World, versions: VersionManager, metrics: Metrics, clock: Clock, *, away: bool = False
+    world: World, versions: VersionManager, metrics: Metrics, clock: Clock, *, unavailable: bool = False
 ) -> VersionUpdater:
     return VersionUpdater(
-        Away() if away else world.registry,
+        Unavailable() if unavailable else world.registry,
         versions,
         lambda address: scorer.load(world.artifacts, address),
         metrics,
@@ -57,7 +57,7 @@ def refused(metrics: Metrics) -> float:
     return value or 0.0
 
 
-def test_the_live_version_comes_into_use_and_the_former_stays_loaded(world: World) -> None:
+def test_the_live_version_comes_into_use_and_the_previous_one_stays_loaded(world: World) -> None:
     metrics, clock = Metrics(), Clock()
     versions = VersionManager(metrics, max_bad_outputs=5)
     poller = updater(world, versions, metrics, clock)
@@ -109,7 +109,7 @@ def link(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, zero_tail, foreign, remove, link])
-def test_t3_a_damaged_version_is_refused_once_and_the_former_stays(
+def test_t3_a_damaged_version_is_refused_once_and_the_previous_one_stays(
     world: World, damage: Callable[[Path], None]
 ) -> None:
     metrics, clock = Metrics(), Clock()
@@ -137,20 +137,20 @@ def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(wo
     versions = VersionManager(metrics, max_bad_outputs=5)
     address = world.go_live("base", 4)
     updater(world, versions, metrics, clock).poll(["base"])
-    away = updater(world, versions, metrics, clock, away=True)
-    away.poll(["base"])
+    unavailable = updater(world, versions, metrics, clock, unavailable=True)
+    unavailable.poll(["base"])
     used = versions.get("base")
     assert used is not None
     assert used.artifact == address
     fresh = VersionManager(metrics, max_bad_outputs=5)
-    updater(world, fresh, metrics, clock, away=True).poll(["base"])
+    updater(world, fresh, metrics, clock, unavailable=True).poll(["base"])
     again = fresh.get("base")
     assert again is not None
     assert (again.number, again.artifact) == (4, address)
 
 
 @pytest.mark.slow
-def test_v5_swaps_under_load_fail_no_request_and_never_mislabel(world: World) -> None:
+def test_v5_version_changes_under_load_fail_no_request_and_mislabel_none(world: World) -> None:
     num_versions, num_requests = 12, 400
     addresses = {str(number): "" for number in range(1, num_versions + 1)}
     service = world.service(
@@ -162,7 +162,7 @@ def test_v5_swaps_under_load_fail_no_request_and_never_mislabel(world: World) ->
     async def ask(share: list[RankRequest]) -> None:
         answered.extend([await service.rank(one) for one in share])
 
-    def swap() -> None:
+    def change_versions() -> None:
         for number in range(2, num_versions + 1):
             addresses[str(number)] = world.go_live("base", number)
             service.poll()
@@ -173,10 +173,10 @@ def test_v5_swaps_under_load_fail_no_request_and_never_mislabel(world: World) ->
         try:
             while service.versions.get("base") is None:
                 await asyncio.sleep(0)
-            swapping = asyncio.create_task(asyncio.to_thread(swap))
-            while not swapping.done():
+            changing = asyncio.create_task(asyncio.to_thread(change_versions))
+            while not changing.done():
                 await asyncio.gather(*(ask(asked[k::4]) for k in range(4)))
-            await swapping
+            await changing
         finally:
             service.stop()
 
