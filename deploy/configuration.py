@@ -38,6 +38,7 @@ def sections() -> Mapping[str, type]:
     from stream.db import DatabaseSettings
     from stream.join.settings import JoinSettings
     from stream.logs import LoggingSettings
+    from stream.query_hash_key import PrivacySettings
     from trainer.settings import TrainerSettings
 
     return {
@@ -45,6 +46,7 @@ def sections() -> Mapping[str, type]:
         "kafka": KafkaSettings,
         "local_kafka": LocalKafkaSettings,
         "database": DatabaseSettings,
+        "privacy": PrivacySettings,
         "join": JoinSettings,
         "worker": WorkerSettings,
         "trainer": TrainerSettings,

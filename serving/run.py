@@ -14,7 +14,6 @@ from serving.outbox.collector import Collector
 from serving.outbox.delivery import Delivery
 from serving.outbox.emitter import Emitter
 from serving.outbox.spool import Spool
-from serving.query_key import pepper
 from serving.ranking import scorer
 from serving.ranking.assignment import Assigner
 from serving.ranking.replicas import ReplicaUpdater
@@ -38,6 +37,7 @@ def build(
     home: Path,
     broker: Broker | None,
     engine: Engine | None,
+    query_hash_key: bytes,
     system: System = SYSTEM,
 ) -> Service:
     """Return a service with its components, not started.
@@ -47,10 +47,10 @@ def build(
         home: Folder of everything that Shelfwise keeps on disk.
         broker: None sends impressions to the spool, leaves catalogue and profiles empty and refuses posted events.
         engine: None takes versions and the experiment from the local copies.
+        query_hash_key: Key of the hash that replaces query texts.
         system: Clocks and random bytes.
     """
     folder = home / "serving"
-    key = pepper(settings, folder, system.random_bytes)
     metrics = Metrics()
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
@@ -89,7 +89,7 @@ def build(
         collector=Collector(
             Delivery(broker, clock=system.clock, random=system.random),
             metrics,
-            options=Options(pepper=key),
+            options=Options(query_hash_key=query_hash_key),
             max_bytes=settings.collect_bytes,
             timeout_s=settings.collect_timeout_s,
             now_ms=system.now_ms,
@@ -97,4 +97,4 @@ def build(
         metrics=metrics,
         system=system,
     )
-    return Service(settings, dependencies, query_hash_key=key, host=socket.gethostname())
+    return Service(settings, dependencies, query_hash_key=query_hash_key, host=socket.gethostname())

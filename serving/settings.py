@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from stream.settings import secret
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
@@ -24,7 +22,6 @@ class ServingSettings:
         poll_s: Seconds between two polls of the registry and the experiment.
         compiled: Run models through torch.compile; needs a C++ compiler and pays off for large models.
         max_bad_outputs: Bad outputs after which this process quarantines a version.
-        pepper: Secret key of the query text's hash; empty = one made at the first start and kept under the home folder.
         spool_bytes: Disk space for impressions while the broker is unavailable.
         queue_size: Impressions that wait in memory for the broker; further ones are dropped.
         collect_bytes: Size of posted events that wait in memory for the broker; further ones are refused with 429.
@@ -45,7 +42,6 @@ class ServingSettings:
     poll_s: float = 2.0
     compiled: bool = False
     max_bad_outputs: int = 5
-    pepper: str = secret()
     spool_bytes: int = 64 * 1024 * 1024
     queue_size: int = 10_000
     collect_bytes: int = 8 * 1024 * 1024

@@ -121,19 +121,18 @@ def redrive(
     """Write letters back to the topics that they came from; each is a new record with a fate of its own."""
     import time
 
-    from serving.query_key import pepper
-    from serving.settings import ServingSettings
     from stream.adapters import Options
     from stream.broker.producer import Producer
     from stream.broker.reader import read_to_end
     from stream.operations import redrive
+    from stream.query_hash_key import PrivacySettings, query_hash_key
 
     called = context(ctx)
     broker = _broker(called)
     found = _collect(broker, topic)
     planned = redrive.plan(found.dead_letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
-    settings = called.settings.get("serving", ServingSettings)
-    secret = b"" if dry_run else pepper(settings, called.home / "serving")
+    privacy = called.settings.get("privacy", PrivacySettings)
+    key = b"" if dry_run else query_hash_key(privacy, called.home)
 
     def run(producer: Producer | None) -> redrive.Redriven:
         return redrive.redrive(
@@ -141,7 +140,7 @@ def redrive(
             topic,
             planned,
             read_to_end(broker, topic),
-            options=Options(pepper=secret, query_name=query_name),
+            options=Options(query_hash_key=key, query_name=query_name),
             bucket=redrive.TokenBucket(rate, time.monotonic, time.sleep),
             now_ms=_now_ms,
         )

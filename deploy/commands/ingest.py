@@ -26,19 +26,19 @@ def ingest(
     import time
 
     from deploy.kafka.choice import configured
-    from serving.query_key import pepper
-    from serving.settings import ServingSettings
     from stream.adapters import Options
     from stream.broker.admin import partition_counts
     from stream.broker.producer import Producer
     from stream.operations.ingest import ingest as send
+    from stream.query_hash_key import PrivacySettings, query_hash_key
     from stream.schemas import topics
 
     called = context(ctx)
     lines = _lines(file)
-    # A dry run leaves no key behind: nobody sees its hashes.
-    settings = called.settings.get("serving", ServingSettings)
-    options = Options(pepper=b"" if dry_run else pepper(settings, called.home / "serving"), query_name=query_name)
+    # A dry run makes no key, because its hashes are not kept.
+    privacy = called.settings.get("privacy", PrivacySettings)
+    key = b"" if dry_run else query_hash_key(privacy, called.home)
+    options = Options(query_hash_key=key, query_name=query_name)
 
     def now_ms() -> int:
         return time.time_ns() // 1_000_000

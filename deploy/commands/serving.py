@@ -33,6 +33,7 @@ def run(
     from serving import run as process
     from serving.http.server import serve
     from serving.settings import ServingSettings
+    from stream.query_hash_key import PrivacySettings, query_hash_key
 
     flags = {
         "host": host,
@@ -47,6 +48,7 @@ def run(
         home=loaded.home,
         broker=configured(loaded),
         engine=open_database(loaded, may_be_unreachable=True),
+        query_hash_key=query_hash_key(loaded.settings.get("privacy", PrivacySettings), loaded.home),
     )
     serve(service)
 

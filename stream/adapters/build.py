@@ -112,7 +112,7 @@ def impression(
         attributes=common.attributes or None,
         query_id=short(query_id) if query_id else short(f"q-{event_id}"),
         query=Query(
-            hash=identity.query_hash(text or "", options.pepper),
+            hash=identity.query_hash(text or "", options.query_hash_key),
             category=category,
             page=page or 1,
             total_hits=total_hits,

@@ -16,11 +16,11 @@ class Options:
     """What adapters need to know of the shop.
 
     Attributes:
-        pepper: Key of the query text's hash, the one of the ranking service.
+        query_hash_key: Key of the hash of query texts, the same as in the ranking service.
         query_name: Name of the parameter or property that carries the query id where the source has none of its own.
     """
 
-    pepper: bytes = b""
+    query_hash_key: bytes = b""
     query_name: str = "query_id"
 
 

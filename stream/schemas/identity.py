@@ -43,14 +43,14 @@ def hashed(raw: bytes) -> bytes:
     return blake2b(raw, digest_size=16).digest()
 
 
-def query_hash(text: str, pepper: bytes) -> str:
+def query_hash(text: str, key: bytes) -> str:
     """Return the keyed hash that stands for a query text; case and surrounding space do not matter.
 
     Example:
         >>> query_hash(" Red Shoes", b"k") == query_hash("red shoes", b"k") != query_hash("red shoes", b"other")
         True
     """
-    return blake2b(text.strip().casefold().encode(), digest_size=16, key=pepper[:64]).hexdigest()
+    return blake2b(text.strip().casefold().encode(), digest_size=16, key=key[:64]).hexdigest()
 
 
 def _uuid7(ts: int, high: int, low: int) -> str:

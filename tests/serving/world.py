@@ -167,6 +167,7 @@ class World:
             home=self.home,
             broker=None,
             engine=db.create(self.url),
+            query_hash_key=b"key",
             system=system or run.SYSTEM,
         )
         for item in items():

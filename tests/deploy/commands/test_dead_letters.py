@@ -29,7 +29,7 @@ SETTINGS = JoinSettings(ticks="driver")
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
-    monkeypatch.setenv("SHELFWISE_SERVING__PEPPER", "golden")
+    monkeypatch.setenv("SHELFWISE_PRIVACY__QUERY_HASH_KEY", "golden")
     return tmp_path
 
 

@@ -49,9 +49,17 @@ def click(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(world: World, broker: Broker | None, **changes: Any) -> Iterator[httpx.Client]:
+def serving(
+    world: World, broker: Broker | None, *, query_hash_key: bytes = b"key", **changes: Any
+) -> Iterator[httpx.Client]:
     chosen = {"deadline_ms": 5_000.0, **changes}
-    service = run.build(ServingSettings(**chosen), home=world.home, broker=broker, engine=db.create(world.url))
+    service = run.build(
+        ServingSettings(**chosen),
+        home=world.home,
+        broker=broker,
+        engine=db.create(world.url),
+        query_hash_key=query_hash_key,
+    )
     with live(service) as address, httpx.Client(base_url=address, timeout=60.0) as client:
         yield client
 
@@ -98,7 +106,7 @@ def test_other_conventions_are_adapted_with_the_key_of_this_shop(tmp_path: Path,
     cases = json.loads((GOLDEN / "ga4.json").read_text())
     query = next(case["source"] for case in json.loads((GOLDEN / "ubi.json").read_text()))
     partial = next(case["source"] for case in cases if case["title"] == "one good and one bad event")
-    with serving(World(tmp_path), fresh_kafka, pepper="golden") as client:
+    with serving(World(tmp_path), fresh_kafka, query_hash_key=b"golden") as client:
         one = client.post("/v1/events?format=ga4", json=cases[0]["source"])
         part = client.post("/v1/events?format=ga4", json=[partial]).json()
         client.post("/v1/events?format=ubi", json=[query]).raise_for_status()
@@ -164,9 +172,7 @@ def test_a_full_queue_refuses_and_recovers(memory_broker: Broker) -> None:
 
 
 def test_a_full_queue_is_a_429_with_a_time_to_come_back(tmp_path: Path) -> None:
-    service = run.build(
-        ServingSettings(collect_bytes=10), home=tmp_path, broker=None, engine=db.create(World(tmp_path).url)
-    )
+    service = World(tmp_path).service(ServingSettings(collect_bytes=10))
     with TestClient(create(service)) as client:
         answer = client.post("/v1/events", json=[click(1)])
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")

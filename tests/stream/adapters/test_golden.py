@@ -10,7 +10,7 @@ from stream.adapters import FORMATS, Adapted, Options, Result, adapt
 from stream.schemas import topics
 
 GOLDEN = Path(__file__).parent / "golden"
-OPTIONS = Options(pepper=b"golden")
+OPTIONS = Options(query_hash_key=b"golden")
 
 
 def cases() -> list[Any]:

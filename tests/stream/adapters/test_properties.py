@@ -19,7 +19,7 @@ DECODERS: dict[str, Callable[[bytes], Event]] = {
     topics.CLICKS: decode.click,
     topics.CONVERSIONS: decode.conversion,
 }
-OPTIONS = Options(pepper=b"k")
+OPTIONS = Options(query_hash_key=b"k")
 SOURCES: dict[str, list[Any]] = {
     path.stem: [case["source"] for case in json.loads(path.read_text()) if isinstance(case["source"], dict)]
     for path in sorted((Path(__file__).parent / "golden").glob("*.json"))

@@ -17,10 +17,10 @@ def test_uuid7_sorts_by_time() -> None:
     assert len(set(made)) == 1_000
 
 
-def test_the_query_hash_depends_on_the_pepper_and_hides_the_text() -> None:
-    one = query_hash("red shoes", b"pepper")
-    assert one == query_hash(" RED shoes ", b"pepper")
-    assert one != query_hash("red shoes", b"salt")
+def test_the_query_hash_depends_on_the_key_and_hides_the_text() -> None:
+    one = query_hash("red shoes", b"key")
+    assert one == query_hash(" RED shoes ", b"key")
+    assert one != query_hash("red shoes", b"other")
     assert "red" not in one
 
 

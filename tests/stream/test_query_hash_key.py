@@ -1,0 +1,19 @@
+from pathlib import Path
+
+from stream.query_hash_key import KEY_BYTES, PrivacySettings, query_hash_key
+
+
+def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    first = query_hash_key(PrivacySettings(), tmp_path)
+    assert first == query_hash_key(PrivacySettings(), tmp_path)
+    assert len(first) == KEY_BYTES
+    assert (tmp_path / "query_hash_key").stat().st_mode & 0o077 == 0
+
+
+def test_the_key_of_the_settings_wins(tmp_path: Path) -> None:
+    assert query_hash_key(PrivacySettings(query_hash_key="mine"), tmp_path) == b"mine"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_is_not_printed() -> None:
+    assert "mine" not in repr(PrivacySettings(query_hash_key="mine"))
