@@ -81,5 +81,5 @@ def test_aliases_lead_to_settings() -> None:
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "configuration.md").read_text() == reference.configuration(), "run `make docs`"
+    assert (ROOT / "docs/configuration.md").read_text() == reference.configuration(), "run `make docs`"
     assert CliRunner().invoke(app, ["config", "reference"]).output == reference.configuration()

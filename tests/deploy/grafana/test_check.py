@@ -211,7 +211,7 @@ def test_other_databases_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_database_is_named() -> None:
-    engine = db.create("postgresql://nobody:secret@127.0.0.1:1/none")
+    engine = db.create("postgresql://reader:secret@127.0.0.1:1/none")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:1/none") as caught:
         check.check_postgres(engine, EXPERIMENT, RANGE)
     assert "secret" not in str(caught.value)
