@@ -61,7 +61,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console.print(table, width=None if console.is_terminal else max(console.width, _PIPE_COLUMNS))
+    wide = console if console.is_terminal else Console(width=max(console.width, _PIPE_COLUMNS))
+    wide.print(table)
 
 
 def fail(message: str, code: Exit = Exit.FAILURE) -> typer.Exit:

@@ -23,6 +23,11 @@ def test_a_command_starts_logging_once_with_its_settings() -> None:
     assert context.settings.get("logging", LoggingSettings).format == "json"
 
 
+def test_a_table_in_a_pipe_is_not_cut_to_the_width_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table("wide", ("key", "text"), [("a", "word " * 30)])
+    assert "word " * 29 in capsys.readouterr().out
+
+
 def test_the_program_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     configured: list[LoggingSettings] = []
     monkeypatch.setattr("stream.logs.configure", configured.append)
