@@ -218,3 +218,33 @@ def labelled(seed: int, known: MemoryCatalogue, *, n: int | None = None, depth: 
 
 def batch_of(examples: Sequence[SessionExample], *, rows: int = 200, history: int = 10) -> Batch:
     return collate(examples, id_maps(rows), width=WIDTH, history=history)
+
+
+def item(item_id: str, price_minor: int = 1_000, category: str = "c", **attributes: object) -> Item:
+    return Item(
+        item_id=item_id,
+        title=item_id,
+        category_ids=["root", category],
+        price_minor=price_minor,
+        currency="EUR",
+        updated_ts=NOW_TS,
+        attributes=attributes or None,
+    )
+
+
+def request(
+    items: Sequence[Item],
+    rank_in: Sequence[int] | None = None,
+    category: str | None = None,
+    prices: Sequence[int] | None = None,
+) -> SessionExample:
+    return example_from_request(
+        query_id="q",
+        item_ids=[one.item_id for one in items],
+        items=item_f16(items, prices),
+        context=context_f16(event_ts=NOW_TS),
+        history=None,
+        category=category,
+        catalogue=MemoryCatalogue({one.item_id: one for one in items}),
+        rank_in=rank_in,
+    )

@@ -1,0 +1,96 @@
+"""Padded batches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.trainer.lists import (
+    WIDTH,
+    HashLookups,
+    batch_of,
+    catalogue,
+    id_maps,
+    item,
+    labelled,
+    request,
+)
+from trainer.features import (
+    N_MAX,
+    NUM_COLUMNS,
+    collate,
+)
+
+KNOWN = catalogue()
+
+
+def test_collate_matches_a_loop_over_rows() -> None:
+    examples = [labelled(seed, KNOWN) for seed in range(7)]
+    batch = batch_of(examples)
+    maps = id_maps()
+    for row, example in enumerate(examples):
+        n, depth = len(example.item_ids), min(len(example.hist_type), 10)
+        assert batch.cand_mask[row].tolist() == [True] * n + [False] * (batch.cand_mask.shape[1] - n)
+        assert batch.hist_mask[row].sum() == depth
+        for kind, table in enumerate((maps.item, maps.shop, maps.brand, maps.category)):
+            keys = example.entity[kind]
+            expected = np.where([key == "" for key in keys], 0, table.lookup(keys))
+            assert batch.cand_id[row, :n, kind].tolist() == expected.tolist()
+            keys = example.hist_entity[kind][:depth]
+            expected = np.where([key == "" for key in keys], 0, table.lookup(keys))
+            assert batch.hist_id[row, :depth, kind].tolist() == expected.tolist()
+        for field, source in (
+            (batch.cand_num, example.num),
+            (batch.cand_rank, example.rank),
+            (batch.cand_img, example.img),
+            (batch.cand_img_mask, example.img_mask),
+            (batch.cand_txt, example.txt),
+            (batch.cand_txt_mask, example.txt_mask),
+            (batch.click, example.click),
+            (batch.conv, example.conv),
+            (batch.money, example.money),
+        ):
+            assert np.array_equal(field[row, :n], source)
+            assert not field[row, n:].any()
+        for behaviours, logged in (
+            (batch.hist_type, example.hist_type),
+            (batch.hist_num, example.hist_num),
+            (batch.hist_img, example.hist_img if depth else np.zeros((0, WIDTH), np.float16)),
+            (batch.hist_img_mask, example.hist_img_mask),
+            (batch.hist_txt, example.hist_txt if depth else np.zeros((0, WIDTH), np.float16)),
+            (batch.hist_txt_mask, example.hist_txt_mask),
+        ):
+            assert np.array_equal(behaviours[row, :depth], logged[:depth])
+            assert not behaviours[row, depth:].any()
+        assert batch.query_category[row] == maps.category.lookup([example.category])[0]
+
+
+def test_collate_pads_to_the_limits_when_fixed() -> None:
+    batch = collate([labelled(1, KNOWN, n=3, depth=0)], id_maps(), width=WIDTH, history=10, fixed=True)
+    assert batch.cand_num.shape == (1, N_MAX, len(NUM_COLUMNS))
+    assert batch.hist_num.shape == (1, 10, 2)
+    assert batch.cand_mask.sum() == 3
+
+
+def test_vectors_of_another_width_count_as_missing() -> None:
+    batch = collate([labelled(1, KNOWN)], id_maps(), width=WIDTH + 1)
+    assert batch.cand_img.shape[2] == WIDTH + 1
+    assert not batch.cand_img_mask.any()
+    assert not batch.hist_txt_mask.any()
+
+
+def test_an_id_that_is_not_there_is_no_lookup() -> None:
+    class Strict:
+        def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
+            return np.ones(len(keys), np.int64)
+
+    strict = Strict()
+    batch = collate([request([item("a", category="")])], HashLookups(strict, strict, strict, strict), width=4)
+    assert batch.cand_id.tolist() == [[[1, 0, 0, 0]]]
+    assert batch.query_category.tolist() == [0]
+
+
+def test_collate_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no example"):
+        batch_of([])

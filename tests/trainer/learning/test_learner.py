@@ -1,0 +1,99 @@
+"""The learner behind the loop: repeated, held, refused and damaged sessions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import Engine
+
+from stream import db
+from stream.schemas.session import encode
+from tests.trainer.harness import SETTINGS, feed, make_loop, weights
+from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
+from trainer.learning.learner import LearningHalted
+
+
+def make_engine(folder: Path) -> Engine:
+    engine = db.create(f"sqlite:///{folder}/test.db")
+    db.metadata.create_all(engine)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def log() -> list[LogRecord]:
+    return make_log()
+
+
+def single_partition(records: list[bytes]) -> list[LogRecord]:
+    return [LogRecord(0, offset, value) for offset, value in enumerate(records)]
+
+
+def test_a_repeated_record_is_not_trained_twice(tmp_path: Path, log: list[LogRecord]) -> None:
+    repeated = [record for record in log[:100] if record.partition == 0]
+    shift = len(repeated)
+    doubled = (
+        log[:100]
+        + [LogRecord(0, record.offset + shift, record.value) for record in repeated]
+        + [LogRecord(r.partition, r.offset + (shift if r.partition == 0 else 0), r.value) for r in log[100:]]
+    )
+    loop = make_loop(tmp_path, make_engine(tmp_path))
+    feed(loop, doubled)
+    assert loop.learner.counters["trained"] == 240 + 80
+    assert 0 < loop.learner.counters["repeated"] < shift
+
+
+def poisoned(count: int, *, every: int) -> list[LogRecord]:
+    """Sessions of one partition, one batch each; every so many hold a NaN feature."""
+    rng = np.random.default_rng(5)
+    values: list[bytes] = []
+    for number in range(count):
+        session = make_session(number, rng, watermark_ts=START_TS + number * 10_000, orders=[0])
+        if number % every == every - 1:
+            features = np.frombuffer(session.item_f16, "<f2").copy()
+            features[0] = np.nan
+            session.item_f16 = features.tobytes()
+        values.append(encode(session))
+    values.append(encode(make_progress(0, START_TS + count * 10_000 + 60_000)))
+    return single_partition(values)
+
+
+def test_a_session_with_nan_leaves_the_weights_untouched(tmp_path: Path) -> None:
+    no_marks = replace(SETTINGS, checkpoint_s=10_000, publish_s=10_000)
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=no_marks)
+    log = poisoned(4, every=4)
+    before: list[dict[str, bytes]] = []
+    offsets = loop.start()
+    assert offsets == {0: 0}
+    for record in log:
+        loop.push([record])
+        before.append(weights(loop))
+    assert loop.learner.counters == {"rejected_features": 1, "trained": 3}
+    # A session is trained, or refused, when the record behind it crosses the grid.
+    assert before[3] == before[4]
+    assert before[0] != before[2]
+
+
+def test_refused_batches_change_nothing_and_five_in_a_row_halt(tmp_path: Path, log: list[LogRecord]) -> None:
+    loop = make_loop(tmp_path, make_engine(tmp_path))
+    with torch.no_grad():
+        loop.learner.params["rank.weight"].fill_(float("inf"))
+    dense = {name: raw for name, raw in weights(loop).items() if not name.startswith("rows.")}
+    with pytest.raises(LearningHalted, match="5 batches"):
+        feed(loop, log)
+    after = weights(loop)
+    assert {name: after[name] for name in dense} == dense
+    assert loop.learner.counters["trained"] == 0
+    assert loop.progress.version == 0
+
+
+def test_sessions_under_a_hold_are_counted_and_not_trained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    values = [encode(make_session(number, rng, watermark_ts=START_TS + number * 1_000)) for number in range(9)]
+    values.insert(3, encode(make_progress(0, START_TS + 2_000, hold=["ctr"])))
+    values.insert(7, encode(make_progress(0, START_TS + 5_000)))
+    values.append(encode(make_progress(0, START_TS + 90_000)))
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)
+    feed(loop, single_partition(values))
+    assert loop.learner.counters == {"held": 3, "trained": 6}
