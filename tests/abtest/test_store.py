@@ -98,19 +98,3 @@ def test_damaged_allocation_is_refused(store_engine: Engine) -> None:
         connection.execute(update(epochs).values(buckets=bytes(20_000)))
     with pytest.raises(StoreError, match="sha256"):
         store.active("ranker")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"primary": "clicks"}, "primary = 'clicks'"),
-        ({"primary": "aov"}, "one of the goals"),
-        ({"alpha": 0.0}, "alpha"),
-        ({"mde": 0.0}, "mde"),
-        ({"looks": 0}, "looks"),
-        ({"currency": "eur"}, "currency"),
-    ],
-)
-def test_refused_plans_name_the_field(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Plan(**changes)  # type: ignore[arg-type]

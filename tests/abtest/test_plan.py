@@ -1,0 +1,28 @@
+import pytest
+
+from abtest.metrics import METRICS
+from abtest.plan import GOALS, Plan
+from stream.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"primary": "clicks"}, "primary = 'clicks'"),
+        ({"primary": "aov"}, "one of the goals"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"mde": 0.0}, "mde"),
+        ({"looks": 0}, "looks"),
+        ({"currency": "eur"}, "currency"),
+    ],
+)
+def test_refused_plans_name_the_field(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Plan(**changes)  # type: ignore[arg-type]
+
+
+def test_the_default_goals_and_every_metric_that_can_decide_are_accepted() -> None:
+    assert Plan().goals == GOALS
+    for name, metric in METRICS.items():
+        if metric.can_decide:
+            assert Plan(primary=name, goals=(name,)).primary == name
