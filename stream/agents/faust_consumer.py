@@ -53,6 +53,8 @@ PINNED: Mapping[str, str] = {
 }
 
 log = logging.getLogger("shelfwise.stream")
+# Faust logs each start and stop of a service under the module of its class, as if this program did.
+_faust_log = logging.getLogger("faust.services")
 
 
 def check_versions() -> None:
@@ -105,6 +107,7 @@ class MicroBatchApp(faust.App):
     on_ready: Callable[[int], None]
     read_ahead: ReadAheadBudget
     clock: Callable[[], float]
+    logger = _faust_log
     state_tables: "Sequence[MicroBatchTable]" = ()
     is_ready = False
     assigned_s: float
@@ -198,6 +201,8 @@ class MicroBatchApp(faust.App):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    logger = _faust_log
+
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust waits 1.5 s in a fetch, and requests for end offsets wait behind it on the same connection.
@@ -242,6 +247,7 @@ class MicroBatchConsumer(driver.Consumer):
 
     before_revoke: Callable[[], Awaitable[None]]
     starts: dict[TP, int]
+    logger = _faust_log
 
     _num_seeks = 0
 
@@ -385,6 +391,7 @@ class MicroBatchTable(faust.Table[bytes, bytes]):
     stores: MutableMapping[int, MutableMapping[bytes, bytes]]
     new_store: Callable[[int], MutableMapping[bytes, bytes]]
     on_failure: Callable[[BaseException], None]
+    logger = _faust_log
     is_recovering: bool = False
     num_recovered: int = 0
 
