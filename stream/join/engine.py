@@ -172,13 +172,13 @@ class Join:
             self._positions.learn_ends(event.hw, self._watermark.now_ts)
             return
         self._admission.admit(record, event)
-        if isinstance(event, Click):
+        if isinstance(event, Impression):
+            self._open_query(event, record, output)
+            self._counters[outcomes.PRODUCED] += 1
+        elif isinstance(event, Click):
             self._counters[outcomes.PRODUCED] += 1
             source = self._source(record)
             self._join_or_wait(WaitingEvent(event, 0, source, click_deadline(event, self._wait_ms)), output)
-        elif isinstance(event, Impression):
-            self._open_query(event, record, output)
-            self._counters[outcomes.PRODUCED] += 1
         else:
             self._counters[outcomes.PRODUCED] += len(event.items)
             self._counters["order_lines"] += len(event.items)

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from msgspec import Struct
 
 from stream.schemas import topics
-from stream.schemas.session import Evidence, Line, pack
+from stream.schemas.session import Evidence, Line, pack, packer
 
 
 class ClickLabel(Struct, frozen=True, array_like=True):
@@ -179,7 +179,7 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
         **no_columns(n),
         "clicks": pack("clicks", clicks),
         "carts": pack("carts", carts),
-        "click_delay_ms": pack("click_delay_ms", click_delay),
+        "click_delay_ms": packer("click_delay_ms", n)(*click_delay),
     }
     if not labels.order_lines:
         return clicked

@@ -18,7 +18,7 @@ from stream.join import labels as labelling
 from stream.join.labels import Labels, no_columns
 from stream.schemas import session
 from stream.schemas.events import Assignment, Impression
-from stream.schemas.session import AssignedArm, pack
+from stream.schemas.session import AssignedArm, pack, packer
 
 # A map of up to 15 pairs begins with one byte, a larger one with a type byte and two bytes of size.
 _SMALL_BYTES = 1
@@ -83,6 +83,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
     """Return the msgpack bytes of the list payload of a decoded impression."""
     query, items, features = impression.query, impression.items, impression.features
     history = features.history if features is not None else None
+    n = len(items.object_id)
     return _encoder.encode(
         ListPayload(
             query_id=impression.query_id,
@@ -99,11 +100,11 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             version=impression.version,
             fallback=impression.fallback,
             triggered=impression.triggered,
-            n=len(items.object_id),
+            n=n,
             item_id=items.object_id,
             rank_in=pack("rank_in", items.rank_in),
             score=pack("score", items.score) if items.score is not None else b"",
-            price_minor=pack("price_minor", items.price_minor),
+            price_minor=packer("price_minor", n)(*items.price_minor),
             propensity=pack("propensity", items.propensity) if items.propensity is not None else b"",
             feature_schema=bytes.fromhex(features.schema) if features is not None else b"",
             item_f16=features.item_f16 if features is not None else b"",

@@ -151,10 +151,10 @@ def pack(name: str, values: Sequence[float]) -> bytes:
     '01000001ffff'
     """
     try:
-        return _packer(name, len(values))(*values)
+        return packer(name, len(values))(*values)
     except struct.error:
         most = int(np.iinfo(COLUMNS[name].dtype).max)
-        return _packer(name, len(values))(*(min(value, most) for value in values))
+        return packer(name, len(values))(*(min(value, most) for value in values))
 
 
 def unpack(name: str, raw: bytes) -> NDArray[Any]:
@@ -167,7 +167,8 @@ def unpack(name: str, raw: bytes) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=4_096)
-def _packer(name: str, n: int) -> Callable[..., bytes]:
+def packer(name: str, n: int) -> Callable[..., bytes]:
+    """Return the function that packs a column of `n` numbers; it raises struct.error beyond the dtype."""
     return struct.Struct(f"<{n}{_STRUCT_CODES[COLUMNS[name].dtype]}").pack
 
 
