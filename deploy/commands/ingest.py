@@ -3,19 +3,26 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+from stream.adapters import FORMATS, Options
 
-Format = Literal["ubi", "ga4", "segment", "snowplow", "metarank", "shelfwise"]
+
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}")
+    return name
 
 
 def ingest(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(help="One payload per line, - for standard input.")],
-    format_: Annotated[Format, typer.Option("--format", help="Convention of the lines.")],
+    format_: Annotated[
+        str, typer.Option("--format", metavar="|".join(FORMATS), callback=_known, help="Format of the lines.")
+    ],
     query_name: Annotated[
         str, typer.Option(help="Parameter or property that carries the query id where the convention has none.")
     ] = "query_id",
@@ -26,7 +33,6 @@ def ingest(
     import time
 
     from deploy.kafka.choice import configured
-    from stream.adapters import Options
     from stream.broker.admin import partition_counts
     from stream.broker.producer import Producer
     from stream.operations.ingest import ingest as send

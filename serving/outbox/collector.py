@@ -21,7 +21,7 @@ import msgspec
 from serving.metrics import Metrics
 from serving.outbox.delivery import Delivery
 from serving.schemas import CollectAnswer, EventResult, RequestError
-from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
+from stream.adapters import FORMATS, Options, adapt
 from stream.adapters.rejects import letter
 from stream.errors import BusError, OverloadError
 from stream.schemas import topics
@@ -188,9 +188,7 @@ class Collector:
         return taken
 
     def _adapt(self, job: _Job, payload: bytes) -> None:
-        found = adapt(job.name, payload, self._options)
-        adapted = [one for one in found if isinstance(one, Adapted)]
-        rejected = [one for one in found if isinstance(one, Rejected)]
+        adapted, rejected = adapt(job.name, payload, self._options)
         job.records += [ProducerRecord(topic=one.topic, key=one.key, value=one.value) for one in adapted]
         if not rejected:
             job.results.append(EventResult(status="accepted", records=len(adapted)))

@@ -1,8 +1,9 @@
-"""Events of other conventions as records of ours: pure functions, one module per source.
+"""Adapters from the event formats of other systems to records of Shelfwise: pure functions, one module per format.
 
-No clock, no I/O: the same payload gives the same records with the same ids, so sending it again changes nothing.
+The same payload gives the same records with the same ids, so sending it again changes nothing. A new format is a module
+with `NAME` and `adapt`, and its entry in `FORMATS`.
 
-Source: STREAM.md 10, ECOSYSTEM.md 2.
+Source: docs/adapters.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,16 +17,18 @@ FORMATS: Mapping[str, Callable[[bytes, Options], list[Result]]] = {
 """Name of a format to its adapter."""
 
 
-def adapt(name: str, raw: bytes, options: Options | None = None) -> list[Result]:
-    """Return what becomes of one payload of a format; never raises on any bytes.
+def adapt(name: str, raw: bytes, options: Options | None = None) -> tuple[list[Adapted], list[Rejected]]:
+    """Return the records and the rejects of one payload of a format. No payload raises an error.
 
     >>> adapt("metarank", b'{"event": "item"}')
-    [Rejected(reason='unmapped', detail="'item' has no counterpart - at `$.event`", raw=b'{"event": "item"}')]
+    ([], [Rejected(reason='unmapped', detail="'item' has no counterpart - at `$.event`", raw=b'{"event": "item"}')])
     """
     try:
-        return FORMATS[name](raw, options or Options())
-    except Exception as fault:  # noqa: BLE001 - a fault of ours is a dead letter too: it must not hold up the others
-        return [Rejected(reason="internal", detail=repr(fault)[:200], raw=raw)]
+        results = FORMATS[name](raw, options or Options())
+    except Exception as error:  # noqa: BLE001 - a fault of an adapter is a dead letter too: other payloads must go on
+        return [], [Rejected(reason="internal", detail=repr(error)[:200], raw=raw)]
+    adapted = [result for result in results if isinstance(result, Adapted)]
+    return adapted, [result for result in results if isinstance(result, Rejected)]
 
 
 __all__ = ["FORMATS", "Adapted", "Options", "Rejected", "Result", "adapt"]

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stream.adapters import Adapted, Options, Rejected, adapt
+from stream.adapters import Options, adapt
 from stream.adapters.rejects import letter
 from stream.schemas import topics
 
 
 class Sender(Protocol):
-    """What is asked of `stream.broker.bus.Producer`."""
+    """The part of `stream.broker.producer.Producer` that operations use."""
 
     def send(
         self,
@@ -82,9 +82,7 @@ def ingest(
         if not raw.strip():
             continue
         done.num_lines += 1
-        results = adapt(name, raw, options)
-        rejected = [result for result in results if isinstance(result, Rejected)]
-        adapted = [result for result in results if isinstance(result, Adapted)]
+        adapted, rejected = adapt(name, raw, options)
         for record in adapted:
             done.records[record.topic] += 1
             if producer is not None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from stream.adapters import FORMATS, Adapted, Options, Rejected, adapt
+from stream.adapters import FORMATS, Options, adapt
 from stream.adapters.rejects import TOPIC_PREFIX
 from stream.adapters.rejects import letter as rejected_letter
 from stream.operations.ingest import Sender
@@ -121,9 +121,7 @@ def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: in
             )
         ]
     name = letter.topic.removeprefix(TOPIC_PREFIX)
-    results = adapt(name, record.value or b"", options)
-    adapted = [result for result in results if isinstance(result, Adapted)]
-    rejected = [result for result in results if isinstance(result, Rejected)]
+    adapted, rejected = adapt(name, record.value or b"", options)
     sent = [ProducerRecord(topic=each.topic, key=each.key, value=each.value, headers=headers) for each in adapted]
     if rejected:
         key, value, anew = rejected_letter(name, rejected, now_ms=now_ms, key=record.key)

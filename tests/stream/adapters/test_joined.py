@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.adapters import Adapted, adapt
+from stream.adapters import adapt
 from stream.schemas import topics
 from tests.laws.join_log import CLIENTS, SETTINGS, Log, Sent, run
 
@@ -20,8 +20,9 @@ def sent_of(name: str, client: str, titles: list[str]) -> list[Sent]:
     sent = []
     for title in titles:
         raw = json.dumps(cases[title]).replace(f'"{client}"', f'"{CLIENTS[0]}"').encode()
-        for result in adapt(name, raw):
-            assert isinstance(result, Adapted), result
+        adapted, rejected = adapt(name, raw)
+        assert rejected == []
+        for result in adapted:
             assert result.key == CLIENTS[0].encode()
             sent.append(Sent(result.topic, CLIENTS[0], result.value, result.record.event_ts))
     return sent
