@@ -74,11 +74,11 @@ def run(
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
     from deploy.kafka.choice import configured
-    from deploy.simulation.clock import Ticker
     from deploy.simulation.marketplace.driver import Driver
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.rankers import IncomingOrder, Ranker, RankingService
     from deploy.simulation.marketplace.settings import MarketplaceSettings
+    from deploy.simulation.tick_writer import Ticker
     from stream.broker.producer import Producer
 
     overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
@@ -138,7 +138,7 @@ def _overrides(*, seed: int | None, clients: int | None, items: int | None, star
 
 
 def _started(settings: "MarketplaceSettings", broker: "Broker", start: str | None) -> "MarketplaceSettings":
-    from deploy.simulation.clock import newest_ts
+    from deploy.simulation.tick_writer import newest_ts
 
     newest = newest_ts(broker) if start == CONTINUE else None
     return settings if newest is None else replace(settings, start_ts=newest + 60_000)

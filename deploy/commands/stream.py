@@ -166,7 +166,6 @@ def replay_trivago(
     ctx: typer.Context,
     path: Annotated[Path, typer.Option(help="Parquet file with the columns of the challenge's log.")],
     speed: Annotated[float, typer.Option(help="Simulated seconds per wall second, at most.")] = 1_000.0,
-    any_file: Annotated[bool, typer.Option("--any-file", help="Take any file of that form.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Replay the hotel-search log; run the worker with `--ticks driver` beside it."""
@@ -175,7 +174,7 @@ def replay_trivago(
 
     broker = _broker(context(ctx))
     _require_topics(broker, list(topics.INPUTS))
-    events = trivago.load(path, any_file=any_file)
+    events = trivago.load(path)
     summary = run(broker, events, speed, report=lambda line: err_console.print(line, markup=False, highlight=False))
     if as_json:
         print_json(summary)

@@ -1,9 +1,9 @@
-"""Rejects of adapters as dead letters: one per payload, whatever number of its events were rejected.
+"""Dead letters of the payloads that adapters reject: one per payload, also if several of its events are rejected.
 
 A payload has no offset. Its coordinates are topic `ingest:FORMAT`, partition 0 and, in the place of the offset, 53 bits
-of a hash of its bytes: the same payload sent twice is the same letter, wherever it stood in its file or batch.
+of a hash of its bytes: the same payload sent twice is the same dead letter, wherever it stood in its file or batch.
 
-Source: STREAM.md 9.
+Source: docs/adapters.md.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What becomes of one source event: records for our topics, or a reject with its reason and the original bytes."""
+"""Results of adapters: a record for a topic, or a reject with its reason and the original bytes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ OurEvent = Impression | Click | Conversion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What adapters need to know of the shop.
+    """Settings of the shop that adapters need.
 
     Attributes:
         query_hash_key: Key of the hash of query texts, the same as in the ranking service.
@@ -46,7 +46,7 @@ class Rejected:
     """One source event that has no record here.
 
     Attributes:
-        reason: One of the reason codes of STREAM.md 9.
+        reason: Reason code, see docs/stream.md.
         detail: What was expected and what came; a path such as `$.items[0]` at its end when it was one field.
         raw: The original bytes, of the whole payload when it held several events.
     """

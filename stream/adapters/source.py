@@ -33,7 +33,7 @@ def parse(raw: bytes) -> object:
     """Return the JSON in `raw`; fractions are `Decimal`.
 
     Raises:
-        SchemaError: With a reason code of STREAM.md 9.
+        SchemaError: With a reason code, see docs/stream.md.
     """
     if len(raw) > MAX_SOURCE_BYTES:
         raise SchemaError("too_large", f"{len(raw)} bytes, at most {MAX_SOURCE_BYTES}")
@@ -59,7 +59,7 @@ def parse(raw: bytes) -> object:
 
 
 def canonical(content: object) -> str:
-    """Return a text that is equal for equal JSON, whatever the order of its keys and its white space."""
+    """Return a text that is equal for equal JSON: the order of keys and white space do not count."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
 
 

@@ -37,7 +37,7 @@ class Sender(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Ingested:
-    """What became of a file.
+    """Counts of the records and rejects of a file.
 
     Attributes:
         num_lines: Lines that were not empty.

@@ -1,4 +1,4 @@
-"""Send records of ours from lines of JSON: validated, or raw so that dead letters can be tried.
+"""Sending of records from lines of JSON: validated, or raw so that dead letters can be tried.
 
 Promises: good lines are sent in order even when others are refused; a refused line is named with its number, field
 and value.
@@ -22,7 +22,7 @@ _DECODERS: Mapping[str, Callable[[bytes], Event]] = {
 
 @dataclass(slots=True, kw_only=True)
 class Produced:
-    """What became of the lines.
+    """Sent and refused lines.
 
     Attributes:
         num_sent: Lines handed to the producer.

@@ -1,7 +1,7 @@
 """The item catalogue: a replica of the compacted topic `items`, with its vectors decoded once.
 
-A catalogue honours one vector space per modality: a vector of another space, or of another width, counts as missing
-(MODELS.md 9). Applying the same records again changes nothing.
+A catalogue honours one vector space per modality: a vector of another space, or of another width, counts as missing.
+Applying the same records again changes nothing.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,7 +5,7 @@ Names follow OpenSearch UBI 1.3 and, for money, GA4. Times end in `_ts` and are 
 little-endian and base64 in JSON. Unknown fields are ignored by the structs; raw bytes are what the join keeps, so
 nothing is lost.
 
-Source: STREAM.md 4.
+Source: docs/stream.md.
 """
 
 from typing import Annotated, Literal
@@ -61,7 +61,7 @@ class History(Struct, kw_only=True):
 
 
 class Features(Struct, kw_only=True):
-    """Features as served, so that nobody looks a feature up later.
+    """Features as served, so that training needs no later look-up.
 
     Attributes:
         schema: sha256 of the feature schema, 64 hex digits.

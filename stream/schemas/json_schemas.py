@@ -35,7 +35,7 @@ def json_schema(topic: str) -> dict[str, object]:
 
 
 def _anything(kind: type) -> dict[str, object]:
-    """Values of `attributes` are free."""
+    """Return the schema of the values of `attributes`, which are free."""
     if kind is object:
         return {"description": "any JSON value"}
     raise NotImplementedError(kind)

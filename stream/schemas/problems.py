@@ -12,7 +12,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 class Problem(Struct, kw_only=True, frozen=True):
-    """Why a document was refused; `field` and `value` say where when it was one field."""
+    """Reason for the refusal of a document, with the field and its value if it was one field."""
 
     error: str
     field: str | None = None

@@ -1,4 +1,4 @@
-"""What every reader hands out and every pure part takes; records of kafka-python and of aiokafka both fit."""
+"""Interface of raw records, which those of kafka-python and of aiokafka have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,5 +50,5 @@ class Record(Protocol):
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Name and raw value of each header; letters are told by them."""
+        """Name and raw value of each header; dead letters are described by them."""
         ...

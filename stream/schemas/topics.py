@@ -1,6 +1,6 @@
 """Names, keys and settings of all topics, in one place; `stream.broker.admin` creates and verifies them.
 
-Source: STREAM.md 3, ARCHITECTURE.md 4.
+Source: docs/stream.md.
 """
 
 from collections.abc import Mapping

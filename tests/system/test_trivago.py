@@ -56,7 +56,7 @@ class _Commands:
 def test_a_generated_log_joins_on_kafka_as_in_a_batch(fresh_kafka: Broker, tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     trivago_log.write(path, visits=400, seed=3)
-    produced = _replay_and_compare(fresh_kafka, tmp_path, path, "--any-file")
+    produced = _replay_and_compare(fresh_kafka, tmp_path, path)
     assert produced[topics.IMPRESSIONS] > 1_000
 
 

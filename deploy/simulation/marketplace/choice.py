@@ -1,4 +1,4 @@
-"""How shoppers read a list: position-based, cascade, dependent click (DCM) and dynamic Bayesian network (DBN) models.
+"""Models of shoppers who read a list: position-based, cascade, dependent click (DCM), dynamic Bayesian network (DBN).
 
 All take the attractiveness of the items in shown order. Drawing takes uniforms that belong to the item, not to the
 position, so that two orders of the same list share them.

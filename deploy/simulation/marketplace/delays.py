@@ -1,6 +1,6 @@
-"""When things happen after an impression: log-normal mixtures in milliseconds.
+"""Delays after an impression: log-normal mixtures in milliseconds.
 
-Source: MODELS.md 8 (`fast`: Taobao search ads; `slow`: Criteo; refunds: three days).
+`fast` follows Taobao search ads, `slow` follows Criteo; refunds take three days.
 """
 
 import numpy as np

@@ -12,12 +12,12 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from deploy.simulation.clock import HighWatermarks, Ticker
 from deploy.simulation.marketplace import shopping, traffic
 from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import Ranked, Ranker
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
+from deploy.simulation.tick_writer import HighWatermarks, Ticker
 from stream.broker.producer import Producer
 from stream.errors import BusError
 from stream.replicas.catalogue import publish
@@ -43,7 +43,7 @@ class ArmTruth:
 
 @dataclass(slots=True, kw_only=True)
 class Summary:
-    """What a run did.
+    """Counts of a run, and the truth about its lists.
 
     Attributes:
         queries: Searches made.
@@ -83,7 +83,7 @@ class Summary:
 
 
 class Driver:
-    """Runs one market to its end."""
+    """The discrete-event loop of one market."""
 
     def __init__(
         self,

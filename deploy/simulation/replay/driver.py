@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from deploy.simulation.clock import Ticker
+from deploy.simulation.tick_writer import Ticker
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.schemas import topics

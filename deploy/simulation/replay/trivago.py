@@ -1,7 +1,7 @@
-"""The hotel-search log of trivago (RecSys Challenge 2019) as our events.
+"""Loader of the hotel-search log of trivago (RecSys Challenge 2019).
 
 Terms: the log was given out for the challenge, for research only. It is never shipped with this project; the loader
-takes a path and checks that the file is the known excerpt (sessions begun 2018-11-07 00:00 to 2018-11-08 12:00 UTC).
+takes the path of any file in the format of the log.
 
 Mapping (ADR 0003): the visit (`session_id`) is the client and the key. Event time is timestamp + step milliseconds. A
 `clickout item` row is a list and a choice: an impression one millisecond before it, a click and a purchase of the
@@ -21,7 +21,6 @@ from stream.schemas import topics
 from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
 from stream.schemas.identity import event_id
 
-SHA256 = "51d6a2b3f8d40ae8b1251e10099f89d6630eec18a34502c83592a96aa4010d1a"
 SOURCE = "trivago"
 # The log names no currency; the challenge's prices are read as euros.
 CURRENCY = "EUR"
@@ -43,22 +42,17 @@ COLUMNS = {
 }
 
 
-def load(path: Path, *, any_file: bool = False) -> Iterator[Replayed]:
+def load(path: Path) -> Iterator[Replayed]:
     """Yield the events of the log in `path` in the order of time.
 
     Args:
         path: A parquet file with the columns of the challenge's log.
-        any_file: Take any file of that form, instead of the known excerpt only.
 
     Raises:
-        ConfigError: If the file is missing, is not the known one, lacks a column, or has a list that cannot be read.
+        ConfigError: If the file is missing, lacks a column, or has a list that cannot be read.
     """
     if not path.is_file():
         raise ConfigError(f"trivago log '{path}' does not exist")
-    if not any_file:
-        found = sha256(path.read_bytes()).hexdigest()
-        if found != SHA256:
-            raise ConfigError(f"trivago log '{path}': sha256 {found}, expected {SHA256} (or ask for any file)")
     log = pl.read_parquet(path)
     missing = [name for name in COLUMNS if name not in log.columns]
     if missing:

@@ -4,12 +4,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from deploy.simulation.clock import Ticker, newest_ts
 from deploy.simulation.marketplace import shopping
 from deploy.simulation.marketplace.driver import Driver, Summary
 from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from deploy.simulation.marketplace.settings import MarketplaceSettings
+from deploy.simulation.tick_writer import Ticker, newest_ts
 from stream.broker.admin import create_topics, delete_topics
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer

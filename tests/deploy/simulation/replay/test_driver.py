@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from deploy.simulation.clock import newest_ts
 from deploy.simulation.replay import Replayed, run
 from deploy.simulation.replay.driver import SETTLE_MS, TICK_MS
+from deploy.simulation.tick_writer import newest_ts
 from stream.broker.admin import create_topics, delete_topics
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker

@@ -42,7 +42,7 @@ def newest_ts(broker: Broker) -> int | None:
 
 
 class Ticker:
-    """Writes one tick per partition at a time the caller names."""
+    """A writer of one tick per partition at a time that the caller gives."""
 
     def __init__(self, broker: Broker, producer: Producer, *, writer: str) -> None:
         """Find the partitions of `ticks`.
