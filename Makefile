@@ -58,7 +58,8 @@ check: setup-dev ## Check format, lint, types, imports, dead code and prose
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m tests.architecture.prose --report | tail -n 1
+	@$(BIN)/python -m tests.architecture.dead_code
+	@$(BIN)/python -m tests.architecture.prose
 
 fix: setup-dev ## Format, and repair what the linter can repair
 	@$(BIN)/ruff format .

@@ -39,7 +39,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=0, help="Letters to show, the oldest; counts are of all.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """Count letters by reason and show where they came from, never what they hold."""
+    """Count dead letters by reason and show their sources, never their contents."""
     from stream.schemas.dead_letter import count_reasons
 
     meant = _filter(reason, from_, to, None)
@@ -58,10 +58,10 @@ def list_(
         )
         return
     now_ms = _now_ms()
-    print_table(f"{len(chosen)} letters in {topic}", ("reason", "letters"), counts.most_common())
+    print_table(f"{len(chosen)} dead letters in {topic}", ("reason", "dead letters"), counts.most_common())
     print_table(f"the oldest {min(limit, len(chosen))}", _COLUMNS, [_row(each, now_ms) for each in chosen[:limit]])
     if found.num_unreadable:
-        err_console.print(f"{found.num_unreadable} records carry no headers of a letter")
+        err_console.print(f"{found.num_unreadable} records carry no headers of a dead letter")
 
 
 @app.command("show")
@@ -74,15 +74,15 @@ def show(
     as_hex: Annotated[bool, typer.Option("--hex", help="Print the bytes in hexadecimal digits.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the headers and the original bytes of one letter; it may hold personal data."""
+    """Print the headers and the original bytes of one dead letter; it may hold personal data."""
     from stream.broker.reader import read_to_end
     from stream.schemas.dead_letter import at, payloads
 
     broker = _broker(context(ctx))
     found = at(_collect(broker, topic).dead_letters, (source_topic, partition, offset))
     if not found:
-        raise fail(f"no letter of {source_topic}/{partition}/{offset} in {topic}")
-    # Of an order several lines may have letters: their bytes are the same.
+        raise fail(f"no dead letter of {source_topic}/{partition}/{offset} in {topic}")
+    # Several lines of one order may have dead letters; their bytes are the same.
     (record,) = payloads(read_to_end(broker, topic), {found[0].location})
     if as_json:
         text, digits = _text(record.value), record.value.hex() if record.value is not None else None
@@ -118,7 +118,7 @@ def redrive(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count; send nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write letters back to the topics that they came from; each is a new record with a fate of its own."""
+    """Write dead letters back to their source topics; each is a new record with its own outcome."""
     import time
 
     from stream.adapters import Options
@@ -155,9 +155,11 @@ def redrive(
                     "reasons": done.reasons, "refused": done.refused})  # fmt: skip
         return
     verb = "would be written" if dry_run else "written"
-    print_table(f"{done.num_letters} letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items()))
+    print_table(
+        f"{done.num_letters} dead letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items())
+    )
     for cause, number in done.refused.most_common():
-        err_console.print(f"{number} letters left: {cause}", markup=False, highlight=False)
+        err_console.print(f"{number} dead letters left: {cause}", markup=False, highlight=False)
 
 
 def _broker(called: Context) -> "Broker":

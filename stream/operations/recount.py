@@ -3,7 +3,7 @@
 Every produced unit (a record, or an order line of a decodable conversion) is looked up in `sessions`, `unjoined` and
 `dead_letters`; what is found nowhere is `open` while its windows may still be, and `lost` afterwards.
 
-Source: STREAM.md 7; ARCHITECTURE.md 6, promise G1.
+Source: docs/stream.md; docs/architecture.md, promise G1.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ _Identity = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recount:
-    """Counts by fate.
+    """Counts by outcome.
 
     Attributes:
         produced: Units in the input topics.
@@ -33,8 +33,8 @@ class Recount:
         late: Units in `unjoined` that came too late, or were evicted.
         orphan: Units in `unjoined` that refer to nothing.
         dead: Records in `dead_letters`.
-        open: Units without a fate whose windows are not over.
-        lost: Units without a fate whose windows are over; anything but 0 is a fault.
+        open: Units without an outcome whose windows are not over.
+        lost: Units without an outcome whose windows are over; anything but 0 is a fault.
         reasons: Units in the side topics by reason.
     """
 
@@ -50,13 +50,13 @@ class Recount:
 
     @property
     def is_closed(self) -> bool:
-        """Return whether every produced unit has exactly one fate."""
-        fates = self.joined + self.duplicate + self.late + self.orphan + self.dead
-        return self.lost == 0 and self.produced == fates + self.open
+        """Return whether every produced unit has exactly one outcome."""
+        outcomes = self.joined + self.duplicate + self.late + self.orphan + self.dead
+        return self.lost == 0 and self.produced == outcomes + self.open
 
 
 class _Found:
-    """What the output topics say."""
+    """Units found in the output topics."""
 
     def __init__(self) -> None:
         self.joined: set[_Identity] = set()
@@ -91,7 +91,7 @@ class _Found:
 
 
 def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> Recount:
-    """Return the fate of every produced unit.
+    """Return the counts of every produced unit by outcome.
 
     Args:
         records: All records of the three event topics, `sessions`, `unjoined` and `dead_letters`, in any order; those

@@ -1,9 +1,9 @@
-"""Write letters back to where they came from, as new records with a fate of their own.
+"""Redrive of dead letters: new records on their source topics, each with its own outcome.
 
-What is sent for a letter is decided by pure functions; `redrive` sends it, waits for the broker, and marks the letter
-as redriven, so that asking again sends nothing twice. A crash in between sends some twice: the join finds duplicates.
+Pure functions choose the records of a dead letter; `redrive` sends them, waits for the broker, and marks it as
+redriven, so that a second call sends nothing twice. After a crash in between, the join finds duplicates.
 
-Source: STREAM.md 9.
+Source: docs/stream.md.
 """
 
 from collections import Counter
@@ -31,11 +31,11 @@ UNCHANGED = "rejected_as_before"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a redrive will do.
+    """Plan of a redrive.
 
     Attributes:
-        records: Place of a payload to the letters of its source record, all of which are settled by writing it again.
-        refused: Letters that are meant but not redriven, by cause.
+        records: Location of a payload to the dead letters of its source record; one write of it settles all of them.
+        refused: Selected dead letters that are not redriven, by cause.
     """
 
     records: Mapping[Location, tuple[DeadLetter, ...]]
@@ -44,13 +44,13 @@ class Plan:
 
 @dataclass(slots=True, kw_only=True)
 class Redriven:
-    """What a redrive did.
+    """Counts of a redrive.
 
     Attributes:
-        num_letters: Letters redriven.
+        num_letters: Dead letters redriven.
         records: Records written, by topic; `dead_letters` are payloads of adapters that were rejected anew.
-        reasons: Letters redriven, by their reason.
-        refused: Letters left as they are, by cause.
+        reasons: Dead letters redriven, by reason.
+        refused: Dead letters left as they are, by cause.
     """
 
     num_letters: int = 0
@@ -60,7 +60,7 @@ class Redriven:
 
 
 class TokenBucket:
-    """Lets `rate` records a second through, and a tenth of a second's worth at once."""
+    """A limit of `rate` records a second, with bursts of a tenth of a second."""
 
     def __init__(self, rate: float, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
         """Start full.
@@ -87,7 +87,7 @@ class TokenBucket:
 
 
 def plan(found: Iterable[DeadLetter], meant: Filter, *, max_attempts: int = MAX_ATTEMPTS) -> Plan:
-    """Return which of all letters of a topic to redrive; the limit counts those that are, in source records."""
+    """Return the plan for the dead letters of a topic; the limit counts redriven source records."""
     everything = list(found)
     of_source: dict[dead_letter.Coordinates, list[DeadLetter]] = {}
     for letter in everything:
@@ -104,10 +104,10 @@ def plan(found: Iterable[DeadLetter], meant: Filter, *, max_attempts: int = MAX_
 
 
 def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: int) -> list[ProducerRecord]:
-    """Return the records that redrive a letter; none if an adapter rejects its payload just as before.
+    """Return the records that redrive a dead letter; none if an adapter rejects its payload just as before.
 
     Args:
-        letter: Any letter of the source record.
+        letter: Any dead letter of the source record.
         record: The one that carries the original bytes.
         options: For payloads of other conventions.
         now_ms: For a payload that an adapter rejects for another reason than before.
@@ -171,7 +171,7 @@ def redrive(
                 producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
         done.num_letters += len(settled)
         done.reasons.update(letter.reason for letter in settled)
-        # A payload that was rejected anew is a newer attempt of the same letter: nothing to mark.
+        # A payload that was rejected anew is a newer attempt of the same dead letter: nothing to mark.
         unmarked += [(record, letter) for letter in settled if sent[-1].topic != topics.DEAD_LETTERS]
         if len(unmarked) >= _BATCH:
             _mark(producer, topic, unmarked, now_ms)

@@ -5,7 +5,7 @@ and labels come out of joins and group-bys in Polars. What the oracle cannot kno
 arrived, it takes from the side topics: records there are left out of the expectation. Orphans that it could have
 placed are counted apart.
 
-Source: STREAM.md 5 to 7 and 14.
+Source: docs/stream.md.
 """
 
 from collections.abc import Iterable
@@ -34,8 +34,8 @@ _LABELS = ["query_id", "item", "clicks", "carts", "orders", "units", "gross", "r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """How emitted sessions compare with the oracle's.
+class Comparison:
+    """Comparison of emitted sessions with those of the oracle.
 
     Attributes:
         expected: Sessions that should have been emitted.
@@ -80,7 +80,7 @@ def verify(
     *,
     from_ts: int = 0,
     to_ts: int | None = None,
-) -> Verdict:
+) -> Comparison:
     """Compare emitted sessions with those that the oracle computes from the same log.
 
     Args:
@@ -125,7 +125,7 @@ def verify(
     both = pl.Series("query_id", sorted(set(wanted) & set(shown)), dtype=pl.String)
     differing = _differences(expected, emitted, both, settled_ts)
     misplaced = _misplaced(inputs, set(reasons) - orphans, orphans, settings) if orphans else 0
-    return Verdict(
+    return Comparison(
         expected=len(wanted),
         emitted=len(shown),
         missing=len(missing),
@@ -175,7 +175,7 @@ def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str,
                     if (topic, partition, offset, o.line_id) not in left_out
                 ]  # fmt: skip
         except SchemaError:
-            continue  # it has no fate yet, or the recount will name it
+            continue  # it has no outcome yet, or the recount will name it
     frame_shown = pl.DataFrame(shown, schema=_SHOWN, orient="row")
     first = frame_shown.group_by("query_id").agg(pl.col("offset").min())
     return _Tables(

@@ -74,7 +74,7 @@ RULES = (
     # Terms; docs/glossary.md defines those on the right.
     Rule(r"fates?", "'outcome'", names_too=True),
     Rule(r"bury|buries|buried", "'reject' or 'send to the dead-letter topic'", names_too=True),
-    Rule(r"(?<!dead[- _])(?<![\"'])letters?(?! or digit| of the alphabet|[\"'])", "'dead letter'"),
+    Rule(r"(?<!dead[- _])(?<!capital )(?<![\"'])letters?(?! or digit|, digits|[\"':])", "'dead letter'"),
     Rule(r"ledgers?", "'outcome counters'", names_too=True),
     Rule(r"mute[sd]?|muting", "'fence'", names_too=True),
     Rule(r"shelves", "'store factory'", names_too=True),

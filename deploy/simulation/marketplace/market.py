@@ -56,7 +56,7 @@ class ShownOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the shopper did with one shown list."""
+    """Actions of a shopper on one shown list."""
 
     clicks: tuple[ShownClick, ...]
     order: ShownOrder | None

@@ -1,4 +1,4 @@
-"""What an item shows of itself: catalogue records with float16 vectors, prices, sales and ratings."""
+"""Visible properties of items: catalogue records with float16 vectors, prices, sales and ratings."""
 
 from collections.abc import Iterator
 from hashlib import sha256

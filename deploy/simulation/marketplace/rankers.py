@@ -1,4 +1,4 @@
-"""Who orders a list before the shopper sees it: the ranking service, or nobody."""
+"""Rankers of a list before the shopper sees it: the ranking service, or none."""
 
 import http.client
 import threading

@@ -1,4 +1,4 @@
-"""Every dial of the simulated shop; ranges and defaults are those of MODELS.md 8."""
+"""Settings of the simulated shop."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +29,7 @@ class MarketplaceSettings:
         chi: Share of items launched while the searches run.
         eta: Decay of attention over positions, for `pbm`.
         first_slot: How much more attention the first position gets than the decay says, for `pbm`; fitted to the
-            click shares of MODELS.md 8.
+            click shares of the trivago log of 2019.
         epsilon: Chance that the upstream ranker swaps a pair of neighbours.
         click_model: `pbm`, `cascade`, `dcm` or `dbn`.
         delay: `fast` (minutes) or `slow` (days) from a click to the order.

@@ -1,4 +1,4 @@
-"""Who comes when: visits arrive at random, each a client with a few searches. Nothing here depends on what is shown."""
+"""Visits that arrive at random, each a client with a few searches, independent of the shown lists."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

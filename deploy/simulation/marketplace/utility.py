@@ -1,4 +1,4 @@
-"""How much a client likes an item, alone and among its neighbours in a list.
+"""Utility of an item for a client, alone and among its neighbours in a list.
 
 Shapes: n items of one list.
 """
@@ -13,7 +13,7 @@ CONTRAST, DECOY, SATIATION = 1.0, 0.5, 0.4
 
 
 def alone(world: World, *, client: int, text: int, items: Ints, relevance_n: Floats, at_ts: int) -> Floats:
-    """Return U of MODELS.md 8 for the candidates of one query, in their given order."""
+    """Return the utility of the candidates of one query, in their given order."""
     truth, clients, dials = world.items, world.clients, world.settings
     log_price_n = truth.log_price[items]
     hours = (at_ts - dials.start_ts) / 3_600_000

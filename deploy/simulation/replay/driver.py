@@ -28,7 +28,7 @@ class Replayed:
 
 @dataclass(slots=True, kw_only=True)
 class ReplaySummary:
-    """What a replay sent.
+    """Counts of a replay.
 
     Attributes:
         produced: Records per topic, all acknowledged.
