@@ -56,7 +56,7 @@ def test_what_the_join_wrote_is_found_again_and_what_is_forged_is_named(joined: 
     shown = _stream("verify")
     assert "equal" in shown.stdout
     assert "differing" in shown.stdout
-    assert "Verdict(" not in shown.stdout
+    assert "Comparison(" not in shown.stdout
     counted = _stream("recount")
     assert counted.exit_code == 0
     assert "closed" in counted.stdout
