@@ -4,6 +4,7 @@ A catalogue honours one vector space per modality: a vector of another space, or
 Applying the same records again changes nothing.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
@@ -20,6 +21,7 @@ from stream.schemas.records import Record
 
 Vector = NDArray[np.float16]
 
+_log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(Item)
 
 
@@ -83,8 +85,11 @@ class Catalogue(Mapping[str, Item]):
             else:
                 try:
                     item = _decoder.decode(record.value)
-                except msgspec.MsgspecError:
+                except msgspec.MsgspecError as error:
                     self.num_rejected += 1
+                    _log.warning(
+                        "%s/%d, offset %d: record left out: %s", record.topic, record.partition, record.offset, error
+                    )
                     continue
                 self.put(item)
             num_applied += 1

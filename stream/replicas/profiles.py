@@ -1,5 +1,6 @@
 """The newest behaviours of clients: a bounded replica of the compacted topic `profiles`, which the join writes."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterable
 from threading import Lock
@@ -13,6 +14,7 @@ from stream.schemas.records import Record
 MAX_BEHAVIOURS = 50
 DEFAULT_CAPACITY = 200_000
 
+_log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(Profile)
 
 
@@ -65,8 +67,11 @@ class Profiles:
             else:
                 try:
                     profile = decode(record.value)
-                except SchemaError:
+                except SchemaError as error:
                     self.num_rejected += 1
+                    _log.warning(
+                        "%s/%d, offset %d: record left out: %s", record.topic, record.partition, record.offset, error
+                    )
                     continue
                 self.put(profile)
             num_applied += 1
