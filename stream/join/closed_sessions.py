@@ -109,17 +109,19 @@ class ClosedSessions:
         self._corrected.clear()
         return corrected
 
-    def restore(self, key: bytes, value: bytes) -> None:
-        """Index a stored row if it holds digests."""
-        if key[:1] in self._digests:
-            hour = int(key.split(b":")[1])
-            for number in query_digests.unpack(rows.unpack_bytes(value)):
-                self._digests[key[:1]].add(hour, number)
+    def restore(self, stored: Iterable[tuple[bytes, bytes]]) -> None:
+        """Index the rows that hold digests, all rows of one hour at once."""
+        packed: dict[tuple[bytes, int], bytearray] = {}
+        for key, value in stored:
+            if key[:1] in self._digests:
+                packed.setdefault((key[:1], _hour(key)), bytearray()).extend(rows.unpack_bytes(value))
+        for (kind, hour), digests in packed.items():
+            self._digests[kind].add_packed(hour, digests)
 
     def forget(self, key: bytes) -> None:
         """Forget the digests of a deleted row, if it held any."""
         if key[:1] in self._digests:
-            self._digests[key[:1]].forget(int(key.split(b":")[1]))
+            self._digests[key[:1]].forget(_hour(key))
 
     def flush(self) -> None:
         """Write the digests of the micro-batch into the warm tier."""
@@ -134,3 +136,7 @@ class ClosedSessions:
         value = query_digests.digest(query_id)
         self._digests[kind].add(hour, value)
         self._new_digests.setdefault((kind, hour), []).append(value)
+
+
+def _hour(key: bytes) -> int:
+    return int(key.split(b":")[1])

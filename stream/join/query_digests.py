@@ -1,6 +1,7 @@
 """Digests of closed queries: 8 bytes each in hourly buckets, searched by bisection.
 
-They tell a click on a closed or evicted query from a click on an unknown one.
+They tell a click on a closed or evicted query from a click on an unknown one. A bucket holds sorted runs. A new run
+merges with each run that is not larger, so a digest is merged at most log2(size of the bucket) times.
 
 Source: docs/stream.md.
 """
@@ -11,9 +12,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
+import numpy.typing as npt
+
 HOUR_MS = 3_600_000
 DIGEST_BYTES = 8
 _UNSORTED = 4_096
+_DTYPE = np.dtype("<u8")
 
 
 def digest(query_id: str) -> int:
@@ -26,16 +31,11 @@ def pack(digests: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(digests)}Q", *digests)
 
 
-def unpack(content: bytes) -> list[int]:
-    """Return the digests in `content`."""
-    return [int.from_bytes(content[i : i + DIGEST_BYTES], "little") for i in range(0, len(content), DIGEST_BYTES)]
-
-
 class QueryDigests:
     """A set of query digests that expires by the hour."""
 
     def __init__(self) -> None:
-        self._sorted: dict[int, array[int]] = {}
+        self._runs: dict[int, list[array[int]]] = {}
         self._unsorted: dict[int, set[int]] = {}
 
     def add(self, hour: int, value: int) -> None:
@@ -43,23 +43,49 @@ class QueryDigests:
         unsorted = self._unsorted.setdefault(hour, set())
         unsorted.add(value)
         if len(unsorted) >= _UNSORTED:
-            self._sorted[hour] = array("Q", sorted({*self._sorted.get(hour, ()), *unsorted}))
+            self._add_run(hour, np.fromiter(unsorted, np.uint64, len(unsorted)))
             unsorted.clear()
+
+    def add_packed(self, hour: int, packed: bytes | bytearray) -> None:
+        """Add packed digests to the bucket of `hour`, all in one sort."""
+        self._add_run(hour, np.frombuffer(packed, _DTYPE).astype(np.uint64))
+
+    def _add_run(self, hour: int, digests: npt.NDArray[np.uint64]) -> None:
+        runs = self._runs.setdefault(hour, [])
+        run = _distinct(np.sort(digests))
+        while runs and len(runs[-1]) <= len(run):
+            run = merge_runs(np.frombuffer(runs.pop(), np.uint64), run)
+        # Bisection reads single elements, which an array returns sooner than numpy.
+        runs.append(array("Q", run.tobytes()))
 
     def __contains__(self, query_id: str) -> bool:
         value = digest(query_id)
         if any(value in unsorted for unsorted in self._unsorted.values()):
             return True
-        for bucket in self._sorted.values():
-            at = bisect_left(bucket, value)
-            if at < len(bucket) and bucket[at] == value:
-                return True
+        for runs in self._runs.values():
+            for run in runs:
+                at = bisect_left(run, value)
+                if at < len(run) and run[at] == value:
+                    return True
         return False
 
     def forget(self, hour: int) -> None:
         """Drop the bucket of `hour`."""
-        self._sorted.pop(hour, None)
+        self._runs.pop(hour, None)
         self._unsorted.pop(hour, None)
 
     def __len__(self) -> int:
-        return sum(map(len, self._sorted.values())) + sum(map(len, self._unsorted.values()))
+        """Return the number of digests; a digest that was added again later may count twice."""
+        return sum(len(run) for runs in self._runs.values() for run in runs) + sum(map(len, self._unsorted.values()))
+
+
+def merge_runs(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the sorted union of two sorted runs."""
+    # The stable sort of numpy merges runs that are sorted already.
+    return _distinct(np.sort(np.concatenate((left, right)), kind="stable"))
+
+
+def _distinct(ordered: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    is_first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]

@@ -56,8 +56,7 @@ def restore_hot(
 def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int) -> None:
     """Index the digests of closed queries, and continue from the expiry time of the progress row."""
     warm.restore(expiry_ts)
-    for key, value in warm.stored_rows():
-        closed_sessions.restore(key, value)
+    closed_sessions.restore(warm.stored_rows())
 
 
 def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:

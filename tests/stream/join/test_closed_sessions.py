@@ -69,8 +69,7 @@ def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> 
     state.warm.flush()
     batches = BatchNumbers()
     restarted = ClosedSessions(0, SETTINGS, WarmTier(state.warm_rows, batches), batches)
-    for key, value in state.warm_rows.items():
-        restarted.restore(key, value)
+    restarted.restore(state.warm_rows.items())
     assert restarted.was_unlabelled("q1")
     assert restarted.was_evicted("q2")
     restarted.forget(rows.closed_key(b"c", 0, START_TS // 3_600_000, 0))

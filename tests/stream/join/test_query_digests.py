@@ -1,7 +1,29 @@
-"""Digests of closed queries: eight bytes each, and expiry by the hour."""
+"""Digests of closed queries: eight bytes each, expiry by the hour, and work that stays linear but for a logarithm."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
 
 from stream.join import query_digests
 from stream.join.query_digests import QueryDigests, digest
+
+MILLION = 1_000_000
+
+
+@pytest.fixture
+def merged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the number of digests that each merge of two runs reads."""
+    sizes: list[int] = []
+    merge_runs = query_digests.merge_runs
+
+    def counted(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        sizes.append(len(left) + len(right))
+        return merge_runs(left, right)
+
+    monkeypatch.setattr(query_digests, "merge_runs", counted)
+    return sizes
 
 
 def test_a_bucket_is_forgotten_by_its_hour() -> None:
@@ -17,7 +39,34 @@ def test_a_bucket_is_forgotten_by_its_hour() -> None:
     assert "q3" not in known
 
 
-def test_digests_survive_their_bytes() -> None:
-    digests = [digest("a"), digest("b")]
-    assert query_digests.unpack(query_digests.pack(digests)) == digests
-    assert len(query_digests.pack(digests)) == 16
+def test_a_million_digests_in_one_hour_are_merged_a_logarithmic_number_of_times(merged: list[int]) -> None:
+    known = QueryDigests()
+    for value in np.random.default_rng(3).permutation(MILLION).tolist():
+        known.add(0, value)
+    known.add(0, digest("q1"))
+    assert len(known) == MILLION + 1
+    assert "q1" in known
+    assert "q2" not in known
+    assert 0 < sum(merged) <= MILLION * math.log2(MILLION / 4_096)
+
+
+def test_a_million_stored_digests_are_restored_without_a_merge(merged: list[int]) -> None:
+    packed = query_digests.pack([*range(MILLION), digest("q1"), digest("q1")])
+    known = QueryDigests()
+    known.add_packed(0, packed)
+    assert len(known) == MILLION + 1
+    assert "q1" in known
+    assert "q2" not in known
+    assert merged == []
+
+
+def test_a_digest_in_several_runs_is_kept_once() -> None:
+    known = QueryDigests()
+    for _ in range(3):
+        known.add_packed(0, query_digests.pack([digest("a"), digest("b")]))
+    assert len(known) == 2
+    assert "a" in known
+
+
+def test_digests_are_eight_bytes_each() -> None:
+    assert len(query_digests.pack([digest("a"), digest("b")])) == 16
