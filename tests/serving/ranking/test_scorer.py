@@ -39,7 +39,7 @@ def test_golden_scores_that_differ_are_refused(world: World) -> None:
 def test_a_missing_weight_is_refused(world: World) -> None:
     loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
     del loaded.params[next(name for name in loaded.params if name.endswith("weight"))]
-    with pytest.raises(ArtifactError, match="cannot be scored"):
+    with pytest.raises(ArtifactError, match="the weights are not those of its model"):
         scorer.TorchScorer(loaded).verify()
 
 
