@@ -22,7 +22,7 @@ from serving.metrics import Metrics
 from serving.outbox.delivery import Delivery
 from serving.schemas import CollectAnswer, EventResult, RequestError
 from stream.adapters import FORMATS, Options, adapt
-from stream.adapters.rejects import letter
+from stream.adapters.rejects import kept, letter
 from stream.errors import BusError, OverloadError
 from stream.schemas import topics
 from stream.schemas.problems import Problem, problem
@@ -193,9 +193,10 @@ class Collector:
         if not rejected:
             job.results.append(EventResult(status="accepted", records=len(adapted)))
             return
-        key = adapted[0].key if adapted else None
-        key, value, headers = letter(job.name, rejected, now_ms=self._now_ms(), key=key)
-        job.records.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
+        if stored := kept(rejected, self._options):
+            key = adapted[0].key if adapted else None
+            key, value, headers = letter(job.name, stored, now_ms=self._now_ms(), key=key)
+            job.records.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
         fault = problem(rejected[0].detail, payload)
         job.results.append(
             EventResult(

@@ -20,8 +20,9 @@ FORMATS: Mapping[str, Callable[[bytes, Options], list[Result]]] = {
 def adapt(name: str, raw: bytes, options: Options | None = None) -> tuple[list[Adapted], list[Rejected]]:
     """Return the records and the rejects of one payload of a format. No payload raises an error.
 
-    >>> adapt("metarank", b'{"event": "item"}')
-    ([], [Rejected(reason='unmapped', detail="'item' has no counterpart - at `$.event`", raw=b'{"event": "item"}')])
+    >>> _, (reject,) = adapt("metarank", b'{"event": "item"}')
+    >>> reject.reason, reject.kind, reject.detail
+    ('unmapped', 'item', "'item' has no counterpart - at `$.event`")
     """
     try:
         results = FORMATS[name](raw, options or Options())

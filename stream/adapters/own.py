@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stream.adapters import source
-from stream.adapters.results import Options, Rejected, Result, accepted
+from stream.adapters.results import Options, Result, accepted, rejected
 from stream.adapters.source import as_fields, unmapped
 from stream.errors import SchemaError
 from stream.schemas import topics
@@ -25,7 +25,7 @@ def adapt(raw: bytes, options: Options) -> list[Result]:  # noqa: ARG001 - all a
     try:
         return [accepted(_topic(raw), raw)]
     except SchemaError as fault:
-        return [Rejected(reason=fault.reason, detail=fault.detail, raw=raw)]
+        return [rejected(fault, raw)]
 
 
 def _topic(raw: bytes) -> str:

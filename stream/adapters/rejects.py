@@ -9,7 +9,7 @@ Source: docs/adapters.md.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream.adapters.results import Rejected
+from stream.adapters.results import Options, Rejected
 from stream.schemas import dead_letter, identity
 from stream.schemas.dead_letter import OutgoingRecord
 
@@ -26,6 +26,15 @@ class _Payload:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def kept(rejected: Sequence[Rejected], options: Options) -> list[Rejected]:
+    """Return the rejects that become dead letters.
+
+    Events of unmapped kinds, such as page views, are most of a stream and hold personal data. They are left out unless
+    `options.keep_unmapped` is set; callers count them by `Rejected.kind`.
+    """
+    return [one for one in rejected if options.keep_unmapped or one.reason != "unmapped"]
 
 
 def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> OutgoingRecord:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from stream.adapters.source import Fields
+from stream.adapters.source import Fields, UnmappedError
 from stream.errors import SchemaError
 from stream.schemas import decode, topics
 from stream.schemas.events import MAX_EVENT_BYTES, Click, Conversion, Impression, encode
@@ -18,10 +18,12 @@ class Options:
     Attributes:
         query_hash_key: Key of the hash of query texts, the same as in the ranking service.
         query_name: Name of the parameter or property that carries the query id where the source has none of its own.
+        keep_unmapped: Write events of unmapped kinds to `dead_letters`, for debugging; else they are only counted.
     """
 
     query_hash_key: bytes = b""
     query_name: str = "query_id"
+    keep_unmapped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,13 @@ class Rejected:
         reason: Reason code, see docs/stream.md.
         detail: What was expected and what came; a path such as `$.items[0]` at its end when it was one field.
         raw: The original bytes, of the whole payload when it held several events.
+        kind: Name of the source's kind of event, where that kind has no counterpart; else empty.
     """
 
     reason: str
     detail: str
     raw: bytes
+    kind: str = ""
 
 
 Result = Adapted | Rejected
@@ -86,15 +90,21 @@ def collect(
     try:
         events = list(split(raw))
     except SchemaError as fault:
-        return [Rejected(reason=fault.reason, detail=fault.detail, raw=raw)]
+        return [rejected(fault, raw)]
     if not events:
         return [Rejected(reason="missing_field", detail="a payload of no events", raw=raw)]
     for event in events:
         try:
             results += [checked(record) for record in build(event)]
         except SchemaError as fault:
-            results.append(Rejected(reason=fault.reason, detail=fault.detail, raw=raw))
+            results.append(rejected(fault, raw))
     return results
+
+
+def rejected(fault: SchemaError, raw: bytes) -> Rejected:
+    """Return the reject of one event."""
+    kind = fault.kind if isinstance(fault, UnmappedError) else ""
+    return Rejected(reason=fault.reason, detail=fault.detail, raw=raw, kind=kind)
 
 
 def checked(record: OurEvent) -> Adapted:

@@ -222,9 +222,21 @@ def as_fields(value: object, path: str = "$") -> Fields:
     return Fields(value, path)
 
 
-def unmapped(kind: str, path: str) -> SchemaError:
+class UnmappedError(SchemaError):
+    """An event of a kind that has no counterpart here.
+
+    Attributes:
+        kind: Name of the kind, cut to 80 characters.
+    """
+
+    def __init__(self, kind: str, path: str) -> None:
+        self.kind = kind[:80]
+        super().__init__("unmapped", f"{self.kind!r} has no counterpart - at `{path}`")
+
+
+def unmapped(kind: str, path: str) -> UnmappedError:
     """Return the fault of an event that has no counterpart here."""
-    return SchemaError("unmapped", f"{kind[:80]!r} has no counterpart - at `{path}`")
+    return UnmappedError(kind, path)
 
 
 def rest_of(rows: Iterable[Fields]) -> list[dict[str, object]]:

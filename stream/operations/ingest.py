@@ -1,7 +1,7 @@
 """Send what other systems recorded to our topics: adapted lines as records, the others as dead letters.
 
-Every line has one of two ends, both acknowledged by the broker. Repeating a file repeats ids and coordinates, so
-nothing counts twice.
+Events of kinds that have no counterpart are counted by kind. Every other event has one of two ends, both acknowledged
+by the broker. Repeating a file repeats ids and coordinates, so nothing counts twice.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stream.adapters import Options, adapt
-from stream.adapters.rejects import letter
+from stream.adapters.rejects import kept, letter
 from stream.schemas import topics
 
 
@@ -44,13 +44,15 @@ class Ingested:
         records: Records by topic.
         num_letters: Lines that went to `dead_letters`.
         reasons: Rejected events by reason code.
-        first_rejects: Line number, reason and detail of the first ones.
+        unmapped: Events without a counterpart by the source's kind, such as `page_view`; not stored by default.
+        first_rejects: Line number, reason and detail of the first events that become dead letters.
     """
 
     num_lines: int = 0
     records: Counter[str] = field(default_factory=Counter)
     num_letters: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    unmapped: Counter[str] = field(default_factory=Counter)
     first_rejects: list[tuple[int, str, str]] = field(default_factory=list)
 
 
@@ -89,12 +91,14 @@ def ingest(
                 producer.send(record.topic, key=record.key, value=record.value)
         for reject in rejected:
             done.reasons[reject.reason] += 1
-            if len(done.first_rejects) < max_shown:
-                done.first_rejects.append((number, reject.reason, reject.detail))
-        if rejected:
+            if reject.kind:
+                done.unmapped[reject.kind] += 1
+        if stored := kept(rejected, options):
+            shown = stored[: max_shown - len(done.first_rejects)]
+            done.first_rejects += [(number, reject.reason, reject.detail) for reject in shown]
             done.num_letters += 1
             if producer is not None:
-                key, value, headers = letter(name, rejected, now_ms=now_ms(), key=adapted[0].key if adapted else None)
+                key, value, headers = letter(name, stored, now_ms=now_ms(), key=adapted[0].key if adapted else None)
                 producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, ("line", b"%d" % number)])
     if producer is not None:
         producer.flush()

@@ -67,7 +67,7 @@ def test_redriven_letters_end_where_they_belong(
         producer.send(topics.CLICKS, key=b"another key", value=newer)
         producer.send(topics.CLICKS, key=LAST, value=b"\x1b[2J" + b"x" * MAX_EVENT_BYTES)
         producer.send(topics.CLICKS, key=LAST, value=events.encode(click(4, 2, "item-1", at_s=8)))
-    (home / "events").write_bytes(b'{"event": "item"}\n')
+    (home / "events").write_bytes(b'{"event": "ranking"}\n')
     ingested = CliRunner().invoke(app, ["stream", "ingest", "--format", "metarank", str(home / "events")])
     assert ingested.exit_code == 0, ingested.output
     with running(fresh_kafka, home / "worker") as worker:
@@ -76,7 +76,7 @@ def test_redriven_letters_end_where_they_belong(
         wait_until_committed(fresh_kafka, worker)
 
         found = document("list")
-        assert found["reasons"] == {"misrouted": 1, "schema_unknown": 1, "too_large": 1, "unmapped": 1}
+        assert found["reasons"] == {"misrouted": 1, "schema_unknown": 1, "too_large": 1, "missing_field": 1}
         assert document("list", "--topic", "unjoined")["reasons"] == {"no_impression": 1}
         assert document("list", "--reason", "misrouted", "--to", "2020-01-01T00:00Z")["letters"] == 0
         assert document("list", "--reason", "misrouted", "--from", "2020-01-01T00:00+02:00")["letters"] == 1
