@@ -97,7 +97,7 @@ def _java(context: Context) -> tuple[Status, str]:
         return "ok", found
     if needed == "local":
         return "fail", f"no Java {jars.MIN_JAVA} or newer, which kafka.broker = local needs"
-    return "warn", f"no Java {jars.MIN_JAVA} or newer: kafka.broker = auto takes the memory broker"
+    return "warn", f"no Java {jars.MIN_JAVA} or newer: only `shelfwise demo run` works, on a memory broker"
 
 
 def _jars(context: Context) -> tuple[Status, str]:
@@ -118,7 +118,10 @@ def _broker(context: Context) -> tuple[Status, str]:
     broker = _running_broker(context)
     if broker is None:
         configured = _kafka(context).broker
-        return "warn", f"kafka.broker = {configured}: not running; the first command that needs it starts it"
+        if configured == "memory":
+            return "warn", "kafka.broker = memory: only `shelfwise demo run` hosts one; see `shelfwise kafka memory`"
+        home = context.home.absolute()
+        return "warn", f"kafka.broker = {configured}: not running in {home}; `shelfwise kafka up` starts it"
     connection.check(broker, CONNECT_S)
     return "ok", f"{broker.bootstrap} answers"
 

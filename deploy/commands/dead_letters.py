@@ -40,10 +40,16 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """Count dead letters by reason and show their sources, never their contents."""
+    from deploy.kafka.choice import whereabouts
     from stream.schemas.dead_letter import count_reasons
 
     meant = _filter(reason, from_, to, None)
-    found = _collect(_broker(context(ctx)), topic)
+    called = context(ctx)
+    broker = _broker(called)
+    found = _collect(called, broker, topic)
+    if not found.dead_letters:
+        where = whereabouts(called, broker)
+        err_console.print(f"nothing found in {topic} ({where})", markup=False, highlight=False, soft_wrap=True)
     chosen = meant.select(found.dead_letters)
     counts = count_reasons(chosen)
     if as_json:
@@ -75,13 +81,16 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Print the headers and the original bytes of one dead letter; it may hold personal data."""
+    from deploy.kafka.choice import whereabouts
     from stream.broker.reader import read_to_end
     from stream.schemas.dead_letter import at, payloads
 
-    broker = _broker(context(ctx))
-    found = at(_collect(broker, topic).dead_letters, (source_topic, partition, offset))
+    called = context(ctx)
+    broker = _broker(called)
+    found = at(_collect(called, broker, topic).dead_letters, (source_topic, partition, offset))
     if not found:
-        raise fail(f"no dead letter of {source_topic}/{partition}/{offset} in {topic}")
+        where = whereabouts(called, broker)
+        raise fail(f"no dead letter of {source_topic}/{partition}/{offset} in {topic} ({where})")
     # Several lines of one order may have dead letters; their bytes are the same.
     (record,) = payloads(read_to_end(broker, topic), {found[0].location})
     if as_json:
@@ -129,7 +138,7 @@ def redrive(
 
     called = context(ctx)
     broker = _broker(called)
-    found = _collect(broker, topic)
+    found = _collect(called, broker, topic)
     planned = redrive.plan(found.dead_letters, _filter(reason, from_, to, limit), max_attempts=max_attempts)
     privacy = called.settings.get("privacy", PrivacySettings)
     key = b"" if dry_run else query_hash_key(privacy, called.home)
@@ -168,13 +177,15 @@ def _broker(called: Context) -> "Broker":
     return configured(called)
 
 
-def _collect(broker: "Broker", topic: str) -> Collected:
+def _collect(called: Context, broker: "Broker", topic: str) -> Collected:
+    from deploy.kafka.choice import whereabouts
     from stream.broker.admin import partition_counts
     from stream.broker.reader import read_to_end
     from stream.schemas.dead_letter import collect
 
     if topic not in partition_counts(broker):
-        raise fail(f"topic {topic} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+        where = whereabouts(called, broker)
+        raise fail(f"topic {topic} does not exist ({where}); run `shelfwise kafka topics`")
     return collect(read_to_end(broker, topic))
 
 

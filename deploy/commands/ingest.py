@@ -32,7 +32,7 @@ def ingest(
     """Adapt recorded events and send them; rejected lines go to `dead_letters` with their reason."""
     import time
 
-    from deploy.kafka.choice import configured
+    from deploy.kafka.choice import configured, whereabouts
     from stream.broker.admin import partition_counts
     from stream.broker.producer import Producer
     from stream.operations.ingest import ingest as send
@@ -40,6 +40,7 @@ def ingest(
     from stream.schemas import topics
 
     called = context(ctx)
+    broker = None if dry_run else configured(called)
     lines = _lines(file)
     # A dry run makes no key, because its hashes are not kept.
     privacy = called.settings.get("privacy", PrivacySettings)
@@ -49,13 +50,13 @@ def ingest(
     def now_ms() -> int:
         return time.time_ns() // 1_000_000
 
-    if dry_run:
+    if broker is None:
         done = send(None, format_, lines, options=options, now_ms=now_ms)
     else:
-        broker = configured(called)
         missing = {*topics.EVENT_TOPICS, topics.DEAD_LETTERS} - partition_counts(broker).keys()
         if missing:
-            raise fail(f"topic {', '.join(sorted(missing))} does not exist; run `shelfwise kafka topics`")
+            where = whereabouts(called, broker)
+            raise fail(f"topic {', '.join(sorted(missing))} does not exist ({where}); run `shelfwise kafka topics`")
         with Producer(broker) as producer:
             done = send(producer, format_, lines, options=options, now_ms=now_ms)
     if as_json:

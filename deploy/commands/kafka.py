@@ -88,7 +88,7 @@ def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
 
     called = context(ctx)
     settings = _settings(called)
-    broker = configured(called, _report)
+    broker = configured(called)
     created = _make_topics(broker, settings.partitions)
     ends = end_offsets(broker, [topic.name for topic in names.ALL])
     rows = [

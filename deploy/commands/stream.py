@@ -79,8 +79,9 @@ def produce(
     from stream.operations.produce import send_lines
 
     source = _lines(file)
-    broker = _broker(context(ctx))
-    _require_topics(broker, [topic])
+    called = context(ctx)
+    broker = _broker(called)
+    _require_topics(called, broker, [topic])
     with Producer(broker) as producer:
         produced = send_lines(producer, topic, source, raw=raw)
     if as_json:
@@ -104,9 +105,12 @@ def export(
     """Read a topic to its end and write it to a file."""
     from stream.operations.export import export as write
 
-    broker = _broker(context(ctx))
-    _require_topics(broker, [topic])
+    called = context(ctx)
+    broker = _broker(called)
+    _require_topics(called, broker, [topic])
     num_rows = write(broker, topic, out, latest=latest)
+    if num_rows == 0:
+        _say_nothing_found(called, broker, topic)
     if as_json:
         print_json({"rows": num_rows, "out": str(out)})
     else:
@@ -120,7 +124,10 @@ def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     from stream.operations.recount import recount as count
 
     called = context(ctx)
-    counted = count(_all_records(_broker(called)), called.settings.get("join", JoinSettings))
+    broker = _broker(called)
+    counted = count(_all_records(called, broker), called.settings.get("join", JoinSettings))
+    if counted.produced == 0:
+        _say_nothing_found(called, broker, "the event topics")
     if as_json:
         print_json({**asdict(counted), "is_closed": counted.is_closed})
     else:
@@ -146,9 +153,12 @@ def verify(
 
     called = context(ctx)
     from_ts, to_ts = parse_time(from_, "--from") or 0, parse_time(to, "--to")
+    broker = _broker(called)
     verdict = compare(
-        _all_records(_broker(called)), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
+        _all_records(called, broker), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
     )
+    if verdict.expected == 0 and verdict.emitted == 0:
+        _say_nothing_found(called, broker, "the event topics")
     if as_json:
         print_json({**asdict(verdict), "is_equal": verdict.is_equal})
     else:
@@ -172,8 +182,9 @@ def replay_trivago(
     from deploy.simulation.replay import run, trivago
     from stream.schemas import topics
 
-    broker = _broker(context(ctx))
-    _require_topics(broker, list(topics.INPUTS))
+    called = context(ctx)
+    broker = _broker(called)
+    _require_topics(called, broker, list(topics.INPUTS))
     events = trivago.load(path)
     summary = run(broker, events, speed, report=lambda line: err_console.print(line, markup=False, highlight=False))
     if as_json:
@@ -183,22 +194,31 @@ def replay_trivago(
         console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
 
 
-def _all_records(broker: Broker) -> Iterator[Record]:
+def _all_records(called: Context, broker: Broker) -> Iterator[Record]:
     from stream.broker.reader import read_to_end
     from stream.schemas import topics
 
     names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
-    _require_topics(broker, names)
+    _require_topics(called, broker, names)
     for name in names:
         yield from read_to_end(broker, name)
 
 
-def _require_topics(broker: Broker, names: list[str]) -> None:
+def _require_topics(called: Context, broker: Broker, names: list[str]) -> None:
+    from deploy.kafka.choice import whereabouts
     from stream.broker.admin import partition_counts
 
     missing = [name for name in names if name not in partition_counts(broker)]
     if missing:
-        raise fail(f"topic {', '.join(missing)} does not exist on {broker.bootstrap}; run `shelfwise kafka topics`")
+        where = whereabouts(called, broker)
+        raise fail(f"topic {', '.join(missing)} does not exist ({where}); run `shelfwise kafka topics`")
+
+
+def _say_nothing_found(called: Context, broker: Broker, where: str) -> None:
+    from deploy.kafka.choice import whereabouts
+
+    found = f"nothing found in {where} ({whereabouts(called, broker)})"
+    err_console.print(found, markup=False, highlight=False, soft_wrap=True)
 
 
 def _lines(file: str) -> Iterator[bytes]:

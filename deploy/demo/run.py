@@ -186,7 +186,7 @@ class _Demo:
         if self._kafka.broker in {"auto", "local"}:
             # Set before the start, so that an interrupt during the start stops the broker too.
             self._local = brokers.local(wanted, self._home, self._dependencies.report)
-        broker = brokers.resolve(self._kafka, wanted, self._home, self._dependencies.report)
+        broker = brokers.start(self._kafka, wanted, self._home, self._dependencies.report)
         if broker.memory:
             self._local = None
         else:

@@ -16,22 +16,61 @@ from stream.errors import BusError, ConfigError
 _hosted: list[MemoryBroker] = []
 
 
-def configured(context: Context, report: Report | None = None) -> Broker:
-    """Return the broker of a command's settings; see `resolve`."""
-    return resolve(
+def configured(context: Context) -> Broker:
+    """Return the broker of a command's settings; see `find`."""
+    return find(
         context.settings.get("kafka", KafkaSettings),
         context.settings.get("local_kafka", LocalKafkaSettings),
         context.home,
-        report,
     )
 
 
-def resolve(
+def whereabouts(context: Context, broker: Broker) -> str:
+    """Return the broker and the home folder of a command, for messages about missing records or topics."""
+    return f"broker {broker.bootstrap}, home {context.home.absolute()}"
+
+
+def find(settings: KafkaSettings, local_settings: LocalKafkaSettings, home: Path) -> Broker:
+    """Return the broker that the settings choose. Nothing is started, downloaded or written.
+
+    Args:
+        settings: Choice, address and credentials of the broker.
+        local_settings: Settings of the local Kafka.
+        home: Home folder, which holds the local Kafka.
+
+    Raises:
+        ConfigError: If the address cannot be read, or would send plain text over a network.
+        BusError: If the local Kafka is chosen and does not run, or a memory broker that no process hosts.
+    """
+    choice = settings.broker
+    if choice == "memory":
+        raise BusError(
+            "kafka.broker = memory: only `shelfwise demo run` hosts a memory broker of its own; "
+            "run `shelfwise kafka memory` and set kafka.broker = memory@HOST:PORT as it prints"
+        )
+    if (addressed := _addressed(settings)) is not None:
+        return addressed
+    found = local(local_settings, home)
+    if found.pid is not None:
+        return found.broker
+    where = f"kafka.broker = {choice}: no local Kafka runs in {found.folder.parent}"
+    if jars.java() is None:
+        raise BusError(
+            f"{where}, and no Java {jars.MIN_JAVA} or newer was found; install one and run `shelfwise kafka up`, "
+            "set kafka.broker = HOST:PORT, or run `shelfwise kafka memory` and set kafka.broker = memory@HOST:PORT"
+        )
+    raise BusError(
+        f"{where}; start it with `shelfwise kafka up`, set kafka.broker = HOST:PORT, "
+        "or set SHELFWISE_HOME to the home of a Kafka that runs"
+    )
+
+
+def start(
     settings: KafkaSettings, local_settings: LocalKafkaSettings, home: Path, report: Report | None = None
 ) -> Broker:
-    """Return the broker that the settings choose, and start the local one if they choose it.
+    """Return the broker that the settings choose; start the local Kafka or host a memory broker if they choose one.
 
-    A memory broker lives as long as the process that resolves it; others reach it as `memory@HOST:PORT`.
+    A memory broker lives as long as the process that starts it; others reach it as `memory@HOST:PORT`.
 
     Args:
         settings: Choice, address and credentials of the broker.
@@ -47,12 +86,10 @@ def resolve(
     choice = settings.broker
     if choice == "memory":
         return _host(settings, report, "kafka.broker = memory")
-    if choice.startswith("memory@"):
-        return Broker(bootstrap=_checked(choice.removeprefix("memory@"), settings), memory=True)
+    if (addressed := _addressed(settings)) is not None:
+        return addressed
     if choice == "local":
         return local(local_settings, home, report).start()
-    if choice != "auto":
-        return Broker(bootstrap=_checked(choice, settings), security=settings.security())
     if jars.java() is None:
         return _host(settings, report, f"no Java {jars.MIN_JAVA} or newer was found")
     folder = jar_folder(local_settings, home)
@@ -87,6 +124,14 @@ def _host(settings: KafkaSettings, report: Report, reason: str) -> Broker:
     report(f"{reason}: using the memory broker at memory@{hosted.broker.bootstrap}")
     report("WARNING: nothing is durable; every record is lost when this process ends, and old ones before (5 MiB each)")
     return hosted.broker
+
+
+def _addressed(settings: KafkaSettings) -> Broker | None:
+    if settings.broker.startswith("memory@"):
+        return Broker(bootstrap=_checked(settings.broker.removeprefix("memory@"), settings), memory=True)
+    if settings.broker in {"auto", "local"}:
+        return None
+    return Broker(bootstrap=_checked(settings.broker, settings), security=settings.security())
 
 
 def _checked(addresses: str, settings: KafkaSettings) -> str:

@@ -17,8 +17,9 @@ class KafkaSettings:
     """Address and credentials of the broker, and the partition count of the topics.
 
     Attributes:
-        broker: `HOST:PORT[,HOST:PORT]`, `local`, `memory`, `memory@HOST:PORT` (hosted by another process), or
-            `auto` (local if Java 17 or newer is found, else memory).
+        broker: `HOST:PORT[,HOST:PORT]`, `local` (started by `shelfwise kafka up`), `memory@HOST:PORT` (hosted by
+            `shelfwise kafka memory`), `memory` (for the demo alone), or `auto`: `local`, but the demo without Java 17
+            or newer takes `memory`.
         partitions: Partition count of all topics with client keys. It is never changed in place.
         allow_plaintext: Allow unencrypted connections to a broker on another machine.
         security_protocol: Protocol for a broker that is given by address.

@@ -10,6 +10,7 @@ from deploy.cli import app
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.errors import BusError
 from stream.schemas import events, session, topics
 from stream.schemas.session import Session
 from tests.harness.worker import pass_all_windows, running, tick, wait_until_committed
@@ -71,6 +72,55 @@ def test_what_the_join_wrote_is_found_again_and_what_is_forged_is_named(joined: 
     shown = _stream("verify")
     assert shown.exit_code == 3
     assert "query-nobody-made" in shown.stdout
+
+
+WITHOUT_KAFKA = [
+    ["stream", "recount"],
+    ["stream", "verify"],
+    ["stream", "export", "sessions", "--out", "out.jsonl"],
+    ["stream", "produce", "clicks", "--file", "-"],
+    ["stream", "ingest", "--format", "shelfwise", "-"],
+    ["stream", "dead-letters", "list"],
+    ["stream", "dead-letters", "show", "clicks", "0", "0"],
+    ["stream", "dead-letters", "redrive"],
+    ["stream", "worker"],
+    ["kafka", "topics"],
+    ["marketplace", "run"],
+]
+
+
+@pytest.mark.parametrize("has_java", [True, False])
+@pytest.mark.parametrize("command", WITHOUT_KAFKA, ids=" ".join)
+def test_a_command_without_kafka_fails_by_name_and_starts_nothing(
+    command: list[str], has_java: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("deploy.kafka.jars.java", lambda: "/usr/bin/java" if has_java else None)
+    line = (Path(__file__).parents[3] / "docs/examples/clicks.jsonl").read_bytes()
+    done = CliRunner().invoke(app, command, input=line)
+    assert isinstance(done.exception, BusError), done.output
+    assert f"kafka.broker = auto: no local Kafka runs in {tmp_path / 'home'}" in str(done.exception)
+    assert ("no Java 17" in str(done.exception)) is not has_java
+    assert "`shelfwise kafka up`" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.kafka
+def test_a_reader_that_finds_nothing_says_where_it_looked(
+    fresh_kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
+    for command in (
+        ["recount"],
+        ["verify"],
+        ["export", "sessions", "--out", str(tmp_path / "out.jsonl")],
+        ["dead-letters", "list"],
+    ):
+        done = _stream(*command)
+        assert done.exit_code == 0, done.output
+        assert f"broker {fresh_kafka.bootstrap}, home {tmp_path / 'home'}" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2020-01-01T00:00"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.kafka import choice
-from deploy.kafka.choice import resolve
+from deploy.kafka.choice import find, start
 from deploy.kafka.settings import LocalKafkaSettings
 from stream.broker.admin import create_topics, partition_counts
 from stream.broker.connection import is_reachable
@@ -23,19 +23,20 @@ LOCAL = LocalKafkaSettings(port=0)
 
 def test_an_address_on_this_machine_is_taken_as_it_is(tmp_path: Path) -> None:
     for address in ("127.0.0.1:9092", "localhost:1,127.0.0.1:2", "[::1]:9092"):
-        assert resolve(KafkaSettings(broker=address), LOCAL, tmp_path) == Broker(bootstrap=address)
+        for choose in (find, start):
+            assert choose(KafkaSettings(broker=address), LOCAL, tmp_path) == Broker(bootstrap=address)
 
 
 @pytest.mark.parametrize("address", ["kafka", "kafka:", ":9092", "host:port", "memory@", "127.0.0.1:1,x"])
 def test_what_is_no_address_is_named(address: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
-        resolve(KafkaSettings(broker=address), LOCAL, tmp_path)
+        find(KafkaSettings(broker=address), LOCAL, tmp_path)
 
 
 def test_plain_text_over_a_network_needs_a_word(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"kafka\.allow_plaintext"):
-        resolve(KafkaSettings(broker="127.0.0.1:1,kafka.example:9092"), LOCAL, tmp_path)
-    allowed = resolve(KafkaSettings(broker="kafka.example:9092", allow_plaintext=True), LOCAL, tmp_path)
+        find(KafkaSettings(broker="127.0.0.1:1,kafka.example:9092"), LOCAL, tmp_path)
+    allowed = find(KafkaSettings(broker="kafka.example:9092", allow_plaintext=True), LOCAL, tmp_path)
     assert allowed.bootstrap == "kafka.example:9092"
 
 
@@ -47,7 +48,7 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
         username="shelfwise",
         password="secret",
     )
-    broker = resolve(settings, LOCAL, tmp_path)
+    broker = find(settings, LOCAL, tmp_path)
     assert broker.client_config() == {
         "bootstrap_servers": ["kafka.example:9093"],
         "reconnect_backoff_max_ms": 1_000,
@@ -61,27 +62,55 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
         KafkaSettings(security_protocol="SASL_SSL")
 
 
-def test_memory_is_hosted_here_and_warned_about(tmp_path: Path) -> None:
+def test_the_demo_hosts_a_memory_broker_and_warns(tmp_path: Path) -> None:
     lines: list[str] = []
-    broker = resolve(KafkaSettings(broker="memory", partitions=PARTITIONS), LOCAL, tmp_path, lines.append)
+    broker = start(KafkaSettings(broker="memory", partitions=PARTITIONS), LOCAL, tmp_path, lines.append)
     try:
         assert broker.memory
         assert any("nothing is durable" in line for line in lines)
         assert partition_counts(broker)[topics.CLICKS] == PARTITIONS
-        other = resolve(KafkaSettings(broker=f"memory@{broker.bootstrap}"), LOCAL, tmp_path)
+        other = find(KafkaSettings(broker=f"memory@{broker.bootstrap}"), LOCAL, tmp_path)
         assert other == broker
     finally:
         choice._hosted.pop().close()
 
 
-def test_without_java_auto_falls_back_to_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_falls_back_to_memory_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     lines: list[str] = []
-    assert resolve(KafkaSettings(partitions=PARTITIONS), LOCAL, tmp_path, lines.append).memory
+    assert start(KafkaSettings(partitions=PARTITIONS), LOCAL, tmp_path, lines.append).memory
     choice._hosted.pop().close()
     assert "no Java 17" in lines[0]
     with pytest.raises(BusError, match="needs Java 17"):
-        resolve(KafkaSettings(broker="local"), LOCAL, tmp_path, lines.append)
+        start(KafkaSettings(broker="local"), LOCAL, tmp_path, lines.append)
+
+
+@pytest.mark.parametrize("named", ["auto", "local"])
+def test_a_broker_that_does_not_run_is_refused_with_its_home_and_the_remedy(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    with pytest.raises(BusError, match=f"kafka.broker = {named}: no local Kafka runs in {home}") as refused:
+        find(KafkaSettings(broker=named), LOCAL, home)
+    assert "SHELFWISE_HOME" in str(refused.value)
+    assert "`shelfwise kafka up`" in str(refused.value)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BusError, match=f"kafka.broker = {named}: .*no Java 17.*`shelfwise kafka memory`"):
+        find(KafkaSettings(broker=named), LOCAL, home)
+    assert not home.exists()
+    assert not choice._hosted
+
+
+def test_a_command_hosts_no_memory_broker(tmp_path: Path) -> None:
+    with pytest.raises(BusError, match=r"kafka\.broker = memory: .*`shelfwise kafka memory`.*memory@HOST:PORT"):
+        find(KafkaSettings(broker="memory"), LOCAL, tmp_path)
+    assert not choice._hosted
+
+
+@pytest.mark.kafka
+def test_the_local_kafka_of_the_home_is_found_while_it_runs(kafka_home: Path, kafka_broker: Broker) -> None:
+    assert find(KafkaSettings(), LOCAL, kafka_home) == kafka_broker
+    assert find(KafkaSettings(broker="local"), LOCAL, kafka_home) == kafka_broker
 
 
 @pytest.mark.kafka
