@@ -1,26 +1,23 @@
 """Rankers of a list before the shopper sees it: the ranking service, or none."""
 
-import http.client
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
 from deploy.simulation.marketplace import shopping
 from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.observables import CURRENCY, item_name
 from deploy.simulation.marketplace.world import AGE_BANDS, GENDERS, Ints
-from stream.errors import BusError, ConfigError
+from serving.http.client import RankClient, UnavailableError
+from serving.schemas import Candidate, ClientTraits, QueryText, RankAnswer, RankRequest
+from stream.errors import BusError, ConfigError, ShelfwiseError
 
 RETRY_S = 20.0
 REQUEST_TIMEOUT_S = 10.0
-_UNAVAILABLE = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,18 +61,8 @@ class IncomingOrder:
         return Ranked(order=order, impression=shopping.impression(self._market, listing, order))
 
 
-class _Row(Struct):
-    item_id: str
-
-
-class _Answer(Struct):
-    items: list[_Row]
-    arm: str | None = None
-    fallback: object = None
-
-
 class RankingService:
-    """Asks `POST /v1/rank`, one kept connection per thread; waits up to 20 s for a service that is not there.
+    """Asks a ranking service over one kept connection per thread; waits up to 20 s for a service that is not there.
 
     A request is repeated, under the same query id, only when no answer came or the service was overloaded.
 
@@ -90,17 +77,13 @@ class RankingService:
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError(f"marketplace.serving = {url!r}: expected http://HOST:PORT")
-        self._host, self._port = parts.hostname, parts.port or 80
-        self._path = parts.path.rstrip("/") + "/v1/rank"
+        try:
+            self._client = RankClient(url, timeout_s=REQUEST_TIMEOUT_S)
+        except ConfigError as error:
+            raise ConfigError(f"marketplace.serving: {error}") from error
         self._market = market
         self._monotonic = monotonic
         self._wait = wait
-        self._connections = threading.local()
-        self._opened: list[http.client.HTTPConnection] = []
-        self._decoder = msgspec.json.Decoder(_Answer)
 
     def rank(self, listing: Listing) -> Ranked:
         """Return the order that the service answers.
@@ -112,7 +95,7 @@ class RankingService:
         names = [item_name(j) for j in listing.candidates.items.tolist()]
         answer = self._answer(body)
         index = {name: i for i, name in enumerate(names)}
-        shown = [row.item_id for row in answer.items]
+        shown = [item.item_id for item in answer.items]
         if sorted(shown) != sorted(names):
             raise BusError(f"ranking service: expected the {len(names)} candidates back, got {len(shown)} items")
         order = np.array([index[name] for name in shown], dtype=np.int64)
@@ -120,68 +103,38 @@ class RankingService:
 
     def close(self) -> None:
         """Close the kept connections of all threads; nothing may be in flight."""
-        for connection in self._opened:
-            connection.close()
-        self._opened.clear()
+        self._client.close()
 
-    def _request(self, listing: Listing) -> dict[str, object]:
+    def _request(self, listing: Listing) -> RankRequest:
         settings, search = self._market.settings, listing.search
         clients, prices = self._market.world.clients, self._market.world.items.price_minor
         query = shopping.query_of(settings, search)
-        return {
-            "client_id": shopping.client_id(search),
-            "query_id": shopping.query_id(settings, search),
-            "session_id": shopping.visit_id(settings, search),
-            "query": {
-                "hash": query.hash,
-                "category": query.category,
-                "page": query.page,
-                "total_hits": query.total_hits,
-            },
-            "currency": CURRENCY,
-            "candidates": [
-                {"item_id": item_name(j), "price_minor": int(prices[j])} for j in listing.candidates.items.tolist()
+        return RankRequest(
+            client_id=shopping.client_id(search),
+            query_id=shopping.query_id(settings, search),
+            session_id=shopping.visit_id(settings, search),
+            query=QueryText(hash=query.hash, category=query.category, page=query.page, total_hits=query.total_hits),
+            currency=CURRENCY,
+            candidates=[
+                Candidate(item_id=item_name(j), price_minor=int(prices[j])) for j in listing.candidates.items.tolist()
             ],
-            "client": {
-                "age_band": AGE_BANDS[clients.age_band[search.client]],
-                "gender": GENDERS[clients.gender[search.client]],
-            },
-            "event_ts": search.event_ts,
-        }
+            client=ClientTraits(
+                age_band=AGE_BANDS[clients.age_band[search.client]], gender=GENDERS[clients.gender[search.client]]
+            ),
+            event_ts=search.event_ts,
+        )
 
-    def _answer(self, body: bytes) -> _Answer:
+    def _answer(self, body: bytes) -> RankAnswer:
         deadline = self._monotonic() + RETRY_S
         pause_s = 0.05
         while True:
             try:
-                status, raw = self._post(body)
-            except (OSError, http.client.HTTPException) as error:
-                self._drop()
-                status, raw = _UNAVAILABLE, repr(error).encode()
-            if status < 300:
-                try:
-                    return self._decoder.decode(raw)
-                except msgspec.MsgspecError as error:
-                    raise BusError(f"ranking service: answer not understood: {error}") from error
-            if status != _UNAVAILABLE or self._monotonic() + pause_s > deadline:
-                raise BusError(f"ranking service: {status}: {raw[:300].decode(errors='replace')}")
+                return self._client.rank(body)
+            except UnavailableError as error:
+                if self._monotonic() + pause_s > deadline:
+                    raise BusError(f"ranking service: {error}") from error
+            except ShelfwiseError as error:
+                raise BusError(f"ranking service: {error}") from error
             if self._wait(pause_s):
                 raise BusError("ranking service: given up, as the run was asked to stop")
             pause_s = min(2 * pause_s, 1.0)
-
-    def _post(self, body: bytes) -> tuple[int, bytes]:
-        connection: http.client.HTTPConnection | None = getattr(self._connections, "connection", None)
-        if connection is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=REQUEST_TIMEOUT_S)
-            self._connections.connection = connection
-            self._opened.append(connection)
-        connection.request("POST", self._path, body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-
-    def _drop(self) -> None:
-        connection: http.client.HTTPConnection | None = getattr(self._connections, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._opened.remove(connection)
-            self._connections.connection = None

@@ -11,7 +11,9 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import RETRY_S, IncomingOrder, RankingService
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.traffic import searches
+from serving.schemas import RankAnswer, RankedItem
 from stream.errors import BusError, ConfigError
+from stream.schemas.problems import Problem
 
 Request = dict[str, object]
 Answer = Callable[[Request], tuple[int, object]]
@@ -66,13 +68,31 @@ def candidates(request: Request) -> list[dict[str, object]]:
     return msgspec.convert(request["candidates"], type=list[dict[str, object]])
 
 
+def ranked(
+    request: Request, items: list[dict[str, object]], *, arm: str | None = None, fallback: str | None = None
+) -> RankAnswer:
+    """Return the answer of a service that shows `items` of the request's candidates."""
+    incoming = [row["item_id"] for row in candidates(request)]
+    return RankAnswer(
+        query_id=str(request["query_id"]),
+        items=[
+            RankedItem(item_id=str(row["item_id"]), position=k, rank_in=incoming.index(row["item_id"]) + 1, score=None)
+            for k, row in enumerate(items, start=1)
+        ],
+        lineage="base",
+        version="3",
+        experiment=None,
+        arm=arm,
+        epoch=None,
+        bucket=None,
+        fallback=fallback,
+        latency_us=1,
+        impression_event_id="i-1",
+    )
+
+
 def answer_reversed(request: Request) -> tuple[int, object]:
-    rows = candidates(request)
-    items = [
-        {"item_id": row["item_id"], "position": k, "rank_in": len(rows) - k + 1, "score": 0.5}
-        for k, row in enumerate(reversed(rows), start=1)
-    ]
-    return 200, {"query_id": request["query_id"], "items": items, "arm": "treatment", "fallback": None, "version": 3}
+    return 200, ranked(request, candidates(request)[::-1], arm="treatment")
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +114,11 @@ def test_the_served_order_is_shown(market: Market, listing: Listing) -> None:
 
     with service(answer) as url:
         ranker = RankingService(market, url)
-        ranked = ranker.rank(listing)
-        assert ranker.rank(listing).order.tolist() == ranked.order.tolist()
+        shown = ranker.rank(listing)
+        assert ranker.rank(listing).order.tolist() == shown.order.tolist()
         ranker.close()
-    assert ranked.order.tolist() == list(range(29, -1, -1))
-    assert (ranked.arm, ranked.is_fallback, ranked.impression) == ("treatment", False, None)
+    assert shown.order.tolist() == list(range(29, -1, -1))
+    assert (shown.arm, shown.is_fallback, shown.impression) == ("treatment", False, None)
     request = seen[0]
     assert request["path"] == "/v1/rank"
     assert request["event_ts"] == listing.search.event_ts
@@ -125,14 +145,14 @@ def test_the_request_tells_no_truth(market: Market, listing: Listing) -> None:
 
 def test_a_fallback_is_noted(market: Market, listing: Listing) -> None:
     def answer(request: Request) -> tuple[int, object]:
-        return 200, {"items": [{"item_id": row["item_id"]} for row in candidates(request)], "fallback": "no_version"}
+        return 200, ranked(request, candidates(request), fallback="no_version")
 
     with service(answer) as url:
         ranker = RankingService(market, url)
-        ranked = ranker.rank(listing)
+        shown = ranker.rank(listing)
         ranker.close()
-    assert ranked.is_fallback
-    assert ranked.order.tolist() == list(range(30))
+    assert shown.is_fallback
+    assert shown.order.tolist() == list(range(30))
 
 
 def test_an_absent_service_is_awaited_for_a_while_then_reported(market: Market, listing: Listing) -> None:
@@ -162,13 +182,14 @@ def test_an_overloaded_service_is_asked_again(market: Market, listing: Listing) 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((400, {"detail": "bad"}), "ranking service: 400"),
-        ((200, {"items": [{"item_id": "item-1"}]}), "expected the 30 candidates back, got 1"),
-        ((200, ["nonsense"]), "answer not understood"),
+        (lambda _: (400, {"detail": "bad"}), "ranking service: .*answered 400"),
+        (lambda _: (400, Problem(error="expected a code", field="currency", value="x")), "currency = x: expected"),
+        (lambda request: (200, ranked(request, candidates(request)[:1])), "expected the 30 candidates back, got 1"),
+        (lambda _: (200, ["nonsense"]), "answer not understood"),
     ],
 )
-def test_a_wrong_answer_is_an_error(market: Market, listing: Listing, answer: tuple[int, object], message: str) -> None:
-    with service(lambda _request: answer) as url:
+def test_a_wrong_answer_is_an_error(market: Market, listing: Listing, answer: Answer, message: str) -> None:
+    with service(answer) as url:
         ranker = RankingService(market, url)
         with pytest.raises(BusError, match=message):
             ranker.rank(listing)
@@ -181,6 +202,6 @@ def test_an_address_that_cannot_be_meant_is_refused(market: Market) -> None:
 
 
 def test_the_incoming_order_brings_its_impression(market: Market, listing: Listing) -> None:
-    ranked = IncomingOrder(market).rank(listing)
-    assert ranked.order.tolist() == np.arange(30).tolist()
-    assert ranked.impression is not None
+    shown = IncomingOrder(market).rank(listing)
+    assert shown.order.tolist() == np.arange(30).tolist()
+    assert shown.impression is not None
