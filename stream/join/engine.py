@@ -80,7 +80,9 @@ class Join:
         lists = Lists(self._open, self._closed)
         item_clicks = ItemClicks(settings, self._warm, self._watermark)
         self._clicks = Clicks(settings, lists, item_clicks, self._profiles, self._counters)
-        self._orders = Orders(settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._warm)
+        self._orders = Orders(
+            settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._waiting, self._warm
+        )
         restore_warm(self._warm, self._closed, self._watermark.expiry_ts)
         restore_hot(self._hot, self._open, self._waiting, self._positions, self._watermark.watermark_ts, settings)
 
@@ -336,13 +338,9 @@ class Join:
         self._open.flush()
         self._closed.flush()
         self._profiles.flush(output)
-        self._hot.delete_confirmed(self._is_live)
+        self._hot.delete_confirmed()
         for key in self._warm.delete_confirmed():
             self._closed.forget(key)
         self._batches.advance()
         output.hot, output.warm = self._hot.flush(), self._warm.flush()
         self._progress.write(output)
-
-    def _is_live(self, key: bytes) -> bool:
-        # A row that was ahead of the progress row at a restart may have been written again since.
-        return key in self._waiting if key[:1] == b"w" else self._open.owns_row(key)

@@ -129,11 +129,6 @@ class OpenQueries:
             self._hot.schedule_deletion(rows.labels_key(query.query_id))
         self._load.add(query.client_id, -1 - num_labels)
 
-    def owns_row(self, key: bytes) -> bool:
-        """Return whether an `i` or `l` row belongs to an open query."""
-        query = self._queries.get(key[1:].decode())
-        return query is not None and (key[:1] == b"i" or query.labels is not None)
-
     def flush(self) -> None:
         """Write the labels that the micro-batch has changed into the hot tier."""
         for query in self._relabelled.values():

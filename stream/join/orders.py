@@ -19,6 +19,7 @@ from stream.join.rows import OrderLineRow, Source
 from stream.join.settings import JoinSettings
 from stream.join.target import Target
 from stream.join.tiers import WarmTier
+from stream.join.waiting_events import WaitingEvents
 from stream.schemas import outcomes, topics
 from stream.schemas.events import Behaviour, Conversion, OrderLine
 
@@ -30,12 +31,17 @@ def line_deadline(conversion: Conversion, wait_ms: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _LineEvent:
-    """An order line with its conversion, its source and the output for its rejection."""
+    """A line of a conversion by its index, with its source and the output for its rejection."""
 
     conversion: Conversion
-    line: OrderLine
+    index: int
     source: Source
     output: MicroBatchOutput
+
+    @property
+    def line(self) -> OrderLine:
+        """Return the line."""
+        return self.conversion.items[self.index]
 
 
 class Orders:
@@ -49,6 +55,7 @@ class Orders:
         profiles: Profiles,
         counters: OutcomeCounters,
         positions: Positions,
+        waiting: WaitingEvents,
         warm: WarmTier,
     ) -> None:
         self._attribution_ms = settings.attribution_s * 1_000
@@ -60,13 +67,14 @@ class Orders:
         self._profiles = profiles
         self._counters = counters
         self._positions = positions
+        self._waiting = waiting
         self._warm = warm
 
     def join(
         self, conversion: Conversion, line_index: int, source: Source, output: MicroBatchOutput, *, final: bool
     ) -> bool:
         """Join or reject an order line, or return False if it has to wait; a final line never waits."""
-        event = _LineEvent(conversion, conversion.items[line_index], source, output)
+        event = _LineEvent(conversion, line_index, source, output)
         known = self._known_row(event)
         if conversion.action_name != "purchase":
             return self._join_reversal(event, known, final=final)
@@ -90,10 +98,17 @@ class Orders:
         return True
 
     def _known_row(self, event: _LineEvent) -> OrderLineRow | None:
-        """Return the row of a joined purchase line, unless its record is still to be read again after a crash."""
+        """Return the row of a joined purchase line, unless the line is to be joined again after a crash."""
         stored = self._warm.get(_row_key(event))
-        row = rows.unpack_order_line(stored) if stored is not None else None
-        return row if row is not None and self._positions.has_merged(topics.CONVERSIONS, row.offset) else None
+        if stored is None:
+            return None
+        row = rows.unpack_order_line(stored)
+        if not self._positions.has_merged(topics.CONVERSIONS, row.offset):
+            return None
+        is_same_line = (row.offset, row.line) == (event.source.offset, event.index)
+        if not is_same_line and self._waiting.has_line(event.source.partition, row.offset, row.line):
+            return None
+        return row
 
     def _join_reversal(self, event: _LineEvent, purchase: OrderLineRow | None, *, final: bool) -> bool:
         if purchase is None:
@@ -141,7 +156,7 @@ class Orders:
         """Keep the query of a purchase line for its copies and reversals, and a new one for the client's profile."""
         conversion, shown = event.conversion, target.shown
         row = OrderLineRow(
-            target.query_id, label.item, conversion.event_ts, conversion.event_id, label.offset, label.link
+            target.query_id, label.item, conversion.event_ts, conversion.event_id, label.offset, event.index, label.link
         )
         until_ts = max(conversion.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
         self._warm.put(_row_key(event), rows.pack_warm(until_ts + self._slack_ms, row))

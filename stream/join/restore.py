@@ -1,8 +1,10 @@
 """The rollback of a restarted join to its progress row.
 
 Rows ahead of the progress row stem from micro-batches in flight at the crash. Impressions and waiting events ahead are
-dropped, as their records will be read again. Labels ahead stay, as merging their records again changes nothing. The
-rows alone tell which waiting events have an outcome: by the watermark, or by the impression that a waiting row names.
+deleted before their records are read again: another interleaving of the topics may not write these rows, and a second
+restart would take them for rows of the merged records. Labels ahead stay, as merging their records again changes
+nothing. The rows alone tell which waiting events have an outcome: by the watermark, or by the impression that a waiting
+row names.
 
 Source: docs/stream.md, Behaviour under faults.
 """
@@ -29,7 +31,7 @@ def restore_hot(
     watermark_ts: int,
     settings: JoinSettings,
 ) -> None:
-    """Index the open queries and waiting events of the progress row, and schedule the deletion of all other rows."""
+    """Index the open queries and waiting events of the progress row, and delete all other rows."""
     stored = hot.stored_rows()
     for key, value in stored.items():
         if key[:1] == b"i":
@@ -39,10 +41,10 @@ def restore_hot(
             if positions.has_merged(topics.IMPRESSIONS, query.offset) and query.close_ts > watermark_ts:
                 open_queries.restore(query)
             else:
-                hot.schedule_deletion(key)
+                hot.delete(key)
     for key, value in stored.items():
         if key[:1] == b"l" and open_queries.get(key[1:].decode()) is None:
-            hot.schedule_deletion(key)
+            hot.delete(key)
         elif key[:1] == b"w":
             waiting, joined_by = _waiting(key, value, settings.wait_s * 1_000)
             is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
@@ -50,7 +52,7 @@ def restore_hot(
             if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
                 waiting_events.restore(key, waiting)
             else:
-                hot.schedule_deletion(key)
+                hot.delete(key)
 
 
 def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int) -> None:

@@ -67,13 +67,14 @@ class ItemClick(Struct, frozen=True, array_like=True):
 
 
 class OrderLineRow(Struct, frozen=True, array_like=True):
-    """The query that an order line joined, and the record of the line."""
+    """The query that an order line joined, and the record of the line with its index there."""
 
     query_id: str
     item: int
     event_ts: int
     event_id: str
     offset: int
+    line: int
     link: str
 
 
@@ -113,9 +114,9 @@ def labels_key(query_id: str) -> bytes:
     return b"l" + query_id.encode()
 
 
-def waiting_key(source: Source, line: int) -> bytes:
+def waiting_key(partition: int, topic: str, offset: int, line: int) -> bytes:
     """Return the key of a waiting event, or of one line of a waiting conversion."""
-    return f"w{source.partition}:{source.topic}:{source.offset}:{line}".encode()
+    return f"w{partition}:{topic}:{offset}:{line}".encode()
 
 
 def session_key(query_id: str) -> bytes:

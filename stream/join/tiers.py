@@ -7,7 +7,7 @@ Source: docs/stream.md, Memory and Behaviour under faults.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from heapq import heappop, heappush
 
 from stream.join import rows
@@ -47,6 +47,7 @@ class HotTier:
         self._batches = batches
         self._changed: dict[bytes, bytes | None] = {}
         self._to_delete: deque[tuple[int, bytes]] = deque()
+        self._superfluous_since: dict[bytes, int] = {}
         self.size_bytes = sum(len(key) + len(value) for key, value in stored.items())
 
     def get(self, key: bytes) -> bytes | None:
@@ -56,22 +57,29 @@ class HotTier:
         return self._stored.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Write a row."""
+        """Write a row; a deletion that was scheduled before does not take place."""
         self._changed[key] = value
+        self._superfluous_since.pop(key, None)
+
+    def delete(self, key: bytes) -> None:
+        """Delete a row that no restart needs."""
+        self._changed[key] = None
 
     def schedule_deletion(self, key: bytes) -> None:
         """Delete a row after the current micro-batch is confirmed."""
+        self._superfluous_since[key] = self._batches.current
         self._to_delete.append((self._batches.current, key))
 
     def stored_rows(self) -> dict[bytes, bytes]:
         """Return the stored rows, without the changes of the current micro-batch."""
         return dict(self._stored.items())
 
-    def delete_confirmed(self, is_live: Callable[[bytes], bool]) -> None:
-        """Delete the scheduled rows of confirmed micro-batches, except those that are in use again."""
+    def delete_confirmed(self) -> None:
+        """Delete the scheduled rows of confirmed micro-batches, except those that were written since."""
         while self._to_delete and self._to_delete[0][0] <= self._batches.confirmed:
-            key = self._to_delete.popleft()[1]
-            if not is_live(key):
+            batch_number, key = self._to_delete.popleft()
+            if self._superfluous_since.get(key) == batch_number:
+                del self._superfluous_since[key]
                 self._changed[key] = None
 
     def flush(self) -> dict[bytes, bytes | None]:

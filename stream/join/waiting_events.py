@@ -10,6 +10,7 @@ from stream.join.admission import ClientLoad
 from stream.join.deadlines import EVENT_RANK, REVERSAL_RANK, Deadlines
 from stream.join.rows import Source
 from stream.join.tiers import HotTier
+from stream.schemas import topics
 from stream.schemas.events import Click, Conversion
 
 
@@ -43,8 +44,9 @@ class WaitingEvents:
     def __len__(self) -> int:
         return len(self._events)
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._events
+    def has_line(self, partition: int, offset: int, line: int) -> bool:
+        """Return whether a line of the conversion at an offset waits."""
+        return rows.waiting_key(partition, topics.CONVERSIONS, offset, line) in self._events
 
     def get(self, key: bytes) -> WaitingEvent | None:
         """Return a waiting event by its row key, or None."""
@@ -57,8 +59,9 @@ class WaitingEvents:
 
     def add(self, waiting: WaitingEvent) -> None:
         """Write and index a new waiting event."""
-        key = rows.waiting_key(waiting.source, waiting.line)
-        self._hot.put(key, rows.pack_waiting(waiting.source))
+        source = waiting.source
+        key = rows.waiting_key(source.partition, source.topic, source.offset, waiting.line)
+        self._hot.put(key, rows.pack_waiting(source))
         self._index(key, waiting)
 
     def restore(self, key: bytes, waiting: WaitingEvent) -> None:

@@ -127,13 +127,34 @@ def test_duplicates_change_no_session(events: list[Event], seed: int, share: flo
 @given(shop_days(), _seeds, st.lists(st.integers(1, 60), min_size=1, max_size=3))
 def test_crashes_change_nothing(events: list[Event], seed: int, crashes: list[int]) -> None:
     """Killed at any point, with rows ahead of the progress row by any prefix, restarted from any older commit."""
-    log = _log(events, seed)
+    _assert_crashes_change_nothing(_log(events, seed), seed, crashes)
+
+
+def _assert_crashes_change_nothing(log: Log, seed: int, crashes: list[int]) -> None:
     calm, killed = run(log, seed=seed), run_with_crashes(log, crashes, seed=seed)
     assert killed.outputs.final() == calm.outputs.final()
     assert killed.outputs.dead_letters(topics.UNJOINED) == calm.outputs.dead_letters(topics.UNJOINED)
     assert killed.outputs.profiles() == calm.outputs.profiles()
     assert killed.outcomes == calm.outcomes
     _assert_conserved(log, killed)
+
+
+# Delays and interleavings that failed before: the refund of an order whose list is read again after the crash, and a
+# waiting order that the restart reads after its list.
+@pytest.mark.parametrize("crashes", [[4], [2, 4], [3, 5, 2]])
+@pytest.mark.parametrize("seed", [*range(40), 2_699_384])
+@pytest.mark.parametrize("refund_at_s", [None, 2])
+def test_crashes_around_an_order_before_its_list(crashes: list[int], seed: int, refund_at_s: int | None) -> None:
+    item = [ITEMS[0]]
+    order = purchase(0, 0, item, at_s=1)
+    sent = [send(impression(0, items=item), 49_416), send(impression(1, items=item), 15_435)]
+    if refund_at_s is None:
+        sent = [send(impression(0, items=item), 21_710), send(impression(1, items=item), 18_796)]
+        sent += [send(click(0, 0, ITEMS[0], at_s=25, at_ms=1), 30_971), send(order, 54_759)]
+    else:
+        refund = reversal(order, 0, after_s=refund_at_s - 1)
+        sent += [send(click(0, 0, ITEMS[0], at_ms=1), 6_449), send(order, 17_610), send(refund, 24_415)]
+    _assert_crashes_change_nothing(Log.of(sent), seed, crashes)
 
 
 @_laws

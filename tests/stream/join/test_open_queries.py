@@ -46,7 +46,7 @@ def test_a_closed_query_leaves_nothing_after_its_confirmation() -> None:
     assert state.open.find_newest(CLIENTS[0], "item-0", START_TS) is None
     assert state.load.num_events(CLIENTS[0]) == 0
     state.batches.confirm(0)
-    state.hot.delete_confirmed(state.open.owns_row)
+    state.hot.delete_confirmed()
     state.hot.flush()
     assert state.hot_rows == {}
 
@@ -56,7 +56,6 @@ def test_a_query_that_opens_again_keeps_its_rows() -> None:
     state.open.close(state.open_query(1))
     state.open_query(1)
     state.batches.confirm(0)
-    state.hot.delete_confirmed(state.open.owns_row)
+    state.hot.delete_confirmed()
     state.hot.flush()
     assert set(state.hot_rows) == {rows.impression_key("q1")}
-    assert not state.open.owns_row(rows.labels_key("q1")), "it has no labels"

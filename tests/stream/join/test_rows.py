@@ -8,7 +8,7 @@ from stream.schemas import topics
 
 def test_a_waiting_event_is_read_back_from_key_and_value() -> None:
     source = Source(topics.CONVERSIONS, 3, 2**40, 1_700_000_000_000, b"raw")
-    key = rows.waiting_key(source, 5)
+    key = rows.waiting_key(source.partition, source.topic, source.offset, 5)
     assert rows.unpack_waiting(key, rows.pack_waiting(source)) == (source, 5, -1)
     assert rows.unpack_waiting(key, rows.pack_waiting(source, 77)) == (source, 5, 77)
 
@@ -17,7 +17,7 @@ def test_warm_rows_begin_with_their_expiry() -> None:
     merged = labels.empty()
     merged.merge(ClickLabel("e", "click", 1, 2, 3, 4, "query_id"))
     session = SessionRow(2, 10, "c", 3, merged, b"payload")
-    order = OrderLineRow("q", 1, 2, "e", 3, "last_click")
+    order = OrderLineRow("q", 1, 2, "e", 3, 4, "last_click")
     clicks = [ItemClick(1, "e", "q", 0)]
     assert rows.unpack_session(rows.pack_warm(99, session)) == session
     assert rows.unpack_order_line(rows.pack_warm(99, order)) == order
@@ -41,8 +41,8 @@ def test_keys_of_different_rows_differ() -> None:
     keys = [
         rows.impression_key("x"),
         rows.labels_key("x"),
-        rows.waiting_key(source, 0),
-        rows.waiting_key(source, 1),
+        rows.waiting_key(source.partition, source.topic, source.offset, 0),
+        rows.waiting_key(source.partition, source.topic, source.offset, 1),
         rows.session_key("x"),
         rows.clicks_key("x", "y"),
         rows.order_line_key("x", "y", "z"),

@@ -32,15 +32,42 @@ def test_a_hot_row_is_deleted_after_its_micro_batch_is_confirmed() -> None:
     stored = {b"k": b"v", b"live": b"v"}
     hot = HotTier(stored, batches)
     hot.schedule_deletion(b"k")
-    hot.schedule_deletion(b"live")
     number = _end_batch(batches)
-    hot.delete_confirmed(lambda key: key == b"live")
+    hot.delete_confirmed()
     assert hot.flush() == {}
     batches.confirm(number)
-    hot.delete_confirmed(lambda key: key == b"live")
+    hot.delete_confirmed()
     assert hot.flush() == {b"k": None}
     assert stored == {b"live": b"v"}
     assert hot.size_bytes == 5
+
+
+def test_a_hot_row_that_is_written_again_waits_for_its_own_confirmation() -> None:
+    batches = BatchNumbers()
+    stored = {b"k": b"v"}
+    hot = HotTier(stored, batches)
+    hot.schedule_deletion(b"k")
+    first = _end_batch(batches)
+    hot.put(b"k", b"w")
+    hot.flush()
+    hot.schedule_deletion(b"k")
+    second = _end_batch(batches)
+    batches.confirm(first)
+    hot.delete_confirmed()
+    assert hot.flush() == {}
+    batches.confirm(second)
+    hot.delete_confirmed()
+    assert hot.flush() == {b"k": None}
+
+
+def test_a_hot_row_that_no_restart_needs_is_deleted_at_once_unless_it_is_written() -> None:
+    stored = {b"k": b"v", b"again": b"v"}
+    hot = HotTier(stored, BatchNumbers())
+    hot.delete(b"k")
+    hot.delete(b"again")
+    hot.put(b"again", b"w")
+    hot.flush()
+    assert stored == {b"again": b"w"}
 
 
 def test_expired_rows_are_deleted_after_confirmation_unless_they_were_extended() -> None:

@@ -52,7 +52,7 @@ def test_the_row_of_a_joined_event_names_its_impression_until_it_is_deleted() ->
     state.hot.flush()
     assert rows.unpack_waiting(key, state.hot_rows[key]) == (waiting.source, 0, 12)
     state.batches.confirm(0)
-    state.hot.delete_confirmed(lambda each: each in state.waiting)
+    state.hot.delete_confirmed()
     state.hot.flush()
     assert state.hot_rows == {}
 
