@@ -4,18 +4,36 @@ Source: docs/stream.md.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from stream.agents import log_check
 from stream.agents.log_check import LogFingerprint
 from stream.join import Join, JoinSettings, MicroBatchOutput
 from stream.schemas import topics
+from stream.schemas.events import Tick
 from stream.schemas.records import Record
 
 Input = tuple[str, int]
 """Topic and partition."""
 
 Rows = MutableMapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The progress of the consumer in one input.
+
+    Attributes:
+        records_end: Offset after the newest record that was fetched.
+        position: Offset of the next fetch. The offsets between the two belong to transaction markers and aborted
+            records.
+    """
+
+    records_end: int
+    position: int
+
+
 CheckLog = Callable[[Mapping[int, LogFingerprint], Mapping[Input, int]], Awaitable[None]]
 """Check that the log holds the records with these fingerprints, and the offsets from which inputs are read."""
 
@@ -76,6 +94,8 @@ class Assignment:
         }
         self._positions: dict[Input, int] = {}
         self._ends: dict[Input, int] = {}
+        self._high_watermarks: dict[Input, int] = {}
+        self._fetched: dict[Input, Fetched] = {}
         self._read: dict[Input, int] = {}
         self._paused: dict[int, frozenset[str]] = {}
         self._seen: dict[int, dict[str, int]] = {}
@@ -187,23 +207,44 @@ class Assignment:
     # -- positions
 
     def set_ends(self, ends: Mapping[Input, int]) -> None:
-        """Replace the end offsets of the inputs."""
+        """Replace the last stable offsets of the inputs, up to which records can be read."""
         self._ends = dict(ends)
 
+    def set_high_watermarks(self, high_watermarks: Mapping[Input, int]) -> None:
+        """Replace the ends of the logs of the inputs, open transactions included."""
+        self._high_watermarks = dict(high_watermarks)
+
+    def set_fetched(self, fetched: Mapping[Input, Fetched]) -> None:
+        """Replace the progress of the consumer."""
+        self._fetched = dict(fetched)
+
     def lags(self) -> dict[Input, int]:
-        """Return the number of records of each input that are not acknowledged."""
+        """Return the number of offsets of each input that can be read and are not acknowledged."""
         return {each: max(0, end - self.position(each)) for each, end in self._ends.items()}
 
     def position(self, read: Input) -> int:
-        """Return the next offset of an input, counted by acknowledgements."""
-        return self._positions.get(read, 0)
+        """Return the next offset of an input: behind the newest acknowledged record, and behind markers after it."""
+        acknowledged, fetched = self._positions.get(read, 0), self._fetched.get(read)
+        if fetched is None or acknowledged < fetched.records_end:
+            return acknowledged
+        return max(acknowledged, fetched.position)
 
-    def tick_offsets(self, partition: int) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the position and the end of each event topic, for a tick of `partition`."""
-        pairs = [(name, (name, partition)) for name in topics.EVENT_TOPICS]
-        return (
-            {name: self.position(pair) for name, pair in pairs},
-            {name: self._ends.get(pair, 0) for name, pair in pairs},
+    def tick(self, partition: int, *, seq: int, worker: str) -> Tick:
+        """Return a tick that states the progress in each event topic of a partition, and the end of its log."""
+        pairs = {name: (name, partition) for name in topics.EVENT_TOPICS}
+        ends = {name: self._high_watermarks.get(pair, 0) for name, pair in pairs.items()}
+        fetched = {name: self._fetched[pair] for name, pair in pairs.items() if pair in self._fetched}
+        return Tick(
+            partition=partition,
+            seq=seq,
+            worker=worker,
+            pos={name: self.position(pair) for name, pair in pairs.items()},
+            hw=ends,
+            tail={
+                name: each.records_end
+                for name, each in fetched.items()
+                if each.records_end < ends[name] <= each.position
+            },
         )
 
     def report(self, metrics: Counts) -> None:

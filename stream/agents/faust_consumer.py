@@ -8,6 +8,7 @@ Source: docs/adr/0010-faust-in-micro-batches.md.
 """
 
 import asyncio
+import copy
 import logging
 from collections.abc import (
     AsyncIterator,
@@ -26,6 +27,7 @@ from typing import Any
 
 import faust
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.errors import IllegalStateError
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import RecordMap
@@ -35,6 +37,7 @@ from faust.types.transports import ConsumerCallback
 from faust.types.tuples import ConsumerMessage, Message
 
 from stream.agents import aiokafka_records, fencing
+from stream.agents.assignment import Fetched
 from stream.agents.backpressure import ReadAheadBudget, bytes_in_memory
 from stream.agents.stores import WarmStore
 from stream.errors import ConfigError
@@ -171,11 +174,22 @@ class MicroBatchApp(faust.App):
         return {tp: offset for tp, offset in self.consumer.starts.items()}  # noqa: C416 - a dict of tuples, for mypy
 
     async def end_offsets(self, partitions: Sequence[int]) -> dict[tuple[str, int], int]:
-        """Return the end offset of each input topic in `partitions`."""
+        """Return the last stable offset of each input topic in `partitions`."""
         # For all at once: each request waits behind a fetch.
         inputs = [TP(name, partition) for partition in partitions for name in topics.INPUTS]
         ends = await self.consumer.highwaters(*inputs) if inputs else {}
         return {TP(*tp): end for tp, end in ends.items()}
+
+    async def high_watermarks(self, partitions: Sequence[int]) -> dict[tuple[str, int], int]:
+        """Return the end of the log of each input topic in `partitions`, open transactions included."""
+        assert isinstance(self.consumer, MicroBatchConsumer)
+        inputs = [TP(name, partition) for partition in partitions for name in topics.INPUTS]
+        return {TP(*tp): end for tp, end in (await self.consumer.high_watermarks(inputs)).items()}
+
+    def fetched(self) -> Mapping[tuple[str, int], Fetched]:
+        """Return the progress of the consumer in each owned input partition."""
+        assert isinstance(self.consumer, MicroBatchConsumer)
+        return {TP(*tp): fetched for tp, fetched in self.consumer.fetched.items()}
 
     def pause(self, inputs: Collection[tuple[str, int]]) -> None:
         """Stop fetching these input partitions."""
@@ -211,7 +225,28 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_min_bytes = FETCH_LEAST_BYTES  # noqa: SLF001
         # aiokafka takes up to 50 MiB at a time, and holds it two or three times over while it is parsed.
         consumer._fetch_max_bytes = FETCH_BYTES  # noqa: SLF001
+        # Faust couples it to transactions of its own.
+        consumer._isolation_level = "read_committed"  # noqa: SLF001
         return consumer
+
+    async def high_watermarks(self, partitions: Sequence[TP]) -> Mapping[TP, int]:
+        """Return the ends of the logs, where a consumer of committed records is told the last stable offsets."""
+        ends: Mapping[TP, int] = await self.call_thread(self._high_watermarks, partitions)
+        return ends
+
+    async def _high_watermarks(self, partitions: Sequence[TP]) -> Mapping[TP, int]:
+        consumer = self._ensure_consumer()
+        uncommitted = copy.copy(consumer._fetcher)  # noqa: SLF001 - the level belongs to the fetcher, not to a request
+        uncommitted._isolation_level = aiokafka_fetcher.READ_UNCOMMITTED  # noqa: SLF001
+        ends: Mapping[TP, int] = await uncommitted.end_offsets(partitions, consumer._request_timeout_ms)  # noqa: SLF001
+        return ends
+
+    def position_of(self, tp: TP) -> int | None:
+        """Return the offset of the next fetch, or None while it is unknown; any thread may call it."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment  # noqa: SLF001
+        state = assignment.state_value(tp) if assignment is not None else None
+        position: int | None = state._position if state is not None else None  # noqa: SLF001
+        return position
 
 
 def _message(tp: TP, batch: Sequence[Record], generation: int) -> Message:
@@ -243,10 +278,12 @@ class MicroBatchConsumer(driver.Consumer):
     Attributes:
         before_revoke: Finish all micro-batches in flight.
         starts: Offset from which each owned input partition is read.
+        fetched: Progress in each owned input partition.
     """
 
     before_revoke: Callable[[], Awaitable[None]]
     starts: dict[TP, int]
+    fetched: dict[TP, Fetched]
     logger = _faust_log
 
     _num_seeks = 0
@@ -266,6 +303,7 @@ class MicroBatchConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         self.starts = {}
+        self.fetched = {}
         self._dropped: set[TP] = set()
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -283,6 +321,14 @@ class MicroBatchConsumer(driver.Consumer):
         if first:
             await self.seek_wait(first)
         self.starts = committed | first
+        self.fetched = {tp: Fetched(offset, offset) for tp, offset in self.starts.items()}
+
+    async def high_watermarks(self, partitions: Sequence[TP]) -> Mapping[TP, int]:
+        """Return the ends of the logs, open transactions included."""
+        if not partitions:
+            return {}
+        thread: _ConsumerThread = self._thread  # type: ignore[assignment]  # made above
+        return await thread.high_watermarks(partitions)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit the micro-batches in flight, before Faust forgets the acknowledgements."""
@@ -323,7 +369,21 @@ class MicroBatchConsumer(driver.Consumer):
             # A fetch that overlaps a seek may hold records from before or after it.
             self._drop_changelogs(records)
             return {tp: batch for tp, batch in records.items() if not self._is_changelog_tp(tp)}
+        if is_ready:
+            self._note_fetched(wanted, records)
         return records
+
+    def _note_fetched(self, wanted: Iterable[TP], records: RecordMap) -> None:
+        """Note the positions after a fetch. A fetch may bring no record and move on: markers take offsets, too."""
+        thread: _ConsumerThread = self._thread  # type: ignore[assignment]  # made above
+        for tp in wanted:
+            position = thread.position_of(tp)
+            known = self.fetched.get(tp)
+            if position is None or known is None:
+                continue
+            batch = records.get(tp)
+            records_end = batch[-1].offset + 1 if batch else known.records_end
+            self.fetched[tp] = Fetched(records_end, max(position, records_end))
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         """Seek, and have the changelog fetches that overlap with it read again."""

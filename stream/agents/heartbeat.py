@@ -11,14 +11,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from stream.agents.assignment import Assignment, Input
+from stream.agents.assignment import Assignment, Fetched, Input
 from stream.agents.commit_barrier import Send
 from stream.agents.log_check import LostRecordsError
 from stream.agents.metrics import JoinMetrics
 from stream.agents.watchdog import Watchdog
 from stream.errors import BusError
 from stream.schemas import topics
-from stream.schemas.events import Tick, encode
+from stream.schemas.events import encode
 
 PERIOD_S = 1.0
 
@@ -37,7 +37,13 @@ class Transport(Protocol):
         """Number of changelog records that were replayed since the start."""
 
     async def end_offsets(self, partitions: Sequence[int]) -> Mapping[Input, int]:
-        """Return the end offset of each input topic in `partitions`."""
+        """Return the last stable offset of each input topic in `partitions`."""
+
+    async def high_watermarks(self, partitions: Sequence[int]) -> Mapping[Input, int]:
+        """Return the end of the log of each input topic in `partitions`, open transactions included."""
+
+    def fetched(self) -> Mapping[Input, Fetched]:
+        """Return the progress of the consumer in each owned input partition."""
 
 
 class Heartbeats(Protocol):
@@ -148,6 +154,7 @@ class Heartbeat:
         if not assignment.is_open:
             return
         assignment.set_ends(ends)
+        assignment.set_fetched(self._transport.fetched())
         for (topic, partition), lag in assignment.lags().items():
             self._metrics.lag.labels(topic, partition).set(lag)
         if self._ticks_by is not None:
@@ -163,11 +170,16 @@ class Heartbeat:
                 self._on_failure(error)
 
     async def _write_ticks(self, assignment: Assignment, worker: str) -> None:
+        # A topic with an open transaction is slow, not idle: its records are older than their commit.
+        high_watermarks = await self._transport.high_watermarks(assignment.partitions)
+        if not assignment.is_open:
+            return
+        assignment.set_high_watermarks(high_watermarks)
+        assignment.set_fetched(self._transport.fetched())
         self._tick_seq += 1
         writes = []
         for partition in assignment.partitions:
-            position, end = assignment.tick_offsets(partition)
-            tick = Tick(partition=partition, seq=self._tick_seq, worker=worker, pos=position, hw=end)
+            tick = assignment.tick(partition, seq=self._tick_seq, worker=worker)
             writes.append(self._send(topics.TICKS, partition, [(str(partition).encode(), encode(tick), [])]))
         await asyncio.gather(*writes)
 
@@ -177,6 +189,7 @@ class Heartbeat:
         if assignment is None:
             self._watchdog.observe_recovery(now_s, self._transport.num_recovered)
             return
+        assignment.set_fetched(self._transport.fetched())
         for each, lag in assignment.lags().items():
             self._watchdog.observe(now_s, each, assignment.position(each), 0 if assignment.is_paused(each) else lag)
 

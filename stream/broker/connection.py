@@ -169,7 +169,9 @@ def connected(make: Callable[..., Client], broker: Broker, **config: object) -> 
 
 
 def consumer(broker: Broker, **config: object) -> KafkaConsumer:
-    """Return a consumer without a group, which never commits.
+    """Return a consumer of committed records without a group, which never commits.
+
+    Records of open and aborted transactions are not read, and end offsets are last stable offsets.
 
     Raises:
         BusError: If the broker is unreachable or refused.
@@ -182,6 +184,7 @@ def consumer(broker: Broker, **config: object) -> KafkaConsumer:
             "auto_offset_reset": "none",
             "group_id": None,
             "fetch_max_wait_ms": 100,
+            "isolation_level": "read_committed",
             **config,
         },
     )

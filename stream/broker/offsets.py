@@ -21,7 +21,9 @@ def beginning_offsets(broker: Broker, names: Sequence[str]) -> dict[Partition, i
 
 
 def end_offsets(broker: Broker, names: Sequence[str]) -> dict[Partition, int]:
-    """Return the offset of the next record of every partition of the named topics.
+    """Return the end of every partition of the named topics, up to which records can be read.
+
+    An open transaction holds it back, and a transaction marker may be the last entry before it.
 
     Raises:
         BusError: If a topic does not exist, or the broker is unreachable or refused.

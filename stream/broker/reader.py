@@ -38,8 +38,16 @@ class Reader:
             raise explain(error, self._broker, "poll") from error
         return [record for records in polled.values() for record in records]
 
+    def positions(self) -> dict[Partition, int]:
+        """Return the offset of the next fetch of each assigned partition.
+
+        It reaches the end of the log also where a transaction marker or an aborted record, which `poll` does not
+        return, is the newest entry.
+        """
+        return by_pair({tp: self._consumer.position(tp) for tp in self._consumer.assignment()})
+
     def ends(self) -> dict[Partition, int]:
-        """Return the offset of the next record of each assigned partition.
+        """Return the end of each assigned partition, up to which records can be read.
 
         Raises:
             BusError: If the broker is unreachable.

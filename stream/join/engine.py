@@ -171,7 +171,7 @@ class Join:
         event = decode.event(record.topic, record.value)
         if isinstance(event, Tick):
             self._watermark.tick(event.now_ts if event.now_ts is not None else record.timestamp)
-            self._positions.learn_ends(event.hw, self._watermark.now_ts)
+            self._positions.learn_ends(event.hw, self._watermark.now_ts, event.tail)
             return
         self._admission.admit(record, event)
         if isinstance(event, Impression):

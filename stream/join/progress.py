@@ -49,7 +49,7 @@ class Progress:
         self._reported_watermark_ts = row.reported_watermark_ts
         self._reported_expiry_ts = row.reported_expiry_ts
         self._counters.update(row.counters)
-        self._positions.restore(row.next_offsets, row.ends, row.last_advance_ts)
+        self._positions.restore(row.next_offsets, row.ends, row.last_advance_ts, row.tails)
         self._watermark.restore(
             now_ts=row.now_ts,
             watermark_ts=row.watermark_ts,
@@ -111,6 +111,7 @@ class Progress:
                 reported_watermark_ts=self._reported_watermark_ts,
                 reported_expiry_ts=self._reported_expiry_ts,
                 health=self._monitor.stored,
+                tails=positions.tails,
             )
         )
         self._stored[self._key] = row

@@ -94,6 +94,7 @@ class ProgressRow(Struct, array_like=True):
     reported_watermark_ts: int
     health: bytes
     reported_expiry_ts: int = 0
+    tails: dict[str, int] = {}
 
 
 _impressions = msgspec.msgpack.Decoder(ImpressionRow)

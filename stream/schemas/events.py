@@ -170,6 +170,8 @@ class Tick(Struct, kw_only=True, omit_defaults=True):
     Attributes:
         pos: Topic to the next offset that the writer had read; information only.
         hw: Topic to its high watermark when the tick was written: the join is caught up once it has read so far.
+        tail: Topic to the offset after its newest record before `hw`, where the writer has read up to `hw`. The offsets
+            from there on belong to transaction markers and aborted records.
         now_ts: The driver's clock, in replays and simulations; else the record's `append_ts` is the clock.
     """
 
@@ -179,6 +181,7 @@ class Tick(Struct, kw_only=True, omit_defaults=True):
     worker: str
     pos: dict[str, Offset] = {}
     hw: dict[str, Offset]
+    tail: dict[str, Offset] = {}
     now_ts: Timestamp | None = None
 
 

@@ -25,8 +25,7 @@ class KafkaItems:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self._positions = beginning_offsets(broker, [topics.ITEMS])
-        self._reader = Reader(broker, self._positions)
+        self._reader = Reader(broker, beginning_offsets(broker, [topics.ITEMS]))
         self._waiting: list[tuple[int, str, Item | None]] = []
         self.num_rejected = 0
 
@@ -51,14 +50,13 @@ class KafkaItems:
     def _read_to_end(self) -> None:
         ends = self._reader.ends()
         num_empty = 0
-        # The newest record of a compacted topic is never compacted away, so positions do reach the ends.
-        while any(self._positions[pair] < end for pair, end in ends.items()):
+        # Positions decide, not the offsets of records: a producer's transaction markers take offsets, too.
+        while any(offset < ends[pair] for pair, offset in self._reader.positions().items()):
             records = self._reader.poll()
             num_empty = 0 if records else num_empty + 1
             if num_empty > _MAX_EMPTY_POLLS:
-                raise BusError(f"topic {topics.ITEMS}: stuck at {self._positions}, the end is {ends}")
+                raise BusError(f"topic {topics.ITEMS}: stuck at {self._reader.positions()}, the end is {ends}")
             for record in records:
-                self._positions[record.topic, record.partition] = record.offset + 1
                 self._wait(record.key, record.value, record.timestamp)
 
     def _wait(self, key: bytes | None, value: bytes | None, timestamp: int) -> None:

@@ -25,6 +25,7 @@ from faust.types.tuples import ConsumerMessage
 
 from stream.agents import application, faust_consumer
 from stream.agents.application import Hooks
+from stream.agents.assignment import Fetched
 from stream.agents.backpressure import ReadAheadBudget
 from stream.agents.faust_consumer import (
     BATCH_RECORDS,
@@ -77,6 +78,7 @@ class _World:
         self.committed: dict[TP, int | None] = {}
         self.first: dict[TP, int] = {}
         self.fetched: dict[TP, list[Any]] = {}
+        self.positions: dict[TP, int] = {}
         made: Any = self.app.consumer
         self.consumer: Any = made
         self.thread = made._thread
@@ -87,6 +89,7 @@ class _World:
             commit=self._answer(self._commit),
             getmany=self._answer(self._fetch),
             highwater=lambda _tp: 99,
+            position_of=self._position,
         )
         made.flow_active = True
 
@@ -101,6 +104,9 @@ class _World:
             return function(*arguments)
 
         return answer
+
+    def _position(self, tp: TP) -> int | None:
+        return self.positions.get(tp)
 
     def _commit(self, offsets: dict[TP, int]) -> bool:
         self.log.append(("commit", dict(offsets)))
@@ -169,11 +175,12 @@ def test_the_wait_of_a_fetch_can_be_changed_before_the_start(play: Play) -> None
         assert ours._fetch_max_wait_ms == FETCH_WAIT_MS
         assert (ours._fetch_min_bytes, ours._fetch_max_bytes) == (FETCH_LEAST_BYTES, FETCH_BYTES)
         assert ours._enable_auto_commit is False
+        assert (upstream._isolation_level, ours._isolation_level) == ("read_uncommitted", "read_committed")
         for made in (upstream, ours):
             await made.stop()
 
     play(scenario)
-    for name in ("fetch_max_wait_ms", "fetch_min_bytes", "fetch_max_bytes"):
+    for name in ("fetch_max_wait_ms", "fetch_min_bytes", "fetch_max_bytes", "isolation_level"):
         assert f"{name}=self._{name}" in inspect.getsource(AIOKafkaConsumer.start)
 
 
@@ -495,3 +502,21 @@ def test_a_batch_takes_its_first_record_whatever_its_size() -> None:
     assert builder.record_count() == 1
     builder.close()
     assert builder.append(timestamp=None, key=b"k", value=b"v", headers=[]) is None
+
+
+def test_a_position_moves_past_markers_that_no_record_has(play: Play) -> None:
+    """A fetch of nothing but a commit marker returns no record, and moves the position."""
+
+    async def scenario(world: _World) -> None:
+        world.app.is_ready = True
+        world.committed, world.first = {CLICKS: 4}, {IMPRESSIONS: 0}
+        world.consumer._read_offset.update({CLICKS: 4, IMPRESSIONS: None})
+        world.consumer.fetched = {CLICKS: Fetched(4, 4), IMPRESSIONS: Fetched(0, 0)}
+        world.fetched, world.positions = {CLICKS: [SimpleNamespace(offset=5)]}, {CLICKS: 6, IMPRESSIONS: 1}
+        await world.consumer._getmany({CLICKS, IMPRESSIONS}, 1.0)
+        assert world.app.fetched() == {CLICKS: Fetched(6, 6), IMPRESSIONS: Fetched(0, 1)}
+        world.fetched, world.positions = {}, {CLICKS: 7, IMPRESSIONS: 1}
+        await world.consumer._getmany({CLICKS, IMPRESSIONS}, 1.0)
+        assert world.app.fetched() == {CLICKS: Fetched(6, 7), IMPRESSIONS: Fetched(0, 1)}
+
+    play(scenario)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from stream.agents.assignment import Assignment, Input
+from stream.agents.assignment import Assignment, Fetched, Input
 from stream.agents.commit_barrier import Row
 from stream.agents.heartbeat import Heartbeat
 from stream.agents.log_check import LogFingerprint, LostRecordsError
@@ -31,6 +31,8 @@ class _World:
     def __init__(self, *, end: int = 1_000) -> None:
         self.now_s = START_S
         self.end = end
+        self.high: int | None = None
+        self.consumed: dict[Input, Fetched] = {}
         self.is_away = False
         self.failures: list[str] = []
         self.ticks: list[Tick] = []
@@ -67,6 +69,12 @@ class _World:
         if self.is_away:
             raise BusError("away")
         return {(topics.CLICKS, number): self.end for number in partitions}
+
+    async def high_watermarks(self, partitions: Sequence[int]) -> Mapping[Input, int]:
+        return {(topics.CLICKS, number): self.end if self.high is None else self.high for number in partitions}
+
+    def fetched(self) -> Mapping[Input, Fetched]:
+        return self.consumed
 
     async def check_log(self, _fingerprints: Mapping[int, LogFingerprint], _starts: Mapping[Input, int]) -> None:
         self.num_checks += 1
@@ -187,6 +195,59 @@ def test_ticks_carry_positions_and_ends_and_the_lag_is_measured() -> None:
         assert len(world.ticks) == 2, "a closed assignment gets no ticks"
         world.heartbeat.end()
         assert world.lag() is None, "the next owner reports it"
+
+    asyncio.run(scenario())
+
+
+def test_a_marker_at_the_end_is_no_lag_and_the_ticks_say_so() -> None:
+    """The position of the consumer passes a commit marker, an acknowledgement cannot."""
+
+    async def scenario() -> None:
+        world = _World(end=10)
+        await world.open()
+        world.consumed = {CLICKS: Fetched(9, 10)}
+        await world.heartbeat.beat()
+        assert world.lag() == 3, "two records and a marker"
+        world.assignment.acknowledge(*CLICKS, 8)
+        await world.heartbeat.beat()
+        assert world.lag() == 0
+        assert [tick.tail for tick in world.ticks] == [{topics.CLICKS: 9}] * 2, "a fact about the log"
+        world.now_s += 3_600.0
+        await world.heartbeat.beat()
+        assert world.failures == []
+
+    asyncio.run(scenario())
+
+
+def test_a_consumer_that_stands_before_a_marker_is_a_standstill() -> None:
+    async def scenario() -> None:
+        world = _World(end=10)
+        await world.open()
+        world.assignment.acknowledge(*CLICKS, 8)
+        world.consumed = {CLICKS: Fetched(9, 9)}
+        await world.heartbeat.beat()
+        world.now_s += 61.0
+        await world.heartbeat.beat()
+        assert "has not moved from offset 9" in world.failures[0]
+
+    asyncio.run(scenario())
+
+
+def test_an_open_transaction_is_no_lag_and_no_idle_topic() -> None:
+    """Its records cannot be read yet, and are older than their commit: the ticks state the end of the whole log."""
+
+    async def scenario() -> None:
+        world = _World(end=9)
+        world.high = 12
+        await world.open()
+        world.assignment.acknowledge(*CLICKS, 8)
+        world.consumed = {CLICKS: Fetched(9, 9)}
+        await world.heartbeat.beat()
+        assert world.lag() == 0
+        assert [(tick.hw[topics.CLICKS], tick.tail) for tick in world.ticks] == [(12, {})]
+        world.now_s += 3_600.0
+        await world.heartbeat.beat()
+        assert world.failures == []
 
     asyncio.run(scenario())
 

@@ -20,10 +20,10 @@ class Clock:
         self.watermark = Watermark(JoinSettings(), self.positions)
         self.backpressure = Backpressure(self.positions, self.watermark)
 
-    def tick(self, now_ts: int, ends: Mapping[str, int]) -> None:
+    def tick(self, now_ts: int, ends: Mapping[str, int], tails: Mapping[str, int] | None = None) -> None:
         """Read a tick."""
         self.watermark.tick(now_ts)
-        self.positions.learn_ends(ends, self.watermark.now_ts)
+        self.positions.learn_ends(ends, self.watermark.now_ts, tails or {})
 
     def read(self, topic: str, event_ts: int) -> bool:
         """Read the next event of a topic, and return whether its time was clamped."""

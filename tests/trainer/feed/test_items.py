@@ -1,5 +1,8 @@
 """Items of the topic `items`, applied up to a time only."""
 
+import pytest
+from confluent_kafka import Producer as TransactionalProducer
+
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.replicas import catalogue
@@ -32,3 +35,19 @@ def test_items_are_applied_up_to_a_time_and_damaged_records_are_counted(memory_b
         assert feed.num_rejected == 1
     finally:
         feed.close()
+
+
+@pytest.mark.kafka
+def test_a_catalogue_that_comes_in_transactions_is_read_to_its_end(fresh_kafka: Broker) -> None:
+    """The commit marker is the newest entry of the log, and no record."""
+    producer = TransactionalProducer({"bootstrap.servers": fresh_kafka.bootstrap, "transactional.id": "catalogue"})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(topics.ITEMS, key=b"damaged", value=b"{")
+    producer.commit_transaction()
+    feed = KafkaItems(fresh_kafka)
+    try:
+        feed.advance(Catalogue(), 0)
+    finally:
+        feed.close()
+    assert feed.num_rejected == 1
