@@ -60,6 +60,7 @@ class Product:
         object_id: Its id.
         path: Where it stands in the source.
         price: Price of one unit.
+        total: Amount of all units of an order line; used where the price of one unit is absent.
         quantity: Units.
         position: Counted from 1.
         query_id: The query that showed it, where the source says so.
@@ -69,6 +70,7 @@ class Product:
     object_id: str
     path: str = "$"
     price: Decimal | None = None
+    total: Decimal | None = None
     quantity: int = 1
     position: int | None = None
     query_id: str | None = None
@@ -86,10 +88,12 @@ def impression(
     currency: str | None = None,
     page: int | None = None,
     total_hits: int | None = None,
+    ranks: list[int] | None = None,
 ) -> Impression:
     """Return a list as shown: by position where every product has one of its own, else as the source lists it.
 
-    The incoming order of a list that others ranked is unknown: it is the shown order. Without a currency prices are 0.
+    The incoming order of a list that others ranked is unknown: it is the shown order, or `ranks` where products of the
+    list as returned are left out. Without a currency prices are 0.
 
     Raises:
         SchemaError: If a price cannot be one.
@@ -120,7 +124,7 @@ def impression(
         currency=currency or money.NO_CURRENCY,
         items=ShownItems(
             object_id=[product.object_id for product in shown],
-            rank_in=list(range(1, len(shown) + 1)),
+            rank_in=ranks or list(range(1, len(shown) + 1)),
             price_minor=[_price(product, currency) for product in shown],
             score=scores if len(scores) == len(shown) else None,
         ),
@@ -163,8 +167,8 @@ def conversion(
 ) -> Conversion:
     """Return an order, or its refund or cancellation.
 
-    A line is named by its product, so that a refund of some lines finds them. A price that is missing is the order's
-    total where that is the only line.
+    A line is named by its product, so that a refund of some lines finds them. Where the price of a unit is missing, the
+    amount of the line is used, or the order's total where that is the only line.
 
     Args:
         common: Who and when.
@@ -250,6 +254,7 @@ def _amount(product: Product, currency: str, total: Decimal | None, *, is_free: 
         if currency == money.NO_CURRENCY:
             return 0
         return money.to_minor(money.line_total(product.price, product.quantity), currency, product.path)
+    total = total if product.total is None else product.total
     if total is not None:
         return money.to_minor(total, currency, product.path)
     if is_free:

@@ -1,7 +1,9 @@
 """Google Analytics 4: Measurement Protocol payloads, and rows of its BigQuery export as JSON.
 
 `index` counts from 0, `timestamp_micros` and `event_timestamp` are microseconds, `price` is the discounted price of one
-unit. GA4 knows no query: a parameter named by `Options.query_name` links, on the event or on its items.
+unit, `item_revenue` and `item_refund` the amount of a line. "(not set)" is GA4's null. GA4 knows no query: a parameter
+named by `Options.query_name` links, on the event or on its items. The export keeps parameters of an item in its
+`item_params`.
 
 Source: https://developers.google.com/analytics/devguides/collection/protocol/ga4/reference/events (events, items) and
 https://support.google.com/analytics/answer/7029846 (BigQuery export schema).
@@ -13,12 +15,14 @@ from functools import partial
 from stream.adapters import build, source, times
 from stream.adapters.build import ClickName, Common, ConversionName, Product
 from stream.adapters.results import Options, OurEvent, Result, collect
-from stream.adapters.source import Fields, as_fields, rest_of, unmapped
+from stream.adapters.source import Fields, rest_of, unmapped
 
 NAME = "ga4"
 _LIST = "view_item_list"
 _CLICKS: Mapping[str, ClickName] = {"select_item": "click", "add_to_cart": "add_to_cart"}
 _CONVERSIONS: Mapping[str, ConversionName] = {"purchase": "purchase", "refund": "refund"}
+_NULL = "(not set)"
+_TOTALS = {"purchase": "purchase_revenue", "refund": "refund_value"}
 _EXPORTED_VALUES = ("string_value", "int_value", "double_value", "float_value")
 
 
@@ -28,7 +32,11 @@ def adapt(raw: bytes, options: Options) -> list[Result]:
 
 
 def _split(raw: bytes) -> list[Fields]:
-    payload = as_fields(source.parse(raw))
+    return [event for payload in source.events(raw) for event in _events(payload)]
+
+
+def _events(payload: Fields) -> list[Fields]:
+    payload = Fields(_without_nulls(payload.content), payload.path)
     if payload.has("event_name"):
         return [_exported(payload)]
     events = payload.rows("events")
@@ -41,17 +49,13 @@ def _split(raw: bytes) -> list[Fields]:
 
 def _exported(row: Fields) -> Fields:
     """Return a row of the export in the form of the Measurement Protocol."""
-    params: dict[str, object] = {}
-    for param in row.rows("event_params"):
-        value = param.fields("value")
-        found = next((value.content[name] for name in _EXPORTED_VALUES if value.has(name)), None)
-        params[param.required("key")] = found
+    params = _params(row, "event_params")
     order = row.fields("ecommerce")
-    for name in ("transaction_id", "value"):
-        if order.has(name):
-            params.setdefault(name, order.get(name))
+    for name, exported in (("transaction_id", "transaction_id"), ("value", _TOTALS.get(str(row.get("event_name"))))):
+        if exported is not None and params.get(name) is None and order.has(exported):
+            params[name] = order.get(exported)
     if row.has("items"):
-        params["items"] = row.get("items")
+        params["items"] = [_item(item) for item in row.rows("items")]
     return Fields(
         {
             "client_id": row.get("user_pseudo_id"),
@@ -62,6 +66,34 @@ def _exported(row: Fields) -> Fields:
         },
         row.path,
     )
+
+
+def _item(item: Fields) -> dict[str, object]:
+    """Return an item of the export with its own parameters as fields; fields of the schema win."""
+    return _params(item, "item_params") | {
+        name: value for name, value in item.content.items() if name != "item_params" and value is not None
+    }
+
+
+def _params(holder: Fields, name: str) -> dict[str, object]:
+    params: dict[str, object] = {}
+    for param in holder.rows(name):
+        value = param.fields("value")
+        found = next((value.content[kind] for kind in _EXPORTED_VALUES if value.has(kind)), None)
+        params[param.required("key")] = found
+    return params
+
+
+def _without_nulls(content: Mapping[str, object]) -> dict[str, object]:
+    return {name: _without_null(value) for name, value in content.items()}
+
+
+def _without_null(value: object) -> object:
+    if isinstance(value, dict):
+        return _without_nulls(value)
+    if isinstance(value, list):
+        return [_without_null(inner) for inner in value]
+    return None if value == _NULL else value
 
 
 def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
@@ -120,6 +152,7 @@ def _product(item: Fields, options: Options, *, is_order: bool) -> Product:
         object_id=item.required("item_id"),
         path=item.path,
         price=item.number("price"),
+        total=item.number("item_revenue") if item.has("item_revenue") else item.number("item_refund"),
         quantity=(item.count("quantity") if is_order else None) or 1,
         position=position,
         query_id=item.text(options.query_name),

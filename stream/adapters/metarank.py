@@ -13,7 +13,7 @@ from functools import partial
 from stream.adapters import build, source
 from stream.adapters.build import ClickName, Common, ConversionName, Product
 from stream.adapters.results import Options, OurEvent, Result, collect
-from stream.adapters.source import Fields, as_fields, rest_of, unmapped
+from stream.adapters.source import Fields, rest_of, unmapped
 
 NAME = "metarank"
 _CLICKS: Mapping[str, ClickName] = {"click": "click", "cart": "add_to_cart", "add_to_cart": "add_to_cart"}
@@ -22,11 +22,7 @@ _CONVERSIONS: Mapping[str, ConversionName] = {"purchase": "purchase", "refund": 
 
 def adapt(raw: bytes, options: Options) -> list[Result]:
     """Return the record of one Metarank event."""
-    return collect(raw, _split, partial(_build, options=options))
-
-
-def _split(raw: bytes) -> list[Fields]:
-    return [as_fields(source.parse(raw))]
+    return collect(raw, source.events, partial(_build, options=options))
 
 
 def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:

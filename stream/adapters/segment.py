@@ -14,10 +14,10 @@ from functools import partial
 from stream.adapters import build, source
 from stream.adapters.build import ClickName, Common, ConversionName, Product
 from stream.adapters.results import Options, OurEvent, Result, collect
-from stream.adapters.source import Fields, as_fields, rest_of, unmapped
+from stream.adapters.source import Fields, rest_of, unmapped
 
 NAME = "segment"
-_LISTS = ("product list viewed", "viewed product category")
+_LISTS = ("product list viewed", "viewed product category", "product list filtered")
 _CLICKS: Mapping[str, ClickName] = {
     "product clicked": "click",
     "clicked product": "click",
@@ -39,8 +39,10 @@ def adapt(raw: bytes, options: Options) -> list[Result]:
 
 
 def _split(raw: bytes) -> list[Fields]:
-    payload = as_fields(source.parse(raw))
-    return payload.rows("batch") if payload.has("batch") else [payload]
+    found: list[Fields] = []
+    for payload in source.events(raw):
+        found += payload.rows("batch") if payload.has("batch") else [payload]
+    return found
 
 
 def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:

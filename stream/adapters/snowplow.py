@@ -18,6 +18,7 @@ from stream.adapters.build import ClickName, Common, ConversionName, Product
 from stream.adapters.results import Options, OurEvent, Result, collect
 from stream.adapters.source import Fields, as_fields, rest_of, unmapped
 from stream.errors import SchemaError
+from stream.schemas import identity
 
 NAME = "snowplow"
 _LIST = "list_view"
@@ -63,10 +64,9 @@ def adapt(raw: bytes, options: Options) -> list[Result]:
 def _split(raw: bytes) -> list[Fields]:
     if b"\t" in raw and not raw.lstrip().startswith(b"{"):
         return [_from_tsv(raw)]
-    content = source.parse(raw)
-    if isinstance(content, str):
+    if raw.lstrip().startswith(b'"') and isinstance(content := source.parse(raw), str):
         return [_from_tsv(content.encode())]
-    return [as_fields(content)]
+    return source.events(raw)
 
 
 def _from_tsv(raw: bytes) -> Fields:
@@ -102,11 +102,11 @@ def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
     kind, list_name = action.required("type"), action.text("name")
     if kind != _LIST and kind not in _CLICKS and kind not in _CONVERSIONS:
         raise unmapped(kind, action.at("type"))
-    common = _common(event, found)
     rows = found.get(_PRODUCT, [])
     products = [_product(row, is_order=kind in _CONVERSIONS) for row in rows]
     currencies = [row.text("currency") for row in rows]
     currency = build.currency_of(next(filter(None, currencies), None))
+    common = _common(event, found, [action, *rows, *found.get(_TRANSACTION, []), *found.get(_REFUND, [])])
     query_id = _link(list_name, others, options.query_name)
     common.attributes = _attributes(event, action, rows)
     if kind == _LIST:
@@ -175,15 +175,18 @@ def _product(row: Fields, *, is_order: bool) -> Product:
     )
 
 
-def _common(event: Fields, found: Mapping[str, list[Fields]]) -> Common:
+def _common(event: Fields, found: Mapping[str, list[Fields]], told: list[Fields]) -> Common:
+    # Trackers and pages that are copied send different events under one id. Events differ by what they tell, and
+    # copies of one event differ only in fields of the collector and the enrichment, among them the derived time.
     session = found[_SESSION][0] if _SESSION in found else Fields({})
     event_id = event.required("event_id")
+    content = source.canonical([event_id, *(entity.content for entity in told)])
     return Common(
         source=NAME,
         event_ts=event.time("true_tstamp", "derived_tstamp", "collector_tstamp", naive_is_utc=True),
         client_id=event.text("domain_userid") or session.text("userId") or event.required("domain_userid"),
-        content=event_id,
-        own_id=event_id,
+        content=content,
+        own_id=f"{event_id}-{identity.digest(content).hex()[:16]}",
         session_id=event.text("domain_sessionid") or session.text("sessionId"),
         user_id=event.text("user_id"),
     )

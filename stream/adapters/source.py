@@ -58,6 +58,18 @@ def parse(raw: bytes) -> object:
     return content
 
 
+def events(raw: bytes) -> list["Fields"]:
+    """Return the events in `raw`: one object, or an array of objects as collectors post them.
+
+    Raises:
+        SchemaError: If it is neither.
+    """
+    content = parse(raw)
+    if isinstance(content, list):
+        return [as_fields(event, f"$[{index}]") for index, event in enumerate(content)]
+    return [as_fields(content)]
+
+
 def canonical(content: object) -> str:
     """Return a text that is equal for equal JSON: the order of keys and white space do not count."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
@@ -89,10 +101,10 @@ class Fields:
         self._read.update(names)
 
     def text(self, *names: str) -> str | None:
-        """Return the first of these fields that is there and not empty; numbers are taken as identifiers.
+        """Return the first of these fields that is there and not empty; a number is taken as its text.
 
         Raises:
-            SchemaError: If it is neither text nor an integer.
+            SchemaError: If it is neither text nor a number.
         """
         found = None
         for name in names:
@@ -103,6 +115,8 @@ class Fields:
                 found = value
             elif isinstance(value, int) and not isinstance(value, bool):
                 found = str(value)
+            elif isinstance(value, Decimal):
+                found = f"{value:f}"
             else:
                 raise wrong("str", value, self.at(name))
         return found

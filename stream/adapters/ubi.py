@@ -1,8 +1,10 @@
 """OpenSearch User Behavior Insights 1.3: queries are the lists, events are what was done with them.
 
-A query with `query_response_hit_ids` is an impression: the list as returned. An `impression` event names one object
-that came into view; it cannot stand for a list and is rejected as `unmapped`. UBI has no money: `event_attributes` may
-carry GA4's names (`transaction_id`, `currency`, `value`, `price`, `quantity`), else amounts are 0 without a currency.
+A query with `query_response_hit_ids` is an impression: the list as returned. A null among the hits, as the plugin
+writes for a document without the id field, is left out, and the others keep their `rank_in`. An `impression` event
+names one object that came into view; it cannot stand for a list and is rejected as `unmapped`. UBI has no money:
+`event_attributes` may carry GA4's names (`transaction_id`, `currency`, `value`, `price`, `quantity`), else amounts are
+0 without a currency.
 
 Source: https://o19s.github.io/ubi/schema/1.3.0/event.schema.json and query.request.schema.json.
 """
@@ -13,21 +15,18 @@ from functools import partial
 from stream.adapters import build, source
 from stream.adapters.build import ClickName, Common, ConversionName, Product
 from stream.adapters.results import Options, OurEvent, Result, collect
-from stream.adapters.source import Fields, as_fields, unmapped
+from stream.adapters.source import Fields, unmapped
 
 NAME = "ubi"
 _CLICKS: Mapping[str, ClickName] = {"click": "click", "click_through": "click", "add_to_cart": "add_to_cart"}
 _CONVERSIONS: Mapping[str, ConversionName] = {"purchase": "purchase", "refund": "refund", "cancel": "cancel"}
+_BULK_ACTIONS = frozenset({"index", "create", "update", "delete"})
 _HITS = ("query_response_hit_ids", "query_response_object_ids")
 
 
 def adapt(raw: bytes, options: Options) -> list[Result]:
-    """Return the records of one UBI query or event."""
-    return collect(raw, _split, partial(_build, options=options))
-
-
-def _split(raw: bytes) -> list[Fields]:
-    return [as_fields(source.parse(raw))]
+    """Return the records of one UBI query or event, or of an array of them as collectors post it."""
+    return collect(raw, source.events, partial(_build, options=options))
 
 
 def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
@@ -35,24 +34,34 @@ def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
         return _event(event)
     if any(event.has(name) for name in (*_HITS, "user_query")):
         return [_query(event, options)]
+    if len(event.content) == 1 and not _BULK_ACTIONS.isdisjoint(event.content):
+        raise unmapped("an action line of a bulk file", event.path)
     raise event.missing("action_name", _HITS[0])
 
 
 def _query(event: Fields, options: Options) -> OurEvent:
     name = next((name for name in _HITS if event.has(name)), _HITS[0])
     hits = event.get(name)
+    if hits is None:
+        raise unmapped("a query without hits", event.at(name))
     if not isinstance(hits, list):
         raise source.wrong("array", hits, event.at(name))
-    if not hits:
-        raise unmapped("a query without results", event.at(name))
     products = [
-        Product(object_id=Fields({"id": hit}, event.at(name)).required("id"), path=f"{event.at(name)}[{index}]")
+        Product(
+            object_id=Fields({"id": hit}, event.at(name)).required("id"),
+            path=f"{event.at(name)}[{index}]",
+            position=index + 1,
+        )
         for index, hit in enumerate(hits)
+        if hit is not None
     ]
+    if not products:
+        raise unmapped("a query without results", event.at(name))
     text, query_id = event.text("user_query"), event.text("query_id")
     common = _common(event)
     common.attributes = event.rest()
-    return build.impression(common, products, options, query_id=query_id, text=text)
+    ranks = [product.position or 1 for product in products]
+    return build.impression(common, products, options, query_id=query_id, text=text, ranks=ranks)
 
 
 def _event(event: Fields) -> Iterable[OurEvent]:

@@ -77,6 +77,20 @@ def test_the_order_of_keys_and_white_space_do_not_matter(name: str, case: dict[s
     assert [r.record.event_id for r in adapt(name, again, OPTIONS)[0]] == ids
 
 
+def test_a_copy_of_a_snowplow_event_keeps_its_id() -> None:
+    cases = json.loads((GOLDEN / "snowplow.json").read_text())
+    source = next(case["source"] for case in cases if case["title"] == "a click on a list without a link")
+    copy = {
+        **source,
+        "collector_tstamp": "2026-01-05T00:07:03.100Z",
+        "derived_tstamp": "2026-01-05T00:00:01.262Z",
+        "user_ipaddress": "192.0.2.8",
+    }
+    (first,), (second,) = (adapt("snowplow", json.dumps(event).encode())[0] for event in (source, copy))
+    assert first.record.event_id == second.record.event_id
+    assert first.record.event_id.startswith(source["event_id"])
+
+
 def test_the_documentation_has_a_column_for_every_format() -> None:
     """The page and the command's choices follow the registry, so that a new format is complete with its entry there."""
     page = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,143 @@ def test_a_shop_of_this_source_has_labelled_sessions(
     assert not outputs.dead_letters(topics.DEAD_LETTERS)
     if "refund" in titles[-1]:
         assert last.column("refund_minor")[at] == 1999
+
+
+def exported(name: str, at_s: int, items: list[dict[str, object]], **params: object) -> dict[str, object]:
+    """Return a row of GA4's export; texts, integers and fractions have the types that the export gives them."""
+    kinds = {str: "string_value", int: "int_value", float: "double_value"}
+    return {
+        "event_name": name,
+        "event_timestamp": str(1_767_571_200_000_000 + at_s * 1_000_000),
+        "user_pseudo_id": CLIENTS[0],
+        "event_params": [{"key": key, "value": {kinds[type(value)]: value}} for key, value in params.items()],
+        "items": items,
+    }
+
+
+def track(name: str, message_id: str, **properties: object) -> dict[str, object]:
+    """Return a track call of Segment."""
+    at = f"2026-01-05T00:00:0{message_id[-1]}.000Z"
+    call = {"type": "track", "event": name, "anonymousId": CLIENTS[0], "messageId": message_id, "timestamp": at}
+    return {**call, "properties": properties}
+
+
+def ubi(at_s: int, **fields: object) -> dict[str, object]:
+    """Return a query or event of UBI."""
+    return {"client_id": CLIENTS[0], "query_id": "q", "timestamp": f"2026-01-05T00:00:0{at_s}.000Z", **fields}
+
+
+def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, object]:
+    """Return an e-commerce action of Snowplow; all clicks have one event id."""
+    vendor, at = "iglu:com.snowplowanalytics.snowplow.ecommerce", f"2026-01-05T00:00:0{at_s}.000Z"
+    action = {
+        "schema": f"{vendor}/snowplow_ecommerce_action/jsonschema/1-0-2",
+        "data": {"type": kind, "name": "query_id=q"},
+    }
+    products = [
+        {"schema": f"{vendor}/product/jsonschema/1-0-0", "data": {"id": name, "price": 5, "currency": "EUR"}}
+        for name in (product, *others)
+    ]
+    event = {"event_id": f"e-{kind}", "domain_userid": CLIENTS[0], "derived_tstamp": at, "collector_tstamp": at}
+    return {**event, "unstruct_event": {"data": action}, "contexts": {"data": products}}
+
+
+@pytest.mark.parametrize(
+    ("name", "payloads", "expected"),
+    [
+        pytest.param(
+            "ga4",
+            [
+                exported("view_item_list", 0, [{"item_id": "pot"}, {"item_id": "urn"}], query_id="first"),
+                exported("view_item_list", 60, [{"item_id": "pot"}, {"item_id": "jug"}], query_id="second"),
+                exported(
+                    "select_item",
+                    90,
+                    [{"item_id": "pot", "item_params": [{"key": "query_id", "value": {"string_value": "first"}}]}],
+                ),
+            ],
+            {"first": {"clicks": [1, 0]}, "second": {"clicks": [0, 0]}},
+            id="the link is a parameter of the item",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                exported(
+                    "view_item_list", 0, [{"item_id": "saw"}, {"item_id": "file"}], query_id="q", search_term=4.75
+                ),
+                exported("select_item", 5, [{"item_id": "file"}], query_id="q"),
+            ],
+            {"q": {"clicks": [0, 1]}},
+            id="the search term is a number",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                exported("view_item_list", 0, [{"item_id": "saw", "price": 12.5}], query_id="q", currency="EUR"),
+                exported("select_item", 5, [{"item_id": "saw"}], query_id="q"),
+                exported(
+                    "purchase",
+                    60,
+                    [{"item_id": "saw", "quantity": "2", "item_revenue": 24.98}],
+                    currency="EUR",
+                    transaction_id="T",
+                ),
+            ],
+            {"q": {"orders": [1], "units": [2], "gross_minor": [2498]}},
+            id="the order has the revenue of its items",
+        ),
+        pytest.param(
+            "segment",
+            [
+                track(
+                    "Product List Filtered",
+                    "m-0",
+                    query_id="q",
+                    products=[{"product_id": "hat"}, {"product_id": "cap"}],
+                ),
+                track("Product Clicked", "m-5", query_id="q", product_id="cap", position=2),
+            ],
+            {"q": {"clicks": [0, 1]}},
+            id="a filtered list",
+        ),
+        pytest.param(
+            "snowplow",
+            [
+                snowplow("list_view", 0, "pen", "ink"),
+                snowplow("list_click", 5, "pen"),
+                snowplow("list_click", 6, "ink"),
+            ],
+            {"q": {"clicks": [1, 1]}},
+            id="two clicks with one id",
+        ),
+        pytest.param(
+            "ubi",
+            [
+                ubi(0, user_query="tea", query_response_hit_ids=["cup", None, "pot"]),
+                [
+                    ubi(
+                        5,
+                        action_name="click",
+                        event_attributes={"object": {"object_id": "pot"}, "position": {"ordinal": 3}},
+                    )
+                ],
+            ],
+            {"q": {"clicks": [0, 1]}},
+            id="a hit without an id and an array",
+        ),
+    ],
+)
+def test_common_forms_of_a_source_join(
+    name: str, payloads: list[Any], expected: dict[str, dict[str, list[int]]]
+) -> None:
+    sent = []
+    for payload in payloads:
+        adapted, rejected = adapt(name, json.dumps(payload).encode())
+        assert rejected == []
+        sent += [Sent(result.topic, CLIENTS[0], result.value, result.record.event_ts) for result in adapted]
+    outputs = run(Log.of(sent, settings=WINDOWS), settings=WINDOWS).outputs
+    last = {one.query_id: one for one in sorted(outputs.sessions(), key=lambda one: one.revision)}
+    found = {query: {column: list(last[query].column(column)) for column in expected[query]} for query in expected}
+    assert found == expected
+    assert not outputs.dead_letters(topics.DEAD_LETTERS)
+    assert not outputs.dead_letters(topics.UNJOINED)
