@@ -1,6 +1,5 @@
 """`shelfwise stream`: the join worker, and records in and out."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -76,9 +75,11 @@ def produce(
 ) -> None:
     """Send records from a file; refused lines are named, the others are sent, and the exit code is 1."""
     from stream.broker.producer import Producer
+    from stream.operations.event_files import find, lines
     from stream.operations.produce import send_lines
 
-    source = _lines(file)
+    (found,) = find([file])
+    source = lines(found)
     called = context(ctx)
     broker = _broker(called)
     _require_topics(called, broker, [topic])
@@ -219,12 +220,3 @@ def _say_nothing_found(called: Context, broker: Broker, where: str) -> None:
 
     found = f"nothing found in {where} ({whereabouts(called, broker)})"
     err_console.print(found, markup=False, highlight=False, soft_wrap=True)
-
-
-def _lines(file: str) -> Iterator[bytes]:
-    if file == "-":
-        return iter(sys.stdin.buffer)
-    path = Path(file)
-    if not path.is_file():
-        raise fail(f"{file} does not exist")
-    return iter(path.read_bytes().splitlines())

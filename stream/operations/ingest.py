@@ -7,11 +7,15 @@ by the broker. Repeating a file repeats ids and coordinates, so nothing counts t
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Protocol
 
-from stream.adapters import Options, adapt
+from stream.adapters import Adapted, Options, Rejected, adapt
 from stream.adapters.rejects import kept, letter
+from stream.operations.event_files import EventFileError, Payload
 from stream.schemas import topics
+
+LOOKAHEAD = 1_000
 
 
 class Sender(Protocol):
@@ -37,69 +41,96 @@ class Sender(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Ingested:
-    """Counts of the records and rejects of a file.
+    """Counts of the records and rejects of event files.
 
     Attributes:
-        num_lines: Lines that were not empty.
+        num_payloads: Payloads of the files.
         records: Records by topic.
-        num_letters: Lines that went to `dead_letters`.
+        num_old: Records older than `oldest_live_ts`.
+        num_letters: Payloads that went to `dead_letters`.
         reasons: Rejected events by reason code.
         unmapped: Events without a counterpart by the source's kind, such as `page_view`; not stored by default.
-        first_rejects: Line number, reason and detail of the first events that become dead letters.
+        first_rejects: Payload, reason and detail of the first events that become dead letters.
     """
 
-    num_lines: int = 0
+    num_payloads: int = 0
     records: Counter[str] = field(default_factory=Counter)
+    num_old: int = 0
     num_letters: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
-    first_rejects: list[tuple[int, str, str]] = field(default_factory=list)
+    first_rejects: list[tuple[Payload, str, str]] = field(default_factory=list)
 
 
 def ingest(
     producer: Sender | None,
     name: str,
-    lines: Iterable[bytes],
+    payloads: Iterable[Payload],
     *,
     options: Options,
     now_ms: Callable[[], int],
+    oldest_live_ts: int = 0,
+    on_old: Callable[[int], None] = lambda _event_ts: None,
     max_shown: int = 20,
 ) -> Ingested:
-    """Adapt each line of a format and send what comes out, and wait until all is acknowledged.
+    """Adapt each payload of a format and send what comes out, and wait until all is acknowledged.
 
     Args:
         producer: Where to; None only counts.
         name: The format.
-        lines: One payload each.
+        payloads: Payloads of files.
         options: What adapters need to know of the shop.
         now_ms: Epoch milliseconds, for dead letters.
+        oldest_live_ts: Time before which a join that runs live counts an event as late.
+        on_old: Gets the oldest event time of the first 1,000 payloads before anything is sent, if it is too old.
         max_shown: How many rejects to name.
 
     Raises:
         BusError: If the broker did not acknowledge all of them.
+        EventFileError: If a file is damaged; the message tells how many records were sent before.
     """
     done = Ingested()
-    for number, line in enumerate(lines, start=1):
-        raw = line.rstrip(b"\r\n")
-        if not raw.strip():
-            continue
-        done.num_lines += 1
-        adapted, rejected = adapt(name, raw, options)
-        for record in adapted:
-            done.records[record.topic] += 1
+    read = ((payload, *adapt(name, payload.raw, options)) for payload in payloads)
+    try:
+        ahead = list(islice(read, LOOKAHEAD))
+        times = [record.record.event_ts for _, adapted, _ in ahead for record in adapted]
+        if times and min(times) < oldest_live_ts:
+            on_old(min(times))
+        for payload, adapted, rejected in chain(ahead, read):
+            done.num_payloads += 1
+            _count(done, adapted, rejected, oldest_live_ts)
             if producer is not None:
-                producer.send(record.topic, key=record.key, value=record.value)
-        for reject in rejected:
-            done.reasons[reject.reason] += 1
-            if reject.kind:
-                done.unmapped[reject.kind] += 1
-        if stored := kept(rejected, options):
-            shown = stored[: max_shown - len(done.first_rejects)]
-            done.first_rejects += [(number, reject.reason, reject.detail) for reject in shown]
-            done.num_letters += 1
-            if producer is not None:
-                key, value, headers = letter(name, stored, now_ms=now_ms(), key=adapted[0].key if adapted else None)
-                producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, ("line", b"%d" % number)])
+                for record in adapted:
+                    producer.send(record.topic, key=record.key, value=record.value)
+            if stored := kept(rejected, options):
+                shown = stored[: max_shown - len(done.first_rejects)]
+                done.first_rejects += [(payload, reject.reason, reject.detail) for reject in shown]
+                done.num_letters += 1
+                if producer is not None:
+                    _send_letter(producer, name, payload, stored, adapted, now_ms())
+    except EventFileError as error:
+        if producer is None:
+            raise
+        producer.flush()
+        raise EventFileError(f"{error} ({sum(done.records.values())} records before it were sent)") from error
     if producer is not None:
         producer.flush()
     return done
+
+
+def _count(done: Ingested, adapted: list[Adapted], rejected: list[Rejected], oldest_live_ts: int) -> None:
+    for record in adapted:
+        done.records[record.topic] += 1
+        done.num_old += record.record.event_ts < oldest_live_ts
+    for reject in rejected:
+        done.reasons[reject.reason] += 1
+        if reject.kind:
+            done.unmapped[reject.kind] += 1
+
+
+def _send_letter(
+    producer: Sender, name: str, payload: Payload, stored: list[Rejected], adapted: list[Adapted], now_ms: int
+) -> None:
+    key, value, headers = letter(name, stored, now_ms=now_ms, key=adapted[0].key if adapted else None)
+    line = ("line", b"%d" % payload.number)
+    producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, line])

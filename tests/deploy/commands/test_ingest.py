@@ -1,5 +1,6 @@
 """`shelfwise stream ingest` on files of other conventions and a real Kafka."""
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from typer.testing import CliRunner, Result
 from deploy.cli import app
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.operations.event_files import EventFileError
 from stream.schemas import decode, topics
 
 GOLDEN = Path(__file__).parents[2] / "stream" / "adapters" / "golden"
@@ -45,7 +47,7 @@ def test_a_dry_run_counts_and_sends_nothing(name: str, home: Path) -> None:
     (home / "events").write_bytes(content)
     done = msgspec.json.decode(ingest("--format", name, "--dry-run", "--json", str(home / "events")).stdout)
     assert (done["records"], done["dead_letters"], done["dry_run"]) == (records, num_letters, True)
-    assert done["lines"] == content.strip().count(b"\n") + 1
+    assert done["payloads"] == content.strip().count(b"\n") + 1
     assert not (home / "serving").exists()
 
 
@@ -78,5 +80,46 @@ def test_records_and_rejects_arrive_once_however_often_a_file_is_sent(
 
 
 def test_a_file_that_is_not_there(home: Path) -> None:
-    assert ingest("--format", "ubi", "--dry-run", str(home / "nothing")).exit_code == 1
+    missing = ingest("--format", "ubi", "--dry-run", str(home / "nothing"))
+    assert isinstance(missing.exception, EventFileError)
     assert ingest("--format", "csv", "--dry-run", "-").exit_code == 2
+
+
+def test_several_files_of_any_compression_are_counted_together(home: Path) -> None:
+    content, records, _ = lines_of("ga4")
+    (home / "a.jsonl").write_bytes(content)
+    (home / "b.jsonl.gz").write_bytes(gzip.compress(content))
+    (home / "bulk").write_bytes(b'{"index":{}}\n' + content)
+    done = ingest("--format", "ga4", "--dry-run", "--json", str(home / "*.jsonl*"), str(home / "bulk"))
+    counted = msgspec.json.decode(done.stdout)
+    assert counted["files"] == [str(home / name) for name in ("a.jsonl", "b.jsonl.gz", "bulk")]
+    assert counted["records"] == {topic: 3 * number for topic, number in records.items()}
+    assert counted["skipped_lines"] == 1
+    assert {reject["file"] for reject in counted["first_rejects"]} <= set(counted["files"])
+
+
+@pytest.mark.parametrize("content", [b"{}\n[1, 2]\n", b'{"index":{}}\n', b'{"event":"item"}\n'])
+def test_a_run_in_which_nothing_could_be_used_fails(content: bytes, home: Path) -> None:
+    (home / "events").write_bytes(content)
+    done = ingest("--format", "metarank", "--dry-run", str(home / "events"))
+    assert done.exit_code == 1
+    assert f"payloads of {home / 'events'} could be used as metarank" in done.stderr
+
+
+@pytest.mark.kafka
+def test_old_events_are_named_before_they_are_sent_and_recent_ones_are_not(
+    fresh_kafka: Broker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
+    old = ingest("--format", "ga4", "-", stdin=lines_of("ga4")[0])
+    first = old.stderr.splitlines()[0]
+    assert "older than the windows of the join (960 s)" in first
+    assert "`shelfwise stream replay --format ga4 FILE...`" in first
+    monkeypatch.setenv("SHELFWISE_JOIN__CLICK_WINDOW_S", str(50 * 365 * 86_400))
+    monkeypatch.setenv("SHELFWISE_JOIN__ATTRIBUTION_S", str(60 * 365 * 86_400))
+    assert "older" not in ingest("--format", "ga4", "-", stdin=lines_of("ga4")[0]).stderr
+    (home / "damaged.gz").write_bytes(gzip.compress(lines_of("ga4")[0] * 2)[:-9])
+    damaged = ingest("--format", "ga4", str(home / "damaged.gz"))
+    assert isinstance(damaged.exception, EventFileError)
+    assert "damaged.gz: Compressed file ended before" in str(damaged.exception)
+    assert "records before it were sent" in str(damaged.exception)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 
 from stream.adapters import Options
+from stream.operations.event_files import Payload
 from stream.operations.ingest import Ingested, ingest
 from stream.schemas import topics
 
@@ -37,16 +38,19 @@ class Sent:
 
 def ingested(events: list[object], options: Options) -> tuple[Ingested, list[bytes]]:
     sent = Sent()
-    lines = [json.dumps(event).encode() for event in events]
-    return ingest(sent, "segment", lines, options=options, now_ms=lambda: 0), sent.letters
+    payloads = [
+        Payload(file="events", number=number, raw=json.dumps(event).encode())
+        for number, event in enumerate(events, start=1)
+    ]
+    return ingest(sent, "segment", payloads, options=options, now_ms=lambda: 0), sent.letters
 
 
 def test_unmapped_kinds_are_counted_by_kind_and_not_stored() -> None:
     done, letters = ingested([PAGE, IDENTIFY, PAGE, FAULTY], Options())
     assert done.unmapped == {"page": 2, "identify": 1}
     assert done.reasons == {"unmapped": 3, "missing_field": 1}
-    assert (done.num_lines, done.num_letters, len(letters)) == (4, 1, 1)
-    assert [(number, reason) for number, reason, _ in done.first_rejects] == [(4, "missing_field")]
+    assert (done.num_payloads, done.num_letters, len(letters)) == (4, 1, 1)
+    assert [(payload.number, reason) for payload, reason, _ in done.first_rejects] == [(4, "missing_field")]
 
 
 def test_unmapped_kinds_are_stored_for_debugging() -> None:
