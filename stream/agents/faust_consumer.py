@@ -330,6 +330,13 @@ class MicroBatchConsumer(driver.Consumer):
         thread: _ConsumerThread = self._thread  # type: ignore[assignment]  # made above
         return await thread.high_watermarks(partitions)
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Leave the search for a standstill to the watchdog.
+
+        Faust would log an error for each changelog partition that is not fetched after its recovery, and for each input
+        that is paused or waits for the end of a transaction, several times a minute.
+        """
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish and commit the micro-batches in flight, before Faust forgets the acknowledgements."""
         await self.before_revoke()

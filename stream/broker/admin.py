@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError, NotCoordinatorError
 
 from stream.broker.connection import connected, explain, refuse_hidden
 from stream.broker.settings import Broker
@@ -16,6 +16,7 @@ from stream.errors import AccessError, BusError, ConfigError
 from stream.schemas import topics
 
 _DELETE_S = 30.0
+_COORDINATOR_S = 15.0
 _log = logging.getLogger(__name__)
 
 
@@ -147,21 +148,32 @@ def partition_counts(broker: Broker) -> dict[str, int]:
 def check_group(broker: Broker, group: str) -> None:
     """Ask for the committed offsets of a consumer group, which need the same permission as a member.
 
-    aiokafka retries a refused group for ever. A broker without credentials is not asked.
+    aiokafka retries a refused group for ever. It also logs an error where the broker has no coordinator yet: a new
+    broker creates the topic of committed offsets when the first group asks for it, which takes a moment.
 
     Raises:
         AccessError: If no ACL allows the user to use the group.
     """
-    if broker.memory or broker.security.protocol == "PLAINTEXT":
+    if broker.memory:
         return
+    deadline = time.monotonic() + _COORDINATOR_S
     try:
         with _admin(broker, f"consumer group {group}") as admin:
-            admin.list_group_offsets({group: [TopicPartition(topics.TICKS, 0)]})
+            while not _has_coordinator(admin, group) and time.monotonic() < deadline:
+                time.sleep(0.1)
     except AccessError:
         raise
     except BusError as error:
-        # A young broker has no coordinator yet; the worker itself waits for it.
+        # The worker itself waits for the broker.
         _log.info("%s", error)
+
+
+def _has_coordinator(admin: KafkaAdminClient, group: str) -> bool:
+    try:
+        admin.list_group_offsets({group: [TopicPartition(topics.TICKS, 0)]})
+    except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+        return False
+    return True
 
 
 def _fixed(topic: topics.Topic) -> dict[str, str]:

@@ -520,3 +520,17 @@ def test_a_position_moves_past_markers_that_no_record_has(play: Play) -> None:
         assert world.app.fetched() == {CLICKS: Fetched(6, 7), IMPRESSIONS: Fetched(0, 1)}
 
     play(scenario)
+
+
+def test_faust_looks_for_no_standstill(play: Play) -> None:
+    """It takes changelogs that are not fetched after their recovery for one, and logs an error for each, for ever."""
+
+    async def scenario(world: _World) -> None:
+        looked: list[TP] = []
+        world.consumer._thread.verify_event_path = lambda _now, tp: looked.append(tp)
+        driver.Consumer.verify_event_path(world.consumer, 1_000.0, HOT)
+        assert looked == [HOT], "the check of Faust"
+        await world.consumer.verify_all_partitions_active()
+        assert looked == [HOT]
+
+    play(scenario)

@@ -8,11 +8,13 @@ import pytest
 
 from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, scrape
+from stream.broker.admin import create_topics
 from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker
 from stream.schemas import topics
 from tests.harness.faults import wait_until
 from tests.harness.groups import committed_offsets
+from tests.harness.kafka import PARTITIONS, local_kafka
 from tests.harness.worker import (
     GROUP,
     START_TS,
@@ -48,6 +50,20 @@ def test_a_partition_that_is_not_fetched_ends_the_worker(fresh_kafka: Broker, tm
     ends = end_offsets(fresh_kafka, [topics.CLICKS])
     assert committed.get((topics.CLICKS, 1), 0) == 0 < ends[topics.CLICKS, 1]
     assert all(committed[pair] == end for pair, end in ends.items() if pair[1] != 1), "the others were read"
+
+
+def test_the_first_worker_of_a_new_broker_logs_no_error(tmp_path: Path) -> None:
+    """A new broker has no coordinator of groups until the first one asks for it."""
+    kafka = local_kafka(tmp_path / "kafka")
+    broker = kafka.start()
+    try:
+        create_topics(broker, PARTITIONS)
+        with running(broker, tmp_path / "home") as worker:
+            wait_until(lambda: "owns partitions [" in worker.log, "its start", 60, lambda: worker.log)
+            assert worker.stop() == 0, worker.log
+        assert "[error]" not in worker.log
+    finally:
+        kafka.stop()
 
 
 def test_a_static_member_that_comes_back_in_time_moves_no_partition(fresh_kafka: Broker, tmp_path: Path) -> None:

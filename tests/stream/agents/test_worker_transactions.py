@@ -63,7 +63,7 @@ def test_only_committed_events_are_joined_and_markers_stop_nothing(fresh_kafka: 
 
         wait_until(outlasts_the_watchdog, "ticks of twice the watchdog's limit", 60, lambda: worker.log)
         assert worker.stop() == 0, worker.log
-        assert "ERROR" not in worker.log
+        assert "[error]" not in worker.log
     assert _clicks(broker) == {f"query-{number}": [0, 1] for number in range(6)}
     names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
     counted = recount(chain.from_iterable(read_to_end(broker, name) for name in names), JoinSettings())
