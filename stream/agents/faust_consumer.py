@@ -331,7 +331,7 @@ class MicroBatchConsumer(driver.Consumer):
         return await thread.high_watermarks(partitions)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Leave the search for a standstill to the watchdog.
+        """Check nothing: the watchdog looks for a standstill.
 
         Faust would log an error for each changelog partition that is not fetched after its recovery, and for each input
         that is paused or waits for the end of a transaction, several times a minute.
