@@ -78,8 +78,8 @@ def run(
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.rankers import IncomingOrder, Ranker, RankingService
     from deploy.simulation.marketplace.settings import MarketplaceSettings
-    from deploy.simulation.tick_writer import Ticker
     from stream.broker.producer import Producer
+    from stream.operations.tick_writer import Ticker
 
     overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
     overrides |= {
@@ -138,7 +138,7 @@ def _overrides(*, seed: int | None, clients: int | None, items: int | None, star
 
 
 def _started(settings: "MarketplaceSettings", broker: "Broker", start: str | None) -> "MarketplaceSettings":
-    from deploy.simulation.tick_writer import newest_ts
+    from stream.operations.tick_writer import newest_ts
 
     newest = newest_ts(broker) if start == CONTINUE else None
     return settings if newest is None else replace(settings, start_ts=newest + 60_000)

@@ -10,16 +10,16 @@ import typer
 from deploy.commands.dead_letters import app as dead_letters_app
 from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.replay import app as replay_app
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.configuration import Context
 from stream.broker.settings import Broker
 from stream.schemas.records import Record
 
 app = typer.Typer(no_args_is_help=True)
-replay_app = typer.Typer(no_args_is_help=True)
 app.command("ingest")(ingest)
 app.add_typer(dead_letters_app, name="dead-letters", help="What did not join: list, show, send again.")
-app.add_typer(replay_app, name="replay", help="Send a recorded log through the topics in its own time.")
+app.add_typer(replay_app, name="replay", help="Send recorded events through the topics in their own time.")
 
 MAX_SHOWN_FAULTS = 20
 
@@ -82,7 +82,7 @@ def produce(
     source = lines(found)
     called = context(ctx)
     broker = _broker(called)
-    _require_topics(called, broker, [topic])
+    require_topics(called, broker, [topic])
     with Producer(broker) as producer:
         produced = send_lines(producer, topic, source, raw=raw)
     if as_json:
@@ -108,7 +108,7 @@ def export(
 
     called = context(ctx)
     broker = _broker(called)
-    _require_topics(called, broker, [topic])
+    require_topics(called, broker, [topic])
     num_rows = write(broker, topic, out, latest=latest)
     if num_rows == 0:
         _say_nothing_found(called, broker, topic)
@@ -126,7 +126,7 @@ def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 
     called = context(ctx)
     broker = _broker(called)
-    counted = count(_all_records(called, broker), called.settings.get("join", JoinSettings))
+    counted = count(all_records(called, broker), called.settings.get("join", JoinSettings))
     if counted.produced == 0:
         _say_nothing_found(called, broker, "the event topics")
     if as_json:
@@ -156,7 +156,7 @@ def verify(
     from_ts, to_ts = parse_time(from_, "--from") or 0, parse_time(to, "--to")
     broker = _broker(called)
     verdict = compare(
-        _all_records(called, broker), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
+        all_records(called, broker), called.settings.get("join", JoinSettings), from_ts=from_ts, to_ts=to_ts
     )
     if verdict.expected == 0 and verdict.emitted == 0:
         _say_nothing_found(called, broker, "the event topics")
@@ -172,40 +172,19 @@ def verify(
         raise typer.Exit(int(Exit.HEALTH))
 
 
-@replay_app.command("trivago")
-def replay_trivago(
-    ctx: typer.Context,
-    path: Annotated[Path, typer.Option(help="Parquet file with the columns of the challenge's log.")],
-    speed: Annotated[float, typer.Option(help="Simulated seconds per wall second, at most.")] = 1_000.0,
-    as_json: JsonFlag = False,
-) -> None:
-    """Replay the hotel-search log; run the worker with `--ticks driver` beside it."""
-    from deploy.simulation.replay import run, trivago
-    from stream.schemas import topics
-
-    called = context(ctx)
-    broker = _broker(called)
-    _require_topics(called, broker, list(topics.INPUTS))
-    events = trivago.load(path)
-    summary = run(broker, events, speed, report=lambda line: err_console.print(line, markup=False, highlight=False))
-    if as_json:
-        print_json(summary)
-    else:
-        counts = ", ".join(f"{number} {topic}" for topic, number in summary.produced.items())
-        console.print(f"{counts} in {summary.wall_s} s, {summary.ticks} ticks", highlight=False)
-
-
-def _all_records(called: Context, broker: Broker) -> Iterator[Record]:
+def all_records(called: Context, broker: Broker) -> Iterator[Record]:
+    """Yield all records of the topics that a recount needs."""
     from stream.broker.reader import read_to_end
     from stream.schemas import topics
 
     names = [*topics.EVENT_TOPICS, topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS]
-    _require_topics(called, broker, names)
+    require_topics(called, broker, names)
     for name in names:
         yield from read_to_end(broker, name)
 
 
-def _require_topics(called: Context, broker: Broker, names: list[str]) -> None:
+def require_topics(called: Context, broker: Broker, names: list[str]) -> None:
+    """Raise the end of the command if a topic does not exist."""
     from deploy.kafka.choice import whereabouts
     from stream.broker.admin import partition_counts
 

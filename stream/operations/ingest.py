@@ -5,7 +5,7 @@ by the broker. Repeating a file repeats ids and coordinates, so nothing counts t
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Protocol
@@ -97,17 +97,11 @@ def ingest(
         if times and min(times) < oldest_live_ts:
             on_old(min(times))
         for payload, adapted, rejected in chain(ahead, read):
-            done.num_payloads += 1
-            _count(done, adapted, rejected, oldest_live_ts)
+            count(done, payload, adapted, rejected, options, oldest_live_ts=oldest_live_ts, max_shown=max_shown)
             if producer is not None:
                 for record in adapted:
                     producer.send(record.topic, key=record.key, value=record.value)
-            if stored := kept(rejected, options):
-                shown = stored[: max_shown - len(done.first_rejects)]
-                done.first_rejects += [(payload, reject.reason, reject.detail) for reject in shown]
-                done.num_letters += 1
-                if producer is not None:
-                    _send_letter(producer, name, payload, stored, adapted, now_ms())
+            send_letter(producer, name, payload, adapted, rejected, options, now_ms)
     except EventFileError as error:
         if producer is None:
             raise
@@ -118,7 +112,18 @@ def ingest(
     return done
 
 
-def _count(done: Ingested, adapted: list[Adapted], rejected: list[Rejected], oldest_live_ts: int) -> None:
+def count(
+    done: Ingested,
+    payload: Payload,
+    adapted: Sequence[Adapted],
+    rejected: Sequence[Rejected],
+    options: Options,
+    *,
+    oldest_live_ts: int = 0,
+    max_shown: int = 20,
+) -> None:
+    """Add one payload's records and rejects to the counts; see `ingest`."""
+    done.num_payloads += 1
     for record in adapted:
         done.records[record.topic] += 1
         done.num_old += record.record.event_ts < oldest_live_ts
@@ -126,11 +131,24 @@ def _count(done: Ingested, adapted: list[Adapted], rejected: list[Rejected], old
         done.reasons[reject.reason] += 1
         if reject.kind:
             done.unmapped[reject.kind] += 1
+    stored = kept(rejected, options)
+    done.num_letters += bool(stored)
+    shown = stored[: max_shown - len(done.first_rejects)]
+    done.first_rejects += [(payload, reject.reason, reject.detail) for reject in shown]
 
 
-def _send_letter(
-    producer: Sender, name: str, payload: Payload, stored: list[Rejected], adapted: list[Adapted], now_ms: int
+def send_letter(
+    producer: Sender | None,
+    name: str,
+    payload: Payload,
+    adapted: Sequence[Adapted],
+    rejected: Sequence[Rejected],
+    options: Options,
+    now_ms: Callable[[], int],
 ) -> None:
-    key, value, headers = letter(name, stored, now_ms=now_ms, key=adapted[0].key if adapted else None)
+    """Queue the dead letter of one payload, if it has rejects that are stored."""
+    if producer is None or not (stored := kept(rejected, options)):
+        return
+    key, value, headers = letter(name, stored, now_ms=now_ms(), key=adapted[0].key if adapted else None)
     line = ("line", b"%d" % payload.number)
     producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, line])

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from deploy.simulation.replay.driver import SETTLE_MS, TICK_MS, Replayed
 from stream.broker.partitioner import partition_of
 from stream.join import Join, JoinSettings
+from stream.operations.replay import SETTLE_MS, TICK_MS, Replayed
 from stream.schemas import session, topics
 from stream.schemas.events import Tick, encode
 

@@ -17,9 +17,9 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import Ranked, Ranker
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
-from deploy.simulation.tick_writer import HighWatermarks, Ticker
 from stream.broker.producer import Producer
 from stream.errors import BusError
+from stream.operations.tick_writer import HighWatermarks, Ticker
 from stream.replicas.catalogue import publish
 from stream.schemas import topics
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import polars as pl
 
-from deploy.simulation.replay.driver import Replayed
 from stream.errors import ConfigError
+from stream.operations.replay import Replayed
 from stream.schemas import topics
 from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
 from stream.schemas.identity import event_id

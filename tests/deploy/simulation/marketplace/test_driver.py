@@ -9,7 +9,6 @@ from deploy.simulation.marketplace.driver import Driver, Summary
 from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from deploy.simulation.marketplace.settings import MarketplaceSettings
-from deploy.simulation.tick_writer import Ticker, newest_ts
 from stream.broker.admin import create_topics, delete_topics
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
@@ -17,6 +16,7 @@ from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.join import Join, JoinSettings, open_count
+from stream.operations.tick_writer import Ticker, newest_ts
 from stream.schemas import session, topics
 from stream.schemas.events import Click, Conversion, Impression, Item, Tick
 from stream.schemas.records import Record

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from deploy.simulation.tick_writer import Ticker
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
+from stream.operations.tick_writer import Ticker
 from stream.schemas import topics
 
 # The join takes events up to 60 s ahead of its clock at face value, so the clock must not lag further behind.
@@ -14,6 +14,8 @@ TICK_MS = 30_000
 # Beyond all windows of the join: attribution, then refunds seven days after an order.
 SETTLE_MS = 9 * 86_400_000
 FINAL_STEP_MS = 60_000
+# A gap without events is crossed in one step: an event of a wrong year would else cost a tick for each 30 s.
+GAP_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,11 @@ def run(
                 _tick(ticker, summary, now_ts)
             if event.event_ts < now_ts:
                 raise ValueError(f"event_ts = {event.event_ts} after a tick at {now_ts}: expected the order of time")
+            if event.event_ts - now_ts > GAP_MS:
+                for step in range(3):
+                    _tick(ticker, summary, now_ts + TICK_MS + step * FINAL_STEP_MS)
+                now_ts = event.event_ts - TICK_MS - (event.event_ts - now_ts) % TICK_MS
+                _tick(ticker, summary, now_ts)
             while event.event_ts >= now_ts + TICK_MS:
                 now_ts += TICK_MS
                 _tick(ticker, summary, now_ts)

@@ -26,19 +26,33 @@ def newest_ts(broker: Broker) -> int | None:
     Raises:
         BusError: If the broker is unreachable or the topic does not exist.
     """
+    times = [tick.now_ts for tick, _ in _last_ticks(broker) if tick.now_ts is not None]
+    return max(times, default=None)
+
+
+def clock_ts(broker: Broker) -> int | None:
+    """Return the time of the latest tick of a driver or a worker, or None where `ticks` is empty.
+
+    Raises:
+        BusError: If the broker is unreachable or the topic does not exist.
+    """
+    times = [tick.now_ts if tick.now_ts is not None else append_ts for tick, append_ts in _last_ticks(broker)]
+    return max(times, default=None)
+
+
+def _last_ticks(broker: Broker) -> list[tuple[Tick, int]]:
+    """Return the last tick of each partition that has one, and the timestamp of its record."""
     first = beginning_offsets(broker, [topics.TICKS])
     last = {pair: end - 1 for pair, end in end_offsets(broker, [topics.TICKS]).items() if end > first[pair]}
-    newest: int | None = None
+    found: list[tuple[Tick, int]] = []
     if not last:
-        return None
+        return found
     with Reader(broker, last) as reader:
         while last:
             for record in reader.poll():
                 last.pop((record.topic, record.partition), None)
-                tick = _decoder.decode(record.value or b"")
-                if tick.now_ts is not None:
-                    newest = max(newest or 0, tick.now_ts)
-    return newest
+                found.append((_decoder.decode(record.value or b""), record.timestamp))
+    return found
 
 
 class Ticker:

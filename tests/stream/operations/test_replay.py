@@ -1,12 +1,11 @@
 import msgspec
 import pytest
 
-from deploy.simulation.replay import Replayed, run
-from deploy.simulation.replay.driver import SETTLE_MS, TICK_MS
-from deploy.simulation.tick_writer import newest_ts
 from stream.broker.admin import create_topics, delete_topics
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.operations.replay import SETTLE_MS, TICK_MS, Replayed, run
+from stream.operations.tick_writer import newest_ts
 from stream.schemas import topics
 from stream.schemas.events import Click, Tick, encode
 
@@ -106,3 +105,15 @@ def test_an_empty_log_writes_nothing(broker: Broker) -> None:
     summary = run(broker, [], 10.0)
     assert summary.ticks == 0
     assert newest_ts(broker) is None
+
+
+@pytest.mark.kafka
+def test_a_gap_costs_a_few_ticks(broker: Broker) -> None:
+    year_s = 365 * 86_400
+    summary = run(broker, clicks(0, year_s, year_s + 45), 1e9)
+    assert summary.ticks < 20
+    ticks = [record for record in read_to_end(broker, topics.TICKS) if record.partition == 0]
+    times = [msgspec.json.decode(record.value or b"", type=Tick).now_ts or 0 for record in ticks]
+    second_ts = START_TS + 1_000 * year_s
+    assert max(time for time in times if time <= second_ts) > second_ts - TICK_MS
+    assert times == sorted(times)
