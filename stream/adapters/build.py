@@ -12,7 +12,7 @@ from typing import Literal
 from stream.adapters.results import Options
 from stream.errors import SchemaError
 from stream.schemas import identity, money
-from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems
+from stream.schemas.events import ALL_LINES, Click, Conversion, Impression, OrderLine, Query, ShownItems
 
 ConversionName = Literal["purchase", "cancel", "refund"]
 ClickName = Literal["click", "add_to_cart"]
@@ -168,7 +168,8 @@ def conversion(
     """Return an order, or its refund or cancellation.
 
     A line is named by its product, so that a refund of some lines finds them. Where the price of a unit is missing, the
-    amount of the line is used, or the order's total where that is the only line.
+    amount of the line is used, or the order's total where that is the only line. A refund or cancellation of a known
+    order that names no lines is one of all its lines; its currency may be unknown.
 
     Args:
         common: Who and when.
@@ -184,10 +185,11 @@ def conversion(
     Raises:
         SchemaError: If lines or money are missing.
     """
-    if not products:
+    is_whole = not products and name != "purchase" and transaction_id is not None
+    if not products and not is_whole:
         raise SchemaError("missing_field", f"a {name} that names no lines cannot be counted")
     if currency is None:
-        if not is_free:
+        if not is_free and not is_whole:
             raise SchemaError("missing_field", f"a {name} needs its currency")
         currency, value = money.NO_CURRENCY, None
     seen: Counter[str] = Counter()
@@ -204,6 +206,9 @@ def conversion(
                 query_id=_linked(product.query_id),
             )
         )
+    if is_whole:
+        total = 0 if value is None else money.to_minor(value, currency)
+        lines.append(OrderLine(line_id=ALL_LINES, object_id=ALL_LINES, quantity=1, amount_minor=total))
     event_id = common.event_id()
     return Conversion(
         event_id=event_id,

@@ -16,6 +16,8 @@ from msgspec import Meta, Struct, field
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
+ALL_LINES = "*"
+"""`line_id` and `object_id` of the line that stands for all lines of a refunded or cancelled transaction."""
 # Scores travel on as float32.
 _F32_MAX = 3.4028234663852886e38
 
@@ -153,7 +155,11 @@ class OrderLine(Struct, kw_only=True, omit_defaults=True):
 
 
 class Conversion(Event, kw_only=True, omit_defaults=True):
-    """A purchase, cancellation or refund of order lines; each line is a unit of counting."""
+    """A purchase, cancellation or refund of order lines; each line is a unit of counting.
+
+    A refund or cancellation of a whole transaction has one line with `line_id` and `object_id` "*": its amount is the
+    total if it is known, else 0.
+    """
 
     action_name: Literal["purchase", "cancel", "refund"]
     query_id: QueryId | None = None
@@ -250,6 +256,7 @@ def encode(record: Struct) -> bytes:
 
 
 __all__ = [
+    "ALL_LINES",
     "MAX_EVENT_BYTES",
     "MAX_ITEMS",
     "SCHEMA_VERSION",

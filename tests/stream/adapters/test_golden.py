@@ -9,6 +9,7 @@ import pytest
 
 from stream.adapters import FORMATS, Adapted, Options, Result, adapt
 from stream.schemas import topics
+from stream.schemas.events import Conversion
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIONS = Options(query_hash_key=b"golden")
@@ -75,6 +76,21 @@ def test_the_order_of_keys_and_white_space_do_not_matter(name: str, case: dict[s
     again = json.dumps(turned(case["source"]), indent=3).encode()
     ids = [r.record.event_id for r in adapt(name, raw_of(case), OPTIONS)[0]]
     assert [r.record.event_id for r in adapt(name, again, OPTIONS)[0]] == ids
+
+
+@pytest.mark.parametrize(("currency", "value", "amount"), [("EUR", 20, 2_000), ("EUR", None, 0), (None, 20, 0)])
+def test_a_refund_without_lines_is_one_of_all_lines(currency: str | None, value: int | None, amount: int) -> None:
+    params = {"transaction_id": "T", "currency": currency, "value": value}
+    event = {
+        "client_id": "c",
+        "timestamp_micros": 1_767_571_200_000_000,
+        "events": [{"name": "refund", "params": params}],
+    }
+    (refund,), rejected = adapt("ga4", json.dumps(event).encode())
+    assert rejected == []
+    assert isinstance(refund.record, Conversion)
+    assert [(line.line_id, line.object_id, line.amount_minor) for line in refund.record.items] == [("*", "*", amount)]
+    assert refund.record.currency == (currency or "XXX")
 
 
 def test_a_copy_of_a_snowplow_event_keeps_its_id() -> None:
