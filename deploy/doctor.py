@@ -30,6 +30,7 @@ from stream.agents.settings import WorkerSettings
 from stream.broker import admin, connection
 from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import ConfigError, ShelfwiseError
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
 
@@ -140,7 +141,8 @@ def _topics(context: Context) -> tuple[Status, str]:
             wrong.append(f"{topic.name} has {counts[topic.name]} partitions instead of {expected}")
     wrong += [
         f"{found.topic} has {found.setting} = {found.found} instead of {found.wanted}"
-        for found in admin.wrong_settings(broker)
+        + (f" ({found.loss})" if found.loss else "")
+        for found in admin.wrong_settings(broker, retention_ms=context.settings.get("join", JoinSettings).retention_ms)
     ]
     if wrong:
         raise ConfigError("; ".join(wrong) + "; `shelfwise kafka topics` creates topics and corrects their settings")

@@ -34,15 +34,16 @@ def _local(called: "Context") -> "LocalKafka":
     return local(called.settings.get("local_kafka", LocalKafkaSettings), called.home, _report)
 
 
-def _make_topics(broker: "Broker", partitions: int) -> list[str]:
+def _make_topics(called: "Context", broker: "Broker", partitions: int) -> list[str]:
     """Create missing topics, correct the settings of the others, and return the names created."""
     from stream.broker.admin import correct_settings, create_topics
+    from stream.join.settings import JoinSettings
 
     created = create_topics(broker, partitions)
-    for correction in correct_settings(broker):
+    for correction in correct_settings(broker, retention_ms=called.settings.get("join", JoinSettings).retention_ms):
         _report(
             f"topic {correction.topic}: {correction.setting} was {correction.found}, "
-            f"is {correction.wanted} for records from now on"
+            f"is {correction.wanted} for records from now on" + (f"; {correction.loss}" if correction.loss else "")
         )
     return created
 
@@ -53,7 +54,7 @@ def up(ctx: typer.Context, port: Port = None) -> None:
     called = context(ctx, {"local_kafka.port": port})
     settings = _settings(called)
     broker = _local(called).start()
-    created = _make_topics(broker, settings.partitions)
+    created = _make_topics(called, broker, settings.partitions)
     _report(f"ready; {len(created)} topics created")
     console.print(broker.bootstrap, highlight=False)
 
@@ -89,7 +90,7 @@ def topics(ctx: typer.Context, json: JsonFlag = False) -> None:
     called = context(ctx)
     settings = _settings(called)
     broker = configured(called)
-    created = _make_topics(broker, settings.partitions)
+    created = _make_topics(called, broker, settings.partitions)
     ends = end_offsets(broker, [topic.name for topic in names.ALL])
     rows = [
         {

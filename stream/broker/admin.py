@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -15,6 +16,12 @@ from stream.broker.settings import Broker
 from stream.errors import AccessError, BusError, ConfigError
 from stream.schemas import topics
 
+_CLEANUP = "cleanup.policy"
+_RETENTION = "retention.ms"
+_IN_SYNC = "min.insync.replicas"
+_REPLICAS = "replication.factor"
+_REPLICAS_ON_A_CLUSTER = 3
+_HOUR_MS = 3_600_000
 _DELETE_S = 30.0
 _COORDINATOR_S = 15.0
 _log = logging.getLogger(__name__)
@@ -35,12 +42,14 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
         counts = _partition_counts(admin, broker, wanted)
         missing = [] if broker.memory else [name for name in wanted if name not in counts]
         if missing:
+            num_brokers = _num_brokers(admin)
+            replicas = _wanted_replicas(num_brokers)
             admin.create_topics(
                 {
                     name: {
                         "num_partitions": topics.partitions_of(wanted[name], partitions),
-                        "replication_factor": -1,
-                        "configs": dict(wanted[name].config),
+                        "replication_factor": replicas if num_brokers > 1 else -1,
+                        "configs": dict(wanted[name].config) | _in_sync(replicas),
                     }
                     for name in missing
                 },
@@ -62,7 +71,7 @@ class Correction:
         topic: Name of the topic.
         setting: Name of the setting.
         found: Value on the broker.
-        wanted: Value that `correct_settings` sets.
+        wanted: Value that results depend on.
     """
 
     topic: str
@@ -70,29 +79,62 @@ class Correction:
     found: str
     wanted: str
 
+    @property
+    def is_possible(self) -> bool:
+        """Return whether `correct_settings` can set the value: replicas are added by a reassignment only."""
+        return self.setting != _REPLICAS
 
-def correct_settings(broker: Broker) -> list[Correction]:
+    @property
+    def loss(self) -> str:
+        """Return the records that may be lost by the setting already; empty if none."""
+        if self.setting == _CLEANUP and self.wanted == "delete":
+            return "older records of a key may be lost already"
+        if self.setting == _RETENTION:
+            return f"records older than {int(self.found) / _HOUR_MS:.4g} h may be lost already"
+        return ""
+
+
+def correct_settings(broker: Broker, *, retention_ms: int) -> list[Correction]:
     """Correct the settings of existing topics that results depend on, and return the changes.
 
-    The retention time of a topic and its existing records stay as they are. A memory broker has no settings.
+    Retention and the number of replicas that must be in sync are raised and never lowered. Existing records stay as
+    they are. A memory broker has no settings.
+
+    Args:
+        broker: Broker of the topics.
+        retention_ms: Time for which topics must keep records.
 
     Raises:
+        ConfigError: If a topic has too few replicas, after everything else is corrected.
         BusError: If the broker is unreachable or refused.
     """
     if broker.memory:
         return []
-    wanted = {topic.name: _fixed(topic) for topic in topics.ALL}
     with _admin(broker, "settings of topics") as admin:
-        corrections = _wrong_settings(admin, broker)
-        for name in {correction.topic for correction in corrections}:
-            answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, wanted[name])])
+        wrong = _wrong_settings(admin, broker, retention_ms)
+        corrections = [correction for correction in wrong if correction.is_possible]
+        for name in sorted({correction.topic for correction in corrections}):
+            wanted = {each.setting: each.wanted for each in corrections if each.topic == name}
+            answer = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, wanted)])
             if answer["topic"][name] != "OK":
-                raise BusError(f"topic {name}: the broker does not set {wanted[name]}: {answer['topic'][name]}")
+                raise BusError(f"topic {name}: the broker does not set {wanted}: {answer['topic'][name]}")
+    impossible = [each for each in wrong if not each.is_possible]
+    if impossible:
+        raise ConfigError(
+            "; ".join(
+                f"topic {each.topic} has {each.setting} = {each.found} instead of {each.wanted}" for each in impossible
+            )
+            + "; add replicas with kafka-reassign-partitions"
+        )
     return corrections
 
 
-def wrong_settings(broker: Broker) -> list[Correction]:
-    """Return the settings of existing topics that `correct_settings` would change.
+def wrong_settings(broker: Broker, *, retention_ms: int) -> list[Correction]:
+    """Return the settings of existing topics that `correct_settings` would change or refuse.
+
+    Args:
+        broker: Broker of the topics.
+        retention_ms: Time for which topics must keep records.
 
     Raises:
         BusError: If the broker is unreachable or refused.
@@ -100,20 +142,72 @@ def wrong_settings(broker: Broker) -> list[Correction]:
     if broker.memory:
         return []
     with _admin(broker, "settings of topics") as admin:
-        return _wrong_settings(admin, broker)
+        return _wrong_settings(admin, broker, retention_ms)
 
 
-def _wrong_settings(admin: KafkaAdminClient, broker: Broker) -> list[Correction]:
-    existing = _partition_counts(admin, broker, [topic.name for topic in topics.ALL])
-    wanted = {topic.name: _fixed(topic) for topic in topics.ALL if topic.name in existing}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
+def _wrong_settings(admin: KafkaAdminClient, broker: Broker, retention_ms: int) -> list[Correction]:
+    described = _described(admin, broker, [topic.name for topic in topics.ALL])
+    replicas = {
+        name: min(len(part["replica_nodes"]) for part in topic["partitions"]) for name, topic in described.items()
+    }
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
     found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+    num_brokers = _num_brokers(admin)
     return [
-        Correction(topic=name, setting=setting, found=str(found[name][setting]["value"]), wanted=value)
-        for name, settings in wanted.items()
-        for setting, value in settings.items()
-        if found[name][setting]["value"] != value
+        correction
+        for topic in topics.ALL
+        if topic.name in described
+        for correction in wrong_settings_of(
+            topic,
+            {setting: str(entry["value"]) for setting, entry in found[topic.name].items()},
+            replicas=replicas[topic.name],
+            num_brokers=num_brokers,
+            retention_ms=retention_ms,
+        )
     ]
+
+
+def wrong_settings_of(
+    topic: topics.Topic, found: Mapping[str, str], *, replicas: int, num_brokers: int, retention_ms: int
+) -> list[Correction]:
+    """Return the settings of one topic that results depend on and that have another value.
+
+    Args:
+        topic: The topic with its settings.
+        found: Settings on the broker.
+        replicas: Replicas of the partition with the fewest.
+        num_brokers: Brokers of the cluster.
+        retention_ms: Time for which topics must keep records.
+    """
+    wanted = {name: value for name, value in topic.config.items() if name != _RETENTION and found[name] != value}
+    if _RETENTION in topic.config and 0 <= int(found[_RETENTION]) < retention_ms:
+        wanted[_RETENTION] = str(max(retention_ms, int(topic.config[_RETENTION])))
+    wanted_replicas = _wanted_replicas(num_brokers)
+    in_sync = _in_sync(min(replicas, wanted_replicas)).get(_IN_SYNC)
+    if in_sync is not None and int(found[_IN_SYNC]) < int(in_sync):
+        wanted[_IN_SYNC] = in_sync
+    elif int(found[_IN_SYNC]) > replicas:
+        # No producer could write.
+        wanted[_IN_SYNC] = str(max(1, replicas - 1))
+    wrong = [
+        Correction(topic=topic.name, setting=name, found=found[name], wanted=value) for name, value in wanted.items()
+    ]
+    if replicas < wanted_replicas:
+        wrong.append(Correction(topic=topic.name, setting=_REPLICAS, found=str(replicas), wanted=str(wanted_replicas)))
+    return wrong
+
+
+def _wanted_replicas(num_brokers: int) -> int:
+    return min(_REPLICAS_ON_A_CLUSTER, num_brokers)
+
+
+def _in_sync(replicas: int) -> dict[str, str]:
+    """Return the setting by which an acknowledged record outlives one broker, where writes can go on without one."""
+    return {_IN_SYNC: str(replicas - 1)} if replicas > 2 else {}
+
+
+def _num_brokers(admin: KafkaAdminClient) -> int:
+    return len(admin.describe_cluster()["brokers"])
 
 
 def delete_topics(broker: Broker) -> None:
@@ -176,19 +270,15 @@ def _has_coordinator(admin: KafkaAdminClient, group: str) -> bool:
     return True
 
 
-def _fixed(topic: topics.Topic) -> dict[str, str]:
-    return {name: value for name, value in topic.config.items() if name != "retention.ms"}
-
-
 def _partition_counts(admin: KafkaAdminClient, broker: Broker, names: Collection[str]) -> dict[str, int]:
+    return {name: len(topic["partitions"]) for name, topic in _described(admin, broker, names).items()}
+
+
+def _described(admin: KafkaAdminClient, broker: Broker, names: Collection[str]) -> dict[str, Mapping[str, Any]]:
     # By name, as a list of all topics leaves out those that an ACL hides. A memory broker creates what it is asked for.
     described = admin.describe_topics(None if broker.memory else list(names))
     refuse_hidden(described, broker)
-    return {
-        topic["name"]: len(topic["partitions"])
-        for topic in described
-        if topic["name"] in names and not topic["error_code"]
-    }
+    return {topic["name"]: topic for topic in described if topic["name"] in names and not topic["error_code"]}
 
 
 @contextmanager

@@ -57,6 +57,11 @@ class JoinSettings:
     ticks: str = "worker"
 
     @property
+    def retention_ms(self) -> int:
+        """Time for which topics must keep records: the longest life of an order, and two days to repair a fault."""
+        return (self.attribution_s + self.refund_s + 172_800) * 1_000
+
+    @property
     def slack_ms(self) -> int:
         """Time by which a row outlives its window, for events that still arrive or wait for it."""
         return (self.wait_s + self.lateness_s) * 1_000 + 1

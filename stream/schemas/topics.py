@@ -26,12 +26,17 @@ EVENT_TOPICS = (IMPRESSIONS, CLICKS, CONVERSIONS)
 INPUTS = (*EVENT_TOPICS, TICKS)
 CHANGELOGS = (HOT_CHANGELOG, WARM_CHANGELOG, PROGRESS_CHANGELOG)
 
-_DAY_MS = 86_400_000
+DAY_MS = 86_400_000
 # Nobody's clock but the broker's: a worker whose clock is wrong would be refused, or its records kept for too long.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
 # Any client may compress by a codec that the workers have no library for.
-_INPUT = _STAMPED | {"compression.type": "uncompressed", "retention.ms": str(7 * _DAY_MS)}
-_OUTPUT = _STAMPED | {"retention.ms": str(28 * _DAY_MS)}
+_INPUT = _STAMPED | {
+    # Compaction would keep only the newest event of each client.
+    "cleanup.policy": "delete",
+    "compression.type": "uncompressed",
+    "retention.ms": str(10 * DAY_MS),
+}
+_OUTPUT = _STAMPED | {"cleanup.policy": "delete", "retention.ms": str(28 * DAY_MS)}
 _COMPACT = _STAMPED | {"cleanup.policy": "compact"}
 
 

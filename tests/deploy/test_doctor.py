@@ -46,7 +46,7 @@ def checked(home: Path, **flags: object) -> dict[str, Check]:
 def wait_for_settings(broker: Broker, wrong: list[str]) -> None:
     """Wait until the broker shows the settings that it has accepted."""
     deadline = time.monotonic() + 30
-    while (found := [correction.setting for correction in admin.wrong_settings(broker)]) != wrong:
+    while (found := [correction.setting for correction in admin.wrong_settings(broker, retention_ms=0)]) != wrong:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
 
@@ -117,7 +117,7 @@ def test_missing_topics_and_wrong_settings_fail(tmp_path: Path, kafka_broker: Br
     found = checked(tmp_path, **flags)["topics"]
     assert found.status == "fail"
     assert "clicks has message.timestamp.type = CreateTime instead of LogAppendTime" in found.detail
-    admin.correct_settings(kafka_broker)
+    admin.correct_settings(kafka_broker, retention_ms=0)
     wait_for_settings(kafka_broker, [])
     assert checked(tmp_path, **flags)["topics"].status == "ok"
 

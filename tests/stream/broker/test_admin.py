@@ -6,11 +6,14 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.broker.admin import correct_settings, create_topics, partition_counts
+from stream.broker.admin import correct_settings, create_topics, partition_counts, wrong_settings_of
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
+from stream.join import JoinSettings
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
+
+RETENTION_MS = JoinSettings().retention_ms
 
 
 @pytest.mark.kafka
@@ -30,22 +33,59 @@ def test_another_partition_count_is_refused(kafka_broker: Broker) -> None:
 @pytest.mark.kafka
 def test_settings_that_results_rest_on_are_corrected_and_others_stay(fresh_kafka: Broker) -> None:
     """As topics of another program, or of an earlier release, may have them."""
-    assert correct_settings(fresh_kafka) == []
-    _set(fresh_kafka, topics.CLICKS, {"compression.type": "snappy", "retention.ms": "3600000"})
+    assert correct_settings(fresh_kafka, retention_ms=RETENTION_MS) == []
+    _set(fresh_kafka, topics.CLICKS, {"compression.type": "snappy", "retention.ms": "60000"})
+    _set(fresh_kafka, topics.IMPRESSIONS, {"cleanup.policy": "compact", "retention.ms": "8640000000"})
     _set(fresh_kafka, topics.HOT_CHANGELOG, {"cleanup.policy": "delete"})
-    found = correct_settings(fresh_kafka)
+    found = correct_settings(fresh_kafka, retention_ms=RETENTION_MS)
     assert {(c.topic, c.setting, c.found, c.wanted) for c in found} == {
         (topics.CLICKS, "compression.type", "snappy", "uncompressed"),
+        (topics.CLICKS, "retention.ms", "60000", str(RETENTION_MS)),
+        (topics.IMPRESSIONS, "cleanup.policy", "compact", "delete"),
         (topics.HOT_CHANGELOG, "cleanup.policy", "delete", "compact"),
     }
-    _wait_for(fresh_kafka, topics.CLICKS, {"compression.type": "uncompressed"})
+    assert {c.loss for c in found} == {
+        "",
+        "records older than 0.01667 h may be lost already",
+        "older records of a key may be lost already",
+    }
+    _wait_for(fresh_kafka, topics.CLICKS, {"compression.type": "uncompressed", "retention.ms": str(RETENTION_MS)})
+    _wait_for(fresh_kafka, topics.IMPRESSIONS, {"cleanup.policy": "delete"})
     _wait_for(fresh_kafka, topics.HOT_CHANGELOG, {"cleanup.policy": "compact"})
-    assert _get(fresh_kafka, topics.CLICKS, "retention.ms") == "3600000", "how long is up to who runs it"
-    assert correct_settings(fresh_kafka) == []
+    assert _get(fresh_kafka, topics.IMPRESSIONS, "retention.ms") == "8640000000", "never lowered"
+    assert correct_settings(fresh_kafka, retention_ms=RETENTION_MS) == []
+
+
+@pytest.mark.parametrize(
+    ("num_brokers", "replicas", "in_sync", "wrong"),
+    [
+        (1, 1, 1, []),
+        (2, 2, 1, []),
+        (3, 3, 2, []),
+        (3, 3, 3, []),
+        (5, 5, 2, []),
+        (3, 3, 1, [("min.insync.replicas", "1", "2", True)]),
+        (3, 1, 1, [("replication.factor", "1", "3", False)]),
+        (3, 2, 3, [("min.insync.replicas", "3", "1", True), ("replication.factor", "2", "3", False)]),
+    ],
+)
+def test_replicas_on_a_cluster_are_part_of_the_settings(
+    num_brokers: int, replicas: int, in_sync: int, wrong: list[tuple[str, str, str, bool]]
+) -> None:
+    topic = topics.ALL[0]
+    found = {**topic.config, "min.insync.replicas": str(in_sync)}
+    corrections = wrong_settings_of(topic, found, replicas=replicas, num_brokers=num_brokers, retention_ms=RETENTION_MS)
+    assert [(each.setting, each.found, each.wanted, each.is_possible) for each in corrections] == wrong
+
+
+def test_unlimited_retention_stays() -> None:
+    topic = topics.ALL[0]
+    found = {**topic.config, "retention.ms": "-1", "min.insync.replicas": "1"}
+    assert wrong_settings_of(topic, found, replicas=1, num_brokers=1, retention_ms=RETENTION_MS) == []
 
 
 def test_a_memory_broker_has_no_settings_to_correct(memory_broker: Broker) -> None:
-    assert correct_settings(memory_broker) == []
+    assert correct_settings(memory_broker, retention_ms=RETENTION_MS) == []
 
 
 def _set(broker: Broker, topic: str, values: dict[str, str]) -> None:
