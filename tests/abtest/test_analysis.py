@@ -9,6 +9,8 @@ from abtest.store import ExperimentStore
 from abtest.tables import results
 from tests.harness.generated_facts import ARMS, LAST_TS, fill, generate
 
+pytestmark = pytest.mark.slow
+
 
 def test_strong_effect_on_the_primary_wins(store_engine: Engine) -> None:
     fill(store_engine, generate(seed=13, lift=2.0)[0])

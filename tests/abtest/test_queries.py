@@ -1,8 +1,11 @@
+import pytest
 from sqlalchemy import Engine
 
 from abtest.report import report
 from tests.harness.generated_facts import fill, generate
 from tests.harness.sessions import make_session, purchase
+
+pytestmark = pytest.mark.slow
 
 
 def test_open_windows_are_left_out_and_refuse_when_there_is_nothing_else(store_engine: Engine) -> None:

@@ -1,5 +1,6 @@
 from html.parser import HTMLParser
 
+import pytest
 from sqlalchemy import Engine
 
 from abtest import render
@@ -18,6 +19,7 @@ class References(HTMLParser):
         self.found += [str(value) for name, value in attrs if name in {"src", "href", "action"}]
 
 
+@pytest.mark.slow
 def test_html_is_one_file_and_repeats_byte_by_byte(store_engine: Engine) -> None:
     fill(store_engine, generate(seed=19)[0])
     page = render.report_html(report(store_engine, "first"))

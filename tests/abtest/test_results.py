@@ -8,6 +8,8 @@ from abtest.results import decomposition
 from abtest.store import ExperimentStore
 from tests.harness.generated_facts import ARMS, fill, generate
 
+pytestmark = pytest.mark.slow
+
 
 def test_log_lifts_of_the_factors_add_up_to_that_of_gmv(store_engine: Engine) -> None:
     fill(store_engine, generate(seed=13, lift=2.0)[0])

@@ -97,6 +97,7 @@ def test_order_within_the_lateness_changes_nothing(events: list[Event], first: i
     _assert_conserved(one, left)
 
 
+@pytest.mark.slow
 @_laws
 @given(shop_days(), _seeds)
 def test_the_batch_oracle_agrees(events: list[Event], seed: int) -> None:

@@ -47,6 +47,7 @@ def dependencies(is_stopping: Callable[[], bool], wait: Callable[[float], bool] 
     return Dependencies(now_ms=lambda: 0, pauses=pauses, is_stopping=is_stopping)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
     memory_broker: Broker, engine: Engine, tmp_path: Path
 ) -> None:

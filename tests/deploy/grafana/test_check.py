@@ -306,6 +306,7 @@ def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
     assert len({row.panel for row in found}) == sum(bool(panel.targets) for panel in LOOP.panels)
 
 
+@pytest.mark.slow
 def test_promql_panels_split_by_their_labels(prometheus_url: str) -> None:
     found = check.check_prometheus(prometheus_url, LOOP, recent())
     assert rows(found, "Processes answering") == 4

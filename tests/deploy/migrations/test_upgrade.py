@@ -55,6 +55,7 @@ def _upgrade(url: str, results: "Queue[str]") -> None:
     results.put(upgrade.upgrade(url).state)
 
 
+@pytest.mark.slow
 def test_of_four_processes_one_upgrades_and_the_others_wait(url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
     results: Queue[str] = spawn.Queue()

@@ -204,6 +204,7 @@ def test_every_acknowledged_event_of_many_senders_is_there_once(tmp_path: Path, 
     assert found == Counter(acknowledged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_generated_batches_meet_no_server_error(tmp_path: Path, memory_broker: Broker, mode: str) -> None:
     schema = schemathesis.openapi.from_dict(dict(openapi.document()))

@@ -103,6 +103,7 @@ def test_a_layer_without_a_rule_for_fresh_weights_is_refused() -> None:
         spec.init(ModelConfig(), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_versions_of_one_architecture_share_one_compiled_graph(name: str) -> None:
     config = MODELS[name].profiles["tiny"]
