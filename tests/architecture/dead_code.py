@@ -21,12 +21,14 @@ LIBRARIES = {
         "_fetch_max_bytes",
         "_fetch_max_wait_ms",
         "_fetch_min_bytes",
+        "_isolation_level",
         "_new_consumer_thread",
         "_new_offset",
         "apply_changelog_batch",
         "getmany",
         "offset_from",
         "offset_to",
+        "verify_event_path",
     ),
     "aiokafka's fetcher, overridden": ("_consumer_record",),
     "http.server and socketserver": (
@@ -45,6 +47,7 @@ LIBRARIES = {
     "requests": ("max_redirects", "trust_env"),
     "uvicorn": ("should_exit",),
     "sqlite3": ("isolation_level",),
+    "io.RawIOBase": ("readable", "readinto"),
     "logging": ("handlers",),
     "the interpreter, for `with`": ("trace",),
 }
