@@ -193,9 +193,9 @@ class Collector:
         if not rejected:
             job.results.append(EventResult(status="accepted", records=len(adapted)))
             return
-        if stored := kept(rejected, self._options):
-            key = adapted[0].key if adapted else None
-            key, value, headers = letter(job.name, stored, now_ms=self._now_ms(), key=key)
+        client = adapted[0].key if adapted else None
+        for reject in kept(rejected, self._options):
+            key, value, headers = letter(job.name, [reject], now_ms=self._now_ms(), key=client)
             job.records.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
         fault = problem(rejected[0].detail, payload)
         job.results.append(

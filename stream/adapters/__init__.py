@@ -8,7 +8,7 @@ Source: docs/adapters.md.
 
 from collections.abc import Callable, Mapping
 
-from stream.adapters import ga4, metarank, own, segment, snowplow, ubi
+from stream.adapters import ga4, metarank, own, segment, snowplow, source, ubi
 from stream.adapters.results import Adapted, Options, Rejected, Result
 
 FORMATS: Mapping[str, Callable[[bytes, Options], list[Result]]] = {
@@ -27,7 +27,7 @@ def adapt(name: str, raw: bytes, options: Options | None = None) -> tuple[list[A
     try:
         results = FORMATS[name](raw, options or Options())
     except Exception as error:  # noqa: BLE001 - a fault of an adapter is a dead letter too: other payloads must go on
-        return [], [Rejected(reason="internal", detail=repr(error)[:200], raw=raw)]
+        return [], [Rejected(reason="internal", detail=repr(error)[:200], raw=source.scrubbed(raw))]
     adapted = [result for result in results if isinstance(result, Adapted)]
     return adapted, [result for result in results if isinstance(result, Rejected)]
 

@@ -44,7 +44,16 @@ def _events(payload: Fields) -> list[Fields]:
         raise payload.missing("events", "event_name")
     shared = {name: payload.content.get(name) for name in ("client_id", "app_instance_id", "user_id")}
     sent = payload.content.get("timestamp_micros")
-    return [Fields({**shared, "timestamp_micros": sent, **event.content}, event.path) for event in events]
+    shared["timestamp_micros"] = sent
+    return [
+        Fields(
+            {**shared, **event.content},
+            event.path,
+            alone={**shared, "events": [event.content]},
+            alone_path="$.events[0]",
+        )
+        for event in events
+    ]
 
 
 def _exported(row: Fields) -> Fields:
@@ -65,6 +74,7 @@ def _exported(row: Fields) -> Fields:
             "params": params,
         },
         row.path,
+        alone=row.content,
     )
 
 

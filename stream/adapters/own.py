@@ -25,7 +25,7 @@ def adapt(raw: bytes, options: Options) -> list[Result]:  # noqa: ARG001 - all a
     try:
         return [accepted(_topic(raw), raw)]
     except SchemaError as fault:
-        return [rejected(fault, raw)]
+        return [rejected(fault, source.scrubbed(raw))]
 
 
 def _topic(raw: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Dead letters of the payloads that adapters reject: one per payload, also if several of its events are rejected.
+"""Dead letters of the events that adapters reject: one per event, with a payload that holds this event only.
 
 A payload has no offset. Its coordinates are topic `ingest:FORMAT`, partition 0 and, in the place of the offset, 53 bits
 of a hash of its bytes: the same payload sent twice is the same dead letter, wherever it stood in its file or batch.
@@ -58,7 +58,7 @@ def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes |
     details = [f"{one.reason}: {one.detail}" for one in rejected[1:_MAX_DETAILS]]
     if len(rejected) > _MAX_DETAILS:
         details.append(f"{len(rejected) - _MAX_DETAILS} more")
-    return dead_letter.rejected(payload, first.reason, "; ".join([first.detail, *details]))
+    return dead_letter.rejected(payload, first.reason, "; ".join([first.raw_detail or first.detail, *details]))
 
 
 def offset_of(raw: bytes) -> int:

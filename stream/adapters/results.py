@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from stream.adapters import source
 from stream.adapters.source import Fields, UnmappedError
 from stream.errors import SchemaError
 from stream.schemas import decode, topics
@@ -50,14 +51,16 @@ class Rejected:
     Attributes:
         reason: Reason code, see docs/stream.md.
         detail: What was expected and what came; a path such as `$.items[0]` at its end when it was one field.
-        raw: The original bytes, of the whole payload when it held several events.
+        raw: Bytes of a payload with this event only, without keys, tokens and personal data.
         kind: Name of the source's kind of event, where that kind has no counterpart; else empty.
+        raw_detail: The detail with the path in `raw`, where that differs from the path in the payload.
     """
 
     reason: str
     detail: str
     raw: bytes
     kind: str = ""
+    raw_detail: str = ""
 
 
 Result = Adapted | Rejected
@@ -90,21 +93,28 @@ def collect(
     try:
         events = list(split(raw))
     except SchemaError as fault:
-        return [rejected(fault, raw)]
+        return [rejected(fault, source.scrubbed(raw))]
     if not events:
-        return [Rejected(reason="missing_field", detail="a payload of no events", raw=raw)]
+        return [Rejected(reason="missing_field", detail="a payload of no events", raw=source.scrubbed(raw))]
     for event in events:
         try:
             results += [checked(record) for record in build(event)]
         except SchemaError as fault:
-            results.append(rejected(fault, raw))
+            alone = len(events) == 1
+            results.append(rejected(fault, _raw_of(event, raw, alone=alone), event if not alone else None))
     return results
 
 
-def rejected(fault: SchemaError, raw: bytes) -> Rejected:
-    """Return the reject of one event."""
+def _raw_of(event: Fields, raw: bytes, *, alone: bool) -> bytes:
+    kept = source.redacted(event.alone)
+    return raw if alone and kept == event.alone else source.encode(kept)
+
+
+def rejected(fault: SchemaError, raw: bytes, event: Fields | None = None) -> Rejected:
+    """Return the reject of one event, which is `event` where the payload holds others too."""
     kind = fault.kind if isinstance(fault, UnmappedError) else ""
-    return Rejected(reason=fault.reason, detail=fault.detail, raw=raw, kind=kind)
+    detail = "" if event is None else fault.detail.replace(f"`{event.path}", f"`{event.alone_path}")
+    return Rejected(reason=fault.reason, detail=fault.detail, raw=raw, kind=kind, raw_detail=detail)
 
 
 def checked(record: OurEvent) -> Adapted:

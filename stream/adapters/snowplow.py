@@ -58,7 +58,15 @@ _LINK_ENDS = r"=([^&;,\s\"']+)"
 
 def adapt(raw: bytes, options: Options) -> list[Result]:
     """Return the records of one enriched event."""
-    return collect(raw, _split, partial(_build, options=options))
+    return collect(_read_columns(raw), _split, partial(_build, options=options))
+
+
+def _read_columns(raw: bytes) -> bytes:
+    """Return a TSV row with the columns that are not read emptied: they hold addresses; other payloads as they are."""
+    if b"\t" not in raw or raw.lstrip().startswith((b"{", b"[", b'"')):
+        return raw
+    read = frozenset(_COLUMNS.values())
+    return b"\t".join(column if number in read else b"" for number, column in enumerate(raw.split(b"\t")))
 
 
 def _split(raw: bytes) -> list[Fields]:

@@ -5,6 +5,7 @@ and the like are never kept: the schema stores a keyed hash of the query and pse
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -27,6 +28,18 @@ PRIVATE = frozenset(
     }
 )
 """Names whose values may hold the text of a query or say who the client is."""
+
+
+_QUERY_TEXTS = frozenset({"user_query", "search_term", "search_query", "query", "query_text", "q"})
+_REMOVED = (PRIVATE - _QUERY_TEXTS) | {
+    *("writekey", "write_key", "api_key", "api_secret", "apikey", "authorization", "access_token", "token", "secret"),
+    *("password", "traits", "first_name", "last_name", "firstname", "lastname", "phone_number", "user_properties"),
+}
+"""Names of keys, tokens and personal data: no id depends on them, and no dead letter holds them."""
+_REMOVED_BYTES = re.compile(
+    rb'("(?:' + b"|".join(sorted(map(re.escape, (name.encode() for name in _REMOVED)))) + rb')"\s*:\s*)"[^"]*"?',
+    re.IGNORECASE,
+)
 
 
 def parse(raw: bytes) -> object:
@@ -71,16 +84,51 @@ def events(raw: bytes) -> list["Fields"]:
 
 
 def canonical(content: object) -> str:
-    """Return a text that is equal for equal JSON: the order of keys and white space do not count."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    """Return a text that is equal for equal JSON: the order of keys, white space and removed names do not count."""
+    return json.dumps(redacted(content), sort_keys=True, separators=(",", ":"), default=str)
+
+
+def redacted(content: object) -> object:
+    """Return JSON without keys, tokens and personal data, also where a name and its value are a pair."""
+    if isinstance(content, Mapping):
+        return {name: redacted(value) for name, value in content.items() if str(name).lower() not in _REMOVED}
+    if isinstance(content, list):
+        return [redacted(value) for value in content if not _is_removed_pair(value)]
+    return content
+
+
+def scrubbed(raw: bytes) -> bytes:
+    """Return a payload without keys, tokens and personal data: its own bytes where it has none."""
+    try:
+        content = parse(raw)
+    except SchemaError:
+        return _REMOVED_BYTES.sub(rb'\1""', raw)
+    kept = redacted(content)
+    return raw if kept == content else encode(kept)
+
+
+def encode(content: object) -> bytes:
+    """Return the JSON bytes of what `parse` has returned."""
+    return _encoder.encode(_encodable(content))
 
 
 class Fields:
-    """One object of a source, and where it stands."""
+    """One object of a source, and where it stands.
 
-    def __init__(self, content: Mapping[str, object], path: str = "$") -> None:
+    Attributes:
+        content: The object.
+        path: Its path in the payload.
+        alone: The payload that holds this event only.
+        alone_path: Path of the event in `alone`.
+    """
+
+    def __init__(
+        self, content: Mapping[str, object], path: str = "$", *, alone: object = None, alone_path: str = "$"
+    ) -> None:
         self.content = content
         self.path = path
+        self.alone = content if alone is None else alone
+        self.alone_path = alone_path
         self._read: set[str] = set()
 
     def at(self, name: str) -> str:
@@ -308,4 +356,21 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _is_removed_pair(value: object) -> bool:
+    if not isinstance(value, dict) or "value" not in value:
+        return False
+    return str(value.get("key", value.get("name"))).lower() in _REMOVED
+
+
+def _encodable(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {name: _encodable(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_encodable(value) for value in content]
+    if isinstance(content, int) and not isinstance(content, bool) and abs(content) >> 63:
+        return Decimal(content)
+    return content
+
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
 _encode_again = partial(msgspec.json.encode, enc_hook=str)

@@ -47,7 +47,7 @@ class Ingested:
         num_payloads: Payloads of the files.
         records: Records by topic.
         num_old: Records older than `oldest_live_ts`.
-        num_letters: Payloads that went to `dead_letters`.
+        num_letters: Events that went to `dead_letters`.
         reasons: Rejected events by reason code.
         unmapped: Events without a counterpart by the source's kind, such as `page_view`; not stored by default.
         first_rejects: Payload, reason and detail of the first events that become dead letters.
@@ -132,7 +132,7 @@ def count(
         if reject.kind:
             done.unmapped[reject.kind] += 1
     stored = kept(rejected, options)
-    done.num_letters += bool(stored)
+    done.num_letters += len(stored)
     shown = stored[: max_shown - len(done.first_rejects)]
     done.first_rejects += [(payload, reject.reason, reject.detail) for reject in shown]
 
@@ -146,9 +146,11 @@ def send_letter(
     options: Options,
     now_ms: Callable[[], int],
 ) -> None:
-    """Queue the dead letter of one payload, if it has rejects that are stored."""
-    if producer is None or not (stored := kept(rejected, options)):
+    """Queue the dead letters of the rejects of one payload that are stored."""
+    if producer is None:
         return
-    key, value, headers = letter(name, stored, now_ms=now_ms(), key=adapted[0].key if adapted else None)
-    line = ("line", b"%d" % payload.number)
-    producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, line])
+    client = adapted[0].key if adapted else None
+    for reject in kept(rejected, options):
+        key, value, headers = letter(name, [reject], now_ms=now_ms(), key=client)
+        line = ("line", b"%d" % payload.number)
+        producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, line])

@@ -47,7 +47,11 @@ def check(name: str, raw: bytes) -> None:
     for reject in rejected:
         assert OUTCOME_OF_REASON[reject.reason] == "dead"
         assert reject.reason != "internal", reject.detail
-        assert reject.raw == raw
+        if reject.reason in {"not_json", "not_utf8"}:
+            continue  # the fault may have stood in a text that is removed
+        again, anew = adapt(name, reject.raw, OPTIONS)
+        assert again == []
+        assert [(one.reason, one.raw) for one in anew] == [(reject.reason, reject.raw)]
     assert adapt(name, raw, OPTIONS) == (adapted, rejected)
 
 
