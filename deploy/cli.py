@@ -1,9 +1,10 @@
 """`shelfwise`: one program with a group of commands per package."""
 
+import errno
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -31,6 +32,17 @@ app.add_typer(doctor.app, name="doctor", help="Check this machine, the servers a
 app.add_typer(config.app, name="config", help="Print the settings and their origins.")
 
 
+def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - Typer passes it
+    if is_asked:
+        typer.echo(version("shelfwise"))
+        raise typer.Exit
+
+
+VersionFlag: TypeAlias = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -38,6 +50,7 @@ def root(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
     ] = None,
+    _version: VersionFlag = False,  # noqa: FBT002 - Typer takes the default from here
 ) -> None:
     """Store the options before the group for the command that follows."""
     overrides: dict[str, object] = {}
@@ -50,7 +63,7 @@ def root(
 
 
 @app.command("version")
-def show_version() -> None:
+def version_command() -> None:
     """Print the version of Shelfwise."""
     typer.echo(version("shelfwise"))
 
@@ -64,6 +77,17 @@ def main() -> None:
         sys.exit(Exit.USAGE)
     except ShelfwiseError as error:
         err_console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(Exit.FAILURE)
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        place = f"{error.filename}: " if error.filename is not None else ""
+        err_console.print(
+            f"error: {place}{error.strerror}; SHELFWISE_HOME sets the home folder, TMPDIR that of temporary files",
+            markup=False,
+            soft_wrap=True,
+            highlight=False,
+        )
         sys.exit(Exit.FAILURE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)

@@ -53,8 +53,10 @@ def up(ctx: typer.Context, port: Port = None) -> None:
     """Start the local Kafka (downloading it the first time) and create the topics."""
     called = context(ctx, {"local_kafka.port": port})
     settings = _settings(called)
-    broker = _local(called).start()
-    created = _make_topics(called, broker, settings.partitions)
+    local = _local(called)
+    broker = local.start()
+    with local.exclusively():
+        created = _make_topics(called, broker, settings.partitions)
     _report(f"ready; {len(created)} topics created")
     console.print(broker.bootstrap, highlight=False)
 

@@ -23,6 +23,8 @@ from stream.errors import BusError
 
 _START_S = 120.0
 _STOP_S = 60.0
+# Java reads the path of its working folder by the locale, which may be plain ASCII.
+_UTF8 = ("env", "LC_ALL=C.UTF-8")
 _STARTED = b"Kafka Server started"
 # The controller refuses a restarted broker while it still counts the killed one as alive; the default is 9 s.
 _SESSION_MS = 6_000
@@ -68,7 +70,11 @@ class LocalKafka:
         Raises:
             BusError: If Java 17+ or the jars are missing, or it does not answer in time.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "lock").touch()
+        except OSError as error:
+            raise BusError(f"{self._folder}: {error.strerror}; set SHELFWISE_HOME to a folder to write to") from error
         with self._lock():
             pid = self._pid()
             if pid is not None and self._wait(lambda: is_reachable(self.broker), lambda: self._is_ours(pid)):
@@ -139,22 +145,21 @@ class LocalKafka:
         if not (self._folder / "data" / "meta.properties").is_file():
             self._report(f"formatting {self._folder / 'data'}")
             cluster = self._tool(java, "random-uuid")
-            self._tool(java, "format", "--standalone", "-t", cluster, "-c", str(self._config))
+            self._tool(java, "format", "--standalone", "-t", cluster, "-c", self._config.name)
         self._report(f"starting Kafka on 127.0.0.1:{port} (log: {self._log})")
         with (self._folder / "kafka.out").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
                 [
+                    *_UTF8,
                     java,
                     f"-Xmx{self._heap_mb}m",
                     f"-Xms{min(self._heap_mb, 256)}m",
                     "-XX:+UseSerialGC",
                     "-Djava.awt.headless=true",
-                    f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}",
-                    f"-Dshelfwise.log={self._log}",
-                    "-cp",
-                    f"{self._jars}/*",
+                    *self._options(),
+                    self._mark,
                     "kafka.Kafka",
-                    str(self._config),
+                    self._config.name,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -166,24 +171,33 @@ class LocalKafka:
         self._pid_file.write_text(str(process.pid))
         return process
 
+    @property
+    def _mark(self) -> str:
+        return f"-Dshelfwise.config={self._config}"
+
+    def _options(self) -> list[str]:
+        # Relative paths, as in the configuration. Java reads a colon of the class path as a separator.
+        jar_folder = os.path.relpath(self._jars, self._folder)
+        if ":" in jar_folder:
+            raise BusError(f"local_kafka.jars = '{self._jars}': a folder of jars cannot hold ':' in its path")
+        return [
+            "-Dlog4j2.configurationFile=log4j2.properties",
+            f"-Dshelfwise.log={self._log.name}",
+            "-cp",
+            f"{jar_folder}/*",
+        ]
+
     def _tool(self, java: str, *arguments: str) -> str:
         run = subprocess.run(  # noqa: S603
-            [
-                java,
-                f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}",
-                f"-Dshelfwise.log={self._log}",
-                "-cp",
-                f"{self._jars}/*",
-                "kafka.tools.StorageTool",
-                *arguments,
-            ],
+            [*_UTF8, java, *self._options(), "kafka.tools.StorageTool", *arguments],
             capture_output=True,
             text=True,
             check=False,
             cwd=self._folder,
         )
         if run.returncode:
-            raise BusError(f"Kafka storage tool: {(run.stderr or run.stdout).strip()[-500:]}")
+            said = (run.stderr or run.stdout).strip().splitlines()
+            raise BusError(f"Kafka storage tool: {' '.join(said[:3])[:500]}")
         return run.stdout.strip().splitlines()[-1] if run.stdout.strip() else ""
 
     def _write_config(self, port: int, controller: int) -> None:
@@ -196,7 +210,9 @@ class LocalKafka:
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "log.dirs": str(self._folder / "data"),
+            # Relative to the working folder: a comma, a colon, a backslash or text beyond ASCII in the path of the
+            # home would be read as syntax, or in another encoding.
+            "log.dirs": "data",
             "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",
             "transaction.state.log.replication.factor": "1",
@@ -266,7 +282,14 @@ class LocalKafka:
     def _is_ours(self, pid: int) -> bool:
         # Process ids are reused: only a process that was given our own configuration file is ours.
         command = _command_line(pid)
-        return "kafka.Kafka" in command and str(self._config) in command
+        return "kafka.Kafka" in command and self._mark in command
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Wait for other processes that start this broker or make its topics, and keep them waiting meanwhile."""
+        with (self._folder / "topics.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The program as a whole: settings, logging and exit codes of its commands."""
 
+import errno
 import subprocess
 import sys
 
@@ -50,7 +51,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     ]
 
 
-@pytest.mark.parametrize("argument", ["--help", "version"])
+@pytest.mark.parametrize("argument", ["--help", "version", "--version"])
 def test_help_and_version_load_no_heavy_library(argument: str) -> None:
     program = f"""
 import sys
@@ -65,3 +66,19 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/data/out.jsonl")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == output.Exit.FAILURE
+    assert capsys.readouterr().err.splitlines() == [
+        "error: /data/out.jsonl: Read-only file system; "
+        "SHELFWISE_HOME sets the home folder, TMPDIR that of temporary files"
+    ]

@@ -139,6 +139,34 @@ def test_records_survive_a_killed_broker(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize("name", ["jos\u00e9 \u65e5,a:b\\c"])
+def test_the_path_of_the_home_may_hold_any_letter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    folder = tmp_path / name / "kafka"
+    kafka = local_kafka(folder)
+    try:
+        for number in range(2):
+            broker = kafka.start()
+            if number == 0:
+                create_topics(broker, 1)
+            with Producer(broker) as producer:
+                producer.send(topics.CLICKS, key=b"c", value=b"%d" % number)
+            assert [record.value for record in read_to_end(broker, topics.CLICKS)] == [b"0", b"1"][: number + 1]
+            assert kafka.stop()
+    finally:
+        kafka.stop()
+    assert (folder / "data" / "meta.properties").is_file()
+    assert (folder / "kafka.log").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BusError, match=f"{tmp_path}/file/kafka: Not a directory; set SHELFWISE_HOME"):
+        local_kafka(tmp_path / "file" / "kafka").start()
+
+
+@pytest.mark.kafka
 def test_a_stop_never_signals_a_process_that_is_not_ours(tmp_path: Path) -> None:
     folder = tmp_path / "kafka"
     folder.mkdir()
