@@ -57,7 +57,7 @@ def files(
     from stream.operations.ingest import Ingested
     from stream.operations.recorded_events import recorded, wait_for_join
     from stream.operations.recount import recount
-    from stream.operations.replay import run
+    from stream.operations.replay import MOST_BEHIND_MS, run
     from stream.query_hash_key import PrivacySettings, query_hash_key
 
     called = context(ctx)
@@ -86,7 +86,10 @@ def files(
         summary = run(broker, chain([first], events), float("inf"), report=_report)
     warning = _Warning(time.monotonic() + _WARN_S)
     behind = wait_for_join(
-        broker, summary.end_ts, patience_s=patience_s, on_wait=lambda at, of: warning.take(time.monotonic(), at, of)
+        broker,
+        summary.end_ts - MOST_BEHIND_MS,
+        patience_s=patience_s,
+        on_wait=lambda at, of: warning.take(time.monotonic(), at, of),
     )
     if behind:
         raise fail(

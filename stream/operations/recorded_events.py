@@ -74,17 +74,19 @@ def recorded(
 
 def wait_for_join(
     broker: Broker,
-    end_ts: int,
+    watermark_ts: int,
     *,
     patience_s: float,
     on_wait: Callable[[int, int], None] = lambda _done, _all: None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> list[int]:
-    """Wait until each partition of the join has taken the tick at `end_ts`, and return the partitions that have not.
+    """Wait until the watermark of each partition has reached `watermark_ts`, and return the partitions that have not.
+
+    The time of a tick is no sign of the end: the join reads ticks ahead of the events that lie before them.
 
     Args:
         broker: Where the topics are.
-        end_ts: Time of a replay's last tick.
+        watermark_ts: Time at which every window of the join is over.
         patience_s: Longest time without a new record in `sessions`.
         on_wait: Gets the number of finished partitions and of all, after each poll.
         monotonic: Seconds of a clock that never moves back.
@@ -101,7 +103,7 @@ def wait_for_join(
         while waiting and monotonic() < deadline:
             records = reader.poll()
             for record in records:
-                if _progress_ts(record.value) >= end_ts:
+                if _watermark_ts(record.value) >= watermark_ts:
                     waiting.discard(record.partition)
             if records:
                 deadline = monotonic() + patience_s
@@ -109,9 +111,9 @@ def wait_for_join(
     return sorted(waiting)
 
 
-def _progress_ts(value: bytes | None) -> int:
+def _watermark_ts(value: bytes | None) -> int:
     try:
         content = session.decode(value or b"")
     except SchemaError:
         return 0
-    return content.now_ts if isinstance(content, Progress) else 0
+    return content.watermark_ts if isinstance(content, Progress) else 0

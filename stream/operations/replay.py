@@ -14,6 +14,8 @@ TICK_MS = 30_000
 # Beyond all windows of the join: attribution, then refunds seven days after an order.
 SETTLE_MS = 9 * 86_400_000
 FINAL_STEP_MS = 60_000
+# The watermark stays behind the last tick by the disorder that it allows and by the time after which a topic is quiet.
+MOST_BEHIND_MS = 86_400_000
 # A gap without events is crossed in one step: an event of a wrong year would else cost a tick for each 30 s.
 GAP_MS = 3_600_000
 
