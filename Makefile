@@ -50,10 +50,10 @@ fast: setup-dev ## Run the tests that need no server, in less than a minute
 	@$(PYTEST) $(FAST)
 
 test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included (JOBS=1 for one after the other)
-	@$(PYTEST) -n $(JOBS)
+	@$(PYTEST) -n $(JOBS) $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
 
-coverage: setup-dev servers ## Run every test and print the coverage of lines and branches by module
-	@$(PYTEST) -n $(JOBS) --cov --cov-report=term:skip-covered
+coverage: ## Run every test and print the coverage of lines and branches by module
+	@$(MAKE) --no-print-directory test COVERAGE=1
 
 check: setup-dev ## Check format, lint, types, imports, dead code and prose
 	@$(BIN)/ruff format --check .
