@@ -56,7 +56,7 @@ def list_(
         print_json(
             {
                 "topic": topic,
-                "letters": len(chosen),
+                "dead_letters": len(chosen),
                 "unreadable": found.num_unreadable,
                 "reasons": dict(counts.most_common()),
                 "shown": chosen[:limit],
@@ -96,7 +96,7 @@ def show(
     if as_json:
         text, digits = _text(record.value), record.value.hex() if record.value is not None else None
         shown = {"value": None if as_hex else text, "value_hex": digits if as_hex or text is None else None}
-        print_json({"letters": found, "key": _text(record.key), **shown})
+        print_json({"dead_letters": found, "key": _text(record.key), **shown})
         return
     for letter in found:
         for name in ("topic", "partition", "offset", "line_id", "reason", "detail", "attempt", "size", "is_truncated"):
@@ -160,12 +160,12 @@ def redrive(
         with Producer(broker) as producer:
             done = run(producer)
     if as_json:
-        print_json({"topic": topic, "dry_run": dry_run, "letters": done.num_letters, "records": done.records,
+        print_json({"topic": topic, "dry_run": dry_run, "dead_letters": done.num_dead_letters, "records": done.records,
                     "reasons": done.reasons, "refused": done.refused})  # fmt: skip
         return
     verb = "would be written" if dry_run else "written"
     print_table(
-        f"{done.num_letters} dead letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items())
+        f"{done.num_dead_letters} dead letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items())
     )
     for cause, number in done.refused.most_common():
         err_console.print(f"{number} dead letters left: {cause}", markup=False, highlight=False)

@@ -99,7 +99,7 @@ def ingest(
                 "skipped_lines": payloads.num_skipped,
                 "records": done.records,
                 "older_than_windows": done.num_old,
-                "dead_letters": done.num_letters,
+                "dead_letters": done.num_dead_letters,
                 "rejected_events": done.reasons,
                 "unmapped_kinds": done.unmapped,
                 "first_rejects": [
@@ -109,7 +109,7 @@ def ingest(
             }
         )
     else:
-        rows = [*sorted(done.records.items()), (topics.DEAD_LETTERS, done.num_letters)]
+        rows = [*sorted(done.records.items()), (topics.DEAD_LETTERS, done.num_dead_letters)]
         verb = "would be sent" if dry_run else "sent"
         print_table(f"{done.num_payloads} payloads of {format_}", ("topic", f"records {verb}"), rows)
         if payloads.num_skipped:

@@ -66,9 +66,9 @@ def files(
     key = query_hash_key(called.settings.get("privacy", PrivacySettings), called.home)
     done = Ingested()
     started_s = time.monotonic()
-    with Producer(broker) as letters:
+    with Producer(broker) as dead_letters:
         events = recorded(
-            letters,
+            dead_letters,
             format_,
             payloads,
             done,
@@ -107,7 +107,7 @@ def files(
                 "payloads": done.num_payloads,
                 "skipped_lines": payloads.num_skipped,
                 "records": done.records,
-                "dead_letters": done.num_letters,
+                "dead_letters": done.num_dead_letters,
                 "rejected_events": done.reasons,
                 "unmapped_kinds": done.unmapped,
                 "ticks": summary.ticks,

@@ -22,7 +22,7 @@ from serving.metrics import Metrics
 from serving.outbox.delivery import Delivery
 from serving.schemas import CollectAnswer, EventResult, RequestError
 from stream.adapters import FORMATS, Options, adapt
-from stream.adapters.rejects import kept, letter
+from stream.adapters.rejects import dead_letter_of, kept
 from stream.errors import BusError, OverloadError
 from stream.schemas import topics
 from stream.schemas.problems import Problem, problem
@@ -195,7 +195,7 @@ class Collector:
             return
         client = adapted[0].key if adapted else None
         for reject in kept(rejected, self._options):
-            key, value, headers = letter(job.name, [reject], now_ms=self._now_ms(), key=client)
+            key, value, headers = dead_letter_of(job.name, [reject], now_ms=self._now_ms(), key=client)
             job.records.append(ProducerRecord(topic=topics.DEAD_LETTERS, key=key, value=value, headers=headers))
         fault = problem(rejected[0].detail, payload)
         job.results.append(

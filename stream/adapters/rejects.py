@@ -37,7 +37,7 @@ def kept(rejected: Sequence[Rejected], options: Options) -> list[Rejected]:
     return [one for one in rejected if options.keep_unmapped or one.reason != "unmapped"]
 
 
-def letter(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> OutgoingRecord:
+def dead_letter_of(name: str, rejected: Sequence[Rejected], *, now_ms: int, key: bytes | None = None) -> OutgoingRecord:
     """Return the dead letter of one payload.
 
     Args:

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import Protocol
 
 from stream.adapters import Adapted, Options, Rejected, adapt
-from stream.adapters.rejects import kept, letter
+from stream.adapters.rejects import dead_letter_of, kept
 from stream.operations.event_files import EventFileError, Payload
 from stream.schemas import topics
 
@@ -47,7 +47,7 @@ class Ingested:
         num_payloads: Payloads of the files.
         records: Records by topic.
         num_old: Records older than `oldest_live_ts`.
-        num_letters: Events that went to `dead_letters`.
+        num_dead_letters: Events that went to `dead_letters`.
         reasons: Rejected events by reason code.
         unmapped: Events without a counterpart by the source's kind, such as `page_view`; not stored by default.
         first_rejects: Payload, reason and detail of the first events that become dead letters.
@@ -56,7 +56,7 @@ class Ingested:
     num_payloads: int = 0
     records: Counter[str] = field(default_factory=Counter)
     num_old: int = 0
-    num_letters: int = 0
+    num_dead_letters: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
     first_rejects: list[tuple[Payload, str, str]] = field(default_factory=list)
@@ -101,7 +101,7 @@ def ingest(
             if producer is not None:
                 for record in adapted:
                     producer.send(record.topic, key=record.key, value=record.value)
-            send_letter(producer, name, payload, adapted, rejected, options, now_ms)
+            send_dead_letter(producer, name, payload, adapted, rejected, options, now_ms)
     except EventFileError as error:
         if producer is None:
             raise
@@ -132,12 +132,12 @@ def count(
         if reject.kind:
             done.unmapped[reject.kind] += 1
     stored = kept(rejected, options)
-    done.num_letters += len(stored)
+    done.num_dead_letters += len(stored)
     shown = stored[: max_shown - len(done.first_rejects)]
     done.first_rejects += [(payload, reject.reason, reject.detail) for reject in shown]
 
 
-def send_letter(
+def send_dead_letter(
     producer: Sender | None,
     name: str,
     payload: Payload,
@@ -151,6 +151,6 @@ def send_letter(
         return
     client = adapted[0].key if adapted else None
     for reject in kept(rejected, options):
-        key, value, headers = letter(name, [reject], now_ms=now_ms(), key=client)
+        key, value, headers = dead_letter_of(name, [reject], now_ms=now_ms(), key=client)
         line = ("line", b"%d" % payload.number)
         producer.send(topics.DEAD_LETTERS, key=key, value=value, headers=[*headers, line])

@@ -14,7 +14,7 @@ from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import SchemaError
 from stream.operations.event_files import Payload
-from stream.operations.ingest import Ingested, Sender, count, send_letter
+from stream.operations.ingest import Ingested, Sender, count, send_dead_letter
 from stream.operations.replay import Replayed
 from stream.operations.sorted_runs import in_order
 from stream.schemas import session, topics
@@ -28,7 +28,7 @@ _decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
 
 
 def recorded(
-    letters: Sender | None,
+    dead_letters: Sender | None,
     name: str,
     payloads: Iterable[Payload],
     done: Ingested,
@@ -42,7 +42,7 @@ def recorded(
     All payloads are read, and their rejects sent, before the first record is yielded.
 
     Args:
-        letters: Takes the dead letters of rejected payloads; None only counts.
+        dead_letters: Takes the dead letters of rejected payloads; None only counts.
         name: The format.
         payloads: Payloads of files, in any order.
         done: Counts, which this adds to.
@@ -60,12 +60,12 @@ def recorded(
         for payload in payloads:
             adapted, rejected = adapt(name, payload.raw, options)
             count(done, payload, adapted, rejected, options)
-            send_letter(letters, name, payload, adapted, rejected, options, now_ms)
+            send_dead_letter(dead_letters, name, payload, adapted, rejected, options, now_ms)
             for each in adapted:
                 key = each.record.event_ts * len(_RANK) + _RANK[each.topic]
                 yield key, _encoder.encode((each.topic, each.key, each.value))
-        if letters is not None:
-            letters.flush()
+        if dead_letters is not None:
+            dead_letters.flush()
 
     for key, content in in_order(entries(), memory_bytes):
         topic, client, value = _decoder.decode(content)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from stream.adapters import FORMATS, Options, adapt
-from stream.adapters.rejects import TOPIC_PREFIX
-from stream.adapters.rejects import letter as rejected_letter
+from stream.adapters.rejects import TOPIC_PREFIX, dead_letter_of
 from stream.operations.ingest import Sender
 from stream.schemas import dead_letter, decode, topics
 from stream.schemas.dead_letter import DeadLetter, Filter, Location
@@ -47,13 +46,13 @@ class Redriven:
     """Counts of a redrive.
 
     Attributes:
-        num_letters: Dead letters redriven.
+        num_dead_letters: Dead letters redriven.
         records: Records written, by topic; `dead_letters` are payloads of adapters that were rejected anew.
         reasons: Dead letters redriven, by reason.
         refused: Dead letters left as they are, by cause.
     """
 
-    num_letters: int = 0
+    num_dead_letters: int = 0
     records: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -124,7 +123,7 @@ def outgoing(letter: DeadLetter, record: Record, options: Options, *, now_ms: in
     adapted, rejected = adapt(name, record.value or b"", options)
     sent = [ProducerRecord(topic=each.topic, key=each.key, value=each.value, headers=headers) for each in adapted]
     if rejected:
-        key, value, anew = rejected_letter(name, rejected, now_ms=now_ms, key=record.key)
+        key, value, anew = dead_letter_of(name, rejected, now_ms=now_ms, key=record.key)
         written = dict(anew)
         if (written["reason"].decode(), written["detail"].decode(errors="replace")) == (letter.reason, letter.detail):
             return []
@@ -169,7 +168,7 @@ def redrive(
             if producer is not None:
                 bucket.take()
                 producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
-        done.num_letters += len(settled)
+        done.num_dead_letters += len(settled)
         done.reasons.update(letter.reason for letter in settled)
         # A payload that was rejected anew is a newer attempt of the same dead letter: nothing to mark.
         unmarked += [(record, letter) for letter in settled if sent[-1].topic != topics.DEAD_LETTERS]

@@ -78,8 +78,8 @@ def test_redriven_letters_end_where_they_belong(
         found = document("list")
         assert found["reasons"] == {"misrouted": 1, "schema_unknown": 1, "too_large": 1, "missing_field": 1}
         assert document("list", "--topic", "unjoined")["reasons"] == {"no_impression": 1}
-        assert document("list", "--reason", "misrouted", "--to", "2020-01-01T00:00Z")["letters"] == 0
-        assert document("list", "--reason", "misrouted", "--from", "2020-01-01T00:00+02:00")["letters"] == 1
+        assert document("list", "--reason", "misrouted", "--to", "2020-01-01T00:00Z")["dead_letters"] == 0
+        assert document("list", "--reason", "misrouted", "--from", "2020-01-01T00:00+02:00")["dead_letters"] == 1
         shown = dead_letters("list")
         assert f"clicks/{astray}/0" in shown.stdout
         assert "item-2" not in shown.output, "payloads are for `show`"
@@ -88,9 +88,9 @@ def test_redriven_letters_end_where_they_belong(
         assert "reason: misrouted" in shown.stdout
 
         assert document("redrive", "--dry-run")["records"] == {"clicks": 2}
-        assert document("list")["letters"] == 4
+        assert document("list")["dead_letters"] == 4
         sent = document("redrive", "--rate", "50")
-        assert (sent["letters"], sent["records"]) == (2, {"clicks": 2})
+        assert (sent["dead_letters"], sent["records"]) == (2, {"clicks": 2})
         assert sent["refused"] == {"payload_cut": 1, "rejected_as_before": 1}
         with Producer(fresh_kafka) as producer:
             producer.send(topics.IMPRESSIONS, key=LAST, value=events.encode(impression(2, at_s=1)))

@@ -43,10 +43,10 @@ def ingest(*arguments: str, stdin: bytes | None = None) -> Result:
 
 @pytest.mark.parametrize("name", ["ubi", "ga4", "segment", "snowplow", "metarank"])
 def test_a_dry_run_counts_and_sends_nothing(name: str, home: Path) -> None:
-    content, records, num_letters = lines_of(name)
+    content, records, num_dead_letters = lines_of(name)
     (home / "events").write_bytes(content)
     done = msgspec.json.decode(ingest("--format", name, "--dry-run", "--json", str(home / "events")).stdout)
-    assert (done["records"], done["dead_letters"], done["dry_run"]) == (records, num_letters, True)
+    assert (done["records"], done["dead_letters"], done["dry_run"]) == (records, num_dead_letters, True)
     payloads = [line for line in content.split(b"\n") if line and not line.startswith(b'{"index"')]
     assert done["payloads"] == len(payloads)
     assert not (home / "serving").exists()
@@ -57,7 +57,7 @@ def test_records_and_rejects_arrive_once_however_often_a_file_is_sent(
     fresh_kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
-    content, records, num_letters = lines_of("ga4")
+    content, records, num_dead_letters = lines_of("ga4")
     shown = ingest("--format", "ga4", "-", stdin=content)
     assert shown.exit_code == 0, shown.output
     assert "expected microseconds since 1970" in shown.stderr
@@ -74,8 +74,8 @@ def test_records_and_rejects_arrive_once_however_often_a_file_is_sent(
     assert {one.key for one in found} == {b"531.77"}
     assert sum(1 for _ in read_to_end(fresh_kafka, topics.CONVERSIONS)) == 2 * records[topics.CONVERSIONS]
     letters = [dict(one.headers) for one in read_to_end(fresh_kafka, topics.DEAD_LETTERS)]
-    assert len(letters) == 2 * num_letters
-    assert len({(one["topic"], one["partition"], one["offset"]) for one in letters}) == num_letters
+    assert len(letters) == 2 * num_dead_letters
+    assert len({(one["topic"], one["partition"], one["offset"]) for one in letters}) == num_dead_letters
     assert {one["topic"] for one in letters} == {b"ingest:ga4"}
     assert all(one["reason"] and one["detail"] and one["line"] for one in letters)
 

@@ -50,14 +50,14 @@ def test_unmapped_kinds_are_counted_by_kind_and_not_stored() -> None:
     done, letters = ingested([PAGE, IDENTIFY, PAGE, FAULTY], Options())
     assert done.unmapped == {"page": 2, "identify": 1}
     assert done.reasons == {"unmapped": 3, "missing_field": 1}
-    assert (done.num_payloads, done.num_letters, len(letters)) == (4, 1, 1)
+    assert (done.num_payloads, done.num_dead_letters, len(letters)) == (4, 1, 1)
     assert [(payload.number, reason) for payload, reason, _ in done.first_rejects] == [(4, "missing_field")]
 
 
 def test_unmapped_kinds_are_stored_for_debugging() -> None:
     done, letters = ingested([PAGE, FAULTY], Options(keep_unmapped=True))
     assert done.unmapped == {"page": 1}
-    assert (done.num_letters, len(letters)) == (2, 2)
+    assert (done.num_dead_letters, len(letters)) == (2, 2)
 
 
 def test_of_a_batch_only_the_faulty_events_are_kept_without_keys_and_personal_data() -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream.adapters import Options, Rejected, adapt
-from stream.adapters.rejects import letter as rejected_letter
+from stream.adapters.rejects import dead_letter_of
 from stream.broker.partitioner import partition_of
 from stream.errors import BusError
 from stream.join import Join, JoinSettings
@@ -218,7 +218,7 @@ BAD = b'{"event": "item"}'
 
 
 def _ingested(payload: bytes, rejects: list[Rejected], attempt: bytes = b"1") -> LogRecord:
-    key, value, headers = rejected_letter("metarank", rejects, now_ms=9_000, key=b"u1")
+    key, value, headers = dead_letter_of("metarank", rejects, now_ms=9_000, key=b"u1")
     kept = [pair for pair in headers if pair[0] != "attempt"]
     assert value == payload
     return LogRecord(topics.DEAD_LETTERS, 0, 0, 0, key, value, [*kept, ("attempt", attempt)])
