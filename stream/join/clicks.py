@@ -63,7 +63,7 @@ class Clicks:
 
     def _find(self, click: Click, *, final: bool) -> Target | None:
         if click.query_id is not None:
-            return self._lists.find(click.query_id)
+            return self._lists.find(click.query_id, click.event_ts)
         if self._infer_links and final:
             return self._lists.find_newest(click.client_id, click.object_id, click.event_ts)
         return None
@@ -73,7 +73,7 @@ class Clicks:
         if target is not None:
             return "too_late", "the session closed without a click"
         if click.query_id is not None:
-            return self._lists.absence(click.query_id)
+            return self._lists.absence(click.query_id, click.event_ts)
         if self._infer_links:
             return "no_link", "no open list of the client shows the item"
         return "no_link", "no query_id, and links are not inferred"

@@ -64,32 +64,35 @@ class ClosedSessions:
         self._digests = {_UNLABELLED: QueryDigests(), _EVICTED: QueryDigests()}
         self._new_digests: dict[tuple[bytes, int], list[int]] = {}
 
-    def find_session(self, query_id: str) -> ClosedSession | None:
-        """Return a closed session with labels, or None."""
+    def find_session(self, query_id: str, event_ts: int) -> ClosedSession | None:
+        """Return a closed session with labels, or None if there is none or it has expired at the time of an event."""
         corrected = self._corrected.get(query_id)
         if corrected is not None:
-            return corrected
+            return corrected if event_ts < self._expiry_ts(corrected.row) else None
         stored = self._warm.get(rows.session_key(query_id))
-        if stored is None:
+        if stored is None or event_ts >= rows.expiry_of(stored):
             return None
         row = rows.unpack_session(stored)
         return ClosedSession(query_id, row, row.event_ts + self._attribution_ms, self._corrected)
 
-    def was_unlabelled(self, query_id: str) -> bool:
-        """Return whether a query closed without a label."""
-        return query_id in self._digests[_UNLABELLED]
+    def was_unlabelled(self, query_id: str, event_ts: int) -> bool:
+        """Return whether a query closed without a label, unless this has expired at the time of an event."""
+        return self._has_digest(_UNLABELLED, query_id, event_ts)
 
-    def was_evicted(self, query_id: str) -> bool:
-        """Return whether a closed session was dropped for space."""
-        return query_id in self._digests[_EVICTED]
+    def was_evicted(self, query_id: str, event_ts: int) -> bool:
+        """Return whether a closed session was dropped for space, unless this has expired at the time of an event."""
+        return self._has_digest(_EVICTED, query_id, event_ts)
 
     def put(self, query_id: str, row: SessionRow) -> None:
         """Write a closed session with labels."""
+        self._warm.put(rows.session_key(query_id), rows.pack_warm(self._expiry_ts(row), row))
+
+    def _expiry_ts(self, row: SessionRow) -> int:
         until_ts = row.event_ts + self._attribution_ms
         for line in row.labels.order_lines.values():
             if line.action == "purchase":
                 until_ts = max(until_ts, line.event_ts + self._refund_ms)
-        self._warm.put(rows.session_key(query_id), rows.pack_warm(until_ts + self._slack_ms, row))
+        return until_ts + self._slack_ms
 
     def add_unlabelled(self, query_id: str, close_ts: int) -> None:
         """Remember a query that closed without a label."""
@@ -130,6 +133,10 @@ class ClosedSessions:
             expiry_ts = (hour + 1) * query_digests.HOUR_MS + self._attribution_ms
             self._warm.put(key, rows.pack_bytes(expiry_ts, query_digests.pack(digests)))
         self._new_digests.clear()
+
+    def _has_digest(self, kind: bytes, query_id: str, event_ts: int) -> bool:
+        # The hours whose rows expire after the event.
+        return self._digests[kind].has(query_id, (event_ts - self._attribution_ms) // query_digests.HOUR_MS)
 
     def _add_digest(self, kind: bytes, query_id: str, ts: int) -> None:
         hour = ts // query_digests.HOUR_MS

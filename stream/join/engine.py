@@ -83,7 +83,7 @@ class Join:
         self._orders = Orders(
             settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._waiting, self._warm
         )
-        restore_warm(self._warm, self._closed, self._watermark.expiry_ts)
+        restore_warm(self._warm, self._closed, self._deletion_ts())
         restore_hot(self._hot, self._open, self._waiting, self._positions, self._watermark.watermark_ts, settings)
 
     @property
@@ -227,8 +227,12 @@ class Join:
     def _reject_late_impression(
         self, impression: Impression, source: Source, close_ts: int, output: MicroBatchOutput
     ) -> None:
-        closed, query_id = self._closed, impression.query_id
-        if closed.find_session(query_id) is not None or closed.was_unlabelled(query_id) or closed.was_evicted(query_id):
+        closed, query_id, event_ts = self._closed, impression.query_id, impression.event_ts
+        if (
+            closed.find_session(query_id, event_ts) is not None
+            or closed.was_unlabelled(query_id, event_ts)
+            or closed.was_evicted(query_id, event_ts)
+        ):
             self._counters[outcomes.DUPLICATE] += 1
             return
         self._counters.add_unjoined(topics.IMPRESSIONS, "too_late")
@@ -262,7 +266,7 @@ class Join:
         payload = self._open.list_payload(query)
         self._open.close(query)
         merged, revision = query.labels, 0
-        written = self._closed.find_session(query.query_id)
+        written = self._closed.find_session(query.query_id, query.event_ts)
         if written is not None:
             # After a crash the close may be stored without the progress row that claims it.
             merged = (merged or labels.empty()).union(written.row.labels)
@@ -322,7 +326,7 @@ class Join:
 
     def _expire(self, output: MicroBatchOutput) -> None:
         """Expire warm rows, and evict the oldest above the size limit."""
-        for key in self._warm.expire(self._watermark.expiry_ts):
+        for key in self._warm.expire(self._deletion_ts()):
             if key[:1] == b"p":
                 output.profiles.append((key[1:], None))
         excess_bytes = self._warm.size_bytes - self._settings.warm_max_bytes
@@ -332,6 +336,10 @@ class Join:
             self._counters["evicted_rows"] += 1
             if key[:1] == b"s":
                 self._closed.add_evicted(key[1:].decode(), self._watermark.watermark_ts)
+
+    def _deletion_ts(self) -> int:
+        # An event sees what had not expired at its own time, and has its outcome by the end of the slack.
+        return max(0, self._watermark.expiry_ts - self._settings.slack_ms)
 
     def _flush(self, output: MicroBatchOutput) -> None:
         """Write the changes of the micro-batch into the tiers and the output, the progress row last."""

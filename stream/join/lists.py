@@ -12,22 +12,22 @@ class Lists:
         self._open = open_queries
         self._closed = closed_sessions
 
-    def find(self, query_id: str) -> Target | None:
-        """Return the list of a query: open, or closed with labels."""
-        return self._open.find_target(query_id) or self._closed.find_session(query_id)
+    def find(self, query_id: str, event_ts: int) -> Target | None:
+        """Return the list of a query at the time of an event: open, or closed with labels."""
+        return self._open.find_target(query_id) or self._closed.find_session(query_id, event_ts)
 
     def find_newest(self, client_id: str, item_id: str, event_ts: int) -> Target | None:
         """Return the newest open list of a client that shows an item at a time."""
         return self._open.find_newest(client_id, item_id, event_ts)
 
-    def is_evicted(self, query_id: str) -> bool:
+    def is_evicted(self, query_id: str, event_ts: int) -> bool:
         """Return whether the session of a query was dropped for space."""
-        return self._closed.was_evicted(query_id)
+        return self._closed.was_evicted(query_id, event_ts)
 
-    def absence(self, query_id: str) -> tuple[str, str]:
+    def absence(self, query_id: str, event_ts: int) -> tuple[str, str]:
         """Return reason and detail for an event whose query has no list."""
-        if self._closed.was_unlabelled(query_id):
+        if self._closed.was_unlabelled(query_id, event_ts):
             return "too_late", "the session closed without a click"
-        if self._closed.was_evicted(query_id):
+        if self._closed.was_evicted(query_id, event_ts):
             return "evicted", "the session was dropped for space"
         return "no_impression", f"query '{query_id}'"

@@ -100,7 +100,7 @@ class Orders:
     def _known_row(self, event: _LineEvent) -> OrderLineRow | None:
         """Return the row of a joined purchase line, unless the line is to be joined again after a crash."""
         stored = self._warm.get(_row_key(event))
-        if stored is None:
+        if stored is None or event.conversion.event_ts >= rows.expiry_of(stored):
             return None
         row = rows.unpack_order_line(stored)
         if not self._positions.has_merged(topics.CONVERSIONS, row.offset):
@@ -130,7 +130,8 @@ class Orders:
             link: Evidence for the query: `query_id`, `last_click`, or that of the known row.
             known: The row of the line or of its purchase; the windows were checked when it joined.
         """
-        conversion, target = event.conversion, self._lists.find(query_id)
+        conversion = event.conversion
+        target = self._lists.find(query_id, conversion.event_ts)
         if target is None or target.client_id != conversion.client_id:
             return False
         if known is None and conversion.event_ts > target.last_ts:
@@ -176,11 +177,11 @@ class Orders:
         """Return reason and detail for a purchase line that joins no list."""
         if query_id is None:
             return "no_click", "no click of the client on the item"
-        if self._lists.is_evicted(query_id):
+        if self._lists.is_evicted(query_id, conversion.event_ts):
             return "evicted", "the session was dropped for space"
-        target = self._lists.find(query_id)
+        target = self._lists.find(query_id, conversion.event_ts)
         if target is None:
-            return self._lists.absence(query_id)
+            return self._lists.absence(query_id, conversion.event_ts)
         if target.client_id != conversion.client_id:
             return "no_link", "the list was shown to another client"
         if conversion.event_ts > target.last_ts:

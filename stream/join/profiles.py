@@ -45,7 +45,7 @@ class Profiles:
             stored = self._warm.get_unexpired(rows.profile_key(client_id))
             profile = decode(rows.unpack_bytes(stored)) if stored is not None else empty(client_id)
             self._changed[client_id] = profile
-        add(profile, behaviour, self._size)
+        add(profile, behaviour, self._size, self._idle_ms)
 
     def flush(self, output: MicroBatchOutput) -> None:
         """Write the changed profiles into the warm tier and into the output."""
@@ -73,8 +73,8 @@ def encode(profile: Profile) -> bytes:
     return _encoder.encode(profile)
 
 
-def add(profile: Profile, behaviour: Behaviour, size: int) -> None:
-    """Add a behaviour to a profile that may hold it already, and keep the `size` newest."""
+def add(profile: Profile, behaviour: Behaviour, size: int, idle_ms: int) -> None:
+    """Add a behaviour to a profile that may hold it already, and keep the `size` newest within `idle_ms`."""
     fragment = _encoder.encode(behaviour)
     known = profile.behaviours
     rank = (behaviour.event_ts, behaviour.event_id, behaviour.item_id)
@@ -84,8 +84,10 @@ def add(profile: Profile, behaviour: Behaviour, size: int) -> None:
     if at < len(known) and _rank(known[at]) == rank:
         return
     known.insert(at, msgspec.Raw(fragment))
-    del known[size:]
     profile.updated_ts = max(profile.updated_ts, behaviour.event_ts)
+    del known[size:]
+    while len(known) > 1 and _rank(known[-1])[0] <= profile.updated_ts - idle_ms:
+        del known[-1]
 
 
 def _rank(raw: msgspec.Raw) -> tuple[int, str, str]:

@@ -58,12 +58,13 @@ class QueryDigests:
         # Bisection reads single elements, which an array returns sooner than numpy.
         runs.append(array("Q", run.tobytes()))
 
-    def __contains__(self, query_id: str) -> bool:
+    def has(self, query_id: str, from_hour: int) -> bool:
+        """Return whether the bucket of `from_hour` or a later one holds a query."""
         value = digest(query_id)
-        if any(value in unsorted for unsorted in self._unsorted.values()):
+        if any(value in unsorted for hour, unsorted in self._unsorted.items() if hour >= from_hour):
             return True
-        for runs in self._runs.values():
-            for run in runs:
+        for hour, runs in self._runs.items():
+            for run in runs if hour >= from_hour else ():
                 at = bisect_left(run, value)
                 if at < len(run) and run[at] == value:
                     return True

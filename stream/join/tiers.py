@@ -101,6 +101,9 @@ class HotTier:
 class WarmTier:
     """Rows on disk that begin with their expiry; sizes and expiries stay in memory, so that no write reads its row.
 
+    Micro-batches and confirmations decide the time of a deletion. So an event must not see a row that has expired at
+    the time of the event, and the caller expires rows after every event that may see them has its outcome.
+
     Attributes:
         size_bytes: Size of all rows.
         expired_ts: Rows that expire up to this time have expired.
@@ -131,7 +134,7 @@ class WarmTier:
         return self._stored.get(key) if key in self._sizes else None
 
     def get_unexpired(self, key: bytes) -> bytes | None:
-        """Return the current row unless it has expired; the time of its deletion depends on confirmations."""
+        """Return the current row unless its deletion is due."""
         value = self.get(key)
         return value if value is not None and rows.expiry_of(value) > self.expired_ts else None
 
@@ -184,6 +187,8 @@ class WarmTier:
                 continue
             excess_bytes -= size
             self._changed[key] = None
+            # A row of this key that the micro-batch still writes is a new one, with an expiry of its own.
+            self.size_bytes -= self._sizes.pop(key)
             yield key
         for entry in kept:
             heappush(self._by_expiry, entry)

@@ -57,5 +57,5 @@ def test_s14_a_behaviour_of_the_next_schema_is_not_added_twice() -> None:
     behaviour = events.Behaviour(event_id="e", item_id="i", action="click", event_ts=START_TS)
     written = msgspec.json.encode(grown(events.Profile(client_id="c", behaviours=[behaviour], updated_ts=START_TS)))
     profile = join_profiles.decode(written)
-    join_profiles.add(profile, behaviour, 50)
+    join_profiles.add(profile, behaviour, 50, 1_000)
     assert len(profile.behaviours) == 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from stream.join import rows
 from stream.join.closed_sessions import ClosedSessions
+from stream.join.query_digests import HOUR_MS
 from stream.join.tiers import BatchNumbers, WarmTier
 from tests.laws.join_log import (
     CLIENTS,
@@ -33,11 +34,24 @@ def test_sessions_above_the_size_limit_are_evicted() -> None:
     assert result.join.counters["evicted_rows"] > 0
 
 
+def test_an_event_sees_what_had_not_expired_at_its_own_time() -> None:
+    """The rows still exist: the time of their deletion depends on micro-batches."""
+    state = State()
+    state.close_labelled(1)
+    state.closed.add_unlabelled("q2", START_TS)
+    last_ts = START_TS + SETTINGS.attribution_s * 1_000 + SETTINGS.slack_ms
+    hour_end_ts = (START_TS // HOUR_MS + 1) * HOUR_MS + SETTINGS.attribution_s * 1_000
+    assert state.closed.find_session("q1", last_ts - 1) is not None
+    assert state.closed.find_session("q1", last_ts) is None
+    assert state.closed.was_unlabelled("q2", hour_end_ts - 1)
+    assert not state.closed.was_unlabelled("q2", hour_end_ts)
+
+
 def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
     state = State()
     state.close_labelled(1)
     for label, reason in ((click_label(7, item=1), "click"), (click_label(8), "conversion")):
-        session = state.closed.find_session("q1")
+        session = state.closed.find_session("q1", START_TS)
         assert session is not None
         session.merge(label, reason)
     (corrected,) = state.closed.take_corrected()
@@ -50,7 +64,7 @@ def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
 def test_a_repeated_label_is_emitted_again_without_a_new_revision_and_a_copy_is_not() -> None:
     state = State()
     state.close_labelled(1)
-    session = state.closed.find_session("q1")
+    session = state.closed.find_session("q1", START_TS)
     assert session is not None
     session.merge(click_label(0, offset=99), "click")
     assert list(state.closed.take_corrected()) == []
@@ -63,15 +77,15 @@ def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> 
     state = State()
     state.closed.add_unlabelled("q1", START_TS)
     state.closed.add_evicted("q2", START_TS)
-    assert state.closed.was_unlabelled("q1")
-    assert not state.closed.was_unlabelled("q2")
+    assert state.closed.was_unlabelled("q1", START_TS)
+    assert not state.closed.was_unlabelled("q2", START_TS)
     state.closed.flush()
     state.warm.flush()
     batches = BatchNumbers()
     restarted = ClosedSessions(0, SETTINGS, WarmTier(state.warm_rows, batches), batches)
     restarted.restore(state.warm_rows.items())
-    assert restarted.was_unlabelled("q1")
-    assert restarted.was_evicted("q2")
+    assert restarted.was_unlabelled("q1", START_TS)
+    assert restarted.was_evicted("q2", START_TS)
     restarted.forget(rows.closed_key(b"c", 0, START_TS // 3_600_000, 0))
-    assert not restarted.was_unlabelled("q1")
-    assert restarted.was_evicted("q2")
+    assert not restarted.was_unlabelled("q1", START_TS)
+    assert restarted.was_evicted("q2", START_TS)

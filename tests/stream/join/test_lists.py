@@ -8,7 +8,7 @@ def test_an_open_query_comes_before_a_closed_session() -> None:
     state = State()
     state.close_labelled(1)
     state.open_query(1)
-    target = state.lists.find("q1")
+    target = state.lists.find("q1", START_TS)
     assert target is not None
     assert target.is_open
 
@@ -32,8 +32,8 @@ def test_a_missing_list_has_a_reason() -> None:
     state = State()
     state.closed.add_unlabelled("q1", START_TS)
     state.closed.add_evicted("q2", START_TS)
-    assert state.lists.absence("q1")[0] == "too_late"
-    assert state.lists.absence("q2")[0] == "evicted"
-    assert state.lists.absence("q3")[0] == "no_impression"
-    assert state.lists.is_evicted("q2")
-    assert not state.lists.is_evicted("q1")
+    assert state.lists.absence("q1", START_TS)[0] == "too_late"
+    assert state.lists.absence("q2", START_TS)[0] == "evicted"
+    assert state.lists.absence("q3", START_TS)[0] == "no_impression"
+    assert state.lists.is_evicted("q2", START_TS)
+    assert not state.lists.is_evicted("q1", START_TS)

@@ -2,7 +2,11 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
+import pytest
+
+from stream.join import profiles
 from stream.schemas import events, topics
 from tests.laws.join_log import (
     SETTINGS,
@@ -24,6 +28,18 @@ def test_profiles_hold_the_newest_behaviours() -> None:
     emitted = [r for r in run_events(happened, small).outputs.records if r.topic == topics.PROFILES and r.value]
     profile = events.Profile(**json.loads(emitted[-1].value or b""))
     assert [behaviour["event_id"] for behaviour in profile.behaviours] == ["c3", "c2"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_profile_holds_the_idle_time_before_its_newest_behaviour_in_any_order(order: tuple[int, ...]) -> None:
+    profile = profiles.empty("client")
+    for at in order:
+        behaviour = events.Behaviour(
+            event_id=f"c{at}", item_id="item", action="click", event_ts=10 * at, category=None, price_minor=1
+        )
+        profiles.add(profile, behaviour, 50, 20)
+    assert [each["event_id"] for each in json.loads(profiles.encode(profile))["behaviours"]] == ["c2", "c1"]
+    assert profile.updated_ts == 20
 
 
 def test_an_expired_profile_does_not_come_back() -> None:

@@ -31,12 +31,22 @@ def test_a_bucket_is_forgotten_by_its_hour() -> None:
     for number in range(10_000):
         known.add(number % 2, digest(f"q{number}"))
     assert len(known) == 10_000
-    assert all(f"q{number}" in known for number in range(0, 10_000, 97))
-    assert "unknown" not in known
+    assert all(known.has(f"q{number}", 0) for number in range(0, 10_000, 97))
+    assert not known.has("unknown", 0)
     known.forget(1)
     assert len(known) == 5_000
-    assert "q2" in known
-    assert "q3" not in known
+    assert known.has("q2", 0)
+    assert not known.has("q3", 0)
+
+
+def test_only_buckets_from_an_hour_on_are_searched() -> None:
+    known = QueryDigests()
+    known.add(3, digest("q1"))
+    known.add_packed(4, query_digests.pack([digest("q2")]))
+    assert known.has("q1", 3)
+    assert not known.has("q1", 4)
+    assert known.has("q2", 4)
+    assert not known.has("q2", 5)
 
 
 def test_a_million_digests_in_one_hour_are_merged_a_logarithmic_number_of_times(merged: list[int]) -> None:
@@ -45,8 +55,8 @@ def test_a_million_digests_in_one_hour_are_merged_a_logarithmic_number_of_times(
         known.add(0, value)
     known.add(0, digest("q1"))
     assert len(known) == MILLION + 1
-    assert "q1" in known
-    assert "q2" not in known
+    assert known.has("q1", 0)
+    assert not known.has("q2", 0)
     assert 0 < sum(merged) <= MILLION * math.log2(MILLION / 4_096)
 
 
@@ -55,8 +65,8 @@ def test_a_million_stored_digests_are_restored_without_a_merge(merged: list[int]
     known = QueryDigests()
     known.add_packed(0, packed)
     assert len(known) == MILLION + 1
-    assert "q1" in known
-    assert "q2" not in known
+    assert known.has("q1", 0)
+    assert not known.has("q2", 0)
     assert merged == []
 
 
@@ -65,7 +75,7 @@ def test_a_digest_in_several_runs_is_kept_once() -> None:
     for _ in range(3):
         known.add_packed(0, query_digests.pack([digest("a"), digest("b")]))
     assert len(known) == 2
-    assert "a" in known
+    assert known.has("a", 0)
 
 
 def test_digests_are_eight_bytes_each() -> None:

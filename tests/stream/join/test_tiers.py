@@ -98,6 +98,22 @@ def test_the_rows_that_expire_first_are_evicted_but_digests_stay() -> None:
     assert list(warm.expire(1)) == [b"c0:1:2"]
 
 
+def test_an_evicted_row_that_is_written_again_expires_at_its_new_time() -> None:
+    batches = BatchNumbers()
+    stored = {b"p1": _row(2)}
+    warm = WarmTier(stored, batches)
+    assert list(warm.evict(1)) == [b"p1"]
+    warm.put(b"p1", _row(5))
+    warm.flush()
+    assert warm.size_bytes == len(b"p1") + len(_row(5))
+    assert list(warm.expire(5)) == [b"p1"]
+    batches.confirm(_end_batch(batches))
+    assert list(warm.delete_confirmed()) == [b"p1"]
+    warm.flush()
+    assert stored == {}
+    assert warm.size_bytes == 0
+
+
 def test_batch_numbers_continue_after_a_restart() -> None:
     batches = BatchNumbers()
     batches.restore(7)
