@@ -14,12 +14,7 @@ from tests.harness.rounds import (
     stop_and_continue,
 )
 
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.system,
-    # kafka-python leaves sockets of failed connections to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.kafka, pytest.mark.system]
 
 
 def test_s1_twenty_kills_of_one_of_two_workers(emptied_kafka: LocalKafka, tmp_path: Path) -> None:

@@ -13,11 +13,7 @@ from tests.harness.rounds import (
     stop_and_continue,
 )
 
-pytestmark = [
-    pytest.mark.kafka,
-    # kafka-python leaves sockets of failed connections to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.kafka
 
 
 def test_s1_a_killed_worker_changes_nothing(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
