@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.features import RequestFeatures
-from serving.ranking.versions import LoadedVersion
+from serving.ranking.versions import ServedVersion
 from serving.schemas import RankAnswer, RankedItem, RankRequest
 from stream.schemas.identity import query_hash, uuid7
 
@@ -54,7 +54,7 @@ class RankContext:
     deadline_s: float
     identity: AnswerIdentity
     assignment: ClientAssignment = field(default_factory=ClientAssignment)
-    version: LoadedVersion | None = None
+    version: ServedVersion | None = None
     price_minor: list[int] = field(default_factory=list)
     features: RequestFeatures | None = None
     scores: Sequence[float] | None = None

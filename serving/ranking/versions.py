@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedVersion:
+class ServedVersion:
     """A version that can score.
 
     Attributes:
@@ -45,7 +45,7 @@ class LoadedVersion:
     number: int
     artifact: str
     scorer: Scorer
-    previous: "LoadedVersion | None" = None
+    previous: "ServedVersion | None" = None
 
 
 class VersionManager:
@@ -57,18 +57,18 @@ class VersionManager:
 
     def __init__(self, metrics: Metrics, *, max_bad_outputs: int) -> None:
         """Prepare a manager without versions; `max_bad_outputs` bad outputs quarantine a version."""
-        self._active: Mapping[str, LoadedVersion] = {}
+        self._active: Mapping[str, ServedVersion] = {}
         self._metrics = metrics
         self._max_bad_outputs = max_bad_outputs
         self._bad_outputs: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
         self._quarantined: frozenset[tuple[str, int]] = frozenset()
 
-    def get(self, lineage: str) -> LoadedVersion | None:
+    def get(self, lineage: str) -> ServedVersion | None:
         """Return the active version of a lineage."""
         return self._active.get(lineage)
 
-    def select(self, lineage: str | None) -> tuple[LoadedVersion | None, str | None]:
+    def select(self, lineage: str | None) -> tuple[ServedVersion | None, str | None]:
         """Return the version that scores a request of `lineage`, or the reason why there is none."""
         if lineage is None:
             return None, None
@@ -85,7 +85,7 @@ class VersionManager:
         """Return whether this process refuses a version, or any version of the lineage."""
         return any(name == lineage and number in {None, bad} for name, bad in self._quarantined)
 
-    def activate(self, version: LoadedVersion) -> None:
+    def activate(self, version: ServedVersion) -> None:
         """Make a version the active one of its lineage, and keep the previous one in memory."""
         with self._lock:
             previous = self._active.get(version.lineage)
@@ -96,7 +96,7 @@ class VersionManager:
         self._metrics.version_changes.labels(version.lineage).inc()
         _log.info("lineage %s: version %d is active", version.lineage, version.number)
 
-    def report_bad_output(self, version: LoadedVersion) -> None:
+    def report_bad_output(self, version: ServedVersion) -> None:
         """Count one bad output; at the limit, quarantine the version and return to the previous one."""
         key = (version.lineage, version.number)
         with self._lock:
@@ -196,7 +196,7 @@ class VersionUpdater:
             self._retry_at_s[key] = self._clock() + RETRY_REFUSED_S
             return
         self._retry_at_s.pop(key, None)
-        self._versions.activate(LoadedVersion(lineage=lineage, number=number, artifact=artifact, scorer=scorer))
+        self._versions.activate(ServedVersion(lineage=lineage, number=number, artifact=artifact, scorer=scorer))
         self._known[lineage] = (number, artifact)
         replace_file(self._pointers, msgspec.json.encode(self._known))
 

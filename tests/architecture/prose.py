@@ -81,7 +81,7 @@ RULES = (
     Rule(r"pulses?", "'heartbeat'", names_too=True),
     Rule(r"grown_ts", "'last_advance_ts'"),
     Rule(r"localis(?:e|ed|es|ing)", "'gather unique rows'", names_too=True),
-    Rule(r"InUse", "'LoadedVersion'"),
+    Rule(r"InUse", "'ServedVersion'"),
     Rule(r"pepper(?:s|ed)?", "'query hash key'", names_too=True),
     Rule(r"exaggeration(?! ratio)", "'exaggeration ratio'"),
     Rule(r"foreign lines?", "'order lines in another currency'"),

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.http import openapi
 from serving.http.app import create
 from serving.ranking.service import Service
-from serving.ranking.versions import LoadedVersion
+from serving.ranking.versions import ServedVersion
 from serving.settings import ServingSettings
 from stream import logs
 from tests.serving.world import START_MS, StubScorer, World, body, request, scores_of
@@ -105,7 +105,7 @@ def test_not_ready_before_the_first_look(world: World) -> None:
 
 def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
     service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
-    service.versions.activate(LoadedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
+    service.versions.activate(ServedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
     root, lines = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers, root.level
     logs.configure(logs.LoggingSettings(format="json"), lines)

@@ -3,7 +3,7 @@ import uuid
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.context import identify
 from serving.ranking.rank import by_score
-from serving.ranking.versions import LoadedVersion
+from serving.ranking.versions import ServedVersion
 from stream.schemas.identity import query_hash
 from tests.serving.world import START_MS, StubScorer, context, request
 
@@ -32,7 +32,7 @@ def test_the_time_is_now_if_a_trusted_request_states_none() -> None:
 
 def test_the_answer_names_the_version_only_if_it_scored() -> None:
     asked = request(num_candidates=2)
-    version = LoadedVersion(lineage="base", number=4, artifact="a" * 64, scorer=StubScorer())
+    version = ServedVersion(lineage="base", number=4, artifact="a" * 64, scorer=StubScorer())
     assigned = ClientAssignment(experiment="exp-1", arm="control", epoch=2, bucket=3, lineage="base", layer="ranker")
     scored = context(
         asked,

@@ -1,10 +1,10 @@
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.impression import impression
 from serving.ranking.rank import by_score, in_incoming_order
-from serving.ranking.versions import LoadedVersion
+from serving.ranking.versions import ServedVersion
 from tests.serving.world import START_MS, StubScorer, context, request
 
-VERSION = LoadedVersion(lineage="base", number=4, artifact="a" * 64, scorer=StubScorer())
+VERSION = ServedVersion(lineage="base", number=4, artifact="a" * 64, scorer=StubScorer())
 
 
 def test_the_list_is_logged_in_shown_order_with_prices_of_the_incoming_rows() -> None:

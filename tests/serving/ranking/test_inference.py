@@ -9,7 +9,7 @@ from serving.ranking import rank
 from serving.ranking.context import RankContext
 from serving.ranking.features import FeatureBuilder
 from serving.ranking.inference import Inference
-from serving.ranking.versions import NO_VERSION, LoadedVersion
+from serving.ranking.versions import NO_VERSION, ServedVersion
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from tests.serving.world import StubScorer, context, items, request
@@ -49,7 +49,7 @@ def inference(clock: Clock, *, max_waiting: int = 10) -> Inference:
 
 
 def asked(scorer: StubScorer | None, **filled: Any) -> RankContext:
-    version = LoadedVersion(lineage="base", number=1, artifact="a" * 64, scorer=scorer) if scorer else None
+    version = ServedVersion(lineage="base", number=1, artifact="a" * 64, scorer=scorer) if scorer else None
     return context(request(num_candidates=3), version=version, **{"price_minor": [1, 2, 3], **filled})
 
 

@@ -14,7 +14,7 @@ from serving.metrics import Metrics
 from serving.outbox.spool import Spool
 from serving.ranking import rank
 from serving.ranking.service import Service, System
-from serving.ranking.versions import NO_VERSION, QUARANTINED, LoadedVersion
+from serving.ranking.versions import NO_VERSION, QUARANTINED, ServedVersion
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
 from stream.schemas.events import Behaviour, Impression, Profile
@@ -24,7 +24,7 @@ from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item
 
 
 def use(service: Service, scorer: StubScorer, number: int = 1, lineage: str = "base") -> None:
-    service.versions.activate(LoadedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
+    service.versions.activate(ServedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
 
 
 def good(n: int) -> Sequence[float]:
