@@ -78,7 +78,7 @@ class Join:
         self._closed = ClosedSessions(partition, settings, self._warm, self._batches)
         self._profiles = Profiles(settings, self._warm)
         lists = Lists(self._open, self._closed)
-        item_clicks = ItemClicks(settings, self._warm, self._watermark)
+        item_clicks = ItemClicks(settings, self._warm, self._batches)
         self._clicks = Clicks(settings, lists, item_clicks, self._profiles, self._counters)
         self._orders = Orders(
             settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._waiting, self._warm
@@ -349,6 +349,6 @@ class Join:
         self._hot.delete_confirmed()
         for key in self._warm.delete_confirmed():
             self._closed.forget(key)
-        self._batches.advance()
+        self._batches.advance(self._watermark.outcomes_ts)
         output.hot, output.warm = self._hot.flush(), self._warm.flush()
         self._progress.write(output)

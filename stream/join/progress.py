@@ -44,7 +44,6 @@ class Progress:
         self._monitor = Monitor(max_behind_ms=settings.hold_behind_s * 1_000, stored=health)
 
     def _restore(self, row: rows.ProgressRow) -> bytes:
-        self._batches.restore(row.batch_number)
         self._reported_ts = row.reported_ts
         self._reported_watermark_ts = row.reported_watermark_ts
         self._reported_expiry_ts = row.reported_expiry_ts
@@ -56,6 +55,7 @@ class Progress:
             conversions_ts=row.conversions_ts,
             newest_ts=row.newest_ts,
         )
+        self._batches.restore(row.batch_number, self._watermark.outcomes_ts)
         return row.health
 
     def report(self, output: MicroBatchOutput, num_open: int) -> None:

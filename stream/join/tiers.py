@@ -18,25 +18,32 @@ class BatchNumbers:
 
     Attributes:
         current: Number of the current micro-batch.
-        confirmed: Newest micro-batch whose progress row is stored.
+        confirmed: Newest micro-batch whose progress row is stored. A restart begins after it, or later.
+        confirmed_ts: Time before which every event had its outcome by the end of that micro-batch.
     """
 
     def __init__(self) -> None:
         self.current = 0
         self.confirmed = -1
+        self.confirmed_ts = 0
+        self._unconfirmed: deque[tuple[int, int]] = deque()
 
-    def restore(self, current: int) -> None:
+    def restore(self, current: int, confirmed_ts: int) -> None:
         """Continue from a progress row, which is stored."""
         self.current = current
         self.confirmed = current - 1
+        self.confirmed_ts = confirmed_ts
 
-    def advance(self) -> None:
-        """End the current micro-batch."""
+    def advance(self, outcomes_ts: int) -> None:
+        """End the current micro-batch, with the time before which every event has its outcome."""
+        self._unconfirmed.append((self.current, outcomes_ts))
         self.current += 1
 
     def confirm(self, number: int) -> None:
         """Note that the progress row of a micro-batch is stored."""
         self.confirmed = max(self.confirmed, number)
+        while self._unconfirmed and self._unconfirmed[0][0] <= self.confirmed:
+            self.confirmed_ts = self._unconfirmed.popleft()[1]
 
 
 class HotTier:

@@ -22,6 +22,7 @@ from tests.laws.join_log import (
     purchase,
     reversal,
     run,
+    run_in_order,
     run_with_crashes,
     send,
 )
@@ -200,3 +201,17 @@ def test_a_crash_after_each_micro_batch_of_one_order(crash_after: int) -> None:
         == calm.outcomes
         == {"produced": 5, "joined": 5, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
     )
+
+
+def test_an_order_joins_the_last_click_before_it_in_micro_batches_of_any_size() -> None:
+    """One micro-batch may finalise the order and many clicks after it."""
+    clicks_ms = (1, 2, 3, 38_004, 115_009, 204_007, 205_005, 899_008)
+    events: list[Event] = [impression(0, items=ITEMS[:1])]
+    for number, at_ms in enumerate(clicks_ms):
+        # A click without query_id has its outcome at its deadline, so the order and later clicks are known by then.
+        events.append(click(number, None if at_ms == 115_009 else 0, ITEMS[0], at_ms=at_ms))
+    log = _log([*events, purchase(0, None, ITEMS[:1], at_s=1)], seed=0)
+    expected = run_in_order(log)
+    assert expected.outcomes["joined"] == len(events) + 1
+    for seed in range(10):
+        assert run(log, seed=seed, max_batch=200).outputs.final() == expected.outputs.final()

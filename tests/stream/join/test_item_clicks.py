@@ -21,7 +21,7 @@ def _kept(state: State) -> list[ItemClick]:
 
 def test_a_conversion_joins_the_last_click_before_it() -> None:
     state = State()
-    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
     for number in (3, 1, 2):
         clicks.add("c", "i", _click(number))
     assert clicks.last_query("c", "i", START_TS) is None
@@ -33,22 +33,36 @@ def test_a_conversion_joins_the_last_click_before_it() -> None:
 
 def test_a_known_click_is_not_added_again() -> None:
     state = State()
-    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
     clicks.add("c", "i", _click(1))
     state.warm.flush()
     clicks.add("c", "i", _click(1))
     assert state.warm.flush() == {}
 
 
-def test_clicks_beyond_the_newest_few_are_kept_while_a_conversion_may_wait() -> None:
+def test_clicks_beyond_the_newest_few_are_kept_while_a_conversion_may_join_them_after_a_restart() -> None:
     state = State()
-    clicks = ItemClicks(SETTINGS, state.warm, state.watermark)
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
     for number in range(12):
         clicks.add("c", "i", _click(number))
-    assert len(_kept(state)) == 12, "the watermark is unknown"
-    watermark_ts = START_TS + 9 + SETTINGS.wait_s * 1_000
-    state.watermark.restore(now_ts=0, watermark_ts=watermark_ts, conversions_ts=0, newest_ts={})
+    assert len(_kept(state)) == 12
+    state.batches.advance(START_TS + 10)
     clicks.add("c", "i", _click(12))
-    # Three clicks are past the horizon; of the others, the newest stay.
-    assert [click.event_ts - START_TS for click in _kept(state)] == [12, 11, 10, 9, 8, 7, 6, 5]
+    assert len(_kept(state)) == 13, "a restart may read orders again"
+    state.batches.confirm(0)
+    clicks.add("c", "i", _click(13))
+    # Orders from click 10 on may have no outcome yet; of the clicks before it, the newest stay.
+    assert [click.event_ts - START_TS for click in _kept(state)] == [13, 12, 11, 10, 9, 8, 7, 6, 5]
     assert SETTINGS.clicks_per_item == 5
+
+
+def test_a_click_whose_window_outlasts_those_of_newer_clicks_is_kept() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
+    clicks.add("c", "i", ItemClick(START_TS + 5, "long", "q5", START_TS + 4))
+    state.batches.advance(START_TS + 100)
+    state.batches.confirm(0)
+    for number in range(6, 20):
+        clicks.add("c", "i", _click(number))
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS) == "q19"
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS + 1) == "q5"

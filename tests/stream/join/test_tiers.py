@@ -10,7 +10,7 @@ def _row(expiry_ts: int) -> bytes:
 
 def _end_batch(batches: BatchNumbers) -> int:
     number = batches.current
-    batches.advance()
+    batches.advance(0)
     return number
 
 
@@ -116,7 +116,7 @@ def test_an_evicted_row_that_is_written_again_expires_at_its_new_time() -> None:
 
 def test_batch_numbers_continue_after_a_restart() -> None:
     batches = BatchNumbers()
-    batches.restore(7)
+    batches.restore(7, 0)
     assert (batches.current, batches.confirmed) == (7, 6)
     batches.confirm(3)
     assert batches.confirmed == 6, "a confirmation never moves back"
