@@ -18,6 +18,7 @@ from stream.schemas import topics
 
 _CLEANUP = "cleanup.policy"
 _RETENTION = "retention.ms"
+_MOST_BYTES = "retention.bytes"
 _IN_SYNC = "min.insync.replicas"
 _REPLICAS = "replication.factor"
 _REPLICAS_ON_A_CLUSTER = 3
@@ -91,6 +92,8 @@ class Correction:
             return "older records of a key may be lost already"
         if self.setting == _RETENTION:
             return f"records older than {int(self.found) / _HOUR_MS:.4g} h may be lost already"
+        if self.setting == _MOST_BYTES:
+            return f"of each partition, all but the newest {self.found} bytes may be lost already"
         return ""
 
 

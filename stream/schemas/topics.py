@@ -29,14 +29,12 @@ CHANGELOGS = (HOT_CHANGELOG, WARM_CHANGELOG, PROGRESS_CHANGELOG)
 DAY_MS = 86_400_000
 # Nobody's clock but the broker's: a worker whose clock is wrong would be refused, or its records kept for too long.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
+# Compaction would keep only the newest record of each client, and a limit in bytes would delete records before their
+# time.
+_WHOLE = _STAMPED | {"cleanup.policy": "delete", "retention.bytes": "-1"}
 # Any client may compress by a codec that the workers have no library for.
-_INPUT = _STAMPED | {
-    # Compaction would keep only the newest event of each client.
-    "cleanup.policy": "delete",
-    "compression.type": "uncompressed",
-    "retention.ms": str(10 * DAY_MS),
-}
-_OUTPUT = _STAMPED | {"cleanup.policy": "delete", "retention.ms": str(28 * DAY_MS)}
+_INPUT = _WHOLE | {"compression.type": "uncompressed", "retention.ms": str(10 * DAY_MS)}
+_OUTPUT = _WHOLE | {"retention.ms": str(28 * DAY_MS)}
 _COMPACT = _STAMPED | {"cleanup.policy": "compact"}
 
 

@@ -37,21 +37,29 @@ def test_settings_that_results_rest_on_are_corrected_and_others_stay(fresh_kafka
     _set(fresh_kafka, topics.CLICKS, {"compression.type": "snappy", "retention.ms": "60000"})
     _set(fresh_kafka, topics.IMPRESSIONS, {"cleanup.policy": "compact", "retention.ms": "8640000000"})
     _set(fresh_kafka, topics.HOT_CHANGELOG, {"cleanup.policy": "delete"})
+    _set(fresh_kafka, topics.CONVERSIONS, {"retention.bytes": "1048576"})
+    _set(fresh_kafka, topics.SESSIONS, {"retention.bytes": "2097152"})
     found = correct_settings(fresh_kafka, retention_ms=RETENTION_MS)
     assert {(c.topic, c.setting, c.found, c.wanted) for c in found} == {
         (topics.CLICKS, "compression.type", "snappy", "uncompressed"),
         (topics.CLICKS, "retention.ms", "60000", str(RETENTION_MS)),
         (topics.IMPRESSIONS, "cleanup.policy", "compact", "delete"),
         (topics.HOT_CHANGELOG, "cleanup.policy", "delete", "compact"),
+        (topics.CONVERSIONS, "retention.bytes", "1048576", "-1"),
+        (topics.SESSIONS, "retention.bytes", "2097152", "-1"),
     }
     assert {c.loss for c in found} == {
         "",
         "records older than 0.01667 h may be lost already",
         "older records of a key may be lost already",
+        "of each partition, all but the newest 1048576 bytes may be lost already",
+        "of each partition, all but the newest 2097152 bytes may be lost already",
     }
     _wait_for(fresh_kafka, topics.CLICKS, {"compression.type": "uncompressed", "retention.ms": str(RETENTION_MS)})
     _wait_for(fresh_kafka, topics.IMPRESSIONS, {"cleanup.policy": "delete"})
     _wait_for(fresh_kafka, topics.HOT_CHANGELOG, {"cleanup.policy": "compact"})
+    _wait_for(fresh_kafka, topics.CONVERSIONS, {"retention.bytes": "-1"})
+    _wait_for(fresh_kafka, topics.SESSIONS, {"retention.bytes": "-1"})
     assert _get(fresh_kafka, topics.IMPRESSIONS, "retention.ms") == "8640000000", "never lowered"
     assert correct_settings(fresh_kafka, retention_ms=RETENTION_MS) == []
 
