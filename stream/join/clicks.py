@@ -80,14 +80,13 @@ class Clicks:
 
     def _refusal(self, click: Click, target: Target) -> _Refusal | None:
         """Return reason and detail if a list does not take a click."""
-        is_full = len(target.labels) >= self._max_list_events and click.event_id not in target.labels.clicks
         if target.client_id != click.client_id:
             return "no_link", "the list was shown to another client"
         if click.event_ts > target.last_ts:
             return "too_late", "past the attribution window"
-        # A closed session that is full is not decoded.
-        if not (is_full and not target.is_open) and click.object_id not in target.shown.item_id:
+        if click.object_id not in target.shown.item_id:
             return "not_in_list", f"item '{click.object_id}'"
+        is_full = len(target.labels) >= self._max_list_events and click.event_id not in target.labels.clicks
         return ("evicted", "the list holds too many events") if is_full else None
 
     def _add_label(self, click: Click, source: Source, target: Target) -> None:

@@ -113,3 +113,12 @@ def test_a_list_with_too_many_events_takes_no_more() -> None:
     result = run_events([impression(1), *clicks, purchase(1, 1, ["item-1"], at_s=9)], capped)
     assert reasons(result, topics.UNJOINED) == ["evicted"] * 3
     assert result.outcomes == {"produced": 7, "joined": 4, "duplicate": 0, "late": 3, "orphan": 0, "dead": 0}
+
+
+@pytest.mark.parametrize("at_s", [6, WINDOW_S + 6])
+def test_a_full_list_names_an_item_that_it_lacks_while_open_and_when_closed(at_s: int) -> None:
+    capped = replace(SETTINGS, max_list_events=2)
+    clicks: list[Event] = [click(number, 1, "item-1", at_s=number) for number in (1, 2)]
+    late: list[Event] = [click(3, 1, "item-5", at_s=at_s), click(4, 1, "item-1", at_s=at_s)]
+    result = run_events([impression(1), *clicks, *late], capped)
+    assert sorted(reasons(result, topics.UNJOINED)) == ["evicted", "not_in_list"]
