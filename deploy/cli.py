@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from deploy.commands import abtest, config, db, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
-from deploy.commands.output import Exit, err_console, start_logging
+from deploy.commands.output import Exit, print_error, start_logging
 from stream.errors import ConfigError, ShelfwiseError
 
 app = typer.Typer(
@@ -73,21 +73,16 @@ def main() -> None:
     try:
         app(obj={"start_logging": start_logging})
     except ConfigError as error:
-        err_console.print(f"[bold red]configuration error:[/] {error}", soft_wrap=True, highlight=False)
+        print_error(error, "configuration error")
         sys.exit(Exit.USAGE)
     except ShelfwiseError as error:
-        err_console.print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        print_error(error)
         sys.exit(Exit.FAILURE)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
-        err_console.print(
-            f"error: {place}{error.strerror}; SHELFWISE_HOME sets the home folder, TMPDIR that of temporary files",
-            markup=False,
-            soft_wrap=True,
-            highlight=False,
-        )
+        print_error(f"{place}{error.strerror}; SHELFWISE_HOME sets the home folder, TMPDIR that of temporary files")
         sys.exit(Exit.FAILURE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)

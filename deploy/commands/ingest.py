@@ -9,6 +9,7 @@ from deploy.commands.output import JsonFlag, context, err_console, fail, print_j
 from stream.adapters import FORMATS, Options
 
 if TYPE_CHECKING:
+    from stream.operations.event_files import EventFiles
     from stream.operations.ingest import Ingested
 
 
@@ -117,8 +118,16 @@ def ingest(
         if done.num_old:
             err_console.print(f"{done.num_old} records are older than the windows of the join", highlight=False)
         print_rejects(done)
-    if not done.records and done.num_payloads + payloads.num_skipped:
-        raise fail(f"none of {done.num_payloads} payloads of {', '.join(payloads.files)} could be used as {format_}")
+    if not done.records:
+        raise nothing_usable(done, payloads, format_)
+
+
+def nothing_usable(done: "Ingested", payloads: "EventFiles", format_: str) -> typer.Exit:
+    """Print that files gave no record, and return the exception that ends the command."""
+    files = ", ".join(payloads.files)
+    if done.num_payloads == 0:
+        return fail(f"no events in {files}")
+    return fail(f"none of {done.num_payloads} payloads of {files} could be used as {format_}")
 
 
 def print_rejects(done: "Ingested") -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.configuration import Context, load
@@ -67,5 +68,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def fail(message: str, code: Exit = Exit.FAILURE) -> typer.Exit:
     """Print an error to standard error and return the exception that ends the command."""
-    err_console.print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
+    print_error(message)
     return typer.Exit(int(code))
+
+
+def print_error(message: object, kind: str = "error") -> None:
+    """Print one line to standard error; brackets in the message are text, not markup."""
+    err_console.print(f"[bold red]{kind}:[/] {escape(str(message))}", soft_wrap=True, highlight=False)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
-from deploy.commands.ingest import FilesArgument, FormatOption, KeepUnmappedFlag, QueryNameOption, print_rejects
+from deploy.commands.ingest import (
+    FilesArgument,
+    FormatOption,
+    KeepUnmappedFlag,
+    QueryNameOption,
+    nothing_usable,
+    print_rejects,
+)
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 from stream.adapters import Options
 
@@ -78,9 +85,7 @@ def files(
         first = next(events, None)
         if first is None:
             print_rejects(done)
-            raise fail(
-                f"none of {done.num_payloads} payloads of {', '.join(payloads.files)} could be used as {format_}"
-            )
+            raise nothing_usable(done, payloads, format_)
         _require_earlier_clock(broker, first.event_ts)
         _report(f"replay: {sum(done.records.values())} records sorted in {time.monotonic() - started_s:.0f} s")
         summary = run(broker, chain([first], events), float("inf"), report=_report)
@@ -139,6 +144,8 @@ def trivago(
 
     broker = _broker(context(ctx))
     summary = run(broker, trivago.load(path), speed, report=_report)
+    if not any(summary.produced.values()):
+        raise fail(f"no events in {path}")
     if as_json:
         print_json(summary)
     else:

@@ -93,6 +93,8 @@ def produce(
         err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
     if produced.refused:
         raise fail(f"{len(produced.refused)} lines of {file} are no valid {topic}")
+    if produced.num_sent == 0:
+        raise fail(f"no events in {file}")
 
 
 @app.command("export")

@@ -99,12 +99,19 @@ def test_several_files_of_any_compression_are_counted_together(home: Path) -> No
     assert {reject["file"] for reject in counted["first_rejects"]} <= set(counted["files"])
 
 
-@pytest.mark.parametrize("content", [b"{}\n[1, 2]\n", b'{"index":{}}\n', b'{"event":"item"}\n'])
+@pytest.mark.parametrize("content", [b"{}\n[1, 2]\n", b'{"event":"item"}\n'])
 def test_a_run_in_which_nothing_could_be_used_fails(content: bytes, home: Path) -> None:
     (home / "events").write_bytes(content)
     done = ingest("--format", "metarank", "--dry-run", str(home / "events"))
     assert done.exit_code == 1
     assert f"payloads of {home / 'events'} could be used as metarank" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"[]", b'{"index":{}}\n', gzip.compress(b"")])
+def test_files_without_events_fail(content: bytes, home: Path) -> None:
+    (home / "events").write_bytes(content)
+    done = ingest("--format", "metarank", "--dry-run", str(home / "events"))
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, f"error: no events in {home / 'events'}")
 
 
 @pytest.mark.kafka

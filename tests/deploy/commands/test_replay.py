@@ -100,6 +100,14 @@ def test_a_file_without_a_usable_event_fails_and_writes_no_tick(broker: Broker, 
     assert not list(read_to_end(broker, topics.TICKS))
 
 
+@pytest.mark.kafka
+def test_a_file_without_events_fails(broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "events [a]").write_bytes(b"\n")
+    done = replay("--format", "ga4", str(tmp_path / "events [a]"))
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, f"error: no events in {tmp_path / 'events [a]'}")
+    assert not list(read_to_end(broker, topics.TICKS))
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["trivago", "--help"], ["files", "--help"]])
 def test_help(arguments: list[str]) -> None:
     assert replay(*arguments).exit_code == 0

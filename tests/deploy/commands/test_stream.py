@@ -134,3 +134,11 @@ def test_a_time_that_is_none_is_named(text: str) -> None:
 def _sessions(broker: Broker) -> list[Session]:
     found = (session.decode(record.value or b"") for record in read_to_end(broker, topics.SESSIONS))
     return sorted((one for one in found if isinstance(one, Session)), key=lambda one: -len(one.events))
+
+
+@pytest.mark.kafka
+def test_a_file_without_events_fails(kafka_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELFWISE_BROKER", kafka_broker.bootstrap)
+    (tmp_path / "empty").write_bytes(b"\n")
+    done = _stream("produce", "clicks", "--file", str(tmp_path / "empty"))
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, f"error: no events in {tmp_path / 'empty'}")
