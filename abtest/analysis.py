@@ -249,5 +249,6 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...], 
             "(arXiv 2309.07107, 2310.17496)."
         )
     if len(facts.currencies) > 1 or any(count.foreign_lines for count in facts.counts):
-        notes.append(f"Amounts in several currencies ({', '.join(facts.currencies)}) are not added up.")
+        named = sorted({*facts.currencies, *facts.foreign_currencies})
+        notes.append(f"Amounts in several currencies ({', '.join(named)}) are not added up.")
     return tuple(notes)

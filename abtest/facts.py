@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from stream.schemas.money import NO_CURRENCY
 from stream.schemas.session import AssignedArm, Evidence, Line, Session
 
 _MAX_INTEGER = 2**53
@@ -107,7 +108,8 @@ def merge(first: Fact, second: Fact) -> Fact:
 
 def outcome(fact: Fact) -> Outcome:
     """Return the counts of a fact's evidence."""
-    own = [line for line in fact.lines if line.currency == fact.currency]
+    foreign = foreign_lines(fact.lines, fact.currency)
+    own = [line for line in fact.lines if line not in foreign]
     bought = [line for line in own if line.action == "purchase"]
     returned = [line for line in own if line.action != "purchase"]
     return Outcome(
@@ -117,8 +119,13 @@ def outcome(fact: Fact) -> Outcome:
         units=min(sum(line.quantity for line in bought), _MAX_INTEGER),
         gross_minor=min(sum(line.amount_minor for line in bought), _MAX_INTEGER),
         refund_minor=min(sum(line.amount_minor for line in returned), _MAX_INTEGER),
-        foreign_lines=len(fact.lines) - len(own),
+        foreign_lines=len(foreign),
     )
+
+
+def foreign_lines(lines: Iterable[Line], currency: str) -> list[Line]:
+    """Return the order lines in another currency than that of their list; one without a currency is in none."""
+    return [line for line in lines if line.currency not in {currency, NO_CURRENCY}]
 
 
 def encode_evidence(fact: Fact) -> bytes:
@@ -126,11 +133,16 @@ def encode_evidence(fact: Fact) -> bytes:
     return _encoder.encode((fact.events, fact.lines)) if fact.events or fact.lines else b""
 
 
+def decode_evidence(raw: bytes) -> tuple[list[Evidence], list[Line]]:
+    """Return the events and order lines of `encode_evidence`."""
+    return _decoder.decode(raw) if raw else ([], [])
+
+
 def with_evidence(fact: Fact, raw: bytes) -> Fact:
     """Return `fact` with the evidence of `encode_evidence` added to its own."""
     if not raw:
         return fact
-    events, lines = _decoder.decode(raw)
+    events, lines = decode_evidence(raw)
     return replace(fact, events=_events((*fact.events, *events)), lines=_lines((*fact.lines, *lines)))
 
 

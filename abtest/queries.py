@@ -5,15 +5,19 @@ Source: docs/experiments.md.
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 from sqlalchemy import distinct as distinct_of
 
 from abtest.client_vectors import client_vectors
 from abtest.fact_writer import SINK
+from abtest.facts import decode_evidence, foreign_lines
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.store import Experiment
 from abtest.tables import exposures, results, session_facts, sink_offsets
+from stream.schemas.money import NO_CURRENCY
+
+_MAX_FOREIGN_SESSIONS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,8 @@ class Facts:
         partial: Whether sessions with open attribution windows count.
         counts: Counts of each arm, in the order of the plan.
         moments: Moments of the clients' sums, by arm.
-        currencies: Currencies of the facts.
+        currencies: Currencies of the facts that have money or name a currency.
+        foreign_currencies: Currencies of order lines that differ from that of their list.
         open_sessions: Sessions that are left out because their attribution windows are open.
         unknown_arm: Exposed clients in arms that the plan does not have.
         looks: Watermarks of the mature reports so far.
@@ -80,6 +85,7 @@ class Facts:
     counts: tuple[ArmCounts, ...]
     moments: dict[str, Moments]
     currencies: tuple[str, ...]
+    foreign_currencies: tuple[str, ...]
     open_sessions: int
     unknown_arm: int
     looks: tuple[int, ...]
@@ -105,8 +111,12 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
         for arm in experiment.arms
     }
     counted = session_facts.c.experiment == experiment.key
+    # A session without a currency and without money fits any other.
+    has_money = or_(
+        session_facts.c.currency != NO_CURRENCY, session_facts.c.gross_minor > 0, session_facts.c.refund_minor > 0
+    )
     currencies = connection.execute(
-        select(session_facts.c.currency).where(counted).distinct().order_by(session_facts.c.currency)
+        select(session_facts.c.currency).where(counted, has_money).distinct().order_by(session_facts.c.currency)
     ).scalars()
     return Facts(
         data_range=data_range,
@@ -114,6 +124,7 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
         counts=_counts(connection, experiment, moments, matured_ts),
         moments=moments,
         currencies=tuple(currencies),
+        foreign_currencies=_foreign_currencies(connection, counted),
         open_sessions=0
         if matured_ts is None
         else connection.execute(
@@ -134,6 +145,18 @@ def read(connection: Connection, experiment: Experiment, *, partial: bool | None
             ).scalars()
         ),
     )
+
+
+def _foreign_currencies(connection: Connection, counted: ColumnElement[bool]) -> tuple[str, ...]:
+    """Return the currencies of order lines that no sum contains, as far as some sessions show them."""
+    evidence = connection.execute(
+        select(session_facts.c.currency, session_facts.c.evidence)
+        .where(counted, session_facts.c.foreign_lines > 0)
+        .order_by(session_facts.c.query_id)
+        .limit(_MAX_FOREIGN_SESSIONS)
+    )
+    found = {line.currency for currency, raw in evidence for line in foreign_lines(decode_evidence(raw)[1], currency)}
+    return tuple(sorted(found))
 
 
 def _data_range(connection: Connection, key: str) -> DataRange:

@@ -89,7 +89,7 @@ def build(
         collector=Collector(
             Delivery(broker, clock=system.clock, random=system.random),
             metrics,
-            options=Options(query_hash_key=query_hash_key),
+            options=Options(query_hash_key=query_hash_key, currency=settings.collect_currency or None),
             max_bytes=settings.collect_bytes,
             timeout_s=settings.collect_timeout_s,
             now_ms=system.now_ms,

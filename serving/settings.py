@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stream.schemas.money import currency_code
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
@@ -26,6 +28,7 @@ class ServingSettings:
         queue_size: Impressions that wait in memory for the broker; further ones are dropped.
         collect_bytes: Size of posted events that wait in memory for the broker; further ones are refused with 429.
         collect_timeout_s: Seconds after which posted events that the broker has not acknowledged are answered with 503.
+        collect_currency: Currency of posted lists and orders that name none, such as EUR; empty = unknown.
         profiles_capacity: Clients whose profile is kept in memory.
         artifacts: Folder of model artifacts; empty = `artifacts` under the home folder.
     """
@@ -46,6 +49,7 @@ class ServingSettings:
     queue_size: int = 10_000
     collect_bytes: int = 8 * 1024 * 1024
     collect_timeout_s: float = 10.0
+    collect_currency: str = ""
     profiles_capacity: int = 200_000
     artifacts: str = ""
 
@@ -56,6 +60,11 @@ class ServingSettings:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
         if not 1 <= self.num_scored <= 30:
             raise ValueError(f"num_scored = {self.num_scored}: expected 1 to 30, the list size of the models")
+        if self.collect_currency:
+            try:
+                currency_code(self.collect_currency)
+            except ValueError as error:
+                raise ValueError(f"collect_currency = {error}") from error
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port = {self.port}: expected 0 to 65535")
         for name in ("drain_s", "spool_bytes"):

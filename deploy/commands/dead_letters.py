@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from deploy.commands.ingest import CurrencyOption
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.configuration import Context
@@ -124,6 +125,7 @@ def redrive(
     query_name: Annotated[
         str, typer.Option(help="For rejected payloads of other conventions: what carries the query id.")
     ] = "query_id",
+    currency: CurrencyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count; send nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -149,7 +151,7 @@ def redrive(
             topic,
             planned,
             read_to_end(broker, topic),
-            options=Options(query_hash_key=key, query_name=query_name),
+            options=Options(query_hash_key=key, currency=currency, query_name=query_name),
             bucket=redrive.TokenBucket(rate, time.monotonic, time.sleep),
             now_ms=_now_ms,
         )

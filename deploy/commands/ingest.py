@@ -7,6 +7,7 @@ import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
 from stream.adapters import FORMATS, Options
+from stream.schemas.money import currency_code
 
 if TYPE_CHECKING:
     from stream.operations.event_files import EventFiles
@@ -34,11 +35,25 @@ KeepUnmappedFlag: TypeAlias = Annotated[
 ]
 
 
+def _currency(text: str | None) -> str | None:
+    try:
+        return text and currency_code(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+CurrencyOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(callback=_currency, help="Currency of lists and orders that name none, such as EUR."),
+]
+
+
 def ingest(
     ctx: typer.Context,
     files: FilesArgument,
     format_: FormatOption,
     query_name: QueryNameOption = "query_id",
+    currency: CurrencyOption = None,
     keep_unmapped: KeepUnmappedFlag = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Adapt and count; send nothing.")] = False,
     as_json: JsonFlag = False,
@@ -66,7 +81,7 @@ def ingest(
     # A dry run makes no key, because its hashes are not kept.
     privacy = called.settings.get("privacy", PrivacySettings)
     key = b"" if dry_run else query_hash_key(privacy, called.home)
-    options = Options(query_hash_key=key, query_name=query_name, keep_unmapped=keep_unmapped)
+    options = Options(query_hash_key=key, currency=currency, query_name=query_name, keep_unmapped=keep_unmapped)
     windows = called.settings.get("join", JoinSettings)
     live_s = windows.click_window_s + windows.lateness_s
 

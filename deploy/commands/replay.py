@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from deploy.commands.ingest import (
+    CurrencyOption,
     FilesArgument,
     FormatOption,
     KeepUnmappedFlag,
@@ -46,6 +47,7 @@ def files(
     files: FilesArgument,
     format_: FormatOption,
     query_name: QueryNameOption = "query_id",
+    currency: CurrencyOption = None,
     keep_unmapped: KeepUnmappedFlag = False,
     patience_s: Annotated[
         float, typer.Option(min=1.0, help="Seconds to wait for a worker that writes nothing before giving up.")
@@ -79,7 +81,7 @@ def files(
             format_,
             payloads,
             done,
-            options=Options(query_hash_key=key, query_name=query_name, keep_unmapped=keep_unmapped),
+            options=Options(query_hash_key=key, currency=currency, query_name=query_name, keep_unmapped=keep_unmapped),
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         first = next(events, None)

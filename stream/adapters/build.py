@@ -100,6 +100,7 @@ def impression(
     """
     if not products:
         raise SchemaError("missing_field", "a list of no products cannot be joined")
+    currency = currency or options.currency
     shown = list(products)
     positions = {product.position for product in shown}
     if None not in positions and len(positions) == len(shown):
@@ -157,6 +158,7 @@ def conversion(
     common: Common,
     name: ConversionName,
     products: Sequence[Product],
+    options: Options,
     *,
     transaction_id: str | None,
     currency: str | None,
@@ -175,8 +177,9 @@ def conversion(
         common: Who and when.
         name: What happened.
         products: The lines.
+        options: Settings of the shop.
         transaction_id: The order; hashed from the source's fields where it has none.
-        currency: Of all amounts.
+        currency: Of all amounts; where the source names none, that of the options.
         value: Total of the order.
         query_id: The query of all lines that name none.
         refund_id: Tells two refunds of one line apart.
@@ -188,6 +191,7 @@ def conversion(
     is_whole = not products and name != "purchase" and transaction_id is not None
     if not products and not is_whole:
         raise SchemaError("missing_field", f"a {name} that names no lines cannot be counted")
+    currency = currency or options.currency
     if currency is None:
         if not is_free and not is_whole:
             raise SchemaError("missing_field", f"a {name} needs its currency")

@@ -30,7 +30,7 @@ def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
     if kind == "ranking":
         return [_ranking(event, options)]
     if kind == "interaction":
-        return _interaction(event)
+        return _interaction(event, options)
     raise unmapped(kind, event.at("event"))
 
 
@@ -52,7 +52,7 @@ def _ranking(event: Fields, options: Options) -> OurEvent:
     )
 
 
-def _interaction(event: Fields) -> Iterable[OurEvent]:
+def _interaction(event: Fields, options: Options) -> Iterable[OurEvent]:
     name = event.required("type").lower().replace("-", "_")
     if name not in _CLICKS and name not in _CONVERSIONS:
         raise unmapped(name, event.at("type"))
@@ -73,6 +73,7 @@ def _interaction(event: Fields) -> Iterable[OurEvent]:
             common,
             _CONVERSIONS[name],
             [product],
+            options,
             transaction_id=transaction_id,
             currency=currency,
             query_id=query_id,

@@ -18,11 +18,13 @@ class Options:
 
     Attributes:
         query_hash_key: Key of the hash of query texts, the same as in the ranking service.
+        currency: Currency of lists and orders whose source names none; None leaves theirs unknown.
         query_name: Name of the parameter or property that carries the query id where the source has none of its own.
         keep_unmapped: Write events of unmapped kinds to `dead_letters`, for debugging; else they are only counted.
     """
 
     query_hash_key: bytes = b""
+    currency: str | None = None
     query_name: str = "query_id"
     keep_unmapped: bool = False
 

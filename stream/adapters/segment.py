@@ -85,6 +85,7 @@ def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
             common,
             _CONVERSIONS[name],
             products,
+            options,
             transaction_id=transaction_id,
             currency=currency,
             value=total if revenue is None else revenue,

@@ -131,6 +131,7 @@ def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
             common,
             _CONVERSIONS[kind],
             products,
+            options,
             transaction_id=transaction_id,
             currency=currency,
             value=value,

@@ -31,7 +31,7 @@ def adapt(raw: bytes, options: Options) -> list[Result]:
 
 def _build(event: Fields, *, options: Options) -> Iterable[OurEvent]:
     if event.has("action_name"):
-        return _event(event)
+        return _event(event, options)
     if any(event.has(name) for name in (*_HITS, "user_query")):
         return [_query(event, options)]
     if len(event.content) == 1 and not _BULK_ACTIONS.isdisjoint(event.content):
@@ -64,7 +64,7 @@ def _query(event: Fields, options: Options) -> OurEvent:
     return build.impression(common, products, options, query_id=query_id, text=text, ranks=ranks)
 
 
-def _event(event: Fields) -> Iterable[OurEvent]:
+def _event(event: Fields, options: Options) -> Iterable[OurEvent]:
     name = event.required("action_name")
     if name not in _CLICKS and name not in _CONVERSIONS:
         raise unmapped(name, event.at("action_name"))
@@ -89,6 +89,7 @@ def _event(event: Fields) -> Iterable[OurEvent]:
             common,
             _CONVERSIONS[name],
             [product],
+            options,
             transaction_id=transaction_id,
             currency=currency,
             value=value,

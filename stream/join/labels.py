@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
-from stream.schemas import topics
+from stream.schemas import money, topics
 from stream.schemas.session import Evidence, Line, pack, packer
 
 
@@ -159,6 +159,18 @@ def no_columns(n: int) -> Mapping[str, bytes]:
     return {name: pack(name, values) for name, values in (counts | delays).items()}
 
 
+def currency(lines: Iterable[OrderLineLabel], list_currency: str) -> str:
+    """Return the currency of a session's money: that of the list or, if it is unknown, of the first order line.
+
+    The first order line is the one with the least (event_ts, identity) among those in a known currency, so the order of
+    arrival does not matter.
+    """
+    if money.is_known(list_currency):
+        return list_currency
+    known = [line for line in lines if money.is_known(line.currency)]
+    return min(known, key=lambda line: (line.event_ts, line.identity)).currency if known else list_currency
+
+
 def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dict[str, bytes]:
     """Return the label columns of a list by name.
 
@@ -166,7 +178,8 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
         labels: The merged labels.
         n: Length of the list.
         impression_ts: Start of the delays; a click with an earlier time has delay 0.
-        currency: Money in another currency stays in `lines` only.
+        currency: Currency of the money; a line of unknown currency is taken to be in it, and money in another one
+            stays in `lines` only.
     """
     clicks, carts, click_delay = [0] * n, [0] * n, [-1] * n
     for label in labels.clicks.values():
@@ -186,14 +199,14 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
     units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
     orders: list[set[str]] = [set() for _ in range(n)]
     for line in labels.order_lines.values():
-        money = line.amount_minor if line.currency == currency else 0
+        amount = line.amount_minor if line.currency in {currency, money.NO_CURRENCY} else 0
         if line.action == "purchase":
             orders[line.item].add(line.transaction_id)
             units[line.item] += line.quantity
-            gross[line.item] += money
+            gross[line.item] += amount
             _lower(order_delay, line.item, line.event_ts - impression_ts)
         else:
-            refund[line.item] += money
+            refund[line.item] += amount
     return clicked | {
         "orders": pack("orders", [len(ids) for ids in orders]),
         "units": pack("units", units),

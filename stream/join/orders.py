@@ -149,6 +149,8 @@ class Orders:
         is_purchase = conversion.action_name == "purchase"
         result = target.merge(label, "conversion" if is_purchase else "refund")
         joined = self._counters.add_merge(result)
+        if joined and target.is_foreign(label):
+            self._counters["currency_differs"] += 1
         if is_purchase and result is not MergeResult.DUPLICATE:
             self._note_purchase(event, target, label, joined=joined)
         return True

@@ -27,7 +27,7 @@ _LARGE_BYTES = 3
 
 
 _HEADER_FIELDS = ("revision", "reason", "close_ts", "watermark_ts")
-_LABEL_FIELDS = ("label_key", *no_columns(1), "changed", "events", "lines")
+_LABEL_FIELDS = ("label_key", "currency", *no_columns(1), "changed", "events", "lines")
 
 
 def _payload(name: str, select: Callable[[str], bool], tag: str | None = None) -> type[Struct]:
@@ -54,6 +54,7 @@ class ListView(Struct):
     item_id: list[str]
     price_minor: bytes
     query_category: str | None
+    list_currency: str
 
     def price(self, item: int) -> int:
         """Return the price of the item at an index."""
@@ -69,7 +70,7 @@ class ListKey(Struct):
 
 
 class _Currency(Struct):
-    currency: str
+    list_currency: str
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -94,7 +95,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             src=(partition, offset),
             query_hash=query.hash,
             query_category=query.category,
-            currency=impression.currency,
+            list_currency=impression.currency,
             assignment=[_arm(assigned) for assigned in impression.assignment] if impression.assignment else [],
             lineage=impression.lineage,
             version=impression.version,
@@ -150,10 +151,10 @@ def build(
         partition: Partition of the inputs.
         changed_items: Indexes of the items whose labels have changed since the last revision.
     """
+    currency = _currencies.decode(payload).list_currency
     if labels is None or not len(labels):
-        labelled = _unlabelled(n)
+        labelled = _unlabelled(n, currency)
     else:
-        currency = _currencies.decode(payload).currency
         labelled = _label_payload(labels, n, impression_ts, currency, partition, changed_items)
     # Another release, with more or fewer fields, may have written the list payload.
     num_fields = int.from_bytes(payload[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
@@ -162,16 +163,18 @@ def build(
 
 
 @lru_cache(maxsize=256)
-def _unlabelled(n: int) -> bytes:
-    return _label_payload(labelling.empty(), n, 0, "", 0, ())
+def _unlabelled(n: int, currency: str) -> bytes:
+    return _label_payload(labelling.empty(), n, 0, currency, 0, ())
 
 
 def _label_payload(
-    labels: Labels, n: int, impression_ts: int, currency: str, partition: int, changed_items: Iterable[int]
+    labels: Labels, n: int, impression_ts: int, list_currency: str, partition: int, changed_items: Iterable[int]
 ) -> bytes:
+    currency = labelling.currency(labels.order_lines.values(), list_currency)
     return _encoder.encode(
         LabelPayload(
             label_key=labelling.label_key(labels),
+            currency=currency,
             **labelling.columns(labels, n=n, impression_ts=impression_ts, currency=currency),
             changed=labelling.changed(changed_items),
             events=labelling.evidence(labels, partition),

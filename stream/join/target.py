@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 
+from stream.join import labels as labelling
 from stream.join import sessions
-from stream.join.labels import Label, Labels, MergeResult
+from stream.join.labels import Label, Labels, MergeResult, OrderLineLabel
 from stream.join.sessions import ListView
+from stream.schemas import money
 
 
 class Target(ABC):
@@ -36,6 +38,11 @@ class Target(ABC):
         if self._shown is None:
             self._shown = sessions.list_view(self.list_payload())
         return self._shown
+
+    def is_foreign(self, line: OrderLineLabel) -> bool:
+        """Return whether an order line names another currency than its session has with it."""
+        currency = labelling.currency([*self.labels.order_lines.values(), line], self.shown.list_currency)
+        return line.currency not in {currency, money.NO_CURRENCY}
 
     @abstractmethod
     def list_payload(self) -> bytes:

@@ -30,7 +30,9 @@ _LINES = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, 
           "transaction_id": pl.String, "line_id": pl.String, "refund_id": pl.String, "quantity": pl.Int64,
           "amount": pl.Int64, "currency": pl.String}  # fmt: skip
 _EVIDENCE = ["query_id", "kind", "identity", "action", "item", "event_ts"]
-_LABELS = ["query_id", "item", "clicks", "carts", "orders", "units", "gross", "refund"]
+_LABELS = ["query_id", "item", "clicks", "carts", "orders", "units", "gross", "refund", "currency"]
+_LABEL_TYPES = {"query_id": pl.String, "currency": pl.String}
+_UNKNOWN_CURRENCY = "XXX"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +221,19 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
                               "event_ts"),
         ]
     )  # fmt: skip
-    currency = tables.shown.select("query_id", pl.col("currency").alias("list_currency")).unique()
-    return _Joined(evidence, _labels(touches, everything.join(currency, on="query_id")))
+    return _Joined(evidence, _labels(touches, everything, _currencies(tables.shown, everything)))
+
+
+def _currencies(shown: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
+    """Return the currency of each query: that of its list or, if unknown, of its first line in a known currency."""
+    first = lines.filter(pl.col("currency") != _UNKNOWN_CURRENCY)
+    first = first.sort("event_ts", "transaction_id", "line_id", "refund_id").unique(
+        "query_id", keep="first", maintain_order=True
+    )
+    named = shown.select("query_id", list_currency="currency").unique()
+    both = named.join(first.select("query_id", line_currency="currency"), on="query_id", how="left")
+    is_unknown = (pl.col("list_currency") == _UNKNOWN_CURRENCY) & pl.col("line_currency").is_not_null()
+    return both.select("query_id", query_currency=pl.when(is_unknown).then("line_currency").otherwise("list_currency"))
 
 
 def _linked_clicks(clicks: pl.DataFrame, listed: pl.DataFrame, *, infer: bool) -> pl.DataFrame:
@@ -272,10 +285,12 @@ def _reversals(lines: pl.DataFrame, deals: pl.DataFrame, refund_ms: int) -> pl.D
     )  # fmt: skip
 
 
-def _labels(touches: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
+def _labels(touches: pl.DataFrame, lines: pl.DataFrame, currencies: pl.DataFrame) -> pl.DataFrame:
     by = ["query_id", "item"]
     bought = pl.col("action") == "purchase"
-    money = pl.when(pl.col("currency") == pl.col("list_currency")).then(pl.col("amount")).otherwise(0)
+    is_counted = (pl.col("currency") == pl.col("query_currency")) | (pl.col("currency") == _UNKNOWN_CURRENCY)
+    money = pl.when(is_counted).then(pl.col("amount")).otherwise(0)
+    lines = lines.join(currencies, on="query_id")
     clicks = touches.group_by(by).agg(
         clicks=(pl.col("action") == "click").sum().cast(pl.Int64),
         carts=(pl.col("action") != "click").sum().cast(pl.Int64),
@@ -286,7 +301,8 @@ def _labels(touches: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
         gross=money.filter(bought).sum(),
         refund=money.filter(~bought).sum(),
     )
-    return clicks.join(deals, on=by, how="full", coalesce=True).fill_null(0).select(_LABELS)
+    both = clicks.join(deals, on=by, how="full", coalesce=True).fill_null(0)
+    return both.join(currencies.rename({"query_currency": "currency"}), on="query_id").select(_LABELS)
 
 
 def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]:
@@ -307,13 +323,17 @@ def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]
             last.column("gross_minor").tolist(),
             last.column("refund_minor").tolist(),
         ]
-        labels += [(query_id, at, *values) for at, values in enumerate(zip(*columns, strict=True)) if any(values)]
+        labels += [
+            (query_id, at, *values, last.currency)
+            for at, values in enumerate(zip(*columns, strict=True))
+            if any(values)
+        ]
     types = [pl.String, pl.String, pl.String, pl.String, pl.Int64, pl.Int64]
     times = [(query_id, revisions[0].impression_ts) for query_id, revisions in sessions.items()]
     return (
         _Joined(
             pl.DataFrame(evidence, schema=dict(zip(_EVIDENCE, types, strict=True)), orient="row"),
-            pl.DataFrame(labels, schema={n: pl.Int64 if n != "query_id" else pl.String for n in _LABELS}, orient="row"),
+            pl.DataFrame(labels, schema={n: _LABEL_TYPES.get(n, pl.Int64) for n in _LABELS}, orient="row"),
         ),
         pl.DataFrame(times, schema={"query_id": pl.String, "imp_ts": pl.Int64}, orient="row"),
     )

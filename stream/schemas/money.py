@@ -3,6 +3,7 @@
 Source: ISO 4217:2015, list one, "minor unit" column.
 """
 
+import re
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
@@ -10,6 +11,8 @@ from stream.errors import SchemaError
 
 NO_CURRENCY = "XXX"
 """ISO 4217 code for "no currency involved": the currency of lists and orders whose source names none."""
+
+_CODE = re.compile("[A-Z]{3}")
 
 DEFAULT_EXPONENT = 2
 EXPONENTS: Mapping[str, int] = {
@@ -27,6 +30,29 @@ EXPONENTS: Mapping[str, int] = {
 
 _MAX_DIGITS = 16
 _context = Context(prec=60, rounding=ROUND_HALF_EVEN)
+
+
+def is_known(currency: str) -> bool:
+    """Return whether a code names a currency.
+
+    >>> is_known("EUR"), is_known("XXX")
+    (True, False)
+    """
+    return currency != NO_CURRENCY
+
+
+def currency_code(text: str) -> str:
+    """Return the code of a currency that a user has named.
+
+    >>> currency_code("EUR")
+    'EUR'
+
+    Raises:
+        ValueError: If the text is no code of ISO 4217, or the code for no currency.
+    """
+    if not _CODE.fullmatch(text) or not is_known(text):
+        raise ValueError(f"'{text}': expected three capital letters of ISO 4217, such as EUR")
+    return text
 
 
 def exponent(currency: str) -> int:
@@ -72,7 +98,7 @@ def format_minor(minor: float, currency: str | None, *, more: int = 0) -> str:
         currency: Code of ISO 4217, or None if amounts of several currencies were found.
         more: Further decimals, for means.
     """
-    if currency is None or currency == NO_CURRENCY:
+    if currency is None or not is_known(currency):
         return f"{Decimal(minor):,.{more}f} minor units"
     digits = exponent(currency)
     return f"{_context.scaleb(Decimal(minor), -digits):,.{digits + more}f} {currency}"

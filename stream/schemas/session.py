@@ -19,6 +19,7 @@ from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
+from stream.schemas.money import NO_CURRENCY
 
 SCHEMA_VERSION = 1
 ACTION_CODES = {"view": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
@@ -72,6 +73,11 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
 
     Shapes: n items in shown order, f item features, c context features, h behaviours of the history, k changed items.
     Units: `_minor` integers in minor units, `_ms` milliseconds, -1 = no such event.
+
+    Attributes:
+        list_currency: The currency that the impression names; `XXX` = unknown.
+        currency: The currency of `gross_minor` and `refund_minor`: that of the list or, where that is unknown, of the
+            order lines. Lines in another currency are in `lines` only.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -89,6 +95,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
 
     query_hash: str
     query_category: str | None
+    list_currency: str = NO_CURRENCY
     currency: str
     assignment: list[AssignedArm]
     lineage: str | None

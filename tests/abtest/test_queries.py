@@ -38,6 +38,25 @@ def test_mixed_currencies_are_not_added_up(store_engine: Engine) -> None:
     assert any("EUR, USD" in note for note in found.caveats)
 
 
+def test_sessions_without_a_currency_and_without_money_fit_any_other(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=17, num_clients=60)
+    unknown = make_session("other", "c00000", arm=sessions[0].assignment[0].arm, currency="XXX")
+    fill(store_engine, [*sessions, unknown])
+    found = report(store_engine, "first")
+    assert found.currency == "EUR"
+    assert found.result("gmv", "treatment").reason is None
+    assert not any("several currencies" in note for note in found.caveats)
+
+
+def test_a_line_in_another_currency_is_named(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=17, num_clients=60)
+    arm, lines = sessions[0].assignment[0].arm, [purchase("t", 1, 900, currency="CHF")]
+    fill(store_engine, [*sessions, make_session("other", "c00000", arm=arm, lines=lines)])
+    found = report(store_engine, "first")
+    assert found.result("gmv", "treatment").reason == "mixed_currency"
+    assert any("(CHF, EUR)" in note for note in found.caveats)
+
+
 def test_clients_in_two_arms_are_left_out(store_engine: Engine) -> None:
     sessions, _ = generate(seed=18, num_clients=60)
     moved = [

@@ -71,7 +71,14 @@ def send(event: Event, delay_ms: int = 0) -> Sent:
     return Sent(topic_of(event), event.client_id, events.encode(event), event.event_ts + delay_ms)
 
 
-def impression(number: int, *, client: str = CLIENTS[0], at_s: int = 0, items: Sequence[str] = ITEMS[:3]) -> Impression:
+def impression(
+    number: int,
+    *,
+    client: str = CLIENTS[0],
+    at_s: int = 0,
+    items: Sequence[str] = ITEMS[:3],
+    currency: str = "EUR",
+) -> Impression:
     """Return the list of query `q<number>`."""
     return Impression(
         event_id=f"i{number}",
@@ -80,7 +87,7 @@ def impression(number: int, *, client: str = CLIENTS[0], at_s: int = 0, items: S
         source="test",
         query_id=f"q{number}",
         query=Query(hash="h", category="shoes"),
-        currency="EUR",
+        currency=currency,
         items=ShownItems(
             object_id=list(items),
             rank_in=list(range(1, len(items) + 1)),
@@ -118,6 +125,7 @@ def purchase(
     *,
     client: str = CLIENTS[0],
     at_s: int = 0,
+    currency: str = "EUR",
 ) -> Conversion:
     """Return order `t<number>` with one line per item."""
     return Conversion(
@@ -127,7 +135,7 @@ def purchase(
         source="test",
         action_name="purchase",
         transaction_id=f"t{number}",
-        currency="EUR",
+        currency=currency,
         query_id=None if query is None else f"q{query}",
         items=[
             OrderLine(line_id=str(at), object_id=item, quantity=1 + at, amount_minor=500 + at)
@@ -145,7 +153,7 @@ def reversal(bought: Conversion, number: int, *, after_s: int, action: str = "re
         source="test",
         action_name="cancel" if action == "cancel" else "refund",
         transaction_id=bought.transaction_id,
-        currency="EUR",
+        currency=bought.currency,
         items=bought.items[:1],
     )
 
@@ -247,8 +255,8 @@ class Outputs:
             found = union.setdefault(content.query_id, set())
             found |= {(e.event_id, e.action, e.item, e.event_ts, e.topic) for e in content.events}
             found |= {(x.transaction_id, x.line_id, x.refund_id, x.item, x.amount_minor) for x in content.lines}
-            columns = (content.clicks, content.carts, content.orders, content.units, content.gross_minor,
-                       content.refund_minor, content.click_delay_ms, content.order_delay_ms,
+            columns = (content.currency, content.clicks, content.carts, content.orders, content.units,
+                       content.gross_minor, content.refund_minor, content.click_delay_ms, content.order_delay_ms,
                        content.label_key)  # fmt: skip
             view[content.query_id] = (frozenset(found), columns)
         return view

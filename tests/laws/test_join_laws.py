@@ -47,7 +47,8 @@ def shop_days(draw: st.DrawFn) -> list[Event]:
         at_s = draw(st.integers(0, _SPAN_S))
         items = draw(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=5, unique=True))
         shown.append((number, client, at_s, items))
-        events.append(impression(number, client=client, at_s=at_s, items=items))
+        currency = draw(st.sampled_from(("EUR", "XXX")))
+        events.append(impression(number, client=client, at_s=at_s, items=items, currency=currency))
     for number in range(draw(st.integers(0, 10))):
         query, client, at_s, items = draw(st.sampled_from(shown))
         named = draw(st.sampled_from((query, query, query, None, 99)))
@@ -60,7 +61,8 @@ def shop_days(draw: st.DrawFn) -> list[Event]:
         query, client, at_s, items = draw(st.sampled_from(shown))
         named = draw(st.sampled_from((query, None, None, 99)))
         bought = draw(st.lists(st.sampled_from(items), min_size=1, max_size=2))
-        order = purchase(number, named, bought, client=client, at_s=at_s + draw(st.integers(1, 8_000)))
+        after_s, currency = draw(st.integers(1, 8_000)), draw(st.sampled_from(("EUR", "EUR", "USD", "XXX")))
+        order = purchase(number, named, bought, client=client, at_s=at_s + after_s, currency=currency)
         events.append(order)
         if draw(st.booleans()):
             action = draw(st.sampled_from(("refund", "cancel")))

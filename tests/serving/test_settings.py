@@ -16,14 +16,16 @@ from serving.settings import ServingSettings
         ("port", 65_536, "0 to 65535"),
         ("spool_bytes", -1, "0 or more"),
         ("drain_s", -0.5, "0 or more"),
+        ("collect_currency", "eur", "three capital letters"),
+        ("collect_currency", "XXX", "three capital letters"),
     ],
 )
-def test_a_value_out_of_range_is_refused(name: str, value: float, expected: str) -> None:
+def test_a_value_out_of_range_is_refused(name: str, value: float | str, expected: str) -> None:
     changes: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match=f"{name} = {value}: expected {expected}"):
+    with pytest.raises(ValueError, match=f"{name} = {value!r}: expected {expected}"):
         ServingSettings(**changes)
 
 
 def test_the_bounds_are_accepted() -> None:
     ServingSettings(num_scored=1, port=0, spool_bytes=0, drain_s=0)
-    ServingSettings(num_scored=30, port=65_535)
+    ServingSettings(num_scored=30, port=65_535, collect_currency="EUR")

@@ -52,6 +52,22 @@ def test_a_dry_run_counts_and_sends_nothing(name: str, home: Path) -> None:
     assert not (home / "serving").exists()
 
 
+@pytest.mark.parametrize("currency", ["eur", "EURO", "XXX", "€"])
+def test_a_currency_that_is_none_is_refused(currency: str, home: Path) -> None:
+    (home / "events").write_bytes(lines_of("segment")[0])
+    done = ingest("--format", "segment", "--dry-run", "--currency", currency, str(home / "events"))
+    assert done.exit_code == 2
+    assert f"'{currency}': expected three capital letters" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_a_currency_of_the_shop_takes_orders_that_name_none(home: Path) -> None:
+    content, records, num_dead_letters = lines_of("segment")
+    (home / "events").write_bytes(content)
+    arguments = ("--format", "segment", "--dry-run", "--json", "--currency", "EUR", str(home / "events"))
+    done = msgspec.json.decode(ingest(*arguments).stdout)
+    assert (done["records"]["conversions"], done["dead_letters"]) == (records["conversions"] + 1, num_dead_letters - 1)
+
+
 @pytest.mark.kafka
 def test_records_and_rejects_arrive_once_however_often_a_file_is_sent(
     fresh_kafka: Broker, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ import pytest
 
 from stream.adapters import FORMATS, Adapted, Options, Result, adapt
 from stream.schemas import topics
-from stream.schemas.events import Conversion
+from stream.schemas.events import Conversion, Impression
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIONS = Options(query_hash_key=b"golden")
@@ -91,6 +91,34 @@ def test_a_refund_without_lines_is_one_of_all_lines(currency: str | None, value:
     assert isinstance(refund.record, Conversion)
     assert [(line.line_id, line.object_id, line.amount_minor) for line in refund.record.items] == [("*", "*", amount)]
     assert refund.record.currency == (currency or "XXX")
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "named"),
+    [
+        ("segment", "a list", None),
+        ("ga4", "an exported search term and query id that are numbers", None),
+        ("ga4", "a list, ordered by index", "USD"),
+        ("ubi", "a query with its hits is an impression", None),
+        ("ubi", "a purchase without money", None),
+        ("ubi", "a purchase with money", "JPY"),
+        ("metarank", "a purchase without money", None),
+        ("segment", "an order without a currency", None),
+    ],
+)
+def test_a_list_or_order_without_a_currency_takes_that_of_the_shop(name: str, title: str, named: str | None) -> None:
+    case = next(case for case in json.loads((GOLDEN / f"{name}.json").read_text()) if case["title"] == title)
+    (result,), rejected = adapt(name, raw_of(case), Options(currency="CHF"))
+    assert rejected == []
+    assert isinstance(result.record, (Impression, Conversion))
+    assert result.record.currency == (named or "CHF")
+
+
+def test_prices_of_a_list_are_in_the_currency_of_the_shop() -> None:
+    case = next(case for case in json.loads((GOLDEN / "segment.json").read_text()) if case["title"] == "a list")
+    (result,), _ = adapt("segment", raw_of(case), Options(currency="KWD"))
+    assert isinstance(result.record, Impression)
+    assert result.record.items.price_minor == [24_000, 19_990]
 
 
 def test_a_copy_of_a_snowplow_event_keeps_its_id() -> None:

@@ -43,7 +43,7 @@ def sent_of(name: str, client: str, titles: list[str]) -> list[Sent]:
             "ga4",
             "531.77",
             ["a list, ordered by index", "a click and a cart addition of two items in one payload", "a purchase"],
-            0,  # the order is in another currency than the list
+            0,  # the list is in US dollars and the order in Kuwaiti dinars
             "query_id",
         ),
         ("segment", "a-5", ["a list", "a click", "an order", "a refund"], 5997, "query_id"),
@@ -83,6 +83,15 @@ def exported(name: str, at_s: int, items: list[dict[str, object]], **params: obj
         "user_pseudo_id": CLIENTS[0],
         "event_params": [{"key": key, "value": {kinds[type(value)]: value}} for key, value in params.items()],
         "items": items,
+    }
+
+
+def measured(name: str, at_s: int, items: list[dict[str, object]], **params: object) -> dict[str, object]:
+    """Return a payload of GA4's Measurement Protocol with an event of query `q`."""
+    return {
+        "client_id": CLIENTS[0],
+        "timestamp_micros": 1_767_571_200_000_000 + at_s * 1_000_000,
+        "events": [{"name": name, "params": {"query_id": "q", "items": items, **params}}],
     }
 
 
@@ -195,6 +204,73 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
             ],
             {"q": {"clicks": [0, 1]}},
             id="a hit without an id and an array",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                measured("view_item_list", 0, [{"item_id": "mug", "price": 19.99}, {"item_id": "pot", "price": 45}]),
+                measured("select_item", 5, [{"item_id": "mug"}]),
+                measured(
+                    "purchase",
+                    60,
+                    [{"item_id": "mug", "price": 19.99, "quantity": 2}],
+                    transaction_id="T",
+                    currency="EUR",
+                    value=39.98,
+                ),
+            ],
+            {"q": {"clicks": [1, 0], "orders": [1, 0], "units": [2, 0], "gross_minor": [3998, 0]}},
+            id="a list without a currency",
+        ),
+        pytest.param(
+            "segment",
+            [
+                track(
+                    "Product List Viewed",
+                    "m-0",
+                    query_id="q",
+                    list_id="deals_1",
+                    category="Deals",
+                    products=[
+                        {"product_id": "p-1", "sku": "1-32", "name": "Game", "price": 19, "position": 1},
+                        {"product_id": "p-2", "sku": "2-32", "name": "Cards", "price": 3, "position": 2},
+                    ],
+                ),
+                track("Product Clicked", "m-5", query_id="q", product_id="p-1", sku="1-32", price=19, position=1),
+                track(
+                    "Order Completed",
+                    "m-9",
+                    order_id="o",
+                    total=41.5,
+                    revenue=38,
+                    tax=3.5,
+                    currency="USD",
+                    products=[{"product_id": "p-1", "price": 19, "quantity": 2}],
+                ),
+            ],
+            {"q": {"clicks": [1, 0], "orders": [1, 0], "gross_minor": [3800, 0]}},
+            id="the list of the specification, which names no currency",
+        ),
+        pytest.param(
+            "ubi",
+            [
+                ubi(0, user_query="tea", query_response_hit_ids=["cup", "pot"]),
+                ubi(5, action_name="click", event_attributes={"object": {"object_id": "cup"}}),
+                ubi(
+                    9,
+                    action_name="purchase",
+                    event_attributes={
+                        "object": {"object_id": "cup"},
+                        "transaction_id": "t",
+                        "currency": "EUR",
+                        "price": 12.5,
+                        "quantity": 2,
+                        "value": 25,
+                    },
+                ),
+            ],
+            {"q": {"clicks": [1, 0], "orders": [1, 0], "gross_minor": [2500, 0]}},
+            id="an order with money of a source without money",
         ),
     ],
 )

@@ -1,5 +1,8 @@
 """Labels: a set under any order, repetition and grouping of merges, and the columns derived from it."""
 
+from itertools import permutations
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,6 +82,29 @@ def test_columns_count_clicks_orders_and_money() -> None:
     assert session.unpack("order_delay_ms", columns["order_delay_ms"]).tolist() == [-1, 100, 100]
     assert session.unpack("gross_minor", columns["gross_minor"]).tolist() == [0, 1_000, 0]
     assert session.unpack("refund_minor", columns["refund_minor"]).tolist() == [0, 300, 0]
+
+
+@pytest.mark.parametrize(
+    ("named", "ordered", "expected"),
+    [
+        ("EUR", ["USD", "EUR"], ("EUR", [0, 500])),
+        ("EUR", ["XXX"], ("EUR", [500])),
+        ("XXX", ["USD"], ("USD", [500])),
+        ("XXX", ["USD", "EUR", "USD"], ("USD", [500, 0, 500])),
+        ("XXX", ["XXX", "EUR"], ("EUR", [500, 500])),
+        ("XXX", ["XXX"], ("XXX", [500])),
+        ("XXX", [], ("XXX", [])),
+    ],
+)
+def test_a_list_of_unknown_currency_takes_that_of_its_first_order_line(
+    named: str, ordered: list[str], expected: tuple[str, list[int]]
+) -> None:
+    lines = [_line(number, number, currency=currency) for number, currency in enumerate(ordered)]
+    for arrived in permutations(lines):
+        merged = _all([], list(arrived))
+        currency = labels.currency(merged.order_lines.values(), named)
+        columns = labels.columns(merged, n=len(lines), impression_ts=0, currency=currency)
+        assert (currency, session.unpack("gross_minor", columns["gross_minor"]).tolist()) == expected
 
 
 def test_lists_without_labels_share_their_columns() -> None:

@@ -4,12 +4,16 @@ import pytest
 
 from tests.laws.join_log import (
     CLIENTS,
+    MAX_DELAY_MS,
     SETTINGS,
     Event,
+    Log,
     click,
     impression,
     purchase,
     reversal,
+    run,
+    send,
 )
 from tests.stream.join.runs import WINDOW_S, last_session, reasons, run_events
 
@@ -34,6 +38,26 @@ def test_an_order_line_that_joins_no_list_has_a_reason(reason: str, happened: li
     assert reasons(result) == [reason]
     outcomes = result.outcomes
     assert outcomes["produced"] == sum(outcomes[name] for name in ("joined", "late", "orphan"))
+
+
+def test_a_later_line_with_an_earlier_time_corrects_the_currency() -> None:
+    unknown = impression(1, currency="XXX")
+    late = purchase(1, 1, ["item-1"], at_s=10, currency="USD")
+    first = purchase(2, 1, ["item-2"], at_s=5, currency="EUR")
+    sent = [send(unknown), send(late), send(first, MAX_DELAY_MS), send(click(1, 1, "item-0", at_s=20))]
+    result = run(Log.of(sent))
+    session = last_session(result)
+    assert (session.list_currency, session.currency) == ("XXX", "EUR")
+    assert session.column("gross_minor").tolist() == [0, 0, 500]
+    assert [line.currency for line in session.lines] == ["EUR", "USD"]
+    assert result.join.counters["currency_differs"] == 0, "the line in US dollars was the only one when it came"
+
+
+@pytest.mark.parametrize(("named", "bought", "differ"), [("EUR", "USD", 1), ("EUR", "XXX", 0), ("XXX", "USD", 0)])
+def test_lines_in_another_currency_are_counted(named: str, bought: str, differ: int) -> None:
+    result = run_events([impression(1, currency=named), purchase(1, 1, ["item-1"], at_s=5, currency=bought)])
+    assert result.join.counters["currency_differs"] == differ
+    assert last_session(result).column("gross_minor").tolist() == [0, 0 if differ else 500, 0]
 
 
 def test_a_refund_past_its_window_is_too_late() -> None:
