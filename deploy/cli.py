@@ -10,7 +10,8 @@ import typer
 
 from deploy.commands import abtest, config, db, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
 from deploy.commands.output import Exit, print_error, start_logging
-from stream.errors import ConfigError, ShelfwiseError
+from deploy.configuration import Context
+from stream.errors import BusError, ConfigError, ShelfwiseError
 
 app = typer.Typer(
     name="shelfwise",
@@ -59,7 +60,8 @@ def root(
         if not separator:
             raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE")
         overrides[key] = value
-    ctx.obj = {**(ctx.obj or {}), "config": config_file, "set": overrides}
+    ctx.obj = ctx.obj if ctx.obj is not None else {}
+    ctx.obj |= {"config": config_file, "set": overrides}
 
 
 @app.command("version")
@@ -70,13 +72,14 @@ def version_command() -> None:
 
 def main() -> None:
     """Run the program; print an error of Shelfwise as one line and set the exit code."""
+    given: dict[str, object] = {"start_logging": start_logging}
     try:
-        app(obj={"start_logging": start_logging})
+        app(obj=given)
     except ConfigError as error:
         print_error(error, "configuration error")
         sys.exit(Exit.USAGE)
     except ShelfwiseError as error:
-        print_error(error)
+        print_error(_with_cause(error, given.get("loaded")))
         sys.exit(Exit.FAILURE)
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
@@ -86,3 +89,13 @@ def main() -> None:
         sys.exit(Exit.FAILURE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+
+
+def _with_cause(error: ShelfwiseError, loaded: object) -> str:
+    """Return the message of an error; a local Kafka that cannot work is its cause."""
+    if not isinstance(error, BusError) or not isinstance(loaded, Context):
+        return str(error)
+    from deploy.kafka.choice import fault
+
+    cause = fault(loaded)
+    return str(error) if cause is None or cause in str(error) else f"{error}; {cause}"

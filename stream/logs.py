@@ -14,9 +14,15 @@ from typing import Literal, TextIO
 import structlog
 
 # Library loggers that write a line for each fetch, request or rebalance, or log as errors what is retried.
-_ONLY_ERRORS = ("aiokafka.consumer.fetcher", "faust.transport.drivers.aiokafka", "mode.utils.logging")
-# What kafka-python reports about its connections is retried, or raised to the caller as an error with a cause.
-_SILENT = ("kafka.net", "kafka.cluster")
+_ONLY_ERRORS = (
+    "aiokafka.consumer.fetcher",
+    "faust.transport.drivers.aiokafka",
+    "kafka.producer.sender",
+    "mode.utils.logging",
+)
+# What kafka-python reports about its connections and records is retried, or raised to the caller as an error with a
+# cause.
+_SILENT = ("kafka.net", "kafka.cluster", "kafka.producer.producer_batch")
 _OWN = ("shelfwise", "stream", "abtest", "trainer", "serving", "deploy")
 _ONLY_WARNINGS = ("kafka", "uvicorn.access", "alembic")
 

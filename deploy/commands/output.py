@@ -33,12 +33,14 @@ class Exit(IntEnum):
 def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> Context:
     """Return settings with the flags of this call on top of the program's own `--set` flags.
 
-    The program's `main` also hands over `start_logging`; tests that call commands in their own process do not.
+    The program's `main` also hands over `start_logging`, and reads `loaded` to explain an error; tests that call
+    commands in their own process do not.
     """
-    given = ctx.find_root().obj or {}
+    root = ctx.find_root()
+    given = root.obj if root.obj is not None else {}
     chosen: dict[str, object] = dict(given.get("set", {}))
     chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
-    loaded = load(given.get("config"), chosen)
+    given["loaded"] = loaded = load(given.get("config"), chosen)
     if (start_logging := given.get("start_logging")) is not None:
         start_logging(loaded)
     return loaded

@@ -30,6 +30,13 @@ def whereabouts(context: Context, broker: Broker) -> str:
     return f"broker {broker.bootstrap}, home {context.home.absolute()}"
 
 
+def fault(context: Context) -> str | None:
+    """Return the reason why the local Kafka of a command cannot work; None if none is known or another is chosen."""
+    if context.settings.get("kafka", KafkaSettings).broker not in {"auto", "local"}:
+        return None
+    return local(context.settings.get("local_kafka", LocalKafkaSettings), context.home).fault()
+
+
 def find(settings: KafkaSettings, local_settings: LocalKafkaSettings, home: Path) -> Broker:
     """Return the broker that the settings choose. Nothing is started, downloaded or written.
 

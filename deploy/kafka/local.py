@@ -5,6 +5,8 @@ Guarantees: survives `kill -9` with its data; a stop signals only a process that
 
 import fcntl
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +28,10 @@ _STOP_S = 60.0
 # Java reads the path of its working folder by the locale, which may be plain ASCII.
 _UTF8 = ("env", "LC_ALL=C.UTF-8")
 _STARTED = b"Kafka Server started"
+# A broker ends when it cannot write; it needs more than this for its first indexes.
+_LEAST_FREE_BYTES = 16 << 20
+_CAUSE = re.compile(r"ERROR|FATAL|Exception|Error:")
+_SHOWN = 400
 # The controller refuses a restarted broker while it still counts the killed one as alive; the default is 9 s.
 _SESSION_MS = 6_000
 # A broker outlives the object that started it; its process record is kept so that a stop can reap it.
@@ -86,9 +92,9 @@ class LocalKafka:
             is_alive = lambda: child.poll() is None  # noqa: E731
             # Clients that ask too early leave sockets behind, so the log is asked first.
             if not self._wait(lambda: _STARTED in self._log_since(log_size), is_alive):
-                raise BusError(f"Kafka ended while it was starting: {self._last_words()}")
+                raise BusError(f"Kafka ended while it was starting: {self._last_words(log_size)}")
             if not self._wait(lambda: is_reachable(self.broker), is_alive):
-                raise BusError(f"Kafka ended after it had started: {self._last_words()}")
+                raise BusError(f"Kafka ended after it had started: {self._last_words(log_size)}")
         return self.broker
 
     def stop(self) -> bool:
@@ -120,6 +126,19 @@ class LocalKafka:
         ready = pid is not None and is_reachable(self.broker)
         return Status(address=self.broker.bootstrap, pid=pid, ready=ready, folder=str(self._folder))
 
+    def fault(self) -> str | None:
+        """Return the reason why the broker cannot work, with the remedy; None if none is known."""
+        if not self._folder.is_dir():
+            return None
+        if shutil.disk_usage(self._folder).free < _LEAST_FREE_BYTES:
+            return (
+                f"no space left on the disk of {self._folder}: free some, or set SHELFWISE_HOME to a folder on another "
+                "disk"
+            )
+        if self._pid_file.is_file() and self._pid() is None:
+            return f"the local Kafka has ended, see {self._log}; `shelfwise kafka up` starts it again"
+        return None
+
     @property
     def broker(self) -> Broker:
         """The address, whether it runs or not."""
@@ -140,6 +159,8 @@ class LocalKafka:
         if java is None:
             raise BusError(f"the local Kafka needs Java {jars.MIN_JAVA} or newer on the PATH")
         jars.ensure(self._jars, self._report)
+        if shutil.disk_usage(self._folder).free < _LEAST_FREE_BYTES:
+            raise BusError(self.fault())
         port, controller = self._choose_ports()
         self._write_config(port, controller)
         if not (self._folder / "data" / "meta.properties").is_file():
@@ -266,11 +287,14 @@ class LocalKafka:
         written = self._log.read_bytes() if self._log.is_file() else b""
         return written[size:] if len(written) >= size else written
 
-    def _last_words(self) -> str:
-        for log in (self._log, self._folder / "kafka.out"):
-            if log.is_file() and (text := log.read_text(errors="replace").strip()):
-                return text[-600:]
-        return f"no message in {self._log}"
+    def _last_words(self, log_size: int) -> str:
+        if fault := self.fault():
+            return fault
+        output = self._folder / "kafka.out"
+        said = self._log_since(log_size) or (output.read_bytes() if output.is_file() else b"")
+        lines = said.decode(errors="replace").strip().splitlines()
+        causes = [line for line in lines if _CAUSE.search(line)] or lines[-1:] or ["no message"]
+        return f"{causes[-1][:_SHOWN]}; see {self._log}"
 
     def _pid(self) -> int | None:
         try:

@@ -7,8 +7,8 @@ and value.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stream.broker.producer import Producer
-from stream.errors import BusError, SchemaError
+from stream.broker.producer import Producer, RefusedRecordError
+from stream.errors import SchemaError
 from stream.schemas import decode, topics
 from stream.schemas.events import Event
 from stream.schemas.problems import problem
@@ -55,7 +55,7 @@ def send_lines(producer: Producer, topic: str, lines: Iterable[bytes], *, raw: b
             producer.send(topic, key=key, value=value)
         except SchemaError as fault:
             produced.refused.append((number, f"{fault.reason}: {problem(fault.detail, value)}"))
-        except BusError as fault:
+        except RefusedRecordError as fault:
             if not raw:
                 raise
             produced.refused.append((number, f"the broker refuses it: {fault}"))

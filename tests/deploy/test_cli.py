@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -82,3 +83,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         "error: /data/out.jsonl: Read-only file system; "
         "SHELFWISE_HOME sets the home folder, TMPDIR that of temporary files"
     ]
+
+
+def test_an_error_of_the_broker_names_a_local_kafka_that_cannot_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
+    monkeypatch.setattr("deploy.kafka.choice.fault", lambda _loaded: "no space left")
+    monkeypatch.setattr(sys, "argv", ["shelfwise", "stream", "recount"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == output.Exit.FAILURE
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: kafka.broker = auto: no local Kafka runs")
+    assert line.endswith("; no space left")

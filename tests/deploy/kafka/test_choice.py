@@ -3,10 +3,12 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from deploy.kafka import choice
+from deploy.configuration import load
+from deploy.kafka import choice, jars
 from deploy.kafka.choice import find, start
 from deploy.kafka.settings import LocalKafkaSettings
 from stream.broker.admin import create_topics, partition_counts
@@ -200,3 +202,27 @@ def test_jars_arrive_in_a_folder_that_is_named_relatively(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert jars.missing(jars.ensure(Path("home/kafka/jars"), lambda _line: None)) == []
     assert jars.missing(tmp_path / "home" / "kafka" / "jars") == []
+
+
+def test_a_full_disk_is_named_before_and_behind_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
+    called = load()
+    assert choice.fault(called) is None
+    (tmp_path / "kafka").mkdir()
+    assert choice.fault(called) is None
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: SimpleNamespace(free=(16 << 20) - 1))
+    assert choice.fault(load(None, {"kafka.broker": "127.0.0.1:9092"})) is None
+    named = (
+        f"no space left on the disk of {tmp_path / 'kafka'}: free some, or set SHELFWISE_HOME to a folder on another"
+    )
+    assert (choice.fault(called) or "").startswith(named)
+    if jars.java() is not None and not jars.missing(JARS):
+        with pytest.raises(BusError, match="no space left"):
+            local_kafka(tmp_path / "kafka").start()
+
+
+def test_a_local_kafka_that_has_ended_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
+    (tmp_path / "kafka").mkdir()
+    (tmp_path / "kafka" / "kafka.pid").write_text("1")
+    assert "the local Kafka has ended" in (choice.fault(load()) or "")

@@ -1,7 +1,11 @@
 """Producer, reader and offsets against a real Kafka and against the memory broker."""
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
+from deploy.kafka.memory import MemoryBroker
 from stream.broker.admin import create_topics
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.producer import Producer
@@ -94,3 +98,51 @@ def test_memory_broker_has_all_topics_and_keeps_records(memory_broker: Broker) -
             producer.send(topics.CLICKS, key=b"c%d" % number, value=b"v")
 
     assert len(list(read_to_end(memory_broker, topics.CLICKS))) == 50
+
+
+@pytest.fixture
+def mortal_broker() -> Iterator[MemoryBroker]:
+    """A memory broker that a test may close."""
+    with MemoryBroker(PARTITIONS) as hosted:
+        yield hosted
+
+
+def send(producer: Producer, num_records: int) -> None:
+    for number in range(num_records):
+        producer.send(topics.CLICKS, key=b"c%d" % number, value=b"v")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_broker_that_goes_away_is_one_error_with_the_count_of_acknowledged_records(
+    mortal_broker: MemoryBroker,
+) -> None:
+    def produce() -> None:
+        with Producer(mortal_broker.broker, request_timeout_ms=500) as producer:
+            send(producer, 10)
+            producer.flush()
+            mortal_broker.close()
+            send(producer, 5)
+
+    with pytest.raises(BusError, match=r"10 records were acknowledged, 5 not: KafkaTimeoutError"):
+        produce()
+    gc.collect()
+
+
+def test_an_error_on_its_way_is_the_one_that_the_caller_sees(mortal_broker: MemoryBroker) -> None:
+    def fail() -> None:
+        with Producer(mortal_broker.broker, request_timeout_ms=500) as producer:
+            send(producer, 1)
+            mortal_broker.close()
+            raise KeyError("the first")
+
+    with pytest.raises(KeyError, match="the first"):
+        fail()
+
+
+def test_a_producer_knows_the_end_of_what_it_wrote(memory_broker: Broker) -> None:
+    with Producer(memory_broker) as producer:
+        send(producer, 20)
+        producer.flush()
+        assert producer.num_acknowledged == 20
+        written = {pair: end for pair, end in end_offsets(memory_broker, [topics.CLICKS]).items() if end}
+        assert producer.ends == written
