@@ -92,7 +92,7 @@ class Clicks:
     def _add_label(self, click: Click, source: Source, target: Target) -> None:
         """Merge the label of a click, and note a new one for later conversions and for the profile of its client."""
         shown, counters = target.shown, self._counters
-        item = shown.item_id.index(click.object_id)
+        item = shown.place(click.object_id, click.position)
         link = "query_id" if click.query_id is not None else "inferred"
         label = ClickLabel(
             click.event_id, click.action_name, item, click.event_ts, source.append_ts, source.offset, link

@@ -19,18 +19,18 @@ class ClosedSession(Target):
 
     Attributes:
         row: Its row, with the labels of the micro-batch.
-        items: Indexes of the items with merged labels.
+        merged: The labels that were merged.
         reasons: Reasons of the merges.
         has_grown: Whether a merge has changed the labels.
     """
 
-    __slots__ = ("_corrected", "has_grown", "items", "reasons", "row")
+    __slots__ = ("_corrected", "has_grown", "merged", "reasons", "row")
     is_open = False
 
     def __init__(self, query_id: str, row: SessionRow, last_ts: int, corrected: "dict[str, ClosedSession]") -> None:
         super().__init__(query_id, row.client_id, row.event_ts, last_ts, row.labels)
         self.row = row
-        self.items: set[int] = set()
+        self.merged: list[Label] = []
         self.reasons: set[str] = set()
         self.has_grown = False
         self._corrected = corrected
@@ -43,7 +43,7 @@ class ClosedSession(Target):
         """Merge a label; a repeated one is emitted again, as a crash may have lost its first record."""
         result = self.row.labels.merge(label)
         if result is not MergeResult.DUPLICATE:
-            self.items.add(label.item)
+            self.merged.append(label)
             self.reasons.add(reason)
             self.has_grown |= result is not MergeResult.REPEATED
             self._corrected[self.query_id] = self

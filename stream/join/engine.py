@@ -18,7 +18,7 @@ from stream.join.clicks import Clicks, click_deadline
 from stream.join.closed_sessions import ClosedSessions
 from stream.join.deadlines import Deadlines
 from stream.join.item_clicks import ItemClicks
-from stream.join.labels import Labels
+from stream.join.labels import Label, Labels
 from stream.join.lists import Lists
 from stream.join.open_queries import OpenQueries, OpenQuery
 from stream.join.orders import Orders, line_deadline
@@ -272,16 +272,16 @@ class Join:
             merged = (merged or labels.empty()).union(written.row.labels)
             revision = written.row.revision + (merged != written.row.labels)
             self._closed.discard_correction(query.query_id)
-        items: set[int] = set()
+        changed: list[Label] = []
         if merged is not None and len(merged):
-            items.update(label.item for label in merged.clicks.values())
-            items.update(label.item for label in merged.order_lines.values())
+            changed += merged.clicks.values()
+            changed += merged.order_lines.values()
             row = SessionRow(revision, query.event_ts, query.client_id, query.n, merged, payload)
             self._closed.put(query.query_id, row)
             self._counters["sessions_labelled"] += 1
         else:
             self._closed.add_unlabelled(query.query_id, query.close_ts)
-        self._emit(query, payload, merged, revision, "close", items, output)
+        self._emit(query, payload, merged, revision, "close", changed, output)
         self._counters[outcomes.JOINED] += 1
         self._counters["sessions"] += 1
 
@@ -291,7 +291,7 @@ class Join:
             row.revision += session.has_grown
             self._closed.put(session.query_id, row)
             reason = max(session.reasons, key=_REASON_ORDER.index)
-            self._emit(row, row.list_payload, row.labels, row.revision, reason, session.items, output)
+            self._emit(row, row.list_payload, row.labels, row.revision, reason, session.merged, output)
             self._counters["revisions"] += 1
 
     def _emit(
@@ -301,7 +301,7 @@ class Join:
         merged: Labels | None,
         revision: int,
         reason: str,
-        items: set[int],
+        changed: list[Label],
         output: MicroBatchOutput,
     ) -> None:
         header = sessions.Header(
@@ -317,7 +317,7 @@ class Join:
             n=query.n,
             impression_ts=query.event_ts,
             partition=self._partition,
-            changed_items=items,
+            changed=changed,
         )
         output.sessions.append((query.client_id.encode(), value))
         output.reasons.append(reason)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.schemas import money, topics
 from stream.schemas.session import Evidence, Line, pack, packer
@@ -50,6 +51,11 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
     def identity(self) -> str:
         """Return the key under which copies of the line merge."""
         return f"{self.transaction_id}\0{self.line_id}\0{self.refund_id}"
+
+    @property
+    def purchase_identity(self) -> str:
+        """Return the identity of the purchase of the line."""
+        return f"{self.transaction_id}\0{self.line_id}\0"
 
 
 Label = ClickLabel | OrderLineLabel
@@ -157,6 +163,36 @@ def no_columns(n: int) -> Mapping[str, bytes]:
     counts = dict.fromkeys(("clicks", "carts", "orders", "units", "gross_minor", "refund_minor"), [0] * n)
     delays = dict.fromkeys(("click_delay_ms", "order_delay_ms"), [-1] * n)
     return {name: pack(name, values) for name, values in (counts | delays).items()}
+
+
+def placed(labels: Labels, item_id: list[str]) -> Labels:
+    """Return the labels with each order line at its place in the list.
+
+    An order line names a product, not a place. Where a list shows the product more than once, the place is that of the
+    last click or cart addition on it up to the purchase, else the first one. Reversals follow their purchase.
+
+    Args:
+        labels: The merged labels, whose order lines have the first place of their product.
+        item_id: The products of the list.
+    """
+    if len(set(item_id)) == len(item_id):
+        return labels
+    lines = {}
+    for identity, line in labels.order_lines.items():
+        purchase = labels.order_lines.get(line.purchase_identity, line)
+        product = item_id[line.item]
+        clicks = [
+            (click.event_ts, click.event_id, click.item)
+            for click in labels.clicks.values()
+            if item_id[click.item] == product and click.event_ts <= purchase.event_ts
+        ]
+        lines[identity] = replace(line, item=max(clicks)[2]) if clicks else line
+    return Labels(labels.clicks, lines)
+
+
+def items_of(labels: Labels, some: Iterable[Label]) -> set[int]:
+    """Return the items of some of the labels."""
+    return {label.item if isinstance(label, ClickLabel) else labels.order_lines[label.identity].item for label in some}
 
 
 def currency(lines: Iterable[OrderLineLabel], list_currency: str) -> str:

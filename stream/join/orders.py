@@ -139,7 +139,7 @@ class Orders:
         if known is not None:
             item = known.item
         elif event.line.object_id in target.shown.item_id:
-            item = target.shown.item_id.index(event.line.object_id)
+            item = target.shown.place(event.line.object_id)
         else:
             return False
         label = _label(event, item, link)

@@ -15,7 +15,7 @@ from msgspec import NODEFAULT, Struct, defstruct
 from msgspec.structs import fields
 
 from stream.join import labels as labelling
-from stream.join.labels import Labels, no_columns
+from stream.join.labels import Label, Labels, no_columns
 from stream.schemas import session
 from stream.schemas.events import Assignment, Impression
 from stream.schemas.session import AssignedArm, pack, packer
@@ -55,6 +55,14 @@ class ListView(Struct):
     price_minor: bytes
     query_category: str | None
     list_currency: str
+
+    def place(self, object_id: str, position: int | None = None) -> int:
+        """Return the index of a product; of equal products that nearest to a position, or else the first."""
+        index = self.item_id.index(object_id)
+        if position is None or position == index + 1 or self.item_id.count(object_id) == 1:
+            return index
+        equal = [at for at, item_id in enumerate(self.item_id) if item_id == object_id]
+        return min(equal, key=lambda at: abs(at + 1 - position))
 
     def price(self, item: int) -> int:
         """Return the price of the item at an index."""
@@ -138,7 +146,7 @@ def build(
     n: int,
     impression_ts: int,
     partition: int,
-    changed_items: Iterable[int],
+    changed: Iterable[Label],
 ) -> bytes:
     """Return the msgpack bytes of a session record.
 
@@ -149,13 +157,15 @@ def build(
         n: Length of the list.
         impression_ts: Time of the impression.
         partition: Partition of the inputs.
-        changed_items: Indexes of the items whose labels have changed since the last revision.
+        changed: The labels that were merged since the last revision.
     """
     currency = _currencies.decode(payload).list_currency
     if labels is None or not len(labels):
         labelled = _unlabelled(n, currency)
     else:
-        labelled = _label_payload(labels, n, impression_ts, currency, partition, changed_items)
+        placed = labelling.placed(labels, list_view(payload).item_id) if labels.order_lines else labels
+        items = labelling.items_of(placed, changed)
+        labelled = _label_payload(placed, n, impression_ts, currency, partition, items)
     # Another release, with more or fewer fields, may have written the list payload.
     num_fields = int.from_bytes(payload[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
     start = _LARGE_TYPE + num_fields.to_bytes(2, "big")
@@ -168,7 +178,7 @@ def _unlabelled(n: int, currency: str) -> bytes:
 
 
 def _label_payload(
-    labels: Labels, n: int, impression_ts: int, list_currency: str, partition: int, changed_items: Iterable[int]
+    labels: Labels, n: int, impression_ts: int, list_currency: str, partition: int, changed: Iterable[int]
 ) -> bytes:
     currency = labelling.currency(labels.order_lines.values(), list_currency)
     return _encoder.encode(
@@ -176,7 +186,7 @@ def _label_payload(
             label_key=labelling.label_key(labels),
             currency=currency,
             **labelling.columns(labels, n=n, impression_ts=impression_ts, currency=currency),
-            changed=labelling.changed(changed_items),
+            changed=labelling.changed(changed),
             events=labelling.evidence(labels, partition),
             lines=labelling.lines(labels),
         )

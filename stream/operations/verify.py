@@ -24,7 +24,8 @@ _MAX_SHOWN = 20
 _SHOWN = {"query_id": pl.String, "client_id": pl.String, "imp_ts": pl.Int64, "item_id": pl.String, "item": pl.Int64,
           "price": pl.Int64, "offset": pl.Int64, "partition": pl.Int64, "currency": pl.String}  # fmt: skip
 _CLICKS = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, "item_id": pl.String,
-           "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64}  # fmt: skip
+           "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64,
+           "position": pl.Int64}  # fmt: skip
 _LINES = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, "item_id": pl.String,
           "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64,
           "transaction_id": pl.String, "line_id": pl.String, "refund_id": pl.String, "quantity": pl.Int64,
@@ -165,7 +166,17 @@ def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str,
             elif topic == topics.CLICKS:
                 c = decode.click(record.value)
                 clicks.append(
-                    (c.event_id, c.client_id, c.query_id, c.object_id, c.action_name, c.event_ts, offset, partition)
+                    (
+                        c.event_id,
+                        c.client_id,
+                        c.query_id,
+                        c.object_id,
+                        c.action_name,
+                        c.event_ts,
+                        offset,
+                        partition,
+                        c.position,
+                    )
                 )
             else:
                 v = decode.conversion(record.value)
@@ -191,12 +202,10 @@ def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str,
 
 def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     window_ms, attribution_ms = settings.click_window_s * 1_000, settings.attribution_s * 1_000
-    # An item shown twice is meant by its first position.
-    listed = tables.shown.sort("item").unique(["query_id", "item_id"], keep="first", maintain_order=True)
-    listed = listed.select("query_id", "client_id", "item_id", "item", "imp_ts").with_columns(
-        close_ts=pl.col("imp_ts") + window_ms
-    )
-    touches = _linked_clicks(tables.clicks, listed, infer=settings.infer_links)
+    shown = tables.shown.sort("item").select("query_id", "client_id", "item_id", "item", "imp_ts")
+    shown = shown.with_columns(close_ts=pl.col("imp_ts") + window_ms)
+    touches = _linked_clicks(tables.clicks, shown, infer=settings.infer_links)
+    listed = shown.unique(["query_id", "item_id"], keep="first", maintain_order=True)
     purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
     purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
     named = purchases.join(listed, on=["query_id", "client_id", "item_id"])
@@ -210,6 +219,7 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     named = named.filter(in_time)
     unnamed = purchases.join(named, on=["client_id", "transaction_id", "line_id"], how="anti")
     deals = pl.concat([named, _by_last_click(unnamed, touches, attribution_ms, named.columns)])
+    deals = _placed(deals, touches, listed)
     reversals = _reversals(tables.lines, deals, settings.refund_s * 1_000)
     everything = pl.concat([deals.select(reversals.columns), reversals])
     identity = pl.concat_str(["transaction_id", "line_id", "refund_id"], separator="\0")
@@ -236,9 +246,11 @@ def _currencies(shown: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
     return both.select("query_id", query_currency=pl.when(is_unknown).then("line_currency").otherwise("list_currency"))
 
 
-def _linked_clicks(clicks: pl.DataFrame, listed: pl.DataFrame, *, infer: bool) -> pl.DataFrame:
-    named = clicks.filter(pl.col("query_id").is_not_null()).join(listed, on=["query_id", "client_id", "item_id"])
-    bare = clicks.filter(pl.col("query_id").is_null()).drop("query_id").join(listed, on=["client_id", "item_id"])
+def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, *, infer: bool) -> pl.DataFrame:
+    named = clicks.filter(pl.col("query_id").is_not_null()).join(shown, on=["query_id", "client_id", "item_id"])
+    named = _nearest(named, "query_id")
+    bare = clicks.filter(pl.col("query_id").is_null()).drop("query_id").join(shown, on=["client_id", "item_id"])
+    bare = _nearest(bare, "query_id")
     bare = bare.filter(
         pl.col("event_ts").is_between(pl.col("imp_ts"), pl.col("close_ts"), closed="left") & pl.lit(infer)
     )
@@ -247,6 +259,25 @@ def _linked_clicks(clicks: pl.DataFrame, listed: pl.DataFrame, *, infer: bool) -
     )
     both = pl.concat([named, bare.select(named.columns)]).sort("event_ts", "offset")
     return both.unique(["query_id", "event_id"], keep="first", maintain_order=True)
+
+
+def _nearest(clicks: pl.DataFrame, *by: str) -> pl.DataFrame:
+    """Return each click once, on that of equal products that is nearest to its position, or else on the first."""
+    away = (pl.col("item") + 1 - pl.col("position")).abs().fill_null(0)
+    clicks = clicks.with_columns(away=away).sort("away", "item")
+    return clicks.unique(["partition", "offset", *by], keep="first", maintain_order=True).drop("away")
+
+
+def _placed(deals: pl.DataFrame, touches: pl.DataFrame, listed: pl.DataFrame) -> pl.DataFrame:
+    """Return purchase lines on the place of the last click on their product in their list, or else on the first."""
+    clicked = touches.select("query_id", "item_id", click_item="item", click_ts="event_ts", click_id="event_id")
+    line = ["client_id", "transaction_id", "line_id"]
+    last = deals.select(*line, "query_id", "item_id", "event_ts").join(clicked, on=["query_id", "item_id"])
+    last = last.filter(pl.col("click_ts") <= pl.col("event_ts")).sort("click_ts", "click_id", descending=True)
+    last = last.unique(line, keep="first", maintain_order=True).select(*line, "click_item")
+    first = listed.select("query_id", "item_id", first_item="item")
+    placed = deals.join(first, on=["query_id", "item_id"]).join(last, on=line, how="left")
+    return placed.with_columns(item=pl.coalesce("click_item", "first_item")).select(deals.columns)
 
 
 def _by_last_click(

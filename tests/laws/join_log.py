@@ -105,6 +105,7 @@ def click(
     at_s: int = 0,
     action: str = "click",
     at_ms: int = 0,
+    position: int | None = None,
 ) -> Click:
     """Return click `c<number>`."""
     return Click(
@@ -114,6 +115,7 @@ def click(
         source="test",
         query_id=None if query is None else f"q{query}",
         object_id=item,
+        position=position,
         action_name="add_to_cart" if action == "add_to_cart" else "click",
     )
 
@@ -253,12 +255,15 @@ class Outputs:
         union: dict[str, set[tuple[object, ...]]] = {}
         for content in self.sessions():
             found = union.setdefault(content.query_id, set())
-            found |= {(e.event_id, e.action, e.item, e.event_ts, e.topic) for e in content.events}
-            found |= {(x.transaction_id, x.line_id, x.refund_id, x.item, x.amount_minor) for x in content.lines}
+            # A late click moves the order lines of a product that the list shows twice: the last record has the places.
+            found |= {(e.event_id, e.action, e.event_ts, e.topic) for e in content.events}
+            found |= {(x.transaction_id, x.line_id, x.refund_id, x.amount_minor) for x in content.lines}
             columns = (content.currency, content.clicks, content.carts, content.orders, content.units,
                        content.gross_minor, content.refund_minor, content.click_delay_ms, content.order_delay_ms,
                        content.label_key)  # fmt: skip
-            view[content.query_id] = (frozenset(found), columns)
+            events = tuple((e.event_id, e.item) for e in content.events)
+            lines = tuple((x.transaction_id, x.line_id, x.refund_id, x.item) for x in content.lines)
+            view[content.query_id] = (frozenset(found), columns, events, lines)
         return view
 
     def sessions(self) -> list[Session]:

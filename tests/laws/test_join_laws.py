@@ -45,7 +45,7 @@ def shop_days(draw: st.DrawFn) -> list[Event]:
     for number in range(draw(st.integers(1, 6))):
         client = draw(st.sampled_from(CLIENTS))
         at_s = draw(st.integers(0, _SPAN_S))
-        items = draw(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=5, unique=True))
+        items = draw(st.lists(st.sampled_from(ITEMS), min_size=1, max_size=5))
         shown.append((number, client, at_s, items))
         currency = draw(st.sampled_from(("EUR", "XXX")))
         events.append(impression(number, client=client, at_s=at_s, items=items, currency=currency))
@@ -56,7 +56,11 @@ def shop_days(draw: st.DrawFn) -> list[Event]:
         after_s = draw(st.one_of(st.integers(0, 880), st.integers(880, 8_000)))
         action = draw(st.sampled_from(("click", "click", "add_to_cart")))
         # Odd milliseconds keep clicks apart from each other and from the edges of windows.
-        events.append(click(number, named, item, client=client, at_s=at_s + after_s, action=action, at_ms=number + 1))
+        position = draw(st.one_of(st.none(), st.integers(1, 6)))
+        at_s += after_s
+        events.append(
+            click(number, named, item, client=client, at_s=at_s, action=action, at_ms=number + 1, position=position)
+        )
     for number in range(draw(st.integers(0, 5))):
         query, client, at_s, items = draw(st.sampled_from(shown))
         named = draw(st.sampled_from((query, None, None, 99)))

@@ -252,6 +252,23 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
             id="the list of the specification, which names no currency",
         ),
         pytest.param(
+            "segment",
+            [
+                track(
+                    "Product List Viewed",
+                    "m-0",
+                    query_id="q",
+                    products=[
+                        {"product_id": name, "position": at}
+                        for at, name in enumerate(("shoe", "boot", "clog", "shoe"), start=1)
+                    ],
+                ),
+                track("Product Clicked", "m-5", query_id="q", product_id="shoe", position=4),
+            ],
+            {"q": {"clicks": [0, 0, 0, 1]}},
+            id="a product that stands twice in a list",
+        ),
+        pytest.param(
             "ubi",
             [
                 ubi(0, user_query="tea", query_response_hit_ids=["cup", "pot"]),

@@ -26,7 +26,7 @@ def test_s14_a_session_is_built_from_the_list_payload_of_the_next_schema() -> No
     payload = sessions.list_payload(shown, 1, 0)
     header = sessions.Header(revision=0, reason="close", close_ts=START_TS + 1, watermark_ts=START_TS + 2)
     for each in (payload, _grown_payload(payload)):
-        value = sessions.build(each, None, header, n=3, impression_ts=START_TS, partition=1, changed_items=())
+        value = sessions.build(each, None, header, n=3, impression_ts=START_TS, partition=1, changed=())
         content = session.decode(value)
         assert isinstance(content, session.Session)
         assert content.query_id == shown.query_id

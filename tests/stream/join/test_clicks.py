@@ -62,6 +62,27 @@ def test_arrival_around_the_close_decides(past_ms: int, expected: list[str]) -> 
 
 
 @pytest.mark.parametrize(
+    ("position", "expected", "differs"),
+    [
+        (1, [1, 0, 0, 0], 0),
+        (4, [0, 0, 0, 1], 0),
+        (3, [0, 0, 0, 1], 1),
+        (2, [1, 0, 0, 0], 1),
+        (90, [0, 0, 0, 1], 1),
+        (None, [1, 0, 0, 0], 0),
+    ],
+)
+@pytest.mark.parametrize("query", [1, None])
+def test_the_position_decides_between_equal_products(
+    position: int | None, expected: list[int], differs: int, query: int | None
+) -> None:
+    shown = impression(1, items=["item-0", "item-1", "item-2", "item-0"])
+    result = run_events([shown, click(1, query, "item-0", at_s=5, position=position)])
+    assert last_session(result).column("clicks").tolist() == expected
+    assert result.join.counters["position_differs"] == differs
+
+
+@pytest.mark.parametrize(
     ("reason", "happened"),
     [
         ("no_impression", [click(1, 7, "item-1")]),

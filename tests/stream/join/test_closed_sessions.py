@@ -56,7 +56,7 @@ def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
         session.merge(label, reason)
     (corrected,) = state.closed.take_corrected()
     assert corrected.query_id == "q1"
-    assert (corrected.items, corrected.reasons) == ({0, 1}, {"click", "conversion"})
+    assert ({label.item for label in corrected.merged}, corrected.reasons) == ({0, 1}, {"click", "conversion"})
     assert len(corrected.row.labels) == 3
     assert list(state.closed.take_corrected()) == []
 

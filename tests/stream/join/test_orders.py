@@ -40,6 +40,42 @@ def test_an_order_line_that_joins_no_list_has_a_reason(reason: str, happened: li
     assert outcomes["produced"] == sum(outcomes[name] for name in ("joined", "late", "orphan"))
 
 
+_TWICE = impression(1, items=["item-0", "item-1", "item-0"])
+
+
+@pytest.mark.parametrize("query", [1, None])
+@pytest.mark.parametrize("delay_ms", [0, MAX_DELAY_MS])
+def test_an_order_line_is_on_the_place_of_the_last_click(query: int | None, delay_ms: int) -> None:
+    order = purchase(1, query, ["item-0"], at_s=20)
+    clicks = [
+        click(1, 1, "item-0", at_s=5, position=1),
+        click(2, 1, "item-0", at_s=10, position=3),
+        click(3, 1, "item-0", at_s=30, position=1),
+    ]
+    sent = [send(_TWICE), send(order), *(send(one, delay_ms) for one in clicks)]
+    session = last_session(run(Log.of([*sent, send(reversal(order, 1, after_s=50))])))
+    assert session.column("clicks").tolist() == [2, 0, 1]
+    assert session.column("orders").tolist() == [0, 0, 1]
+    assert session.column("refund_minor").tolist() == [0, 0, 500]
+    assert {line.item for line in session.lines} == {2}
+    assert [event.item for event in session.events] == [0, 2, 2, 0, 2]
+
+
+def test_an_order_line_without_a_click_is_on_the_first_place() -> None:
+    session = last_session(run_events([_TWICE, purchase(1, 1, ["item-0"], at_s=20)]))
+    assert session.column("orders").tolist() == [1, 0, 0]
+
+
+def test_a_revision_names_the_place_of_the_order_line() -> None:
+    happened: list[Event] = [
+        _TWICE,
+        click(1, 1, "item-0", at_s=5, position=3),
+        purchase(1, 1, ["item-0"], at_s=WINDOW_S + 900),
+    ]
+    session = last_session(run_events(happened))
+    assert (session.revision, session.column("changed").tolist()) == (1, [2])
+
+
 def test_a_later_line_with_an_earlier_time_corrects_the_currency() -> None:
     unknown = impression(1, currency="XXX")
     late = purchase(1, 1, ["item-1"], at_s=10, currency="USD")

@@ -37,7 +37,7 @@ def _built(impression: events.Impression, merged: labels.Labels | None) -> sessi
         n=2,
         impression_ts=1_000,
         partition=3,
-        changed_items=[1] if merged is not None else [],
+        changed=[merged.clicks["k"]] if merged is not None else [],
     )
     found = session.decode(value)
     assert isinstance(found, session.Session)
@@ -127,6 +127,6 @@ def test_session_records_keep_their_bytes(name: str, merged: labels.Labels | Non
         n=2,
         impression_ts=1_000,
         partition=3,
-        changed_items=[1] if merged is not None else [],
+        changed=[merged.clicks["k"]] if merged is not None else [],
     )
     assert value == (GOLDEN / f"{name}.msgpack").read_bytes()

@@ -32,4 +32,4 @@ def test_a_closed_session_is_a_target_until_its_attribution_window_ends() -> Non
     assert target.shown.item_id == ["item-0", "item-1"]
     assert target.merge(click_label(5, item=1), "click") is MergeResult.ADDED
     (corrected,) = state.closed.take_corrected()
-    assert (corrected.items, corrected.reasons, corrected.has_grown) == ({1}, {"click"}, True)
+    assert (corrected.merged, corrected.reasons, corrected.has_grown) == ([click_label(5, item=1)], {"click"}, True)
