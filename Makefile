@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fast test coverage check fix system clock bench bench-stream docs lock hooks clean setup setup-dev servers
+.PHONY: help demo fast test check fix system clock bench bench-stream docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -49,11 +49,9 @@ FAST := -n $(CORES) -q -m 'not (kafka or postgres or slow or system or bench)'
 fast: setup-dev ## Run the tests that need no server, in less than a minute
 	@$(PYTEST) $(FAST)
 
-test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included (JOBS=1 for one after the other)
-	@$(PYTEST) -n $(JOBS) $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
-
-coverage: ## Run every test and print the coverage of lines and branches by module
-	@$(MAKE) --no-print-directory test COVERAGE=1
+test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included, and print the coverage (JOBS=1 for one after the other)
+	@$(PYTEST) -n $(JOBS) --cov --cov-report=
+	@$(BIN)/python -m coverage json -q -o - | $(BIN)/python -m tests.architecture.coverage_report
 
 check: setup-dev ## Check format, lint, types, imports, dead code and prose
 	@$(BIN)/ruff format --check .
