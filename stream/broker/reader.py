@@ -1,7 +1,7 @@
 """Readers that seek to given positions. They join no group and commit nothing: the caller stores its positions."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Self
+from typing import Literal, Self
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
@@ -14,14 +14,31 @@ from stream.schemas.records import Record
 class Reader:
     """A reader of assigned partitions from given positions."""
 
-    def __init__(self, broker: Broker, positions: Mapping[Partition, int], *, max_records: int = 2_000) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        positions: Mapping[Partition, int],
+        *,
+        max_records: int = 2_000,
+        isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
+    ) -> None:
         """Assign the partitions in `positions` and seek to the offset of each.
+
+        Args:
+            broker: Broker of the topics.
+            positions: Offset of the first record of each partition.
+            max_records: Most records of one poll.
+            isolation: Whether records of open and aborted transactions are left out, and `ends` stops before them.
 
         Raises:
             BusError: If the broker is unreachable or refused.
         """
         self._broker = broker
-        self._consumer = consumer(broker, max_poll_records=max_records)
+        self._consumer = consumer(broker, max_poll_records=max_records, isolation_level=isolation)
+        self.restart(positions)
+
+    def restart(self, positions: Mapping[Partition, int]) -> None:
+        """Read these partitions from these offsets, and no others."""
         self._consumer.assign([TopicPartition(topic, partition) for topic, partition in positions])
         for (topic, partition), offset in positions.items():
             self._consumer.seek(TopicPartition(topic, partition), offset)

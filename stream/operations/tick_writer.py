@@ -11,6 +11,7 @@ from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
+from stream.operations.log_tails import LogTails
 from stream.schemas import topics
 from stream.schemas.events import Tick, encode
 
@@ -64,15 +65,17 @@ class Ticker:
         Raises:
             BusError: If the broker is unreachable or the topic does not exist.
         """
-        # One kept connection: asking anew costs a hundred milliseconds.
-        self._inputs = Reader(broker, end_offsets(broker, topics.EVENT_TOPICS))
+        # One kept connection: asking anew costs a hundred milliseconds. A topic with an open transaction is slow, not
+        # idle, so its end is that of the log.
+        self._inputs = Reader(broker, end_offsets(broker, topics.EVENT_TOPICS), isolation="read_uncommitted")
+        self._tails = LogTails(broker)
         self._producer = producer
         self._writer = writer
         self._partitions = sorted(partition for _, partition in end_offsets(broker, [topics.TICKS]))
         self._seq = 0
 
     def high_watermarks(self) -> HighWatermarks:
-        """Return the end offsets of the event topics, as the broker has them now."""
+        """Return the ends of the logs of the event topics, as the broker has them now."""
         return self._inputs.ends()
 
     def tick(self, now_ts: int, high: HighWatermarks | None = None) -> None:
@@ -80,7 +83,7 @@ class Ticker:
 
         Args:
             now_ts: Simulated time; the caller never moves it back.
-            high: End offsets read after the last flush, when the caller has them already.
+            high: Ends of the logs, read after the last flush, when the caller has them already.
 
         Raises:
             BusError: If a record queued before was not acknowledged.
@@ -88,13 +91,16 @@ class Ticker:
         if high is None:
             self._producer.flush()
             high = self.high_watermarks()
+        tails = self._tails.find(high, self._producer.ends)
         self._seq += 1
         for partition in self._partitions:
+            pairs = [(topic, partition) for topic in topics.EVENT_TOPICS]
             tick = Tick(
                 partition=partition,
                 seq=self._seq,
                 worker=self._writer,
-                hw={topic: high[topic, partition] for topic in topics.EVENT_TOPICS if (topic, partition) in high},
+                hw={pair[0]: high[pair] for pair in pairs if pair in high},
+                tail={pair[0]: tails[pair] for pair in pairs if pair in tails},
                 now_ts=now_ts,
             )
             self._producer.send(
@@ -102,8 +108,9 @@ class Ticker:
             )
 
     def close(self) -> None:
-        """Close the connection that asks for offsets; the producer is the caller's."""
+        """Close the connections that ask for offsets; the producer is the caller's."""
         self._inputs.close()
+        self._tails.close()
 
     def __enter__(self) -> Self:
         return self

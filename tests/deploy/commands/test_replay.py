@@ -13,6 +13,8 @@ from deploy.cli import app
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.schemas import topics
+from tests.harness.kafka import PARTITIONS
+from tests.harness.transactions import begin, produce_to
 from tests.harness.worker import START_TS, emitted, running
 
 NUM_LISTS = 300
@@ -81,6 +83,20 @@ def test_an_unsorted_day_is_joined_exactly(broker: Broker, tmp_path: Path) -> No
     assert again.exit_code == 1
     assert "the clock of these topics stands at 2023-11" in again.stderr
     assert "topics of their own" in again.stderr
+
+
+@pytest.mark.kafka
+def test_topics_that_end_in_transaction_markers_are_replayed_to_the_end(broker: Broker, tmp_path: Path) -> None:
+    """The clicks hold aborted records alone, so that only the ticks can tell that the topic is read."""
+    producer = begin(broker, "aborted")
+    produce_to(producer, topics.CLICKS, range(PARTITIONS), 20)
+    producer.abort_transaction()
+    (tmp_path / "lists").write_bytes(b"\n".join(row for row in day() if b"view_item_list" in row))
+    with running(broker, tmp_path / "worker") as worker:
+        done = replay("--format", "ga4", str(tmp_path / "lists"), "--json", "--patience-s", "30")
+        assert done.exit_code == 0, done.output + worker.log
+        assert worker.stop() == 0
+    assert msgspec.json.decode(done.stdout)["recount"]["joined"] == NUM_LISTS
 
 
 @pytest.mark.kafka
