@@ -47,3 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         # Workers that compute at the end balance better than one that still waits for a server.
         items.sort(key=lambda item: item.path not in waiting)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument and index: compressed bytes contain the time, which differs between workers."""
+    return argname if isinstance(val, bytes) else None
