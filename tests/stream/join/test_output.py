@@ -2,8 +2,8 @@
 
 from stream.join import MicroBatchOutput
 from stream.join.rows import Source
+from stream.operations.join_in_memory import LogRecord
 from stream.schemas import dead_letter, topics
-from tests.stream.logs import LogRecord
 
 
 def test_an_unjoined_line_keeps_its_source() -> None:

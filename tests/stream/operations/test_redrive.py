@@ -11,13 +11,13 @@ from stream.adapters.rejects import dead_letter_of
 from stream.broker.partitioner import partition_of
 from stream.errors import BusError
 from stream.join import Join, JoinSettings
+from stream.operations.join_in_memory import LogRecord
 from stream.operations.recount import Recount, recount
 from stream.operations.redrive import TokenBucket, outgoing, plan, redrive
 from stream.operations.verify import verify
 from stream.schemas import dead_letter, events, topics
 from stream.schemas.dead_letter import Filter
 from tests.laws.join_log import CLIENTS, click, impression, purchase
-from tests.stream.logs import LogRecord
 from tests.stream.schemas.test_dead_letter import written
 
 PARTITIONS = 4

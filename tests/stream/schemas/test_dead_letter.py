@@ -5,10 +5,10 @@ from hashlib import sha256
 
 import pytest
 
+from stream.operations.join_in_memory import LogRecord
 from stream.schemas import dead_letter, topics
 from stream.schemas.dead_letter import DeadLetter, Filter
 from stream.schemas.events import MAX_EVENT_BYTES
-from tests.stream.logs import LogRecord
 
 
 def written(

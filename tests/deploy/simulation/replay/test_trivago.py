@@ -10,10 +10,10 @@ import pytest
 
 from deploy.simulation.replay import trivago
 from stream.errors import ConfigError
+from stream.operations.join_in_memory import Joined, join_in_memory
 from stream.schemas import topics
 from stream.schemas.events import Click, Conversion, Impression
 from tests.deploy.simulation.replay import trivago_log
-from tests.stream.logs import Joined, join_in_process
 
 FILE_NAME = "trivago_sessions_dev.parquet"
 SHA256 = "51d6a2b3f8d40ae8b1251e10099f89d6630eec18a34502c83592a96aa4010d1a"
@@ -36,14 +36,14 @@ def check_against_batch(path: Path, joined: Joined) -> None:
         assert found.column("gross_minor").tolist() == bought
     counters = joined.counters
     assert counters.get("orphan", 0) == rows[0][-1] == joined.num_unjoined
-    assert joined.num_dead == joined.open_sessions == 0
+    assert joined.num_dead == joined.num_open == 0
     assert counters["produced"] == counters["joined"] + counters["orphan"]
 
 
 def test_a_generated_log_joins_as_the_batch_join_does(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     trivago_log.write(path, visits=150, seed=7)
-    joined = join_in_process(trivago.load(path))
+    joined = join_in_memory(trivago.load(path))
     check_against_batch(path, joined)
     assert joined.counters["link_inferred"] > 50
     assert joined.counters["orphan"] > 50
@@ -53,8 +53,8 @@ def test_replaying_a_log_twice_adds_only_duplicates(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     trivago_log.write(path, visits=30, seed=8)
     events = list(trivago.load(path))
-    once = join_in_process(events)
-    twice = join_in_process([event for event in events for _ in range(2)])
+    once = join_in_memory(events)
+    twice = join_in_memory([event for event in events for _ in range(2)])
     assert twice.counters["duplicate"] >= sum(event.topic != topics.CLICKS for event in events)
     for query_id, found in once.sessions.items():
         assert twice.sessions[query_id].clicks == found.clicks
@@ -78,7 +78,7 @@ def test_every_click_out_of_the_real_log_is_in_one_session(real_log: Path) -> No
         topics.CLICKS: 60_307,
         topics.CONVERSIONS: 9_665,
     }
-    joined = join_in_process(events)
+    joined = join_in_memory(events)
     assert len(joined.sessions) == 9_665
     assert sum(int(found.column("orders").sum()) for found in joined.sessions.values()) == 9_665
     check_against_batch(real_log, joined)
