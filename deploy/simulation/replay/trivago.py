@@ -7,6 +7,10 @@ Mapping (ADR 0003): the visit (`session_id`) is the client and the key. Event ti
 `clickout item` row is a list and a choice: an impression one millisecond before it, a click and a purchase of the
 chosen hotel, with explicit query ids. `interaction item ...` rows are clicks without a query id, which the join links
 to the newest open list with the hotel, or accounts for as orphans. Other rows say nothing about an item of a list.
+
+Impressions carry features as served, built by the ranking service's own builder from earlier rows only: the visit's
+item interactions are its history, and a hotel's earlier click-outs are its sales. The log knows only the displayed
+order, which stands in for the incoming order. A hotel has no text, image, brand or rating; its city is its category.
 """
 
 from collections.abc import Iterator
@@ -14,12 +18,30 @@ from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
+from msgspec import structs
 
+from serving.ranking.features import FeatureBuilder, logged
+from serving.schemas import Candidate, QueryText, RankRequest
 from stream.errors import ConfigError
 from stream.operations.replay import Replayed
+from stream.replicas.catalogue import Catalogue
+from stream.replicas.profiles import MAX_BEHAVIOURS, Profiles
 from stream.schemas import topics
-from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.events import (
+    Behaviour,
+    Click,
+    Conversion,
+    Features,
+    Impression,
+    Item,
+    OrderLine,
+    Profile,
+    Query,
+    ShownItems,
+    encode,
+)
 from stream.schemas.identity import event_id
+from trainer.features import N_MAX
 
 SOURCE = "trivago"
 # The log names no currency; the challenge's prices are read as euros.
@@ -51,17 +73,31 @@ def load(path: Path) -> Iterator[Replayed]:
     Raises:
         ConfigError: If the file is missing, lacks a column, or has a list that cannot be read.
     """
+    past = _Past()
+    events = [event for row in _rows(_read(path)) for event in _events(row, past)]
+    # Stable: within one millisecond the rows' own order stays.
+    events.sort(key=lambda event: event.event_ts)
+    yield from events
+
+
+def visit_starts(path: Path) -> dict[str, int]:
+    """Return the time of the first row of each visit, rows without an item included.
+
+    Raises:
+        ConfigError: If the file is missing or lacks a column.
+    """
+    firsts = _read(path).group_by("session_id").agg(pl.col("timestamp").min() * 1_000)
+    return dict(firsts.iter_rows())
+
+
+def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise ConfigError(f"trivago log '{path}' does not exist")
     log = pl.read_parquet(path)
     missing = [name for name in COLUMNS if name not in log.columns]
     if missing:
         raise ConfigError(f"trivago log '{path}': columns {missing} are missing")
-    log = log.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()])
-    events = [event for row in _rows(log) for event in _events(row)]
-    # Stable: within one millisecond the rows' own order stays.
-    events.sort(key=lambda event: event.event_ts)
-    yield from events
+    return log.select([pl.col(name).cast(kind) for name, kind in COLUMNS.items()])
 
 
 def _rows(log: pl.DataFrame) -> Iterator["_Row"]:
@@ -92,20 +128,82 @@ class _Row:
         return event_id(event_ts, SOURCE, kind, self.visit, self.timestamp, self.step)
 
 
-def _events(row: _Row) -> Iterator[Replayed]:
+class _Past:
+    """The catalogue and the profiles as a ranking service would know them: from the rows read so far."""
+
+    def __init__(self) -> None:
+        self._catalogue = Catalogue()
+        self._profiles = Profiles()
+        self._builder = FeatureBuilder(self._catalogue, self._profiles, num_scored=N_MAX)
+
+    def features(self, row: _Row, hotels: list[str], prices: list[int]) -> Features:
+        """Return the features of a list as served: nothing of its own row or a later one is in them."""
+        city = row.text("city") or None
+        request = RankRequest(
+            client_id=row.visit,
+            query_id=row.query_id,
+            query=QueryText(category=city),
+            currency=CURRENCY,
+            candidates=[
+                Candidate(item_id=hotel, price_minor=price) for hotel, price in zip(hotels, prices, strict=True)
+            ],
+        )
+        for hotel, price in zip(hotels, prices, strict=True):
+            self._show(row, hotel, price)
+        features = self._builder.build(request, row.query_id, row.event_ts - 1, prices)
+        return logged(features, list(range(len(hotels))))
+
+    def touch(self, row: _Row, *actions: str) -> None:
+        """Add the item of a row to the history of its visit; a purchase counts as a sale."""
+        hotel = row.text("reference")
+        known = list(self._profiles.behaviours(row.visit))
+        known += [
+            Behaviour(
+                event_id=row.id_of(action, row.event_ts),
+                item_id=hotel,
+                action=action,
+                event_ts=row.event_ts,
+                category=row.text("city") or None,
+            )
+            for action in actions
+        ]
+        known.sort(key=lambda behaviour: (behaviour.event_ts, behaviour.event_id), reverse=True)
+        self._profiles.put(Profile(client_id=row.visit, behaviours=known[:MAX_BEHAVIOURS], updated_ts=row.event_ts))
+        if "purchase" in actions:
+            item = self._catalogue[hotel]
+            self._catalogue.put(structs.replace(item, sales_28d=item.sales_28d + 1))
+
+    def _show(self, row: _Row, hotel: str, price_minor: int) -> None:
+        item = self._catalogue.get(hotel)
+        if item is None:
+            city = row.text("city")
+            item = Item(
+                item_id=hotel,
+                title=hotel,
+                category_ids=[city] if city else [],
+                price_minor=price_minor,
+                currency=CURRENCY,
+                updated_ts=row.event_ts,
+            )
+            self._catalogue.put(item)
+
+
+def _events(row: _Row, past: _Past) -> Iterator[Replayed]:
     if row.text("action_type") == CLICK_OUT:
-        yield _record(topics.IMPRESSIONS, row, _impression(row))
+        yield _record(topics.IMPRESSIONS, row, _impression(row, past))
         yield _record(topics.CLICKS, row, _click(row, query_id=row.query_id))
         yield _record(topics.CONVERSIONS, row, _purchase(row))
+        past.touch(row, "click", "purchase")
     else:
         yield _record(topics.CLICKS, row, _click(row, query_id=None))
+        past.touch(row, "click")
 
 
 def _record(topic: str, row: _Row, event: Impression | Click | Conversion) -> Replayed:
     return Replayed(event_ts=event.event_ts, topic=topic, key=row.visit.encode(), value=encode(event))
 
 
-def _impression(row: _Row) -> Impression:
+def _impression(row: _Row, past: _Past) -> Impression:
     hotels, prices = row.listed("impressions"), row.listed("prices")
     if len(hotels) != len(prices) or row.text("reference") not in hotels:
         raise ConfigError(
@@ -113,6 +211,7 @@ def _impression(row: _Row) -> Impression:
             f" click-out on '{row.text('reference')}': expected equal lengths and the chosen hotel in the list"
         )
     city, filters = row.text("city"), row.text("current_filters")
+    price_minor = [_minor(price) for price in prices]
     return Impression(
         event_id=row.id_of("impression", row.event_ts - 1),
         event_ts=row.event_ts - 1,
@@ -126,8 +225,9 @@ def _impression(row: _Row) -> Impression:
         items=ShownItems(
             object_id=hotels,
             rank_in=list(range(1, len(hotels) + 1)),
-            price_minor=[_minor(price) for price in prices],
+            price_minor=price_minor,
         ),
+        features=past.features(row, hotels, price_minor),
         attributes={"platform": row.text("platform"), "device": row.text("device")},
     )
 
