@@ -1,9 +1,10 @@
-"""`shelfwise trainer`: train lineages and show their versions."""
+"""`shelfwise trainer`: train lineages, show their versions, and evaluate models on logs."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands.evaluate import evaluate
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from trainer.versions.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
+app.command("evaluate")(evaluate)
 
 
 @app.command()

@@ -42,6 +42,8 @@ def _plain(requirement: str) -> str:
 
 RUN = {_plain(each) for each in PROJECT["dependencies"]}
 DEV = {_plain(each) for each in PROJECT["optional-dependencies"]["dev"]}
+# Extras that a user installs by name: pip install 'shelfwise[NAME]'.
+EXTRAS = {_plain(each) for name, wanted in PROJECT["optional-dependencies"].items() if name != "dev" for each in wanted}
 
 
 def _imported(folder: str) -> dict[str, set[str]]:
@@ -67,19 +69,21 @@ def _imported(folder: str) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("folder", PRODUCT)
 def test_the_product_imports_only_declared_dependencies(folder: str) -> None:
-    undeclared = {name: where for name, where in _imported(folder).items() if name not in RUN}
+    undeclared = {name: where for name, where in _imported(folder).items() if name not in RUN | EXTRAS}
     assert undeclared == {}
 
 
 def test_tests_import_only_declared_dependencies() -> None:
-    undeclared = {name: where for name, where in _imported("tests").items() if name not in RUN | DEV | set(BROUGHT)}
+    undeclared = {
+        name: where for name, where in _imported("tests").items() if name not in RUN | DEV | EXTRAS | set(BROUGHT)
+    }
     # Contenders of the benchmark live in an environment of their own.
     assert {name: w for name, w in undeclared.items() if not all(x.startswith("tests/bench/peers/") for x in w)} == {}
 
 
 def test_declared_dependencies_are_imported_or_say_why_not() -> None:
     used = {name for folder in PRODUCT for name in _imported(folder)}
-    assert RUN - used == set(LOADED_OTHERWISE)
+    assert (RUN | EXTRAS) - used == set(LOADED_OTHERWISE)
 
 
 def test_declared_development_dependencies_are_imported_or_say_why_not() -> None:

@@ -117,8 +117,16 @@ class Learner:
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
         """
-        self.batch_number += 1
         examples, fresh = self._examples(batch, catalogue)
+        return self.train(examples, fresh)
+
+    def train(self, examples: Sequence[SessionExample], fresh: Sequence[bool]) -> Step:
+        """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
+
+        Raises:
+            LearningHalted: After `halt_after` refused batches in a row.
+        """
+        self.batch_number += 1
         if not examples:
             return Step(0, {}, moved=False)
         arrays = collate(examples, self.id_maps, width=self.config.vector_width, history=self.config.history)
@@ -132,7 +140,7 @@ class Learner:
             self.counters["quarantined"] += len(examples)
             if self.rejected_in_row >= self.settings.halt_after:
                 raise LearningHalted(f"{self.rejected_in_row} batches in a row had no finite loss or gradient")
-        self._observe([example for example, new in zip(examples, fresh, strict=True) if new])
+        self.observe([example for example, new in zip(examples, fresh, strict=True) if new])
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
     def _examples(self, batch: SessionBatch, catalogue: CatalogueLike) -> tuple[list[SessionExample], list[bool]]:
@@ -201,7 +209,8 @@ class Learner:
                     self._row_optimizer.step(table, slots[table], gradient * scale)
         return losses, True
 
-    def _observe(self, examples: Sequence[SessionExample]) -> None:
+    def observe(self, examples: Sequence[SessionExample]) -> None:
+        """Count the ids of examples; ids that were seen often enough get rows at the next boundary."""
         for kind, id_map in enumerate(self.id_maps.by_name().values()):
             for example in examples:
                 id_map.observe(chain(example.entity[kind], example.hist_entity[kind]))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.evaluation.metrics import list_auc, log_loss, ranks, reciprocal_rank
 from trainer.features import Batch
 from trainer.models import Outputs
 
@@ -32,20 +33,12 @@ class Prequential:
         usable = clicked.any(axis=1) & other.any(axis=1)
         if not usable.any():
             return
-        logit, clicked, other = logit[usable], clicked[usable], other[usable]
-        above = np.where(logit[:, :, None] > logit[:, None, :], 1.0, 0.0)
-        above += np.where(logit[:, :, None] == logit[:, None, :], 0.5, 0.0)
-        pairs = clicked[:, :, None] & other[:, None, :]
-        auc = (above * pairs).sum(axis=(1, 2)) / pairs.sum(axis=(1, 2))
-        real = clicked | other
-        # Rank 1 + items above + half of the ties, oneself (a half) taken off.
-        rank = 0.5 + (np.swapaxes(above, 1, 2) * real[:, None, :]).sum(axis=2)
-        first = np.where(clicked, rank, np.inf).min(axis=1)
-        shifted = np.where(real, logit - np.where(real, logit, -np.inf).max(axis=1, keepdims=True), -np.inf)
-        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        target = clicked / clicked.sum(axis=1, keepdims=True)
-        log_loss = -(target * np.where(real, shifted - log_sum, 0.0)).sum(axis=1)
-        for name, values in (("auc", auc), ("mrr", 1 / first), ("log_loss", log_loss)):
+        logit, clicked, real = logit[usable], clicked[usable], mask[usable]
+        average = ranks(logit, real)
+        auc = list_auc(average, clicked, real)
+        mrr = reciprocal_rank(average, clicked, real)
+        loss = log_loss(logit, clicked, real)
+        for name, values in (("auc", auc), ("mrr", mrr), ("log_loss", loss)):
             self.sums[name] += float(values.sum())
         self.sums["lists"] += float(usable.sum())
 

@@ -67,6 +67,8 @@ class ArmmtConfig(ModelConfig):
         ModelConfig.__post_init__(self)
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.num_columns and self.perspectives:
+            raise ValueError("the encoders of price and sales read columns of the feature schema: num_columns needs 0")
         if not (self.cafu or self.id_perspective):
             raise ValueError("without cafu the vectors go into x_i: that needs id_perspective")
         if self.aux and not self.cafu:

@@ -30,6 +30,7 @@ class ModelConfig:
         context: c, width of the context.
         history: L, behaviours kept per list.
         max_rank: Ranks beyond it share one embedding.
+        num_columns: Numbers of a candidate in data of another form; 0 = the columns of the feature schema.
         uses_rank: Whether `rank_in` and the columns that depend on it are read.
         modalities: Vectors that are read.
         attention: Masked softmax over behaviours, or DIN's un-normalised weights.
@@ -46,6 +47,7 @@ class ModelConfig:
     context: int = 64
     history: int = 50
     max_rank: int = 64
+    num_columns: int = 0
     uses_rank: bool = True
     modalities: tuple[Modality, ...] = ("text",)
     attention: Literal["softmax", "raw"] = "softmax"
@@ -62,6 +64,8 @@ class ModelConfig:
         sizes = (self.vector_width, self.d, self.context, self.history, self.max_rank)
         if min(sizes) < 1:
             raise ValueError(f"widths must be positive, got {sizes}")
+        if self.num_columns < 0:
+            raise ValueError(f"num_columns: expected 0 or more, got {self.num_columns}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected [0, 1), got {self.dropout}")
 

@@ -59,6 +59,8 @@ class Vectors(NamedTuple):
 
 def num_width(config: ModelConfig) -> int:
     """Return F as the model sees it."""
+    if config.num_columns:
+        return config.num_columns
     return len(NUM_COLUMNS) if config.uses_rank else len(NUM_COLUMNS) - len(RANK_COLUMNS)
 
 

@@ -1,0 +1,172 @@
+"""Fits of the product's models to lists: epochs of the learner's own steps, and the best weights on validation.
+
+Source: docs/training.md.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.evaluation.lists import LabelledList, padded
+from trainer.evaluation.metrics import Floats, log_loss
+from trainer.features import Batch, SessionExample, collate
+from trainer.learning.learner import Learner
+from trainer.models import MODELS, Outputs, to_torch
+
+_SCORED_AT_ONCE = 256
+_MODALITIES = ("image", "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One epoch of a fit: mean training loss per batch and log loss of the validation lists, both in nats."""
+
+    number: int
+    train_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalityWeights:
+    """Weights that a fusion unit gives to a modality, over the test items that have its vector."""
+
+    unit: str
+    modality: str
+    num_items: int
+    quartiles: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A fitted model's scores of the test lists, and how it came to them.
+
+    Attributes:
+        score: [B,n] logits, padded.
+        epochs: All epochs run.
+        best_epoch: Number of the epoch whose weights gave the scores.
+        num_weights: Dense weights, embedding rows left out.
+        modalities: Weights of the fusion units, where the model has them.
+    """
+
+    score: Floats
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    num_weights: int
+    modalities: tuple[ModalityWeights, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Limits of a fit: epochs at most, and epochs without a lower validation loss before it stops."""
+
+    epochs: int = 20
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+
+
+def fit(
+    learner: Learner,
+    train: Sequence[LabelledList],
+    validation: Sequence[LabelledList],
+    test: Sequence[LabelledList],
+    *,
+    limits: Patience,
+    seed: int,
+    on_epoch: Callable[[Epoch], None] = lambda _epoch: None,
+) -> Fit:
+    """Train a fresh learner for some epochs and score the test lists with its best weights.
+
+    Ids are counted over the training lists first, so that an epoch trains the rows that the next one uses. Each epoch
+    takes the lists in an order of its own, drawn from the seed.
+
+    Raises:
+        LearningHalted: If too many batches in a row were refused.
+    """
+    rng = np.random.default_rng(seed)
+    examples = [each.example for each in train]
+    learner.observe(examples)
+    learner.at_boundary(0, None)
+    size = learner.settings.batch_sessions
+    epochs: list[Epoch] = []
+    best, best_weights = Epoch(number=0, train_loss=np.inf, validation_loss=np.inf), _copy(learner.params)
+    for number in range(1, limits.epochs + 1):
+        rows = rng.permutation(len(examples))
+        losses: list[float] = []
+        for start in range(0, len(rows), size):
+            batch = [examples[row] for row in rows[start : start + size]]
+            step = learner.train(batch, [False] * len(batch))
+            losses.append(sum(step.losses.values()))
+        epochs.append(
+            Epoch(number=number, train_loss=float(np.mean(losses)), validation_loss=_loss(learner, validation))
+        )
+        on_epoch(epochs[-1])
+        if epochs[-1].validation_loss < best.validation_loss:
+            best, best_weights = epochs[-1], _copy(learner.params)
+        elif number - best.number >= limits.patience:
+            break
+    score, modalities = _score(learner, best_weights, [each.example for each in test])
+    return Fit(
+        score=score,
+        epochs=tuple(epochs),
+        best_epoch=best.number,
+        num_weights=sum(weight.numel() for name, weight in learner.params.items() if not name.startswith("rows.")),
+        modalities=modalities,
+    )
+
+
+def _copy(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in params.items()}
+
+
+def _loss(learner: Learner, lists: Sequence[LabelledList]) -> float:
+    """Return the mean log loss of the lists that have a target; an infinite one where a score is not finite."""
+    score, _ = _score(learner, learner.params, [each.example for each in lists])
+    target = padded([each.example.conv for each in lists], score.shape)
+    mask = np.arange(score.shape[1]) < np.array([len(each.example.item_ids) for each in lists])[:, None]
+    losses = log_loss(score, target > 0, mask)
+    losses = losses[~np.isnan(losses)] if np.isfinite(score).all() else np.full(1, np.inf)
+    return float(losses.mean()) if losses.size else np.inf
+
+
+def _score(
+    learner: Learner, weights: Mapping[str, Tensor], examples: Sequence[SessionExample]
+) -> tuple[Floats, tuple[ModalityWeights, ...]]:
+    rows: list[Floats] = []
+    found: dict[tuple[str, str], list[Floats]] = {}
+    for start in range(0, len(examples), _SCORED_AT_ONCE):
+        part = examples[start : start + _SCORED_AT_ONCE]
+        batch = collate(part, learner.id_maps, width=learner.config.vector_width, history=learner.config.history)
+        with torch.no_grad():
+            outputs = MODELS[learner.model].forward(learner.config, weights, to_torch(batch, learner.device))
+        logit = outputs.logit.float().cpu().numpy().astype(np.float64)
+        rows += [logit[row, : len(example.item_ids)] for row, example in enumerate(part)]
+        _collect_weights(outputs, batch, found)
+    score = padded(rows, (len(rows), max(map(len, rows), default=0)))
+    modalities = []
+    for (unit, modality), parts in found.items():
+        values = np.concatenate(parts)
+        if values.size:
+            low, middle, high = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
+            modalities.append(
+                ModalityWeights(unit=unit, modality=modality, num_items=values.size, quartiles=(low, middle, high))
+            )
+    return score, tuple(modalities)
+
+
+def _collect_weights(outputs: Outputs, batch: Batch, found: dict[tuple[str, str], list[Floats]]) -> None:
+    """Add the weights of the fusion units, of items that have the vector and a weight."""
+    present = np.stack([batch.cand_img_mask, batch.cand_txt_mask], axis=2) & batch.cand_mask[:, :, None]
+    for unit in ("cafu_item", "cafu_personal"):
+        if unit not in outputs.aux:
+            continue
+        weights = outputs.aux[unit].float().cpu().numpy().astype(np.float64)
+        for column, modality in enumerate(_MODALITIES):
+            values = weights[..., column][present[..., column]]
+            found.setdefault((unit, modality), []).append(values[values > 0])
