@@ -12,7 +12,18 @@ import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import SchemaError
-from stream.schemas.events import Bucket, ClientId, Currency, ItemId, Money, Position, QueryId, Timestamp
+from stream.schemas.events import (
+    PRODUCT,
+    Bucket,
+    ClientId,
+    Currency,
+    ItemId,
+    ItemType,
+    Money,
+    Position,
+    QueryId,
+    Timestamp,
+)
 from stream.schemas.problems import Problem, problem
 
 MAX_CANDIDATES = 1_000
@@ -21,10 +32,11 @@ ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """One product to rank. The price defaults to the catalogue's."""
+    """One item to rank. The price defaults to the catalogue's; `type` is written into the impression."""
 
     item_id: ItemId
     price_minor: Money | None = None
+    type: ItemType = PRODUCT
 
 
 class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

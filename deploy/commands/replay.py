@@ -126,8 +126,7 @@ def files(
         print_rejects(done)
         num_records = sum(done.records.values())
         _report(f"replay: {num_records} records joined in {wall_s:.0f} s, {num_records / wall_s:.0f} a second")
-        rows = [(name, number) for name, number in asdict(counted).items() if name != "reasons"]
-        print_table("Events by outcome", ("outcome", "events"), [*rows, *sorted(counted.reasons.items())])
+        print_table("Events by outcome", ("outcome", "events"), counted.rows)
         console.print("closed" if counted.is_closed else "[bold red]not closed[/]")
     if not counted.is_closed:
         raise typer.Exit(int(Exit.HEALTH))

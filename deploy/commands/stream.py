@@ -134,8 +134,7 @@ def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json({**asdict(counted), "is_closed": counted.is_closed})
     else:
-        rows = [(name, number) for name, number in asdict(counted).items() if name != "reasons"]
-        print_table("Events by outcome", ("outcome", "events"), [*rows, *sorted(counted.reasons.items())])
+        print_table("Events by outcome", ("outcome", "events"), counted.rows)
         console.print("closed" if counted.is_closed else "[bold red]not closed[/]")
     if not counted.is_closed:
         raise typer.Exit(int(Exit.HEALTH))

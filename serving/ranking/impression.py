@@ -6,7 +6,7 @@ Source: docs/serving.md.
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.context import RankContext
 from serving.ranking.features import logged
-from stream.schemas.events import MAX_ITEMS, Assignment, Impression, Query, ShownItems
+from stream.schemas.events import MAX_ITEMS, PRODUCT, Assignment, Impression, Query, ShownItems
 
 SOURCE = "serving"
 
@@ -21,6 +21,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
     request, identity = context.request, context.identity
     shown = [item for item in context.items if item.rank_in <= MAX_ITEMS]
     rows = [item.rank_in - 1 for item in shown]
+    types = [request.candidates[row].type for row in rows]
     scores = [item.score for item in shown if item.score is not None]
     if scores and len(scores) < len(shown):
         attributes = {**attributes, "num_scored": len(scores)}
@@ -48,6 +49,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
             price_minor=[context.price_minor[row] for row in rows],
             score=scores or None,
             propensity=[1.0] * len(shown),
+            type=types if set(types) != {PRODUCT} else None,
         ),
         assignment=_assignments(context.assignment),
         lineage=context.assignment.lineage,

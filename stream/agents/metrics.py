@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join
+from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join, reason_and_source
 from stream.process_metrics import process_registry
 from stream.schemas import topics
 
@@ -26,6 +26,12 @@ class JoinMetrics:
             "shelfwise_join_outcome_reasons",
             "Events by the reason code of their outcome",
             ["reason"],
+            registry=registry,
+        )
+        self.unjoined = Counter(
+            "shelfwise_join_unjoined",
+            "Late and orphaned events by reason and by the program that wrote them; beyond 20 programs `other`",
+            ["reason", "source"],
             registry=registry,
         )
         self.sessions = Counter("shelfwise_join_sessions", "Sessions emitted", ["reason"], registry=registry)
@@ -71,6 +77,8 @@ class JoinMetrics:
                 self.outcomes.labels(name).inc(value)
             elif name in OUTCOME_OF_REASON:
                 self.reasons.labels(name).inc(value)
+            elif (found := reason_and_source(name)) is not None:
+                self.unjoined.labels(*found).inc(value)
 
     def observe(self, joins: Mapping[int, Join], paused: Iterable[Iterable[str]], *, hot_max_bytes: int) -> None:
         """Set the gauges of the joins by partition, and of the topics that are paused in each."""

@@ -14,8 +14,17 @@ Source: docs/stream.md.
 """
 
 from stream.join.engine import Join
+from stream.join.outcome_counters import reason_and_source
 from stream.join.output import MicroBatchOutput
 from stream.join.settings import JoinSettings
 from stream.schemas.outcomes import OUTCOME_OF_REASON, OUTCOMES, open_count
 
-__all__ = ["OUTCOMES", "OUTCOME_OF_REASON", "Join", "JoinSettings", "MicroBatchOutput", "open_count"]
+__all__ = [
+    "OUTCOMES",
+    "OUTCOME_OF_REASON",
+    "Join",
+    "JoinSettings",
+    "MicroBatchOutput",
+    "open_count",
+    "reason_and_source",
+]

@@ -95,7 +95,14 @@ class Clicks:
         item = shown.place(click.object_id, click.position)
         link = "query_id" if click.query_id is not None else "inferred"
         label = ClickLabel(
-            click.event_id, click.action_name, item, click.event_ts, source.append_ts, source.offset, link
+            click.event_id,
+            click.action_name,
+            item,
+            click.event_ts,
+            source.append_ts,
+            source.offset,
+            link,
+            click.source,
         )
         result = target.merge(label, "click")
         if click.position is not None and click.position != item + 1:
@@ -117,5 +124,5 @@ class Clicks:
         self._profiles.add(click.client_id, behaviour)
 
     def _reject(self, click: Click, source: Source, output: MicroBatchOutput, reason: str, detail: str) -> None:
-        self._counters.add_unjoined(source.topic, reason)
+        self._counters.add_unjoined(source.topic, reason, click.source)
         output.add_unjoined(click.client_id, source, reason, detail)

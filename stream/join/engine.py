@@ -235,7 +235,7 @@ class Join:
         ):
             self._counters[outcomes.DUPLICATE] += 1
             return
-        self._counters.add_unjoined(topics.IMPRESSIONS, "too_late")
+        self._counters.add_unjoined(topics.IMPRESSIONS, "too_late", impression.source)
         detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
         output.add_unjoined(impression.client_id, source, "too_late", detail)
 

@@ -28,6 +28,7 @@ class ClickLabel(Struct, frozen=True, array_like=True):
     append_ts: int
     offset: int
     link: str
+    source: str = ""
 
 
 class OrderLineLabel(Struct, frozen=True, array_like=True):
@@ -46,6 +47,7 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
     append_ts: int
     offset: int
     link: str
+    source: str = ""
 
     @property
     def identity(self) -> str:
@@ -125,15 +127,24 @@ def label_key(labels: Labels) -> bytes:
 
 def evidence(labels: Labels, partition: int) -> list[Evidence]:
     """Return the merged events in (event_ts, event_id, item) order."""
-    rows = [
-        Evidence(c.event_id, c.action, c.item, c.event_ts, c.append_ts, topics.CLICKS, partition, c.offset, c.link)
-        for c in labels.clicks.values()
-    ]
-    rows += [
-        Evidence(o.event_id, o.action, o.item, o.event_ts, o.append_ts, topics.CONVERSIONS, partition, o.offset, o.link)
-        for o in labels.order_lines.values()
-    ]
+    rows = [_evidence(click, topics.CLICKS, partition) for click in labels.clicks.values()]
+    rows += [_evidence(line, topics.CONVERSIONS, partition) for line in labels.order_lines.values()]
     return sorted(rows, key=lambda row: (row.event_ts, row.event_id, row.item))
+
+
+def _evidence(label: Label, topic: str, partition: int) -> Evidence:
+    return Evidence(
+        label.event_id,
+        label.action,
+        label.item,
+        label.event_ts,
+        label.append_ts,
+        topic,
+        partition,
+        label.offset,
+        label.link,
+        label.source,
+    )
 
 
 def lines(labels: Labels) -> list[Line]:

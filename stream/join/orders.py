@@ -191,7 +191,7 @@ class Orders:
         return "not_in_list", "the list lacks the item, and the client clicked it nowhere else"
 
     def _reject(self, event: _LineEvent, reason: str, detail: str) -> None:
-        self._counters.add_unjoined(event.source.topic, reason)
+        self._counters.add_unjoined(event.source.topic, reason, event.conversion.source)
         event.output.add_unjoined(event.conversion.client_id, event.source, reason, detail, line_id=event.line.line_id)
 
 
@@ -216,4 +216,5 @@ def _label(event: _LineEvent, item: int, link: str) -> OrderLineLabel:
         append_ts=source.append_ts,
         offset=source.offset,
         link=link,
+        source=conversion.source,
     )

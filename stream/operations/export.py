@@ -11,6 +11,7 @@ from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import ConfigError, SchemaError
 from stream.schemas import dead_letter, session, topics
+from stream.schemas.events import PRODUCT
 from stream.schemas.records import Record
 from stream.schemas.session import COLUMNS, Session
 
@@ -67,6 +68,7 @@ def session_row(each: Session) -> Row:
     row: Row = {name: getattr(each, name) for name in each.__struct_fields__}
     row["label_key"], row["feature_schema"] = each.label_key.hex(), each.feature_schema.hex()
     row["src"] = list(each.src)
+    row["item_type"] = each.item_type or [PRODUCT] * each.n
     row["assignment"] = [_fields(arm) for arm in each.assignment]
     row["events"] = [_fields(event) for event in each.events]
     row["lines"] = [_fields(line) for line in each.lines]

@@ -14,6 +14,7 @@ from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
 from stream.schemas import dead_letter, decode, session, topics
 from stream.schemas.events import Click, Conversion, Impression
+from stream.schemas.money import NO_CURRENCY
 from stream.schemas.outcomes import LATE, ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
 from stream.schemas.session import Session
@@ -36,6 +37,8 @@ class Recount:
         open: Units without an outcome whose windows are not over.
         lost: Units without an outcome whose windows are over; anything but 0 is a fault.
         reasons: Units in the side topics by reason.
+        sources: Units in `unjoined` by reason and by the program that wrote the event.
+        currencies: Order lines in another currency than their session, by both currencies. No sum of money has them.
     """
 
     produced: int
@@ -47,6 +50,15 @@ class Recount:
     open: int
     lost: int
     reasons: dict[str, int]
+    sources: dict[str, int]
+    currencies: dict[str, int]
+
+    @property
+    def rows(self) -> list[tuple[str, int]]:
+        """Return the counts as rows of a table: the outcomes, then what they consist of."""
+        names = ("produced", "joined", "duplicate", "late", "orphan", "dead", "open", "lost")
+        parts = (self.reasons, self.sources, self.currencies)
+        return [(name, getattr(self, name)) for name in names] + [row for part in parts for row in sorted(part.items())]
 
     @property
     def is_closed(self) -> bool:
@@ -63,6 +75,7 @@ class _Found:
         self.unjoined: dict[tuple[_Coordinates, str], str] = {}
         self.dead: dict[_Coordinates, str] = {}
         self.watermarks: dict[int, int] = {}
+        self.currencies: dict[str, tuple[int, Counter[str]]] = {}
 
     def take(self, record: Record) -> None:
         if record.topic == topics.SESSIONS:
@@ -86,6 +99,16 @@ class _Found:
         for event in content.events:
             if event.topic == topics.CLICKS:
                 self.joined.add((topics.CLICKS, event.event_id))
+        foreign = Counter(
+            f"order line in {line.currency}, session in {content.currency}"
+            for line in content.lines
+            if line.currency not in {content.currency, NO_CURRENCY}
+        )
+        # A later revision may correct the currency of the session.
+        if (foreign or content.query_id in self.currencies) and content.revision >= self.currencies.get(
+            content.query_id, (0, foreign)
+        )[0]:
+            self.currencies[content.query_id] = (content.revision, foreign)
         for line in content.lines:
             self.joined.add(_line_identity(content.client_id, line.transaction_id, line.line_id, line.refund_id))
 
@@ -109,18 +132,20 @@ def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> 
     patience_ms = (settings.click_window_s + settings.wait_s) * 1_000
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     met: set[_Identity] = set()
     for where, record in inputs.items():
         if where in found.dead:
             counts.update(("produced", "dead"))
             reasons[found.dead[where]] += 1
             continue
-        for identity, line_id, event_ts in _units(record):
+        for identity, line_id, event_ts, source in _units(record):
             counts["produced"] += 1
             reason = found.unjoined.get((where, line_id))
             if reason is not None:
                 counts[OUTCOME_OF_REASON[reason]] += 1
                 reasons[reason] += 1
+                sources[f"{reason} of {source}"] += 1
             elif identity in found.joined:
                 counts["duplicate" if identity in met else "joined"] += 1
                 met.add(identity)
@@ -137,28 +162,31 @@ def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> 
         open=counts["open"],
         lost=counts["lost"],
         reasons=dict(reasons),
+        sources=dict(sources),
+        currencies=dict(sum((names for _, names in found.currencies.values()), Counter[str]())),
     )
 
 
-def _units(record: Record) -> list[tuple[_Identity, str, int]]:
-    """Return identity, line id and time of each unit of an input record."""
+def _units(record: Record) -> list[tuple[_Identity, str, int, str]]:
+    """Return identity, line id, time and source of each unit of an input record."""
     try:
         event: Impression | Click | Conversion
         if record.topic == topics.IMPRESSIONS:
             event = decode.impression(record.value)
-            return [((topics.IMPRESSIONS, event.query_id), "", event.event_ts)]
+            return [((topics.IMPRESSIONS, event.query_id), "", event.event_ts, event.source)]
         if record.topic == topics.CLICKS:
             event = decode.click(record.value)
-            return [((topics.CLICKS, event.event_id), "", event.event_ts)]
+            return [((topics.CLICKS, event.event_id), "", event.event_ts, event.source)]
         event = decode.conversion(record.value)
     except SchemaError:
-        return [((), "", record.timestamp)]
+        return [((), "", record.timestamp, "")]
     refund_id = "" if event.action_name == "purchase" else event.refund_id or event.event_id
     return [
         (
             _line_identity(event.client_id, event.transaction_id, line.line_id, refund_id),
             line.line_id,
             event.event_ts,
+            event.source,
         )
         for line in event.items
     ]

@@ -195,6 +195,7 @@ def _impression_keys(event: _Impression) -> int:
         + (query.total_hits is not None)
         + (items.score is not None)
         + (items.propensity is not None)
+        + (items.type is not None)
         + (query.page != 1)
         + (event.latency_us != 0)
     )
@@ -320,6 +321,8 @@ def _check_impression(event: Impression) -> None:
         raise SchemaError("bad_value", f"items.score: {len(items.score)} entries, expected {n}")
     if items.propensity is not None and len(items.propensity) != n:
         raise SchemaError("bad_value", f"items.propensity: {len(items.propensity)} entries, expected {n}")
+    if items.type is not None and len(items.type) != n:
+        raise SchemaError("bad_value", f"items.type: {len(items.type)} entries, expected {n}")
     for assigned in event.assignment:
         if not -_INT_MAX <= assigned.epoch <= _INT_MAX:
             raise SchemaError("bad_value", f"assignment.epoch: {assigned.epoch}")

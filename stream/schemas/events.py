@@ -16,6 +16,8 @@ from msgspec import Meta, Struct, field
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
+PRODUCT = "product"
+"""Type of an item whose list names no type."""
 ALL_LINES = "*"
 """`line_id` and `object_id` of the line that stands for all lines of a refunded or cancelled transaction."""
 # Scores travel on as float32.
@@ -32,6 +34,8 @@ Position = Annotated[int, Meta(ge=1, le=100_000)]
 Score = Annotated[float, Meta(ge=-_F32_MAX, le=_F32_MAX)]
 Offset = Annotated[int, Meta(ge=0, le=2**53)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
+ItemType = Annotated[str, Meta(pattern="^[a-z][a-z_]{0,31}$")]
+SourceName = Annotated[str, Meta(max_length=64)]
 SchemaVersion = Annotated[int, Meta(ge=1)]
 
 
@@ -88,13 +92,18 @@ class Assignment(Struct, kw_only=True, frozen=True):
 
 
 class ShownItems(Struct, kw_only=True, omit_defaults=True):
-    """The list in shown order: position = index + 1. Columns have equal length n <= 200."""
+    """The list in shown order: position = index + 1. Columns have equal length n <= 200.
+
+    Attributes:
+        type: Type of each item, such as `product`, `sponsored`, `video` or `card`; absent if all are of type `product`.
+    """
 
     object_id: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_ITEMS)]
     rank_in: list[Position]
     price_minor: list[Money]
     score: list[Score] | None = None
     propensity: list[Annotated[float, Meta(gt=0, le=1)]] | None = None
+    type: list[ItemType] | None = None
 
 
 class Event(Struct, kw_only=True, omit_defaults=True):
@@ -114,7 +123,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     client_id: ClientId
     session_id: str | None = None
     user_id: str | None = None
-    source: str
+    source: SourceName
     attributes: dict[str, object] | None = None
 
 
@@ -132,7 +141,7 @@ class Impression(Event, kw_only=True, omit_defaults=True):
     version: str | None = None
     fallback: str | None = None
     triggered: bool | None = None
-    latency_us: Annotated[int, Meta(ge=0)] = 0
+    latency_us: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 class Click(Event, kw_only=True, omit_defaults=True):
@@ -259,6 +268,7 @@ __all__ = [
     "ALL_LINES",
     "MAX_EVENT_BYTES",
     "MAX_ITEMS",
+    "PRODUCT",
     "SCHEMA_VERSION",
     "Assignment",
     "Behaviour",

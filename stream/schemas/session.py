@@ -26,7 +26,7 @@ ACTION_CODES = {"view": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
 
 
 class Evidence(Struct, frozen=True, array_like=True):
-    """A merged event behind a label; `link` is `query_id`, `last_click` or `inferred`."""
+    """A merged event behind a label; `link` is `query_id`, `last_click` or `inferred`, `source` wrote the event."""
 
     event_id: str
     action: str
@@ -37,6 +37,7 @@ class Evidence(Struct, frozen=True, array_like=True):
     partition: int
     offset: int
     link: str
+    source: str = ""
 
 
 class Line(Struct, frozen=True, array_like=True):
@@ -75,6 +76,9 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     Units: `_minor` integers in minor units, `_ms` milliseconds, -1 = no such event.
 
     Attributes:
+        source: Program that wrote the impression.
+        latency_us: Time that ranking took; 0 if unknown.
+        item_type: Type of each item; empty if all are of type `product`.
         list_currency: The currency that the impression names; `XXX` = unknown.
         currency: The currency of `gross_minor` and `refund_minor`: that of the list or, where that is unknown, of the
             order lines. Lines in another currency are in `lines` only.
@@ -92,6 +96,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     close_ts: int
     watermark_ts: int
     src: tuple[int, int]
+    source: str = ""
 
     query_hash: str
     query_category: str | None
@@ -102,9 +107,11 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     version: str | None
     fallback: str | None
     triggered: bool | None
+    latency_us: int = 0
 
     n: int
     item_id: list[str]
+    item_type: list[str] = []
     rank_in: Annotated[bytes, _column("<u2", "n")]
     score: Annotated[bytes, _column("<f4", "n")]
     price_minor: Annotated[bytes, _column("<i8", "n")]

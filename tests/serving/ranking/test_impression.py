@@ -1,3 +1,6 @@
+import pytest
+from msgspec.structs import replace
+
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.impression import impression
 from serving.ranking.rank import by_score, in_incoming_order
@@ -20,6 +23,18 @@ def test_the_list_is_logged_in_shown_order_with_prices_of_the_incoming_rows() ->
     assert found.items.propensity == [1.0, 1.0, 1.0]
     assert (found.event_ts, found.session_id, found.user_id, found.source) == (START_MS, "visit-1", "u-1", "serving")
     assert (found.version, found.attributes) == ("4", {"host": "h"})
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [(["product", "sponsored", "video"], ["sponsored", "video", "product"]), (["product"] * 3, None)],
+)
+def test_the_types_of_the_candidates_are_logged_in_shown_order(types: list[str], expected: list[str] | None) -> None:
+    asked = request(num_candidates=3)
+    candidates = [replace(one, type=name) for one, name in zip(asked.candidates, types, strict=True)]
+    asked = replace(asked, candidates=candidates)
+    items = by_score(asked, "q-1", [0.1, 0.9, 0.5])
+    assert impression(context(asked, items=items, price_minor=[1] * 3), {}).items.type == expected
 
 
 def test_unscored_items_repeat_the_lowest_score_and_their_number_is_logged() -> None:

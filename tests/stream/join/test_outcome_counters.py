@@ -3,7 +3,7 @@
 import pytest
 
 from stream.join.labels import MergeResult
-from stream.join.outcome_counters import OutcomeCounters
+from stream.join.outcome_counters import MAX_SOURCES, OTHER_SOURCES, OutcomeCounters, reason_and_source
 from stream.schemas import topics
 
 
@@ -24,9 +24,22 @@ def test_a_merge_counts_once(result: MergeResult, counts: dict[str, int]) -> Non
 
 def test_unjoined_clicks_are_also_counted_apart() -> None:
     counters = OutcomeCounters()
-    counters.add_unjoined(topics.CLICKS, "too_late")
-    counters.add_unjoined(topics.CONVERSIONS, "no_click")
-    assert counters == {"late": 1, "too_late": 1, "clicks_late": 1, "orphan": 1, "no_click": 1}
+    counters.add_unjoined(topics.CLICKS, "too_late", "web")
+    counters.add_unjoined(topics.CONVERSIONS, "no_click", "web")
+    by_source = {"too_late of web": 1, "no_click of web": 1}
+    assert counters == {"late": 1, "too_late": 1, "clicks_late": 1, "orphan": 1, "no_click": 1} | by_source
+
+
+def test_sources_beyond_the_limit_are_counted_together() -> None:
+    counters = OutcomeCounters()
+    for number in range(MAX_SOURCES + 5):
+        counters.add_unjoined(topics.CLICKS, "too_late", f"app of {number}")
+    counters.add_unjoined(topics.CLICKS, "no_link", "app of 3")
+    counters.add_unjoined(topics.CLICKS, "no_link", "app of 24")
+    found = {reason_and_source(name): number for name, number in counters.items() if reason_and_source(name)}
+    assert len({source for _, source in filter(None, found)}) == MAX_SOURCES + 1
+    assert (found["too_late", "app of 3"], found["too_late", OTHER_SOURCES]) == (1, 5)
+    assert (found["no_link", "app of 3"], found["no_link", OTHER_SOURCES]) == (1, 1)
 
 
 def test_a_rejected_record_is_produced_and_dead_but_a_tick_is_neither() -> None:

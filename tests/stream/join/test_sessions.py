@@ -68,6 +68,15 @@ def test_a_list_without_labels() -> None:
     assert found.label_key == labels.label_key(labels.empty())
 
 
+def test_types_sources_and_the_latency_travel_on() -> None:
+    items = events.ShownItems(object_id=["a", "b"], rank_in=[1, 2], price_minor=[1, 2], type=["sponsored", "product"])
+    merged = labels.empty()
+    merged.merge(ClickLabel("k", "click", 1, 1_250, 1_300, 5, "query_id", "web"))
+    found = _built(_impression(items=items, latency_us=8_400), merged)
+    assert (found.source, found.latency_us, found.item_type) == ("test", 8_400, ["sponsored", "product"])
+    assert [event.source for event in found.events] == ["web"]
+
+
 def test_labels_replace_the_empty_columns() -> None:
     merged = labels.empty()
     merged.merge(ClickLabel("k", "click", 1, 1_250, 1_300, 5, "query_id"))

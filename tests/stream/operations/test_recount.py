@@ -26,8 +26,39 @@ def test_counts_by_outcome() -> None:
     assert (counted.produced, counted.joined, counted.duplicate) == (9, 4, 1)
     assert (counted.late, counted.orphan, counted.dead) == (1, 2, 1)
     assert counted.reasons == {"no_impression": 1, "not_in_list": 1, "too_late": 1, "not_json": 1}
+    assert counted.sources == {"no_impression of test": 1, "not_in_list of test": 1, "too_late of test": 1}
     assert counted.is_closed
     assert counted.open == counted.lost == 0
+    assert dict(counted.rows) == {
+        "produced": 9,
+        "joined": 4,
+        "duplicate": 1,
+        "late": 1,
+        "orphan": 2,
+        "dead": 1,
+        "open": 0,
+        "lost": 0,
+        **counted.reasons,
+        **counted.sources,
+    }
+
+
+def test_order_lines_in_another_currency_are_named() -> None:
+    happened: list[Event] = [
+        impression(1, currency="EUR"),
+        impression(2, currency="XXX", at_s=1),
+        click(1, 2, "item-1", at_s=5),
+        purchase(1, 1, ["item-1", "item-2"], at_s=10, currency="USD"),
+        purchase(2, 2, ["item-1"], at_s=2_000, currency="CHF"),
+        purchase(3, 2, ["item-2"], at_s=1_000, currency="EUR"),
+        purchase(4, 2, ["item-2"], at_s=1_001, currency="XXX"),
+    ]
+    log = Log.of(send(event) for event in happened)
+    counted = recount([*log.events(), *run(log).outputs.records], SETTINGS)
+    assert counted.currencies == {
+        "order line in USD, session in EUR": 2,
+        "order line in CHF, session in EUR": 1,
+    }
 
 
 def test_records_written_twice_count_once() -> None:

@@ -73,6 +73,11 @@ def test_unknown_fields_explicit_defaults_and_colons_in_strings_are_fine() -> No
         ("bad_value", _with(items=GOOD["items"] | {"price_minor": [1, -2, 3]})),
         ("bad_value", _with(items=GOOD["items"] | {"price_minor": [1, 2]})),
         ("bad_value", _with(items=GOOD["items"] | {"score": [1.0]})),
+        ("bad_value", _with(items=GOOD["items"] | {"type": ["product"]})),
+        ("bad_value", _with(items=GOOD["items"] | {"type": ["product", "Ad", "video"]})),
+        ("bad_value", _with(items=GOOD["items"] | {"type": ["product", "a" * 33, "video"]})),
+        ("bad_value", _with(source="s" * 65)),
+        ("bad_value", _with(latency_us=2**60)),
         ("bad_value", _with(items=GOOD["items"] | {"score": [1.0, 2.0, 1e300]})),
         ("bad_value", _with(items={"object_id": [], "rank_in": [], "price_minor": []})),
         (
