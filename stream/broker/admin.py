@@ -2,14 +2,20 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+    TopicAlreadyExistsError,
+)
 
 from stream.broker.connection import connected, explain, refuse_hidden
 from stream.broker.settings import Broker
@@ -23,6 +29,7 @@ _IN_SYNC = "min.insync.replicas"
 _REPLICAS = "replication.factor"
 _REPLICAS_ON_A_CLUSTER = 3
 _HOUR_MS = 3_600_000
+_CREATE_S = 30.0
 _DELETE_S = 30.0
 _COORDINATOR_S = 15.0
 _log = logging.getLogger(__name__)
@@ -43,25 +50,41 @@ def create_topics(broker: Broker, partitions: int) -> list[str]:
         counts = _partition_counts(admin, broker, wanted)
         missing = [] if broker.memory else [name for name in wanted if name not in counts]
         if missing:
-            num_brokers = _num_brokers(admin)
-            replicas = _wanted_replicas(num_brokers)
-            admin.create_topics(
-                {
-                    name: {
-                        "num_partitions": topics.partitions_of(wanted[name], partitions),
-                        "replication_factor": replicas if num_brokers > 1 else -1,
-                        "configs": dict(wanted[name].config) | _in_sync(replicas),
-                    }
-                    for name in missing
-                },
-                wait_for_metadata=True,
-            )
-            counts = _partition_counts(admin, broker, wanted)
+            _create(admin, [wanted[name] for name in missing], partitions)
+            counts = _counts_of_all(admin, broker, wanted)
     for name, topic in wanted.items():
         expected = topics.partitions_of(topic, partitions)
         if counts.get(name) != expected:
             raise ConfigError(f"topic {name} has {counts.get(name)} partitions, kafka.partitions asks for {expected}")
     return missing
+
+
+def _create(admin: KafkaAdminClient, missing: Sequence[topics.Topic], partitions: int) -> None:
+    num_brokers = _num_brokers(admin)
+    replicas = _wanted_replicas(num_brokers)
+    try:
+        admin.create_topics(
+            {
+                topic.name: {
+                    "num_partitions": topics.partitions_of(topic, partitions),
+                    "replication_factor": replicas if num_brokers > 1 else -1,
+                    "configs": dict(topic.config) | _in_sync(replicas),
+                }
+                for topic in missing
+            },
+            wait_for_metadata=True,
+        )
+    except TopicAlreadyExistsError:
+        # Another process was faster; the broker has created the others of the request.
+        _log.info("another process creates topics at the same time")
+
+
+def _counts_of_all(admin: KafkaAdminClient, broker: Broker, names: Collection[str]) -> dict[str, int]:
+    """Return the partition counts when the broker shows all topics: it shows a new one a moment later."""
+    deadline = time.monotonic() + _CREATE_S
+    while len(counts := _partition_counts(admin, broker, names)) < len(names) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

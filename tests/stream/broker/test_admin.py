@@ -1,12 +1,13 @@
 """Topics with their settings, on a real broker."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.broker.admin import correct_settings, create_topics, partition_counts, wrong_settings_of
+from stream.broker.admin import correct_settings, create_topics, delete_topics, partition_counts, wrong_settings_of
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.join import JoinSettings
@@ -22,6 +23,15 @@ def test_topics_have_their_counts_and_a_second_call_creates_none(fresh_kafka: Br
 
     assert counts == {topic.name: topics.partitions_of(topic, PARTITIONS) for topic in topics.ALL}
     assert create_topics(fresh_kafka, PARTITIONS) == []
+
+
+@pytest.mark.kafka
+def test_several_processes_may_create_topics_at_once(kafka_broker: Broker) -> None:
+    delete_topics(kafka_broker)
+    with ThreadPoolExecutor(4) as pool:
+        created = list(pool.map(lambda _: create_topics(kafka_broker, PARTITIONS), range(4)))
+    assert {name for names in created for name in names} == {topic.name for topic in topics.ALL}
+    assert len(partition_counts(kafka_broker)) == len(topics.ALL)
 
 
 @pytest.mark.kafka
