@@ -7,8 +7,10 @@ import msgspec
 import numpy as np
 import polars as pl
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.errors import ConfigError
+from stream.schemas.events import PRODUCT
 from stream.schemas.session import COLUMNS, AssignedArm, Evidence, Line, Session
 
 _ARRAYS: Mapping[str, type[Struct]] = {"assignment": AssignedArm, "events": Evidence, "lines": Line}
@@ -58,4 +60,6 @@ def _session(row: Mapping[str, object]) -> Session:
         values[name] = [[each[key] for key in kind.__struct_fields__] for each in values[name] or []]  # type: ignore[attr-defined]
     for name in ("hist_item", "hist_category"):
         values[name] = values[name] or []
-    return msgspec.convert(values, Session)
+    session = msgspec.convert(values, Session)
+    # An export names the type of each item; in a session all have the default unless one differs.
+    return replace(session, item_type=[]) if set(session.item_type) == {PRODUCT} else session

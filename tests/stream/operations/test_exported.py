@@ -20,6 +20,8 @@ def sessions() -> list[Session]:
     full.events = [Evidence("c1", "click", 1, 5, 6, "clicks", 0, 9, "query_id")]
     full.lines = [Line("t", "1", "", "purchase", 1, 1, 700, "EUR", 5)]
     full.src = (3, 12)
+    full.item_type = ["product", "sponsored", "product", "video", "product"]
+    full.source, full.latency_us, full.list_currency, full.currency = "serving", 900, "XXX", "EUR"
     bare = served(2, KNOWN, n=3, depth=0).session([0, 1, 2])
     bare.feature_schema = bare.item_f16 = bare.context_f16 = b""
     return [full, bare]
