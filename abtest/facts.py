@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from stream.schemas.money import NO_CURRENCY
-from stream.schemas.session import AssignedArm, Evidence, Line, Session
+from stream.schemas.session import AssignedArm, Evidence, Line, Session, refunds
 
 _MAX_INTEGER = 2**53
 _MAX_EPOCH = 2**31 - 1
@@ -111,14 +111,13 @@ def outcome(fact: Fact) -> Outcome:
     foreign = foreign_lines(fact.lines, fact.currency)
     own = [line for line in fact.lines if line not in foreign]
     bought = [line for line in own if line.action == "purchase"]
-    returned = [line for line in own if line.action != "purchase"]
     return Outcome(
         clicks=len({event.item for event in fact.events if event.action == "click"}),
         carts=len({event.item for event in fact.events if event.action == "add_to_cart"}),
         transactions=tuple(sorted({line.transaction_id for line in fact.lines if line.action == "purchase"})),
         units=min(sum(line.quantity for line in bought), _MAX_INTEGER),
         gross_minor=min(sum(line.amount_minor for line in bought), _MAX_INTEGER),
-        refund_minor=min(sum(line.amount_minor for line in returned), _MAX_INTEGER),
+        refund_minor=min(sum(amount_minor for _, amount_minor in refunds(own)), _MAX_INTEGER),
         foreign_lines=len(foreign),
     )
 

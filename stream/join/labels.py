@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from stream.schemas import money, topics
-from stream.schemas.session import Evidence, Line, pack, packer
+from stream.schemas.session import Evidence, Line, pack, packer, refunds
 
 
 class ClickLabel(Struct, frozen=True, array_like=True):
@@ -52,7 +52,7 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
     @property
     def identity(self) -> str:
         """Return the key under which copies of the line merge."""
-        return f"{self.transaction_id}\0{self.line_id}\0{self.refund_id}"
+        return line_identity(self.transaction_id, self.line_id, self.refund_id)
 
     @property
     def purchase_identity(self) -> str:
@@ -61,6 +61,11 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
 
 
 Label = ClickLabel | OrderLineLabel
+
+
+def line_identity(transaction_id: str, line_id: str, refund_id: str = "") -> str:
+    """Return the identity of an order line, or of its reversal."""
+    return f"{transaction_id}\0{line_id}\0{refund_id}"
 
 
 class MergeResult(Enum):
@@ -245,15 +250,17 @@ def columns(labels: Labels, *, n: int, impression_ts: int, currency: str) -> dic
         return clicked
     units, gross, refund, order_delay = [0] * n, [0] * n, [0] * n, [-1] * n
     orders: list[set[str]] = [set() for _ in range(n)]
+    own = [line for line in labels.order_lines.values() if line.currency in {currency, money.NO_CURRENCY}]
     for line in labels.order_lines.values():
-        amount = line.amount_minor if line.currency in {currency, money.NO_CURRENCY} else 0
         if line.action == "purchase":
             orders[line.item].add(line.transaction_id)
             units[line.item] += line.quantity
-            gross[line.item] += amount
             _lower(order_delay, line.item, line.event_ts - impression_ts)
-        else:
-            refund[line.item] += amount
+    for line in own:
+        if line.action == "purchase":
+            gross[line.item] += line.amount_minor
+    for item, amount_minor in refunds(own):
+        refund[item] += amount_minor
     return clicked | {
         "orders": pack("orders", [len(ids) for ids in orders]),
         "units": pack("units", units),

@@ -1,32 +1,37 @@
 """The join of order lines: a line joins the list that it names, or else the client's last click on the item.
 
-A cancellation or refund joins the list that its purchase joined.
+A cancellation or refund joins the list that its purchase joined; by its clock the purchase may be up to `wait_s` later.
+A line `*` stands for each purchased line of the transaction that joined a list, and takes its quantity and amount. It
+waits until all of them have their outcome.
 
 Source: docs/stream.md, Emission of sessions.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from stream.join import rows
 from stream.join.item_clicks import ItemClicks
-from stream.join.labels import MergeResult, OrderLineLabel
+from stream.join.labels import MergeResult, OrderLineLabel, line_identity
 from stream.join.lists import Lists
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
 from stream.join.positions import Positions
 from stream.join.profiles import Profiles
-from stream.join.rows import OrderLineRow, Source
+from stream.join.rows import OrderLineRow, OrderRow, Source
 from stream.join.settings import JoinSettings
 from stream.join.target import Target
 from stream.join.tiers import WarmTier
 from stream.join.waiting_events import WaitingEvents
 from stream.schemas import outcomes, topics
-from stream.schemas.events import Behaviour, Conversion, OrderLine
+from stream.schemas.events import ALL_LINES, Behaviour, Conversion, OrderLine
 
 
 def line_deadline(conversion: Conversion, wait_ms: int) -> int:
-    """Return the time at which an order line gets its outcome."""
-    return conversion.event_ts + 1 + wait_ms
+    """Return the time at which an order line gets its outcome: of a reversal, after that of its purchase."""
+    return conversion.event_ts + 1 + (wait_ms if conversion.action_name == "purchase" else 2 * wait_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Orders:
         warm: WarmTier,
     ) -> None:
         self._attribution_ms = settings.attribution_s * 1_000
+        self._wait_ms = settings.wait_s * 1_000
         self._refund_ms = settings.refund_s * 1_000
         self._slack_ms = settings.slack_ms
         self._max_list_events = settings.max_list_events
@@ -75,6 +81,8 @@ class Orders:
     ) -> bool:
         """Join or reject an order line, or return False if it has to wait; a final line never waits."""
         event = _LineEvent(conversion, line_index, source, output)
+        if conversion.action_name != "purchase" and event.line.line_id == ALL_LINES:
+            return final and self._join_whole_reversal(event)
         known = self._known_row(event)
         if conversion.action_name != "purchase":
             return self._join_reversal(event, known, final=final)
@@ -99,16 +107,21 @@ class Orders:
 
     def _known_row(self, event: _LineEvent) -> OrderLineRow | None:
         """Return the row of a joined purchase line, unless the line is to be joined again after a crash."""
-        stored = self._warm.get(_row_key(event))
-        if stored is None or event.conversion.event_ts >= rows.expiry_of(stored):
-            return None
-        row = rows.unpack_order_line(stored)
-        if not self._positions.has_merged(topics.CONVERSIONS, row.offset):
-            return None
+        row = self._stored_lines(event.conversion).get(event.line.line_id)
+        return row if row is not None and self._is_visible(row, event) else None
+
+    def _stored_lines(self, conversion: Conversion) -> dict[str, OrderLineRow]:
+        stored = self._warm.get(rows.order_key(conversion.client_id, conversion.transaction_id))
+        return rows.unpack_order(stored).lines if stored is not None else {}
+
+    def _is_visible(self, row: OrderLineRow, event: _LineEvent) -> bool:
+        conversion = event.conversion
+        if conversion.event_ts >= row.expiry_ts or not self._positions.has_merged(topics.CONVERSIONS, row.offset):
+            return False
+        if conversion.action_name != "purchase" and row.event_ts > conversion.event_ts + self._wait_ms:
+            return False
         is_same_line = (row.offset, row.line) == (event.source.offset, event.index)
-        if not is_same_line and self._waiting.has_line(event.source.partition, row.offset, row.line):
-            return None
-        return row
+        return is_same_line or not self._waiting.has_line(event.source.partition, row.offset, row.line)
 
     def _join_reversal(self, event: _LineEvent, purchase: OrderLineRow | None, *, final: bool) -> bool:
         if purchase is None:
@@ -120,6 +133,48 @@ class Orders:
         elif not self._join_query(event, purchase.query_id, purchase.link, purchase):
             self._reject(event, "evicted", "the session was dropped for space")
         return True
+
+    def _join_whole_reversal(self, event: _LineEvent) -> bool:
+        """Join or reject the line that stands for all lines of its transaction: one unit with many labels."""
+        conversion = event.conversion
+        refusal = ("no_link", "no purchase line of the transaction was joined")
+        results = []
+        for target, bought in self._purchases(event):
+            if target is None or bought is None:
+                refusal = ("evicted", "the session was dropped for space")
+                continue
+            if conversion.event_ts > bought.event_ts + self._refund_ms:
+                refusal = ("too_late", "past the refund window")
+                continue
+            label = replace(
+                _label(event, bought.item, bought.link),
+                line_id=bought.line_id,
+                quantity=bought.quantity,
+                amount_minor=bought.amount_minor,
+                currency=bought.currency,
+            )
+            if self._is_full(target, label):
+                refusal = ("evicted", "the list holds too many events")
+                continue
+            results.append(target.merge(label, "refund"))
+        if results:
+            new = (result for result in results if result in {MergeResult.ADDED, MergeResult.REPEATED})
+            self._counters.add_merge(next(new, results[0]))
+        else:
+            self._reject(event, *refusal)
+        return True
+
+    def _purchases(self, event: _LineEvent) -> Iterator[tuple[Target | None, OrderLineLabel | None]]:
+        """Yield the list and the label of each joined purchase line of a transaction; None where it was evicted."""
+        conversion = event.conversion
+        for line_id, row in self._stored_lines(conversion).items():
+            if self._is_visible(row, event):
+                target = self._lists.find(row.query_id, conversion.event_ts)
+                purchased = target.labels.order_lines if target is not None else {}
+                yield target, purchased.get(line_identity(conversion.transaction_id, line_id))
+
+    def _is_full(self, target: Target, label: OrderLineLabel) -> bool:
+        return len(target.labels) >= self._max_list_events and label.identity not in target.labels.order_lines
 
     def _join_query(self, event: _LineEvent, query_id: str, link: str, known: OrderLineRow | None = None) -> bool:
         """Merge a line into the list of a query, or return False if the list does not take it.
@@ -143,10 +198,13 @@ class Orders:
         else:
             return False
         label = _label(event, item, link)
-        if len(target.labels) >= self._max_list_events and label.identity not in target.labels.order_lines:
+        if self._is_full(target, label):
             self._reject(event, "evicted", "the list holds too many events")
             return True
         is_purchase = conversion.action_name == "purchase"
+        if is_purchase and self._has_too_many_lines(event):
+            self._reject(event, "evicted", "the order has too many lines")
+            return True
         result = target.merge(label, "conversion" if is_purchase else "refund")
         joined = self._counters.add_merge(result)
         if joined and target.is_foreign(label):
@@ -155,14 +213,28 @@ class Orders:
             self._note_purchase(event, target, label, joined=joined)
         return True
 
+    def _has_too_many_lines(self, event: _LineEvent) -> bool:
+        lines = self._stored_lines(event.conversion)
+        return len(lines) >= self._max_list_events and event.line.line_id not in lines
+
     def _note_purchase(self, event: _LineEvent, target: Target, label: OrderLineLabel, *, joined: bool) -> None:
         """Keep the query of a purchase line for its copies and reversals, and a new one for the client's profile."""
         conversion, shown = event.conversion, target.shown
-        row = OrderLineRow(
-            target.query_id, label.item, conversion.event_ts, conversion.event_id, label.offset, event.index, label.link
-        )
         until_ts = max(conversion.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
-        self._warm.put(_row_key(event), rows.pack_warm(until_ts + self._slack_ms, row))
+        lines = self._stored_lines(conversion)
+        lines[event.line.line_id] = OrderLineRow(
+            query_id=target.query_id,
+            item=label.item,
+            event_ts=conversion.event_ts,
+            event_id=conversion.event_id,
+            offset=label.offset,
+            line=event.index,
+            link=label.link,
+            expiry_ts=until_ts + self._slack_ms,
+        )
+        expiry_ts = max(line.expiry_ts for line in lines.values())
+        key = rows.order_key(conversion.client_id, conversion.transaction_id)
+        self._warm.put(key, rows.pack_warm(expiry_ts, OrderRow(lines)))
         if joined:
             self._counters[f"link_{label.link}"] += 1
             behaviour = Behaviour(
@@ -193,10 +265,6 @@ class Orders:
     def _reject(self, event: _LineEvent, reason: str, detail: str) -> None:
         self._counters.add_unjoined(event.source.topic, reason, event.conversion.source)
         event.output.add_unjoined(event.conversion.client_id, event.source, reason, detail, line_id=event.line.line_id)
-
-
-def _row_key(event: _LineEvent) -> bytes:
-    return rows.order_line_key(event.conversion.client_id, event.conversion.transaction_id, event.line.line_id)
 
 
 def _label(event: _LineEvent, item: int, link: str) -> OrderLineLabel:

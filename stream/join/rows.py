@@ -7,7 +7,7 @@
 | hot | `w` partition : topic : offset : line | offset, append_ts, raw event that waits |
 | warm | `s` query | expiry, a clicked or bought session: labels, revision, list payload |
 | warm | `t` client, item | expiry, newest clicks of the client on the item |
-| warm | `o` client, transaction, line | expiry, the query that an order line joined |
+| warm | `o` client, transaction | expiry, the query that each line of an order joined |
 | warm | `c`, `e` partition : hour : batch | expiry, 8-byte digests of queries closed without a label, or evicted |
 | warm | `p` client | expiry, the profile as emitted |
 | progress | partition | positions, clocks and counters; the commit record of all other rows |
@@ -67,7 +67,10 @@ class ItemClick(Struct, frozen=True, array_like=True):
 
 
 class OrderLineRow(Struct, frozen=True, array_like=True):
-    """The query that an order line joined, and the record of the line with its index there."""
+    """The query that an order line joined, and the record of the line with its index there.
+
+    An event from `expiry_ts` on does not see the line, however long the other lines keep their row.
+    """
 
     query_id: str
     item: int
@@ -76,6 +79,13 @@ class OrderLineRow(Struct, frozen=True, array_like=True):
     offset: int
     line: int
     link: str
+    expiry_ts: int
+
+
+class OrderRow(Struct, frozen=True, array_like=True):
+    """The joined lines of an order by line id."""
+
+    lines: dict[str, OrderLineRow]
 
 
 class ProgressRow(Struct, array_like=True):
@@ -101,7 +111,7 @@ _impressions = msgspec.msgpack.Decoder(ImpressionRow)
 _labels = msgspec.msgpack.Decoder(Labels)
 _sessions = msgspec.msgpack.Decoder(SessionRow)
 _clicks = msgspec.msgpack.Decoder(list[ItemClick])
-_order_lines = msgspec.msgpack.Decoder(OrderLineRow)
+_orders = msgspec.msgpack.Decoder(OrderRow)
 _progress = msgspec.msgpack.Decoder(ProgressRow)
 
 
@@ -130,9 +140,9 @@ def clicks_key(client_id: str, item_id: str) -> bytes:
     return f"t{client_id}\0{item_id}".encode()
 
 
-def order_line_key(client_id: str, transaction_id: str, line_id: str) -> bytes:
-    """Return the key of an order line."""
-    return f"o{client_id}\0{transaction_id}\0{line_id}".encode()
+def order_key(client_id: str, transaction_id: str) -> bytes:
+    """Return the key of an order."""
+    return f"o{client_id}\0{transaction_id}".encode()
 
 
 def profile_key(client_id: str) -> bytes:
@@ -183,7 +193,7 @@ def expiry_of(value: bytes) -> int:
     return expiry_ts
 
 
-def pack_warm(expiry_ts: int, content: SessionRow | list[ItemClick] | OrderLineRow) -> bytes:
+def pack_warm(expiry_ts: int, content: SessionRow | list[ItemClick] | OrderRow) -> bytes:
     """Return the value of an `s`, `t` or `o` row."""
     return _EXPIRY.pack(expiry_ts) + _encoder.encode(content)
 
@@ -208,9 +218,9 @@ def unpack_clicks(value: bytes) -> list[ItemClick]:
     return _clicks.decode(memoryview(value)[EXPIRY_BYTES:])
 
 
-def unpack_order_line(value: bytes) -> OrderLineRow:
-    """Return the order line in an `o` row."""
-    return _order_lines.decode(memoryview(value)[EXPIRY_BYTES:])
+def unpack_order(value: bytes) -> OrderRow:
+    """Return the joined lines of an order in an `o` row."""
+    return _orders.decode(memoryview(value)[EXPIRY_BYTES:])
 
 
 def pack_progress(row: ProgressRow) -> bytes:

@@ -64,7 +64,12 @@ class JoinSettings:
     @property
     def slack_ms(self) -> int:
         """Time by which a row outlives its window, for events that still arrive or wait for it."""
-        return (self.wait_s + self.lateness_s) * 1_000 + 1
+        return self.longest_wait_ms + self.lateness_s * 1_000 + 1
+
+    @property
+    def longest_wait_ms(self) -> int:
+        """Time past its own after which every event has its outcome: a reversal waits for a purchase that waits."""
+        return 2 * self.wait_s * 1_000
 
     def __post_init__(self) -> None:
         if self.ticks not in {"worker", "driver"}:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
 from stream.schemas import dead_letter, decode, session, topics
-from stream.schemas.events import Click, Conversion, Impression
+from stream.schemas.events import ALL_LINES, Click, Conversion, Impression
 from stream.schemas.money import NO_CURRENCY
 from stream.schemas.outcomes import LATE, ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
@@ -111,6 +111,8 @@ class _Found:
             self.currencies[content.query_id] = (content.revision, foreign)
         for line in content.lines:
             self.joined.add(_line_identity(content.client_id, line.transaction_id, line.line_id, line.refund_id))
+            if line.refund_id:
+                self.joined.add(_line_identity(content.client_id, line.transaction_id, ALL_LINES, line.refund_id))
 
 
 def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> Recount:
@@ -129,7 +131,7 @@ def recount(records: Iterable[Record], settings: JoinSettings | None = None) -> 
             inputs[record.topic, record.partition, record.offset] = record
         elif record.topic in {topics.SESSIONS, topics.UNJOINED, topics.DEAD_LETTERS}:
             found.take(record)
-    patience_ms = (settings.click_window_s + settings.wait_s) * 1_000
+    patience_ms = settings.click_window_s * 1_000 + settings.longest_wait_ms
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     sources: Counter[str] = Counter()

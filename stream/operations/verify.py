@@ -16,6 +16,7 @@ import polars as pl
 from stream.errors import SchemaError
 from stream.join.settings import JoinSettings
 from stream.schemas import dead_letter, decode, session, topics
+from stream.schemas.events import ALL_LINES
 from stream.schemas.outcomes import ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
 from stream.schemas.session import Session
@@ -113,7 +114,7 @@ def verify(
                 reasons[found.identity] = found.reason
     watermark_ts = min((watermarks.get(where[1], 0) for where in inputs), default=0)
     # An event is compared once nothing about it can wait any more.
-    settled_ts = watermark_ts - settings.wait_s * 1_000
+    settled_ts = watermark_ts - settings.longest_wait_ms
     last_ts = watermark_ts - settings.click_window_s * 1_000
     last_ts = last_ts if to_ts is None else min(to_ts - 1, last_ts)
 
@@ -220,7 +221,7 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     unnamed = purchases.join(named, on=["client_id", "transaction_id", "line_id"], how="anti")
     deals = pl.concat([named, _by_last_click(unnamed, touches, attribution_ms, named.columns)])
     deals = _placed(deals, touches, listed)
-    reversals = _reversals(tables.lines, deals, settings.refund_s * 1_000)
+    reversals = _reversals(tables.lines, deals, settings)
     everything = pl.concat([deals.select(reversals.columns), reversals])
     identity = pl.concat_str(["transaction_id", "line_id", "refund_id"], separator="\0")
     evidence = pl.concat(
@@ -301,12 +302,21 @@ def _by_last_click(
     return found.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True).select(columns)
 
 
-def _reversals(lines: pl.DataFrame, deals: pl.DataFrame, refund_ms: int) -> pl.DataFrame:
+def _reversals(lines: pl.DataFrame, deals: pl.DataFrame, settings: JoinSettings) -> pl.DataFrame:
     bought = deals.select(
-        "client_id", "transaction_id", "line_id", "item", "imp_ts", linked="query_id", bought_ts="event_ts"
+        "client_id", "transaction_id", "line_id", "item", "imp_ts", linked="query_id", bought_ts="event_ts",
+        bought_quantity="quantity", bought_amount="amount", bought_currency="currency",
+    )  # fmt: skip
+    reversals = lines.filter(pl.col("action") != "purchase")
+    whole = reversals.filter(line_id=ALL_LINES).drop("line_id").join(bought, on=["client_id", "transaction_id"])
+    whole = whole.with_columns(quantity="bought_quantity", amount="bought_amount", currency="bought_currency")
+    single = reversals.filter(pl.col("line_id") != ALL_LINES)
+    single = single.join(bought, on=["client_id", "transaction_id", "line_id"])
+    reversed_ = pl.concat([single, whole.select(single.columns)])
+    reversed_ = reversed_.filter(
+        (pl.col("event_ts") <= pl.col("bought_ts") + settings.refund_s * 1_000)
+        & (pl.col("bought_ts") <= pl.col("event_ts") + settings.wait_s * 1_000)
     )
-    reversed_ = lines.filter(pl.col("action") != "purchase").join(bought, on=["client_id", "transaction_id", "line_id"])
-    reversed_ = reversed_.filter(pl.col("event_ts") <= pl.col("bought_ts") + refund_ms)
     reversed_ = reversed_.sort("event_ts", "event_id", "offset").unique(
         ["client_id", "transaction_id", "line_id", "refund_id"], keep="first", maintain_order=True
     )
@@ -326,11 +336,20 @@ def _labels(touches: pl.DataFrame, lines: pl.DataFrame, currencies: pl.DataFrame
         clicks=(pl.col("action") == "click").sum().cast(pl.Int64),
         carts=(pl.col("action") != "click").sum().cast(pl.Int64),
     )
-    deals = lines.group_by(by).agg(
-        orders=pl.col("transaction_id").filter(bought).n_unique().cast(pl.Int64),
+    per_line = lines.group_by(*by, "transaction_id", "line_id").agg(
         units=pl.col("quantity").filter(bought).sum(),
         gross=money.filter(bought).sum(),
         refund=money.filter(~bought).sum(),
+        buys=bought.any(),
+        is_own=(bought & is_counted).any(),
+    )
+    # A line is never refunded by more than it was bought for.
+    kept = pl.when("is_own").then(pl.min_horizontal("refund", "gross")).otherwise("refund")
+    deals = per_line.group_by(by).agg(
+        orders=pl.col("transaction_id").filter("buys").n_unique().cast(pl.Int64),
+        units=pl.col("units").sum(),
+        gross=pl.col("gross").sum(),
+        refund=kept.sum(),
     )
     both = clicks.join(deals, on=by, how="full", coalesce=True).fill_null(0)
     return both.join(currencies.rename({"query_currency": "currency"}), on="query_id").select(_LABELS)

@@ -166,8 +166,9 @@ class OrderLine(Struct, kw_only=True, omit_defaults=True):
 class Conversion(Event, kw_only=True, omit_defaults=True):
     """A purchase, cancellation or refund of order lines; each line is a unit of counting.
 
-    A refund or cancellation of a whole transaction has one line with `line_id` and `object_id` "*": its amount is the
-    total if it is known, else 0.
+    A refund or cancellation of a whole transaction has one line with `line_id` and `object_id` "*", which stands for
+    each purchased line of the transaction. Its amount is the total if known, else 0, and counts nowhere: each line
+    is returned with its own quantity and amount.
     """
 
     action_name: Literal["purchase", "cancel", "refund"]

@@ -8,9 +8,9 @@ Source: docs/stream.md.
 """
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -52,6 +52,37 @@ class Line(Struct, frozen=True, array_like=True):
     amount_minor: int
     currency: str
     event_ts: int
+
+
+class _OrderLine(Protocol):
+    @property
+    def transaction_id(self) -> str: ...
+    @property
+    def line_id(self) -> str: ...
+    @property
+    def action(self) -> str: ...
+    @property
+    def item(self) -> int: ...
+    @property
+    def amount_minor(self) -> int: ...
+
+
+def refunds(lines: Iterable[_OrderLine]) -> Iterator[tuple[int, int]]:
+    """Yield item and money of each cancelled or refunded order line, in total never more than its purchase.
+
+    Args:
+        lines: Lines in one currency: purchases, and their cancellations and refunds.
+    """
+    bought: dict[tuple[str, str], int] = {}
+    returned: dict[tuple[str, str, int], int] = {}
+    for line in lines:
+        if line.action == "purchase":
+            bought[line.transaction_id, line.line_id] = line.amount_minor
+        else:
+            key = (line.transaction_id, line.line_id, line.item)
+            returned[key] = returned.get(key, 0) + line.amount_minor
+    for (transaction_id, line_id, item), amount_minor in returned.items():
+        yield item, min(amount_minor, bought.get((transaction_id, line_id), amount_minor))
 
 
 class AssignedArm(Struct, frozen=True, array_like=True):

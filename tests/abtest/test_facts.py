@@ -56,3 +56,8 @@ def test_evidence_round_trips(fact: Fact) -> None:
 def test_text_that_a_database_refuses_is_replaced() -> None:
     fact = facts.fact_of(make_session("q\0", "c\0", lines=[purchase("t\0", 1, 5)]))
     assert (fact.query_id, fact.client_id, fact.lines[0].transaction_id) == ("q\ufffd", "c\ufffd", "t\ufffd")
+
+
+def test_a_line_is_returned_at_most_once() -> None:
+    lines = [purchase("t1", 3, 750), refund("t1", 3, 500), refund("t1", 3, 750, refund_id="all lines")]
+    assert facts.outcome(facts.fact_of(make_session("q1", "c1", lines=lines))).refund_minor == 750

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
 from stream.broker.partitioner import partition_of
 from stream.join import Join, JoinSettings, MicroBatchOutput
 from stream.schemas import events, session, topics
-from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
+from stream.schemas.events import ALL_LINES, Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
 from stream.schemas.session import Progress, Session
 
 START_TS = 1_700_000_000_000
@@ -146,7 +147,9 @@ def purchase(
     )
 
 
-def reversal(bought: Conversion, number: int, *, after_s: int, action: str = "refund") -> Conversion:
+def reversal(
+    bought: Conversion, number: int, *, after_s: int, action: str = "refund", amount_minor: int | None = None
+) -> Conversion:
     """Return the refund or cancellation of the first line of an order."""
     return Conversion(
         event_id=f"r{number}",
@@ -156,8 +159,20 @@ def reversal(bought: Conversion, number: int, *, after_s: int, action: str = "re
         action_name="cancel" if action == "cancel" else "refund",
         transaction_id=bought.transaction_id,
         currency=bought.currency,
-        items=bought.items[:1],
+        items=[
+            replace(line, amount_minor=line.amount_minor if amount_minor is None else amount_minor)
+            for line in bought.items[:1]
+        ],
     )
+
+
+def whole_reversal(
+    bought: Conversion, number: int, *, after_s: int, action: str = "refund", total_minor: int = 0
+) -> Conversion:
+    """Return the refund or cancellation of all lines of an order, which it does not name."""
+    reversed_ = reversal(bought, number, after_s=after_s, action=action)
+    line = OrderLine(line_id=ALL_LINES, object_id=ALL_LINES, quantity=1, amount_minor=total_minor)
+    return replace(reversed_, event_id=f"w{number}", items=[line])
 
 
 @dataclass

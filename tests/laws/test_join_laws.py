@@ -25,6 +25,7 @@ from tests.laws.join_log import (
     run_in_order,
     run_with_crashes,
     send,
+    whole_reversal,
 )
 
 _SPAN_S = 2_400
@@ -71,6 +72,10 @@ def shop_days(draw: st.DrawFn) -> list[Event]:
         if draw(st.booleans()):
             action = draw(st.sampled_from(("refund", "cancel")))
             events.append(reversal(order, number, after_s=draw(st.integers(1, 12_000)), action=action))
+        if draw(st.booleans()):
+            # A clock may show a refund before its purchase.
+            after_s = draw(st.one_of(st.integers(1, 12_000), st.integers(-400, 0)))
+            events.append(whole_reversal(order, number, after_s=after_s))
     return events
 
 

@@ -167,6 +167,62 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
             id="the order has the revenue of its items",
         ),
         pytest.param(
+            "ga4",
+            [
+                measured(
+                    "view_item_list",
+                    0,
+                    [{"item_id": "saw", "index": 0}, {"item_id": "file", "index": 1}],
+                    currency="EUR",
+                ),
+                measured(
+                    "purchase",
+                    60,
+                    [{"item_id": "saw", "price": 12.5}, {"item_id": "file", "price": 3, "quantity": 2}],
+                    currency="EUR",
+                    value=18.5,
+                    transaction_id="T",
+                ),
+                measured("refund", 600, [], currency="EUR", value=18.5, transaction_id="T"),
+            ],
+            {"q": {"gross_minor": [1250, 600], "refund_minor": [1250, 600], "orders": [1, 1]}},
+            id="a full refund names no lines",
+        ),
+        pytest.param(
+            "segment",
+            [
+                track(
+                    "Product List Viewed",
+                    "m-0",
+                    query_id="q",
+                    currency="EUR",
+                    products=[{"product_id": "hat"}, {"product_id": "cap"}],
+                ),
+                track(
+                    "Order Completed",
+                    "m-2",
+                    query_id="q",
+                    order_id="o",
+                    currency="EUR",
+                    total=30,
+                    products=[
+                        {"product_id": "hat", "price": 20, "quantity": 1},
+                        {"product_id": "cap", "price": 5, "quantity": 2},
+                    ],
+                ),
+                track(
+                    "Order Refunded",
+                    "m-4",
+                    order_id="o",
+                    currency="EUR",
+                    products=[{"product_id": "hat", "price": 5, "quantity": 1}],
+                ),
+                track("Order Cancelled", "m-6", order_id="o"),
+            ],
+            {"q": {"gross_minor": [2000, 1000], "refund_minor": [2000, 1000]}},
+            id="a part of an order is refunded, and then the whole is cancelled",
+        ),
+        pytest.param(
             "segment",
             [
                 track(

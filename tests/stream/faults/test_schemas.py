@@ -24,7 +24,7 @@ from stream import db
 from stream.errors import SchemaError
 from stream.join import rows
 from stream.join.labels import ClickLabel, Labels, OrderLineLabel
-from stream.join.rows import ImpressionRow, ItemClick, OrderLineRow, ProgressRow, SessionRow
+from stream.join.rows import ImpressionRow, ItemClick, OrderRow, ProgressRow, SessionRow
 from stream.replicas import profiles
 from stream.replicas.profiles import Profiles
 from stream.schemas import decode, events, session, topics
@@ -288,7 +288,7 @@ def test_s14_profiles_of_either_schema_are_read_by_either() -> None:
 # State
 
 
-_ROWS: Mapping[bytes, type[Struct]] = {b"i": ImpressionRow, b"l": Labels, b"s": SessionRow, b"o": OrderLineRow}
+_ROWS: Mapping[bytes, type[Struct]] = {b"i": ImpressionRow, b"l": Labels, b"s": SessionRow, b"o": OrderRow}
 
 
 def _grown_row(key: bytes, value: bytes) -> bytes:

@@ -1,7 +1,10 @@
 """Order lines: the list that each one joins, or the reason why it joins none."""
 
+from dataclasses import replace
+
 import pytest
 
+from stream.operations.recount import recount
 from tests.laws.join_log import (
     CLIENTS,
     MAX_DELAY_MS,
@@ -14,6 +17,7 @@ from tests.laws.join_log import (
     reversal,
     run,
     send,
+    whole_reversal,
 )
 from tests.stream.join.runs import WINDOW_S, last_session, reasons, run_events
 
@@ -25,6 +29,7 @@ from tests.stream.join.runs import WINDOW_S, last_session, reasons, run_events
         ("no_impression", [purchase(1, 7, ["item-1"], at_s=5)]),
         ("too_late", [impression(1), purchase(1, 1, ["item-1"], at_s=WINDOW_S + 5)]),
         ("no_link", [reversal(purchase(1, 1, ["item-1"]), 1, after_s=5)]),
+        ("no_link", [whole_reversal(purchase(1, 1, ["item-1"]), 1, after_s=5)]),
         ("not_in_list", [impression(1), click(1, 1, "item-1", at_s=5), purchase(1, 1, ["item-5"], at_s=50)]),
         ("no_link", [impression(1), purchase(1, 1, ["item-1"], client=CLIENTS[1], at_s=5)]),
         (
@@ -116,3 +121,67 @@ def test_a_purchase_without_query_joins_the_last_click() -> None:
     assert [line.line_id for line in last_session(result).lines] == ["0"], "the click on q2 came after the purchase"
     assert last_session(result, "q2").lines == []
     assert [event.link for event in last_session(result).events] == ["query_id", "last_click"]
+
+
+def _refunds(happened: list[Event], query: str = "q1") -> list[int]:
+    return list(last_session(run_events(happened), query).column("refund_minor"))
+
+
+ORDER = purchase(1, 1, ["item-0", "item-2"], at_s=60)
+"""Lines of 500 and 501."""
+
+
+@pytest.mark.parametrize(
+    ("refunds", "expected"),
+    [
+        ([whole_reversal(ORDER, 1, after_s=600)], [500, 0, 501]),
+        ([whole_reversal(ORDER, 1, after_s=600, action="cancel", total_minor=1_001)], [500, 0, 501]),
+        ([whole_reversal(ORDER, 1, after_s=600, total_minor=1_490)], [500, 0, 501]),
+        ([whole_reversal(ORDER, 1, after_s=-200)], [500, 0, 501]),
+        ([whole_reversal(ORDER, 1, after_s=600), whole_reversal(ORDER, 1, after_s=600)], [500, 0, 501]),
+        ([whole_reversal(ORDER, 1, after_s=600), whole_reversal(ORDER, 2, after_s=600)], [500, 0, 501]),
+        ([reversal(ORDER, 1, after_s=300, amount_minor=200), whole_reversal(ORDER, 1, after_s=600)], [500, 0, 501]),
+        ([reversal(ORDER, 1, after_s=900, amount_minor=200), whole_reversal(ORDER, 1, after_s=600)], [500, 0, 501]),
+        ([reversal(ORDER, 1, after_s=300, amount_minor=200)], [200, 0, 0]),
+    ],
+    ids=[
+        "all lines", "a cancellation", "another total", "before its purchase", "twice", "with two ids",
+        "after a partial one", "before a partial one", "partial alone",
+    ],
+)  # fmt: skip
+def test_a_refund_without_lines_is_one_of_all_lines(refunds: list[Event], expected: list[int]) -> None:
+    happened = [impression(1), ORDER, *refunds]
+    assert _refunds(happened) == expected
+    result = run_events(happened)
+    assert result.outcomes["joined"] + result.outcomes["duplicate"] == result.outcomes["produced"] == len(happened) + 1
+    counted = recount([*Log.of(map(send, happened)).events(), *result.outputs.records], SETTINGS)
+    assert {name: getattr(counted, name) for name in result.outcomes} == result.outcomes
+
+
+def test_a_refund_without_lines_reaches_each_list_of_the_order() -> None:
+    order = purchase(1, None, ["item-0", "item-1"], at_s=60)
+    order.items[0].query_id, order.items[1].query_id = "q1", "q2"
+    happened: list[Event] = [impression(1), impression(2, at_s=5), order, whole_reversal(order, 1, after_s=60)]
+    assert (_refunds(happened), _refunds(happened, "q2")) == ([500, 0, 0], [0, 501, 0])
+
+
+def test_a_refund_without_lines_leaves_lines_that_joined_no_list() -> None:
+    order = purchase(1, None, ["item-0", "item-1"], at_s=60)
+    happened: list[Event] = [impression(1), click(1, 1, "item-0", at_s=5), order, whole_reversal(order, 1, after_s=60)]
+    assert _refunds(happened) == [500, 0, 0]
+    assert reasons(run_events(happened)) == ["no_click"]
+
+
+def test_a_refund_without_lines_past_its_window_is_too_late() -> None:
+    result = run_events([impression(1), ORDER, whole_reversal(ORDER, 1, after_s=SETTINGS.refund_s + 1)])
+    assert reasons(result) == ["too_late"]
+
+
+def test_an_order_has_a_limited_number_of_lines() -> None:
+    limits = replace(SETTINGS, max_list_events=2)
+    lists = [impression(number, at_s=number, items=["item-0"]) for number in range(3)]
+    lines = [purchase(number, number, ["item-0"], at_s=10 + number) for number in range(3)]
+    for number, order in enumerate(lines):
+        order.transaction_id, order.items[0].line_id = "t", str(number)
+    result = run_events([*lists, *lines], limits)
+    assert reasons(result) == ["evicted"]

@@ -2,7 +2,7 @@
 
 from stream.join import labels, rows
 from stream.join.labels import ClickLabel
-from stream.join.rows import ImpressionRow, ItemClick, OrderLineRow, ProgressRow, SessionRow, Source
+from stream.join.rows import ImpressionRow, ItemClick, OrderLineRow, OrderRow, ProgressRow, SessionRow, Source
 from stream.schemas import topics
 
 
@@ -17,10 +17,10 @@ def test_warm_rows_begin_with_their_expiry() -> None:
     merged = labels.empty()
     merged.merge(ClickLabel("e", "click", 1, 2, 3, 4, "query_id"))
     session = SessionRow(2, 10, "c", 3, merged, b"payload")
-    order = OrderLineRow("q", 1, 2, "e", 3, 4, "last_click")
+    order = OrderRow({"line": OrderLineRow("q", 1, 2, "e", 3, 4, "last_click", 99)})
     clicks = [ItemClick(1, "e", "q", 0)]
     assert rows.unpack_session(rows.pack_warm(99, session)) == session
-    assert rows.unpack_order_line(rows.pack_warm(99, order)) == order
+    assert rows.unpack_order(rows.pack_warm(99, order)) == order
     assert rows.unpack_clicks(rows.pack_warm(99, clicks)) == clicks
     assert rows.unpack_bytes(rows.pack_bytes(99, b"content")) == b"content"
     assert rows.expiry_of(rows.pack_warm(99, order)) == rows.expiry_of(rows.pack_bytes(99, b"")) == 99
@@ -45,7 +45,7 @@ def test_keys_of_different_rows_differ() -> None:
         rows.waiting_key(source.partition, source.topic, source.offset, 1),
         rows.session_key("x"),
         rows.clicks_key("x", "y"),
-        rows.order_line_key("x", "y", "z"),
+        rows.order_key("x", "y"),
         rows.profile_key("x"),
         rows.closed_key(b"c", 0, 1, 2),
         rows.closed_key(b"e", 0, 1, 2),
