@@ -22,6 +22,8 @@ __all__ = [
 _SERVERS = {
     "kafka": {"kafka_broker", "fresh_kafka", "mortal_kafka", "emptied_kafka"},
     "postgres": {"postgres_url"},
+    # A mock cluster and Prometheus take seconds to start.
+    "slow": {"memory_broker", "prometheus_url"},
 }
 _WAITING = ("kafka", "postgres", "slow")
 

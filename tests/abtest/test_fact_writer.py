@@ -106,6 +106,7 @@ CONTENTS: Sequence[Session] = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(list(range(len(CONTENTS)))),

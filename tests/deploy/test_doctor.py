@@ -74,6 +74,7 @@ def test_nothing_is_changed(tmp_path: Path, broker: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_unreachable_broker_fails_with_every_address(tmp_path: Path, closed_port: int) -> None:
     address = f"127.0.0.1:{closed_port}"
     found = checked(tmp_path, kafka__broker=f"{address},{address}")
@@ -82,6 +83,7 @@ def test_an_unreachable_broker_fails_with_every_address(tmp_path: Path, closed_p
         assert found[name].detail.count(address) == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_no_broker_fails(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = checked(tmp_path, kafka__broker=f"127.0.0.1:{server.getsockname()[1]}")

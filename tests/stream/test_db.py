@@ -109,6 +109,7 @@ def test_no_statement_timeout_means_no_limit(postgres_url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_server_that_accepts_and_never_answers_is_an_error_of_one_line() -> None:
     with silent_server() as port:
         engine = db.create(

@@ -37,6 +37,7 @@ def fill_home(home: Path, **options: float) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_create_list_assign_stop(home: Path) -> None:
     code, out = call(*CREATE, "--share", "0.5", "--salt", "ranker-2026q1", "--json")
     made = json.loads(out)
@@ -100,12 +101,14 @@ def test_report_prints_and_writes(home: Path, tmp_path: Path) -> None:
     assert "## Lifts against control" in text.read_text()
 
 
+@pytest.mark.slow
 def test_report_ends_with_3_when_the_sample_ratio_blocks(home: Path) -> None:
     fill_home(home, treatment=0.25)
     code, out = call("abtest", "report", "first", "--json")
     assert (code, json.loads(out)["verdict"]) == (3, "refused")
 
 
+@pytest.mark.slow
 def test_a_database_that_never_answers_is_an_error_within_the_time_out(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_security_settings_reach_the_clients(tmp_path: Path) -> None:
         KafkaSettings(security_protocol="SASL_SSL")
 
 
+@pytest.mark.slow
 def test_the_demo_hosts_a_memory_broker_and_warns(tmp_path: Path) -> None:
     lines: list[str] = []
     broker = start(KafkaSettings(broker="memory", partitions=PARTITIONS), LOCAL, tmp_path, lines.append)
@@ -77,6 +78,7 @@ def test_the_demo_hosts_a_memory_broker_and_warns(tmp_path: Path) -> None:
         choice._hosted.pop().close()
 
 
+@pytest.mark.slow
 def test_the_demo_falls_back_to_memory_without_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     lines: list[str] = []

@@ -249,6 +249,7 @@ def test_long_lists_log_the_first_two_hundred_candidates(world: World) -> None:
     assert sorted(logged.items.rank_in) == list(range(1, 201))
 
 
+@pytest.mark.slow
 def test_a_start_without_the_database_uses_the_local_copies(world: World) -> None:
     world.go_live("base", 1)
     world.go_live("armmt", 1, model="armmt")

@@ -79,6 +79,7 @@ def test_the_store_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.glob("warm-*")) == []
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_process_id_keep_their_rows(tmp_path: Path) -> None:
     """Workers in containers share a volume, and each of them has the process id 1."""
     try:

@@ -59,6 +59,7 @@ def _with_wrong_clocks(happened: list[Event], sent: list[Arrival], seed: int) ->
     return changed, set(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_s13_wrong_clocks_of_some_change_no_session_of_the_others(seed: int) -> None:
     """S13: 5 % of the clients an hour off, one event ten years ahead: the others' sessions and the watermark hold."""
@@ -96,6 +97,7 @@ def test_s13_live_an_event_ten_years_ahead_is_measured_by_the_brokers_stamp() ->
     assert join.open_sessions == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_ms", [600_000, HOUR_MS])
 def test_s13_the_brokers_clock_steps_back(step_ms: int) -> None:
     """S13: stamps of ticks and events fall by ten minutes or an hour: nothing falls with them, nothing is lost."""

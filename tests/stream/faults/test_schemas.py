@@ -159,6 +159,7 @@ def test_s14_events_of_either_schema_are_read_by_either(kind: type[Event]) -> No
     assert (read_by_next(old).added, read_by_next(new).added) == (None, ADDED)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phases",
     [
@@ -335,6 +336,7 @@ def _run_over(log: Log, switches: Mapping[int, str]) -> Run:
     return Run(join, tables, outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "switches",
     [

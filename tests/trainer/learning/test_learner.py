@@ -30,6 +30,7 @@ def single_partition(records: list[bytes]) -> list[LogRecord]:
     return [LogRecord(0, offset, value) for offset, value in enumerate(records)]
 
 
+@pytest.mark.slow
 def test_a_repeated_record_is_not_trained_twice(tmp_path: Path, log: list[LogRecord]) -> None:
     repeated = [record for record in log[:100] if record.partition == 0]
     shift = len(repeated)

@@ -38,6 +38,7 @@ def publisher(engine: Engine, folder: Path, *, term: int, now_ms: Callable[[], i
     )
 
 
+@pytest.mark.slow
 def test_versions_beyond_the_retention_are_retired_and_removed(engine: Engine, tmp_path: Path) -> None:
     feed(make_loop(tmp_path, engine, settings=KEEP_THREE), make_log())
     versions = Registry(engine).versions(LINEAGE.name)

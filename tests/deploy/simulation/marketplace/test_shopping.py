@@ -32,6 +32,7 @@ def sendings() -> list[Sending]:
     return sent(Market(SETTINGS), 3_000)
 
 
+@pytest.mark.slow
 def test_every_record_passes_the_strict_decoder_and_names_its_topic(sendings: list[Sending]) -> None:
     for sending in sendings:
         if sending.topic == topics.CLICKS:
@@ -86,6 +87,7 @@ def test_a_refund_names_the_order_line_and_follows_it(sendings: list[Sending]) -
         assert refund.event_ts > bought.event_ts
 
 
+@pytest.mark.slow
 def test_event_ids_are_unique_and_repeatable(sendings: list[Sending]) -> None:
     assert [s.value for s in sent(Market(SETTINGS), 300)] == [
         s.value for s in sendings[: len(sent(Market(SETTINGS), 300))]

@@ -40,6 +40,7 @@ def check_against_batch(path: Path, joined: Joined) -> None:
     assert counters["produced"] == counters["joined"] + counters["orphan"]
 
 
+@pytest.mark.slow
 def test_a_generated_log_joins_as_the_batch_join_does(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     trivago_log.write(path, visits=150, seed=7)
