@@ -137,6 +137,8 @@ def _store_errors(engine: Engine) -> Iterator[None]:
         yield
     except (DBAPIError, PoolTimeoutError) as error:
         reason = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+        if "unable to open" in reason or "readonly" in reason:
+            reason += "; set SHELFWISE_HOME to a folder to write to, or database.url to another database"
         raise StoreError(f"database {engine.url.render_as_string(hide_password=True)}: {reason}") from error
 
 

@@ -42,7 +42,15 @@ class ProbeServer:
         True
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, is_ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        registry: CollectorRegistry,
+        is_ready: Callable[[], str | None],
+        *,
+        section: str = "worker",
+    ) -> None:
         """Prepare the server without opening its port.
 
         Args:
@@ -51,8 +59,9 @@ class ProbeServer:
             registry: Metrics that `/metrics` shows.
             is_ready: Return None if the process can do its work, else the reason why it cannot. It runs in a thread of
                 the server for every `/readyz` request, so it must be thread-safe and must not wait.
+            section: Section of the settings `metrics_host` and `metrics_port`, for messages.
         """
-        self._host, self._port = host, port
+        self._host, self._port, self._section = host, port, section
         self._handler = _handler(registry, is_ready)
         self._server: _Server | None = None
         self._thread: Thread | None = None
@@ -72,7 +81,10 @@ class ProbeServer:
         try:
             self._server = _Server(self._host, self._port, self._handler)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {self._host}:{self._port} for probes and metrics: {error}") from error
+            raise ConfigError(
+                f"{self._section}.metrics_host = {self._host}, {self._section}.metrics_port = {self._port}: "
+                f"{error.strerror or error}; set {self._section}.metrics_port to a free port, or to 0 for no probes"
+            ) from error
         self._thread = Thread(target=self._server.serve_forever, args=(_POLL_S,), name="probes", daemon=True)
         self._thread.start()
 

@@ -107,7 +107,9 @@ def run(
         remove_abandoned(folders.checkpoints, TEMPORARY_PREFIX)
         if settings.metrics_port:
             stack.enter_context(
-                ProbeServer(settings.metrics_host, settings.metrics_port, metrics, readiness.why_not_ready)
+                ProbeServer(
+                    settings.metrics_host, settings.metrics_port, metrics, readiness.why_not_ready, section="trainer"
+                )
             )
         store.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config), "shared"

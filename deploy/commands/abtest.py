@@ -206,7 +206,9 @@ def sink(
     with ExitStack() as stack:
         stack.callback(engine.dispose)
         if settings.metrics_port:
-            probes = ProbeServer(settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready)
+            probes = ProbeServer(
+                settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready, section="abtest"
+            )
             stack.enter_context(probes)
         total = run(
             broker,

@@ -111,7 +111,10 @@ def export(
     called = context(ctx)
     broker = _broker(called)
     require_topics(called, broker, [topic])
-    num_rows = write(broker, topic, out, latest=latest)
+    try:
+        num_rows = write(broker, topic, out, latest=latest)
+    except OSError as error:
+        raise fail(f"--out {out}: {error.filename or out}: {error.strerror or error}") from error
     if num_rows == 0:
         _say_nothing_found(called, broker, topic)
     if as_json:

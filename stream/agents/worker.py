@@ -111,7 +111,9 @@ class Worker:
         with ExitStack() as stack:
             if self._settings.metrics_port:
                 host, port = self._settings.metrics_host, self._settings.metrics_port
-                stack.enter_context(ProbeServer(host, port, self._metrics.registry, self.unready_reason))
+                stack.enter_context(
+                    ProbeServer(host, port, self._metrics.registry, self.unready_reason, section="worker")
+                )
             self._connect()
             await self._writer.start()
             starting = loop.create_task(self._app.start())

@@ -149,8 +149,10 @@ def test_a_broken_connection_is_no_error(
 
 
 def test_a_taken_port_is_a_configuration_error(registry: CollectorRegistry) -> None:
-    with ProbeServer(HOST, 0, registry, always) as server, pytest.raises(ConfigError, match=str(server.port)):
-        ProbeServer(HOST, server.port, registry, always).start()
+    with ProbeServer(HOST, 0, registry, always) as server:
+        named = rf"trainer\.metrics_port = {server.port}: .*set trainer\.metrics_port to a free port, or to 0"
+        with pytest.raises(ConfigError, match=named):
+            ProbeServer(HOST, server.port, registry, always, section="trainer").start()
 
 
 def test_close_frees_the_port_and_may_be_repeated(registry: CollectorRegistry) -> None:

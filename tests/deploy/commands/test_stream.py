@@ -142,3 +142,15 @@ def test_a_file_without_events_fails(kafka_broker: Broker, tmp_path: Path, monke
     (tmp_path / "empty").write_bytes(b"\n")
     done = _stream("produce", "clicks", "--file", str(tmp_path / "empty"))
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, f"error: no events in {tmp_path / 'empty'}")
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("name", ["sessions.jsonl", "sessions.parquet"])
+def test_an_unwritable_output_is_named_with_its_option(
+    name: str, kafka_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELFWISE_BROKER", kafka_broker.bootstrap)
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / name
+    done = _stream("export", "sessions", "--out", str(out))
+    assert (done.exit_code, done.stderr.splitlines()[-1].startswith(f"error: --out {out}: ")) == (1, True)
