@@ -1,6 +1,7 @@
 """`shelfwise trainer evaluate`: models, peers and simple rankers on logged lists, in one table."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,9 @@ def evaluate(
     ctx: typer.Context,
     data: Annotated[
         str,
-        typer.Option(help="File of exported sessions, the topic `sessions`, or the form of --path: trivago, libsvm."),
+        typer.Option(
+            help="File of exported sessions, the topic `sessions`, or the form of --path: trivago, libsvm, jdsearch."
+        ),
     ],
     models: Annotated[str, typer.Option(help="Models, by commas: armmt, prm, din, mlp, lightgbm.")] = "mlp,prm,armmt",
     path: Annotated[
@@ -39,6 +42,9 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Fits of each model.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs at most.")] = 20,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a lower validation loss that end a fit.")] = 3,
+    lr: Annotated[
+        float, typer.Option(min=1e-6, help="Learning rate of dense weights, in place of trainer.dense_lr.")
+    ] = 0.001,
     reference: Annotated[
         str | None,
         typer.Option(help="Row to compare with; by default lightgbm if asked for, else the displayed order."),
@@ -59,7 +65,8 @@ def evaluate(
 ) -> None:
     """Train models on the early lists of a log and compare their orders of the late ones.
 
-    Progress goes to standard error. Learning follows the settings of `[trainer]`: `--set trainer.dense_lr=0.001`.
+    Progress goes to standard error. Learning follows the settings of `[trainer]`, except for the learning rate: a fit
+    of a finite log takes larger steps than a stream without end.
     """
     import msgspec
 
@@ -76,7 +83,7 @@ def evaluate(
     if label not in {"order", "click"}:
         raise ConfigError(f"--label {label}: expected order or click")
     loaded = context(ctx)
-    settings = loaded.settings.get("trainer", TrainerSettings)
+    settings = replace(loaded.settings.get("trainer", TrainerSettings), dense_lr=lr)
     chosen = _names(models)
     configs = {name: configure(name, profile, settings.vector_width) for name in chosen if name != LIGHTGBM}
     make_deterministic(settings.threads)
@@ -153,13 +160,19 @@ def _load(
     if data == "trivago":
         return _trivago(path or _trivago_path(), bounds)
     if data == "libsvm":
-        return _libsvm(path)
+        return _libsvm(_required(path, "a file, or a folder with train.txt, vali.txt and test.txt"))
+    if data == "jdsearch":
+        from trainer.evaluation import jdsearch
+
+        return jdsearch.load(
+            _required(path, "a folder with release_data.txt and product_data.txt, or a file of searches")
+        )
     if path is not None:
-        raise ConfigError(f"--path {path}: only for --data trivago or libsvm, not --data {data}")
+        raise ConfigError(f"--path {path}: only for --data trivago, libsvm or jdsearch, not --data {data}")
     if data == topics.SESSIONS:
         return _topic(loaded, bounds)
     if not Path(data).exists():
-        raise ConfigError(f"--data {data}: expected a file, `{topics.SESSIONS}`, trivago or libsvm")
+        raise ConfigError(f"--data {data}: expected a file, `{topics.SESSIONS}`, trivago, libsvm or jdsearch")
     return _file(Path(data), items, bounds)
 
 
@@ -182,11 +195,15 @@ def _trivago(path: Path, bounds: tuple[int | None, int | None]) -> "Dataset":
     )
 
 
-def _libsvm(path: Path | None) -> "Dataset":
+def _required(path: Path | None, wanted: str) -> Path:
+    if path is None:
+        raise ConfigError(f"--path is missing: expected {wanted}")
+    return path
+
+
+def _libsvm(path: Path) -> "Dataset":
     from trainer.evaluation import libsvm
 
-    if path is None:
-        raise ConfigError("--data libsvm needs --path: a file, or a folder with train.txt, vali.txt and test.txt")
     return libsvm.load(path)
 
 

@@ -12,6 +12,7 @@ from stream.operations.export import session_row
 from stream.schemas.events import encode
 from tests.deploy.simulation.replay import trivago_log
 from tests.trainer.evaluation import logs
+from tests.trainer.evaluation.test_jdsearch import write as write_jdsearch
 from tests.trainer.evaluation.test_libsvm import write as write_libsvm
 
 QUICK = ["--seeds", "2", "--epochs", "1", "--resamples", "100"]
@@ -89,12 +90,21 @@ def test_a_trivago_log_is_known_by_its_columns(tmp_path: Path) -> None:
     assert document == msgspec.json.decode(run("--data", "trivago", "--path", str(path), *argv))
 
 
+def test_jdsearch_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> None:
+    write_jdsearch(tmp_path, 60)
+    argv = ["--models", "prm,lightgbm", "--label", "click", *QUICK, "--json"]
+    document = msgspec.json.decode(run("--data", "jdsearch", "--path", str(tmp_path), *argv))
+    assert [row["name"] for row in document["rows"]][:2] == ["displayed order", "random"]
+    assert document["num_lists"] == {"train": 36, "validation": 12, "test": 12}
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--data", "nothing"], "--data nothing: expected a file, `sessions`, trivago or libsvm"),
+        (["--data", "nothing"], "--data nothing: expected a file, `sessions`, trivago, libsvm or jdsearch"),
         (["--data", "trivago"], "SHELFWISE_DATA"),
-        (["--data", "libsvm"], "--data libsvm needs --path"),
+        (["--data", "libsvm"], "--path is missing: expected a file, or a folder"),
+        (["--data", "jdsearch"], "--path is missing: expected a folder with release_data.txt"),
         (["--data", "sessions", "--path", "x"], "--path x: only for"),
         (["--data", "FILE", "--models", "bert"], "model 'bert'"),
         (["--data", "FILE", "--label", "view"], "--label view"),
