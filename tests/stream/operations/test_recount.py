@@ -1,5 +1,8 @@
 """The recount finds each outcome from the topics alone, and notices what is lost."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from stream.operations.recount import recount
 from stream.schemas import topics
 from tests.laws.join_log import SETTINGS, START_TS, Event, Log, Run, Sent, click, impression, purchase, run, send
@@ -65,6 +68,14 @@ def test_records_written_twice_count_once() -> None:
     log, result = _example()
     records = [*log.events(), *result.outputs.records]
     assert recount(records + records, SETTINGS) == recount(records, SETTINGS)
+
+
+@given(st.data(), st.sampled_from([0, 4_000]))
+def test_neither_order_nor_little_memory_changes_the_counts(data: st.DataObject, memory_bytes: int) -> None:
+    log, result = _example()
+    records = [*log.events(), *result.outputs.records]
+    shuffled = data.draw(st.permutations(records))
+    assert recount(shuffled, SETTINGS, memory_bytes=memory_bytes) == recount(records, SETTINGS)
 
 
 def test_a_missing_letter_is_a_loss() -> None:
