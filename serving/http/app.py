@@ -18,7 +18,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
 from serving import metrics
-from serving.http import openapi
+from serving.http import encodings, openapi
+from serving.http.encodings import TooLargeError, UnknownEncodingError
 from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
 from serving.ranking.service import Service
 from serving.schemas import RequestError, decode
@@ -33,7 +34,13 @@ _encode = msgspec.json.Encoder().encode
 
 HttpRequest = Request[Any, Any, Any]
 
-_STATUSES: Mapping[type[ShelfwiseError], int] = {TooManyError: 413, BusyError: 429, UnacknowledgedError: 503}
+_STATUSES: Mapping[type[ShelfwiseError], int] = {
+    TooLargeError: 413,
+    TooManyError: 413,
+    UnknownEncodingError: 415,
+    BusyError: 429,
+    UnacknowledgedError: 503,
+}
 
 
 def create(service: Service) -> Litestar:
@@ -42,15 +49,19 @@ def create(service: Service) -> Litestar:
     Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
     """
 
+    async def content_of(request: HttpRequest) -> bytes:
+        encoding = request.headers.get("content-encoding", "")
+        return encodings.content(await request.body(), encoding, max_bytes=service.settings.max_body_bytes)
+
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:
-        answer = await service.rank(decode(await request.body()))
+        answer = await service.rank(decode(await content_of(request)))
         return _json(_encode(answer))
 
     @post(openapi.EVENTS, status_code=200, include_in_schema=False)
     async def events(request: HttpRequest) -> Response[bytes]:
         name = request.query_params.get("format", OWN_FORMAT)
-        return _json(_encode(await service.collector.collect(name, await request.body())))
+        return _json(_encode(await service.collector.collect(name, await content_of(request))))
 
     @get(openapi.LIVE, include_in_schema=False)
     async def live() -> Response[bytes]:
@@ -77,6 +88,8 @@ def create(service: Service) -> Litestar:
         answer = _json(_encode(problem), status)
         if isinstance(error, BusyError | UnacknowledgedError):
             answer.headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, UnknownEncodingError):
+            answer.headers["Accept-Encoding"] = encodings.ENCODINGS
         return answer
 
     def with_request_id(app: ASGIApp) -> ASGIApp:
