@@ -39,6 +39,9 @@ def evaluate(
     ] = None,
     profile: Annotated[str, typer.Option(help="Profile of the models: tiny or paper.")] = "tiny",
     label: Annotated[str, typer.Option(help="Label that makes an item positive: order or click.")] = "order",
+    policy: Annotated[
+        str | None, typer.Option(help="Only test lists that this policy ordered: shuffle; by default all lists.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits of each model.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs at most.")] = 20,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a lower validation loss that end a fit.")] = 3,
@@ -75,6 +78,7 @@ def evaluate(
     from trainer.evaluation.evaluate import Request
     from trainer.evaluation.evaluate import evaluate as run
     from trainer.evaluation.lightgbm_peer import LIGHTGBM
+    from trainer.evaluation.lists import shuffled_alone
     from trainer.evaluation.neural import Patience
     from trainer.learning.learner import Learner, auto_device, make_deterministic
     from trainer.run import configure
@@ -82,6 +86,8 @@ def evaluate(
 
     if label not in {"order", "click"}:
         raise ConfigError(f"--label {label}: expected order or click")
+    if policy not in {None, "shuffle"}:
+        raise ConfigError(f"--policy {policy}: expected shuffle")
     loaded = context(ctx)
     settings = replace(loaded.settings.get("trainer", TrainerSettings), dense_lr=lr)
     chosen = _names(models)
@@ -89,6 +95,8 @@ def evaluate(
     make_deterministic(settings.threads)
     bounds = parse_time(validation_from, "--validation-from"), parse_time(test_from, "--test-from")
     found = _load(loaded, data, path, items, bounds)
+    if policy is not None:
+        found = replace(found, split=shuffled_alone(found.split), name=f"{found.name}, shuffled test lists")
     configs = {name: for_data(name, config, found) for name, config in configs.items()}
     request = Request(
         models=chosen,

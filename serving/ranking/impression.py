@@ -6,6 +6,7 @@ Source: docs/serving.md.
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.context import RankContext
 from serving.ranking.features import logged
+from serving.ranking.rank import is_shuffled
 from stream.schemas.events import MAX_ITEMS, PRODUCT, Assignment, Impression, Query, ShownItems
 
 SOURCE = "serving"
@@ -48,7 +49,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
             rank_in=[item.rank_in for item in shown],
             price_minor=[context.price_minor[row] for row in rows],
             score=scores or None,
-            propensity=[1.0] * len(shown),
+            propensity=[1 / len(request.candidates) if is_shuffled(context) else 1.0] * len(shown),
             type=types if set(types) != {PRODUCT} else None,
         ),
         assignment=_assignments(context.assignment),

@@ -28,9 +28,12 @@ def order(context: RankContext) -> tuple[RankedItem, ...]:
     request, query_id = context.request, context.identity.query_id
     if context.scores is not None:
         return by_score(request, query_id, context.scores)
-    if context.assignment.lineage is None and context.assignment.policy == SHUFFLE:
-        return shuffled(request, query_id)
-    return in_incoming_order(request)
+    return shuffled(request, query_id) if is_shuffled(context) else in_incoming_order(request)
+
+
+def is_shuffled(context: RankContext) -> bool:
+    """Return whether the policy of the client's arm is to shuffle, so that each candidate may stand in each place."""
+    return context.scores is None and context.assignment.lineage is None and context.assignment.policy == SHUFFLE
 
 
 def fault_of(scores: Sequence[float], num_expected: int) -> str | None:

@@ -16,6 +16,7 @@ from trainer.evaluation.lightgbm_peer import LIGHTGBM
 from trainer.evaluation.lists import Columns, Dataset, Label, LabelledList, excluded, with_label
 from trainer.evaluation.metrics import Floats, Mask
 from trainer.evaluation.neural import Epoch, Fit, ModalityWeights, Patience
+from trainer.evaluation.propensity import PolicyValue, is_randomised, policy_value
 from trainer.evaluation.simple import DISPLAYED, RANDOM, SIMPLE
 from trainer.learning.learner import Learner
 
@@ -78,6 +79,8 @@ class Row:
         kind: `order` learns nothing, `model` is the product's, `peer` is another's.
         figures: Metric to its mean over lists, and spread over seeds.
         differences: Metric to the paired difference to the reference; empty for the reference itself.
+        policy_values: `clicks` and `orders` on the first k ranks if lists had been shown in the ranker's order, by the
+            propensities of the log and the scores of the first seed; empty where no place was drawn at random.
         calibration: Of the probabilities within lists, pooled over seeds; only for rankers whose scores are logits.
         epochs: Epochs of each seed's fit.
         best_epochs: Epoch, or number of trees, that validation chose, by seed.
@@ -90,6 +93,7 @@ class Row:
     num_seeds: int
     figures: Mapping[str, Figure]
     differences: Mapping[str, Interval] = field(default_factory=dict)
+    policy_values: Mapping[str, PolicyValue] = field(default_factory=dict)
     calibration: Calibration | None = None
     epochs: tuple[tuple[Epoch, ...], ...] = ()
     best_epochs: tuple[int, ...] = ()
@@ -107,6 +111,7 @@ class Evaluation:
         num_over_boundary: Lists left out because their visit began in an earlier part.
         excluded: Test lists that metrics leave out, by reason.
         num_rejected: Sessions of the data that could not be read, by reason.
+        num_shuffled: Test lists that were shuffled.
         num_lost_labels: Labelled items beyond the length that a model reads.
         reference: Row that the others are compared with.
         k: Ranks of the columns `orders@k` and `gmv@k`.
@@ -120,6 +125,7 @@ class Evaluation:
     num_over_boundary: int
     excluded: Mapping[str, int]
     num_rejected: Mapping[str, int]
+    num_shuffled: int
     num_lost_labels: int
     reference: str
     seeds: int
@@ -160,7 +166,7 @@ def evaluate(data: Dataset, request: Request, *, report: Callable[[Progress], No
     values: dict[str, dict[str, Floats]] = {}
     for name in names:
         scored = _scored(name, data, request, report)
-        rows[name], values[name] = _row(scored, columns, request.k)
+        rows[name], values[name] = _row(scored, columns, request)
     compared = [
         rows[name]
         if name == reference
@@ -180,6 +186,7 @@ def evaluate(data: Dataset, request: Request, *, report: Callable[[Progress], No
         num_over_boundary=data.split.num_over_boundary,
         excluded=excluded(columns),
         num_rejected=data.num_rejected,
+        num_shuffled=sum(each.is_shuffled for each in test),
         num_lost_labels=sum(each.num_lost for each in test),
         reference=reference,
         seeds=request.seeds,
@@ -245,24 +252,10 @@ def per_list(score: Floats, columns: Columns, k: int) -> dict[str, Floats]:
     """
     if not np.isfinite(score[columns.mask]).all():
         raise ConfigError("a score of a test list is not finite: the fit has diverged")
-    parts: list[dict[str, Floats]] = []
-    for start in range(0, len(score), _AT_ONCE):
-        rows = slice(start, start + _AT_ONCE)
-        parts.append(
-            _metrics(
-                score[rows],
-                Columns(
-                    visit=columns.visit[rows],
-                    mask=columns.mask[rows],
-                    positive=columns.positive[rows],
-                    grade=columns.grade[rows],
-                    orders=columns.orders[rows],
-                    money=columns.money[rows],
-                    tie=columns.tie[rows],
-                ),
-                k,
-            )
-        )
+    parts = [
+        _metrics(score[start : start + _AT_ONCE], columns.part(start, start + _AT_ONCE), k)
+        for start in range(0, columns.num_lists, _AT_ONCE)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -281,9 +274,9 @@ def _metrics(score: Floats, columns: Columns, k: int) -> dict[str, Floats]:
     }
 
 
-def _row(scored: _Scored, columns: Columns, k: int) -> tuple[Row, dict[str, Floats]]:
+def _row(scored: _Scored, columns: Columns, request: Request) -> tuple[Row, dict[str, Floats]]:
     """Return the row of a ranker, and each metric per list, averaged over seeds."""
-    by_seed = [per_list(score, columns, k) for score in scored.scores]
+    by_seed = [per_list(score, columns, request.k) for score in scored.scores]
     # The scores of a ranker that learns nothing are no logits.
     named = [name for name in by_seed[0] if name != "log_loss" or scored.kind != "order"]
     figures = {name: _figure([_mean(values[name]) for values in by_seed]) for name in named}
@@ -298,6 +291,7 @@ def _row(scored: _Scored, columns: Columns, k: int) -> tuple[Row, dict[str, Floa
         kind=scored.kind,
         num_seeds=len(scored.scores),
         figures=figures,
+        policy_values=_policy_values(scored.scores[0], columns, request),
         calibration=calibration(np.concatenate(probabilities), np.tile(positive, len(probabilities)))
         if is_calibrated
         else None,
@@ -308,6 +302,32 @@ def _row(scored: _Scored, columns: Columns, k: int) -> tuple[Row, dict[str, Floa
     )
     # A mean over seeds of NaN alone is NaN, and numpy would warn of it.
     return row, {name: np.sum([values[name] for values in by_seed], axis=0) / len(by_seed) for name in named}
+
+
+def _policy_values(score: Floats, columns: Columns, request: Request) -> dict[str, PolicyValue]:
+    if not is_randomised(columns.propensity, columns.mask):
+        return {}
+    parts = [columns.part(start, start + _AT_ONCE) for start in range(0, columns.num_lists, _AT_ONCE)]
+    rank = np.concatenate(
+        [
+            metrics.ranks(score[at * _AT_ONCE : (at + 1) * _AT_ONCE], part.mask, part.tie)
+            for at, part in enumerate(parts)
+        ]
+    )
+    return {
+        name: policy_value(
+            rank,
+            columns.shown,
+            columns.propensity,
+            label,
+            columns.mask,
+            columns.visit,
+            k=request.k,
+            resamples=request.resamples,
+            seed=request.seed,
+        )
+        for name, label in (("clicks", columns.clicks), ("orders", columns.orders))
+    }
 
 
 def _compared(

@@ -32,6 +32,8 @@ class LabelledList:
         visit_ts: Time of the visit's first event, which puts the visit into a part of the split.
         shown_ts: Time of the list.
         grade: Relevance for NDCG: bought 3, in the cart 2, clicked 1, else 0; or the grades of the data.
+        propensity: Chance that each item stood in its place, given the candidates; None if the log does not hold it.
+        is_shuffled: Whether each candidate could stand in each place with one chance.
         num_lost: Items with a label that the example leaves out, because the list is longer than a model reads.
     """
 
@@ -40,6 +42,8 @@ class LabelledList:
     visit_ts: int
     shown_ts: int
     grade: Floats
+    propensity: Floats | None = None
+    is_shuffled: bool = False
     num_lost: int = 0
 
 
@@ -90,18 +94,34 @@ class Columns:
         mask: [B,n] real items.
         positive: [B,n] items with the label that the evaluation asks for.
         grade: [B,n] relevance.
+        clicks: [B,n] items clicked, in the cart or bought, 0 or 1.
         orders: [B,n] items bought, 0 or 1.
         money: [B,n] minor units of the items bought.
         tie: [B,n] keys that order items of equal score.
+        shown: [B,n] place in which each item was shown, from 1.
+        propensity: [B,n] chance that it stood there; 1 where the log holds none.
     """
 
     visit: tuple[str, ...]
     mask: Mask
     positive: Mask
     grade: Floats
+    clicks: Floats
     orders: Floats
     money: Floats
     tie: Keys
+    shown: Floats
+    propensity: Floats
+
+    @property
+    def num_lists(self) -> int:
+        """Return B."""
+        return len(self.visit)
+
+    def part(self, start: int, stop: int) -> "Columns":
+        """Return the columns of some of the lists."""
+        rows = slice(start, stop)
+        return Columns(**{name: getattr(self, name)[rows] for name in self.__slots__})
 
     @classmethod
     def of(cls, lists: Sequence[LabelledList], label: Label, *, tie_seed: int) -> "Columns":
@@ -119,10 +139,17 @@ class Columns:
             mask=mask,
             positive=padded(positive, shape) > 0,
             grade=padded([each.grade for each in lists], shape),
+            clicks=np.where(padded([example.click for example in examples], shape) > 0, 1.0, 0.0),
             orders=np.where(padded([example.conv for example in examples], shape) > 0, 1.0, 0.0),
             money=padded([example.money for example in examples], shape),
             tie=tie,
+            shown=padded([example.index.astype(np.float64) + 1 for example in examples], shape),
+            propensity=np.where(mask, padded([_chances(each) for each in lists], shape), 1.0),
         )
+
+
+def _chances(each: LabelledList) -> Floats:
+    return np.ones(len(each.example.item_ids)) if each.propensity is None else each.propensity
 
 
 def padded(rows: Sequence[NDArray[np.floating]], shape: tuple[int, int]) -> Floats:
@@ -183,14 +210,31 @@ def _labelled(visit: str, visit_ts: int, session: Session, example: SessionExamp
     for value, name in ((GRADE_CLICK, "clicks"), (GRADE_CART, "carts"), (GRADE_BUY, "orders")):
         grade[session.column(name) > 0] = value
     kept = grade[example.index]
+    propensity = session.column("propensity").astype(np.float64)
     return LabelledList(
         example=example,
         visit=visit,
         visit_ts=visit_ts,
         shown_ts=session.impression_ts,
         grade=kept,
+        propensity=propensity[example.index] if propensity.size == session.n else None,
+        is_shuffled=session.n > 1 and propensity.size == session.n and np.allclose(propensity, 1 / session.n),
         num_lost=int((grade > 0).sum() - (kept > 0).sum()),
     )
+
+
+def shuffled_alone(split: Split) -> Split:
+    """Return the split with the test lists that were shuffled, on which labels do not favour a former ranker.
+
+    Raises:
+        ConfigError: If no test list was shuffled.
+    """
+    test = [each for each in split.test if each.is_shuffled]
+    if not test:
+        raise ConfigError(
+            f"none of {len(split.test)} test lists was shuffled: an arm with policy:shuffle logs a propensity of 1 / n"
+        )
+    return replace(split, test=test)
 
 
 def with_label(lists: Sequence[LabelledList], label: Label) -> list[LabelledList]:

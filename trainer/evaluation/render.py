@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from trainer.evaluation.evaluate import Evaluation, Figure
 from trainer.evaluation.intervals import Interval
+from trainer.evaluation.propensity import PolicyValue
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
@@ -45,7 +46,8 @@ def table_columns(found: Evaluation) -> tuple[str, ...]:
     """Return the names of the columns of `table_rows`."""
     titles = {"mrr": "MRR", "gauc": "GAUC", "ndcg@10": "NDCG@10", "auc": "AUC", "log_loss": "log loss"}
     metrics = [titles.get(name, name.replace("gmv", "GMV")) for name in metric_columns(found)]
-    return ("ranker", *metrics, f"MRR - {found.reference} (95 %)", "ECE", "seeds")
+    drawn = tuple(f"{name}@{found.k} by propensity" for name in _drawn(found))
+    return ("ranker", *metrics, f"MRR - {found.reference} (95 %)", *drawn, "ECE", "seeds")
 
 
 def table_rows(found: Evaluation) -> list[tuple[str, ...]]:
@@ -55,6 +57,7 @@ def table_rows(found: Evaluation) -> list[tuple[str, ...]]:
             row.name,
             *(figure(row.figures.get(name), name) for name in metric_columns(found)),
             difference(row.differences.get("mrr")),
+            *(drawn(row.policy_values[name]) for name in _drawn(found)),
             _DASH if row.calibration is None else f"{row.calibration.ece:.4f}",
             str(row.num_seeds),
         )
@@ -86,6 +89,23 @@ def difference(value: Interval | None) -> str:
     return f"{_signed(value.difference)} ({_signed(value.low)} .. {_signed(value.high)})"
 
 
+def drawn(value: PolicyValue) -> str:
+    """Return an estimate by propensity with its interval, or how few places it could stand on.
+
+    >>> drawn(PolicyValue(mean=None, low=None, high=None, effective_places=12.3, support=0.9))
+    'too few places (12)'
+    """
+    if value.mean is None or value.low is None or value.high is None:
+        return f"too few places ({value.effective_places:.0f})"
+    bounds = f"{_number(value.low, is_money=False)} .. {_number(value.high, is_money=False)}"
+    return f"{_number(value.mean, is_money=False)} ({bounds}; {value.effective_places:,.0f} places)"
+
+
+def _drawn(found: Evaluation) -> tuple[str, ...]:
+    """Return the labels that have an estimate by propensity."""
+    return tuple(found.rows[0].policy_values) if found.rows else ()
+
+
 def notes(found: Evaluation) -> list[str]:
     """Return the sentences that a reader of the table needs: the data, the lists left out, and the definitions."""
     parts = ", ".join(f"{number:,} {name}" for name, number in found.num_lists.items())
@@ -101,6 +121,15 @@ def notes(found: Evaluation) -> list[str]:
         f"Differences are paired; intervals come from a bootstrap over visits. {found.seeds} seeds per fit; the"
         " standard deviation over seeds stands in brackets.",
     ]
+    if _drawn(found):
+        support = min(value.support for row in found.rows for value in row.policy_values.values())
+        sentences.append(
+            f"{found.num_shuffled:,} test lists were shuffled. Figures by propensity estimate labels per list had lists"
+            " been shown in the ranker's order (self-normalised; intervals by visit; effective places in brackets)."
+            f" They hold no preference for the logged order. Lowest support: {support:.2f} of 1."
+        )
+    else:
+        sentences.append("The log drew no place at random: all figures also measure agreement with the logged order.")
     if found.num_rejected:
         reasons = ", ".join(f"{number} {reason}" for reason, number in found.num_rejected.items())
         sentences.append(f"Sessions that could not be read: {reasons}.")

@@ -3,7 +3,7 @@ from msgspec.structs import replace
 
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.impression import impression
-from serving.ranking.rank import by_score, in_incoming_order
+from serving.ranking.rank import by_score, in_incoming_order, order
 from serving.ranking.versions import ServedVersion
 from tests.serving.world import START_MS, StubScorer, context, request
 
@@ -35,6 +35,21 @@ def test_the_types_of_the_candidates_are_logged_in_shown_order(types: list[str],
     asked = replace(asked, candidates=candidates)
     items = by_score(asked, "q-1", [0.1, 0.9, 0.5])
     assert impression(context(asked, items=items, price_minor=[1] * 3), {}).items.type == expected
+
+
+@pytest.mark.parametrize(
+    ("assignment", "propensity"),
+    [
+        (ClientAssignment(bucket=7, policy="shuffle"), 0.25),
+        (ClientAssignment(bucket=7, policy="incoming_order"), 1.0),
+        (ClientAssignment(bucket=7, lineage="base", policy="shuffle"), 1.0),
+    ],
+)
+def test_a_shuffled_list_logs_the_chance_of_each_place(assignment: ClientAssignment, propensity: float) -> None:
+    asked = request(num_candidates=4)
+    ranked = context(asked, assignment=assignment, price_minor=[1] * 4)
+    ranked.items = order(ranked)
+    assert impression(ranked, {}).items.propensity == [propensity] * 4
 
 
 def test_unscored_items_repeat_the_lowest_score_and_their_number_is_logged() -> None:

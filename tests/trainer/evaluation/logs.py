@@ -35,6 +35,13 @@ def split(count: int = 200) -> Split:
     return split_by_share(lists(count))
 
 
+def shuffled(session: Session) -> Session:
+    """The session as an arm logs it whose policy is to shuffle."""
+    copy = Session(**{name: getattr(session, name) for name in session.__struct_fields__})
+    copy.propensity = np.full(session.n, 1 / session.n, "<f4").tobytes()
+    return copy
+
+
 def without_features(session: Session) -> Session:
     """The session as a source logs it that serves no features."""
     copy = Session(**{name: getattr(session, name) for name in session.__struct_fields__})

@@ -11,7 +11,7 @@ from stream.errors import ConfigError
 from tests.trainer.evaluation import logs
 from trainer.evaluation.evaluate import Evaluation, Progress, Request, evaluate, per_list
 from trainer.evaluation.intervals import paired_bootstrap
-from trainer.evaluation.lists import Columns, Dataset, split_by_share
+from trainer.evaluation.lists import Columns, Dataset, from_sessions, split_by_share
 from trainer.evaluation.neural import Patience
 from trainer.evaluation.simple import scores
 from trainer.learning.learner import Learner
@@ -137,6 +137,29 @@ def test_clicks_as_the_label_train_and_judge_by_clicks() -> None:
     assert click_mrr is not None
     assert click_mrr > 0.5
     assert by_click.rows[-1].figures["orders@5"].mean == 0.0
+
+
+def test_randomised_lists_give_figures_by_propensity() -> None:
+    sessions = [logs.shuffled(each) for each in logs.sessions(1_500, share_bought=0.5)]
+    data = replace(DATA, split=split_by_share(from_sessions(sessions, logs.KNOWN)[0]))
+    found = run(data=data)
+    rows = {row.name: row for row in found.rows}
+    assert found.num_shuffled == 300
+    # Without position effects each order has the clicks that its first ranks hold: all for the cheapest first.
+    value = rows["cheapest"].policy_values["clicks"]
+    assert value.low is not None
+    assert value.high is not None
+    assert value.low <= 1.0 <= value.high
+    chance = rows["random"].policy_values["clicks"]
+    assert chance.low is not None
+    assert chance.high is not None
+    # Five places of eight.
+    assert chance.low <= 0.625 <= chance.high
+    orders = rows["cheapest"].policy_values["orders"]
+    assert orders.low is not None
+    assert orders.high is not None
+    assert orders.low <= 0.5 <= orders.high
+    assert run().rows[0].policy_values == {}
 
 
 def test_each_step_is_reported() -> None:

@@ -10,6 +10,7 @@ from trainer.evaluation.lists import (
     excluded,
     from_sessions,
     padded,
+    shuffled_alone,
     split_by_share,
     split_by_time,
     split_in_order,
@@ -139,6 +140,35 @@ def test_lists_left_out_are_counted_by_their_first_reason() -> None:
         "one item": 1,
         "only positive items": 1,
     }
+
+
+def test_lists_of_equal_chances_are_shuffled_ones() -> None:
+    plain, random, certain = logs.sessions(3)
+    certain.propensity = np.ones(8, "<f4").tobytes()
+    lists, _ = from_sessions([plain, logs.shuffled(random), certain], logs.KNOWN)
+    assert [each.is_shuffled for each in lists] == [False, True, False]
+    assert lists[0].propensity is None
+    columns = Columns.of(lists, "order", tie_seed=0)
+    assert columns.propensity[:, 0].tolist() == [1, 0.125, 1]
+    for row, session in enumerate((plain, random, certain)):
+        names = [lists[row].example.item_ids[at] for at in np.argsort(columns.shown[row])]
+        assert names == session.item_id
+
+
+def test_a_single_item_is_not_shuffled() -> None:
+    session = served(1, logs.KNOWN, n=1).session([0], orders=[0])
+    assert not from_sessions([logs.shuffled(session)], logs.KNOWN)[0][0].is_shuffled
+
+
+def test_shuffled_lists_alone_may_be_tested() -> None:
+    sessions = [logs.shuffled(each) if number % 3 == 0 else each for number, each in enumerate(logs.sessions(60))]
+    split = split_by_share(from_sessions(sessions, logs.KNOWN)[0])
+    found = shuffled_alone(split)
+    assert len(split.test) == 12
+    assert len(found.test) == 4
+    assert found.train == split.train
+    with pytest.raises(ConfigError, match="none of 12 test lists was shuffled"):
+        shuffled_alone(split_by_share(logs.lists(60)))
 
 
 def test_padding_keeps_rows_and_fills_with_zero() -> None:

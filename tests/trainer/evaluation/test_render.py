@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -8,6 +9,7 @@ from trainer.evaluation.calibration import Calibration, CalibrationBin
 from trainer.evaluation.evaluate import Evaluation, Figure, Row
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.neural import Epoch, ModalityWeights
+from trainer.evaluation.propensity import PolicyValue
 
 EPOCHS = tuple(Epoch(number=number, train_loss=3.0 / number, validation_loss=2.0 / number) for number in (1, 2, 3))
 FOUND = Evaluation(
@@ -19,6 +21,7 @@ FOUND = Evaluation(
     num_over_boundary=3,
     excluded={"no positive item": 5, "one item": 0, "only positive items": 1},
     num_rejected={"feature_schema": 4},
+    num_shuffled=0,
     num_lost_labels=7,
     reference="displayed order",
     seeds=2,
@@ -112,6 +115,18 @@ def test_curves_are_means_over_the_seeds_that_reached_an_epoch() -> None:
     found = render.calibration_curves(FOUND)
     assert found is not None
     assert [each.name for each in found.lines] == ["armmt", "equal"]
+
+
+def test_figures_by_propensity_have_columns_where_the_log_holds_them() -> None:
+    value = PolicyValue(mean=0.25, low=0.2, high=0.3, effective_places=1_234.4, support=0.97)
+    rows = tuple(replace(row, policy_values={"clicks": value}) for row in FOUND.rows)
+    found = replace(FOUND, rows=rows, num_shuffled=400)
+    at = render.table_columns(found).index("clicks@5 by propensity")
+    assert [row[at] for row in render.table_rows(found)] == [".2500 (.2000 .. .3000; 1,234 places)"] * 2
+    text = " ".join(render.notes(found))
+    assert "400 test lists were shuffled" in text
+    assert "Lowest support: 0.97" in text
+    assert "drew no place at random" in " ".join(render.notes(FOUND))
 
 
 def test_without_models_there_are_no_plots() -> None:
