@@ -2,7 +2,8 @@
 
 A click inside the window of an open list joins at once. A click past the window joins only a session with labels, so it
 waits until the session has closed. A click on an unknown list waits for the list. A click without `query_id` joins the
-newest open list of its client that shows the item.
+newest open list of its client that shows the item or, if none was shown before the click, the first one that was shown
+within the tolerance of clocks after it.
 
 Source: docs/stream.md, Emission of sessions.
 """
@@ -22,9 +23,9 @@ _Refusal = tuple[str, str]
 """Reason code and detail."""
 
 
-def click_deadline(click: Click, wait_ms: int) -> int:
-    """Return the time at which a click gets its outcome; an inferred link needs no list after the click."""
-    return click.event_ts + 1 + (wait_ms if click.query_id is not None else 0)
+def click_deadline(click: Click, settings: JoinSettings) -> int:
+    """Return the time at which a click gets its outcome; an inferred link needs no list past the tolerance."""
+    return click.event_ts + 1 + (settings.clock_tolerance_ms if click.query_id is None else settings.wait_s * 1_000)
 
 
 class Clicks:

@@ -1,14 +1,15 @@
 """Deadlines of open queries and waiting events in one order.
 
-Of equal deadlines, clicks and purchases come first, closes of queries next and reversals last.
+Of equal deadlines, clicks come first, then purchases, closes of queries and reversals.
 """
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-EVENT_RANK = 0
-CLOSE_RANK = 1
-REVERSAL_RANK = 2
+CLICK_RANK = 0
+PURCHASE_RANK = 1
+CLOSE_RANK = 2
+REVERSAL_RANK = 3
 
 
 class Deadlines:

@@ -58,7 +58,6 @@ class Join:
         self._partition = partition
         self._settings = settings
         self._window_ms = settings.click_window_s * 1_000
-        self._wait_ms = settings.wait_s * 1_000
         self._ahead_ms = settings.ahead_s * 1_000
         self._batches = BatchNumbers()
         self._hot = HotTier(hot, self._batches)
@@ -73,7 +72,7 @@ class Join:
         self._deadlines = Deadlines()
         load = ClientLoad()
         self._admission = Admission(partition, num_partitions, settings, load, self._watermark, self._counters)
-        self._open = OpenQueries(self._hot, self._deadlines, load)
+        self._open = OpenQueries(settings, self._hot, self._deadlines, load)
         self._waiting = WaitingEvents(self._hot, self._deadlines, load)
         self._closed = ClosedSessions(partition, settings, self._warm, self._batches)
         self._profiles = Profiles(settings, self._warm)
@@ -180,11 +179,11 @@ class Join:
         elif isinstance(event, Click):
             self._counters[outcomes.PRODUCED] += 1
             source = self._source(record)
-            self._join_or_wait(WaitingEvent(event, 0, source, click_deadline(event, self._wait_ms)), output)
+            self._join_or_wait(WaitingEvent(event, 0, source, click_deadline(event, self._settings)), output)
         else:
             self._counters[outcomes.PRODUCED] += len(event.items)
             self._counters["order_lines"] += len(event.items)
-            source, deadline_ts = self._source(record), line_deadline(event, self._wait_ms)
+            source, deadline_ts = self._source(record), line_deadline(event, self._settings)
             for line in range(len(event.items)):
                 self._join_or_wait(WaitingEvent(event, line, source, deadline_ts), output)
 
@@ -207,7 +206,7 @@ class Join:
             self._counters[outcomes.DUPLICATE] += 1
             return
         close_ts = impression.event_ts + self._window_ms
-        if close_ts <= self._watermark.watermark_ts:
+        if close_ts + self._settings.clock_tolerance_ms <= self._watermark.watermark_ts:
             self._reject_late_impression(impression, self._source(record), close_ts, output)
             return
         query = OpenQuery(

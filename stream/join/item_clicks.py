@@ -18,6 +18,7 @@ class ItemClicks:
     def __init__(self, settings: JoinSettings, warm: WarmTier, batches: BatchNumbers) -> None:
         self._attribution_ms = settings.attribution_s * 1_000
         self._slack_ms = settings.slack_ms
+        self._tolerance_ms = settings.clock_tolerance_ms
         self._num_kept = settings.clicks_per_item
         self._warm = warm
         self._batches = batches
@@ -51,11 +52,19 @@ class ItemClicks:
             impression_ts = max(impression_ts, click.impression_ts)
 
     def last_query(self, client_id: str, item_id: str, event_ts: int) -> str | None:
-        """Return the query of the last click before a time, if the time is within its attribution window."""
+        """Return the query of the last click up to a time, or else of the first one within the tolerance after it.
+
+        The time is within the attribution window of the click.
+        """
         stored = self._warm.get(rows.clicks_key(client_id, item_id))
         if stored is None:
             return None
+        later = None
         for click in rows.unpack_clicks(stored):
-            if click.event_ts <= event_ts <= click.impression_ts + self._attribution_ms:
+            if event_ts > click.impression_ts + self._attribution_ms:
+                continue
+            if click.event_ts <= event_ts:
                 return click.query_id
-        return None
+            if click.event_ts <= event_ts + self._tolerance_ms:
+                later = click.query_id
+        return later

@@ -9,6 +9,7 @@ from stream.join import labels, rows
 from stream.join.admission import ClientLoad
 from stream.join.deadlines import CLOSE_RANK, Deadlines
 from stream.join.labels import Label, Labels, MergeResult
+from stream.join.settings import JoinSettings
 from stream.join.target import Target
 from stream.join.tiers import HotTier
 
@@ -51,7 +52,8 @@ class _OpenTarget(Target):
 class OpenQueries:
     """Open queries by id and by client."""
 
-    def __init__(self, hot: HotTier, deadlines: Deadlines, load: ClientLoad) -> None:
+    def __init__(self, settings: JoinSettings, hot: HotTier, deadlines: Deadlines, load: ClientLoad) -> None:
+        self._tolerance_ms = settings.clock_tolerance_ms
         self._hot = hot
         self._deadlines = deadlines
         self._load = load
@@ -72,10 +74,15 @@ class OpenQueries:
         return _OpenTarget(self, query) if query is not None else None
 
     def find_newest(self, client_id: str, item_id: str, event_ts: int) -> Target | None:
-        """Return the newest open list of a client that shows an item at a time."""
+        """Return the newest list of a client that shows an item at a time, or else the first one within the tolerance.
+
+        Lists stay open until every click in their window has its outcome.
+        """
         queries = [self._queries[query_id] for query_id in self._by_client.get(client_id, ())]
-        in_window = [query for query in queries if query.event_ts <= event_ts < query.close_ts]
-        for query in sorted(in_window, key=lambda query: (query.event_ts, query.query_id), reverse=True):
+        queries = [query for query in queries if query.event_ts - self._tolerance_ms <= event_ts < query.close_ts]
+        queries.sort(key=lambda query: query.query_id, reverse=True)
+        queries.sort(key=lambda query: (query.event_ts > event_ts, abs(query.event_ts - event_ts)))
+        for query in queries:
             target = _OpenTarget(self, query)
             if item_id in target.shown.item_id:
                 return target
@@ -101,7 +108,10 @@ class OpenQueries:
         self._queries[query.query_id] = query
         self._by_client.setdefault(query.client_id, []).append(query.query_id)
         self._load.add(query.client_id, 1 + (len(query.labels) if query.labels is not None else 0))
-        self._deadlines.push(query.close_ts, CLOSE_RANK, query.event_ts, query.offset, query.query_id)
+        # A click in the window may be inferred until the tolerance has passed.
+        self._deadlines.push(
+            query.close_ts + self._tolerance_ms, CLOSE_RANK, query.event_ts, query.offset, query.query_id
+        )
 
     def merge_label(self, query: OpenQuery, label: Label) -> MergeResult:
         """Merge a label into an open query."""

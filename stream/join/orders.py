@@ -29,9 +29,11 @@ from stream.schemas import outcomes, topics
 from stream.schemas.events import ALL_LINES, Behaviour, Conversion, OrderLine
 
 
-def line_deadline(conversion: Conversion, wait_ms: int) -> int:
-    """Return the time at which an order line gets its outcome: of a reversal, after that of its purchase."""
-    return conversion.event_ts + 1 + (wait_ms if conversion.action_name == "purchase" else 2 * wait_ms)
+def line_deadline(conversion: Conversion, settings: JoinSettings) -> int:
+    """Return the time at which an order line gets its outcome: after that of each click or purchase it may join."""
+    if conversion.action_name != "purchase":
+        return conversion.event_ts + 1 + settings.longest_wait_ms
+    return conversion.event_ts + 1 + settings.wait_s * 1_000 + settings.clock_tolerance_ms
 
 
 @dataclass(frozen=True, slots=True)

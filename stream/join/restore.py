@@ -38,7 +38,8 @@ def restore_hot(
             packed = stored.get(b"l" + key[1:])
             labels = rows.unpack_labels(packed) if packed is not None else None
             query = _query(key, value, settings.click_window_s * 1_000, labels)
-            if positions.has_merged(topics.IMPRESSIONS, query.offset) and query.close_ts > watermark_ts:
+            is_open = query.close_ts + settings.clock_tolerance_ms > watermark_ts
+            if is_open and positions.has_merged(topics.IMPRESSIONS, query.offset):
                 open_queries.restore(query)
             else:
                 hot.delete(key)
@@ -46,7 +47,7 @@ def restore_hot(
         if key[:1] == b"l" and open_queries.get(key[1:].decode()) is None:
             hot.delete(key)
         elif key[:1] == b"w":
-            waiting, joined_by = _waiting(key, value, settings.wait_s * 1_000)
+            waiting, joined_by = _waiting(key, value, settings)
             is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
             has_joined = joined_by >= 0 and positions.has_merged(topics.IMPRESSIONS, joined_by)
             if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
@@ -76,10 +77,10 @@ def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> O
     )
 
 
-def _waiting(key: bytes, value: bytes, wait_ms: int) -> tuple[WaitingEvent, int]:
+def _waiting(key: bytes, value: bytes, settings: JoinSettings) -> tuple[WaitingEvent, int]:
     source, line, joined_by = rows.unpack_waiting(key, value)
     event = decode.event(source.topic, source.raw)
     if isinstance(event, Click):
-        return WaitingEvent(event, line, source, click_deadline(event, wait_ms)), joined_by
+        return WaitingEvent(event, line, source, click_deadline(event, settings)), joined_by
     assert isinstance(event, Conversion), f"a waiting record of topic '{source.topic}'"
-    return WaitingEvent(event, line, source, line_deadline(event, wait_ms)), joined_by
+    return WaitingEvent(event, line, source, line_deadline(event, settings)), joined_by

@@ -20,6 +20,8 @@ class JoinSettings:
         future_dead_s: Times further ahead than this are dead letters.
         idle_s: A topic that is read to its end and quiet for this long does not hold the watermark.
         ahead_s: A topic this far ahead of a lagging one is paused.
+        clock_tolerance_s: Clocks of one client's events differ by up to this much: an inferred list, or the click that
+            an order is inferred from, may be this much later. Less than `wait_s` counts.
         infer_links: Whether clicks without `query_id` join the client's newest open list with the item.
         max_client_events: Events of one client held open at a time; the rest is `hot_key`.
         max_list_events: Clicks and order lines that one list takes; the rest is `evicted`. Keeps its row below 1 MB.
@@ -44,6 +46,7 @@ class JoinSettings:
     future_dead_s: int = 86_400
     idle_s: int = 30
     ahead_s: int = 120
+    clock_tolerance_s: int = 2
     infer_links: bool = True
     max_client_events: int = 5_000
     max_list_events: int = 1_000
@@ -69,7 +72,12 @@ class JoinSettings:
     @property
     def longest_wait_ms(self) -> int:
         """Time past its own after which every event has its outcome: a reversal waits for a purchase that waits."""
-        return 2 * self.wait_s * 1_000
+        return 2 * self.wait_s * 1_000 + self.clock_tolerance_ms
+
+    @property
+    def clock_tolerance_ms(self) -> int:
+        """Tolerance of clocks; shorter than the wait, so that clicks have their outcome before orders do."""
+        return min(self.clock_tolerance_s * 1_000, self.wait_s * 1_000 - 1)
 
     def __post_init__(self) -> None:
         if self.ticks not in {"worker", "driver"}:
@@ -78,7 +86,15 @@ class JoinSettings:
         for name in (*positive, "max_client_events", "max_list_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 1 or more")
-        for name in ("lateness_s", "future_clamp_s", "idle_s", "ahead_s", "hot_max_bytes", "warm_max_bytes"):
+        for name in (
+            "lateness_s",
+            "future_clamp_s",
+            "idle_s",
+            "clock_tolerance_s",
+            "ahead_s",
+            "hot_max_bytes",
+            "warm_max_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         if self.attribution_s < self.click_window_s + self.wait_s:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from stream.join import rows
 from stream.join.admission import ClientLoad
-from stream.join.deadlines import EVENT_RANK, REVERSAL_RANK, Deadlines
+from stream.join.deadlines import CLICK_RANK, PURCHASE_RANK, REVERSAL_RANK, Deadlines
 from stream.join.rows import Source
 from stream.join.tiers import HotTier
 from stream.schemas import topics
@@ -74,9 +74,7 @@ class WaitingEvents:
         if waiting.query_id is not None:
             self._by_query.setdefault(waiting.query_id, []).append(key)
         self._load.add(event.client_id, 1)
-        is_reversal = isinstance(event, Conversion) and event.action_name != "purchase"
-        rank = REVERSAL_RANK if is_reversal else EVENT_RANK
-        self._deadlines.push(waiting.deadline_ts, rank, event.event_ts, waiting.source.offset, key)
+        self._deadlines.push(waiting.deadline_ts, _rank(event), event.event_ts, waiting.source.offset, key)
 
     def remove(self, key: bytes, waiting: WaitingEvent, joined_by: int | None = None) -> None:
         """Remove an event that has its outcome, and schedule the deletion of its row.
@@ -97,3 +95,9 @@ class WaitingEvents:
                 del self._by_query[waiting.query_id]
         self._load.add(waiting.event.client_id, -1)
         self._hot.schedule_deletion(key)
+
+
+def _rank(event: Click | Conversion) -> int:
+    if isinstance(event, Click):
+        return CLICK_RANK
+    return PURCHASE_RANK if event.action_name == "purchase" else REVERSAL_RANK

@@ -26,7 +26,7 @@ class Watermark:
         self._lateness_ms = settings.lateness_s * 1_000
         self._clamp_ms = settings.future_clamp_s * 1_000
         self._idle_ms = settings.idle_s * 1_000
-        self._wait_ms = settings.wait_s * 1_000
+        self._longest_wait_ms = settings.longest_wait_ms
         self._positions = positions
         self.now_ts = 0
         self.watermark_ts = 0
@@ -48,7 +48,7 @@ class Watermark:
     @property
     def outcomes_ts(self) -> int:
         """Time before which every event has its outcome, unless it is late."""
-        return max(0, self.expiry_ts - self._wait_ms)
+        return max(0, self.expiry_ts - self._longest_wait_ms)
 
     def observe(self, topic: str, event_ts: int) -> bool:
         """Note the time of an event; return whether it was too far ahead and is clamped."""

@@ -115,7 +115,7 @@ def verify(
     watermark_ts = min((watermarks.get(where[1], 0) for where in inputs), default=0)
     # An event is compared once nothing about it can wait any more.
     settled_ts = watermark_ts - settings.longest_wait_ms
-    last_ts = watermark_ts - settings.click_window_s * 1_000
+    last_ts = watermark_ts - settings.click_window_s * 1_000 - settings.clock_tolerance_ms
     last_ts = last_ts if to_ts is None else min(to_ts - 1, last_ts)
 
     orphans = {where for where, reason in reasons.items() if OUTCOME_OF_REASON[reason] == ORPHAN}
@@ -205,7 +205,7 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     window_ms, attribution_ms = settings.click_window_s * 1_000, settings.attribution_s * 1_000
     shown = tables.shown.sort("item").select("query_id", "client_id", "item_id", "item", "imp_ts")
     shown = shown.with_columns(close_ts=pl.col("imp_ts") + window_ms)
-    touches = _linked_clicks(tables.clicks, shown, infer=settings.infer_links)
+    touches = _linked_clicks(tables.clicks, shown, settings)
     listed = shown.unique(["query_id", "item_id"], keep="first", maintain_order=True)
     purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
     purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
@@ -219,7 +219,7 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     touches = touches.filter(in_time)
     named = named.filter(in_time)
     unnamed = purchases.join(named, on=["client_id", "transaction_id", "line_id"], how="anti")
-    deals = pl.concat([named, _by_last_click(unnamed, touches, attribution_ms, named.columns)])
+    deals = pl.concat([named, _by_last_click(unnamed, touches, settings, named.columns)])
     deals = _placed(deals, touches, listed)
     reversals = _reversals(tables.lines, deals, settings)
     everything = pl.concat([deals.select(reversals.columns), reversals])
@@ -247,17 +247,20 @@ def _currencies(shown: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
     return both.select("query_id", query_currency=pl.when(is_unknown).then("line_currency").otherwise("list_currency"))
 
 
-def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, *, infer: bool) -> pl.DataFrame:
+def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSettings) -> pl.DataFrame:
     named = clicks.filter(pl.col("query_id").is_not_null()).join(shown, on=["query_id", "client_id", "item_id"])
     named = _nearest(named, "query_id")
     bare = clicks.filter(pl.col("query_id").is_null()).drop("query_id").join(shown, on=["client_id", "item_id"])
     bare = _nearest(bare, "query_id")
+    ahead_ms = pl.col("imp_ts") - pl.col("event_ts")
     bare = bare.filter(
-        pl.col("event_ts").is_between(pl.col("imp_ts"), pl.col("close_ts"), closed="left") & pl.lit(infer)
+        (ahead_ms <= settings.clock_tolerance_ms)
+        & (pl.col("event_ts") < pl.col("close_ts"))
+        & pl.lit(settings.infer_links)
     )
-    bare = bare.sort("imp_ts", "query_id", descending=True).unique(
-        ["partition", "offset"], keep="first", maintain_order=True
-    )
+    # The newest list up to the click, or else the first one after it.
+    bare = bare.sort(ahead_ms > 0, ahead_ms.abs(), "query_id", descending=[False, False, True])
+    bare = bare.unique(["partition", "offset"], keep="first", maintain_order=True)
     both = pl.concat([named, bare.select(named.columns)]).sort("event_ts", "offset")
     return both.unique(["query_id", "event_id"], keep="first", maintain_order=True)
 
@@ -282,7 +285,7 @@ def _placed(deals: pl.DataFrame, touches: pl.DataFrame, listed: pl.DataFrame) ->
 
 
 def _by_last_click(
-    unnamed: pl.DataFrame, touches: pl.DataFrame, attribution_ms: int, columns: list[str]
+    unnamed: pl.DataFrame, touches: pl.DataFrame, settings: JoinSettings, columns: list[str]
 ) -> pl.DataFrame:
     clicked = touches.select(
         "client_id",
@@ -295,10 +298,14 @@ def _by_last_click(
         click_id="event_id",
     )
     found = unnamed.drop("query_id").join(clicked, on=["client_id", "item_id"])
+    ahead_ms = pl.col("click_ts") - pl.col("event_ts")
     found = found.filter(
-        (pl.col("click_ts") <= pl.col("event_ts")) & (pl.col("event_ts") <= pl.col("imp_ts") + attribution_ms)
+        (ahead_ms <= settings.clock_tolerance_ms)
+        & (pl.col("event_ts") <= pl.col("imp_ts") + settings.attribution_s * 1_000)
     )
-    found = found.sort("click_ts", "click_id", descending=True)
+    # Up to the order the last click, or else the first one after it.
+    newest = found.filter(ahead_ms <= 0).sort("click_ts", "click_id", descending=True)
+    found = pl.concat([newest, found.filter(ahead_ms > 0).sort("click_ts", "click_id")])
     return found.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True).select(columns)
 
 

@@ -225,6 +225,15 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
         pytest.param(
             "segment",
             [
+                track("Product List Viewed", "m-1", query_id="q", products=[{"product_id": "hat"}]),
+                track("Product Clicked", "m-0", product_id="hat"),
+            ],
+            {"q": {"clicks": [1]}},
+            id="the clock of the click is behind that of the list",
+        ),
+        pytest.param(
+            "segment",
+            [
                 track(
                     "Product List Filtered",
                     "m-0",

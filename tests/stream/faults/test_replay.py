@@ -221,8 +221,8 @@ def _arrives_at(watermark_ts: int, before: list[Event], late: Event) -> tuple[Lo
 _LIST = impression(1, client=CLIENTS[0])
 _CLICK = click(1, 1, "item-1", client=CLIENTS[0], at_s=100)
 _ORDER = purchase(1, 1, ["item-1"], client=CLIENTS[0], at_s=200)
-_CLOSE_TS = START_TS + WINDOW_MS
-_SLACK_MS = (DAY.wait_s + DAY.lateness_s) * 1_000 + 1
+_CLOSE_TS = START_TS + WINDOW_MS + DAY.clock_tolerance_ms
+_SLACK_MS = DAY.slack_ms
 _ATTRIBUTED_TS = START_TS + DAY.attribution_s * 1_000 + _SLACK_MS
 _REFUNDABLE_TS = _ORDER.event_ts + DAY.refund_s * 1_000 + _SLACK_MS
 

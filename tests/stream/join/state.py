@@ -33,7 +33,7 @@ class State:
         self.deadlines = Deadlines()
         self.load = ClientLoad()
         self.watermark = Watermark(SETTINGS, Positions())
-        self.open = OpenQueries(self.hot, self.deadlines, self.load)
+        self.open = OpenQueries(SETTINGS, self.hot, self.deadlines, self.load)
         self.waiting = WaitingEvents(self.hot, self.deadlines, self.load)
         self.closed = ClosedSessions(0, SETTINGS, self.warm, self.batches)
         self.lists = Lists(self.open, self.closed)

@@ -35,8 +35,8 @@ def test_the_last_millisecond_of_the_window_counts() -> None:
 
 @pytest.mark.parametrize(("past_ms", "expected"), [(-1, []), (1, ["too_late"])])
 def test_arrival_around_the_close_decides(past_ms: int, expected: list[str]) -> None:
-    """The watermark is 1 ms before, and 1 ms past, the end of the window when the click arrives (S10)."""
-    close_ts = START_TS + WINDOW_S * 1_000
+    """The watermark is 1 ms before, and 1 ms past, the close of the list when the click arrives (S10)."""
+    close_ts = START_TS + WINDOW_S * 1_000 + SETTINGS.clock_tolerance_ms
     edge_ts = close_ts + SETTINGS.lateness_s * 1_000 + past_ms
     other = CLIENTS[1]
     log, join, outputs = Log(), Tables().join(), Outputs()
@@ -143,3 +143,42 @@ def test_a_full_list_names_an_item_that_it_lacks_while_open_and_when_closed(at_s
     late: list[Event] = [click(3, 1, "item-5", at_s=at_s), click(4, 1, "item-1", at_s=at_s)]
     result = run_events([impression(1), *clicks, *late], capped)
     assert sorted(reasons(result, topics.UNJOINED)) == ["evicted", "not_in_list"]
+
+
+TOLERANCE_MS = SETTINGS.clock_tolerance_ms
+
+
+@pytest.mark.parametrize(
+    ("early_ms", "clicks"), [(1, [0, 1, 0]), (TOLERANCE_MS, [0, 1, 0]), (TOLERANCE_MS + 1, [0, 0, 0])]
+)
+def test_a_click_without_link_joins_a_list_up_to_the_tolerance_later(early_ms: int, clicks: list[int]) -> None:
+    result = run_events([impression(1), click(1, None, "item-1", at_ms=-early_ms)])
+    assert last_session(result).column("clicks").tolist() == clicks
+    assert reasons(result) == ([] if any(clicks) else ["no_link"])
+
+
+def test_a_list_shown_before_the_click_goes_first_and_then_the_nearest() -> None:
+    happened: list[Event] = [
+        impression(1),
+        impression(2, at_s=100),
+        impression(3, at_s=101),
+        click(1, None, "item-1", at_s=99, at_ms=900),
+        impression(4, at_s=2_000),
+        impression(5, at_s=2_001),
+        click(2, None, "item-1", at_s=1_999, at_ms=500),
+    ]
+    result = run_events(happened)
+    by_query = {
+        query: int(last_session(result, query).column("clicks").sum()) for query in ("q1", "q2", "q3", "q4", "q5")
+    }
+    assert by_query == {"q1": 1, "q2": 0, "q3": 0, "q4": 1, "q5": 0}
+
+
+def test_a_click_without_link_in_the_last_millisecond_of_the_window_joins() -> None:
+    result = run_events([impression(1), click(1, None, "item-1", at_s=WINDOW_S - 1, at_ms=999)])
+    assert last_session(result).column("clicks").tolist() == [0, 1, 0]
+
+
+def test_without_tolerance_no_list_after_the_click_counts() -> None:
+    exact = replace(SETTINGS, clock_tolerance_s=0)
+    assert reasons(run_events([impression(1), click(1, None, "item-1", at_ms=-1)], exact)) == ["no_link"]

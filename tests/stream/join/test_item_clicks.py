@@ -24,7 +24,9 @@ def test_a_conversion_joins_the_last_click_before_it() -> None:
     clicks = ItemClicks(SETTINGS, state.warm, state.batches)
     for number in (3, 1, 2):
         clicks.add("c", "i", _click(number))
-    assert clicks.last_query("c", "i", START_TS) is None
+    assert clicks.last_query("c", "i", START_TS) == "q1", "the first click within the tolerance of clocks"
+    assert clicks.last_query("c", "i", START_TS + 1 - SETTINGS.clock_tolerance_ms) == "q1"
+    assert clicks.last_query("c", "i", START_TS - SETTINGS.clock_tolerance_ms) is None
     assert clicks.last_query("c", "i", START_TS + 2) == "q2"
     assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS) == "q3"
     assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS + 1) is None

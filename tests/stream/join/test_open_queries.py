@@ -2,7 +2,7 @@
 
 from stream.join import rows
 from stream.join.labels import MergeResult
-from tests.laws.join_log import CLIENTS, START_TS
+from tests.laws.join_log import CLIENTS, SETTINGS, START_TS
 from tests.stream.join.state import State, click_label
 
 
@@ -39,8 +39,9 @@ def test_a_closed_query_leaves_nothing_after_its_confirmation() -> None:
     state.open.merge_label(query, click_label(1))
     state.open.flush()
     state.hot.flush()
-    assert list(state.deadlines.pop_due(query.close_ts - 1)) == []
-    assert list(state.deadlines.pop_due(query.close_ts)) == ["q1"]
+    close_ts = query.close_ts + SETTINGS.clock_tolerance_ms
+    assert list(state.deadlines.pop_due(close_ts - 1)) == []
+    assert list(state.deadlines.pop_due(close_ts)) == ["q1"]
     state.open.close(query)
     assert state.open.get("q1") is None
     assert state.open.find_newest(CLIENTS[0], "item-0", START_TS) is None
