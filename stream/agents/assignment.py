@@ -1,8 +1,9 @@
-"""The partitions that a worker owns between two rebalances, with the join of each; knows no Faust and no asyncio loop.
+"""The partitions that a worker owns between two rebalances, with the join of each; knows no Faust.
 
 Source: docs/stream.md.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,7 +55,7 @@ class Assignment:
     Attributes:
         generation: Generation of the consumer group.
         partitions: The owned partitions.
-        joins: Join of each partition that has received records.
+        joins: Join of each partition, once the assignment is open.
         is_open: Whether micro-batches may be applied.
         is_closed: Whether the assignment has ended.
     """
@@ -102,7 +103,9 @@ class Assignment:
         self._num_failures: int | None = None
 
     async def open(self, find_ends: Callable[[], Awaitable[Mapping[Input, int]]], num_failures: int) -> bool:
-        """Check the log, learn the ends of the inputs, and accept micro-batches.
+        """Check the log, learn the ends of the inputs, build the joins, and accept micro-batches.
+
+        Joins are built in a thread: a day of closed queries takes seconds, in which heartbeats must go on.
 
         Args:
             find_ends: Return the end offset of each owned input.
@@ -115,10 +118,13 @@ class Assignment:
             BusError: If the broker is unreachable.
         """
         await self.verify(num_failures)
-        ends = await find_ends()
+        self._ends = dict(await find_ends())
+        joins = {partition: await asyncio.to_thread(self._new_join, partition) for partition in self.partitions}
         if self.is_closed:
             return False
-        self._ends = dict(ends)
+        self.joins = joins
+        # Another process has reported the counts so far.
+        self._seen = {partition: dict(join.counters) for partition, join in joins.items()}
         # Records that were read before this assignment would look like lag until the first heartbeat.
         self._positions = dict(self._starts)
         self.is_open = True
@@ -164,7 +170,7 @@ class Assignment:
             # Faust has gone back to the commit, or aiokafka to the beginning as the log ends before its position.
             self._num_failures = None
         self._read[read] = last.offset
-        output = self._join(partition).apply(records)
+        output = self.joins[partition].apply(records)
         known = self._fingerprints[partition]
         if last.offset > known.get(last.topic, (-1, 0))[0]:
             known[last.topic] = (last.offset, last.timestamp)
@@ -175,14 +181,9 @@ class Assignment:
         """Record that the records of an input are confirmed up to and including `offset`."""
         self._positions[topic, partition] = offset + 1
 
-    def _join(self, partition: int) -> Join:
-        join = self.joins.get(partition)
-        if join is None:
-            join = Join(partition, self._settings, *self._stores[partition], self._num_partitions)
-            join.seed(self._of_partition(self._starts, partition), self._of_partition(self._ends, partition))
-            self.joins[partition] = join
-            # Another process has reported the counts so far.
-            self._seen[partition] = dict(join.counters)
+    def _new_join(self, partition: int) -> Join:
+        join = Join(partition, self._settings, *self._stores[partition], self._num_partitions)
+        join.seed(self._of_partition(self._starts, partition), self._of_partition(self._ends, partition))
         return join
 
     def _of_partition(self, offsets: Mapping[Input, int], partition: int) -> dict[str, int]:

@@ -1,15 +1,18 @@
 """An assignment from its opening to its end: the check of the log, positions, pauses and back-steps of the reader."""
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
+from stream.agents import assignment as assignment_module
 from stream.agents import log_check
 from stream.agents.assignment import Assignment, Input
 from stream.agents.log_check import LogFingerprint, LostRecordsError
-from stream.join import JoinSettings
+from stream.join import Join, JoinSettings
 from stream.schemas import topics
 
 CLICKS: Input = (topics.CLICKS, 3)
@@ -133,11 +136,13 @@ def test_a_step_back_during_a_check_demands_another_one() -> None:
         assignment: Assignment
 
         async def check(_fingerprints: object, _starts: object) -> None:
-            assignment.apply(_clicks(5, 6))
+            if assignment.is_open:
+                assignment.apply(_clicks(5, 6))
 
         assignment = Assignment(
             7, {3: ({}, {}, {})}, {CLICKS: 5}, settings=JoinSettings(), num_partitions=12, check_log=check
         )
+        await assignment.open(_ends, num_failures=0)
         await assignment.verify(0)
         assert assignment.is_verified(0)
         await assignment.verify(0)
@@ -148,6 +153,7 @@ def test_a_step_back_during_a_check_demands_another_one() -> None:
 
 def test_the_fingerprint_is_stored_with_the_progress_and_never_goes_back() -> None:
     assignment = _assignment(_Log())
+    asyncio.run(assignment.open(_ends, num_failures=0))
     output = assignment.apply(_clicks(5, 6))
     newest = {topics.CLICKS: (6, 1_700_000_000_000)}
     assert log_check.unpack(output.progress[log_check.KEY]) == newest
@@ -175,7 +181,7 @@ def test_only_what_this_process_has_counted_is_reported() -> None:
     hot, warm, progress = dict[bytes, bytes](), dict[bytes, bytes](), dict[bytes, bytes]()
 
     def assigned(start: int) -> Assignment:
-        return Assignment(
+        assignment = Assignment(
             7,
             {3: (hot, warm, progress)},
             {CLICKS: start},
@@ -183,6 +189,8 @@ def test_only_what_this_process_has_counted_is_reported() -> None:
             num_partitions=12,
             check_log=_Log().check,
         )
+        asyncio.run(assignment.open(_ends, num_failures=0))
+        return assignment
 
     first, counts = assigned(5), Counts()
     first.apply(_clicks(5, 6))
@@ -193,3 +201,40 @@ def test_only_what_this_process_has_counted_is_reported() -> None:
     second.apply(_clicks(7, 7))
     second.report(counts)
     assert counts.gained == 3
+
+
+def test_heartbeats_go_on_while_joins_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_building, has_beaten = threading.Event(), threading.Event()
+
+    def slow_join(*arguments: Any) -> Join:
+        is_building.set()
+        assert has_beaten.wait(10), "the loop has waited for the join"
+        return Join(*arguments)
+
+    monkeypatch.setattr(assignment_module, "Join", slow_join)
+
+    async def scenario() -> None:
+        assignment = _assignment(_Log())
+        opening = asyncio.create_task(assignment.open(_ends, num_failures=0))
+        while not is_building.is_set():
+            await asyncio.sleep(0)
+        has_beaten.set()
+        assert await opening
+        assert assignment.joins.keys() == {3}
+
+    asyncio.run(scenario())
+
+
+def test_an_assignment_that_ends_while_joins_are_built_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        assignment = _assignment(_Log())
+
+        def revoked(*arguments: Any) -> Join:
+            assignment.close()
+            return Join(*arguments)
+
+        monkeypatch.setattr(assignment_module, "Join", revoked)
+        assert not await assignment.open(_ends, num_failures=0)
+        assert not assignment.is_open
+
+    asyncio.run(scenario())
