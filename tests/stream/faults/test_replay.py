@@ -222,7 +222,8 @@ _LIST = impression(1, client=CLIENTS[0])
 _CLICK = click(1, 1, "item-1", client=CLIENTS[0], at_s=100)
 _ORDER = purchase(1, 1, ["item-1"], client=CLIENTS[0], at_s=200)
 _CLOSE_TS = START_TS + WINDOW_MS + DAY.clock_tolerance_ms
-_SLACK_MS = DAY.slack_ms
+# A row outlives its window by the slack, and is deleted when no event of its life can arrive any more.
+_SLACK_MS = 2 * DAY.slack_ms
 _ATTRIBUTED_TS = START_TS + DAY.attribution_s * 1_000 + _SLACK_MS
 _REFUNDABLE_TS = _ORDER.event_ts + DAY.refund_s * 1_000 + _SLACK_MS
 
