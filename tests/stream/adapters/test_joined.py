@@ -234,6 +234,28 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
         pytest.param(
             "segment",
             [
+                track("Product List Viewed", "m-0", query_id="q", products=[{"product_id": "hat"}]),
+                track("Product List Filtered", "m-2", query_id="q-red", products=[{"product_id": "cap"}]),
+                track("Product Clicked", "m-4", query_id="q-red", product_id="cap"),
+                track("Product Clicked", "m-5", query_id="q", product_id="hat"),
+            ],
+            {"q": {"clicks": [1]}, "q-red": {"clicks": [1]}},
+            id="a list and the same list filtered, each with its own query",
+        ),
+        pytest.param(
+            "segment",
+            [
+                track("Product List Viewed", "m-0", query_id="q", products=[{"product_id": "hat"}]),
+                track("Product List Filtered", "m-2", list_id="hats", products=[{"product_id": "cap"}]),
+                track("Product Clicked", "m-4", product_id="cap"),
+                track("Product Clicked", "m-5", product_id="hat"),
+            ],
+            {"q": {"clicks": [1]}, "q-m-2": {"clicks": [1]}},
+            id="a filtered list without a query has one of its own, and clicks are inferred",
+        ),
+        pytest.param(
+            "segment",
+            [
                 track(
                     "Product List Filtered",
                     "m-0",
