@@ -39,10 +39,9 @@ def test_s4_a_worker_continues_when_all_is_done(emptied_kafka: LocalKafka, tmp_p
 
 def test_s5_workers_come_and_go_for_two_minutes(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
     steady_s, oldest_s = come_and_go(emptied_kafka.broker, tmp_path, for_s=120.0, every_s=5.0)
-    # `come_and_go` asserts that nothing is lost and that no worker exits; how long an event waits depends on the machine.
+    # `come_and_go` asserts that nothing is lost and that no worker exits; the times depend on the machine.
     print(f"S5: oldest unprocessed event {oldest_s:.1f} s, {steady_s:.1f} s in lone rebalances")  # noqa: T201
-    assert 0 < steady_s
-    assert 0 < oldest_s
+    assert min(steady_s, oldest_s) > 0
 
 
 def test_s6_five_kills_of_the_broker(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
