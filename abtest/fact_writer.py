@@ -22,7 +22,7 @@ from stream.errors import FencedError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas import session
 from stream.schemas.records import Record
-from stream.schemas.session import AssignedArm, Session
+from stream.schemas.session import AssignedArm, Progress, Session
 
 SINK = "facts"
 _CHUNK = 500
@@ -192,7 +192,7 @@ def _read(records: Sequence[Record]) -> _Batch:
             fact = facts.fact_of(content)
             earlier = found.get(fact.query_id)
             found[fact.query_id] = fact if earlier is None else facts.merge(earlier, fact)
-        else:
+        elif isinstance(content, Progress):
             progress[partition] = (content.watermark_ts, content.matured_ts)
     return _Batch(
         facts=found, num_sessions=num_sessions, num_refused=num_refused, next_offsets=next_offsets, progress=progress

@@ -19,6 +19,7 @@ from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
+from stream.schemas.session import UnlinkedLine
 from trainer.features import FEATURE_SCHEMA
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
@@ -214,6 +215,9 @@ class Loop:
             except SchemaError as error:
                 _log.warning("sessions-%d offset %d skipped: %s", record.partition, record.offset, error)
                 self.progress.num_undecodable += 1
+                self.merge.skip(record.partition, record.offset)
+                continue
+            if isinstance(decoded, UnlinkedLine):
                 self.merge.skip(record.partition, record.offset)
                 continue
             self.merge.push(record.partition, record.offset, decoded)

@@ -100,17 +100,17 @@ def produce(
 @app.command("export")
 def export(
     ctx: typer.Context,
-    topic: Annotated[Literal["sessions", "unjoined", "dead_letters"], typer.Argument()],
+    topic: Annotated[Literal["sessions", "unlinked_lines", "unjoined", "dead_letters"], typer.Argument()],
     out: Annotated[Path, typer.Option(help="File to write, .jsonl or .parquet.")],
     latest: Annotated[bool, typer.Option("--latest", help="Only the highest revision of each session.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Read a topic to its end and write it to a file."""
+    """Read a topic to its end and write it to a file; `unlinked_lines` are order lines that joined no session."""
     from stream.operations.export import export as write
 
     called = context(ctx)
     broker = _broker(called)
-    require_topics(called, broker, [topic])
+    require_topics(called, broker, ["sessions" if topic == "unlinked_lines" else topic])
     try:
         num_rows = write(broker, topic, out, latest=latest)
     except OSError as error:

@@ -23,7 +23,7 @@ from stream.operations.recount import recount
 from stream.schemas import session, topics
 from stream.schemas.outcomes import OUTCOMES
 from stream.schemas.records import Record
-from stream.schemas.session import Session
+from stream.schemas.session import Progress, Session
 from trainer.versions.registry import Registry
 
 
@@ -56,7 +56,7 @@ def gather(
         content = session.decode(record.value or b"")
         if isinstance(content, Session):
             query_ids.add(content.query_id)
-        else:
+        elif isinstance(content, Progress):
             counters[content.partition] = content.counters
     found = report(engine, experiment)
     html = home / "report.html"

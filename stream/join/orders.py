@@ -27,6 +27,7 @@ from stream.join.tiers import WarmTier
 from stream.join.waiting_events import WaitingEvents
 from stream.schemas import outcomes, topics
 from stream.schemas.events import ALL_LINES, Behaviour, Conversion, OrderLine
+from stream.schemas.session import UnlinkedLine
 
 
 def line_deadline(conversion: Conversion, settings: JoinSettings) -> int:
@@ -162,6 +163,8 @@ class Orders:
         if results:
             new = (result for result in results if result in {MergeResult.ADDED, MergeResult.REPEATED})
             self._counters.add_merge(next(new, results[0]))
+            # Further lines of the transaction may be unlinked.
+            event.output.add_unlinked(_unlinked(event, ""))
         else:
             self._reject(event, *refusal)
         return True
@@ -266,17 +269,46 @@ class Orders:
 
     def _reject(self, event: _LineEvent, reason: str, detail: str) -> None:
         self._counters.add_unjoined(event.source.topic, reason, event.conversion.source)
-        event.output.add_unjoined(event.conversion.client_id, event.source, reason, detail, line_id=event.line.line_id)
+        client_id = event.conversion.client_id
+        event.output.add_unjoined(client_id, event.source, reason, detail, line_id=event.line.line_id)
+        event.output.add_unlinked(_unlinked(event, reason))
+
+
+def _refund_id(conversion: Conversion) -> str:
+    """Return what tells the reversals of a line apart; empty for a purchase."""
+    return "" if conversion.action_name == "purchase" else conversion.refund_id or conversion.event_id
+
+
+def _unlinked(event: _LineEvent, reason: str) -> UnlinkedLine:
+    conversion, line, source = event.conversion, event.line, event.source
+    return UnlinkedLine(
+        client_id=conversion.client_id,
+        session_id=conversion.session_id,
+        user_id=conversion.user_id,
+        event_id=conversion.event_id,
+        event_ts=conversion.event_ts,
+        append_ts=source.append_ts,
+        transaction_id=conversion.transaction_id,
+        line_id=line.line_id,
+        refund_id=_refund_id(conversion),
+        action=conversion.action_name,
+        object_id=line.object_id,
+        quantity=line.quantity,
+        amount_minor=line.amount_minor,
+        currency=conversion.currency,
+        reason=reason,
+        source=conversion.source,
+        src=(source.partition, source.offset),
+    )
 
 
 def _label(event: _LineEvent, item: int, link: str) -> OrderLineLabel:
     conversion, line, source = event.conversion, event.line, event.source
-    is_reversal = conversion.action_name != "purchase"
     return OrderLineLabel(
         event_id=conversion.event_id,
         transaction_id=conversion.transaction_id,
         line_id=line.line_id,
-        refund_id=(conversion.refund_id or conversion.event_id) if is_reversal else "",
+        refund_id=_refund_id(conversion),
         action=conversion.action_name,
         item=item,
         quantity=line.quantity,

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from stream.join.rows import Source
-from stream.schemas import dead_letter
+from stream.schemas import dead_letter, session
 from stream.schemas.dead_letter import OutgoingRecord
+from stream.schemas.session import UnlinkedLine
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class MicroBatchOutput:
         hot: Changelog rows of the hot tier; None deletes.
         warm: Changelog rows of the warm tier; None deletes.
         progress: Changelog row of the partition's progress.
-        sessions: Session and progress records for topic `sessions`.
+        sessions: Sessions, progress records and unlinked lines for topic `sessions`.
         reasons: Reason of the emission of each session among them.
         profiles: Profiles for topic `profiles`; None deletes.
         unjoined: Late and orphaned records, or order lines, for topic `unjoined`.
@@ -56,3 +57,7 @@ class MicroBatchOutput:
             line_id=line_id,
         )
         self.unjoined.append(record)
+
+    def add_unlinked(self, line: UnlinkedLine) -> None:
+        """Add an order line without a session."""
+        self.sessions.append((line.client_id.encode(), session.encode(line)))

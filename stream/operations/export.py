@@ -13,9 +13,10 @@ from stream.errors import ConfigError, SchemaError
 from stream.schemas import dead_letter, session, topics
 from stream.schemas.events import PRODUCT
 from stream.schemas.records import Record
-from stream.schemas.session import COLUMNS, Session
+from stream.schemas.session import COLUMNS, Session, SessionsRecord, UnlinkedLine
 
 Row = dict[str, object]
+UNLINKED_LINES = "unlinked_lines"
 
 
 def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> int:
@@ -23,7 +24,7 @@ def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> in
 
     Args:
         broker: Where the topic is.
-        topic: `sessions` (progress records are left out), `unjoined` or `dead_letters`.
+        topic: `sessions`, `unjoined` or `dead_letters`; or `unlinked_lines`, which the topic `sessions` holds too.
         out: A file ending in `.jsonl` or `.parquet`.
         latest: Of sessions, keep the highest revision of each query only.
 
@@ -33,6 +34,8 @@ def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> in
     """
     if out.suffix not in {".jsonl", ".parquet"}:
         raise ConfigError(f"--out {out}: expected a file that ends in .jsonl or .parquet")
+    if topic == UNLINKED_LINES:
+        return _write(map(_fields, unlinked_lines(read_to_end(broker, topics.SESSIONS))), out)
     records = read_to_end(broker, topic)
     if topic != topics.SESSIONS:
         return _write((letter_row(record) for record in records), out)
@@ -43,14 +46,28 @@ def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> in
 
 
 def sessions(records: Iterable[Record]) -> Iterator[Session]:
-    """Yield the sessions among `records`; progress records and what cannot be decoded are left out."""
+    """Yield the sessions among `records`; other records and what cannot be decoded are left out."""
+    return (decoded for decoded in _decoded(records) if isinstance(decoded, Session))
+
+
+def unlinked_lines(records: Iterable[Record]) -> list[UnlinkedLine]:
+    """Return the order lines that joined no session, each identity once; of copies the last."""
+    lines: dict[tuple[str, ...], UnlinkedLine] = {}
+    joined: set[tuple[str, ...]] = set()
+    for decoded in _decoded(records):
+        if isinstance(decoded, UnlinkedLine):
+            lines[decoded.identity] = decoded
+        elif isinstance(decoded, Session):
+            joined.update((decoded.client_id, x.transaction_id, x.line_id, x.refund_id) for x in decoded.lines)
+    return [line for identity, line in lines.items() if identity not in joined]
+
+
+def _decoded(records: Iterable[Record]) -> Iterator[SessionsRecord]:
     for record in records:
         try:
-            decoded = session.decode(record.value or b"")
+            yield session.decode(record.value or b"")
         except SchemaError:
             continue
-        if isinstance(decoded, Session):
-            yield decoded
 
 
 def newest(found: Iterable[Session]) -> dict[str, Session]:

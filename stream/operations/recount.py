@@ -26,7 +26,7 @@ from stream.schemas.events import ALL_LINES, Click, Conversion, Impression
 from stream.schemas.money import NO_CURRENCY
 from stream.schemas.outcomes import LATE, ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
-from stream.schemas.session import Session
+from stream.schemas.session import Progress, Session
 
 MEMORY_BYTES = 32 << 20
 _Identity = tuple[str, ...]
@@ -134,7 +134,7 @@ class _Found:
             content = session.decode(record.value or b"")
             if isinstance(content, Session):
                 self._take_session(content)
-            else:
+            elif isinstance(content, Progress):
                 known = self.watermarks.get(content.partition, 0)
                 self.watermarks[content.partition] = max(known, content.watermark_ts)
         elif record.topic in {topics.UNJOINED, topics.DEAD_LETTERS}:

@@ -19,7 +19,7 @@ from stream.schemas import dead_letter, decode, session, topics
 from stream.schemas.events import ALL_LINES
 from stream.schemas.outcomes import ORPHAN, OUTCOME_OF_REASON
 from stream.schemas.records import Record
-from stream.schemas.session import Session
+from stream.schemas.session import Progress, Session
 
 _MAX_SHOWN = 20
 _SHOWN = {"query_id": pl.String, "client_id": pl.String, "imp_ts": pl.Int64, "item_id": pl.String, "item": pl.Int64,
@@ -106,7 +106,7 @@ def verify(
             content = session.decode(record.value or b"")
             if isinstance(content, Session):
                 sessions.setdefault(content.query_id, []).append(content)
-            else:
+            elif isinstance(content, Progress):
                 watermarks[content.partition] = max(content.watermark_ts, watermarks.get(content.partition, 0))
         elif record.topic in {topics.UNJOINED, topics.DEAD_LETTERS}:
             found = dead_letter.read(record)

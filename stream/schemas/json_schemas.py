@@ -17,7 +17,7 @@ RECORDS: Mapping[str, object] = {
     topics.CLICKS: Click,
     topics.CONVERSIONS: Conversion,
     topics.TICKS: Tick,
-    topics.SESSIONS: session.Session | session.Progress,
+    topics.SESSIONS: session.SessionsRecord,
     topics.ITEMS: Item,
     topics.PROFILES: Profile,
     topics.MODEL_VERSIONS: ModelVersionAnnouncement,

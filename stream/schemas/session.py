@@ -1,8 +1,9 @@
-"""Session and progress records of the topic `sessions`, and their msgpack codec.
+"""Sessions, progress records and unlinked order lines of the topic `sessions`, and their msgpack codec.
 
 A session is one query with its whole list and its labels. Its numeric columns are raw little-endian bytes, so that a
 reader turns 30 items into arrays in microseconds; an absent column is empty bytes. `COLUMNS` names dtype and shape of
-each. A progress record carries the watermark, the maturity and the training holds of a partition.
+each. A progress record carries the watermark, the maturity and the training holds of a partition. An unlinked line is
+an order line that joined no session.
 
 Source: docs/stream.md.
 """
@@ -243,20 +244,61 @@ class Progress(Struct, kw_only=True, tag_field="kind", tag="progress"):
     hold: list[str] = []
 
 
+class UnlinkedLine(Struct, kw_only=True, tag_field="kind", tag="unlinked_line"):
+    """An order line that joined no session; its key is the client.
+
+    Attributes:
+        refund_id: Tells the reversals of one line apart; empty for a purchase.
+        object_id: The product. A reversal of `*` is one of each line of the transaction that has no reversal with this
+            refund id.
+        amount_minor: Total of the line, never negative: the action gives the sign.
+        reason: Reason why the line joined no session, as in `unjoined`; empty for a reversal of `*` that joined some.
+        source: Program that wrote the conversion.
+        src: Partition and offset of the conversion.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    client_id: str
+    session_id: str | None
+    user_id: str | None
+    event_id: str
+    event_ts: int
+    append_ts: int
+    transaction_id: str
+    line_id: str
+    refund_id: str
+    action: str
+    object_id: str
+    quantity: int
+    amount_minor: int
+    currency: str
+    reason: str
+    source: str
+    src: tuple[int, int]
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """Return client, transaction, line and refund id, under which copies and joined lines are the same line."""
+        return self.client_id, self.transaction_id, self.line_id, self.refund_id
+
+
+SessionsRecord = Session | Progress | UnlinkedLine
+"""A record of the topic `sessions`."""
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Session | Progress] = msgspec.msgpack.Decoder(Session | Progress)
+_decoder: msgspec.msgpack.Decoder[SessionsRecord] = msgspec.msgpack.Decoder(SessionsRecord)
 
 
-def encode(record: Session | Progress) -> bytes:
-    """Return the msgpack bytes of a session or progress record."""
+def encode(record: SessionsRecord) -> bytes:
+    """Return the msgpack bytes of a record of the topic `sessions`."""
     return _encoder.encode(record)
 
 
-def decode(raw: bytes) -> Session | Progress:
+def decode(raw: bytes) -> SessionsRecord:
     """Return the record in `raw`.
 
     Raises:
-        SchemaError: If it is not a session or progress record of a known major version.
+        SchemaError: If it is no record of a known kind and major version.
     """
     try:
         record = _decoder.decode(raw)

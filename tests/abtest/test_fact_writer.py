@@ -11,7 +11,7 @@ from stream import db
 from stream.errors import FencedError
 from stream.schemas import topics
 from stream.schemas.session import Progress, Session
-from tests.harness.sessions import click, log_of, make_session, purchase, refund
+from tests.harness.sessions import click, log_of, make_session, purchase, refund, unlinked
 
 SESSIONS = (topics.SESSIONS, 0)
 
@@ -169,10 +169,10 @@ def test_a_commit_whose_answer_was_lost_is_not_taken_for_another_sink(store_engi
 def test_what_is_no_session_is_counted_and_passed(store_engine: Engine) -> None:
     sink = writer(store_engine)
     progress = Progress(partition=0, watermark_ts=7, matured_ts=5, now_ts=9, counters={})
-    applied = sink.apply(log_of([b"\xc1", CONTENTS[0], b"", progress]))
+    applied = sink.apply(log_of([b"\xc1", CONTENTS[0], b"", progress, unlinked("c1", "t9")]))
     assert (applied.num_sessions, applied.num_refused) == (1, 2)
     (offset,) = (row._mapping for row in rows(store_engine, sink_offsets))
-    assert (offset["next_offset"], offset["watermark_ts"], offset["matured_ts"]) == (4, 7, 5)
+    assert (offset["next_offset"], offset["watermark_ts"], offset["matured_ts"]) == (5, 7, 5)
 
 
 def test_text_that_a_database_refuses_is_stored_without_it(store_engine: Engine) -> None:

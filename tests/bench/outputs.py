@@ -68,14 +68,18 @@ class _NaiveRow(Struct):
     clicks: list[_Clicked]
 
 
-_sessions = msgspec.msgpack.Decoder(_Session | _Progress)
+class _UnlinkedLine(Struct, tag_field="kind", tag="unlinked_line"):
+    """An order line, which the comparison leaves out."""
+
+
+_sessions = msgspec.msgpack.Decoder(_Session | _Progress | _UnlinkedLine)
 _quix = msgspec.json.Decoder(_QuixRow)
 _naive = msgspec.json.Decoder(_NaiveRow)
 
 
 def _shelfwise_row(value: bytes) -> tuple[str, int, tuple[str, ...]] | None:
     record = _sessions.decode(value)
-    if isinstance(record, _Progress):
+    if not isinstance(record, _Session):
         return None
     clicks = tuple(str(event[0]) for event in record.events if event[5] == topics.CLICKS)
     return record.query_id, record.revision, clicks

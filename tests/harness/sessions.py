@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream.schemas import session, topics
-from stream.schemas.session import AssignedArm, Evidence, Line, Progress, Session
+from stream.schemas.session import AssignedArm, Evidence, Line, Session, SessionsRecord, UnlinkedLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class LogRecord:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-def log_of(contents: Sequence[Session | Progress | bytes], *, partition: int = 0, first: int = 0) -> list[LogRecord]:
+def log_of(contents: Sequence[SessionsRecord | bytes], *, partition: int = 0, first: int = 0) -> list[LogRecord]:
     """Return the contents as consecutive records of one partition."""
     return [
         LogRecord(partition, first + index, content if isinstance(content, bytes) else session.encode(content))
@@ -43,6 +43,29 @@ def purchase(transaction_id: str, item: int, amount_minor: int, *, quantity: int
 def refund(transaction_id: str, item: int, amount_minor: int, *, refund_id: str = "r1") -> Line:
     """Return a refunded order line."""
     return Line(transaction_id, f"l{item}", refund_id, "refund", item, 1, amount_minor, "EUR", 4_000)
+
+
+def unlinked(client_id: str, transaction_id: str, amount_minor: int = 500, *, refund_id: str = "") -> UnlinkedLine:
+    """Return an order line without a session, or its refund."""
+    return UnlinkedLine(
+        client_id=client_id,
+        session_id=None,
+        user_id=None,
+        event_id=f"v-{transaction_id}",
+        event_ts=3_000,
+        append_ts=3_001,
+        transaction_id=transaction_id,
+        line_id="l1",
+        refund_id=refund_id,
+        action="refund" if refund_id else "purchase",
+        object_id="item-1",
+        quantity=1,
+        amount_minor=amount_minor,
+        currency="EUR",
+        reason="no_click",
+        source="test",
+        src=(0, 7),
+    )
 
 
 def make_session(

@@ -17,7 +17,7 @@ from stream.broker.partitioner import partition_of
 from stream.join import Join, JoinSettings, MicroBatchOutput
 from stream.schemas import events, session, topics
 from stream.schemas.events import ALL_LINES, Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
-from stream.schemas.session import Progress, Session
+from stream.schemas.session import Progress, Session, UnlinkedLine
 
 START_TS = 1_700_000_000_000
 NUM_PARTITIONS = 4
@@ -285,6 +285,16 @@ class Outputs:
         """Return the session records in order."""
         decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
         return [content for content in decoded if isinstance(content, Session)]
+
+    def unlinked(self) -> dict[tuple[str, str, str, str], tuple[object, ...]]:
+        """Return the order lines that joined no session by identity, without their coordinates."""
+        decoded = (session.decode(r.value or b"") for r in self.records if r.topic == topics.SESSIONS)
+        return {
+            line.identity: (line.action, line.object_id, line.quantity, line.amount_minor, line.currency,
+                            line.event_id, line.event_ts, line.reason, line.source)
+            for line in decoded
+            if isinstance(line, UnlinkedLine)
+        }  # fmt: skip
 
     def progress(self) -> list[Progress]:
         """Return the progress records in order."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from stream.join import open_count
 from stream.operations.recount import recount
 from stream.operations.verify import verify
-from stream.schemas import topics
+from stream.schemas import decode, topics
+from stream.schemas.events import ALL_LINES
 from tests.laws.join_log import (
     CLIENTS,
     ITEMS,
@@ -96,6 +97,27 @@ def _assert_conserved(log: Log, result: Run) -> None:
     assert {name: getattr(counted, name) for name in outcomes} == outcomes
     assert counted.open == counted.lost == 0
     assert not any("conservation" in record.hold for record in result.outputs.progress())
+    _assert_every_line_is_handed_on(log, result)
+
+
+def _assert_every_line_is_handed_on(log: Log, result: Run) -> None:
+    """Each order line is in one session, or an unlinked line: clients keep all their orders and money."""
+    joined = {
+        (content.client_id, line.transaction_id, line.line_id, line.refund_id): (line.action, line.amount_minor)
+        for content in result.outputs.sessions()
+        for line in content.lines
+    }
+    unlinked = {identity: (line[0], line[3]) for identity, line in result.outputs.unlinked().items()}
+    sent = {}
+    for record in log.records[topics.CONVERSIONS]:
+        event = decode.conversion(record.value)
+        refund_id = "" if event.action_name == "purchase" else event.refund_id or event.event_id
+        for line in event.items:
+            identity = (event.client_id, event.transaction_id, line.line_id, refund_id)
+            sent[identity] = (event.action_name, line.amount_minor)
+    assert joined.keys().isdisjoint(unlinked)
+    of_all_lines = {each for each in joined if (*each[:2], ALL_LINES, each[3]) in sent}
+    assert {each: line for each, line in joined.items() if each not in of_all_lines} | unlinked == sent
 
 
 @_laws
@@ -106,6 +128,7 @@ def test_order_within_the_lateness_changes_nothing(events: list[Event], first: i
     left, right = run(one, seed=first), run(other, seed=second, max_batch=40)
     assert left.outputs.final() == right.outputs.final()
     assert left.outputs.dead_letters(topics.UNJOINED) == right.outputs.dead_letters(topics.UNJOINED)
+    assert left.outputs.unlinked() == right.outputs.unlinked()
     assert left.outcomes == right.outcomes
     _assert_conserved(one, left)
 
@@ -134,6 +157,7 @@ def test_duplicates_change_no_session(events: list[Event], seed: int, share: flo
     assert doubled.outputs.final() == clean.outputs.final()
     assert doubled.outcomes["joined"] == clean.outcomes["joined"]
     assert set(doubled.outputs.dead_letters(topics.UNJOINED)) == set(clean.outputs.dead_letters(topics.UNJOINED))
+    assert doubled.outputs.unlinked() == clean.outputs.unlinked()
     _assert_conserved(log, doubled)
 
 
@@ -148,6 +172,7 @@ def _assert_crashes_change_nothing(log: Log, seed: int, crashes: list[int]) -> N
     calm, killed = run(log, seed=seed), run_with_crashes(log, crashes, seed=seed)
     assert killed.outputs.final() == calm.outputs.final()
     assert killed.outputs.dead_letters(topics.UNJOINED) == calm.outputs.dead_letters(topics.UNJOINED)
+    assert killed.outputs.unlinked() == calm.outputs.unlinked()
     assert killed.outputs.profiles() == calm.outputs.profiles()
     assert killed.outcomes == calm.outcomes
     _assert_conserved(log, killed)

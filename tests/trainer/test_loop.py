@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from sqlalchemy import Engine
 
 from stream import db
+from stream.schemas.session import encode
+from tests.harness.sessions import unlinked
 from tests.trainer.harness import SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log
 from trainer.versions import artifact
@@ -121,6 +124,21 @@ def test_undecodable_records_are_passed_over(tmp_path: Path, log: list[LogRecord
     feed(loop, single_partition([b"\xff", *(r.value for r in log if r.partition == 0)]))
     assert loop.progress.num_undecodable == 1
     assert loop.learner.counters["trained"] > 0
+
+
+def test_unlinked_lines_change_no_weight(
+    tmp_path: Path, log: list[LogRecord], undisturbed: tuple[dict[str, bytes], dict[str, int], int]
+) -> None:
+    offsets: Counter[int] = Counter()
+    mixed = []
+    for record in log:
+        for value in (encode(unlinked("c", "t")), record.value):
+            mixed.append(LogRecord(record.partition, offsets[record.partition], value))
+            offsets[record.partition] += 1
+    loop = make_loop(tmp_path, make_engine(tmp_path))
+    feed(loop, mixed)
+    assert loop.progress.num_undecodable == 0
+    assert weights(loop) == undisturbed[0]
 
 
 def test_every_checkpoint_is_skipped_but_those_of_versions_when_the_wall_clock_stands(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from stream.replicas import profiles
 from stream.replicas.profiles import Profiles
 from stream.schemas import decode, events, session, topics
 from stream.schemas.events import Click, Conversion, Impression, Tick
-from stream.schemas.session import Progress, Session
+from stream.schemas.session import Progress, Session, UnlinkedLine
+from tests.harness.sessions import unlinked
 from tests.laws.join_log import (
     CLIENTS,
     PARTITION,
@@ -214,16 +215,16 @@ def test_s14_an_unknown_major_version_is_a_dead_letter(topic: str, version: int)
 # Sessions
 
 
-def _sessions_of(seed: int, num_queries: int = 120) -> list[Session | Progress]:
+def _sessions_of(seed: int, num_queries: int = 120) -> list[session.SessionsRecord]:
     result = run(log_of(on_time(shopping(num_queries, seed=seed), seed=seed), end_ts=END_TS), settings=DAY)
     return [session.decode(record.value or b"") for record in result.outputs.records if record.topic == topics.SESSIONS]
 
 
 def test_s14_session_and_progress_records_of_either_schema_are_read_by_either() -> None:
     """S14: readers before writers and writers before readers, for whole session logs."""
-    contents = _sessions_of(1)
-    assert {type(content) for content in contents} == {Session, Progress}
-    read_by_next = msgspec.msgpack.Decoder(next_of(Session) | next_of(Progress)).decode
+    contents = [*_sessions_of(1), unlinked("c", "t")]
+    assert {type(content) for content in contents} == {Session, Progress, UnlinkedLine}
+    read_by_next = msgspec.msgpack.Decoder(next_of(Session) | next_of(Progress) | next_of(UnlinkedLine)).decode
     for content in contents:
         old, new = session.encode(content), msgspec.msgpack.encode(grown(content))
         assert session.decode(old) == session.decode(new) == content

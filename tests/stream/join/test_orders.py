@@ -101,6 +101,24 @@ def test_lines_in_another_currency_are_counted(named: str, bought: str, differ: 
     assert last_session(result).column("gross_minor").tolist() == [0, 0 if differ else 500, 0]
 
 
+def test_an_order_line_without_a_session_is_handed_on_with_its_money() -> None:
+    order = purchase(1, None, ["item-1", "item-2"], at_s=5)
+    result = run_events([impression(1), click(1, 1, "item-1", at_s=4), order, reversal(order, 1, after_s=9)])
+    unknown = purchase(2, 7, ["item-3"], at_s=6)
+    result = run_events(
+        [impression(1), click(1, 1, "item-1", at_s=4), order, unknown, reversal(unknown, 2, after_s=9, action="cancel")]
+    )
+    start = order.event_ts
+    assert result.outputs.unlinked() == {
+        (CLIENTS[0], "t1", "1", ""): (*("purchase", "item-2", 2, 501, "EUR", "v1", start, "no_click", "test"),),
+        (CLIENTS[0], "t2", "0", ""): (
+            *("purchase", "item-3", 1, 500, "EUR", "v2", start + 1_000, "no_impression", "test"),
+        ),
+        (CLIENTS[0], "t2", "0", "r2"): (*("cancel", "item-3", 1, 500, "EUR", "r2", start + 10_000, "no_link", "test"),),
+    }
+    assert [line.transaction_id for line in last_session(result).lines] == ["t1"]
+
+
 def test_a_refund_past_its_window_is_too_late() -> None:
     order = purchase(1, 1, ["item-1"], at_s=60)
     result = run_events([impression(1), order, reversal(order, 1, after_s=SETTINGS.refund_s + 1)])

@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from stream.errors import SchemaError
 from stream.schemas import session
-from stream.schemas.session import COLUMNS, Progress, Session, pack, unpack
-from tests.harness.sessions import make_session
+from stream.schemas.session import COLUMNS, Progress, Session, SessionsRecord, pack, unpack
+from tests.harness.sessions import make_session, unlinked
 
 
 def test_every_field_of_bytes_is_a_column_or_a_digest() -> None:
@@ -42,7 +42,8 @@ def test_a_column_of_a_session_is_its_array() -> None:
 
 
 def test_records_decode_to_what_was_encoded() -> None:
-    records = (make_session("q", "c"), Progress(partition=1, watermark_ts=2, matured_ts=1, now_ts=3, counters={"a": 1}))
+    progress = Progress(partition=1, watermark_ts=2, matured_ts=1, now_ts=3, counters={"a": 1})
+    records: tuple[SessionsRecord, ...] = (make_session("q", "c"), progress, unlinked("c", "t"))
     assert [session.decode(session.encode(record)) for record in records] == list(records)
 
 
