@@ -144,6 +144,7 @@ class Loop:
     ) -> None:
         self._lineage = lineage
         self.learner = learner
+        learner.lineage = lineage.name
         self.feed = feed
         self._publisher = publisher
         self._folder = folder

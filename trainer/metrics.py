@@ -32,8 +32,9 @@ def families() -> dict[str, Family]:
         GaugeMetricFamily("shelfwise_trainer_loss", "Loss of the newest batch, by part.", labels=(*_LINEAGE, "part")),
         GaugeMetricFamily(
             "shelfwise_trainer_prequential",
-            "Quality of predictions made before learning, since the newest version.",
-            labels=(*_LINEAGE, "metric"),
+            "Quality of scores before their sessions were learned, since the newest version: of the present weights"
+            " (arrival), as served, and of the incoming order of the lists served.",
+            labels=(*_LINEAGE, "series", "label", "metric"),
         ),
         GaugeMetricFamily("shelfwise_trainer_version", "Number of the newest version.", labels=_LINEAGE),
         GaugeMetricFamily(
@@ -78,11 +79,8 @@ class LoopCollector(Collector):
             add("skipped", count, reason)
         for part, loss in sorted(progress.losses.items()):
             add("loss", loss, part)
-        running = own.prequential.means()
-        means = dict(running if running["lists"] >= 1 else progress.prequential)
-        means.pop("lists", None)
-        for name, mean in sorted(means.items()):
-            add("prequential", mean, name)
+        for key, mean in (own.prequential.means() or progress.prequential).items():
+            add("prequential", mean, *key.split("."))
         add("version", progress.version)
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)

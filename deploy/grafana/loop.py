@@ -101,23 +101,42 @@ _TRAIN = Section(
             ),
         ),
         Panel(
-            title="Prequential AUC",
-            description="AUC on each batch before the model learns from it, since the newest version.",
+            title="Prequential AUC on clicks",
+            description="AUC within lists, since the newest version: of the weights just before they learn a list"
+            " (arrival), as served, and of the incoming order of the lists served.",
             unit="none",
             kind="timeseries",
             queries=(
-                Query(text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="auc"}', legend="{{lineage}}"),
+                Query(
+                    text='shelfwise_trainer_prequential{lineage=~"$lineage", label="click", metric="auc"}',
+                    legend="{{lineage}} {{series}}",
+                ),
+            ),
+            decimals=3,
+        ),
+        Panel(
+            title="Prequential AUC on orders",
+            description="The same on the items that were bought until the session closed.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text='shelfwise_trainer_prequential{lineage=~"$lineage", label="order", metric="auc"}',
+                    legend="{{lineage}} {{series}}",
+                ),
             ),
             decimals=3,
         ),
         Panel(
             title="Prequential MRR",
-            description="Mean reciprocal rank of the first clicked item, on each batch before the model learns from"
-            " it.",
+            description="Mean reciprocal rank of the first clicked item, before the model learns from the list.",
             unit="none",
             kind="timeseries",
             queries=(
-                Query(text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="mrr"}', legend="{{lineage}}"),
+                Query(
+                    text='shelfwise_trainer_prequential{lineage=~"$lineage", label="click", metric="mrr"}',
+                    legend="{{lineage}} {{series}}",
+                ),
             ),
             decimals=3,
         ),
@@ -129,7 +148,8 @@ _TRAIN = Section(
             kind="timeseries",
             queries=(
                 Query(
-                    text='shelfwise_trainer_prequential{lineage=~"$lineage", metric="log_loss"}', legend="{{lineage}}"
+                    text='shelfwise_trainer_prequential{lineage=~"$lineage", label="click", metric="log_loss"}',
+                    legend="{{lineage}} {{series}}",
                 ),
             ),
             decimals=3,

@@ -27,7 +27,7 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     assert value("version") == loop.progress.version > 0
     assert value("checkpoint_age_seconds") == 5
     assert value("skipped_total", reason="undecodable") == 0
-    assert 0 < (value("prequential", metric="auc") or 0) < 1
+    assert 0 < (value("prequential", series="arrival", label="click", metric="auc") or 0) < 1
     assert value("loss", part="main") is not None
     assert value("batches_total") == loop.learner.batch_number
     assert value("published_total") == loop.progress.num_published

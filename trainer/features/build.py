@@ -7,7 +7,7 @@ Source: docs/training.md.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -80,6 +80,8 @@ class SessionExample:
         index: Row of each candidate in the source list.
         entity: Keys of (item, shop, brand, category) per candidate; "" = none.
         hist_type: Action code + 1.
+        served_by: Lineage whose version ranked the list when it was shown; None if no version did.
+        served_score: The scores by which it was ranked. For evaluation: no batch holds them.
     """
 
     query_id: str
@@ -108,6 +110,8 @@ class SessionExample:
     money: NDArray[np.float64]
     click_weight: float
     weight: float = 1.0
+    served_by: str | None = None
+    served_score: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +182,7 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
         items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
         items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
         context = context_f16(event_ts=session.impression_ts)
-    return _build(
+    example = _build(
         query_id=session.query_id,
         session_id=session.session_id,
         item_ids=session.item_id,
@@ -195,6 +199,10 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
         catalogue=catalogue,
         labels=stream_labels(session) if labels is None else labels,
     )
+    score = session.column("score")
+    if session.version is None or score.size != n:
+        return example
+    return replace(example, served_by=session.lineage, served_score=score[example.index])
 
 
 def example_from_request(

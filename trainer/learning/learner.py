@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
 from stream.schemas.session import Session
+from trainer.evaluation.metrics import Floats
 from trainer.features import (
     TABLES,
     Batch,
@@ -33,7 +34,7 @@ from trainer.feed.batches import SessionBatch
 from trainer.feed.seen import SeenSet
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
-from trainer.learning.prequential import Prequential
+from trainer.learning.prequential import Prequential, served_scores
 from trainer.models import MODELS, ModelConfig, call, to_torch
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import Tensors
@@ -84,6 +85,7 @@ class Learner:
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
         golden: The newest trained batch, as the trainer saw it.
+        lineage: Name of the lineage, by which lists are known that its versions ranked.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Learner:
         self.rejected_in_row = 0
         self.prequential = Prequential()
         self.golden: Batch | None = None
+        self.lineage: str | None = None
 
     def learn(self, batch: SessionBatch, catalogue: CatalogueLike) -> Step:
         """Train one batch, or leave the weights as they are and count why.
@@ -130,7 +133,8 @@ class Learner:
         if not examples:
             return Step(0, {}, moved=False)
         arrays = collate(examples, self.id_maps, width=self.config.vector_width, history=self.config.history)
-        losses, moved = self._step(arrays, np.array(fresh))
+        served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
+        losses, moved = self._step(arrays, np.array(fresh), served)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += len(examples)
@@ -177,7 +181,7 @@ class Learner:
             conv[row] = float(self._converted.add(item_key, watermark_ts))
         return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
 
-    def _step(self, arrays: Batch, fresh: NDArray[np.bool_]) -> tuple[dict[str, float], bool]:
+    def _step(self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats) -> tuple[dict[str, float], bool]:
         local, touched = gather_unique_rows(arrays)
         tensors = to_torch(local, self.device)
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
@@ -195,7 +199,7 @@ class Learner:
         )
         if not bool(torch.isfinite(norm)):
             return losses, False
-        self.prequential.update(outputs, arrays, fresh)
+        self.prequential.update(outputs, arrays, fresh, served)
         scale = min(1.0, self.settings.clip_norm / max(float(norm), 1e-12))
         by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
         for weight in self._dense.values():

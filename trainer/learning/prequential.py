@@ -1,50 +1,79 @@
 """Metrics of predictions made before the same sessions were learned, summed since the newest version.
 
-Each list counts once: AUC is the mean over lists that hold both clicked and other items, MRR takes the
-first clicked one, ties count half. Both use average ranks, so a constant score gains nothing from the order of rows.
+Three series of scores: `arrival`, the present weights just before they learn a list; `served`, the scores by which the
+list was shown, of lists that a version of the lineage ranked; `incoming`, the incoming order of those same lists. Each
+is compared with clicks and with orders. A list counts once: AUC is the mean over lists that hold both positive and
+other items, MRR takes the first positive one, ties count half. Both use average ranks, so a constant score gains
+nothing from the order of rows.
+
+Labels depend on the order in which a list was shown: a series says more beside `incoming` than alone.
 
 Source: docs/training.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluation.metrics import list_auc, log_loss, ranks, reciprocal_rank
-from trainer.features import Batch
+from trainer.evaluation.metrics import Floats, list_auc, log_loss, ranks, reciprocal_rank
+from trainer.features import Batch, SessionExample
 from trainer.models import Outputs
-
-_SUMS = ("lists", "auc", "mrr", "log_loss")
 
 
 class Prequential:
-    """Running sums over lists with at least one clicked and one other item; first revisions only."""
+    """Running sums over lists with at least one positive and one other item; first revisions only.
+
+    Attributes:
+        sums: `SERIES.LABEL.METRIC` to the sum of a metric; METRIC is `lists` for the number of lists.
+    """
 
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
-        self.sums = {name: float((sums or {}).get(name, 0.0)) for name in _SUMS}
+        self.sums: dict[str, float] = dict(sums or {})
 
-    def update(self, outputs: Outputs, batch: Batch, fresh: NDArray[np.bool_]) -> None:
-        """Add the lists of a batch that are `fresh` [B]."""
-        logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
-        mask = batch.cand_mask & fresh[:, None]
-        clicked = mask & (batch.click > 0)
-        other = mask & ~clicked
-        usable = clicked.any(axis=1) & other.any(axis=1)
-        if not usable.any():
+    def update(self, outputs: Outputs, batch: Batch, fresh: NDArray[np.bool_], served: Floats | None = None) -> None:
+        """Add the lists of a batch that are `fresh` [B]; `served` [B,n] are their scores when shown, NaN if none."""
+        if not fresh.any():
             return
-        logit, clicked, real = logit[usable], clicked[usable], mask[usable]
-        average = ranks(logit, real)
-        auc = list_auc(average, clicked, real)
-        mrr = reciprocal_rank(average, clicked, real)
-        loss = log_loss(logit, clicked, real)
-        for name, values in (("auc", auc), ("mrr", mrr), ("log_loss", loss)):
-            self.sums[name] += float(values.sum())
-        self.sums["lists"] += float(usable.sum())
+        logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
+        self._add("arrival", logit, batch, fresh)
+        if served is not None:
+            own = fresh & ~np.isnan(served).all(axis=1)
+            self._add("served", served, batch, own)
+            self._add("incoming", -batch.cand_rank.astype(np.float64), batch, own)
+
+    def _add(self, series: str, score: Floats, batch: Batch, rows: NDArray[np.bool_]) -> None:
+        mask = batch.cand_mask[rows]
+        average = ranks(score[rows], mask)
+        for label, values in (("click", batch.click), ("order", batch.conv)):
+            positive = mask & (values[rows] > 0)
+            usable = positive.any(axis=1) & (mask & ~positive).any(axis=1)
+            if not usable.any():
+                continue
+            own, hits, real = average[usable], positive[usable], mask[usable]
+            found = {"auc": list_auc(own, hits, real), "mrr": reciprocal_rank(own, hits, real)}
+            if series != "incoming":
+                found["log_loss"] = log_loss(score[rows][usable], hits, real)
+            self._sum(f"{series}.{label}.lists", float(usable.sum()))
+            for name, per_list in found.items():
+                self._sum(f"{series}.{label}.{name}", float(per_list.sum()))
+
+    def _sum(self, key: str, value: float) -> None:
+        self.sums[key] = self.sums.get(key, 0.0) + value
 
     def means(self) -> dict[str, float]:
-        """Return `auc`, `mrr` and `log_loss`, and the number of `lists` they stand on; nothing without lists."""
-        lists = self.sums["lists"]
-        if not lists:
-            return {"lists": 0.0}
-        return {"lists": lists} | {name: self.sums[name] / lists for name in _SUMS[1:]}
+        """Return `SERIES.LABEL.METRIC` to its mean, and `SERIES.LABEL.lists` to the lists behind it; sorted by key."""
+        means: dict[str, float] = {}
+        for key in sorted(self.sums):
+            group, _, name = key.rpartition(".")
+            means[key] = self.sums[key] if name == "lists" else self.sums[key] / self.sums[f"{group}.lists"]
+        return means
+
+
+def served_scores(examples: Sequence[SessionExample], shape: tuple[int, int], lineage: str | None) -> Floats:
+    """Return the scores [B,n] by which a version of the lineage showed each list, else NaN."""
+    scores = np.full(shape, np.nan)
+    for row, example in enumerate(examples):
+        if example.served_score is not None and example.served_by == lineage:
+            scores[row, : len(example.served_score)] = example.served_score
+    return scores

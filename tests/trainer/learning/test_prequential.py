@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.learning.test_optimizer import make_batch
-from trainer.learning.prequential import Prequential
+from tests.trainer.lists import catalogue, served
+from trainer.features import example_from_session
+from trainer.learning.prequential import Prequential, served_scores
 from trainer.models import MODELS, Outputs
 
 
@@ -43,7 +45,76 @@ def test_means_equal_counting_by_hand(seed: int, rounded: bool) -> None:
         if any(clicked) and not all(clicked):
             expected.append(by_hand(logit[row][real].tolist(), clicked))
     means = prequential.means()
-    assert means["lists"] == len(expected)
+    assert means.get("arrival.click.lists", 0) == len(expected)
     if expected:
         columns = np.array(expected).mean(axis=0)
-        assert [means["auc"], means["mrr"], means["log_loss"]] == pytest.approx(columns.tolist(), rel=1e-5)
+        assert [means[f"arrival.click.{name}"] for name in ("auc", "mrr", "log_loss")] == pytest.approx(
+            columns.tolist(), rel=1e-5
+        )
+
+
+def test_orders_and_served_scores_are_series_of_their_own() -> None:
+    config = MODELS["prm"].profiles["tiny"]
+    batch = make_batch(config, 3)
+    rng = np.random.default_rng(3)
+    shape = batch.cand_mask.shape
+    conv = np.zeros(shape, np.float32)
+    conv[:, 0] = 1
+    batch = batch._replace(conv=conv)
+    logit, served = rng.normal(size=shape), rng.normal(size=shape)
+    shown = np.arange(len(served)) % 2 == 0
+    served[~shown] = np.nan
+    served = np.where(batch.cand_mask, served, np.nan)
+    prequential = Prequential()
+    fresh = np.ones(len(served), dtype=np.bool_)
+    prequential.update(Outputs(torch.from_numpy(logit), None, None, {}), batch, fresh, served)
+    means = prequential.means()
+    for series, score, rows in (
+        ("arrival", logit, fresh),
+        ("served", served, shown),
+        ("incoming", -batch.cand_rank.astype(np.float64), shown),
+    ):
+        expected = []
+        for row in np.flatnonzero(rows):
+            real = batch.cand_mask[row]
+            if real.sum() > 1:
+                expected.append(by_hand(score[row][real].tolist(), (conv[row][real] > 0).tolist()))
+        assert means[f"{series}.order.lists"] == len(expected) > 0
+        auc, mrr, _ = np.array(expected).mean(axis=0)
+        assert [means[f"{series}.order.auc"], means[f"{series}.order.mrr"]] == pytest.approx([auc, mrr])
+    assert "incoming.order.log_loss" not in means
+    assert "served.order.log_loss" in means
+
+
+def test_sums_continue_from_a_checkpoint() -> None:
+    batch = make_batch(MODELS["prm"].profiles["tiny"], 1)
+    outputs = Outputs(torch.zeros(batch.cand_mask.shape), None, None, {})
+    fresh = np.ones(len(batch.cand_mask), dtype=np.bool_)
+    once, twice = Prequential(), Prequential()
+    once.update(outputs, batch, fresh)
+    for _ in range(2):
+        twice.update(outputs, batch, fresh)
+    resumed = Prequential(once.sums)
+    resumed.update(outputs, batch, fresh)
+    assert resumed.sums == twice.sums != once.sums
+    assert Prequential().means() == {}
+
+
+def test_scores_as_served_come_from_lists_that_the_lineage_ranked() -> None:
+    known = catalogue()
+    request = served(1, known, n=4)
+    session = request.session([2, 0, 3, 1], clicks=[0])
+    session.score = np.array([9.0, 7.0, 5.0, 3.0], "<f4").tobytes()
+    session.lineage, session.version = "own", "4"
+    ranked = example_from_session(session, known)
+    # Rows of an example stand in incoming order.
+    assert ranked.served_score is not None
+    assert ranked.served_score.tolist() == [7.0, 3.0, 9.0, 5.0]
+    session.version = None
+    fallback = example_from_session(session, known)
+    assert (fallback.served_by, fallback.served_score) == (None, None)
+    scores = served_scores([ranked, fallback], (2, 5), "own")
+    assert scores[0, :4].tolist() == [7.0, 3.0, 9.0, 5.0]
+    assert np.isnan(scores[0, 4])
+    assert np.isnan(scores[1]).all()
+    assert np.isnan(served_scores([ranked], (1, 5), "other")).all()
