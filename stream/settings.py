@@ -253,8 +253,19 @@ def _checked(values: Mapping[str, object], known: set[str], source: str) -> dict
 
 
 def _nearest(path: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(path, sorted(known), n=1, cutoff=0.0)
-    return f"; the nearest known key is '{close[0]}'" if close else ""
+    """Return the known key that was probably meant, or the sections if the section is none of them."""
+    section = path.partition(".")[0]
+    sections = {each.partition(".")[0] for each in known}
+    of_section = sorted(each for each in known if each.startswith(f"{section}."))
+    # Of a known section some key is meant; in all sections, only a similar one.
+    close = difflib.get_close_matches(path, of_section, n=1, cutoff=0.6) or difflib.get_close_matches(
+        path, sorted(known), n=1, cutoff=0.7
+    )
+    if close:
+        return f"; the nearest known key is '{close[0]}'"
+    if of_section:
+        return f"; the keys of '{section}' are {', '.join(each.partition('.')[2] for each in of_section)}"
+    return f"; the sections are {', '.join(sorted(sections))}"
 
 
 def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secrecy) -> object:

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from deploy.configuration import Context, load
 
@@ -60,8 +60,12 @@ def print_json(document: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns."""
-    table = Table(*columns, title=title, title_justify="left")
+    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns.
+
+    The first column says what a row is about, often as the arguments of a further command: it is never cut.
+    """
+    first, *others = columns
+    table = Table(Column(first, no_wrap=True), *others, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     wide = console if console.is_terminal else Console(width=max(console.width, _PIPE_COLUMNS))

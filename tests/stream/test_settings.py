@@ -76,6 +76,9 @@ def test_later_layers_win_and_origins_are_kept() -> None:
     ("arguments", "message"),
     [
         ({"toml": "[door]\nprot = 1"}, r"house.toml: unknown key 'door.prot'; the nearest known key is 'door.port'"),
+        ({"toml": "[dor]\nport = 1"}, r"house.toml: unknown key 'dor.port'; the nearest known key is 'door.port'"),
+        ({"toml": "[door]\nzzzzzz = 1"}, r"house.toml: unknown key 'door.zzzzzz'; the keys of 'door' are .*port"),
+        ({"toml": "[zzz]\nqqq = 1"}, r"house.toml: unknown key 'zzz.qqq'; the sections are door"),
         ({"toml": "door = 1"}, r"house.toml: 'door' must be a table"),
         ({"toml": "[door"}, r"house.toml: "),
         ({"environment": {"SHELFWISE_DOOR__PROT": "1"}}, r"SHELFWISE_DOOR__PROT is no setting; .* 'door.port'"),
