@@ -108,8 +108,7 @@ def merge(first: Fact, second: Fact) -> Fact:
 
 def outcome(fact: Fact) -> Outcome:
     """Return the counts of a fact's evidence."""
-    foreign = foreign_lines(fact.lines, fact.currency)
-    own = [line for line in fact.lines if line not in foreign]
+    own = [line for line in fact.lines if not is_foreign(line, fact.currency)]
     bought = [line for line in own if line.action == "purchase"]
     return Outcome(
         clicks=len({event.item for event in fact.events if event.action == "click"}),
@@ -118,13 +117,13 @@ def outcome(fact: Fact) -> Outcome:
         units=min(sum(line.quantity for line in bought), _MAX_INTEGER),
         gross_minor=min(sum(line.amount_minor for line in bought), _MAX_INTEGER),
         refund_minor=min(sum(amount_minor for _, amount_minor in refunds(own)), _MAX_INTEGER),
-        foreign_lines=len(foreign),
+        foreign_lines=len(fact.lines) - len(own),
     )
 
 
-def foreign_lines(lines: Iterable[Line], currency: str) -> list[Line]:
-    """Return the order lines in another currency than that of their list; one without a currency is in none."""
-    return [line for line in lines if line.currency not in {currency, NO_CURRENCY}]
+def is_foreign(line: Line, currency: str) -> bool:
+    """Return whether an order line is in another currency than that of its session; one without a currency is not."""
+    return line.currency not in {currency, NO_CURRENCY}
 
 
 def encode_evidence(fact: Fact) -> bytes:

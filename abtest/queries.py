@@ -10,7 +10,7 @@ from sqlalchemy import distinct as distinct_of
 
 from abtest.client_vectors import client_vectors
 from abtest.fact_writer import SINK
-from abtest.facts import decode_evidence, foreign_lines
+from abtest.facts import decode_evidence, is_foreign
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.store import Experiment
@@ -155,7 +155,9 @@ def _foreign_currencies(connection: Connection, counted: ColumnElement[bool]) ->
         .order_by(session_facts.c.query_id)
         .limit(_MAX_FOREIGN_SESSIONS)
     )
-    found = {line.currency for currency, raw in evidence for line in foreign_lines(decode_evidence(raw)[1], currency)}
+    found = {
+        line.currency for currency, raw in evidence for line in decode_evidence(raw)[1] if is_foreign(line, currency)
+    }
     return tuple(sorted(found))
 
 
