@@ -7,10 +7,15 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from stream.broker.admin import create_topics
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.operations.export import session_row
+from stream.schemas import session, topics
 from stream.schemas.events import encode
 from tests.deploy.simulation.replay import trivago_log
+from tests.harness.kafka import PARTITIONS
 from tests.trainer.evaluation import logs
 from tests.trainer.evaluation.test_jdsearch import write as write_jdsearch
 from tests.trainer.evaluation.test_libsvm import write as write_libsvm
@@ -68,6 +73,25 @@ def test_items_give_the_vectors_of_a_file_of_sessions(sessions: Path, tmp_path: 
     items.write_text("{}\n")
     with pytest.raises(ConfigError, match=r"items\.jsonl, line 1"):
         run(*argv, "--items", str(items))
+
+
+def test_the_topic_gives_the_newest_revisions_with_the_catalogue(
+    memory_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An address alone does not tell that the broker keeps its topics in memory.
+    monkeypatch.setattr("deploy.kafka.choice.configured", lambda _context: memory_broker)
+    create_topics(memory_broker, PARTITIONS)
+    with Producer(memory_broker) as producer:
+        for item in logs.KNOWN.items.values():
+            producer.send(topics.ITEMS, key=item.item_id.encode(), value=encode(item))
+        for each in [*logs.sessions(60, share_bought=0.0), *logs.sessions(60)]:
+            # The first copy is an older revision without its order.
+            each.revision = int(each.column("orders").sum())
+            producer.send(topics.SESSIONS, key=each.client_id.encode(), value=session.encode(each))
+    document = msgspec.json.decode(run("--data", "sessions", "--models", "armmt", *QUICK, "--json"))
+    assert document["num_lists"] == {"train": 36, "validation": 12, "test": 12}
+    assert document["excluded"]["no positive item"] == 0
+    assert {each["modality"] for each in document["rows"][-1]["modalities"]} == {"image", "text"}
 
 
 def test_libsvm_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> None:
