@@ -70,6 +70,7 @@ hooks: setup-dev ## Run the quick checks before each commit from now on
 
 system: setup-dev servers ## Run the slower tests on real processes
 	@$(BIN)/python -m pytest -m system
+	@$(BIN)/python -m pytest -n $(JOBS) --dist load tests/laws/test_join_laws.py --hypothesis-profile=system
 
 clock: setup-dev ## Run the fast tests with the monotonic clock at 15 s and at 9,000,000 s (Linux, root)
 	@for at in 15 9000000; do \

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.kafka import fresh_kafka, kafka_broker, kafka_home, memory_broker
 from tests.harness.kafka_sockets import close_failed_sockets
@@ -18,6 +19,9 @@ __all__ = [
     "mortal_kafka",
     "postgres_url",
 ]
+
+# `make system` runs the laws of the join with this profile.
+settings.register_profile("system", max_examples=20_000)
 
 _SERVERS = {
     "kafka": {"kafka_broker", "fresh_kafka", "mortal_kafka", "emptied_kafka"},

@@ -9,7 +9,7 @@ Source: docs/stream.md, Emission of sessions.
 """
 
 from stream.join.item_clicks import ItemClicks
-from stream.join.labels import ClickLabel
+from stream.join.labels import ClickLabel, MergeResult
 from stream.join.lists import Lists
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
@@ -66,6 +66,9 @@ class Clicks:
         if click.query_id is not None:
             return self._lists.find(click.query_id, click.event_ts)
         if self._infer_links and final:
+            joined = self._item_clicks.query_of(click.client_id, click.object_id, click.event_id)
+            if joined is not None:
+                return self._lists.find(joined, click.event_ts)
             return self._lists.find_newest(click.client_id, click.object_id, click.event_ts)
         return None
 
@@ -108,21 +111,24 @@ class Clicks:
         result = target.merge(label, "click")
         if click.position is not None and click.position != item + 1:
             counters["position_differs"] += 1
-        if not counters.add_merge(result):
+        joined = counters.add_merge(result)
+        if result is MergeResult.DUPLICATE:
             return
-        counters["clicks_joined"] += 1
-        counters[f"link_{link}"] += 1
-        clicked = ItemClick(click.event_ts, click.event_id, target.query_id, target.event_ts)
+        if joined:
+            counters["clicks_joined"] += 1
+            counters[f"link_{link}"] += 1
+        event_ts = target.labels.clicks[click.event_id].event_ts
+        clicked = ItemClick(event_ts, click.event_id, target.query_id, target.event_ts)
         self._item_clicks.add(click.client_id, click.object_id, clicked)
         behaviour = Behaviour(
             event_id=click.event_id,
             item_id=click.object_id,
             action=click.action_name,
-            event_ts=click.event_ts,
+            event_ts=event_ts,
             category=shown.query_category,
             price_minor=shown.price(item),
         )
-        self._profiles.add(click.client_id, behaviour)
+        self._profiles.add(click.client_id, behaviour, replaces=not joined)
 
     def _reject(self, click: Click, source: Source, output: MicroBatchOutput, reason: str, detail: str) -> None:
         self._counters.add_unjoined(source.topic, reason, click.source)

@@ -113,10 +113,15 @@ class ClosedSessions:
         return corrected
 
     def restore(self, stored: Iterable[tuple[bytes, bytes]]) -> None:
-        """Index the rows that hold digests, all rows of one hour at once."""
+        """Index the rows that hold digests, all rows of one hour at once.
+
+        Queries that closed after the progress row close again. Evicted rows do not come back.
+        """
         packed: dict[tuple[bytes, int], bytearray] = {}
         for key, value in stored:
-            if key[:1] in self._digests:
+            if key[:1] == _UNLABELLED and _batch_number(key) >= self._batches.current:
+                self._warm.delete(key)
+            elif key[:1] in self._digests:
                 packed.setdefault((key[:1], _hour(key)), bytearray()).extend(rows.unpack_bytes(value))
         for (kind, hour), digests in packed.items():
             self._digests[kind].add_packed(hour, digests)
@@ -147,3 +152,7 @@ class ClosedSessions:
 
 def _hour(key: bytes) -> int:
     return int(key.split(b":")[1])
+
+
+def _batch_number(key: bytes) -> int:
+    return int(key.split(b":")[2])

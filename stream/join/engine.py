@@ -76,7 +76,7 @@ class Join:
         self._waiting = WaitingEvents(self._hot, self._deadlines, load)
         self._closed = ClosedSessions(partition, settings, self._warm, self._batches)
         self._profiles = Profiles(settings, self._warm)
-        lists = Lists(self._open, self._closed)
+        lists = Lists(settings, self._open, self._closed)
         item_clicks = ItemClicks(settings, self._warm, self._batches)
         self._clicks = Clicks(settings, lists, item_clicks, self._profiles, self._counters)
         self._orders = Orders(

@@ -24,15 +24,17 @@ class ItemClicks:
         self._batches = batches
 
     def add(self, client_id: str, item_id: str, click: ItemClick) -> None:
-        """Add a click unless it is known."""
+        """Add a click unless it is known with this time or an earlier one."""
         key = rows.clicks_key(client_id, item_id)
         stored = self._warm.get(key)
         kept, impression_ts = [click], click.impression_ts
         if stored is not None:
             known = rows.unpack_clicks(stored)
-            if any(other.event_id == click.event_id for other in known):
+            same = [other for other in known if _is_same(other, click)]
+            if same and min(other.event_ts for other in same) <= click.event_ts:
                 return
-            newest = sorted([*known, click], key=lambda c: (c.event_ts, c.event_id), reverse=True)
+            others = [other for other in known if not _is_same(other, click)]
+            newest = sorted([*others, click], key=lambda c: (c.event_ts, c.event_id), reverse=True)
             kept = list(self._needed(newest))
             impression_ts = max(c.impression_ts for c in kept)
         expiry_ts = impression_ts + self._attribution_ms + self._slack_ms
@@ -51,6 +53,12 @@ class ItemClicks:
                 yield click
             impression_ts = max(impression_ts, click.impression_ts)
 
+    def query_of(self, client_id: str, item_id: str, event_id: str) -> str | None:
+        """Return the query that a click has joined, or None if it is not known."""
+        stored = self._warm.get(rows.clicks_key(client_id, item_id))
+        known = rows.unpack_clicks(stored) if stored is not None else []
+        return next((click.query_id for click in known if click.event_id == event_id), None)
+
     def last_query(self, client_id: str, item_id: str, event_ts: int) -> str | None:
         """Return the query of the last click up to a time, or else of the first one within the tolerance after it.
 
@@ -68,3 +76,7 @@ class ItemClicks:
             if click.event_ts <= event_ts + self._tolerance_ms:
                 later = click.query_id
         return later
+
+
+def _is_same(left: ItemClick, right: ItemClick) -> bool:
+    return left.event_id == right.event_id and left.query_id == right.query_id

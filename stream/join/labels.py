@@ -29,6 +29,12 @@ class ClickLabel(Struct, frozen=True, array_like=True):
     offset: int
     link: str
     source: str = ""
+    first_offset: int = -1
+
+    @property
+    def joined_offset(self) -> int:
+        """Return the offset of the record that joined; a copy with an earlier time may have replaced its content."""
+        return self.offset if self.first_offset < 0 else self.first_offset
 
 
 class OrderLineLabel(Struct, frozen=True, array_like=True):
@@ -48,6 +54,12 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
     offset: int
     link: str
     source: str = ""
+    first_offset: int = -1
+
+    @property
+    def joined_offset(self) -> int:
+        """Return the offset of the record that joined; a copy with an earlier time may have replaced its content."""
+        return self.offset if self.first_offset < 0 else self.first_offset
 
     @property
     def identity(self) -> str:
@@ -89,14 +101,20 @@ class Labels(Struct, array_like=True):
     def merge(self, label: Label) -> MergeResult:
         """Add a label by its identity."""
         if isinstance(label, ClickLabel):
-            result = _compare(self.clicks.get(label.event_id), label)
-            if result is MergeResult.ADDED or result is MergeResult.REPLACED:
+            click = self.clicks.get(label.event_id)
+            result = _compare(click, label)
+            if click is None:
                 self.clicks[label.event_id] = label
+            elif result is MergeResult.REPLACED:
+                self.clicks[label.event_id] = replace(label, first_offset=click.joined_offset)
         else:
             identity = label.identity
-            result = _compare(self.order_lines.get(identity), label)
-            if result is MergeResult.ADDED or result is MergeResult.REPLACED:
+            line = self.order_lines.get(identity)
+            result = _compare(line, label)
+            if line is None:
                 self.order_lines[identity] = label
+            elif result is MergeResult.REPLACED:
+                self.order_lines[identity] = replace(label, first_offset=line.joined_offset)
         return result
 
     def union(self, other: "Labels") -> "Labels":
@@ -117,9 +135,10 @@ def empty() -> Labels:
 def _compare(known: Label | None, new: Label) -> MergeResult:
     if known is None:
         return MergeResult.ADDED
-    if known.offset == new.offset:
+    if known.joined_offset == new.offset:
         return MergeResult.REPEATED
-    if (new.event_ts, new.event_id) < (known.event_ts, known.event_id):
+    # After a crash, the copy that has replaced the content may be read again: its record may be lost.
+    if known.offset == new.offset or (new.event_ts, new.event_id) < (known.event_ts, known.event_id):
         return MergeResult.REPLACED
     return MergeResult.DUPLICATE
 

@@ -2,18 +2,29 @@
 
 from stream.join.closed_sessions import ClosedSessions
 from stream.join.open_queries import OpenQueries
+from stream.join.settings import JoinSettings
 from stream.join.target import Target
 
 
 class Lists:
     """Open queries and closed sessions by query."""
 
-    def __init__(self, open_queries: OpenQueries, closed_sessions: ClosedSessions) -> None:
+    def __init__(self, settings: JoinSettings, open_queries: OpenQueries, closed_sessions: ClosedSessions) -> None:
+        self._wait_ms = settings.wait_s * 1_000
         self._open = open_queries
         self._closed = closed_sessions
 
     def find(self, query_id: str, event_ts: int) -> Target | None:
-        """Return the list of a query at the time of an event: open, or closed with labels."""
+        """Return the list of a query at the time of an event: open, or closed with labels.
+
+        The event waits for the list for `wait_s`. A list of a later time does not exist for the event, also if its
+        record is read early.
+        """
+        target = self.find_joined(query_id, event_ts)
+        return target if target is not None and target.event_ts <= event_ts + self._wait_ms else None
+
+    def find_joined(self, query_id: str, event_ts: int) -> Target | None:
+        """Return the list that an order line has joined, for its copies and reversals."""
         return self._open.find_target(query_id) or self._closed.find_session(query_id, event_ts)
 
     def find_newest(self, client_id: str, item_id: str, event_ts: int) -> Target | None:

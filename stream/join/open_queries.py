@@ -18,7 +18,19 @@ _NO_LABELS = labels.empty()
 
 # A query cannot be part of a cycle, and queries are many: the garbage collector does not track them.
 class OpenQuery(Struct, gc=False):
-    """A query whose click window is open."""
+    """A query whose click window is open.
+
+    Attributes:
+        query_id: Its id.
+        client_id: Its client.
+        event_id: Id of its impression.
+        event_ts: Time of its impression.
+        close_ts: End of its click window.
+        offset: Offset of its impression.
+        n: Length of its list.
+        labels: Its labels, also those of records that a restart has not read again.
+        num_joined: Number of the labels whose record is merged.
+    """
 
     query_id: str
     client_id: str
@@ -28,6 +40,7 @@ class OpenQuery(Struct, gc=False):
     offset: int
     n: int
     labels: Labels | None = None
+    num_joined: int = 0
 
 
 class _OpenTarget(Target):
@@ -46,7 +59,10 @@ class _OpenTarget(Target):
         return self._queries.list_payload(self._query)
 
     def merge(self, label: Label, reason: str) -> MergeResult:  # noqa: ARG002 - an open list has no revision yet
-        return self._queries.merge_label(self._query, label)
+        result = self._queries.merge_label(self._query, label)
+        assert self._query.labels is not None
+        self.labels = self._query.labels
+        return result
 
 
 class OpenQueries:
@@ -107,7 +123,7 @@ class OpenQueries:
     def _index(self, query: OpenQuery) -> None:
         self._queries[query.query_id] = query
         self._by_client.setdefault(query.client_id, []).append(query.query_id)
-        self._load.add(query.client_id, 1 + (len(query.labels) if query.labels is not None else 0))
+        self._load.add(query.client_id, 1 + query.num_joined)
         # A click in the window may be inferred until the tolerance has passed.
         self._deadlines.push(
             query.close_ts + self._tolerance_ms, CLOSE_RANK, query.event_ts, query.offset, query.query_id
@@ -118,7 +134,10 @@ class OpenQueries:
         if query.labels is None:
             query.labels = labels.empty()
         result = query.labels.merge(label)
-        if result is MergeResult.ADDED:
+        # A repeated label counts once its record is read again after a crash.
+        is_read_again = result is MergeResult.REPEATED and query.num_joined < len(query.labels)
+        if result is MergeResult.ADDED or is_read_again:
+            query.num_joined += 1
             self._load.add(query.client_id, 1)
         if result is MergeResult.ADDED or result is MergeResult.REPLACED:
             self._relabelled[query.query_id] = query
@@ -133,11 +152,9 @@ class OpenQueries:
         if not of_client:
             del self._by_client[query.client_id]
         self._hot.schedule_deletion(rows.impression_key(query.query_id))
-        num_labels = 0
         if query.labels is not None:
-            num_labels = len(query.labels)
             self._hot.schedule_deletion(rows.labels_key(query.query_id))
-        self._load.add(query.client_id, -1 - num_labels)
+        self._load.add(query.client_id, -1 - query.num_joined)
 
     def flush(self) -> None:
         """Write the labels that the micro-batch has changed into the hot tier."""

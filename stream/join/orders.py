@@ -121,7 +121,7 @@ class Orders:
         conversion = event.conversion
         if conversion.event_ts >= row.expiry_ts or not self._positions.has_merged(topics.CONVERSIONS, row.offset):
             return False
-        if conversion.action_name != "purchase" and row.event_ts > conversion.event_ts + self._wait_ms:
+        if row.event_ts > conversion.event_ts + self._wait_ms:
             return False
         is_same_line = (row.offset, row.line) == (event.source.offset, event.index)
         return is_same_line or not self._waiting.has_line(event.source.partition, row.offset, row.line)
@@ -174,7 +174,7 @@ class Orders:
         conversion = event.conversion
         for line_id, row in self._stored_lines(conversion).items():
             if self._is_visible(row, event):
-                target = self._lists.find(row.query_id, conversion.event_ts)
+                target = self._lists.find_joined(row.query_id, conversion.event_ts)
                 purchased = target.labels.order_lines if target is not None else {}
                 yield target, purchased.get(line_identity(conversion.transaction_id, line_id))
 
@@ -191,7 +191,8 @@ class Orders:
             known: The row of the line or of its purchase; the windows were checked when it joined.
         """
         conversion = event.conversion
-        target = self._lists.find(query_id, conversion.event_ts)
+        find = self._lists.find if known is None else self._lists.find_joined
+        target = find(query_id, conversion.event_ts)
         if target is None or target.client_id != conversion.client_id:
             return False
         if known is None and conversion.event_ts > target.last_ts:
@@ -224,17 +225,19 @@ class Orders:
 
     def _note_purchase(self, event: _LineEvent, target: Target, label: OrderLineLabel, *, joined: bool) -> None:
         """Keep the query of a purchase line for its copies and reversals, and a new one for the client's profile."""
-        conversion, shown = event.conversion, target.shown
-        until_ts = max(conversion.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
+        # A copy may have replaced the content of the record that joined; the row still names that record.
+        conversion, shown, kept = event.conversion, target.shown, target.labels.order_lines[label.identity]
+        until_ts = max(kept.event_ts + self._refund_ms, target.event_ts + self._attribution_ms)
         lines = self._stored_lines(conversion)
+        known = lines.get(event.line.line_id)
         lines[event.line.line_id] = OrderLineRow(
             query_id=target.query_id,
-            item=label.item,
-            event_ts=conversion.event_ts,
-            event_id=conversion.event_id,
-            offset=label.offset,
-            line=event.index,
-            link=label.link,
+            item=kept.item,
+            event_ts=kept.event_ts,
+            event_id=kept.event_id,
+            offset=kept.joined_offset,
+            line=known.line if known is not None and known.offset == kept.joined_offset else event.index,
+            link=kept.link,
             expiry_ts=until_ts + self._slack_ms,
         )
         expiry_ts = max(line.expiry_ts for line in lines.values())
@@ -242,15 +245,15 @@ class Orders:
         self._warm.put(key, rows.pack_warm(expiry_ts, OrderRow(lines)))
         if joined:
             self._counters[f"link_{label.link}"] += 1
-            behaviour = Behaviour(
-                event_id=conversion.event_id,
-                item_id=shown.item_id[label.item],
-                action="purchase",
-                event_ts=conversion.event_ts,
-                category=shown.query_category,
-                price_minor=shown.price(label.item),
-            )
-            self._profiles.add(conversion.client_id, behaviour)
+        behaviour = Behaviour(
+            event_id=kept.event_id,
+            item_id=shown.item_id[kept.item],
+            action="purchase",
+            event_ts=kept.event_ts,
+            category=shown.query_category,
+            price_minor=shown.price(kept.item),
+        )
+        self._profiles.add(conversion.client_id, behaviour, replaces=not joined)
 
     def _absence(self, conversion: Conversion, query_id: str | None) -> tuple[str, str]:
         """Return reason and detail for a purchase line that joins no list."""

@@ -38,13 +38,15 @@ class Profiles:
         self._warm = warm
         self._changed: dict[str, Profile] = {}
 
-    def add(self, client_id: str, behaviour: Behaviour) -> None:
-        """Add a behaviour to the profile of a client."""
+    def add(self, client_id: str, behaviour: Behaviour, *, replaces: bool = False) -> None:
+        """Add a behaviour to the profile of a client, or replace the same behaviour with another time."""
         profile = self._changed.get(client_id)
         if profile is None:
             stored = self._warm.get_unexpired(rows.profile_key(client_id))
             profile = decode(rows.unpack_bytes(stored)) if stored is not None else empty(client_id)
             self._changed[client_id] = profile
+        if replaces:
+            remove(profile, behaviour)
         add(profile, behaviour, self._size, self._idle_ms)
 
     def flush(self, output: MicroBatchOutput) -> None:
@@ -88,6 +90,13 @@ def add(profile: Profile, behaviour: Behaviour, size: int, idle_ms: int) -> None
     del known[size:]
     while len(known) > 1 and _rank(known[-1])[0] <= profile.updated_ts - idle_ms:
         del known[-1]
+
+
+def remove(profile: Profile, behaviour: Behaviour) -> None:
+    """Remove the behaviour with the event and item of another one."""
+    wanted = (behaviour.event_id, behaviour.item_id)
+    profile.behaviours = [raw for raw in profile.behaviours if _rank(raw)[1:] != wanted]
+    profile.updated_ts = max((_rank(raw)[0] for raw in profile.behaviours), default=0)
 
 
 def _rank(raw: msgspec.Raw) -> tuple[int, str, str]:

@@ -9,6 +9,8 @@ row names.
 Source: docs/stream.md, Behaviour under faults.
 """
 
+from collections.abc import Iterator
+
 from stream.join import rows, sessions
 from stream.join.clicks import click_deadline
 from stream.join.closed_sessions import ClosedSessions
@@ -20,7 +22,10 @@ from stream.join.settings import JoinSettings
 from stream.join.tiers import HotTier, WarmTier
 from stream.join.waiting_events import WaitingEvent, WaitingEvents
 from stream.schemas import decode, topics
-from stream.schemas.events import Click, Conversion
+from stream.schemas.events import ALL_LINES, Click, Conversion
+
+_Unit = tuple[str, int, str]
+"""Topic, offset and line id of a click or an order line."""
 
 
 def restore_hot(
@@ -33,6 +38,18 @@ def restore_hot(
 ) -> None:
     """Index the open queries and waiting events of the progress row, and delete all other rows."""
     stored = hot.stored_rows()
+    waits: set[_Unit] = set()
+    for key, value in stored.items():
+        if key[:1] != b"w":
+            continue
+        waiting, joined_by = _waiting(key, value, settings)
+        is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
+        has_joined = joined_by >= 0 and positions.has_merged(topics.IMPRESSIONS, joined_by)
+        if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
+            waiting_events.restore(key, waiting)
+            waits.add(_unit(waiting))
+        else:
+            hot.delete(key)
     for key, value in stored.items():
         if key[:1] == b"i":
             packed = stored.get(b"l" + key[1:])
@@ -40,20 +57,30 @@ def restore_hot(
             query = _query(key, value, settings.click_window_s * 1_000, labels)
             is_open = query.close_ts + settings.clock_tolerance_ms > watermark_ts
             if is_open and positions.has_merged(topics.IMPRESSIONS, query.offset):
+                query.num_joined = sum(
+                    positions.has_merged(topic, offset)
+                    and waits.isdisjoint({(topic, offset, line_id), (topic, offset, ALL_LINES)})
+                    for topic, offset, line_id in _joined_units(labels)
+                )
                 open_queries.restore(query)
             else:
                 hot.delete(key)
-    for key, value in stored.items():
+    for key in stored:
         if key[:1] == b"l" and open_queries.get(key[1:].decode()) is None:
             hot.delete(key)
-        elif key[:1] == b"w":
-            waiting, joined_by = _waiting(key, value, settings)
-            is_merged = positions.has_merged(waiting.source.topic, waiting.source.offset)
-            has_joined = joined_by >= 0 and positions.has_merged(topics.IMPRESSIONS, joined_by)
-            if is_merged and waiting.deadline_ts > watermark_ts and not has_joined:
-                waiting_events.restore(key, waiting)
-            else:
-                hot.delete(key)
+
+
+def _unit(waiting: WaitingEvent) -> _Unit:
+    line_id = waiting.event.items[waiting.line].line_id if isinstance(waiting.event, Conversion) else ""
+    return (waiting.source.topic, waiting.source.offset, line_id)
+
+
+def _joined_units(labels: Labels | None) -> Iterator[_Unit]:
+    """Yield the units that joined an open query, also those whose records a restart reads again."""
+    for click in labels.clicks.values() if labels is not None else ():
+        yield (topics.CLICKS, click.joined_offset, "")
+    for line in labels.order_lines.values() if labels is not None else ():
+        yield (topics.CONVERSIONS, line.joined_offset, line.line_id)
 
 
 def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int) -> None:

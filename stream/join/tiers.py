@@ -149,6 +149,10 @@ class WarmTier:
         """Write a row."""
         self._changed[key] = value
 
+    def delete(self, key: bytes) -> None:
+        """Delete a row that no restart needs."""
+        self._changed[key] = None
+
     def stored_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the stored rows, without the changes of the current micro-batch."""
         yield from self._stored.items()

@@ -210,6 +210,9 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
     purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
     named = purchases.join(listed, on=["query_id", "client_id", "item_id"])
+    # An event waits for its list, and does not see later ones.
+    is_shown = pl.col("imp_ts") <= pl.col("event_ts") + settings.wait_s * 1_000
+    touches, named = touches.filter(is_shown), named.filter(is_shown)
     early = pl.col("event_ts") < pl.col("close_ts")
     labelled = pl.concat([touches.filter(early).select("query_id"), named.filter(early).select("query_id")]).unique()
     in_time = early | (
@@ -261,6 +264,10 @@ def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSett
     # The newest list up to the click, or else the first one after it.
     bare = bare.sort(ahead_ms > 0, ahead_ms.abs(), "query_id", descending=[False, False, True])
     bare = bare.unique(["partition", "offset"], keep="first", maintain_order=True)
+    # A copy with another time joins the list of the first one.
+    bare = bare.sort("event_ts", "offset").unique(
+        ["client_id", "item_id", "event_id"], keep="first", maintain_order=True
+    )
     both = pl.concat([named, bare.select(named.columns)]).sort("event_ts", "offset")
     return both.unique(["query_id", "event_id"], keep="first", maintain_order=True)
 

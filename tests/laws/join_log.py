@@ -7,8 +7,9 @@ least as far as the last acknowledged micro-batch. The restart begins at any com
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from msgspec.structs import replace
@@ -22,9 +23,15 @@ from stream.schemas.session import Progress, Session, UnlinkedLine
 START_TS = 1_700_000_000_000
 NUM_PARTITIONS = 4
 PARTITION = 1
-CLIENTS = tuple(
-    name for name in (f"client-{i}" for i in range(60)) if partition_of(name.encode(), NUM_PARTITIONS) == PARTITION
-)[:4]
+_NAMES = tuple(f"client-{i}" for i in range(60))
+
+
+def clients_of(partition: int) -> tuple[str, ...]:
+    """Return some clients of a partition."""
+    return tuple(name for name in _NAMES if partition_of(name.encode(), NUM_PARTITIONS) == partition)[:4]
+
+
+CLIENTS = clients_of(PARTITION)
 ITEMS = tuple(f"item-{i}" for i in range(6))
 # An idle topic moves the watermark to now - idle_s: idle_s equals lateness_s, or records within it would be late.
 SETTINGS = JoinSettings(idle_s=60, ticks="driver", profile_idle_s=3_600, attribution_s=7_200, refund_s=10_800)
@@ -177,19 +184,58 @@ def whole_reversal(
 
 @dataclass
 class Log:
-    """The topics of one partition."""
+    """The topics of one partition.
 
+    Attributes:
+        partition: The partition.
+        ends: Topic to its end offset, past transaction markers.
+        records: Topic to its records.
+        ticks: Clock of the ticks, as in the settings of the join.
+    """
+
+    partition: int = PARTITION
+    ticks: str = "driver"
     records: dict[str, list[Stored]] = field(default_factory=lambda: {name: [] for name in topics.INPUTS})
+    ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(topics.INPUTS, 0))
 
     def append(self, topic: str, key: bytes | None, value: bytes | None, timestamp: int) -> None:
         """Append one record."""
-        stored = self.records[topic]
-        stored.append(Stored(topic=topic, offset=len(stored), timestamp=timestamp, key=key, value=value))
+        self.records[topic].append(
+            Stored(
+                topic=topic,
+                partition=self.partition,
+                offset=self.ends[topic],
+                timestamp=timestamp,
+                key=key,
+                value=value,
+            )
+        )
+        self.ends[topic] += 1
+
+    def append_marker(self, topic: str) -> None:
+        """Append a transaction marker, which takes an offset and is no record."""
+        self.ends[topic] += 1
 
     @classmethod
-    def of(cls, sent: Iterable[Sent], *, tick_s: int = 20, settings: JoinSettings = SETTINGS) -> "Log":
-        """Return the log of events in arrival order with ticks up to the end of all windows."""
-        log = cls()
+    def of(
+        cls,
+        sent: Iterable[Sent],
+        *,
+        tick_s: int = 20,
+        settings: JoinSettings = SETTINGS,
+        partition: int = PARTITION,
+        markers: Callable[[], bool] = lambda: False,
+    ) -> "Log":
+        """Return the log of events in arrival order with ticks up to the end of all windows.
+
+        Args:
+            sent: The events.
+            tick_s: Interval of the ticks while events arrive.
+            settings: Settings of the join, which tell its windows and the clock of the ticks.
+            partition: The partition.
+            markers: Returns whether a transaction ends after the next event.
+        """
+        log = cls(partition=partition, ticks=settings.ticks)
         queue = sorted(sent, key=lambda s: s.arrival_ts)
         last_ts = max((s.arrival_ts for s in queue), default=START_TS)
         tick_ts = min((s.arrival_ts for s in queue), default=START_TS)
@@ -199,6 +245,8 @@ class Log:
             while at < len(queue) and queue[at].arrival_ts <= tick_ts:
                 event = queue[at]
                 log.append(event.topic, event.client_id.encode(), event.value, event.arrival_ts)
+                if markers():
+                    log.append_marker(event.topic)
                 at += 1
             log.tick(tick_ts, seq)
             seq += 1
@@ -216,10 +264,13 @@ class Log:
         return log
 
     def tick(self, now_ts: int, seq: int) -> None:
-        """Append a tick that knows all records so far."""
-        hw = {name: len(self.records[name]) for name in topics.EVENT_TOPICS}
-        tick = Tick(partition=PARTITION, seq=seq, worker="test", hw=hw, now_ts=now_ts)
-        self.append(topics.TICKS, str(PARTITION).encode(), events.encode(tick), now_ts)
+        """Append a tick that knows all records so far, and the markers after the newest one."""
+        hw = {name: self.ends[name] for name in topics.EVENT_TOPICS}
+        records_end = {name: self.records[name][-1].offset + 1 for name in hw if self.records[name]}
+        tail = {name: end for name, end in records_end.items() if end < hw[name]}
+        clock = now_ts if self.ticks == "driver" else None
+        tick = Tick(partition=self.partition, seq=seq, worker="test", hw=hw, tail=tail, now_ts=clock)
+        self.append(topics.TICKS, str(self.partition).encode(), events.encode(tick), now_ts)
 
     def events(self) -> list[Stored]:
         """Return the records of the event topics."""
@@ -238,15 +289,16 @@ class Tables:
         """Return a copy that another join may change."""
         return Tables(dict(self.hot), dict(self.warm), dict(self.progress))
 
-    def join(self, settings: JoinSettings = SETTINGS) -> Join:
+    def join(self, settings: JoinSettings = SETTINGS, partition: int = PARTITION) -> Join:
         """Return a join restored from these rows."""
-        return Join(PARTITION, settings, self.hot, self.warm, self.progress, NUM_PARTITIONS)
+        return Join(partition, settings, self.hot, self.warm, self.progress, NUM_PARTITIONS)
 
 
 @dataclass
 class Outputs:
     """The output topics."""
 
+    partition: int = PARTITION
     records: list[Stored] = field(default_factory=list)
 
     def take(self, output: MicroBatchOutput) -> None:
@@ -261,7 +313,15 @@ class Outputs:
 
     def _append(self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
         self.records.append(
-            Stored(topic=topic, offset=len(self.records), timestamp=0, key=key, value=value, headers=headers)
+            Stored(
+                topic=topic,
+                partition=self.partition,
+                offset=len(self.records),
+                timestamp=0,
+                key=key,
+                value=value,
+                headers=headers,
+            )
         )
 
     def final(self) -> dict[str, object]:
@@ -270,13 +330,14 @@ class Outputs:
         union: dict[str, set[tuple[object, ...]]] = {}
         for content in self.sessions():
             found = union.setdefault(content.query_id, set())
-            # A late click moves the order lines of a product that the list shows twice: the last record has the places.
-            found |= {(e.event_id, e.action, e.event_ts, e.topic) for e in content.events}
+            # A late click moves the order lines of a product that the list shows twice, and a copy may have an earlier
+            # time: the last record has the places and times.
+            found |= {(e.event_id, e.action, e.topic) for e in content.events}
             found |= {(x.transaction_id, x.line_id, x.refund_id, x.amount_minor) for x in content.lines}
             columns = (content.currency, content.clicks, content.carts, content.orders, content.units,
                        content.gross_minor, content.refund_minor, content.click_delay_ms, content.order_delay_ms,
                        content.label_key)  # fmt: skip
-            events = tuple((e.event_id, e.item) for e in content.events)
+            events = tuple((e.event_id, e.item, e.event_ts) for e in content.events)
             lines = tuple((x.transaction_id, x.line_id, x.refund_id, x.item) for x in content.lines)
             view[content.query_id] = (frozenset(found), columns, events, lines)
         return view
@@ -307,7 +368,7 @@ class Outputs:
         for record in self.records:
             if record.topic == topic:
                 headers = dict(record.headers)
-                where = (headers["topic"], headers["offset"], headers.get("line_id", b""))
+                where = (headers["topic"], headers["partition"], headers["offset"], headers.get("line_id", b""))
                 seen[where] = (headers["reason"].decode(), record.value or b"")
         return Counter(seen.values())
 
@@ -317,15 +378,25 @@ class Outputs:
 
 
 Position = dict[str, int]
-Failpoint = Callable[[int], bool]
 
 
 def micro_batches(
-    log: Log, rng: np.random.Generator, start: Position | None = None, max_batch: int = 7
-) -> Iterable[list[Stored]]:
-    """Yield micro-batches of the log from `start` in a random interleaving of the topics.
+    log: Log,
+    rng: np.random.Generator,
+    start: Position | None = None,
+    max_batch: int = 7,
+    paused: Callable[[], Container[str]] = frozenset,
+) -> Iterator[list[Stored]]:
+    """Yield micro-batches of the log in a random interleaving of the topics.
 
     Conversions do not hold the watermark, so they are never read later than a record that arrived after them.
+
+    Args:
+        log: The log.
+        rng: Decides the interleaving and the sizes.
+        start: Topic to the number of records before the first one to read.
+        max_batch: Most records of a micro-batch.
+        paused: Returns the topics that are not read now.
     """
     position = dict.fromkeys(topics.INPUTS, 0) | (start or {})
     conversions = log.records[topics.CONVERSIONS]
@@ -335,6 +406,8 @@ def micro_batches(
         left = [name for name in others if position[name] < len(log.records[name])]
         if not left:
             break
+        left = [name for name in left if name not in paused()]
+        assert left, "every topic with records is paused"
         to_drain = len(log.records[topics.TICKS]) - DRAIN_TICKS - position[topics.TICKS]
         if to_drain <= 0 and len(left) > 1:
             # An event that is read after the last tick leaves rows that no micro-batch deletes.
@@ -345,7 +418,7 @@ def micro_batches(
             size = min(size, to_drain) if to_drain > 0 else 1
         batch = log.records[name][position[name] : position[name] + size]
         due = bisect_right(arrivals, batch[-1].timestamp)
-        while position[topics.CONVERSIONS] < due:
+        while position[topics.CONVERSIONS] < due and topics.CONVERSIONS not in paused():
             at = position[topics.CONVERSIONS]
             end = min(due, at + int(rng.integers(1, max_batch + 1)))
             yield conversions[at:end]
@@ -371,13 +444,43 @@ class Run:
                 ("produced", "joined", "duplicate", "late", "orphan", "dead")}  # fmt: skip
 
 
-def run(log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_batch: int = 7) -> Run:
+@dataclass
+class DayRun:
+    """The finished runs of all partitions."""
+
+    runs: list[Run]
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Return the counters of produced units and of their outcomes."""
+        return sum((Counter(each.outcomes) for each in self.runs), Counter())
+
+    @property
+    def outputs(self) -> Outputs:
+        """Return the output topics of all partitions."""
+        return Outputs(records=[record for each in self.runs for record in each.outputs.records])
+
+
+def run(
+    log: Log, *, seed: int = 0, settings: JoinSettings = SETTINGS, max_batch: int = 7, obeys_pauses: bool = False
+) -> Run:
     """Run the join undisturbed."""
-    tables, outputs = Tables(), Outputs()
-    join = tables.join(settings)
+    tables, outputs = Tables(), Outputs(log.partition)
+    join = tables.join(settings, log.partition)
+    if obeys_pauses:
+        join.seed({}, {name: log.ends[name] for name in topics.EVENT_TOPICS})
     watermark_ts = 0
-    for batch in micro_batches(log, np.random.default_rng(seed), max_batch=max_batch):
-        outputs.take(applied(join, batch))
+    paused: frozenset[str] = frozenset()
+    batches = micro_batches(
+        log,
+        np.random.default_rng(seed),
+        max_batch=max_batch,
+        paused=lambda: paused if obeys_pauses else frozenset(),
+    )
+    for batch in batches:
+        output = applied(join, batch)
+        outputs.take(output)
+        paused = output.pause
         assert join.watermark_ts >= watermark_ts, "the watermark fell"
         watermark_ts = join.watermark_ts
     return Run(join, tables, outputs)
@@ -395,16 +498,31 @@ def run_in_order(log: Log, settings: JoinSettings = SETTINGS) -> Run:
     return Run(join, tables, outputs)
 
 
-def run_with_crashes(log: Log, crashes: Sequence[int], *, seed: int = 0, settings: JoinSettings = SETTINGS) -> Run:
-    """Run the join and kill it after each of the given numbers of micro-batches."""
-    rng = np.random.default_rng(seed)
-    outputs = Outputs()
-    stored, commit = Tables(), dict.fromkeys(topics.INPUTS, 0)
+def run_with_crashes(
+    log: Log, crashes: Sequence[int], *, seed: int = 0, settings: JoinSettings = SETTINGS, same_order: bool = False
+) -> Run:
+    """Run the join and kill it after each of the given numbers of micro-batches.
+
+    Args:
+        log: The log.
+        crashes: Numbers of micro-batches between two crashes.
+        seed: Decides the interleaving, and what survives.
+        settings: Settings of the join.
+        same_order: Whether each life reads the same micro-batches as an undisturbed run, or others.
+    """
+    rng, outputs = np.random.default_rng(seed), Outputs(log.partition)
+    everything = list(micro_batches(log, np.random.default_rng(seed)))
+    stored, commit, num_acknowledged = Tables(), dict.fromkeys(topics.INPUTS, 0), 0
     for crash_after in crashes:
-        stored, commit = _until_crash(log, rng, stored, commit, outputs, crash_after, settings)
+        unread = iter(everything[num_acknowledged:]) if same_order else micro_batches(log, rng, commit)
+        lived = list(islice(unread, crash_after))
+        stored, acknowledged = _until_crash(lived, rng, stored, outputs, settings)
+        num_acknowledged += acknowledged
+        for batch in lived[:acknowledged]:
+            commit[batch[0].topic] += len(batch)
     tables = stored.copy()
-    join = tables.join(settings)
-    for batch in micro_batches(log, rng, commit):
+    join = tables.join(settings, log.partition)
+    for batch in everything[num_acknowledged:] if same_order else micro_batches(log, rng, commit):
         outputs.take(applied(join, batch))
     return Run(join, tables, outputs)
 
@@ -417,29 +535,17 @@ def applied(join: Join, batch: Sequence[Stored]) -> MicroBatchOutput:
 
 
 def _until_crash(
-    log: Log,
-    rng: np.random.Generator,
-    stored: Tables,
-    commit: Position,
-    outputs: Outputs,
-    crash_after: int,
-    settings: JoinSettings,
-) -> tuple[Tables, Position]:
-    """Run some micro-batches and return the surviving rows, with prefixes of the last outputs, and a commit."""
-    join = stored.copy().join(settings)
+    batches: Sequence[list[Stored]], rng: np.random.Generator, stored: Tables, outputs: Outputs, settings: JoinSettings
+) -> tuple[Tables, int]:
+    """Run micro-batches; return the surviving rows, with prefixes of the last outputs, and the number acknowledged."""
+    join = stored.copy().join(settings, outputs.partition)
     written: list[MicroBatchOutput] = []
-    ends: list[Position] = []
-    position = dict(commit)
     num_confirmed = 0
-    for batch in micro_batches(log, rng, commit):
-        if len(written) >= crash_after:
-            break
+    for batch in batches:
         written.append(join.apply(batch))
         num_confirmed = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
         if num_confirmed:
             join.confirm(written[num_confirmed - 1].batch_number)
-        position = position | {batch[0].topic: batch[-1].offset + 1}
-        ends.append(position)
     num_progress = max(num_confirmed, len(written) - int(rng.integers(0, MAX_IN_FLIGHT + 1)))
     survivors = stored.copy()
     _write(survivors.hot, [output.hot for output in written], num_progress, rng)
@@ -451,8 +557,7 @@ def _until_crash(
     for output in written[: int(rng.integers(num_progress, len(written) + 1))]:
         outputs.take(output)
     # Any commit up to the progress row, also a much older one.
-    acknowledged = int(rng.integers(0, num_progress + 1))
-    return survivors, ends[acknowledged - 1] if acknowledged else commit
+    return survivors, int(rng.integers(0, num_progress + 1))
 
 
 def _write(

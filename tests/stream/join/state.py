@@ -36,7 +36,7 @@ class State:
         self.open = OpenQueries(SETTINGS, self.hot, self.deadlines, self.load)
         self.waiting = WaitingEvents(self.hot, self.deadlines, self.load)
         self.closed = ClosedSessions(0, SETTINGS, self.warm, self.batches)
-        self.lists = Lists(self.open, self.closed)
+        self.lists = Lists(SETTINGS, self.open, self.closed)
 
     def open_query(self, number: int, *, at_s: int = 0, items: Sequence[str] = SHOWN) -> OpenQuery:
         """Open query `q<number>` of the first client."""

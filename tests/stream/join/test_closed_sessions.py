@@ -82,6 +82,11 @@ def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> 
     state.closed.flush()
     state.warm.flush()
     batches = BatchNumbers()
+    ahead = ClosedSessions(0, SETTINGS, WarmTier(dict(state.warm_rows), batches), batches)
+    ahead.restore(state.warm_rows.items())
+    assert not ahead.was_unlabelled("q1", START_TS), "the query closes again after a restart before its close"
+    assert ahead.was_evicted("q2", START_TS)
+    batches.advance(0)
     restarted = ClosedSessions(0, SETTINGS, WarmTier(state.warm_rows, batches), batches)
     restarted.restore(state.warm_rows.items())
     assert restarted.was_unlabelled("q1", START_TS)

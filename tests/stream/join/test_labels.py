@@ -43,7 +43,7 @@ _clicks = st.builds(
 )
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(st.lists(_clicks, unique_by=lambda t: t.offset), st.data(), st.integers(0, 5))
 def test_merging_is_commutative_associative_and_idempotent(
     clicks: list[ClickLabel], data: st.DataObject, cut: int

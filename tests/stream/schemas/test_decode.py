@@ -135,7 +135,7 @@ def test_order_lines_are_checked() -> None:
         assert caught.value.reason == "bad_value"
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_decoded_or_refused_with_a_known_reason(raw: bytes) -> None:
     for decoder in (decode.impression, decode.click, decode.conversion, decode.tick):
@@ -144,7 +144,7 @@ def test_any_bytes_are_decoded_or_refused_with_a_known_reason(raw: bytes) -> Non
         assert caught.value.reason in OUTCOME_OF_REASON
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_damaged_record_is_decoded_or_refused(data: st.DataObject) -> None:
     raw = bytearray(encode(impression(1)))
