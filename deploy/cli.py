@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from deploy.commands import abtest, config, db, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
-from deploy.commands.output import Exit, print_error, start_logging
+from deploy.commands.output import Exit, assignments, print_error, start_logging
 from deploy.configuration import Context
 from stream.errors import BusError, ConfigError, ShelfwiseError
 
@@ -48,20 +48,14 @@ VersionFlag: TypeAlias = Annotated[
 def root(
     ctx: typer.Context,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML file with settings.")] = None,
-    assignments: Annotated[
+    given: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; repeatable.")
     ] = None,
     _version: VersionFlag = False,  # noqa: FBT002 - Typer takes the default from here
 ) -> None:
     """Store the options before the group for the command that follows."""
-    overrides: dict[str, object] = {}
-    for assignment in assignments or []:
-        key, separator, value = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE")
-        overrides[key] = value
     ctx.obj = ctx.obj if ctx.obj is not None else {}
-    ctx.obj |= {"config": config_file, "set": overrides}
+    ctx.obj |= {"config": config_file, "set": assignments(given or [], "--set")}
 
 
 @app.command("version")

@@ -22,7 +22,7 @@ ALIASES: Mapping[str, str] = {
 DEFAULT_FILE = "shelfwise.toml"
 
 
-def sections() -> Mapping[str, type]:
+def sections() -> Mapping[str, settings.Section]:
     """Return every section with the record that declares its settings.
 
     The imports stand inside, because some records live in modules that import Kafka or SQLAlchemy, and `--help` needs
@@ -39,6 +39,7 @@ def sections() -> Mapping[str, type]:
     from stream.join.settings import JoinSettings
     from stream.logs import LoggingSettings
     from stream.query_hash_key import PrivacySettings
+    from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES
     from trainer.settings import TrainerSettings
 
     return {
@@ -50,11 +51,24 @@ def sections() -> Mapping[str, type]:
         "join": JoinSettings,
         "worker": WorkerSettings,
         "trainer": TrainerSettings,
+        "model": settings.ProfiledSection(variants=MODEL_PROFILES, choose=_model_and_profile),
+        "learning": settings.ProfiledSection(
+            variants={"learning": LEARNING_PROFILES},
+            choose=lambda records: ("learning", _model_and_profile(records)[1]),
+        ),
         "serving": ServingSettings,
         "abtest": AbtestSettings,
         "marketplace": MarketplaceSettings,
         "grafana": GrafanaSettings,
     }
+
+
+def _model_and_profile(records: Mapping[str, object]) -> tuple[str, str]:
+    from trainer.settings import TrainerSettings
+
+    trainer = records["trainer"]
+    assert isinstance(trainer, TrainerSettings), "the section stands before those that it chooses"
+    return trainer.model, trainer.profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

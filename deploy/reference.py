@@ -4,7 +4,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -13,7 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from abtest.metrics import METRICS
 from deploy.configuration import ALIASES, sections
-from stream.settings import keys, secrecy_of
+from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, value_at
 
 _CONFIGURATION = """\
 # Configuration reference
@@ -22,8 +22,9 @@ Generated from the settings records by `make docs`; edit the docstrings of the r
 
 A setting comes from, later wins: its default, one TOML file (`--config FILE`, else `SHELFWISE_CONFIG`, else
 `shelfwise.toml` in the working directory), the environment (`SHELFWISE_SECTION__KEY`), a flag of the command or
-`--set SECTION.KEY=VALUE`. An unknown key is an error that names the nearest known one. `shelfwise config show` prints
-every value with its origin.
+`--set SECTION.KEY=VALUE`. The keys and defaults of `[model]` depend on `trainer.model` and `trainer.profile`, the
+defaults of `[learning]` on the profile. A list is written `["image", "text"]` in TOML and `image,text` elsewhere. An
+unknown key is an error that names the nearest known one. `shelfwise config show` prints every value with its origin.
 
     [kafka]
     broker = "kafka.example.org:9093"
@@ -59,19 +60,39 @@ def configuration() -> str:
     short = {path: variable for variable, path in ALIASES.items() if path}
     lines = [_CONFIGURATION]
     for section, kind in sections().items():
-        hints = typing.get_type_hints(kind)
-        declared = {field.name: field for field in fields(kind)}
-        lines += [f"## [{section}]", "", _first_sentence(kind), ""]
+        lines += [f"## [{section}]", ""]
+        if isinstance(kind, ProfiledSection):
+            lines += _profiled(kind)
+            continue
+        declared = {name: (field, hint) for name, field, hint in leaves(kind)}
+        lines += [_first_sentence(kind), ""]
         lines += ["| key | type | default | description |", "|---|---|---|---|"]
         for key, description in keys(kind).items():
-            field = declared.get(key)
+            field, hint = declared.get(key, (None, None))
             shown = "" if field is None or secrecy_of(field) else _default(field.default)
             alias = short.get(f"{section}.{key}")
             note = f" Also `{alias}`." if alias else ""
-            shape = _type(hints[key]) if field is not None else "path"
+            shape = _type(hint) if field is not None else "path"
             lines.append(f"| `{key}` | {shape} | {shown} | {_cell(description)}{note} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _profiled(section: ProfiledSection) -> list[str]:
+    """Return the tables of a section whose defaults depend on `trainer.model` and `trainer.profile`."""
+    lines: list[str] = []
+    for variant, profiles in section.variants.items():
+        kind = type(next(iter(profiles.values())))
+        described = keys(kind)
+        if len(section.variants) > 1:
+            lines += [f"### {variant}", ""]
+        lines += [_first_sentence(kind), ""]
+        lines += [f"| key | type | {' | '.join(profiles)} | description |", "|---|---|" + "---|" * (len(profiles) + 1)]
+        for key, _, hint in leaves(kind):
+            shown = " | ".join(_default(value_at(record, key)) for record in profiles.values())
+            lines.append(f"| `{key}` | {_type(hint)} | {shown} | {_cell(described[key])} |")
+        lines.append("")
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,12 +172,15 @@ def _first_sentence(kind: type) -> str:
 
 
 def _default(value: object) -> str:
-    return "" if value == "" else f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+    return "" if value == "" else f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{as_text(value)}`"
 
 
 def _type(hint: object) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint) if choice != "")
+    if typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        return f"list of {_type(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} of {_type(parts[0])}"
     if isinstance(hint, types.UnionType):
         return " or ".join(_type(part) for part in typing.get_args(hint))
     names: dict[object, str] = {str: "text", int: "integer", float: "number", bool: "`true` or `false`"}

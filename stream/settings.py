@@ -1,9 +1,9 @@
 """Loader of settings records: defaults, one TOML file, the environment and flags; later wins.
 
 Records are frozen dataclasses declared next to their owners. Every field has a default, and its description stands in
-the `Attributes:` section of the class' docstring. A field declared with `secret()` also has a twin `<field>_file`: a
-path whose content is the value. The caller passes the TOML text and the environment; the loader itself reads no file
-but those that hold secrets.
+the `Attributes:` section of the class' docstring, or of a base class. The fields of a record inside a record have
+dotted keys. A field declared with `secret()` also has a twin `<field>_file`: a path whose content is the value. The
+caller passes the TOML text and the environment; the loader itself reads no file but those that hold secrets.
 """
 
 import difflib
@@ -11,8 +11,8 @@ import inspect
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +48,14 @@ def secrecy_of(declared: Field[object]) -> Secrecy:
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """Return the description of each field, from the `Attributes:` section of the class' docstring."""
+    """Return the description of each field, from the `Attributes:` sections of the class and its bases."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        found |= _attributes(one)
+    return found
+
+
+def _attributes(kind: type) -> dict[str, str]:
     found: dict[str, str] = {}
     name = ""
     _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
@@ -71,7 +78,7 @@ class Setting:
         section: Name of the section.
         key: Name of the field, or of a secret field with `_file` appended.
         value: The resolved value.
-        origin: `default`, `file`, `environment`, `flag`, or the key of the file that holds the secret.
+        origin: `default`, `profile`, `file`, `environment`, `flag`, or the key of the file that holds the secret.
         description: Meaning of the setting.
         secrecy: How much of the value is secret.
     """
@@ -86,7 +93,7 @@ class Setting:
     @property
     def shown(self) -> str:
         """Return the value for people, with secrets masked."""
-        return masked(str(self.value), self.secrecy)
+        return masked(as_text(self.value), self.secrecy)
 
     def __repr__(self) -> str:
         return f"Setting({self.section}.{self.key} = {self.shown!r}, origin={self.origin!r})"
@@ -106,8 +113,35 @@ class Settings:
         return record
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledSection:
+    """A section whose record, with its defaults, is chosen by the sections before it.
+
+    Attributes:
+        variants: Kind of the section (for example the name of a model) to profile to the record of defaults.
+        choose: Returns the kind and the profile, from the records of the sections before it.
+    """
+
+    variants: Mapping[str, Mapping[str, object]]
+    choose: Callable[[Mapping[str, object]], tuple[str, str]]
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """The records that the section may hold."""
+        return tuple({type(record): None for profiles in self.variants.values() for record in profiles.values()})
+
+
+Section = type | ProfiledSection
+
+
+def section_keys(section: Section) -> dict[str, str]:
+    """Return every key that a section may have, with its description."""
+    kinds = section.kinds if isinstance(section, ProfiledSection) else (section,)
+    return {key: description for kind in kinds for key, description in keys(kind).items()}
+
+
 def load(
-    sections: Mapping[str, type],
+    sections: Mapping[str, Section],
     *,
     toml: str = "",
     toml_name: str = "configuration file",
@@ -118,7 +152,7 @@ def load(
     """Resolve every field of every section.
 
     Args:
-        sections: Section name to the dataclass that declares its fields.
+        sections: Section name to the dataclass that declares its fields, or to the choice of it.
         toml: Text of the configuration file, one table per section.
         toml_name: Name of that file, for messages.
         environment: Variables; `SHELFWISE_SECTION__KEY` sets a field, others with the prefix are errors unless aliased.
@@ -129,7 +163,7 @@ def load(
         ConfigError: On an unknown key (with the nearest known one), a wrong type, a refused value, a secret that is
             given twice or a secret's file that cannot be read.
     """
-    known = {f"{name}.{key}" for name, kind in sections.items() for key in keys(kind)}
+    known = {f"{name}.{key}" for name, section in sections.items() for key in section_keys(section)}
     layers: list[tuple[str, dict[str, object]]] = [
         ("file", _from_toml(toml, toml_name, known)),
         ("environment", _from_environment(environment or {}, aliases or {}, known)),
@@ -138,9 +172,15 @@ def load(
     given = {path: (origin, value) for origin, values in layers for path, value in values.items()}
     records: dict[str, object] = {}
     resolved: list[Setting] = []
-    for section, kind in sections.items():
-        record, found = _resolve(section, kind, given)
-        records[section] = record
+    for name, section in sections.items():
+        base: object = None
+        if isinstance(section, ProfiledSection):
+            variant, profile = section.choose(records)
+            base = section.variants[variant][profile]
+            _check_variant(name, variant, type(base), given)
+        kind = section if isinstance(section, type) else type(base)
+        record, found = _resolve(name, kind, given, base)
+        records[name] = record
         resolved += found
     return Settings(records=records, resolved=tuple(resolved))
 
@@ -150,10 +190,42 @@ def keys(kind: type) -> dict[str, str]:
     described = descriptions(kind)
     found: dict[str, str] = {}
     for declared in fields(kind):
+        if is_dataclass(inner := typing.get_type_hints(kind)[declared.name]):
+            found |= {f"{declared.name}.{key}": text for key, text in keys(inner).items()}  # type: ignore[arg-type] # a type
+            continue
         found[declared.name] = described.get(declared.name, "")
         if secrecy_of(declared):
             found[declared.name + _FILE] = f"File that holds `{declared.name}`."
     return found
+
+
+def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, Field[object], object]]:
+    """Yield the dotted key, the field and the type of every value of a record."""
+    hints = typing.get_type_hints(kind)
+    for declared in fields(kind):
+        hint = hints[declared.name]
+        if is_dataclass(hint):
+            yield from leaves(typing.cast("type", hint), f"{prefix}{declared.name}.")
+        else:
+            yield prefix + declared.name, declared, hint
+
+
+def value_at(record: object, key: str) -> object:
+    """Return the value of a record at a dotted key."""
+    for name in key.split("."):
+        record = getattr(record, name)
+    return record
+
+
+def values_by_key(section: str, record: object) -> dict[str, object]:
+    """Return every value of a section by its dotted key, as plain values that survive JSON."""
+    values = {f"{section}.{key}": value_at(record, key) for key, _, _ in leaves(type(record))}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def as_text(value: object) -> str:
+    """Return a value as people write it; a list is `[a, b]`."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def masked(text: str, secrecy: Secrecy) -> str:
@@ -163,17 +235,26 @@ def masked(text: str, secrecy: Secrecy) -> str:
     return _mask_password(text) if secrecy == "url" else text
 
 
-def _resolve(section: str, kind: type, given: Mapping[str, tuple[str, object]]) -> tuple[object, list[Setting]]:
-    hints = typing.get_type_hints(kind)
+def _check_variant(section: str, variant: str, kind: type, given: Mapping[str, tuple[str, object]]) -> None:
+    """Refuse keys that belong to another variant of the section."""
+    known = {f"{section}.{key}" for key in keys(kind)}
+    for path, (origin, _) in given.items():
+        if path.startswith(section + ".") and path not in known:
+            raise ConfigError(f"{origin}: '{path}' is no setting of {variant}{_nearest(path, known)}")
+
+
+def _resolve(
+    section: str, kind: type, given: Mapping[str, tuple[str, object]], base: object
+) -> tuple[object, list[Setting]]:
     described = keys(kind)
     chosen: dict[str, object] = {}
     origins: dict[str, str] = {}
     files: dict[str, tuple[str, str]] = {}
-    for declared in fields(kind):
-        name, path = declared.name, f"{section}.{declared.name}"
+    for name, declared, hint in leaves(kind):
+        path = f"{section}.{name}"
         if path in given:
             origins[name], value = given[path]
-            chosen[name] = _convert(value, hints[name], path, origins[name], secrecy_of(declared))
+            chosen[name] = _convert(value, hint, path, origins[name], secrecy_of(declared))
         if secrecy_of(declared):
             origin, file = given.get(path + _FILE, ("default", ""))
             files[name] = str(file), origin
@@ -182,17 +263,19 @@ def _resolve(section: str, kind: type, given: Mapping[str, tuple[str, object]]) 
             if file:
                 chosen[name], origins[name] = _read(path + _FILE, str(file)), name + _FILE
     try:
-        record = kind(**chosen)
+        plain = kind()
+        record = _build(kind, chosen, base if base is not None else plain)
     except ValueError as error:
         raise ConfigError(f"[{section}] {error}") from error
     resolved = []
-    for declared in fields(kind):
-        name = declared.name
+    for name, declared, _ in leaves(kind):
+        value = value_at(record, name)
+        is_profile = name not in chosen and value != value_at(plain, name)
         setting = Setting(
             section=section,
             key=name,
-            value=getattr(record, name),
-            origin=origins.get(name, "default"),
+            value=value,
+            origin=origins.get(name, "profile" if is_profile else "default"),
             description=described[name],
             secrecy=secrecy_of(declared),
         )
@@ -202,6 +285,15 @@ def _resolve(section: str, kind: type, given: Mapping[str, tuple[str, object]]) 
             key = name + _FILE
             resolved.append(Setting(section=section, key=key, value=file, origin=origin, description=described[key]))
     return record, resolved
+
+
+def _build(kind: type, chosen: Mapping[str, object], base: object, prefix: str = "") -> object:
+    """Return a record of the chosen values by dotted key, the others from `base`."""
+    values: dict[str, object] = {}
+    for declared in fields(kind):
+        old, key = getattr(base, declared.name), prefix + declared.name
+        values[declared.name] = _build(type(old), chosen, old, f"{key}.") if is_dataclass(old) else chosen.get(key, old)
+    return kind(**values)
 
 
 def _read(path: str, file: str) -> str:
@@ -225,8 +317,16 @@ def _from_toml(text: str, name: str, known: set[str]) -> dict[str, object]:
     for section, table in parsed.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{name}: '{section}' must be a table like [{section}], got {table!r}")
-        flat |= {f"{section}.{key}": value for key, value in table.items()}
+        flat |= _flat(section, table)
     return _checked(flat, known, name)
+
+
+def _flat(prefix: str, table: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a table and of the tables inside it by dotted key."""
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        found |= _flat(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
+    return found
 
 
 def _from_environment(environment: Mapping[str, str], aliases: Mapping[str, str], known: set[str]) -> dict[str, object]:
@@ -238,7 +338,7 @@ def _from_environment(environment: Mapping[str, str], aliases: Mapping[str, str]
             if aliases[variable]:
                 flat[aliases[variable]] = value
             continue
-        path = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".", 1)
+        path = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
         if path not in known:
             raise ConfigError(f"environment: {variable} is no setting{_nearest(path, known)}")
         flat[path] = value
@@ -269,8 +369,11 @@ def _nearest(path: str, known: set[str]) -> str:
 
 
 def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secrecy) -> object:
+    given: object = value
+    if typing.get_origin(kind) is tuple and isinstance(value, str):
+        given = [part for part in re.split(r"[\s,\[\]\"']+", value) if part]
     try:
-        return msgspec.convert(value, type=kind, strict=False)
+        return msgspec.convert(given, type=kind, strict=False)
     except msgspec.ValidationError as error:
         shown = MASK if secrecy else repr(value)
         raise ConfigError(f"{origin}: {path} = {shown}: {error}") from error

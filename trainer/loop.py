@@ -8,18 +8,20 @@ Source: docs/training.md.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from stream.backoff import Backoff
-from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
+from stream.errors import ArtifactError, ConfigError, FencedError, SchemaError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
 from stream.schemas.session import UnlinkedLine
+from stream.settings import values_by_key
+from trainer.configs import LearningSettings, ModelConfig
 from trainer.features import FEATURE_SCHEMA
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
@@ -27,9 +29,10 @@ from trainer.learning import learner
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.models import architecture_hash, encode_config
+from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
 from trainer.versions.atomic_folder import WriteError
-from trainer.versions.checkpoint import Checkpoint, Published, State
+from trainer.versions.checkpoint import Adoption, Checkpoint, Published, State
 from trainer.versions.publisher import Publisher
 
 _log = logging.getLogger(__name__)
@@ -64,13 +67,27 @@ class ItemFeed(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """The identity of a model under training, fixed for the life of the lineage."""
+    """The identity of a model under training.
+
+    Attributes:
+        name: Name of the lineage.
+        model: Name of the model.
+        profile: Profile that the settings started from.
+        config: Settings of the model, fixed for the life of the lineage.
+        learning: Settings of learning; a change is refused, or adopted and recorded.
+        code_version: Version of Shelfwise.
+    """
 
     name: str
     model: str
     profile: str
-    seed: int
+    config: ModelConfig
+    learning: LearningSettings
     code_version: str
+
+    def settings(self) -> dict[str, object]:
+        """Return the settings of the model and of learning, by dotted key."""
+        return values_by_key("model", self.config) | values_by_key("learning", self.learning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +139,8 @@ class Loop:
         feed: Source of items.
         publisher: Destination of versions.
         folder: Folder of the checkpoints.
+        settings: Settings of the process.
+        adopt: Whether learning settings may differ from those of the checkpoint.
         pauses: Clock and waits of retries.
         failpoint: Called with the name of each step, for crash tests.
         before_step: Called before each batch and boundary; renews the lease.
@@ -136,7 +155,9 @@ class Loop:
         feed: ItemFeed,
         publisher: Publisher,
         folder: Path,
+        settings: TrainerSettings,
         *,
+        adopt: bool = False,
         pauses: Pauses,
         failpoint: Failpoint = no_failpoint,
         before_step: Callable[[], None] = lambda: None,
@@ -148,6 +169,10 @@ class Loop:
         self.feed = feed
         self._publisher = publisher
         self._folder = folder
+        self._settings = settings
+        self._adopt = adopt
+        self._adopted: tuple[Adoption, ...] = ()
+        self._boundaries = settings.boundaries(lineage.learning)
         self._pauses = pauses
         self._failpoint = failpoint
         self._before_step = before_step
@@ -164,7 +189,7 @@ class Loop:
         self._start_at(Position(cursors={number: Cursor(next_offset=first) for number, first in partitions.items()}))
 
     def _start_at(self, position: Position) -> None:
-        self._batcher = Batcher(self.learner.settings.boundaries(), position)
+        self._batcher = Batcher(self._boundaries, position)
         self.merge = WatermarkMerge(position.cursors)
         self._previous_boundary_ts = position.boundary_ts
         self.progress.watermark_ts = position.watermark_ts
@@ -174,6 +199,8 @@ class Loop:
 
         Raises:
             ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema.
+            ConfigError: If the settings of the model differ from the checkpoint's, or those of learning do and are not
+                to be adopted.
         """
         found = checkpoint.newest(self._folder)
         if found is None:
@@ -187,10 +214,11 @@ class Loop:
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.state
-        identity = (state.lineage, state.architecture, state.feature_schema)
-        expected = (self._lineage.name, self._architecture, FEATURE_SCHEMA)
+        identity = (state.lineage, state.model, state.feature_schema)
+        expected = (self._lineage.name, self._lineage.model, FEATURE_SCHEMA)
         if identity != expected:
             raise ArtifactError(f"checkpoint of {identity}, this trainer is {expected}")
+        self._adopted = state.adopted + self._changed(state)
         if state.environment != learner.environment():
             _log.warning(
                 "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
@@ -202,6 +230,29 @@ class Loop:
         self.catalogue = Catalogue(image_space=state.image_space, text_space=state.text_space)
         if state.position.boundary_ts is not None:
             self._apply_items(state.position.boundary_ts, first=state.boundary_number == 1)
+
+    def _changed(self, state: State) -> tuple[Adoption, ...]:
+        """Return the learning settings that differ from the checkpoint's, if they may be adopted."""
+        wanted = self._lineage.settings()
+        missing = object()
+        changed = [key for key in {**state.settings, **wanted} if state.settings.get(key, missing) != wanted.get(key)]
+        if not changed:
+            return ()
+        text = ", ".join(f"{key} was {state.settings.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
+        if any(not key.startswith("learning.") for key in changed):
+            raise ConfigError(f"lineage {self._lineage.name}: {text}; another model needs a lineage of its own")
+        if not self._adopt:
+            raise ConfigError(f"lineage {self._lineage.name}: {text}; --adopt takes and records the new values")
+        _log.warning("lineage %s adopts: %s", self._lineage.name, text)
+        return tuple(
+            Adoption(
+                setting=key,
+                old=state.settings.get(key),
+                new=wanted.get(key),
+                batch_number=state.learning.batch_number,
+            )
+            for key in changed
+        )
 
     def push(self, records: Iterable[SessionRecord]) -> None:
         """Take in the records of one poll and process everything that they complete.
@@ -263,7 +314,7 @@ class Loop:
                 self._state(publishes=publishes),
                 self.learner.to_files(),
                 lambda name: self._failpoint(f"checkpoint.{name}"),
-                self.learner.settings.keep_checkpoints,
+                self._settings.keep_checkpoints,
             )
         except WriteError as error:
             # Learning goes on; what was due is written with the weights of a later boundary.
@@ -301,11 +352,11 @@ class Loop:
                 return
 
     def _apply_items(self, boundary_ts: int, *, first: bool) -> None:
-        delay = self.learner.settings.catalogue_delay_s * 1000
+        delay = self._lineage.learning.catalogue_delay_s * 1000
         self.feed.advance(self.catalogue, boundary_ts if first else boundary_ts - delay)
 
     def _is_checkpoint_due(self) -> bool:
-        at, every = self.progress.checkpoint_at, self.learner.settings.checkpoint_every_wall_s
+        at, every = self.progress.checkpoint_at, self._settings.checkpoint_every_wall_s
         return at is None or self._pauses.monotonic_s() - at >= every
 
     def _may_write(self) -> bool:
@@ -324,6 +375,8 @@ class Loop:
             model=own.model,
             profile=self._lineage.profile,
             config=encode_config(own.config),
+            learning=asdict(self._lineage.learning),
+            adopted=self._adopted,
             architecture=self._architecture,
             feature_schema=FEATURE_SCHEMA,
             image_space=self.catalogue.image_space,
@@ -341,7 +394,7 @@ class Loop:
             own.params,
             own.id_maps,
             own.golden,
-            rows_dtype=torch.float16 if own.settings.rows_dtype == "float16" else torch.float32,
+            rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )
         return Published(version=number, artifact=sha256, batch_number=own.batch_number)
@@ -351,9 +404,10 @@ class Loop:
         return State(
             lineage=self._lineage.name,
             term=self._publisher.term,
-            architecture=self._architecture,
+            model=self._lineage.model,
             feature_schema=FEATURE_SCHEMA,
-            seed=self._lineage.seed,
+            settings=self._lineage.settings(),
+            adopted=self._adopted,
             position=self._batcher.position,
             boundary_number=self._boundary_number,
             published=self._published,

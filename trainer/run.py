@@ -21,11 +21,11 @@ from stream.files import FolderInUseError, FolderLock, remove_abandoned
 from stream.probes import ProbeServer
 from stream.process_metrics import process_registry
 from stream.schemas import events, topics
+from trainer.configs import architecture_hash
 from trainer.feed.items import KafkaItems
 from trainer.learning.learner import Learner, LearningHalted, auto_device, make_deterministic
 from trainer.loop import Lineage, Loop, Pauses
 from trainer.metrics import LoopCollector
-from trainer.models import MODELS, ModelConfig, architecture_hash, decode_config, encode_config
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import TEMPORARY_PREFIX
 from trainer.versions.publisher import Publisher
@@ -63,19 +63,6 @@ class Folders:
         return cls(checkpoints=home / "checkpoints" / lineage, artifacts=home / "artifacts")
 
 
-def configure(model: str, profile: str, vector_width: int) -> ModelConfig:
-    """Return the configuration of a model's profile; a `vector_width` of 0 keeps the profile's.
-
-    Raises:
-        ConfigError: If the model or the profile is unknown.
-    """
-    if model not in MODELS or profile not in MODELS[model].profiles:
-        known = {name: sorted(spec.profiles) for name, spec in MODELS.items()}
-        raise ConfigError(f"model {model!r} with profile {profile!r} is unknown; known: {known}")
-    values = encode_config(MODELS[model].profiles[profile])
-    return decode_config(model, values | ({"vector_width": vector_width} if vector_width else {}))
-
-
 def run(
     lineage: Lineage,
     settings: TrainerSettings,
@@ -85,19 +72,21 @@ def run(
     dependencies: Dependencies,
     *,
     device: str = "auto",
+    adopt: bool = False,
     holder: str,
     failpoint: Failpoint = no_failpoint,
 ) -> Loop:
     """Train until a stop is requested, and return the loop in its last state.
 
     Raises:
-        ConfigError: If the lineage exists with another configuration, or another process uses the checkpoints.
+        ConfigError: If the lineage exists with another configuration, a learning setting changed and is not to be
+            adopted, or another process uses the checkpoints.
         FencedError: If a later writer has taken over.
         BusError: If the log does not hold the offset to continue from: nothing is skipped silently.
         LearningHalted: If too many batches in a row were refused.
     """
     make_deterministic(settings.threads)
-    config = configure(lineage.model, lineage.profile, settings.vector_width)
+    settings.boundaries(lineage.learning)
     store = Registry(engine)
     lease = _Lease(store, lineage.name, holder, settings.lease_ttl_s * 1000, dependencies)
     readiness = _Readiness(lease)
@@ -112,7 +101,7 @@ def run(
                 )
             )
         store.ensure_lineage(
-            lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config), "shared"
+            lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config), "shared"
         )
         if not lease.acquire():
             raise FencedError(f"lineage {lineage.name}: stopped while waiting for the lease")
@@ -132,11 +121,19 @@ def run(
         first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
         loop = Loop(
             lineage,
-            Learner(lineage.model, config, settings, seed=lineage.seed, device=auto_device(device)),
+            Learner(
+                lineage.model,
+                lineage.config,
+                lineage.learning,
+                device=auto_device(device),
+                halt_after=settings.halt_after,
+            ),
             first_offsets,
             feed,
             publisher,
             folders.checkpoints,
+            settings,
+            adopt=adopt,
             pauses=dependencies.pauses,
             failpoint=failpoint,
             before_step=lease.keep,

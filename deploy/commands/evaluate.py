@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trainer.evaluation.evaluate import Progress
     from trainer.evaluation.lists import Dataset, LabelledList, Split
 
+_OFFLINE_LR = 0.001
 TRIVAGO_FILE = "trivago_sessions_dev.parquet"
 
 
@@ -37,17 +38,18 @@ def evaluate(
     items: Annotated[
         Path | None, typer.Option(help="JSON lines of the topic `items`, for brands and vectors of a file's sessions.")
     ] = None,
-    profile: Annotated[str, typer.Option(help="Profile of the models: tiny or paper.")] = "tiny",
+    profile: Annotated[str | None, typer.Option(help="Profile of the models: tiny or full.")] = None,
     label: Annotated[str, typer.Option(help="Label that makes an item positive: order or click.")] = "order",
     policy: Annotated[
         str | None, typer.Option(help="Only test lists that this policy ordered: shuffle; by default all lists.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits of each model.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs at most.")] = 20,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
     patience: Annotated[int, typer.Option(min=1, help="Epochs without a lower validation loss that end a fit.")] = 3,
     lr: Annotated[
-        float, typer.Option(min=1e-6, help="Learning rate of dense weights, in place of trainer.dense_lr.")
-    ] = 0.001,
+        float | None,
+        typer.Option(min=1e-6, help="Learning rate of dense weights, in place of learning.lr; for AdamW 0.001."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Row to compare with; by default lightgbm if asked for, else the displayed order."),
@@ -68,11 +70,12 @@ def evaluate(
 ) -> None:
     """Train models on the early lists of a log and compare their orders of the late ones.
 
-    Progress goes to standard error. Learning follows the settings of `[trainer]`, except for the learning rate: a fit
-    of a finite log takes larger steps than a stream without end.
+    Progress goes to standard error. Learning follows the settings of `[learning]`; where no learning rate is set, AdamW
+    has a higher one than in a stream: a finite log makes fewer steps.
     """
     import msgspec
 
+    from trainer.configs import LearningSettings, ModelConfig
     from trainer.evaluation import render
     from trainer.evaluation.data_config import for_data
     from trainer.evaluation.evaluate import Request
@@ -81,17 +84,24 @@ def evaluate(
     from trainer.evaluation.lists import shuffled_alone
     from trainer.evaluation.neural import Patience
     from trainer.learning.learner import Learner, auto_device, make_deterministic
-    from trainer.run import configure
     from trainer.settings import TrainerSettings
 
     if label not in {"order", "click"}:
         raise ConfigError(f"--label {label}: expected order or click")
     if policy not in {None, "shuffle"}:
         raise ConfigError(f"--policy {policy}: expected shuffle")
-    loaded = context(ctx)
-    settings = replace(loaded.settings.get("trainer", TrainerSettings), dense_lr=lr)
+    loaded = context(ctx, {"trainer.profile": profile, "learning.epochs": epochs, "learning.lr": lr})
+    settings = loaded.settings.get("trainer", TrainerSettings)
     chosen = _names(models)
-    configs = {name: configure(name, profile, settings.vector_width) for name in chosen if name != LIGHTGBM}
+    learning = loaded.settings.get("learning", LearningSettings)
+    origins = {f"{setting.section}.{setting.key}": setting.origin for setting in loaded.settings.resolved}
+    if origins["learning.lr"] == "default" and learning.optimizer == "adamw":
+        learning = replace(learning, lr=_OFFLINE_LR)
+    configs = {
+        name: context(ctx, {"trainer.profile": profile, "trainer.model": name}).settings.get("model", ModelConfig)
+        for name in chosen
+        if name != LIGHTGBM
+    }
     make_deterministic(settings.threads)
     bounds = parse_time(validation_from, "--validation-from"), parse_time(test_from, "--test-from")
     found = _load(loaded, data, path, items, bounds)
@@ -100,10 +110,12 @@ def evaluate(
     configs = {name: for_data(name, config, found) for name, config in configs.items()}
     request = Request(
         models=chosen,
-        learner=lambda name, number: Learner(name, configs[name], settings, seed=number, device=auto_device(device)),
+        learner=lambda name, number: Learner(
+            name, configs[name], replace(learning, seed=number), device=auto_device(device)
+        ),
         label="order" if label == "order" else "click",
         seeds=seeds,
-        limits=Patience(epochs=epochs, patience=patience),
+        limits=Patience(epochs=learning.epochs, patience=patience),
         reference=reference,
         k=k,
         resamples=resamples,

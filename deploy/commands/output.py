@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from deploy.configuration import Context, load
+from stream.errors import ConfigError
 
 console = Console()
 err_console = Console(stderr=True)
@@ -28,6 +29,21 @@ class Exit(IntEnum):
     USAGE = 2
     HEALTH = 3
     INTERRUPTED = 130
+
+
+def assignments(given: Sequence[str], flag: str, prefix: str = "") -> dict[str, object]:
+    """Return the values of `KEY=VALUE` by key.
+
+    Raises:
+        ConfigError: If an assignment has no equals sign.
+    """
+    found: dict[str, object] = {}
+    for assignment in given:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"{flag} {assignment}: expected {'KEY' if prefix else 'SECTION.KEY'}=VALUE")
+        found[prefix + key.strip()] = value
+    return found
 
 
 def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> Context:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.evaluate import evaluate
-from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
@@ -19,10 +19,16 @@ app.command("evaluate")(evaluate)
 def run(
     ctx: typer.Context,
     lineage: str,
-    model: Annotated[str, typer.Option(help="armmt, prm, din or mlp.")] = "armmt",
-    profile: Annotated[str, typer.Option(help="tiny or paper.")] = "tiny",
+    model: Annotated[str | None, typer.Option(help="armmt, prm, din or mlp.")] = None,
+    profile: Annotated[str | None, typer.Option(help="tiny or full.")] = None,
+    model_set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set a key of the section [model]; repeatable.")
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take and record learning settings that differ from the checkpoint's.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    seed: int = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of fresh weights and of dropout.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of probes and metrics.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of probes and metrics, 0 = none.")] = None,
     vector_width: Annotated[int | None, typer.Option(help="Width of the vectors in `items`.")] = None,
@@ -42,6 +48,7 @@ def run(
     from deploy.migrations.revision import open_database
     from stream.schemas.names import check_name
     from stream.wall_clock import epoch_ms
+    from trainer.configs import LearningSettings, ModelConfig
     from trainer.loop import Lineage, Pauses
     from trainer.run import Dependencies, Folders
     from trainer.run import run as train
@@ -52,19 +59,31 @@ def run(
         {
             "trainer.metrics_host": metrics_host,
             "trainer.metrics_port": metrics_port,
-            "trainer.vector_width": vector_width,
-            "trainer.checkpoint_s": checkpoint_s,
             "trainer.publish_s": publish_s,
+            "trainer.model": model,
+            "trainer.profile": profile,
+            "learning.checkpoint_s": checkpoint_s,
+            "learning.seed": seed,
+            "model.vector_width": vector_width,
+            **assignments(model_set or [], "--model-set", prefix="model."),
         },
     )
     check_name("lineage", lineage)
     stopping = stop_event(ctx)
+    settings = loaded.settings.get("trainer", TrainerSettings)
     broker = configured(loaded)
     engine = open_database(loaded)
     folders = Folders.under(loaded.home, lineage)
     loop = train(
-        Lineage(name=lineage, model=model, profile=profile, seed=seed, code_version=version("shelfwise")),
-        loaded.settings.get("trainer", TrainerSettings),
+        Lineage(
+            name=lineage,
+            model=settings.model,
+            profile=settings.profile,
+            config=loaded.settings.get("model", ModelConfig),
+            learning=loaded.settings.get("learning", LearningSettings),
+            code_version=version("shelfwise"),
+        ),
+        settings,
         broker,
         engine,
         folders,
@@ -74,6 +93,7 @@ def run(
             is_stopping=stopping.is_set,
         ),
         device=device,
+        adopt=adopt,
         # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.
         holder=f"{platform.node()}:{folders.checkpoints.resolve()}"[-255:],
     )

@@ -231,8 +231,8 @@ class _Demo:
             # Simulated time runs hundreds of times faster, so that a second of lag must not stop the training.
             "SHELFWISE_JOIN__HOLD_BEHIND_S": "86400",
             "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
-            "SHELFWISE_TRAINER__CHECKPOINT_S": str(self._options.publish_s // 2),
-            "SHELFWISE_TRAINER__VECTOR_WIDTH": "16",
+            "SHELFWISE_LEARNING__CHECKPOINT_S": str(self._options.publish_s // 2),
+            "SHELFWISE_MODEL__VECTOR_WIDTH": "16",
             "SHELFWISE_MARKETPLACE__SEED": str(self._options.seed),
             "SHELFWISE_MARKETPLACE__HOURS": str(self._options.hours),
             "SHELFWISE_MARKETPLACE__RATE": str(self._options.rate),

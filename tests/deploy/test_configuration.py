@@ -1,23 +1,30 @@
 """The settings sections of the program: all of them described, no secret printed, pages up to date."""
 
 import re
+import subprocess
+import sys
 import typing
 from dataclasses import fields
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from deploy import reference
 from deploy.cli import app
 from deploy.configuration import ALIASES, load, sections
-from stream.settings import keys, secrecy_of
+from stream.errors import ConfigError
+from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, section_keys, value_at
+from trainer.configs import MODEL_PROFILES
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = sections()
+KINDS = [kind for one in SECTIONS.values() for kind in (one.kinds if isinstance(one, ProfiledSection) else (one,))]
 SECRETS = [
     (section, field.name)
     for section, kind in SECTIONS.items()
+    if isinstance(kind, type)
     for field in fields(typing.cast("type[typing.Any]", kind))
     if secrecy_of(field)
 ]
@@ -30,22 +37,22 @@ def test_every_settings_record_is_a_section() -> None:
         for path in (ROOT / package).rglob("*.py")
         for name in re.findall(r"^class (\w+Settings)\b", path.read_text(), re.MULTILINE)
     }
-    assert declared == {kind.__name__ for kind in SECTIONS.values()}
+    assert declared == {kind.__name__ for kind in KINDS if kind.__name__.endswith("Settings")}
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_setting_is_described_once(section: str) -> None:
-    declared = {field.name for field in fields(SECTIONS[section])}
-    described = keys(SECTIONS[section])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_described_once(kind: type) -> None:
+    described = keys(kind)
     assert {key for key, text in described.items() if text} == set(described)
-    assert declared <= set(described)
-    documented = re.findall(r"^ {8}(\w+): ", SECTIONS[section].__doc__ or "", re.MULTILINE)
-    assert sorted(documented) == sorted(declared)
+    assert {key for key, _, _ in leaves(kind)} <= set(described)
+    bases = [base for base in kind.__mro__ if base is not object]
+    documented = [name for base in bases for name in re.findall(r"^ {8}(\w+): ", base.__doc__ or "", re.MULTILINE)]
+    assert sorted(documented) == sorted(field.name for field in fields(kind))
 
 
 def test_fields_that_sound_secret_are_secret() -> None:
     for section, kind in SECTIONS.items():
-        for field in fields(kind):
+        for field in fields(kind) if isinstance(kind, type) else ():
             if re.search(r"password|token|secret|hash_key", field.name):
                 assert (section, field.name) in SECRETS
     assert {("kafka", "password"), ("database", "url"), ("grafana", "token")} <= set(SECRETS)
@@ -76,10 +83,97 @@ def test_every_secret_comes_from_a_file(
 
 
 def test_aliases_lead_to_settings() -> None:
-    known = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in keys(kind)}
+    known = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in section_keys(kind)}
     assert {path for path in ALIASES.values() if path} <= known
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:
     assert (ROOT / "docs/configuration.md").read_text() == reference.configuration(), "run `make docs`"
     assert CliRunner().invoke(app, ["config", "reference"]).output == reference.configuration()
+
+
+MODEL_KEYS = [
+    (model, key, profiles["tiny"])
+    for model, profiles in MODEL_PROFILES.items()
+    for key, _, _ in leaves(type(profiles["tiny"]))
+]
+
+
+def shown(*flags: str) -> dict[str, tuple[str, str, str]]:
+    """Return the value, origin and description of each key, as `config show` prints them."""
+    output = CliRunner().invoke(app, [*flags, "config", "show", "--json"], catch_exceptions=False).stdout
+    return {row["key"]: (row["value"], row["origin"], row["description"]) for row in msgspec.json.decode(output)}
+
+
+@pytest.mark.parametrize(("model", "key", "record"), MODEL_KEYS, ids=[f"{model}-{key}" for model, key, _ in MODEL_KEYS])
+def test_every_field_of_every_model_is_set_from_each_source(
+    model: str, key: str, record: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The value that stands in the profile is always allowed.
+    old = value_at(record, key)
+    text = as_text(old)
+    file = tmp_path / "shelfwise.toml"
+    file.write_text(f'trainer.model = "{model}"\nmodel.{key} = {msgspec.json.encode(old).decode()}\n')
+    variable = f"SHELFWISE_MODEL__{key.replace('.', '__')}".upper()
+    assert value_at(load(file).settings.records["model"], key) == old
+    monkeypatch.setattr("deploy.configuration.environment", lambda: {variable: text})
+    flagged = load(overrides={"trainer.model": model})
+    assert value_at(flagged.settings.records["model"], key) == old
+    assert [one.origin for one in flagged.settings.resolved if (one.section, one.key) == ("model", key)] == [
+        "environment"
+    ]
+    monkeypatch.setattr("deploy.configuration.environment", dict)
+    assert (
+        value_at(load(overrides={"trainer.model": model, f"model.{key}": text}).settings.records["model"], key) == old
+    )
+
+
+def test_the_profile_gives_the_defaults_of_model_and_learning() -> None:
+    tiny, full = shown(), shown("--set", "trainer.profile=full")
+    assert tiny["model.width"][:2] == ("32", "profile")
+    assert full["model.width"][:2] == ("192", "default")
+    assert tiny["learning.optimizer"][:2] == ("adamw", "default")
+    assert (full["learning.optimizer"][0], full["learning.lr"][0]) == ("adagrad", "0.07")
+    assert shown("--set", "trainer.model=prm")["model.tower"] == (
+        "[32, 16]",
+        "profile",
+        "Widths of the tower; pv is its last hidden layer.",
+    )
+    assert shown("--set", "model.modalities=image")["model.modalities"][:2] == ("[image]", "flag")
+    assert shown("--set", "model.vocabulary.item=500")["model.vocabulary.item"][:2] == ("500", "flag")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.widht": "64"}, "unknown key 'model.widht'; the nearest known key is 'model.width'"),
+        ({"model.vocabulary.itme": "64"}, "the nearest known key is 'model.vocabulary.item'"),
+        ({"learning.batch_size": "64"}, "unknown key 'learning.batch_size'; the nearest known key is 'learning.batch"),
+        ({"model.dropout": "0.1"}, "unknown key 'model.dropout'"),
+        ({"model.cafu": "false", "trainer.model": "prm"}, "'model.cafu' is no setting of prm"),
+        ({"model.width": "abc"}, "model.width = 'abc'"),
+        ({"model.width": "33"}, r"\[model\] width = 33: expected a multiple of heads = 2"),
+        ({"model.heads": "0"}, "heads = 0: expected at least 1"),
+        ({"model.modalities": "sound"}, "model.modalities = 'sound'"),
+        ({"model.modalities": "text,text"}, "modalities = "),
+        ({"model.tower": "3", "trainer.model": "din"}, "model.tower = '3'"),
+        ({"model.vocabulary.shop": "1"}, "vocabulary.shop = 1: expected at least 2"),
+        ({"model.aux_weight": "nan"}, "aux_weight = nan"),
+        ({"model.aux_weight": "-1"}, "aux_weight = -1.0"),
+        ({"learning.lr": "0"}, "lr = 0.0: expected more than 0"),
+        ({"learning.lr": "inf"}, "lr = inf: expected a finite number"),
+        ({"learning.dropout": "1"}, "dropout = 1.0"),
+        ({"learning.batch": "0"}, "batch = 0: expected at least 1"),
+        ({"learning.optimizer": "sgd"}, "learning.optimizer = 'sgd'"),
+        ({"trainer.model": "gpt"}, "trainer.model = 'gpt'"),
+        ({"trainer.profile": "paper"}, "trainer.profile = 'paper'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(overrides=overrides)
+
+
+def test_the_settings_load_without_torch() -> None:
+    program = "import sys; from deploy.configuration import load; load(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT).returncode == 0

@@ -73,6 +73,7 @@ def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps
         model=model,
         profile="tiny",
         config=encode_config(config),
+        learning={},
         architecture=architecture_hash(model, config),
         feature_schema=FEATURE_SCHEMA,
         image_space="image-1",

@@ -161,7 +161,7 @@ def _undisturbed(broker: Broker, home: Path, arm: Arm) -> Iterator["subprocess.P
         "SHELFWISE_HOME": str(home),
         "SHELFWISE_BROKER": broker.bootstrap,
         "SHELFWISE_TRAINER__PUBLISH_S": str(PUBLISH_S),
-        "SHELFWISE_TRAINER__CHECKPOINT_S": str(PUBLISH_S // 2),
+        "SHELFWISE_LEARNING__CHECKPOINT_S": str(PUBLISH_S // 2),
         "SHELFWISE_TRAINER__VECTOR_WIDTH": "16",
         "OMP_NUM_THREADS": "1",
     }

@@ -8,16 +8,22 @@ from sqlalchemy import Engine
 
 from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
+from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
 from trainer.learning.learner import Learner, make_deterministic
 from trainer.loop import Lineage, Loop, Pauses
-from trainer.models import architecture_hash
-from trainer.run import configure
 from trainer.settings import TrainerSettings
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
-LINEAGE = Lineage(name="test", model="prm", profile="tiny", seed=3, code_version="test")
-SETTINGS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, checkpoint_every_wall_s=0)
+LINEAGE = Lineage(
+    name="test",
+    model="prm",
+    profile="tiny",
+    config=MODEL_PROFILES["prm"]["tiny"],
+    learning=LearningSettings(seed=3, batch=16, checkpoint_s=20),
+    code_version="test",
+)
+SETTINGS = TrainerSettings(publish_s=40, checkpoint_every_wall_s=0)
 
 
 class Crash(BaseException):
@@ -32,12 +38,14 @@ def make_loop(
     settings: TrainerSettings = SETTINGS,
     partitions: int = 3,
     lineage: Lineage = LINEAGE,
+    adopt: bool = False,
     monotonic_s: Callable[[], float] = lambda: 0.0,
 ) -> Loop:
     make_deterministic(1)
-    config = configure(lineage.model, lineage.profile, 0)
     registry = Registry(engine)
-    registry.ensure_lineage(lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, config))
+    registry.ensure_lineage(
+        lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config)
+    )
     term = registry.acquire_lease(lineage.name, "holder", 0, 1_000_000)
     publisher = Publisher(
         registry,
@@ -51,11 +59,13 @@ def make_loop(
     )
     return Loop(
         lineage,
-        Learner(lineage.model, config, settings, seed=lineage.seed, device=torch.device("cpu")),
+        Learner(lineage.model, lineage.config, lineage.learning, device=torch.device("cpu")),
         dict.fromkeys(range(partitions), 0),
         ListFeed(make_items()),
         publisher,
         folder / "checkpoints",
+        settings,
+        adopt=adopt,
         # A wait that a stop ends at once: an error of the database is raised instead of retried.
         pauses=Pauses(monotonic_s=monotonic_s, wait=lambda _: True, random=lambda: 0.0),
         failpoint=failpoint,

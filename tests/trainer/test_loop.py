@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,13 @@ import pytest
 from sqlalchemy import Engine
 
 from stream import db
+from stream.errors import ConfigError
 from stream.schemas.session import encode
 from tests.harness.sessions import unlinked
-from tests.trainer.harness import SETTINGS, Crash, feed, make_loop, weights
+from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log
-from trainer.versions import artifact
+from trainer.loop import Lineage, Loop
+from trainer.versions import artifact, checkpoint
 from trainer.versions.registry import Registry
 
 POINTS = [
@@ -202,3 +205,83 @@ def test_after_a_refused_write_the_next_attempt_waits_for_the_back_off(tmp_path:
     assert loop.progress.num_boundaries > 2
     assert attempts == loop.progress.num_failed_writes == 1
     assert loop.progress.version == 0
+
+
+CHANGES: list[dict[str, object]] = [
+    {"lr": 0.05},
+    {"rows_lr": 1.0},
+    {"clip_norm": 1e9},
+    {"optimizer": "adagrad"},
+    {"batch": 32},
+    {"dropout": 0.5},
+    {"seed": 4},
+    {"checkpoint_s": 10},
+    {"min_sightings": 1},
+]
+
+
+def changed(**values: object) -> Lineage:
+    return replace(LINEAGE, learning=replace(LINEAGE.learning, **values))  # type: ignore[arg-type] # fields by name
+
+
+@pytest.mark.parametrize("values", CHANGES, ids=[next(iter(values)) for values in CHANGES])
+def test_a_changed_learning_setting_is_refused_by_name(tmp_path: Path, values: dict[str, object]) -> None:
+    engine = make_engine(tmp_path)
+    feed(make_loop(tmp_path, engine), make_log(60))
+    ((name, new),) = values.items()
+    old = getattr(LINEAGE.learning, name)
+    with pytest.raises(ConfigError, match=re.escape(f"learning.{name} was {old!r} and is {new!r}; --adopt")):
+        make_loop(tmp_path, engine, lineage=changed(**values)).start()
+
+
+def test_an_adopted_setting_stands_in_every_later_manifest(tmp_path: Path) -> None:
+    log, engine = make_log(160), make_engine(tmp_path)
+    first = make_loop(tmp_path, engine)
+    feed(first, log[:90])
+    batches = checkpoint.newest(tmp_path / "checkpoints")
+    assert batches is not None
+    second = make_loop(tmp_path, engine, lineage=changed(lr=0.001), adopt=True)
+    feed(second, log)
+    # The adopted value is the lineage's own from now on.
+    make_loop(tmp_path, engine, lineage=changed(lr=0.001)).start()
+    manifests = [
+        artifact.read_manifest(tmp_path / "artifacts", version.artifact)
+        for version in Registry(engine).versions(LINEAGE.name)
+    ]
+    assert [manifest.learning["lr"] for manifest in (manifests[0], manifests[-1])] == [LINEAGE.learning.lr, 0.001]
+    expected = checkpoint.Adoption(
+        setting="learning.lr", old=LINEAGE.learning.lr, new=0.001, batch_number=batches.state.learning.batch_number
+    )
+    assert manifests[0].adopted == ()
+    assert manifests[-1].adopted == (expected,)
+
+
+def test_settings_of_the_model_are_never_adopted(tmp_path: Path) -> None:
+    engine = make_engine(tmp_path)
+    feed(make_loop(tmp_path, engine), make_log(60))
+    other = db.create("sqlite://")
+    db.metadata.create_all(other)
+    wider = replace(LINEAGE, config=replace(LINEAGE.config, d=16))
+    with pytest.raises(ConfigError, match=r"model\.d was 8 and is 16; another model needs a lineage of its own"):
+        make_loop(tmp_path, other, lineage=wider, adopt=True).start()
+
+
+def test_a_resumed_run_with_dropout_and_warm_up_is_bit_equal(tmp_path: Path) -> None:
+    log = make_log(160)
+    dropping = changed(dropout=0.3, warmup_steps=8)
+
+    def run(name: str, *pieces: int) -> Loop:
+        own = db.create("sqlite://")
+        db.metadata.create_all(own)
+        for end in pieces:
+            loop = make_loop(tmp_path / name, own, lineage=dropping)
+            feed(loop, log[:end])
+        return loop
+
+    whole = run("whole", len(log))
+    assert weights(run("resumed", 70, 110, len(log))) == weights(whole)
+    plain = db.create("sqlite://")
+    db.metadata.create_all(plain)
+    without = make_loop(tmp_path / "without", plain)
+    feed(without, log)
+    assert weights(without) != weights(whole)

@@ -51,12 +51,12 @@ def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[byt
         **os.environ,  # noqa: TID251 - a child needs PATH and the like
         "SHELFWISE_HOME": str(home),
         "SHELFWISE_BROKER": broker.bootstrap,
-        "SHELFWISE_TRAINER__BATCH_SESSIONS": str(SETTINGS.batch_sessions),
-        "SHELFWISE_TRAINER__CHECKPOINT_S": str(SETTINGS.checkpoint_s),
+        "SHELFWISE_LEARNING__BATCH": str(LINEAGE.learning.batch),
+        "SHELFWISE_LEARNING__CHECKPOINT_S": str(LINEAGE.learning.checkpoint_s),
         "SHELFWISE_TRAINER__PUBLISH_S": str(SETTINGS.publish_s),
     }
     argv = [sys.executable, "-m", "deploy", "trainer", "run", LINEAGE.name, "--model", LINEAGE.model]
-    argv += ["--seed", str(LINEAGE.seed), "--metrics-port", "0", "--device", "cpu"]
+    argv += ["--seed", str(LINEAGE.learning.seed), "--metrics-port", "0", "--device", "cpu"]
     with (home / "trainer.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
         try:

@@ -17,14 +17,14 @@ from stream.errors import ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
-from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
+from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from trainer.loop import Pauses
-from trainer.run import Dependencies, Folders, configure, run
+from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
 from trainer.versions.registry import Registry
 
-_NO_METRICS = TrainerSettings(batch_sessions=16, checkpoint_s=20, publish_s=40, metrics_port=0)
+_NO_METRICS = TrainerSettings(publish_s=40, metrics_port=0)
 
 
 @pytest.fixture
@@ -191,12 +191,3 @@ def test_a_trainer_is_ready_once_it_has_read_and_while_it_holds_the_lease(
     assert answers[-1] == (503, "the lease of the lineage is not held\n")
     with pytest.raises(OSError, match="refused"):
         answer(settings.metrics_port, "/livez")
-
-
-def test_unknown_models_and_profiles_are_named() -> None:
-    with pytest.raises(ConfigError, match="armmt"):
-        configure("gpt", "tiny", 0)
-    with pytest.raises(ConfigError, match="tiny"):
-        configure("armmt", "huge", 0)
-    assert configure("armmt", "tiny", 24).vector_width == 24
-    assert SETTINGS.boundaries().publish_ms == 40_000

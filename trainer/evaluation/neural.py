@@ -93,7 +93,7 @@ def fit(
     examples = [each.example for each in train]
     learner.observe(examples)
     learner.at_boundary(0, None)
-    size = learner.settings.batch_sessions
+    size = learner.learning.batch
     epochs: list[Epoch] = []
     best, best_weights = Epoch(number=0, train_loss=np.inf, validation_loss=np.inf), _copy(learner.params)
     for number in range(1, limits.epochs + 1):

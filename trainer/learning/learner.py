@@ -6,6 +6,7 @@ the learner uses no clock and no global random state.
 Source: docs/training.md.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
 from stream.schemas.session import Session
+from trainer.configs import LearningSettings
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
     TABLES,
@@ -36,7 +38,7 @@ from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.models import MODELS, ModelConfig, call, to_torch
-from trainer.settings import TrainerSettings
+from trainer.models.blocks import Dropout
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
 
@@ -84,31 +86,38 @@ class Learner:
         id_maps: Rows of the ids.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
+        num_steps: Steps that the optimizers made.
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
     """
 
     def __init__(
-        self, model: str, config: ModelConfig, settings: TrainerSettings, *, seed: int, device: torch.device
+        self,
+        model: str,
+        config: ModelConfig,
+        learning: LearningSettings,
+        *,
+        device: torch.device,
+        halt_after: int = 5,
     ) -> None:
         self.model = model
         self.config = config
-        self.settings = settings
+        self.learning = learning
         self.device = device
+        self._halt_after = halt_after
         self._module = MODELS[model].build(config)
-        self.params = {name: weight.to(device) for name, weight in MODELS[model].init(config, seed).items()}
+        self.params = {name: weight.to(device) for name, weight in MODELS[model].init(config, learning.seed).items()}
         self._dense = {n: w.requires_grad_() for n, w in self.params.items() if not n.startswith("rows.")}
         tables = {table: self.params[f"rows.{table}"] for table in TABLES}
-        self._dense_optimizer = DenseOptimizer(
-            self._dense, settings.dense_optimizer, settings.dense_lr, settings.accumulator
-        )
-        self._row_optimizer = RowOptimizer(tables, settings.rows_lr, settings.accumulator)
+        self._dense_optimizer = DenseOptimizer(self._dense, learning)
+        self._row_optimizer = RowOptimizer(tables, learning.rows_lr, learning.accumulator)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
-        self.id_maps = IdMaps.empty(self.capacities, min_sightings=settings.min_sightings)
+        self.id_maps = IdMaps.empty(self.capacities, min_sightings=learning.min_sightings)
         self._seen = SeenSet()
         self._converted = SeenSet()
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
+        self.num_steps = 0
         self.rejected_in_row = 0
         self.prequential = Prequential()
         self.golden: Batch | None = None
@@ -142,7 +151,7 @@ class Learner:
         else:
             self.rejected_in_row += 1
             self.counters["quarantined"] += len(examples)
-            if self.rejected_in_row >= self.settings.halt_after:
+            if self.rejected_in_row >= self._halt_after:
                 raise LearningHalted(f"{self.rejected_in_row} batches in a row had no finite loss or gradient")
         self.observe([example for example, new in zip(examples, fresh, strict=True) if new])
         return Step(len(examples) if moved else 0, losses, moved=moved)
@@ -187,7 +196,7 @@ class Learner:
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        outputs = call(self._module, weights, tensors)
+        outputs = call(self._module, weights, tensors, self._dropout())
         loss, parts = total_loss(outputs, tensors, self.config)
         losses = {name: float(part) for name, part in parts.items()}
         if not bool(torch.isfinite(loss)):
@@ -200,18 +209,35 @@ class Learner:
         if not bool(torch.isfinite(norm)):
             return losses, False
         self.prequential.update(outputs, arrays, fresh, served)
-        scale = min(1.0, self.settings.clip_norm / max(float(norm), 1e-12))
+        scale = min(1.0, self.learning.clip_norm / max(float(norm), 1e-12))
         by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
         for weight in self._dense.values():
             gradient = by_leaf.get(id(weight))
             weight.grad = None if gradient is None else gradient * scale
-        self._dense_optimizer.step()
+        if not float(norm):
+            # Nothing is learned from a batch without a label, so momentum must not move the weights either.
+            return losses, True
+        rate = self._rate()
+        self.num_steps += 1
+        self._dense_optimizer.step(rate)
         with torch.no_grad():
             for table, own in rows.items():
                 gradient = by_leaf.get(id(own))
                 if gradient is not None:
-                    self._row_optimizer.step(table, slots[table], gradient * scale)
+                    self._row_optimizer.step(table, slots[table], gradient * scale, rate)
         return losses, True
+
+    def _dropout(self) -> Dropout | None:
+        """Return the dropout of this batch; a resumed run draws the same, from the seed and the number of the batch."""
+        if not self.learning.dropout:
+            return None
+        digest = hashlib.sha256(f"dropout {self.learning.seed} {self.batch_number}".encode()).digest()
+        generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7], "little"))
+        return Dropout(self.learning.dropout, generator)
+
+    def _rate(self) -> float:
+        """Return the share of the learning rates that the next step takes: it rises during warm-up."""
+        return min(1.0, (self.num_steps + 1) / max(self.learning.warmup_steps, 1))
 
     def observe(self, examples: Sequence[SessionExample]) -> None:
         """Count the ids of examples; ids that were seen often enough get rows at the next boundary."""
@@ -228,11 +254,11 @@ class Learner:
                 if changes.admitted.size:
                     self._row_optimizer.admit(table, torch.from_numpy(changes.admitted).to(self.device))
             if previous_ts is not None:
-                factor = self.settings.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
+                factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
                 self._row_optimizer.decay(factor)
                 self._dense_optimizer.decay(factor)
-        self._seen.forget(boundary_ts - self.settings.seen_s * 1000)
-        self._converted.forget(boundary_ts - self.settings.converted_s * 1000)
+        self._seen.forget(boundary_ts - self.learning.seen_s * 1000)
+        self._converted.forget(boundary_ts - self.learning.converted_s * 1000)
 
     def to_files(self) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint."""
@@ -252,6 +278,7 @@ class Learner:
         """Return the counters that a checkpoint keeps, with these sums of the prequential evaluation."""
         return LearningState(
             batch_number=self.batch_number,
+            num_steps=self.num_steps,
             rejected_in_row=self.rejected_in_row,
             counters=dict(self.counters),
             prequential=dict(prequential.sums),
@@ -277,11 +304,12 @@ class Learner:
             for name, value in self._row_optimizer.accumulators.items():
                 value.copy_(torch.from_numpy(files["row_optimizer"][f"rows.{name}"]))
         self._dense_optimizer.restore(_tensors(files["dense_optimizer"]))
-        self.id_maps = IdMaps.from_arrays(files["ids"], self.capacities, min_sightings=self.settings.min_sightings)
+        self.id_maps = IdMaps.from_arrays(files["ids"], self.capacities, min_sightings=self.learning.min_sightings)
         self._seen = SeenSet.from_arrays(files["seen"])
         self._converted = SeenSet.from_arrays(files["converted"])
         self.counters = Counter(state.counters)
         self.batch_number = state.batch_number
+        self.num_steps = state.num_steps
         self.rejected_in_row = state.rejected_in_row
         self.prequential = Prequential(state.prequential)
         if files["golden"]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.configs import ModelConfig
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.config import ModelConfig
 
 _MASKED = -1e9
 

@@ -7,13 +7,13 @@ Source: Duchi et al. 2011 (Adagrad); Loshchilov and Hutter 2019 (AdamW); docs/tr
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.configs import LearningSettings
 from trainer.features import TABLES, Batch
 
 _EPSILON = 1e-10
@@ -43,19 +43,27 @@ def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]
 class DenseOptimizer:
     """AdamW or Adagrad over named weights, with a state that can be written to a checkpoint."""
 
-    def __init__(
-        self, params: Mapping[str, Tensor], kind: Literal["adamw", "adagrad"], lr: float, accumulator: float
-    ) -> None:
+    def __init__(self, params: Mapping[str, Tensor], learning: LearningSettings) -> None:
         self._params = params
-        self._floor = accumulator
-        self._optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(params.values(), lr=lr)
-            if kind == "adamw"
-            else torch.optim.Adagrad(params.values(), lr=lr, initial_accumulator_value=accumulator)
-        )
+        self._lr = learning.lr
+        self._floor = learning.accumulator
+        self._optimizer: torch.optim.Optimizer
+        if learning.optimizer == "adamw":
+            # Norms, biases and slopes are vectors; only matrices decay.
+            groups = [
+                {"params": [p for p in params.values() if p.ndim > 1], "weight_decay": learning.weight_decay},
+                {"params": [p for p in params.values() if p.ndim <= 1], "weight_decay": 0.0},
+            ]
+            self._optimizer = torch.optim.AdamW(groups, lr=learning.lr)
+        else:
+            self._optimizer = torch.optim.Adagrad(
+                params.values(), lr=learning.lr, initial_accumulator_value=learning.accumulator
+            )
 
-    def step(self) -> None:
-        """Apply the gradients of the weights and drop them."""
+    def step(self, rate: float = 1.0) -> None:
+        """Apply the gradients of the weights at a share of the learning rate, and drop them."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * rate
         self._optimizer.step()
         self.clear()
 
@@ -96,8 +104,8 @@ class RowOptimizer:
             name: torch.full((table.shape[0],), accumulator, device=table.device) for name, table in tables.items()
         }
 
-    def step(self, table: str, slots: Tensor, gradient: Tensor) -> None:
-        """Update the rows of `slots`; slot 0, the padding, comes first in it and stays as it is.
+    def step(self, table: str, slots: Tensor, gradient: Tensor, rate: float = 1.0) -> None:
+        """Update the rows of `slots` at a share of the learning rate; slot 0, the padding, comes first and stays.
 
         Shapes: slots (u,) ascending and unique, gradient (u, d).
         """
@@ -106,7 +114,7 @@ class RowOptimizer:
         summed = accumulator[slots] + gradient.square().mean(dim=1)
         accumulator[slots] = summed
         rows = self._tables[table]
-        rows[slots] -= self._lr * gradient / (summed.sqrt() + _EPSILON)[:, None]
+        rows[slots] -= self._lr * rate * gradient / (summed.sqrt() + _EPSILON)[:, None]
 
     def admit(self, table: str, slots: Tensor) -> None:
         """Copy the cold row to new rows: their ids were scored with it before."""

@@ -3,8 +3,8 @@
 `MODELS` names them all. Tables of id embeddings are weights whose names start with `rows.`.
 """
 
+from trainer.configs import ModelConfig, Vocabulary, architecture_hash
 from trainer.models.batch import Outputs, TensorBatch, to_torch
-from trainer.models.config import ModelConfig, Vocabulary, architecture_hash
 from trainer.models.zoo import MODELS, ModelSpec, call, decode_config, encode_config
 
 __all__ = [

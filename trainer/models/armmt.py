@@ -4,17 +4,15 @@ Source: Advancing Re-Ranking with Multimodal Fusion and Target-Oriented Auxiliar
 numbers are the paper's. Open points of the paper and their defaults are switches of `ArmmtConfig`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from trainer.configs.armmt import ArmmtConfig
+from trainer.configs.base import MODALITIES, Modality
 from trainer.features.schema import NUM_COLUMNS
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Drop, Encoder, Mlp, dropper, item_scores, zero_unless
-from trainer.models.config import MODALITIES, Modality, ModelConfig
-from trainer.models.fusion import Activation, Cafu
+from trainer.models.blocks import Drop, Dropout, Encoder, Mlp, dropper, item_scores, zero_unless
+from trainer.models.fusion import Cafu
 from trainer.models.inputs import (
     InputLayer,
     Inputs,
@@ -25,71 +23,6 @@ from trainer.models.inputs import (
     base_width,
     num_width,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArmmtConfig(ModelConfig):
-    """Sizes and switches of ARMMT.
-
-    Attributes:
-        width: w, width of all encoders.
-        reduction: r of (5).
-        field_layers, mm_layers, global_layers: Layers of the encoders of price, sales and ids; of the fused
-            modalities; of (12).
-        post_norm: Layer norm behind the residual, as in the original transformer.
-        cafu: Off: vectors and context go linearly into x_i and Enc_mm is gone (the paper's second ablation).
-        cafu_activation: Of the output of (5).
-        cafu_shared: One unit for items and personal vectors.
-        aux: Whether the click head (14) exists; `aux_heads` adds heads on E and P.
-        personalised: Off: no attention over the history at all.
-        perspectives: Off: no encoders of price and sales.
-        id_perspective: Off: no H^id in (11).
-    """
-
-    modalities: tuple[Modality, ...] = MODALITIES
-    width: int = 192
-    heads: int = 6
-    reduction: int = 4
-    field_layers: int = 1
-    mm_layers: int = 2
-    global_layers: int = 2
-    post_norm: bool = False
-    cafu: bool = True
-    cafu_activation: Activation = "sigmoid"
-    cafu_shared: bool = False
-    aux: bool = True
-    aux_heads: Literal["mm", "mm_e_p"] = "mm"
-    personalised: bool = True
-    perspectives: bool = True
-    id_perspective: bool = True
-
-    def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        if self.num_columns and self.perspectives:
-            raise ValueError("the encoders of price and sales read columns of the feature schema: num_columns needs 0")
-        if not (self.cafu or self.id_perspective):
-            raise ValueError("without cafu the vectors go into x_i: that needs id_perspective")
-        if self.aux and not self.cafu:
-            raise ValueError("the click head stands on H^mm: aux needs cafu")
-
-
-PROFILES = {
-    "tiny": ArmmtConfig(
-        vector_width=16,
-        d=8,
-        context=16,
-        history=10,
-        attention_hidden=(16, 8),
-        width=32,
-        heads=2,
-        field_layers=1,
-        mm_layers=1,
-        global_layers=1,
-    ),
-    "paper": ArmmtConfig(),
-}
 
 _FIELDS = ("price", "sales")
 
@@ -210,18 +143,18 @@ class Armmt(InputLayer):
         self.pcvr = nn.Linear(config.width, 1) if config.pcvr else None
         self._config = config
 
-    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
-        """Score a batch; a generator turns the dropout of the configuration on.
+    def forward(self, batch: TensorBatch, dropout: Dropout | None = None) -> Outputs:
+        """Score a batch, with dropout if it is given.
 
         `aux` holds the weights of the modalities, `cafu_item` and `cafu_personal` [B,n,M], and further click logits.
         """
         config = self._config
-        drop = dropper(config.dropout, generator)
+        drop = dropper(dropout)
         inputs = self.read(batch)
         mask = inputs.mask
         vectors: dict[str, Vectors] = {name: self.modalities[name](batch) for name in config.modalities}
-        if generator is not None and config.dropout > 0:
-            vectors = {name: _drop_modality(config, found, generator) for name, found in vectors.items()}
+        if dropout is not None and dropout.rate > 0:
+            vectors = {name: _drop_modality(found, dropout) for name, found in vectors.items()}
         interests = self._interests(inputs, vectors)
         parts: list[Tensor] = []
         for name, field in self.fields.items():
@@ -253,10 +186,10 @@ class Armmt(InputLayer):
         return {name: reader.interest(inputs, vectors[name]) for name, reader in readers.items()}  # type: ignore[operator] # a ModuleDict does not name the type of its values
 
 
-def _drop_modality(config: ArmmtConfig, vectors: Vectors, generator: torch.Generator) -> Vectors:
+def _drop_modality(vectors: Vectors, dropout: Dropout) -> Vectors:
     """Take a modality away from whole lists, as if all of its vectors were missing."""
-    draws = torch.rand((vectors.cand_mask.shape[0], 1), generator=generator, device=vectors.cand.device)
-    kept = draws >= config.dropout
+    draws = torch.rand((vectors.cand_mask.shape[0], 1), generator=dropout.generator, device=vectors.cand.device)
+    kept = draws >= dropout.rate
     cand_mask, hist_mask = vectors.cand_mask & kept, vectors.hist_mask & kept
     return Vectors(
         cand=zero_unless(cand_mask, vectors.cand),

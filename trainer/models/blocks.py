@@ -8,6 +8,7 @@ Source: docs/training.md.
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,29 @@ _MASKED = -1e9
 """Score of masked entries: finite, so that a row with nothing real stays finite."""
 
 
+class Dropout(NamedTuple):
+    """Dropout of one step: the share that is dropped, and the generator that draws it, on the device of the batch."""
+
+    rate: float
+    generator: torch.Generator
+
+
 def keep(values: Tensor) -> Tensor:
-    """Return the values: the dropout of a forward pass without a generator."""
+    """Return the values: the forward pass without dropout."""
     return values
 
 
-def dropper(rate: float, generator: torch.Generator | None) -> Drop:
-    """Return inverted dropout drawn from `generator`, or `keep` without one.
+def dropper(dropout: Dropout | None) -> Drop:
+    """Return inverted dropout, or `keep` without any.
 
     `torch.nn.Dropout` draws from the global generator, which would make training depend on what else draws from it.
     """
-    if generator is None or rate == 0:
+    if dropout is None or dropout.rate == 0:
         return keep
 
     def drop(values: Tensor) -> Tensor:
-        kept = torch.rand(values.shape, generator=generator, device=values.device) >= rate
-        return values * kept / (1 - rate)
+        kept = torch.rand(values.shape, generator=dropout.generator, device=values.device) >= dropout.rate
+        return values * kept / (1 - dropout.rate)
 
     return drop
 

@@ -3,34 +3,14 @@
 Source: Zhou et al., KDD 2018, arXiv 1706.06978.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from trainer.configs.base import ModelConfig
+from trainer.configs.din import DinConfig
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Drop, Mlp, dropper, item_scores
-from trainer.models.config import ModelConfig
+from trainer.models.blocks import Drop, Dropout, Mlp, dropper, item_scores
 from trainer.models.inputs import InputLayer, Inputs, Interest, VectorReader, base_features, base_width
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DinConfig(ModelConfig):
-    """DIN's attention and tower.
-
-    Attributes:
-        tower: Widths of the tower's hidden layers.
-    """
-
-    attention: Literal["softmax", "raw"] = "raw"
-    tower: tuple[int, int] = (80, 40)
-
-
-PROFILES = {
-    "tiny": DinConfig(vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)),
-    "paper": DinConfig(),
-}
 
 
 class Tower(nn.Module):
@@ -62,12 +42,11 @@ class Din(InputLayer):
         self.vectors = nn.ModuleDict({modality: VectorReader(config, modality) for modality in config.modalities})
         self.din = Tower(config, config.tower)
         self.pcvr = nn.Linear(config.tower[-1], 1) if config.pcvr else None
-        self._dropout = config.dropout
 
-    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
-        """Score a batch; a generator turns the dropout of the configuration on."""
+    def forward(self, batch: TensorBatch, dropout: Dropout | None = None) -> Outputs:
+        """Score a batch, with dropout if it is given."""
         inputs = self.read(batch)
         vectors = [reader(batch).cand for reader in self.vectors.values()]
-        hidden = self.din(inputs, vectors, dropper(self._dropout, generator))
+        hidden = self.din(inputs, vectors, dropper(dropout))
         pcvr = None if self.pcvr is None else item_scores(self.pcvr(hidden), inputs.mask)
         return Outputs(item_scores(self.din.logit(hidden), inputs.mask), None, pcvr, {})

@@ -4,15 +4,13 @@ Source: ARMMT (arXiv 2408.05751), equations 3-6. The presence flags are an addit
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from trainer.configs.armmt import Activation
+from trainer.configs.base import MODALITIES
 from trainer.models.blocks import masked_softmax
-from trainer.models.config import MODALITIES
-
-Activation = Literal["sigmoid", "relu", "softmax"]
 
 
 class Cafu(nn.Module):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.configs.base import Modality, ModelConfig
 from trainer.features.collate import TABLES
 from trainer.features.schema import CLIENT_COLUMNS, HISTORY_NUM_COLUMNS, NUM_COLUMNS, QUERY_COLUMNS, RANK_COLUMNS
 from trainer.models.batch import TensorBatch
 from trainer.models.blocks import TargetAttention, zero_unless
-from trainer.models.config import Modality, ModelConfig
 
 _ACTIONS = 5
 _SIDE = _ACTIONS + len(HISTORY_NUM_COLUMNS)

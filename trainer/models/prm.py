@@ -3,57 +3,14 @@
 Source: Pei et al., RecSys 2019, arXiv 1904.06813.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import nn
 
+from trainer.configs.prm import PrmConfig
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.blocks import Encoder, dropper, item_scores
-from trainer.models.config import ModelConfig
+from trainer.models.blocks import Dropout, Encoder, dropper, item_scores
 from trainer.models.din import Tower
 from trainer.models.inputs import InputLayer, VectorReader, base_features, base_width
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrmConfig(ModelConfig):
-    """Sizes of the encoder, and the source of the personal vector.
-
-    Attributes:
-        width: w, width of the encoder.
-        personal: `joint` trains the DIN tower behind pv with the list loss; `click` trains it by its own click head
-            and lets no gradient of the list loss through (the original trains that model first).
-        tower: Widths of the tower; pv is its last hidden layer.
-    """
-
-    width: int = 192
-    heads: int = 6
-    layers: int = 2
-    post_norm: bool = False
-    personal: Literal["joint", "click"] = "joint"
-    tower: tuple[int, int] = (80, 40)
-
-    def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-
-
-PROFILES = {
-    "tiny": PrmConfig(
-        vector_width=16,
-        d=8,
-        context=16,
-        history=10,
-        attention_hidden=(16, 8),
-        width=32,
-        heads=2,
-        layers=1,
-        tower=(32, 16),
-    ),
-    "paper": PrmConfig(),
-}
 
 
 class Prm(InputLayer):
@@ -70,11 +27,10 @@ class Prm(InputLayer):
         self.logit = nn.Linear(config.width, 1)
         self.pcvr = nn.Linear(config.width, 1) if config.pcvr else None
         self._trains_on_clicks = config.personal == "click"
-        self._dropout = config.dropout
 
-    def forward(self, batch: TensorBatch, generator: torch.Generator | None = None) -> Outputs:
-        """Score a batch; a generator turns the dropout of the configuration on."""
-        drop = dropper(self._dropout, generator)
+    def forward(self, batch: TensorBatch, dropout: Dropout | None = None) -> Outputs:
+        """Score a batch, with dropout if it is given."""
+        drop = dropper(dropout)
         inputs = self.read(batch)
         vectors = [reader(batch).cand for reader in self.vectors.values()]
         personal = self.personal(inputs, vectors, drop)

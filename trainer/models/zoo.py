@@ -11,17 +11,14 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from stream.errors import ConfigError
-from trainer.models.armmt import PROFILES as ARMMT_PROFILES
-from trainer.models.armmt import Armmt, ArmmtConfig
+from trainer.configs import MODEL_PROFILES, ModelConfig
+from trainer.models.armmt import Armmt
 from trainer.models.batch import Outputs, TensorBatch
-from trainer.models.config import ModelConfig
-from trainer.models.din import PROFILES as DIN_PROFILES
-from trainer.models.din import Din, DinConfig
+from trainer.models.blocks import Dropout
+from trainer.models.din import Din
 from trainer.models.inputs import IdTables
-from trainer.models.mlp import PROFILES as MLP_PROFILES
-from trainer.models.mlp import MlpConfig, MlpModel
-from trainer.models.prm import PROFILES as PRM_PROFILES
-from trainer.models.prm import Prm, PrmConfig
+from trainer.models.mlp import MlpModel
+from trainer.models.prm import Prm
 
 Weights = Mapping[str, Tensor]
 
@@ -59,9 +56,9 @@ class ModelSpec:
         return _fresh_weights(self.build(config), seed)
 
     def forward(
-        self, config: ModelConfig, weights: Weights, batch: TensorBatch, generator: Generator | None = None
+        self, config: ModelConfig, weights: Weights, batch: TensorBatch, dropout: Dropout | None = None
     ) -> Outputs:
-        """Score a batch; a generator turns the dropout of the configuration on.
+        """Score a batch, with dropout if it is given.
 
         Raises:
             RuntimeError: If the names or shapes of the weights are not those of the model.
@@ -69,25 +66,25 @@ class ModelSpec:
         key = (self.module, config)
         if key not in _modules.built:
             _modules.built[key] = self.build(config)
-        return call(_modules.built[key], weights, batch, generator)
+        return call(_modules.built[key], weights, batch, dropout)
 
+
+_MODULES: Mapping[str, type[nn.Module]] = {"armmt": Armmt, "prm": Prm, "din": Din, "mlp": MlpModel}
 
 MODELS: Mapping[str, ModelSpec] = {
-    "armmt": ModelSpec(module=Armmt, config_class=ArmmtConfig, profiles=ARMMT_PROFILES),
-    "prm": ModelSpec(module=Prm, config_class=PrmConfig, profiles=PRM_PROFILES),
-    "din": ModelSpec(module=Din, config_class=DinConfig, profiles=DIN_PROFILES),
-    "mlp": ModelSpec(module=MlpModel, config_class=MlpConfig, profiles=MLP_PROFILES),
+    name: ModelSpec(module=_MODULES[name], config_class=type(profiles["full"]), profiles=profiles)
+    for name, profiles in MODEL_PROFILES.items()
 }
 
 
-def call(module: nn.Module, weights: Weights, batch: TensorBatch, generator: Generator | None = None) -> Outputs:
+def call(module: nn.Module, weights: Weights, batch: TensorBatch, dropout: Dropout | None = None) -> Outputs:
     """Run a module with these weights; only one thread at a time may run one module.
 
     Raises:
         RuntimeError: If the names or shapes of the weights are not those of the module.
     """
     # No weight stands in two places, so the search for tied weights is spared.
-    outputs: Outputs = functional_call(module, dict(weights), (batch, generator), tie_weights=False, strict=True)
+    outputs: Outputs = functional_call(module, dict(weights), (batch, dropout), tie_weights=False, strict=True)
     return outputs
 
 

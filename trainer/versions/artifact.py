@@ -23,6 +23,7 @@ from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.versions import atomic_folder
 from trainer.versions.atomic_folder import FileEntry
+from trainer.versions.checkpoint import Adoption
 
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
@@ -38,6 +39,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         parent: Address of the version before it.
         term: Lease term of the writer.
         model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
+        learning: Settings of learning, by name.
+        adopted: Learning settings that were changed since the lineage began, oldest first.
         architecture: Hash of model name and configuration.
         image_space, text_space: Vector spaces of the catalogue it was trained with.
         cursors: Partition of `sessions` to its cursor.
@@ -54,6 +57,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     model: str
     profile: str
     config: dict[str, object]
+    learning: dict[str, object]
+    adopted: tuple[Adoption, ...] = ()
     architecture: str
     feature_schema: str
     image_space: str | None

@@ -42,15 +42,32 @@ class LearningState(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         batch_number: Batches seen so far, refused and held ones included.
+        num_steps: Steps that the optimizers made.
         rejected_in_row: Newest batches in a row that were refused.
         counters: Records by outcome.
         prequential: Sums of the prequential evaluation.
     """
 
     batch_number: int
+    num_steps: int
     rejected_in_row: int
     counters: dict[str, int]
     prequential: dict[str, float]
+
+
+class Adoption(msgspec.Struct, kw_only=True, frozen=True):
+    """A learning setting that an operator changed in a lineage under training.
+
+    Attributes:
+        setting: Key of the setting.
+        old, new: Its values before and after.
+        batch_number: Batches that were trained under the old value.
+    """
+
+    setting: str
+    old: object
+    new: object
+    batch_number: int
 
 
 class State(msgspec.Struct, kw_only=True, frozen=True):
@@ -59,14 +76,17 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         position: Cursors and watermark in the log.
         boundary_number: Boundaries passed so far.
+        settings: Settings of the model and of learning, by dotted key.
+        adopted: Learning settings that were changed, oldest first.
         environment: Conditions of bit-equal weights: torch version, threads, CPU capability.
     """
 
     lineage: str
     term: int
-    architecture: str
+    model: str
     feature_schema: str
-    seed: int
+    settings: dict[str, object]
+    adopted: tuple[Adoption, ...] = ()
     position: Position
     boundary_number: int
     published: Published

@@ -9,6 +9,7 @@ import torch
 
 from stream.errors import ConfigError
 from tests.trainer.evaluation import logs
+from trainer.configs import LearningSettings
 from trainer.evaluation.evaluate import Evaluation, Progress, Request, evaluate, per_list
 from trainer.evaluation.intervals import paired_bootstrap
 from trainer.evaluation.lists import Columns, Dataset, from_sessions, split_by_share
@@ -16,7 +17,6 @@ from trainer.evaluation.neural import Patience
 from trainer.evaluation.simple import scores
 from trainer.learning.learner import Learner
 from trainer.models import MODELS, Vocabulary
-from trainer.settings import TrainerSettings
 
 DATA = Dataset(name="generated", note="none", split=logs.split(300))
 COLUMNS = Columns.of(DATA.split.test, "order", tie_seed=0)
@@ -33,9 +33,7 @@ def _one_thread() -> Iterator[None]:
 def learner(model: str, seed: int) -> Learner:
     vocabulary = Vocabulary(item=200, shop=200, brand=200, category=200)
     config = replace(MODELS[model].profiles["tiny"], vocabulary=vocabulary)
-    return Learner(
-        model, config, TrainerSettings(batch_sessions=32, dense_lr=0.01), seed=seed, device=torch.device("cpu")
-    )
+    return Learner(model, config, LearningSettings(seed=seed, batch=32, lr=0.01), device=torch.device("cpu"))
 
 
 def run(*models: str, data: Dataset = DATA, reference: str | None = None, label: str = "order") -> Evaluation:

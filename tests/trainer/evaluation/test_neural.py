@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.trainer.evaluation import logs
+from trainer.configs import LearningSettings
 from trainer.evaluation.evaluate import per_list
 from trainer.evaluation.lists import Columns
 from trainer.evaluation.neural import Epoch, Fit, Patience, fit
 from trainer.learning.learner import Learner
 from trainer.models import MODELS, Vocabulary
-from trainer.settings import TrainerSettings
 
 SPLIT = logs.split(400)
 VOCABULARY = Vocabulary(item=200, shop=200, brand=200, category=200)
@@ -27,8 +27,8 @@ def _one_thread() -> Iterator[None]:
 
 def learner(model: str, *, seed: int = 0, lr: float = 0.01) -> Learner:
     config = replace(MODELS[model].profiles["tiny"], vocabulary=VOCABULARY)
-    settings = TrainerSettings(batch_sessions=32, dense_lr=lr)
-    return Learner(model, config, settings, seed=seed, device=torch.device("cpu"))
+    learning = LearningSettings(seed=seed, batch=32, lr=lr)
+    return Learner(model, config, learning, device=torch.device("cpu"))
 
 
 def fitted(

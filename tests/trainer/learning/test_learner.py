@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from stream import db
 from stream.schemas.session import encode
-from tests.trainer.harness import SETTINGS, feed, make_loop, weights
+from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer.learning.learner import LearningHalted
 
@@ -61,8 +61,9 @@ def poisoned(count: int, *, every: int) -> list[LogRecord]:
 
 
 def test_a_session_with_nan_leaves_the_weights_untouched(tmp_path: Path) -> None:
-    no_marks = replace(SETTINGS, checkpoint_s=10_000, publish_s=10_000)
-    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=no_marks)
+    no_marks = replace(LINEAGE, learning=replace(LINEAGE.learning, checkpoint_s=10_000))
+    settings = replace(SETTINGS, publish_s=10_000)
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=settings, lineage=no_marks)
     log = poisoned(4, every=4)
     before: list[dict[str, bytes]] = []
     offsets = loop.start()

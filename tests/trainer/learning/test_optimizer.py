@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
+from trainer.configs import LearningSettings
 from trainer.features import TABLES, Batch, collate, example_from_session
 from trainer.features.id_maps import IdMaps
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
@@ -77,10 +80,10 @@ def test_admitted_rows_start_from_the_cold_row() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adagrad"])
-def test_a_restored_dense_optimizer_goes_on_alike(kind: str) -> None:
+def test_a_restored_dense_optimizer_goes_on_alike(kind: Literal["adamw", "adagrad"]) -> None:
     def make() -> tuple[torch.Tensor, DenseOptimizer]:
         weight = torch.ones(3).requires_grad_()
-        return weight, DenseOptimizer({"w": weight}, "adamw" if kind == "adamw" else "adagrad", 0.1, 0.1)
+        return weight, DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1))
 
     one, first = make()
     other, second = make()
@@ -94,3 +97,24 @@ def test_a_restored_dense_optimizer_goes_on_alike(kind: str) -> None:
             optimizer.step()
     assert torch.equal(one, other)
     assert not torch.equal(one, torch.ones(3))
+
+
+def test_weight_decay_shrinks_matrices_only() -> None:
+    weights = {"matrix": torch.ones(2, 2).requires_grad_(), "bias": torch.ones(2).requires_grad_()}
+    optimizer = DenseOptimizer(weights, LearningSettings(lr=0.1, weight_decay=0.5))
+    for weight in weights.values():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert torch.equal(weights["bias"], torch.ones(2))
+    torch.testing.assert_close(weights["matrix"].detach(), torch.full((2, 2), 0.95))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adagrad"])
+def test_a_share_of_the_rate_makes_a_smaller_step(kind: Literal["adamw", "adagrad"]) -> None:
+    moved = []
+    for rate in (1.0, 0.25):
+        weight = torch.ones(3).requires_grad_()
+        weight.grad = torch.tensor([1.0, -2.0, 0.5])
+        DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1)).step(rate)
+        moved.append(1 - weight.detach())
+    torch.testing.assert_close(moved[1], moved[0] / 4)

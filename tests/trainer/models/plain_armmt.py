@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.configs.armmt import ArmmtConfig
 from trainer.features import Batch
 from trainer.features.schema import NUM_COLUMNS
-from trainer.models.armmt import ArmmtConfig
 
 Vector = NDArray[np.float64]
 Weights = dict[str, Vector]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from tests.trainer.lists import batch_of, catalogue, labelled
+from trainer.configs.armmt import PROFILES, Activation, ArmmtConfig
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, Outputs, TensorBatch, Vocabulary, to_torch
-from trainer.models.armmt import PROFILES, ArmmtConfig
-from trainer.models.fusion import Activation, Cafu
+from trainer.models.blocks import Dropout
+from trainer.models.fusion import Cafu
 
 KNOWN = catalogue()
 init, forward = MODELS["armmt"].init, MODELS["armmt"].forward
@@ -169,13 +170,11 @@ def test_context_moves_the_weights_of_the_modalities() -> None:
     assert (weights - other).abs().max() > 1e-4
 
 
-def test_dropout_needs_a_generator_and_is_seeded() -> None:
-    config = replace(TINY, dropout=0.3)
+def test_dropout_is_seeded() -> None:
     batch, params = lists(), init(TINY, 0)
-    plain = forward(config, params, batch).logit
-    assert torch.equal(plain, forward(TINY, params, batch).logit)
+    plain = forward(TINY, params, batch).logit
     first, again, other = (
-        forward(config, params, batch, torch.Generator().manual_seed(seed)).logit for seed in (1, 1, 2)
+        forward(TINY, params, batch, Dropout(0.3, torch.Generator().manual_seed(seed))).logit for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -183,9 +182,10 @@ def test_dropout_needs_a_generator_and_is_seeded() -> None:
 
 
 def test_paper_profile_has_the_papers_sizes() -> None:
-    config = PROFILES["paper"]
+    config = PROFILES["full"]
     assert (config.d, config.width, config.heads, config.width // config.heads) == (32, 192, 6, 32)
     assert (config.aux_weight, config.context, config.reduction) == (1.0, 64, 4)
+    assert (config.field_layers, config.mm_layers, config.global_layers) == (2, 2, 2)
     shapes = {
         name: tuple(values.shape) for name, values in init(replace(config, vocabulary=TINY.vocabulary), 0).items()
     }

@@ -9,10 +9,10 @@ import torch
 
 from tests.trainer.lists import batch_of, catalogue, labelled
 from tests.trainer.models.plain_armmt import PlainArmmt, total_loss
+from trainer.configs.armmt import PROFILES, ArmmtConfig
 from trainer.features import Batch
 from trainer.learning import losses
 from trainer.models import MODELS, Vocabulary, to_torch
-from trainer.models.armmt import PROFILES, ArmmtConfig
 
 KNOWN = catalogue()
 TINY = replace(

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.trainer.lists import batch_of, catalogue, labelled
+from trainer.configs import mlp, prm
+from trainer.configs.base import Modality
 from trainer.learning.losses import total_loss
-from trainer.models import MODELS, TensorBatch, Vocabulary, mlp, prm, to_torch
-from trainer.models.config import Modality
+from trainer.models import MODELS, TensorBatch, Vocabulary, to_torch
 
 KNOWN = catalogue()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.models.blocks import Encoder, Mlp, TargetAttention, dropper, masked_softmax, zero_unless
+from trainer.models.blocks import Dropout, Encoder, Mlp, TargetAttention, dropper, masked_softmax, zero_unless
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +112,10 @@ def test_mlp_is_relu_without_slopes_and_prelu_with() -> None:
         torch.testing.assert_close(mlp(values), torch.where(before > 0, before, below))
 
 
-def test_dropout_is_inverted_seeded_and_off_without_a_generator() -> None:
+def test_dropout_is_inverted_seeded_and_off_when_not_given() -> None:
     values = torch.ones(4_000)
-    assert torch.equal(dropper(0.25, None)(values), values)
-    drawn = dropper(0.25, torch.Generator().manual_seed(1))(values)
-    assert torch.equal(drawn, dropper(0.25, torch.Generator().manual_seed(1))(values))
+    assert torch.equal(dropper(None)(values), values)
+    drawn = dropper(Dropout(0.25, torch.Generator().manual_seed(1)))(values)
+    assert torch.equal(drawn, dropper(Dropout(0.25, torch.Generator().manual_seed(1)))(values))
     assert drawn.mean().item() == pytest.approx(1, abs=0.05)
     assert sorted(set(drawn.tolist())) == pytest.approx([0, 4 / 3])

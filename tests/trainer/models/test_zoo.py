@@ -32,7 +32,7 @@ every_profile = pytest.mark.parametrize(
 
 def test_every_model_has_both_profiles() -> None:
     assert set(MODELS) == {"armmt", "prm", "din", "mlp"}
-    assert all(set(spec.profiles) == {"tiny", "paper"} for spec in MODELS.values())
+    assert all(set(spec.profiles) == {"tiny", "full"} for spec in MODELS.values())
 
 
 @every_profile
@@ -55,7 +55,7 @@ def test_hash_is_pinned() -> None:
     # unnoticed.
     assert (
         architecture_hash("armmt", MODELS["armmt"].profiles["tiny"])
-        == "b8ae9e00ae7ae97284e7e87bdb6cb160c4cb8602d3256772519021eb90e8a75c"
+        == "34790868f9cfa77a8d48fedd54ee41cf9e64ae67ce21e5e29c37d12feefa11ce"
     )
 
 
@@ -70,9 +70,9 @@ def test_what_does_not_fit_is_refused() -> None:
         decode_config("prm", {"width": 64, "heads": 5})
     with pytest.raises(ConfigError, match="modalities"):
         decode_config("prm", {"modalities": ["text", "text"]})
-    with pytest.raises(ConfigError, match="dropout"):
-        decode_config("prm", {"dropout": 1.0})
-    with pytest.raises(ConfigError, match="positive"):
+    with pytest.raises(ConfigError, match="aux_weight = -1"):
+        decode_config("prm", {"aux_weight": -1.0})
+    with pytest.raises(ConfigError, match="d = 0: expected at least 1"):
         decode_config("prm", {"d": 0})
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from stream import db
 from stream.errors import ArtifactError
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import make_log
-from trainer.loop import Lineage
+from trainer.configs import MODEL_PROFILES
 from trainer.versions import checkpoint
 
 
@@ -63,6 +64,6 @@ def test_starting_afresh_over_damaged_checkpoints_is_refused(trained: Path) -> N
 def test_a_checkpoint_of_another_model_is_refused(trained: Path, tmp_path: Path) -> None:
     engine = db.create("sqlite://")
     db.metadata.create_all(engine)
-    other = Lineage(name=LINEAGE.name, model="mlp", profile="tiny", seed=3, code_version="test")
+    other = replace(LINEAGE, model="mlp", config=MODEL_PROFILES["mlp"]["tiny"])
     with pytest.raises(ArtifactError, match="this trainer is"):
         make_loop(tmp_path, engine, lineage=other).start()

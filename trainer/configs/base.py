@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 Modality = Literal["image", "text"]
@@ -11,12 +12,24 @@ MODALITIES: tuple[Modality, ...] = ("image", "text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Rows of the four id tables, the padding row 0 and the cold row 1 included."""
+    """Rows of the four id tables, the padding row 0 and the cold row 1 included.
+
+    Attributes:
+        item: Rows of the table of items.
+        shop: Rows of the table of shops.
+        brand: Rows of the table of brands.
+        category: Rows of the table of categories.
+    """
 
     item: int = 10_000
     shop: int = 10_000
     brand: int = 10_000
     category: int = 10_000
+
+    def __post_init__(self) -> None:
+        for declared in fields(self):
+            if (rows := getattr(self, declared.name)) < 2:
+                raise ValueError(f"vocabulary.{declared.name} = {rows}: expected at least 2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +46,12 @@ class ModelConfig:
         num_columns: Numbers of a candidate in data of another form; 0 = the columns of the feature schema.
         uses_rank: Whether `rank_in` and the columns that depend on it are read.
         modalities: Vectors that are read.
-        attention: Masked softmax over behaviours, or DIN's un-normalised weights.
+        attention: Weights of behaviours: a masked softmax, or DIN's un-normalised weights.
         attention_hidden: Widths of the attention's two hidden layers.
         main_loss: List softmax (16), or binary cross-entropy per item.
         aux_weight: lambda of (17).
-        pcvr: Whether the head for probabilities exists; `pcvr_weight` weighs its loss.
-        dropout: Share of activations and of whole modalities dropped while training with a generator.
+        pcvr: Whether the head for probabilities exists.
+        pcvr_weight: Weight of that head's loss.
     """
 
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
@@ -56,18 +69,24 @@ class ModelConfig:
     aux_weight: float = 1.0
     pcvr: bool = False
     pcvr_weight: float = 1.0
-    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if len(set(self.modalities)) != len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
-            raise ValueError(f"modalities: expected a subset of {MODALITIES}, got {self.modalities}")
-        sizes = (self.vector_width, self.d, self.context, self.history, self.max_rank)
-        if min(sizes) < 1:
-            raise ValueError(f"widths must be positive, got {sizes}")
-        if self.num_columns < 0:
-            raise ValueError(f"num_columns: expected 0 or more, got {self.num_columns}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected [0, 1), got {self.dropout}")
+            raise ValueError(f"modalities = {self.modalities}: expected a subset of {MODALITIES}, each once")
+        for declared in fields(self):
+            value = getattr(self, declared.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            least = 0 if declared.name == "num_columns" else 1
+            if any(isinstance(number, int) and not isinstance(value, bool) and number < least for number in numbers):
+                raise ValueError(f"{declared.name} = {value}: expected at least {least}")
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                raise ValueError(f"{declared.name} = {value}: expected 0 or more")
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError unless the width splits into equal heads."""
+    if width % heads:
+        raise ValueError(f"width = {width}: expected a multiple of heads = {heads}")
 
 
 def architecture_hash(name: str, config: ModelConfig) -> str:

@@ -1,0 +1,33 @@
+"""Configurations of models and of learning, with their profiles, without torch: every command reads its settings.
+
+`MODEL_PROFILES` and `LEARNING_PROFILES` name them all.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from trainer.configs import armmt, din, mlp, prm
+from trainer.configs.base import ModelConfig, Vocabulary, architecture_hash
+from trainer.configs.learning import PROFILES as LEARNING_PROFILES
+from trainer.configs.learning import LearningSettings
+
+ModelName = Literal["armmt", "prm", "din", "mlp"]
+Profile = Literal["tiny", "full"]
+
+MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
+    "armmt": armmt.PROFILES,
+    "prm": prm.PROFILES,
+    "din": din.PROFILES,
+    "mlp": mlp.PROFILES,
+}
+
+__all__ = [
+    "LEARNING_PROFILES",
+    "MODEL_PROFILES",
+    "LearningSettings",
+    "ModelConfig",
+    "ModelName",
+    "Profile",
+    "Vocabulary",
+    "architecture_hash",
+]

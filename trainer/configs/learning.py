@@ -1,0 +1,84 @@
+"""Settings of learning: everything beside the model, the log and the code that decides the weights.
+
+Source: docs/training.md; the profile `full` follows ARMMT (arXiv 2408.05751), section 4.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningSettings:
+    """Settings that decide what a lineage learns from its log.
+
+    They belong to the identity of a lineage. All intervals are in watermark time.
+
+    Attributes:
+        seed: Seed of fresh weights and of dropout.
+        batch: Sessions of a full batch.
+        batch_s: Seconds between the grid lines that cut batches.
+        optimizer: Optimizer of the dense weights.
+        lr: Learning rate of the dense weights.
+        rows_lr: Learning rate of row-wise Adagrad on embedding rows.
+        warmup_steps: Steps over which both learning rates rise linearly to their values; 0 turns the rise off.
+        weight_decay: Decoupled decay of the dense matrices per step, in units of the learning rate; AdamW only.
+        accumulator: Initial value and floor of Adagrad's accumulators.
+        accumulator_decay_per_day: Factor that shrinks accumulators in a day, down to the floor.
+        clip_norm: Largest norm of a step's gradient.
+        dropout: Share of activations, and of ARMMT's whole modalities, dropped in a step.
+        epochs: Passes over the lists of an offline fit; a log is read once.
+        checkpoint_s: Seconds between checkpoint boundaries: ids are admitted, items are applied, and a checkpoint may
+            be written.
+        catalogue_delay_s: Items take effect at the first boundary this long after their `updated_ts`.
+        seen_s: Seconds that a trained session is remembered, so that a repeated record is not trained twice.
+        converted_s: Seconds that a trained purchase is remembered: the longest attribution window.
+        min_sightings: Sightings before an id gets a row of its own.
+    """
+
+    seed: int = 0
+    batch: int = 128
+    batch_s: int = 10
+    optimizer: Literal["adamw", "adagrad"] = "adamw"
+    lr: float = 3e-4
+    rows_lr: float = 0.05
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    accumulator: float = 0.1
+    accumulator_decay_per_day: float = 0.5
+    clip_norm: float = 10.0
+    dropout: float = 0.0
+    epochs: int = 20
+    checkpoint_s: int = 60
+    catalogue_delay_s: int = 120
+    seen_s: int = 3_600
+    converted_s: int = 86_400
+    min_sightings: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} = {value}: expected a finite number")
+        for name in ("lr", "rows_lr", "accumulator", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
+        for name in ("batch", "batch_s", "epochs", "checkpoint_s", "min_sightings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}: expected 0 to {2**63 - 1}")
+        if not 0 < self.accumulator_decay_per_day <= 1:
+            raise ValueError(f"accumulator_decay_per_day = {self.accumulator_decay_per_day}: expected (0, 1]")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout}: expected [0, 1)")
+
+
+PROFILES: Mapping[str, LearningSettings] = {
+    "tiny": LearningSettings(),
+    # The paper names no rate of dropout: Vaswani et al. 2017, section 5.4, has .1.
+    "full": LearningSettings(optimizer="adagrad", lr=0.07, rows_lr=0.07, accumulator_decay_per_day=1.0, dropout=0.1),
+}
