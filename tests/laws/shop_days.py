@@ -204,9 +204,11 @@ def hostile_days(draw: st.DrawFn, *, evicts: bool = True) -> ShopDay:
         events.append(replace(event, event_id=event.event_id + "-other"))
     settings = _settings(
         draw,
-        warm_max_bytes=draw(st.sampled_from((0, 600, 2_000))) if evicts else SETTINGS.warm_max_bytes,
+        warm_max_bytes=draw(st.sampled_from((0, 600, 2_000, SETTINGS.warm_max_bytes)))
+        if evicts
+        else SETTINGS.warm_max_bytes,
         max_client_events=draw(st.sampled_from((1, 3, 6, SETTINGS.max_client_events))),
-        max_list_events=draw(st.sampled_from((1, 3, SETTINGS.max_list_events))),
+        max_list_events=draw(st.sampled_from((1, 3, SETTINGS.max_list_events))) if evicts else SETTINGS.max_list_events,
         hot_max_bytes=draw(st.sampled_from((0, SETTINGS.hot_max_bytes))),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
