@@ -284,8 +284,9 @@ class Loop:
         self.progress.watermark_ts = self._batcher.position.watermark_ts
 
     def _on_batch(self, batch: SessionBatch) -> None:
+        before = self.learner.batch_number
         step = self.learner.learn(batch, self.catalogue)
-        self.progress.num_batches += 1
+        self.progress.num_batches += self.learner.batch_number - before
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
 

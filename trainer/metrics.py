@@ -36,6 +36,7 @@ def families() -> dict[str, Family]:
             " (arrival), as served, and of the incoming order of the lists served.",
             labels=(*_LINEAGE, "series", "label", "metric"),
         ),
+        GaugeMetricFamily("shelfwise_trainer_pending", "Sessions that wait for their batch to fill.", labels=_LINEAGE),
         GaugeMetricFamily("shelfwise_trainer_version", "Number of the newest version.", labels=_LINEAGE),
         GaugeMetricFamily(
             "shelfwise_trainer_watermark_timestamp_seconds", "Watermark of the newest record.", labels=_LINEAGE
@@ -81,6 +82,7 @@ class LoopCollector(Collector):
             add("loss", loss, part)
         for key, mean in (own.prequential.means() or progress.prequential).items():
             add("prequential", mean, *key.split("."))
+        add("pending", len(own.pending))
         add("version", progress.version)
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)

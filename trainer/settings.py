@@ -66,9 +66,4 @@ class TrainerSettings:
                 f"trainer.publish_s = {self.publish_s}: expected a multiple of learning.checkpoint_s = "
                 f"{learning.checkpoint_s}"
             )
-        return Boundaries(
-            batch_sessions=learning.batch,
-            batch_ms=learning.batch_s * 1000,
-            checkpoint_ms=learning.checkpoint_s * 1000,
-            publish_ms=self.publish_s * 1000,
-        )
+        return Boundaries(checkpoint_ms=learning.checkpoint_s * 1000, publish_ms=self.publish_s * 1000)

@@ -8,8 +8,7 @@ from trainer.settings import TrainerSettings
 
 
 def test_boundaries_are_the_intervals_in_milliseconds() -> None:
-    boundaries = TrainerSettings(publish_s=20).boundaries(LearningSettings(batch=7, batch_s=5, checkpoint_s=10))
-    assert (boundaries.batch_sessions, boundaries.batch_ms) == (7, 5_000)
+    boundaries = TrainerSettings(publish_s=20).boundaries(LearningSettings(checkpoint_s=10))
     assert (boundaries.checkpoint_ms, boundaries.publish_ms) == (10_000, 20_000)
 
 

@@ -17,8 +17,7 @@ class LearningSettings:
 
     Attributes:
         seed: Seed of fresh weights and of dropout.
-        batch: Sessions of a full batch.
-        batch_s: Seconds between the grid lines that cut batches.
+        batch: Sessions of a batch, however long they take to arrive: a step's size does not depend on the traffic.
         optimizer: Optimizer of the dense weights.
         lr: Learning rate of the dense weights.
         rows_lr: Learning rate of row-wise Adagrad on embedding rows.
@@ -39,7 +38,6 @@ class LearningSettings:
 
     seed: int = 0
     batch: int = 128
-    batch_s: int = 10
     optimizer: Literal["adamw", "adagrad"] = "adamw"
     lr: float = 3e-4
     rows_lr: float = 0.05
@@ -63,7 +61,7 @@ class LearningSettings:
         for name in ("lr", "rows_lr", "accumulator", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
-        for name in ("batch", "batch_s", "epochs", "checkpoint_s", "min_sightings"):
+        for name in ("batch", "epochs", "checkpoint_s", "min_sightings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s"):

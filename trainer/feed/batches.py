@@ -1,4 +1,4 @@
-"""Batches and checkpoint boundaries, cut by count and by grids of watermark time, never by the wall clock.
+"""Sessions and checkpoint boundaries, cut by grids of watermark time, never by the wall clock.
 
 At a checkpoint boundary ids are admitted, the catalogue is applied, a checkpoint may be written, and a version may be
 published.
@@ -23,7 +23,7 @@ class OrderedSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionBatch:
-    """Sessions of one step in merged order; `held` is parallel and True where a training hold was active."""
+    """Sessions between two boundaries in merged order; `held` is parallel and True where a training hold was active."""
 
     sessions: tuple[OrderedSession, ...]
     held: tuple[bool, ...]
@@ -46,15 +46,13 @@ class CheckpointBoundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundaries:
-    """Grids of boundaries in milliseconds of watermark time, and the sessions of a full batch."""
+    """Grids of boundaries in milliseconds of watermark time."""
 
-    batch_sessions: int = 128
-    batch_ms: int = 10_000
     checkpoint_ms: int = 60_000
     publish_ms: int = 300_000
 
     def __post_init__(self) -> None:
-        for name in ("batch_sessions", "batch_ms", "checkpoint_ms", "publish_ms"):
+        for name in ("checkpoint_ms", "publish_ms"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         if self.publish_ms % self.checkpoint_ms:
@@ -63,7 +61,7 @@ class Boundaries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """State of a batcher at a boundary, where its batch is empty.
+    """State of a batcher at a boundary, where it holds no session back.
 
     Attributes:
         cursors: Partition to its cursor.
@@ -79,7 +77,7 @@ class Position:
 
 
 class Batcher:
-    """A cutter of the ordered records into batches and boundaries."""
+    """A cutter of the ordered records into sessions and boundaries."""
 
     def __init__(self, grid: Boundaries, position: Position) -> None:
         self._boundaries = grid
@@ -92,7 +90,7 @@ class Batcher:
 
     @property
     def position(self) -> Position:
-        """The state to continue from. It is complete at boundaries only: elsewhere a batch may be begun."""
+        """The state to continue from. It is complete at boundaries only: elsewhere sessions may be held back."""
         return Position(
             cursors=dict(sorted(self._cursors.items())),
             watermark_ts=self._watermark_ts,
@@ -101,10 +99,14 @@ class Batcher:
         )
 
     def cut(self, released: Iterable[OrderedRecord]) -> Iterator[SessionBatch | CheckpointBoundary]:
-        """Yield batches and boundaries as they complete; a boundary comes before the record that crosses its line."""
+        """Yield sessions and boundaries in order; a boundary comes before the record that crosses its line.
+
+        How the sessions between two boundaries are split depends on what was released at once, and carries no meaning.
+        """
         for one in released:
             yield from self._cross(one)
-            yield from self._take(one)
+            self._take(one)
+        yield from self._flush()
 
     def _cross(self, one: OrderedRecord) -> Iterator[SessionBatch | CheckpointBoundary]:
         grid, now = self._boundaries, one.key.watermark_ts
@@ -114,15 +116,13 @@ class Batcher:
                 self._boundary_ts = line
                 yield CheckpointBoundary(line, publish=False, first=True)
             return
-        before = now if self._watermark_ts is None else self._watermark_ts
-        if line > self._boundary_ts or now // grid.batch_ms != before // grid.batch_ms:
-            yield from self._flush()
         if line > self._boundary_ts:
+            yield from self._flush()
             publish = line // grid.publish_ms != self._boundary_ts // grid.publish_ms
             self._boundary_ts = line
             yield CheckpointBoundary(line, publish=publish)
 
-    def _take(self, one: OrderedRecord) -> Iterator[SessionBatch]:
+    def _take(self, one: OrderedRecord) -> None:
         watermark_ts, partition, offset = one.key
         self._watermark_ts = watermark_ts
         self._cursors[partition] = Cursor(next_offset=offset + 1, watermark_ts=watermark_ts)
@@ -131,8 +131,6 @@ class Batcher:
             return
         self._sessions.append(OrderedSession(one.key, one.record))
         self._held.append(bool(self._holds))
-        if len(self._sessions) == self._boundaries.batch_sessions:
-            yield from self._flush()
 
     def _flush(self) -> Iterator[SessionBatch]:
         if self._sessions:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
-from stream.schemas.session import Session
+from stream.schemas.session import Session, decode, encode
 from trainer.configs import LearningSettings
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
@@ -45,13 +45,21 @@ from trainer.versions.checkpoint import LearningState
 _DAY_MS = 86_400_000
 
 
+@dataclass(frozen=True, slots=True)
+class PendingSession:
+    """A session that waits for its batch to fill, and the labels that it will train."""
+
+    session: Session
+    labels: Labels
+
+
 class LearningHalted(ShelfwiseError):  # noqa: N818 - a state of learning, not a fault of the program
     """Too many refused batches in a row: the process stops and publishes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Result of one batch: sessions trained, the loss by part, and whether the weights moved."""
+    """Result of a step, or of the steps of one call: sessions trained, the last loss by part, whether weights moved."""
 
     num_trained: int
     losses: Mapping[str, float]
@@ -84,6 +92,7 @@ class Learner:
     Attributes:
         params: All weights by name; tables are named `rows.*`.
         id_maps: Rows of the ids.
+        pending: Sessions that wait for their batch to fill.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
@@ -115,6 +124,7 @@ class Learner:
         self.id_maps = IdMaps.empty(self.capacities, min_sightings=learning.min_sightings)
         self._seen = SeenSet()
         self._converted = SeenSet()
+        self.pending: list[PendingSession] = []
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
         self.num_steps = 0
@@ -124,13 +134,21 @@ class Learner:
         self.lineage: str | None = None
 
     def learn(self, batch: SessionBatch, catalogue: CatalogueLike) -> Step:
-        """Train one batch, or leave the weights as they are and count why.
+        """Take sessions in and train every batch that they fill; the rest waits for later sessions.
+
+        Examples are built when their batch is full, with the ids and the catalogue of that moment.
 
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
         """
-        examples, fresh = self._examples(batch, catalogue)
-        return self.train(examples, fresh)
+        self._take(batch)
+        trained, moved = 0, False
+        losses: Mapping[str, float] = {}
+        while len(self.pending) >= self.learning.batch:
+            full, self.pending = self.pending[: self.learning.batch], self.pending[self.learning.batch :]
+            step = self.train(*self._examples(full, catalogue))
+            trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
+        return Step(trained, losses, moved=moved)
 
     def train(self, examples: Sequence[SessionExample], fresh: Sequence[bool]) -> Step:
         """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
@@ -156,10 +174,8 @@ class Learner:
         self.observe([example for example, new in zip(examples, fresh, strict=True) if new])
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
-    def _examples(self, batch: SessionBatch, catalogue: CatalogueLike) -> tuple[list[SessionExample], list[bool]]:
-        """Return the examples to train, and which of them are first revisions."""
-        examples: list[SessionExample] = []
-        fresh: list[bool] = []
+    def _take(self, batch: SessionBatch) -> None:
+        """Append the sessions that have something to train to those that wait."""
         for placed, held in zip(batch.sessions, batch.held, strict=True):
             session = placed.session
             key = session.query_id.encode() + b"\0" + session.label_key
@@ -173,12 +189,21 @@ class Learner:
             if session.revision > 0 and not labels.conv.any():
                 self.counters["without_label"] += 1
                 continue
+            self.pending.append(PendingSession(session, labels))
+
+    def _examples(
+        self, pending: Sequence[PendingSession], catalogue: CatalogueLike
+    ) -> tuple[list[SessionExample], list[bool]]:
+        """Return the examples to train, and which of them are first revisions."""
+        examples: list[SessionExample] = []
+        fresh: list[bool] = []
+        for one in pending:
             try:
-                examples.append(example_from_session(session, catalogue, labels))
+                examples.append(example_from_session(one.session, catalogue, one.labels))
             except SchemaError:
                 self.counters["rejected_features"] += 1
                 continue
-            fresh.append(session.revision == 0)
+            fresh.append(one.session.revision == 0)
         return examples, fresh
 
     def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
@@ -188,7 +213,7 @@ class Learner:
         for row in np.flatnonzero(conv):
             item_key = f"{session.query_id}\0{session.item_id[row]}".encode()
             conv[row] = float(self._converted.add(item_key, watermark_ts))
-        return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
+        return _only(labels, conv)
 
     def _step(self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats) -> tuple[dict[str, float], bool]:
         local, touched = gather_unique_rows(arrays)
@@ -270,6 +295,7 @@ class Learner:
             "ids": self.id_maps.to_arrays(),
             "seen": self._seen.to_arrays(),
             "converted": self._converted.to_arrays(),
+            "pending": _pack(self.pending),
             "golden": {} if self.golden is None else self.golden._asdict(),
         }
         return files
@@ -307,6 +333,7 @@ class Learner:
         self.id_maps = IdMaps.from_arrays(files["ids"], self.capacities, min_sightings=self.learning.min_sightings)
         self._seen = SeenSet.from_arrays(files["seen"])
         self._converted = SeenSet.from_arrays(files["converted"])
+        self.pending = _unpack(files["pending"])
         self.counters = Counter(state.counters)
         self.batch_number = state.batch_number
         self.num_steps = state.num_steps
@@ -314,6 +341,41 @@ class Learner:
         self.prequential = Prequential(state.prequential)
         if files["golden"]:
             self.golden = Batch(**{name: files["golden"][name] for name in Batch._fields})  # type: ignore[arg-type]
+
+
+def _only(labels: Labels, conv: NDArray[np.float32]) -> Labels:
+    """Return the labels with these purchases and no others."""
+    return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
+
+
+def _pack(pending: Sequence[PendingSession]) -> Tensors:
+    """Return waiting sessions as arrays: their records end to end, and the purchases that each will train."""
+    records = [encode(one.session) for one in pending]
+    return {
+        "records": np.frombuffer(b"".join(records), np.uint8),
+        "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
+        "conv": np.concatenate([np.zeros(0, np.float32), *(one.labels.conv for one in pending)]),
+    }
+
+
+def _unpack(arrays: Tensors) -> list[PendingSession]:
+    """Return the sessions that `_pack` wrote.
+
+    Raises:
+        ArtifactError: If they do not decode.
+    """
+    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.float32)
+    found: list[PendingSession] = []
+    start = row = 0
+    for end in arrays["ends"].tolist():
+        try:
+            session = decode(raw[start:end])
+        except SchemaError as error:
+            raise ArtifactError(f"checkpoint: waiting session {len(found)}: {error}") from error
+        assert isinstance(session, Session), "only sessions wait"
+        found.append(PendingSession(session, _only(stream_labels(session), conv[row : row + session.n])))
+        start, row = end, row + session.n
+    return found
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:

@@ -1,4 +1,4 @@
-"""Batches and checkpoint boundaries cut from ordered records."""
+"""Sessions and checkpoint boundaries cut from ordered records."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tests.trainer.session_log import START_TS, make_session
 from trainer.feed.batches import Batcher, Boundaries, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, OrderedRecord, WatermarkMerge
 
-GRID = Boundaries(batch_sessions=3, batch_ms=10_000, checkpoint_ms=20_000, publish_ms=40_000)
+GRID = Boundaries(checkpoint_ms=20_000, publish_ms=40_000)
 
 
 def released(watermarks: list[int]) -> list[OrderedRecord]:
@@ -18,18 +18,17 @@ def released(watermarks: list[int]) -> list[OrderedRecord]:
     return list(merge.release())
 
 
-def test_batches_end_at_their_size_and_at_the_grid() -> None:
+def test_boundaries_stand_between_the_sessions_that_cross_the_grid() -> None:
     cutter = Batcher(GRID, Position(cursors={0: Cursor(next_offset=0)}))
     elements = list(cutter.cut(released([0, 1, 2, 3, 10_000, 20_000, 45_000])))
     sizes = [len(element.sessions) if isinstance(element, SessionBatch) else element for element in elements]
     assert sizes == [
         CheckpointBoundary(START_TS, publish=False, first=True),
-        3,
-        1,
-        1,
+        5,
         CheckpointBoundary(START_TS + 20_000, publish=False),
         1,
         CheckpointBoundary(START_TS + 40_000, publish=True),
+        1,
     ]
 
 

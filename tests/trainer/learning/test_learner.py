@@ -1,5 +1,6 @@
 """The learner behind the loop: repeated, held, refused and damaged sessions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from stream import db
 from stream.schemas.session import encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
-from trainer.learning.learner import LearningHalted
+from trainer.features import SessionExample
+from trainer.learning.learner import Learner, LearningHalted, Step
 
 
 def make_engine(folder: Path) -> Engine:
@@ -61,7 +63,7 @@ def poisoned(count: int, *, every: int) -> list[LogRecord]:
 
 
 def test_a_session_with_nan_leaves_the_weights_untouched(tmp_path: Path) -> None:
-    no_marks = replace(LINEAGE, learning=replace(LINEAGE.learning, checkpoint_s=10_000))
+    no_marks = replace(LINEAGE, learning=replace(LINEAGE.learning, checkpoint_s=10_000, batch=1))
     settings = replace(SETTINGS, publish_s=10_000)
     loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=settings, lineage=no_marks)
     log = poisoned(4, every=4)
@@ -96,6 +98,52 @@ def test_sessions_under_a_hold_are_counted_and_not_trained(tmp_path: Path) -> No
     values.insert(3, encode(make_progress(0, START_TS + 2_000, hold=["ctr"])))
     values.insert(7, encode(make_progress(0, START_TS + 5_000)))
     values.append(encode(make_progress(0, START_TS + 90_000)))
-    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)
+    six = replace(LINEAGE, learning=replace(LINEAGE.learning, batch=6))
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, lineage=six)
     feed(loop, single_partition(values))
     assert loop.learner.counters == {"held": 3, "trained": 6}
+
+
+def spread(count: int, step_ms: int) -> list[LogRecord]:
+    """Sessions of one partition, each with an order, `step_ms` of watermark time apart."""
+    rng = np.random.default_rng(5)
+    sessions = [
+        make_session(number, rng, watermark_ts=START_TS + number * step_ms, orders=[0]) for number in range(count)
+    ]
+    return single_partition([*map(encode, sessions), encode(make_progress(0, START_TS + count * step_ms + 1))])
+
+
+@pytest.mark.parametrize("step_ms", [10, 1_000, 7_000, 100_000])
+def test_every_step_has_a_full_batch_at_any_traffic(
+    tmp_path: Path, step_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    train = Learner.train
+
+    def count(self: Learner, examples: Sequence[SessionExample], fresh: Sequence[bool]) -> Step:
+        sizes.append(len(examples))
+        return train(self, examples, fresh)
+
+    monkeypatch.setattr(Learner, "train", count)
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)
+    feed(loop, spread(70, step_ms))
+    assert sizes == [16] * 4
+    assert len(loop.learner.pending) == 70 - 64
+
+
+def test_waiting_sessions_survive_a_restart_at_any_record(tmp_path: Path) -> None:
+    records = spread(70, 7_000)
+    whole = make_loop(tmp_path / "whole", make_engine(tmp_path), partitions=1)
+    feed(whole, records)
+    for end in (9, 30, 47):
+        folder = tmp_path / str(end)
+        folder.mkdir()
+        engine = make_engine(folder)
+        feed(make_loop(folder, engine, partitions=1), records[:end])
+        resumed = make_loop(folder, engine, partitions=1)
+        feed(resumed, records)
+        assert weights(resumed) == weights(whole)
+        assert [one.session.query_id for one in resumed.learner.pending] == [
+            one.session.query_id for one in whole.learner.pending
+        ]
+        assert resumed.learner.counters == whole.learner.counters
