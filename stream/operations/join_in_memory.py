@@ -70,7 +70,8 @@ class _Log:
     """The partitions, their joins, and what these have put out."""
 
     def __init__(self, partitions: int) -> None:
-        settings = JoinSettings(ticks="driver")
+        # One clock stamped all events of a recorded log.
+        settings = JoinSettings(ticks="driver", clock_tolerance_s=0)
         self._joins = [Join(partition, settings, {}, {}, {}, partitions) for partition in range(partitions)]
         self._ends: dict[tuple[str, int], int] = {}
         self._joined = Joined()

@@ -21,6 +21,8 @@ from tests.harness.worker import running, wait_until_committed
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 FILE_NAME = "trivago_sessions_dev.parquet"
 SPEED = 2_000
+# One clock stamped the log.
+SETTINGS = {"SHELFWISE_JOIN__CLOCK_TOLERANCE_S": "0"}
 Row = dict[str, object]
 
 
@@ -30,7 +32,7 @@ class _Commands:
     def __init__(self, broker: Broker, home: Path) -> None:
         inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
         self._environment = {name: value for name, value in inherited.items() if not name.startswith("SHELFWISE_")}
-        self._environment |= {"SHELFWISE_BROKER": broker.bootstrap, "SHELFWISE_HOME": str(home)}
+        self._environment |= {"SHELFWISE_BROKER": broker.bootstrap, "SHELFWISE_HOME": str(home), **SETTINGS}
 
     def run(self, *argv: str) -> Row:
         """Run a command that must succeed and return the document that it prints."""
@@ -71,7 +73,7 @@ def test_the_real_log_joins_on_kafka_as_in_a_batch(fresh_kafka: Broker, tmp_path
 
 def _replay_and_compare(broker: Broker, folder: Path, path: Path, *options: str) -> dict[str, int]:
     commands = _Commands(broker, folder / "home")
-    with running(broker, folder / "home") as worker:
+    with running(broker, folder / "home", settings=SETTINGS) as worker:
         sent = commands.run("stream", "replay", "trivago", "--path", str(path), "--speed", str(SPEED), *options)
         wait_until_committed(broker, worker, timeout_s=300)
         assert worker.stop() == 0, worker.log
