@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -299,3 +300,28 @@ def test_scores_do_not_see_labels_or_the_displayed_order(name: str) -> None:
     assert torch.equal(
         scores(name, config, params, batch_of([shown])).logit, scores(name, config, params, batch_of([other])).logit
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("attention", ["softmax", "raw"])
+@pytest.mark.parametrize("main_loss", ["softmax", "bce"])
+def test_autocast_is_finite_and_close_to_float32(
+    name: str, dtype: torch.dtype, attention: Literal["softmax", "raw"], main_loss: Literal["softmax", "bce"]
+) -> None:
+    config = replace(tiny(name), pcvr=True, attention=attention, main_loss=main_loss)
+    shop = catalogue()
+    # An empty history, a list of one item and padding are the rows that masks empty.
+    examples = [labelled(1, shop, n=8, depth=0), labelled(2, shop, n=1, depth=4), labelled(3, shop, n=20, depth=6)]
+    batch = to_torch(batch_of(examples))
+    params = {key: values.requires_grad_() for key, values in MODELS[name].init(config, 0).items()}
+    exact = MODELS[name].forward(config, params, batch)
+    expected, _ = total_loss(exact, batch, config)
+    with torch.autocast("cpu", dtype):
+        outputs = MODELS[name].forward(config, params, batch)
+    loss, _ = total_loss(outputs, batch, config)
+    gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    assert all(bool(torch.isfinite(each).all()) for each in gradients if each is not None)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=0.03, atol=0.03)
+    torch.testing.assert_close(outputs.logit.float(), exact.logit, rtol=0.1, atol=0.1)

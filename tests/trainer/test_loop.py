@@ -266,15 +266,24 @@ def test_settings_of_the_model_are_never_adopted(tmp_path: Path) -> None:
         make_loop(tmp_path, other, lineage=wider, adopt=True).start()
 
 
-def test_a_resumed_run_with_dropout_and_warm_up_is_bit_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dropout": 0.3, "warmup_steps": 8},
+        {"precision": "bfloat16", "fused": True},
+        {"optimizer": "adagrad", "fused": True, "weight_decay": 0.1},
+    ],
+    ids=["dropout", "bfloat16", "adagrad"],
+)
+def test_a_resumed_run_with_other_settings_is_bit_equal(tmp_path: Path, values: dict[str, object]) -> None:
     log = make_log(160)
-    dropping = changed(dropout=0.3, warmup_steps=8)
+    other_learning = changed(**values)
 
     def run(name: str, *pieces: int) -> Loop:
         own = db.create("sqlite://")
         db.metadata.create_all(own)
         for end in pieces:
-            loop = make_loop(tmp_path / name, own, lineage=dropping)
+            loop = make_loop(tmp_path / name, own, lineage=other_learning)
             feed(loop, log[:end])
         return loop
 

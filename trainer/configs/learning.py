@@ -20,6 +20,9 @@ class LearningSettings:
         batch: Sessions of a batch, however long they take to arrive: a step's size does not depend on the traffic.
         optimizer: Optimizer of the dense weights.
         lr: Learning rate of the dense weights.
+        fused: Whether the optimizer of the dense weights is torch's fused form, which is faster.
+        precision: Number format of the forward pass. For `bfloat16`, torch's autocast chooses by operation; weights and
+            losses stay float32.
         rows_lr: Learning rate of row-wise Adagrad on embedding rows.
         warmup_steps: Steps over which both learning rates rise linearly to their values; 0 turns the rise off.
         weight_decay: Decoupled decay of the dense matrices per step, in units of the learning rate; AdamW only.
@@ -40,6 +43,8 @@ class LearningSettings:
     batch: int = 128
     optimizer: Literal["adamw", "adagrad"] = "adamw"
     lr: float = 3e-4
+    fused: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     rows_lr: float = 0.05
     warmup_steps: int = 0
     weight_decay: float = 0.0

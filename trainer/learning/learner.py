@@ -221,7 +221,9 @@ class Learner:
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        outputs = call(self._module, weights, tensors, self._dropout())
+        is_low = self.learning.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
+            outputs = call(self._module, weights, tensors, self._dropout())
         loss, parts = total_loss(outputs, tensors, self.config)
         losses = {name: float(part) for name, part in parts.items()}
         if not bool(torch.isfinite(loss)):

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainer.configs import ModelConfig
 from trainer.models.batch import Outputs, TensorBatch
+from trainer.models.blocks import wide
 
 _MASKED = -1e9
 
@@ -34,8 +35,8 @@ def list_softmax(logit_BL: Tensor, target_BL: Tensor, mask_BL: Tensor, weight_B:
     total = target.sum(dim=1)
     has_target = total > 0
     share = target / torch.where(has_target, total, 1.0).unsqueeze(1)
-    log_p = torch.log_softmax(torch.where(mask_BL, logit_BL, _MASKED), dim=1)
-    return _mean(-(share * log_p).sum(dim=1), has_target.to(logit_BL.dtype), weight_B)
+    log_p = torch.log_softmax(torch.where(mask_BL, wide(logit_BL), _MASKED), dim=1)
+    return _mean(-(share * log_p).sum(dim=1), has_target.to(log_p.dtype), weight_B)
 
 
 def click_task(logit_BL: Tensor, click_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
@@ -55,7 +56,7 @@ def click_task(logit_BL: Tensor, click_BL: Tensor, mask_BL: Tensor, weight_B: Te
     valid = mask_BL.sum(dim=1)
     item_BL = _cross_entropy(logit_BL, click_BL, mask_BL)
     mean_B = item_BL.sum(dim=1) / torch.clamp_min(valid, 1)
-    return _mean(mean_B, (valid > 0).to(logit_BL.dtype), weight_B)
+    return _mean(mean_B, (valid > 0).to(mean_B.dtype), weight_B)
 
 
 def clicked_orders(
@@ -80,7 +81,7 @@ def clicked_orders(
     _same_shape(logit_BL, conv_BL, mask_BL, None)
     _same_shape(logit_BL, click_BL, mask_BL, None)
     clicked = mask_BL & (torch.where(mask_BL, click_BL, 0.0) > 0)
-    logit = torch.where(clicked, logit_BL, 0.0)
+    logit = torch.where(clicked, wide(logit_BL), 0.0)
     conv = torch.where(clicked, conv_BL, 0.0)
     ones = torch.ones_like(logit)
     positive = ones if positive_BL is None else torch.where(clicked, positive_BL.detach(), 0.0)
@@ -120,7 +121,7 @@ def total_loss(outputs: Outputs, batch: TensorBatch, config: ModelConfig) -> tup
 
 def _cross_entropy(logit_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """Return the binary cross-entropy per item, 0 at padding."""
-    logit = torch.where(mask_BL, logit_BL, 0.0)
+    logit = torch.where(mask_BL, wide(logit_BL), 0.0)
     label = torch.where(mask_BL, label_BL, 0.0)
     terms = functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
     return torch.where(mask_BL, terms, 0.0)

@@ -46,6 +46,7 @@ class DenseOptimizer:
     def __init__(self, params: Mapping[str, Tensor], learning: LearningSettings) -> None:
         self._params = params
         self._lr = learning.lr
+        self._is_fused = learning.fused
         self._floor = learning.accumulator
         self._optimizer: torch.optim.Optimizer
         if learning.optimizer == "adamw":
@@ -54,10 +55,13 @@ class DenseOptimizer:
                 {"params": [p for p in params.values() if p.ndim > 1], "weight_decay": learning.weight_decay},
                 {"params": [p for p in params.values() if p.ndim <= 1], "weight_decay": 0.0},
             ]
-            self._optimizer = torch.optim.AdamW(groups, lr=learning.lr)
+            self._optimizer = torch.optim.AdamW(groups, lr=learning.lr, fused=learning.fused)
         else:
             self._optimizer = torch.optim.Adagrad(
-                params.values(), lr=learning.lr, initial_accumulator_value=learning.accumulator
+                params.values(),
+                lr=learning.lr,
+                initial_accumulator_value=learning.accumulator,
+                fused=learning.fused,
             )
 
     def step(self, rate: float = 1.0) -> None:
@@ -90,7 +94,9 @@ class DenseOptimizer:
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition(":")
             param = self._params[name]
-            self._optimizer.state[param][key] = value.clone() if key == "step" else value.to(param.device, copy=True)
+            # The fused forms count their steps on the device, the others on the host.
+            stays = key == "step" and not self._is_fused
+            self._optimizer.state[param][key] = value.clone() if stays else value.to(param.device, copy=True)
 
 
 class RowOptimizer:

@@ -55,9 +55,15 @@ def zero_unless(mask: Tensor, values: Tensor) -> Tensor:
     return torch.where(mask.unsqueeze(-1), values, 0.0)
 
 
+def wide(values: Tensor) -> Tensor:
+    """Return the values in at least float32: sums and exponentials under autocast need its range."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Return the softmax over the last axis among real entries; a row without any gives zeros."""
-    weights = torch.softmax(torch.where(mask, scores, _MASKED), dim=-1)
+    # In float16 the score of masked entries would be minus infinity, and a row with nothing real NaN.
+    weights = torch.softmax(torch.where(mask, wide(scores), _MASKED), dim=-1)
     return torch.where(mask, weights, 0.0)
 
 

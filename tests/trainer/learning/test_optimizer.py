@@ -79,11 +79,12 @@ def test_admitted_rows_start_from_the_cold_row() -> None:
     assert optimizer.accumulators["item"][3] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", ["adamw", "adagrad"])
-def test_a_restored_dense_optimizer_goes_on_alike(kind: Literal["adamw", "adagrad"]) -> None:
+def test_a_restored_dense_optimizer_goes_on_alike(kind: Literal["adamw", "adagrad"], *, fused: bool) -> None:
     def make() -> tuple[torch.Tensor, DenseOptimizer]:
         weight = torch.ones(3).requires_grad_()
-        return weight, DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1))
+        return weight, DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1, fused=fused))
 
     one, first = make()
     other, second = make()
@@ -118,3 +119,16 @@ def test_a_share_of_the_rate_makes_a_smaller_step(kind: Literal["adamw", "adagra
         DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1)).step(rate)
         moved.append(1 - weight.detach())
     torch.testing.assert_close(moved[1], moved[0] / 4)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adagrad"])
+def test_the_fused_form_makes_the_same_steps(kind: Literal["adamw", "adagrad"]) -> None:
+    ends = []
+    for fused in (False, True):
+        weight = torch.ones(3).requires_grad_()
+        optimizer = DenseOptimizer({"w": weight}, LearningSettings(optimizer=kind, lr=0.1, fused=fused))
+        for step in range(5):
+            weight.grad = torch.tensor([1.0, -2.0, 0.5]) * (step + 1)
+            optimizer.step(0.5)
+        ends.append(weight.detach())
+    torch.testing.assert_close(ends[0], ends[1])
