@@ -29,6 +29,11 @@ def families() -> dict[str, Family]:
         CounterMetricFamily(
             "shelfwise_trainer_skipped", "Session records not trained, by reason.", labels=(*_LINEAGE, "reason")
         ),
+        CounterMetricFamily(
+            "shelfwise_trainer_behaviours",
+            "Behaviours in the histories of trained sessions, by whether the query's category kept them.",
+            labels=(*_LINEAGE, "outcome"),
+        ),
         GaugeMetricFamily("shelfwise_trainer_loss", "Loss of the newest batch, by part.", labels=(*_LINEAGE, "part")),
         GaugeMetricFamily(
             "shelfwise_trainer_prequential",
@@ -83,6 +88,8 @@ class LoopCollector(Collector):
         for key, mean in (own.prequential.means() or progress.prequential).items():
             add("prequential", mean, *key.split("."))
         add("pending", len(own.pending))
+        for outcome, count in sorted(own.behaviours.items()):
+            add("behaviours", count, outcome)
         add("version", progress.version)
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)

@@ -33,4 +33,8 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     assert value("published_total") == loop.progress.num_published
     assert value("failed_writes_total") == 2
     assert value("items_rejected_total") == 3
+    assert value("pending") == len(loop.learner.pending)
+    for outcome in ("kept", "other_category"):
+        assert value("behaviours_total", outcome=outcome) == loop.learner.behaviours[outcome]
+    assert sum(loop.learner.behaviours.values()) > 0
     assert (value("watermark_timestamp_seconds") or 0) > 1.7e9

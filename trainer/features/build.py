@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stream.errors import SchemaError
 from stream.schemas.events import History, Item
 from stream.schemas.session import ACTION_CODES, Session
+from trainer.features.categories import Path, covers, nodes
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
     CONTEXT_COLUMNS,
@@ -110,6 +111,8 @@ class SessionExample:
     money: NDArray[np.float64]
     click_weight: float
     weight: float = 1.0
+    num_behaviours: int = 0
+    num_matching: int = 0
     served_by: str | None = None
     served_score: NDArray[np.float32] | None = None
 
@@ -266,8 +269,14 @@ def _build(
     ids = [item_ids[row] for row in index]
     entity = _entities(ids, catalogue)
     query_category = category or _commonest(entity[3][:_TOP])
+    paths = [_path(catalogue.get(item_id)) for item_id in ids]
+    query = nodes([query_category])
+    matches = [covers(query, path) for path in paths]
     items = items[index]
-    kept = _filter(behaviours, query_category, catalogue)
+    matching = _matching(behaviours, query, paths, catalogue)
+    # A category that no candidate and no behaviour has is unknown, and says nothing about the history.
+    is_unknown = not any(matches) and not matching.size
+    kept = (np.arange(len(behaviours.item)) if is_unknown else matching)[:HISTORY_MAX]
     hist_ids = [behaviours.item[row] for row in kept]
     counts = Counter(behaviours.item)
     img, img_mask = _vectors(ids, catalogue.image)
@@ -280,7 +289,7 @@ def _build(
     numbers = [
         items * _SCALE,
         relative(items),
-        _touches(ids, behaviours, counts, [key == query_category for key in entity[3]]),
+        _touches(ids, behaviours, counts, matches),
         neighbour_prices(items),
     ]
     return SessionExample(
@@ -305,6 +314,8 @@ def _build(
         query=context[: len(QUERY_COLUMNS)],
         client=context[len(QUERY_COLUMNS) :],
         category=query_category,
+        num_behaviours=len(behaviours.item),
+        num_matching=len(behaviours.item) if is_unknown else len(matching),
         click=labels.click[index],
         conv=labels.conv[index],
         money=labels.money[index],
@@ -324,16 +335,23 @@ def _commonest(categories: Sequence[str]) -> str:
     return Counter(known).most_common(1)[0][0] if known else ""
 
 
-def _filter(behaviours: _Behaviours, category: str, catalogue: CatalogueLike) -> NDArray[np.int64]:
-    """Return the behaviours of the query's category, newest first; all of them when the query has none."""
-    if not category:
-        return np.arange(min(len(behaviours.item), HISTORY_MAX))
-    kept = [
-        row
-        for row, logged in enumerate(behaviours.category)
-        if (logged or item_category(catalogue.get(behaviours.item[row]))) == category
-    ]
-    return np.array(kept[:HISTORY_MAX], dtype=np.int64)
+def _path(item: Item | None) -> Path:
+    return nodes(item.category_ids) if item is not None and item.category_ids else ()
+
+
+def _matching(
+    behaviours: _Behaviours, query: Path, candidates: Sequence[Path], catalogue: CatalogueLike
+) -> NDArray[np.int64]:
+    """Return the behaviours of the query's category and of those below it, newest first."""
+    # A logged category is a leaf: the path above it is that of the item, or of a candidate with the same leaf.
+    by_leaf = {path[-1:]: path for path in reversed(candidates) if path}
+    kept: list[int] = []
+    for row, logged in enumerate(behaviours.category):
+        leaf, own = nodes([logged]), _path(catalogue.get(behaviours.item[row]))
+        path = own if not leaf or own[-len(leaf) :] == leaf else by_leaf.get(leaf[-1:], leaf)
+        if covers(query, path) or covers(query, leaf):
+            kept.append(row)
+    return np.array(kept, dtype=np.int64)
 
 
 class _VectorLookup(Protocol):

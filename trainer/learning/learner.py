@@ -92,6 +92,7 @@ class Learner:
     Attributes:
         params: All weights by name; tables are named `rows.*`.
         id_maps: Rows of the ids.
+        behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
         pending: Sessions that wait for their batch to fill.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
@@ -124,6 +125,7 @@ class Learner:
         self.id_maps = IdMaps.empty(self.capacities, min_sightings=learning.min_sightings)
         self._seen = SeenSet()
         self._converted = SeenSet()
+        self.behaviours: Counter[str] = Counter()
         self.pending: list[PendingSession] = []
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
@@ -204,6 +206,8 @@ class Learner:
                 self.counters["rejected_features"] += 1
                 continue
             fresh.append(one.session.revision == 0)
+            self.behaviours["kept"] += examples[-1].num_matching
+            self.behaviours["other_category"] += examples[-1].num_behaviours - examples[-1].num_matching
         return examples, fresh
 
     def _new_labels(self, session: Session, watermark_ts: int) -> Labels:

@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stream.errors import SchemaError
+from stream.schemas.events import History
 from tests.trainer.lists import (
     MemoryCatalogue,
     catalogue,
@@ -18,8 +20,11 @@ from trainer.features import (
     N_MAX,
     NUM_COLUMNS,
     SessionExample,
+    context_f16,
+    example_from_request,
     example_from_session,
     final_labels,
+    item_f16,
     stream_labels,
 )
 
@@ -100,7 +105,70 @@ def test_history_keeps_the_behaviours_of_the_query_category() -> None:
     assert example.hist_entity[0] == ["i0", "i3", "gone"]
     assert example.hist_type.tolist() == [4, 1, 2]
     assert example.hist_num == pytest.approx(np.log1p(np.array([[1, 2], [1, 2], [1, 10]])))
-    assert with_history("c9").hist_entity[0] == []
+    assert (example.num_matching, example.num_behaviours) == (3, 6)
+
+
+def test_an_unknown_category_keeps_all_behaviours() -> None:
+    example = with_history("c9")
+    assert len(example.hist_entity[0]) == 6
+    assert (example.num_matching, example.num_behaviours) == (6, 6)
+
+
+SHOES = ("Shoes", "Men", "boots")
+
+
+def with_paths(category: str | None, *, logged: str = "boots", gone: bool = False) -> SessionExample:
+    """A list of shoes and shirts, with boots, a shirt and an item of the other shoes in the history."""
+    paths = {"boot": SHOES, "sandal": ("Shoes", "Women", "sandals"), "shirt": ("Shirts", "Men", "tees")}
+    found = [structs.replace(item(name), category_ids=list(path)) for name, path in paths.items()]
+    history = History(
+        object_id=["old-boot" if gone else "boot", "shirt", "sandal"],
+        action=["click"] * 3,
+        age_s=[60, 70, 80],
+        category=[logged, "tees", "sandals"],
+    )
+    return example_from_request(
+        query_id="q",
+        item_ids=list(paths),
+        items=item_f16(found),
+        context=context_f16(event_ts=0),
+        history=history,
+        category=category,
+        catalogue=MemoryCatalogue(dict(zip(paths, found, strict=True))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("category", "kept"),
+    [
+        ("boots", ["boot"]),
+        ("Shoes", ["boot", "sandal"]),
+        ("Shoes > Men", ["boot"]),
+        ("Shoes/Men", ["boot"]),
+        ("Shoes > Men > boots", ["boot"]),
+        ("Men", ["boot", "shirt"]),
+        ("Men > Shoes", ["boot", "shirt", "sandal"]),
+        ("garden", ["boot", "shirt", "sandal"]),
+    ],
+)
+@pytest.mark.parametrize("logged", ["boots", "", "Shoes > Men > boots"])
+def test_a_parent_node_keeps_its_children(category: str, kept: list[str], logged: str) -> None:
+    example = with_paths(category, logged=logged)
+    assert example.hist_entity[0] == kept
+    assert column(example, "category_match")[example.item_ids.index("boot")] == float(
+        category not in {"garden", "Men > Shoes"}
+    )
+
+
+def test_a_behaviour_whose_item_left_the_catalogue_has_the_path_of_its_leaf() -> None:
+    assert with_paths("Shoes", gone=True).hist_entity[0] == ["old-boot", "sandal"]
+
+
+def test_a_known_category_without_behaviours_keeps_none() -> None:
+    served_list = with_paths("Shirts")
+    assert served_list.hist_entity[0] == ["shirt"]
+    only_candidates = request([item("a", category="x"), item("b", category="y")], category="x")
+    assert (only_candidates.num_matching, only_candidates.num_behaviours) == (0, 0)
 
 
 def test_history_counts_and_touches_see_all_behaviours() -> None:
