@@ -118,7 +118,7 @@ def test_v3_a_model_that_sleeps_is_not_waited_for(world: World) -> None:
         released.wait(60.0)
         return good(n)
 
-    service = world.service(ServingSettings(default_lineage="base", deadline_ms=100.0, trust_event_ts=True))
+    service = world.service(ServingSettings(default_lineage="base", deadline_ms=2_000.0, trust_event_ts=True))
 
     async def go() -> tuple[list[RankAnswer], list[RankAnswer], list[RankAnswer]]:
         service.start()
