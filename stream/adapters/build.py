@@ -89,11 +89,13 @@ def impression(
     page: int | None = None,
     total_hits: int | None = None,
     ranks: list[int] | None = None,
+    is_part: bool = False,
 ) -> Impression:
     """Return a list as shown: by position where every product has one of its own, else as the source lists it.
 
     The incoming order of a list that others ranked is unknown: it is the shown order, or `ranks` where products of the
-    list as returned are left out. Without a currency prices are 0.
+    list as returned are left out. Without a currency prices are 0. Positions other than 1 to n make the list a part of
+    one; so does `is_part`.
 
     Raises:
         SchemaError: If a price cannot be one.
@@ -102,9 +104,11 @@ def impression(
         raise SchemaError("missing_field", "a list of no products cannot be joined")
     currency = currency or options.currency
     shown = list(products)
-    positions = {product.position for product in shown}
-    if None not in positions and len(positions) == len(shown):
+    positions = _positions(shown)
+    if positions is not None:
         shown.sort(key=lambda product: product.position or 0)
+    if not is_part and positions == list(range(1, len(shown) + 1)):
+        positions = None
     event_id = common.event_id()
     scores = [float(product.score) for product in shown if product.score is not None]
     return Impression(
@@ -125,11 +129,18 @@ def impression(
         currency=currency or money.NO_CURRENCY,
         items=ShownItems(
             object_id=[product.object_id for product in shown],
-            rank_in=ranks or list(range(1, len(shown) + 1)),
+            rank_in=ranks or positions or list(range(1, len(shown) + 1)),
+            position=positions,
             price_minor=[_price(product, currency) for product in shown],
             score=scores if len(scores) == len(shown) else None,
         ),
     )
+
+
+def _positions(products: Sequence[Product]) -> list[int] | None:
+    """Return the positions of products in order, or None unless each has one of its own."""
+    known = {product.position for product in products if product.position is not None}
+    return sorted(known) if len(known) == len(products) else None
 
 
 def clicks(common: Common, name: ClickName, products: Sequence[Product], query_id: str | None) -> list[Click]:

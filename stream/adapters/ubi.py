@@ -2,7 +2,8 @@
 
 A query with `query_response_hit_ids` is an impression: the list as returned. A null among the hits, as the plugin
 writes for a document without the id field, is left out, and the others keep their `rank_in`. An `impression` event
-names one object that came into view; it cannot stand for a list and is rejected as `unmapped`. UBI has no money:
+with a `query_id` and an ordinal shows one object at that position and is a part of the list; another `impression` event
+is `unmapped`. A part does not tell the text of its query and has the hash of the empty text. UBI has no money:
 `event_attributes` may carry GA4's names (`transaction_id`, `currency`, `value`, `price`, `quantity`), else amounts are
 0 without a currency.
 
@@ -18,6 +19,7 @@ from stream.adapters.results import Options, OurEvent, Result, collect
 from stream.adapters.source import Fields, unmapped
 
 NAME = "ubi"
+_IMPRESSION = "impression"
 _CLICKS: Mapping[str, ClickName] = {"click": "click", "click_through": "click", "add_to_cart": "add_to_cart"}
 _CONVERSIONS: Mapping[str, ConversionName] = {"purchase": "purchase", "refund": "refund", "cancel": "cancel"}
 _BULK_ACTIONS = frozenset({"index", "create", "update", "delete"})
@@ -66,6 +68,8 @@ def _query(event: Fields, options: Options) -> OurEvent:
 
 def _event(event: Fields, options: Options) -> Iterable[OurEvent]:
     name = event.required("action_name")
+    if name == _IMPRESSION:
+        return [_shown(event, options)]
     if name not in _CLICKS and name not in _CONVERSIONS:
         raise unmapped(name, event.at("action_name"))
     query_id = event.text("query_id")
@@ -100,11 +104,26 @@ def _event(event: Fields, options: Options) -> Iterable[OurEvent]:
     ]
 
 
-def _product(details: Fields) -> tuple[Product, dict[str, object]]:
+def _shown(event: Fields, options: Options) -> OurEvent:
+    """Return the impression of one object, a part of the list of its query."""
+    query_id, details = event.text("query_id"), event.fields("event_attributes")
+    # Sources count ordinals from 0 or from 1.
+    rank = details.fields("position").position("ordinal", base=0)
+    if query_id is None or rank is None:
+        raise unmapped(_IMPRESSION, event.at("action_name"))
+    common = _common(event)
+    event.skip("message")
+    product, rest = _product(details, base=0)
+    product.position = rank - 1
+    common.attributes = event.rest() | details.rest() | rest
+    return build.impression(common, [product], options, query_id=query_id, ranks=[rank], is_part=True)
+
+
+def _product(details: Fields, base: int = 1) -> tuple[Product, dict[str, object]]:
     thing = details.fields("object")
     where = details.fields("position")
     product = Product(
-        object_id=thing.required("object_id"), path=thing.path, position=where.position("ordinal", base=1)
+        object_id=thing.required("object_id"), path=thing.path, position=where.position("ordinal", base=base)
     )
     rest: dict[str, object] = {
         name: kept for name, kept in (("object", thing.rest()), ("position", where.rest())) if kept

@@ -54,6 +54,9 @@ class Clicks:
             if not final and (self._infer_links or click.query_id is not None):
                 return False
             refusal = self._absence(click, target)
+        elif target.is_open and not final and click.object_id not in target.shown.item_id:
+            # A further part of the list may show the item.
+            return False
         else:
             refusal = self._refusal(click, target)
             if refusal is None:
@@ -107,6 +110,7 @@ class Clicks:
             source.offset,
             link,
             click.source,
+            position=click.position or 0,
         )
         result = target.merge(label, "click")
         if click.position is not None and click.position != item + 1:
@@ -129,6 +133,13 @@ class Clicks:
             price_minor=shown.price(item),
         )
         self._profiles.add(click.client_id, behaviour, replaces=not joined)
+
+    def restate(self, target: Target) -> None:
+        """Note the time of a list for later conversions, after a part of it has made it older."""
+        for label in target.labels.clicks.values():
+            product = target.shown.product(label.item)
+            if product is not None:
+                self._item_clicks.restate(target.client_id, product, target.query_id, target.event_ts)
 
     def _reject(self, click: Click, source: Source, output: MicroBatchOutput, reason: str, detail: str) -> None:
         self._counters.add_unjoined(source.topic, reason, click.source)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from stream.join import query_digests, rows
+from stream.join import query_digests, rows, sessions
 from stream.join.labels import Label, MergeResult
 from stream.join.query_digests import QueryDigests
 from stream.join.rows import SessionRow
@@ -74,6 +74,27 @@ class ClosedSessions:
             return None
         row = rows.unpack_session(stored)
         return ClosedSession(query_id, row, row.event_ts + self._attribution_ms, self._corrected)
+
+    def add_unlabelled_part(self, query_id: str, event_id: str, close_ts: int) -> None:
+        """Remember an impression that shows a part of a query that closed without a label."""
+        self._add_digest(_UNLABELLED, _part(query_id, event_id), close_ts)
+
+    def had_part(self, query_id: str, event_id: str, event_ts: int) -> bool:
+        """Return whether an impression shows a part of a closed query, unless this has expired at a time."""
+        session = self.find_session(query_id, event_ts)
+        if session is not None:
+            return event_id in sessions.offsets_of(session.row.list_payload)[1]
+        return self._has_digest(_UNLABELLED, _part(query_id, event_id), event_ts)
+
+    def is_over(self, query_id: str, event_ts: int, offset: int) -> bool:
+        """Return whether a query has closed, for an impression that may open it.
+
+        After a crash, the session of an impression that is read again may be stored already.
+        """
+        session = self.find_session(query_id, event_ts)
+        if session is not None:
+            return offset not in sessions.offsets_of(session.row.list_payload)[0]
+        return self.was_unlabelled(query_id, event_ts)
 
     def was_unlabelled(self, query_id: str, event_ts: int) -> bool:
         """Return whether a query closed without a label, unless this has expired at the time of an event."""
@@ -156,3 +177,7 @@ def _hour(key: bytes) -> int:
 
 def _batch_number(key: bytes) -> int:
     return int(key.split(b":")[2])
+
+
+def _part(query_id: str, event_id: str) -> str:
+    return f"{query_id}\0{event_id}"

@@ -22,7 +22,8 @@ class Deadlines:
         """Add a deadline; event time and offset order equal deadlines of one rank."""
         heappush(self._heap, (deadline_ts, rank, event_ts, offset, key))
 
-    def pop_due(self, watermark_ts: int) -> Iterator[str | bytes]:
-        """Remove and yield the keys that are due, also those that were removed from the state meanwhile."""
+    def pop_due(self, watermark_ts: int) -> Iterator[tuple[int, str | bytes]]:
+        """Remove and yield deadlines that are due with their keys, also outdated ones."""
         while self._heap and self._heap[0][0] <= watermark_ts:
-            yield heappop(self._heap)[4]
+            deadline_ts, _, _, _, key = heappop(self._heap)
+            yield deadline_ts, key

@@ -11,7 +11,7 @@ Source: docs/stream.md.
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from stream.errors import SchemaError
-from stream.join import labels, sessions
+from stream.join import labels, list_parts, sessions
 from stream.join.admission import Admission, ClientLoad
 from stream.join.backpressure import Backpressure
 from stream.join.clicks import Clicks, click_deadline
@@ -20,7 +20,7 @@ from stream.join.deadlines import Deadlines
 from stream.join.item_clicks import ItemClicks
 from stream.join.labels import Label, Labels
 from stream.join.lists import Lists
-from stream.join.open_queries import OpenQueries, OpenQuery
+from stream.join.open_queries import OpenQueries, OpenQuery, Part
 from stream.join.orders import Orders, line_deadline
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
@@ -153,7 +153,7 @@ class Join:
         self._finalise_due(output)
         self._write_corrections(output)
         self._expire(output)
-        self._progress.report(output, self.open_sessions + self.waiting_events)
+        self._progress.report(output, self._open.num_parts + self.waiting_events)
         self._flush(output)
         is_full = self._hot.size_bytes > self._settings.hot_max_bytes
         output.pause = self._backpressure.topics_ahead(0 if is_full else self._ahead_ms)
@@ -201,12 +201,15 @@ class Join:
         query_id = impression.query_id
         known = self._open.get(query_id)
         if known is not None:
-            if known.event_id != impression.event_id:
-                raise SchemaError("conflicting_impression", f"query {query_id} was shown as event {known.event_id}")
-            self._counters[outcomes.DUPLICATE] += 1
+            if known.has_part(impression.event_id):
+                self._counters[outcomes.DUPLICATE] += 1
+            else:
+                self._add_part(known, impression, record, output)
             return
         close_ts = impression.event_ts + self._window_ms
-        if close_ts + self._settings.clock_tolerance_ms <= self._watermark.watermark_ts:
+        is_late = close_ts + self._settings.clock_tolerance_ms <= self._watermark.watermark_ts
+        is_part = impression.items.position is not None
+        if is_late or (is_part and self._closed.is_over(query_id, impression.event_ts, record.offset)):
             self._reject_late_impression(impression, self._source(record), close_ts, output)
             return
         query = OpenQuery(
@@ -217,8 +220,37 @@ class Join:
             close_ts=close_ts,
             offset=record.offset,
             n=len(impression.items.object_id),
+            is_whole=not is_part,
         )
         self._open.open(query, sessions.list_payload(impression, self._partition, record.offset))
+        self._join_waiting(query_id, record, output)
+
+    def _add_part(self, query: OpenQuery, impression: Impression, record: Record, output: MicroBatchOutput) -> None:
+        """Add a further part of the list of an open query."""
+        is_whole = impression.items.position is None
+        if query.client_id != impression.client_id or (is_whole and query.is_whole):
+            detail = f"query {query.query_id} was shown as event {query.event_id}"
+            raise SchemaError("conflicting_impression", detail)
+        if query.places is None:
+            query.places = list_parts.shown_places(self._open.list_payload(query))
+        places = list_parts.places_of(impression)
+        list_parts.check_agreement(query.query_id, query.places, places)
+        if impression.event_ts >= query.event_ts + self._window_ms:
+            detail = f"a part at {impression.event_ts} of a list whose first part is at {query.event_ts}"
+            self._reject_impression(impression, self._source(record), detail, output)
+            return
+        is_first = impression.event_ts < query.event_ts
+        query.is_whole |= is_whole
+        part = Part(record.offset, impression.event_id, impression.event_ts)
+        payload = sessions.list_payload(impression, self._partition, record.offset)
+        self._open.add_part(query, part, places, payload)
+        target = self._open.find_target(query.query_id) if is_first and query.labels is not None else None
+        if target is not None:
+            self._clicks.restate(target)
+        self._join_waiting(query.query_id, record, output)
+
+    def _join_waiting(self, query_id: str, record: Record, output: MicroBatchOutput) -> None:
+        """Try the events again that wait for a list."""
         for key, waiting in self._waiting.of_query(query_id):
             if self._join(waiting, output, final=False):
                 self._waiting.remove(key, waiting, joined_by=record.offset)
@@ -227,6 +259,15 @@ class Join:
         self, impression: Impression, source: Source, close_ts: int, output: MicroBatchOutput
     ) -> None:
         closed, query_id, event_ts = self._closed, impression.query_id, impression.event_ts
+        detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
+        if impression.items.position is not None:
+            if closed.had_part(query_id, impression.event_id, event_ts):
+                self._counters[outcomes.DUPLICATE] += 1
+            else:
+                is_late = close_ts <= self._watermark.watermark_ts
+                detail = detail if is_late else f"the session of query '{query_id}' has closed"
+                self._reject_impression(impression, source, detail, output)
+            return
         if (
             closed.find_session(query_id, event_ts) is not None
             or closed.was_unlabelled(query_id, event_ts)
@@ -234,8 +275,10 @@ class Join:
         ):
             self._counters[outcomes.DUPLICATE] += 1
             return
+        self._reject_impression(impression, source, detail, output)
+
+    def _reject_impression(self, impression: Impression, source: Source, detail: str, output: MicroBatchOutput) -> None:
         self._counters.add_unjoined(topics.IMPRESSIONS, "too_late", impression.source)
-        detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
         output.add_unjoined(impression.client_id, source, "too_late", detail)
 
     def _source(self, record: Record) -> Source:
@@ -250,10 +293,10 @@ class Join:
 
     def _finalise_due(self, output: MicroBatchOutput) -> None:
         """Close the queries and finalise the waiting events whose deadline the watermark has passed."""
-        for key in self._deadlines.pop_due(self._watermark.watermark_ts):
+        for deadline_ts, key in self._deadlines.pop_due(self._watermark.watermark_ts):
             if isinstance(key, str):
                 query = self._open.get(key)
-                if query is not None:
+                if query is not None and self._open.is_due(query, deadline_ts):
                     self._close(query, output)
             else:
                 waiting = self._waiting.get(key)
@@ -271,17 +314,21 @@ class Join:
             merged = (merged or labels.empty()).union(written.row.labels)
             revision = written.row.revision + (merged != written.row.labels)
             self._closed.discard_correction(query.query_id)
+        if merged is not None:
+            merged = sessions.shown_labels(merged, payload)
         changed: list[Label] = []
         if merged is not None and len(merged):
             changed += merged.clicks.values()
             changed += merged.order_lines.values()
-            row = SessionRow(revision, query.event_ts, query.client_id, query.n, merged, payload)
+            row = SessionRow(revision, query.event_ts, query.client_id, query.n, merged, payload, query.close_ts)
             self._closed.put(query.query_id, row)
             self._counters["sessions_labelled"] += 1
         else:
             self._closed.add_unlabelled(query.query_id, query.close_ts)
+            for event_id in sessions.offsets_of(payload)[1]:
+                self._closed.add_unlabelled_part(query.query_id, event_id, query.close_ts)
         self._emit(query, payload, merged, revision, "close", changed, output)
-        self._counters[outcomes.JOINED] += 1
+        self._counters[outcomes.JOINED] += query.num_parts
         self._counters["sessions"] += 1
 
     def _write_corrections(self, output: MicroBatchOutput) -> None:
@@ -306,7 +353,7 @@ class Join:
         header = sessions.Header(
             revision=revision,
             reason=reason,
-            close_ts=query.event_ts + self._window_ms,
+            close_ts=query.close_ts,
             watermark_ts=self._watermark.watermark_ts,
         )
         value = sessions.build(

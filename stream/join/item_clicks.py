@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from stream.join import rows
 from stream.join.rows import ItemClick
 from stream.join.settings import JoinSettings
@@ -52,6 +54,17 @@ class ItemClicks:
             if num_past <= self._num_kept or click.impression_ts > impression_ts:
                 yield click
             impression_ts = max(impression_ts, click.impression_ts)
+
+    def restate(self, client_id: str, item_id: str, query_id: str, impression_ts: int) -> None:
+        """Note that the list of a query is older than known: an earlier part has arrived."""
+        key = rows.clicks_key(client_id, item_id)
+        stored = self._warm.get(key)
+        known = rows.unpack_clicks(stored) if stored is not None else []
+        if stored is not None and any(click.query_id == query_id for click in known):
+            kept = [
+                replace(click, impression_ts=impression_ts) if click.query_id == query_id else click for click in known
+            ]
+            self._warm.put(key, rows.pack_warm(rows.expiry_of(stored), kept))
 
     def query_of(self, client_id: str, item_id: str, event_id: str) -> str | None:
         """Return the query that a click has joined, or None if it is not known."""

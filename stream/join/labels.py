@@ -19,7 +19,7 @@ from stream.schemas.session import Evidence, Line, pack, packer, refunds
 
 
 class ClickLabel(Struct, frozen=True, array_like=True):
-    """A click or cart addition on the item at index `item`."""
+    """A click or cart addition on the item at index `item`; `position` is the one that the event names, or 0."""
 
     event_id: str
     action: str
@@ -30,6 +30,7 @@ class ClickLabel(Struct, frozen=True, array_like=True):
     link: str
     source: str = ""
     first_offset: int = -1
+    position: int = 0
 
     @property
     def joined_offset(self) -> int:
@@ -207,7 +208,7 @@ def placed(labels: Labels, item_id: list[str]) -> Labels:
     last click or cart addition on it up to the purchase, else the first one. Reversals follow their purchase.
 
     Args:
-        labels: The merged labels, whose order lines have the first place of their product.
+        labels: The merged labels, whose order lines have a place of their product.
         item_id: The products of the list.
     """
     if len(set(item_id)) == len(item_id):
@@ -221,13 +222,16 @@ def placed(labels: Labels, item_id: list[str]) -> Labels:
             for click in labels.clicks.values()
             if item_id[click.item] == product and click.event_ts <= purchase.event_ts
         ]
-        lines[identity] = replace(line, item=max(clicks)[2]) if clicks else line
+        lines[identity] = replace(line, item=max(clicks)[2] if clicks else item_id.index(product))
     return Labels(labels.clicks, lines)
 
 
 def items_of(labels: Labels, some: Iterable[Label]) -> set[int]:
     """Return the items of some of the labels."""
-    return {label.item if isinstance(label, ClickLabel) else labels.order_lines[label.identity].item for label in some}
+    return {
+        labels.clicks[label.event_id].item if isinstance(label, ClickLabel) else labels.order_lines[label.identity].item
+        for label in some
+    }
 
 
 def currency(lines: Iterable[OrderLineLabel], list_currency: str) -> str:

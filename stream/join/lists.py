@@ -17,11 +17,12 @@ class Lists:
     def find(self, query_id: str, event_ts: int) -> Target | None:
         """Return the list of a query at the time of an event: open, or closed with labels.
 
-        The event waits for the list for `wait_s`. A list of a later time does not exist for the event, also if its
-        record is read early.
+        The event waits for the list for `wait_s`. A list, or part of it, of a later time does not exist for the event,
+        also if its record is read early.
         """
-        target = self.find_joined(query_id, event_ts)
-        return target if target is not None and target.event_ts <= event_ts + self._wait_ms else None
+        until_ts = event_ts + self._wait_ms
+        target = self._open.find_target(query_id, until_ts) or self._closed.find_session(query_id, event_ts)
+        return target if target is not None and target.event_ts <= until_ts else None
 
     def find_joined(self, query_id: str, event_ts: int) -> Target | None:
         """Return the list that an order line has joined, for its copies and reversals."""

@@ -247,7 +247,7 @@ class Orders:
             self._counters[f"link_{label.link}"] += 1
         behaviour = Behaviour(
             event_id=kept.event_id,
-            item_id=shown.item_id[kept.item],
+            item_id=shown.product(kept.item) or event.line.object_id,
             action="purchase",
             event_ts=kept.event_ts,
             category=shown.query_category,

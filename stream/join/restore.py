@@ -11,11 +11,11 @@ Source: docs/stream.md, Behaviour under faults.
 
 from collections.abc import Iterator
 
-from stream.join import rows, sessions
+from stream.join import list_parts, rows, sessions
 from stream.join.clicks import click_deadline
 from stream.join.closed_sessions import ClosedSessions
 from stream.join.labels import Labels
-from stream.join.open_queries import OpenQueries, OpenQuery
+from stream.join.open_queries import OpenQueries, OpenQuery, Part
 from stream.join.orders import line_deadline
 from stream.join.positions import Positions
 from stream.join.settings import JoinSettings
@@ -50,11 +50,19 @@ def restore_hot(
             waits.add(_unit(waiting))
         else:
             hot.delete(key)
+    parts: dict[str, list[rows.ImpressionRow]] = {}
+    for key, value in stored.items():
+        if key[:1] == b"j":
+            part = rows.unpack_impression(value)
+            if positions.has_merged(topics.IMPRESSIONS, part.offset):
+                parts.setdefault(rows.query_of_part(key), []).append(part)
+            else:
+                hot.delete(key)
     for key, value in stored.items():
         if key[:1] == b"i":
             packed = stored.get(b"l" + key[1:])
             labels = rows.unpack_labels(packed) if packed is not None else None
-            query = _query(key, value, settings.click_window_s * 1_000, labels)
+            query = _query(key, value, settings.click_window_s * 1_000, labels, parts.get(key[1:].decode(), []))
             is_open = query.close_ts + settings.clock_tolerance_ms > watermark_ts
             if is_open and positions.has_merged(topics.IMPRESSIONS, query.offset):
                 query.num_joined = sum(
@@ -67,6 +75,8 @@ def restore_hot(
                 hot.delete(key)
     for key in stored:
         if key[:1] == b"l" and open_queries.get(key[1:].decode()) is None:
+            hot.delete(key)
+        if key[:1] == b"j" and open_queries.get(rows.query_of_part(key)) is None:
             hot.delete(key)
 
 
@@ -89,10 +99,12 @@ def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int
     closed_sessions.restore(warm.stored_rows())
 
 
-def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> OpenQuery:
+def _query(
+    key: bytes, value: bytes, window_ms: int, labels: Labels | None, parts: list[rows.ImpressionRow]
+) -> OpenQuery:
     row = rows.unpack_impression(value)
     known = sessions.list_key(row.list_payload)
-    return OpenQuery(
+    query = OpenQuery(
         query_id=key[1:].decode(),
         client_id=known.client_id,
         event_id=row.event_id,
@@ -100,8 +112,22 @@ def _query(key: bytes, value: bytes, window_ms: int, labels: Labels | None) -> O
         close_ts=known.impression_ts + window_ms,
         offset=row.offset,
         n=known.n,
+        is_whole=not known.position,
         labels=labels,
     )
+    # Rows of a closed query of the same id may not be deleted yet.
+    parts = [part for part in parts if part.offset > row.offset]
+    if parts:
+        query.places = list_parts.shown_places(row.list_payload)
+    for part in sorted(parts, key=lambda each: each.offset):
+        key_of_part = sessions.list_key(part.list_payload)
+        query.is_whole |= not key_of_part.position
+        query.add(
+            Part(part.offset, part.event_id, key_of_part.impression_ts),
+            list_parts.shown_places(part.list_payload),
+            window_ms,
+        )
+    return query
 
 
 def _waiting(key: bytes, value: bytes, settings: JoinSettings) -> tuple[WaitingEvent, int]:

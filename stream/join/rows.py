@@ -3,6 +3,7 @@
 | tier | key | value |
 |---|---|---|
 | hot | `i` query | offset, event id, list payload of the session; written once |
+| hot | `j` offset : query | the same of a further part of the list |
 | hot | `l` query | labels of an open query |
 | hot | `w` partition : topic : offset : line | offset, append_ts, raw event that waits |
 | warm | `s` query | expiry, a clicked or bought session: labels, revision, list payload |
@@ -39,7 +40,7 @@ class Source(Struct, frozen=True):
 
 
 class ImpressionRow(Struct, frozen=True, array_like=True):
-    """The impression of an open query; `list_payload` is the part of its session that describes the list."""
+    """An impression of an open query; `list_payload` holds the fields of its session that describe the list."""
 
     offset: int
     event_id: str
@@ -55,6 +56,7 @@ class SessionRow(Struct, array_like=True):
     n: int
     labels: Labels
     list_payload: bytes
+    close_ts: int
 
 
 class ItemClick(Struct, frozen=True, array_like=True):
@@ -120,6 +122,16 @@ def impression_key(query_id: str) -> bytes:
     return b"i" + query_id.encode()
 
 
+def part_key(query_id: str, offset: int) -> bytes:
+    """Return the key of a further part of an open query's list."""
+    return f"j{offset}:{query_id}".encode()
+
+
+def query_of_part(key: bytes) -> str:
+    """Return the query in the key of a further part."""
+    return key.partition(b":")[2].decode()
+
+
 def labels_key(query_id: str) -> bytes:
     """Return the key of an open query's labels."""
     return b"l" + query_id.encode()
@@ -156,12 +168,12 @@ def closed_key(kind: bytes, partition: int, hour: int, batch_number: int) -> byt
 
 
 def pack_impression(row: ImpressionRow) -> bytes:
-    """Return the value of an `i` row."""
+    """Return the value of an `i` or `j` row."""
     return _encoder.encode(row)
 
 
 def unpack_impression(value: bytes) -> ImpressionRow:
-    """Return the impression in an `i` row."""
+    """Return the impression in an `i` or `j` row."""
     return _impressions.decode(value)
 
 

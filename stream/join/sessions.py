@@ -12,13 +12,13 @@ from functools import lru_cache
 
 import msgspec
 from msgspec import NODEFAULT, Struct, defstruct
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from stream.join import labels as labelling
 from stream.join.labels import Label, Labels, no_columns
 from stream.schemas import session
 from stream.schemas.events import Assignment, Impression
-from stream.schemas.session import AssignedArm, pack, packer
+from stream.schemas.session import AssignedArm, ListPart, pack, packer
 
 # A map of up to 15 pairs begins with one byte, a larger one with a type byte and two bytes of size.
 _SMALL_BYTES = 1
@@ -55,18 +55,43 @@ class ListView(Struct):
     price_minor: bytes
     query_category: str | None
     list_currency: str
+    position: bytes = b""
 
     def place(self, object_id: str, position: int | None = None) -> int:
-        """Return the index of a product; of equal products that nearest to a position, or else the first."""
+        """Return the place of a product, its position from 0; of equal products that nearest to a position.
+
+        Without a position the place is the first one.
+        """
+        if self.position:
+            equal = [at for at, item_id in zip(self._places(), self.item_id, strict=True) if item_id == object_id]
+            return equal[0] if position is None else min(equal, key=lambda at: abs(at + 1 - position))
         index = self.item_id.index(object_id)
         if position is None or position == index + 1 or self.item_id.count(object_id) == 1:
             return index
         equal = [at for at, item_id in enumerate(self.item_id) if item_id == object_id]
         return min(equal, key=lambda at: abs(at + 1 - position))
 
-    def price(self, item: int) -> int:
-        """Return the price of the item at an index."""
-        return int.from_bytes(self.price_minor[8 * item : 8 * item + 8], "little", signed=True)
+    def index(self, place: int) -> int | None:
+        """Return the index of the item at a place, or None if the list has none there."""
+        if not self.position:
+            return place
+        places = self._places()
+        return places.index(place) if place in places else None
+
+    def product(self, place: int) -> str | None:
+        """Return the product at a place, or None if the list has none there."""
+        index = self.index(place)
+        return None if index is None else self.item_id[index]
+
+    def price(self, place: int) -> int:
+        """Return the price of the item at a place, 0 if the list has none there."""
+        index = self.index(place)
+        return (
+            0 if index is None else int.from_bytes(self.price_minor[8 * index : 8 * index + 8], "little", signed=True)
+        )
+
+    def _places(self) -> list[int]:
+        return [position - 1 for position in session.unpack("position", self.position).tolist()]
 
 
 class ListKey(Struct):
@@ -75,16 +100,24 @@ class ListKey(Struct):
     impression_ts: int
     client_id: str
     n: int
+    position: bytes = b""
 
 
-class _Currency(Struct):
+class _Money(Struct):
     list_currency: str
+    position: bytes = b""
+
+
+class _Parts(Struct):
+    src: tuple[int, int]
+    parts: list[ListPart] = []
 
 
 _encoder = msgspec.msgpack.Encoder()
 _views = msgspec.msgpack.Decoder(ListView)
 _keys = msgspec.msgpack.Decoder(ListKey)
-_currencies = msgspec.msgpack.Decoder(_Currency)
+_monies = msgspec.msgpack.Decoder(_Money)
+_parts = msgspec.msgpack.Decoder(_Parts)
 _NUM_OTHER_FIELDS = len(LabelPayload.__struct_fields__) + len(Header.__struct_fields__)
 
 
@@ -102,6 +135,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             impression_ts=impression.event_ts,
             src=(partition, offset),
             source=impression.source,
+            parts=[ListPart(impression.event_ts, impression.event_id, offset)] if items.position else [],
             query_hash=query.hash,
             query_category=query.category,
             list_currency=impression.currency,
@@ -114,6 +148,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             n=n,
             item_id=items.object_id,
             item_type=items.type or [],
+            position=pack("position", items.position) if items.position else b"",
             rank_in=pack("rank_in", items.rank_in),
             score=pack("score", items.score) if items.score is not None else b"",
             price_minor=packer("price_minor", n)(*items.price_minor),
@@ -141,6 +176,26 @@ def list_key(payload: bytes) -> ListKey:
     return _keys.decode(payload)
 
 
+def offsets_of(payload: bytes) -> tuple[set[int], set[str]]:
+    """Return the offsets of the impressions of a list payload, and the event ids of its parts."""
+    found = _parts.decode(payload)
+    return {found.src[1], *(part.offset for part in found.parts)}, {part.event_id for part in found.parts}
+
+
+def shown_labels(labels: Labels, payload: bytes) -> Labels:
+    """Return the labels whose place the list has.
+
+    A label that a crash has left behind may name the place of a part that did not come in time again.
+    """
+    view = list_view(payload)
+    if not view.position:
+        return labels
+    return Labels(
+        {key: click for key, click in labels.clicks.items() if view.index(click.item) is not None},
+        {key: line for key, line in labels.order_lines.items() if view.index(line.item) is not None},
+    )
+
+
 def build(
     payload: bytes,
     labels: Labels | None,
@@ -155,24 +210,46 @@ def build(
 
     Args:
         payload: The list payload.
-        labels: The labels of this revision, if any.
+        labels: The labels of this revision, if any, each on a place of the list.
         header: A `Header`.
         n: Length of the list.
         impression_ts: Time of the impression.
         partition: Partition of the inputs.
         changed: The labels that were merged since the last revision.
     """
-    currency = _currencies.decode(payload).list_currency
+    money = _monies.decode(payload)
+    currency = money.list_currency
     if labels is None or not len(labels):
         labelled = _unlabelled(n, currency)
     else:
-        placed = labelling.placed(labels, list_view(payload).item_id) if labels.order_lines else labels
+        placed = _indexed(labels, list_view(payload)) if money.position else labels
+        placed = labelling.placed(placed, list_view(payload).item_id) if labels.order_lines else placed
         items = labelling.items_of(placed, changed)
         labelled = _label_payload(placed, n, impression_ts, currency, partition, items)
     # Another release, with more or fewer fields, may have written the list payload.
     num_fields = int.from_bytes(payload[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
     start = _LARGE_TYPE + num_fields.to_bytes(2, "big")
     return b"".join((start, payload[_LARGE_BYTES:], labelled[_SMALL_BYTES:], _encoder.encode(header)[_SMALL_BYTES:]))
+
+
+def _indexed(labels: Labels, view: ListView) -> Labels:
+    """Return the labels of a list with positions, each on the index of its item.
+
+    The parts may have come after the label, so the place of a click is decided again where a product is shown twice.
+    """
+    clicks = {}
+    for event_id, click in labels.clicks.items():
+        product = view.product(click.item)
+        assert product is not None, f"no item at place {click.item}"
+        index = view.index(view.place(product, click.position or None))
+        assert index is not None
+        clicks[event_id] = replace(click, item=index)
+    lines = {}
+    for identity, line in labels.order_lines.items():
+        index = view.index(line.item)
+        assert index is not None, f"no item at place {line.item}"
+        lines[identity] = replace(line, item=index)
+    return Labels(clicks, lines)
 
 
 @lru_cache(maxsize=256)

@@ -91,6 +91,8 @@ def session_row(each: Session) -> Row:
     row["lines"] = [_fields(line) for line in each.lines]
     for name in COLUMNS:
         row[name] = each.column(name).tolist()
+    row["position"] = row["position"] or list(range(1, each.n + 1))
+    row["parts"] = [_fields(part) for part in each.parts]
     if each.item_f16:
         row["item_f16"] = each.column("item_f16").reshape(each.n, -1).tolist()
     return row

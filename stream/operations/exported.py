@@ -11,9 +11,14 @@ from msgspec.structs import replace
 
 from stream.errors import ConfigError
 from stream.schemas.events import PRODUCT
-from stream.schemas.session import COLUMNS, AssignedArm, Evidence, Line, Session
+from stream.schemas.session import COLUMNS, AssignedArm, Evidence, Line, ListPart, Session
 
-_ARRAYS: Mapping[str, type[Struct]] = {"assignment": AssignedArm, "events": Evidence, "lines": Line}
+_ARRAYS: Mapping[str, type[Struct]] = {
+    "assignment": AssignedArm,
+    "events": Evidence,
+    "lines": Line,
+    "parts": ListPart,
+}
 
 
 def read_sessions(path: Path) -> Iterator[Session]:
@@ -51,6 +56,9 @@ def _rows(path: Path) -> Iterator[Mapping[str, object]]:
 
 def _session(row: Mapping[str, object]) -> Session:
     values = dict(row)
+    # An export names the position of each item.
+    if values["position"] == list(range(1, len(values["position"]) + 1)):  # type: ignore[arg-type]
+        values["position"] = []
     for name, column in COLUMNS.items():
         values[name] = np.asarray(values[name] or [], dtype=column.dtype).tobytes()
     for name in ("label_key", "feature_schema"):

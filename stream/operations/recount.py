@@ -155,7 +155,9 @@ class _Found:
         self._by_identity.add(int.from_bytes(sought.identity[:7], "little"), _encode(sought))
 
     def _take_session(self, content: Session) -> None:
-        self._add_joined((topics.IMPRESSIONS, content.query_id))
+        self._add_joined(_impression_identity(content.query_id))
+        for part in content.parts:
+            self._add_joined(_impression_identity(content.query_id, part.event_id))
         for event in content.events:
             if event.topic == topics.CLICKS:
                 self._add_joined((topics.CLICKS, event.event_id))
@@ -190,7 +192,8 @@ def recount(
         OSError: If a temporary file cannot be written.
     """
     settings = settings or JoinSettings()
-    patience_ms = settings.click_window_s * 1_000 + settings.longest_wait_ms
+    # The last part of a list begins its window up to a window after the first part.
+    patience_ms = 2 * settings.click_window_s * 1_000 + settings.longest_wait_ms
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     sources: Counter[str] = Counter()
@@ -284,7 +287,8 @@ def _units(record: Record) -> list[_Unit]:
         event: Impression | Click | Conversion
         if record.topic == topics.IMPRESSIONS:
             event = decode.impression(record.value)
-            return [_Unit(_digest((topics.IMPRESSIONS, event.query_id)), "", event.event_ts, event.source)]
+            identity = _impression_identity(event.query_id, event.event_id if event.items.position else "")
+            return [_Unit(_digest(identity), "", event.event_ts, event.source)]
         if record.topic == topics.CLICKS:
             event = decode.click(record.value)
             return [_Unit(_digest((topics.CLICKS, event.event_id)), "", event.event_ts, event.source)]
@@ -301,6 +305,11 @@ def _units(record: Record) -> list[_Unit]:
         )
         for line in event.items
     ]
+
+
+def _impression_identity(query_id: str, part: str = "") -> _Identity:
+    """Return the identity of a whole list, or of a part by the id of its event."""
+    return (topics.IMPRESSIONS, query_id, part)
 
 
 def _line_identity(client_id: str, transaction_id: str, line_id: str, refund_id: str) -> _Identity:

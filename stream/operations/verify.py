@@ -23,7 +23,8 @@ from stream.schemas.session import Progress, Session
 
 _MAX_SHOWN = 20
 _SHOWN = {"query_id": pl.String, "client_id": pl.String, "imp_ts": pl.Int64, "item_id": pl.String, "item": pl.Int64,
-          "price": pl.Int64, "offset": pl.Int64, "partition": pl.Int64, "currency": pl.String}  # fmt: skip
+          "price": pl.Int64, "offset": pl.Int64, "partition": pl.Int64, "currency": pl.String, "event_id": pl.String,
+          "place": pl.Int64, "part": pl.String}  # fmt: skip
 _CLICKS = {"event_id": pl.String, "client_id": pl.String, "query_id": pl.String, "item_id": pl.String,
            "action": pl.String, "event_ts": pl.Int64, "offset": pl.Int64, "partition": pl.Int64,
            "position": pl.Int64}  # fmt: skip
@@ -115,13 +116,13 @@ def verify(
     watermark_ts = min((watermarks.get(where[1], 0) for where in inputs), default=0)
     # An event is compared once nothing about it can wait any more.
     settled_ts = watermark_ts - settings.longest_wait_ms
-    last_ts = watermark_ts - settings.click_window_s * 1_000 - settings.clock_tolerance_ms
-    last_ts = last_ts if to_ts is None else min(to_ts - 1, last_ts)
+    closed_ts = watermark_ts - settings.click_window_s * 1_000 - settings.clock_tolerance_ms
+    last_ts = closed_ts if to_ts is None else to_ts - 1
 
     orphans = {where for where, reason in reasons.items() if OUTCOME_OF_REASON[reason] == ORPHAN}
     expected = _join(_tables(inputs, set(reasons)), settings)
-    emitted, seen = _emitted(sessions)
-    in_range = pl.col("imp_ts").is_between(from_ts, last_ts)
+    emitted, seen = _emitted(sessions, settings.click_window_s * 1_000)
+    in_range = pl.col("imp_ts").is_between(from_ts, last_ts) & (pl.col("last_ts") <= closed_ts)
     wanted = _tables(inputs, set(reasons)).shown.filter(in_range)["query_id"].unique()
     shown = seen.filter(in_range)["query_id"].unique()
     missing = set(wanted) - set(shown)
@@ -161,6 +162,9 @@ def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str,
                         offset,
                         partition,
                         i.currency,
+                        i.event_id,
+                        i.items.position[at] - 1 if i.items.position else at,
+                        i.event_id if i.items.position else "",
                     )
                     for at, item_id in enumerate(i.items.object_id)
                 ]
@@ -191,27 +195,42 @@ def _tables(inputs: dict[tuple[str, int, int], Record], left_out: set[tuple[str,
         except SchemaError:
             continue  # it has no outcome yet, or the recount will name it
     frame_shown = pl.DataFrame(shown, schema=_SHOWN, orient="row")
-    first = frame_shown.group_by("query_id").agg(pl.col("offset").min())
     return _Tables(
-        shown=frame_shown.join(first, on=["query_id", "offset"]).unique(
-            ["query_id", "item"], keep="first", maintain_order=True
-        ),
+        shown=_lists(frame_shown),
         clicks=pl.DataFrame(clicks, schema=_CLICKS, orient="row"),
         lines=pl.DataFrame(lines, schema=_LINES, orient="row"),
     )
 
 
+def _lists(shown: pl.DataFrame) -> pl.DataFrame:
+    """Return the items of each list, the union of its parts: `imp_ts` and currency of the first, `last_ts` of the last.
+
+    `item_ts` is the time of the first part that shows the product.
+    """
+    first = shown.group_by("query_id", "part").agg(pl.col("offset").min())
+    shown = shown.join(first, on=["query_id", "part", "offset"]).sort("imp_ts", "event_id")
+    shown = shown.with_columns(
+        item_ts=pl.col("imp_ts").min().over("query_id", "item_id"),
+        last_ts=pl.col("imp_ts").max().over("query_id"),
+        imp_ts=pl.col("imp_ts").min().over("query_id"),
+        currency=pl.col("currency").first().over("query_id"),
+    )
+    shown = shown.unique(["query_id", "place"], keep="first", maintain_order=True)
+    return shown.with_columns(item=pl.col("place").rank("dense").over("query_id").cast(pl.Int64) - 1)
+
+
 def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     window_ms, attribution_ms = settings.click_window_s * 1_000, settings.attribution_s * 1_000
-    shown = tables.shown.sort("item").select("query_id", "client_id", "item_id", "item", "imp_ts")
-    shown = shown.with_columns(close_ts=pl.col("imp_ts") + window_ms)
+    shown = tables.shown.sort("item").select(
+        "query_id", "client_id", "item_id", "item", "place", "imp_ts", "item_ts", close_ts=pl.col("last_ts") + window_ms
+    )
     touches = _linked_clicks(tables.clicks, shown, settings)
     listed = shown.unique(["query_id", "item_id"], keep="first", maintain_order=True)
     purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
     purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
     named = purchases.join(listed, on=["query_id", "client_id", "item_id"])
     # An event waits for its list, and does not see later ones.
-    is_shown = pl.col("imp_ts") <= pl.col("event_ts") + settings.wait_s * 1_000
+    is_shown = pl.col("item_ts") <= pl.col("event_ts") + settings.wait_s * 1_000
     touches, named = touches.filter(is_shown), named.filter(is_shown)
     early = pl.col("event_ts") < pl.col("close_ts")
     labelled = pl.concat([touches.filter(early).select("query_id"), named.filter(early).select("query_id")]).unique()
@@ -257,7 +276,7 @@ def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSett
     bare = _nearest(bare, "query_id")
     ahead_ms = pl.col("imp_ts") - pl.col("event_ts")
     bare = bare.filter(
-        (ahead_ms <= settings.clock_tolerance_ms)
+        (pl.col("item_ts") - pl.col("event_ts") <= settings.clock_tolerance_ms)
         & (pl.col("event_ts") < pl.col("close_ts"))
         & pl.lit(settings.infer_links)
     )
@@ -274,7 +293,7 @@ def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSett
 
 def _nearest(clicks: pl.DataFrame, *by: str) -> pl.DataFrame:
     """Return each click once, on that of equal products that is nearest to its position, or else on the first."""
-    away = (pl.col("item") + 1 - pl.col("position")).abs().fill_null(0)
+    away = (pl.col("place") + 1 - pl.col("position")).abs().fill_null(0)
     clicks = clicks.with_columns(away=away).sort("away", "item")
     return clicks.unique(["partition", "offset", *by], keep="first", maintain_order=True).drop("away")
 
@@ -299,7 +318,9 @@ def _by_last_click(
         "item_id",
         "query_id",
         "item",
+        "place",
         "imp_ts",
+        "item_ts",
         "close_ts",
         click_ts="event_ts",
         click_id="event_id",
@@ -369,8 +390,8 @@ def _labels(touches: pl.DataFrame, lines: pl.DataFrame, currencies: pl.DataFrame
     return both.join(currencies.rename({"query_currency": "currency"}), on="query_id").select(_LABELS)
 
 
-def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]:
-    """Return evidence as the union over all revisions, labels as the last record has them, and impression times."""
+def _emitted(sessions: dict[str, list[Session]], window_ms: int) -> tuple[_Joined, pl.DataFrame]:
+    """Return evidence as the union over all revisions, labels as the last record has them, and times of the lists."""
     evidence: list[tuple[object, ...]] = []
     labels: list[tuple[object, ...]] = []
     for query_id, revisions in sessions.items():
@@ -393,13 +414,13 @@ def _emitted(sessions: dict[str, list[Session]]) -> tuple[_Joined, pl.DataFrame]
             if any(values)
         ]
     types = [pl.String, pl.String, pl.String, pl.String, pl.Int64, pl.Int64]
-    times = [(query_id, revisions[0].impression_ts) for query_id, revisions in sessions.items()]
+    times = [(name, found[-1].impression_ts, found[-1].close_ts - window_ms) for name, found in sessions.items()]
     return (
         _Joined(
             pl.DataFrame(evidence, schema=dict(zip(_EVIDENCE, types, strict=True)), orient="row"),
             pl.DataFrame(labels, schema={n: _LABEL_TYPES.get(n, pl.Int64) for n in _LABELS}, orient="row"),
         ),
-        pl.DataFrame(times, schema={"query_id": pl.String, "imp_ts": pl.Int64}, orient="row"),
+        pl.DataFrame(times, schema={"query_id": pl.String, "imp_ts": pl.Int64, "last_ts": pl.Int64}, orient="row"),
     )
 
 

@@ -8,6 +8,7 @@ Source: docs/stream.md, Records and Outcomes.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -196,6 +197,7 @@ def _impression_keys(event: _Impression) -> int:
         + (items.score is not None)
         + (items.propensity is not None)
         + (items.type is not None)
+        + (items.position is not None)
         + (query.page != 1)
         + (event.latency_us != 0)
     )
@@ -323,6 +325,8 @@ def _check_impression(event: Impression) -> None:
         raise SchemaError("bad_value", f"items.propensity: {len(items.propensity)} entries, expected {n}")
     if items.type is not None and len(items.type) != n:
         raise SchemaError("bad_value", f"items.type: {len(items.type)} entries, expected {n}")
+    if items.position is not None:
+        _check_positions(items.position, n)
     for assigned in event.assignment:
         if not -_INT_MAX <= assigned.epoch <= _INT_MAX:
             raise SchemaError("bad_value", f"assignment.epoch: {assigned.epoch}")
@@ -335,6 +339,14 @@ def _check_impression(event: Impression) -> None:
             raise SchemaError("bad_value", f"features.history: columns differ or exceed {_MAX_HISTORY} entries")
         if h and max(history.age_s) > _U32_MAX:
             raise SchemaError("bad_value", "features.history.age_s: beyond 32 bits")
+
+
+def _check_positions(position: list[int], n: int) -> None:
+    if len(position) != n:
+        raise SchemaError("bad_value", f"items.position: {len(position)} entries, expected {n}")
+    for before, after in pairwise(position):
+        if after <= before:
+            raise SchemaError("bad_value", f"items.position: {after} after {before}, expected increasing positions")
 
 
 def _check_conversion(event: Conversion) -> None:

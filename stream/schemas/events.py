@@ -31,6 +31,8 @@ Timestamp = Annotated[int, Meta(ge=0, le=2**53)]
 Money = Annotated[int, Meta(ge=0, le=2**53)]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
+PlacedAt = Annotated[int, Meta(ge=0, le=100_000)]
+"""Position of an item of a part, as the page counts: from 1, or from 0."""
 Score = Annotated[float, Meta(ge=-_F32_MAX, le=_F32_MAX)]
 Offset = Annotated[int, Meta(ge=0, le=2**53)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
@@ -92,9 +94,11 @@ class Assignment(Struct, kw_only=True, frozen=True):
 
 
 class ShownItems(Struct, kw_only=True, omit_defaults=True):
-    """The list in shown order: position = index + 1. Columns have equal length n <= 200.
+    """The list in shown order, or a part of it. Columns have equal length n <= 200.
 
     Attributes:
+        position: Position of each item on the page, increasing, where the list comes in parts; absent for a whole list,
+            whose positions are 1 to n.
         type: Type of each item, such as `product`, `sponsored`, `video` or `card`; absent if all are of type `product`.
     """
 
@@ -104,6 +108,7 @@ class ShownItems(Struct, kw_only=True, omit_defaults=True):
     score: list[Score] | None = None
     propensity: list[Annotated[float, Meta(gt=0, le=1)]] | None = None
     type: list[ItemType] | None = None
+    position: list[PlacedAt] | None = None
 
 
 class Event(Struct, kw_only=True, omit_defaults=True):
@@ -128,7 +133,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
 
 
 class Impression(Event, kw_only=True, omit_defaults=True):
-    """The ranked list as shown for one query, one record per response."""
+    """The ranked list as shown for one query, or a part of it: one record per response."""
 
     action_name: Literal["impression"] = field(default_factory=_written_action)
     query_id: QueryId

@@ -96,6 +96,14 @@ class AssignedArm(Struct, frozen=True, array_like=True):
     bucket: int
 
 
+class ListPart(Struct, frozen=True, array_like=True, order=True):
+    """An impression that shows a part of a list."""
+
+    event_ts: int
+    event_id: str
+    offset: int
+
+
 def _column(dtype: str, *shape: str) -> Meta:
     description = f"Numbers of dtype {dtype}, shape ({', '.join(shape)}); empty if absent."
     return Meta(description=description, extra={"dtype": dtype, "shape": shape})
@@ -109,8 +117,13 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
 
     Attributes:
         source: Program that wrote the impression.
+        impression_ts: Time of the impression, of parts that of the first one.
+        close_ts: End of the click window, which the last part begins.
+        src: Partition and offset of the impression, of parts those of the first one.
+        parts: The impressions that show a part of the list; empty if one shows all of it.
         latency_us: Time that ranking took; 0 if unknown.
         item_type: Type of each item; empty if all are of type `product`.
+        position: Position of each item on the page; empty for 1 to n.
         list_currency: The currency that the impression names; `XXX` = unknown.
         currency: The currency of `gross_minor` and `refund_minor`: that of the list or, where that is unknown, of the
             order lines. Lines in another currency are in `lines` only.
@@ -129,6 +142,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     watermark_ts: int
     src: tuple[int, int]
     source: str = ""
+    parts: list[ListPart] = []
 
     query_hash: str
     query_category: str | None
@@ -144,6 +158,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     n: int
     item_id: list[str]
     item_type: list[str] = []
+    position: Annotated[bytes, _column("<u4", "n")] = b""
     rank_in: Annotated[bytes, _column("<u2", "n")]
     score: Annotated[bytes, _column("<f4", "n")]
     price_minor: Annotated[bytes, _column("<i8", "n")]

@@ -7,7 +7,7 @@ least as far as the last acknowledged micro-batch. The restart begins at any com
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -102,6 +102,23 @@ def impression(
             price_minor=[100 * (at + 1) for at in range(len(items))],
         ),
     )
+
+
+def part(
+    number: int,
+    name: str,
+    items: Mapping[int, str],
+    *,
+    client: str = CLIENTS[0],
+    at_s: int = 0,
+    currency: str = "EUR",
+) -> Impression:
+    """Return part `i<number>-<name>` of the list of query `q<number>`: the item at each position."""
+    whole = impression(number, client=client, at_s=at_s, items=list(items.values()), currency=currency)
+    # A product has one price, also where a list shows it twice.
+    prices = [100 * (1 + ITEMS.index(item)) if item in ITEMS else 0 for item in items.values()]
+    shown = replace(whole.items, rank_in=[max(1, at) for at in items], price_minor=prices, position=list(items))
+    return replace(whole, event_id=f"i{number}-{name}", items=shown)
 
 
 def click(

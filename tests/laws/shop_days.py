@@ -24,6 +24,7 @@ from tests.laws.join_log import (
     click,
     clients_of,
     impression,
+    part,
     purchase,
     reversal,
     send,
@@ -126,8 +127,36 @@ def _lists(draw: st.DrawFn) -> tuple[list[_Shown], list[Event]]:
         items = draw(st.lists(st.sampled_from(ITEMS[:4]), min_size=1, max_size=4))
         currency = draw(st.sampled_from(("EUR", "XXX")))
         shown.append(_Shown(number, client, at_ms, items))
-        events.append(_at(impression(number, client=client, items=items, currency=currency), at_ms))
+        whole = impression(number, client=client, items=items, currency=currency)
+        events += [_at(each, at_ms + after_ms) for each, after_ms in draw(_parts(whole))]
     return shown, events
+
+
+@st.composite
+def _parts(draw: st.DrawFn, whole: Impression) -> list[tuple[Impression, int]]:
+    """Draw the parts of a list, or the whole list, with times after the first part: less than a click window.
+
+    Parts may show the same item at one position, and one of them may name no positions.
+    """
+    items = whole.items
+    num_parts = draw(st.sampled_from((1, 1, 2, 3)))
+    if num_parts == 1 or len(items.object_id) == 1:
+        return [(whole, 0)]
+    places = range(len(items.object_id))
+    of_part = [sorted(draw(st.sets(st.sampled_from(places), min_size=1))) for _ in range(num_parts - 1)]
+    left = sorted(set(places).difference(*of_part))
+    parts = [*of_part, left] if left else of_part
+    is_first_whole = draw(st.booleans())
+    stretch = draw(st.sampled_from((1, 10)))
+    found = []
+    for number, places_of_part in enumerate(parts):
+        at = {1 + stretch * place: items.object_id[place] for place in places_of_part}
+        shown = part(0, "", at).items
+        if is_first_whole and number == 0 and shown.position == [*range(1, len(at) + 1)]:
+            shown = replace(shown, position=None)
+        after_ms = draw(st.one_of(st.sampled_from((0, 1, 1_000, _WINDOW_MS - 1)), st.integers(0, _WINDOW_MS - 1)))
+        found.append((replace(whole, event_id=f"{whole.event_id}-{number}", items=shown), after_ms))
+    return found
 
 
 def _named(draw: st.DrawFn, query: int, num_lists: int) -> int | None:

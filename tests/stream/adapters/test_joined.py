@@ -107,6 +107,12 @@ def ubi(at_s: int, **fields: object) -> dict[str, object]:
     return {"client_id": CLIENTS[0], "query_id": "q", "timestamp": f"2026-01-05T00:00:0{at_s}.000Z", **fields}
 
 
+def shown(at_s: int, name: str, ordinal: int) -> dict[str, object]:
+    """Return an impression event of UBI."""
+    attributes = {"object": {"object_id": name, "object_id_field": "sku"}, "position": {"ordinal": ordinal}}
+    return ubi(at_s, action_name="impression", event_attributes=attributes)
+
+
 def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, object]:
     """Return an e-commerce action of Snowplow; all clicks have one event id."""
     vendor, at = "iglu:com.snowplowanalytics.snowplow.ecommerce", f"2026-01-05T00:00:0{at_s}.000Z"
@@ -375,6 +381,76 @@ def snowplow(kind: str, at_s: int, product: str, *others: str) -> dict[str, obje
             ],
             {"q": {"clicks": [1, 0], "orders": [1, 0], "gross_minor": [2500, 0]}},
             id="an order with money of a source without money",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                measured("view_item_list", 0, [{"item_id": f"i{at}", "index": at} for at in (0, 1, 2)]),
+                measured("view_item_list", 20, [{"item_id": f"i{at}", "index": at} for at in (3, 4, 5)]),
+                measured("select_item", 25, [{"item_id": "i4", "index": 4}]),
+            ],
+            {"q": {"clicks": [0, 0, 0, 0, 1, 0], "position": [1, 2, 3, 4, 5, 6]}},
+            id="the second part of a scrolled list",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                measured("view_item_list", 40, [{"item_id": "oak", "index": 4}, {"item_id": "elm", "index": 5}]),
+                measured("view_item_list", 20, [{"item_id": "fir", "index": 2}, {"item_id": "yew", "index": 3}]),
+                measured("view_item_list", 0, [{"item_id": "ash", "index": 0}, {"item_id": "fig", "index": 1}]),
+                measured("view_item_list", 20, [{"item_id": "fir", "index": 2}, {"item_id": "yew", "index": 3}]),
+                measured("select_item", 25, [{"item_id": "yew", "index": 3}]),
+                measured("select_item", 45, [{"item_id": "oak", "index": 4}]),
+            ],
+            {"q": {"clicks": [0, 0, 0, 1, 1, 0], "position": [1, 2, 3, 4, 5, 6]}},
+            id="three parts of a list out of order, one of them twice",
+        ),
+        pytest.param(
+            "ga4",
+            [
+                measured("view_item_list", 0, [{"item_id": "c", "index": 3}, {"item_id": "b", "index": 2}]),
+                measured("view_item_list", 9, [{"item_id": "a", "index": 1}, {"item_id": "d", "index": 4}]),
+                measured("select_item", 15, [{"item_id": "d", "index": 4}]),
+            ],
+            {"q": {"clicks": [0, 0, 0, 1]}},
+            id="parts with an index from 1",
+        ),
+        pytest.param(
+            "segment",
+            [
+                track("Product List Viewed", "m-0", query_id="q", products=[{"product_id": "hat", "position": 1}]),
+                track("Product List Viewed", "m-1", query_id="q", products=[{"product_id": "cap", "position": 2}]),
+                track("Product Clicked", "m-5", query_id="q", product_id="cap", position=2),
+            ],
+            {"q": {"clicks": [0, 1]}},
+            id="a list in calls of one product",
+        ),
+        pytest.param(
+            "ubi",
+            [
+                *(shown(0, name, at) for at, name in enumerate("abc")),
+                ubi(
+                    5,
+                    action_name="click",
+                    event_attributes={"object": {"object_id": "b"}, "position": {"ordinal": 1}},
+                ),
+            ],
+            {"q": {"clicks": [0, 1, 0], "position": [0, 1, 2]}},
+            id="a list as impression events with an ordinal from 0",
+        ),
+        pytest.param(
+            "ubi",
+            [
+                ubi(0, user_query="tea", query_response_hit_ids=["a", "b", "c"]),
+                *(shown(1, name, at) for at, name in enumerate("ab", start=1)),
+                ubi(
+                    5,
+                    action_name="click",
+                    event_attributes={"object": {"object_id": "b"}, "position": {"ordinal": 2}},
+                ),
+            ],
+            {"q": {"clicks": [0, 1, 0]}},
+            id="a query with hits, and impression events with an ordinal from 1",
         ),
     ],
 )

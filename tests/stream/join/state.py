@@ -58,7 +58,7 @@ class State:
         merged = labels.empty()
         merged.merge(click_label(0))
         payload = list_payload(impression(number, items=SHOWN), 0, number)
-        self.closed.put(f"q{number}", SessionRow(0, START_TS, CLIENTS[0], len(SHOWN), merged, payload))
+        self.closed.put(f"q{number}", SessionRow(0, START_TS, CLIENTS[0], len(SHOWN), merged, payload, START_TS))
 
 
 def click_label(number: int, *, item: int = 0, offset: int | None = None) -> ClickLabel:

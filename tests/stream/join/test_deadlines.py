@@ -13,6 +13,8 @@ def test_equal_deadlines_come_due_by_rank_time_and_offset() -> None:
     deadlines.push(10, CLICK_RANK, 1, 4, b"first")
     deadlines.push(11, CLICK_RANK, 0, 0, b"next")
     assert list(deadlines.pop_due(9)) == []
-    assert list(deadlines.pop_due(10)) == [b"first", b"second", b"later", b"purchase", "query", b"refund"]
-    assert list(deadlines.pop_due(20)) == [b"next"]
+    due = list(deadlines.pop_due(10))
+    assert [key for _, key in due] == [b"first", b"second", b"later", b"purchase", "query", b"refund"]
+    assert {deadline_ts for deadline_ts, _ in due} == {10}
+    assert list(deadlines.pop_due(20)) == [(11, b"next")]
     assert list(deadlines.pop_due(20)) == []

@@ -68,3 +68,19 @@ def test_a_click_whose_window_outlasts_those_of_newer_clicks_is_kept() -> None:
         clicks.add("c", "i", _click(number))
     assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS) == "q19"
     assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS + 1) == "q5"
+
+
+def test_an_earlier_part_of_a_list_makes_its_clicks_older() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
+    clicks.add("c", "i", _click(1))
+    clicks.add("c", "i", _click(2))
+    clicks.restate("c", "i", "q2", START_TS - 10)
+    clicks.restate("c", "other", "q2", START_TS - 10)
+    assert [(click.query_id, click.impression_ts) for click in _kept(state)] == [
+        ("q2", START_TS - 10),
+        ("q1", START_TS),
+    ]
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS - 10) == "q2"
+    assert clicks.last_query("c", "i", START_TS + ATTRIBUTION_MS) == "q1"
+    assert state.warm.get(rows.clicks_key("c", "other")) is None

@@ -41,7 +41,7 @@ def test_a_closed_query_leaves_nothing_after_its_confirmation() -> None:
     state.hot.flush()
     close_ts = query.close_ts + SETTINGS.clock_tolerance_ms
     assert list(state.deadlines.pop_due(close_ts - 1)) == []
-    assert list(state.deadlines.pop_due(close_ts)) == ["q1"]
+    assert list(state.deadlines.pop_due(close_ts)) == [(close_ts, "q1")]
     state.open.close(query)
     assert state.open.get("q1") is None
     assert state.open.find_newest(CLIENTS[0], "item-0", START_TS) is None

@@ -16,7 +16,7 @@ def test_a_waiting_event_is_read_back_from_key_and_value() -> None:
 def test_warm_rows_begin_with_their_expiry() -> None:
     merged = labels.empty()
     merged.merge(ClickLabel("e", "click", 1, 2, 3, 4, "query_id"))
-    session = SessionRow(2, 10, "c", 3, merged, b"payload")
+    session = SessionRow(2, 10, "c", 3, merged, b"payload", 910)
     order = OrderRow({"line": OrderLineRow("q", 1, 2, "e", 3, 4, "last_click", 99)})
     clicks = [ItemClick(1, "e", "q", 0)]
     assert rows.unpack_session(rows.pack_warm(99, session)) == session

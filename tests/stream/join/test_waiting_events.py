@@ -39,7 +39,7 @@ def test_a_waiting_event_is_found_by_the_query_that_it_names() -> None:
     assert state.waiting.get(key) is waiting
     assert state.waiting.of_query("q8") == []
     assert state.load.num_events(CLIENTS[0]) == len(state.waiting) == 1
-    assert list(state.deadlines.pop_due(waiting.deadline_ts)) == [key]
+    assert list(state.deadlines.pop_due(waiting.deadline_ts)) == [(waiting.deadline_ts, key)]
 
 
 def test_the_row_of_a_joined_event_names_its_impression_until_it_is_deleted() -> None:
@@ -63,5 +63,5 @@ def test_a_reversal_is_due_after_a_purchase_with_the_same_deadline() -> None:
     refund = reversal(bought, 1, after_s=0)
     state.waiting.add(_waiting(refund, offset=1))
     state.waiting.add(_waiting(bought, offset=2))
-    due = [state.waiting.get(key) for key in state.deadlines.pop_due(2 * START_TS) if isinstance(key, bytes)]
+    due = [state.waiting.get(key) for _, key in state.deadlines.pop_due(2 * START_TS) if isinstance(key, bytes)]
     assert [each.event.action_name for each in due if each is not None] == ["purchase", "refund"]

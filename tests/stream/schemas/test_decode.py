@@ -26,6 +26,12 @@ def _with(**changes: object) -> bytes:
     return json.dumps(GOOD | changes).encode()
 
 
+def _part(position: list[int]) -> bytes:
+    items = GOOD["items"]
+    columns = {name: column[:2] for name, column in items.items()}
+    return _with(items=columns | {"position": position})
+
+
 def test_good_records_decode() -> None:
     assert asdict(decode.impression(encode(impression(1)))) == asdict(impression(1))
     assert asdict(decode.click(encode(click(1, 1, "item-1")))) == asdict(click(1, 1, "item-1"))
@@ -167,3 +173,23 @@ def test_a_double_key_is_found_where_the_version_is_left_out(double: str) -> Non
     with pytest.raises(SchemaError) as fault:
         decode.click(twice)
     assert fault.value.reason == "double_key"
+
+
+@pytest.mark.parametrize(
+    ("position", "detail"),
+    [
+        ([3], "items.position: 1 entries, expected 2"),
+        ([3, 3], "items.position: 3 after 3, expected increasing positions"),
+        ([3, 2], "items.position: 2 after 3, expected increasing positions"),
+        ([-1, 2], "Expected `int` >= 0 - at `$.items.position[0]`"),
+    ],
+)
+def test_positions_of_a_part_are_checked(position: list[int], detail: str) -> None:
+    with pytest.raises(SchemaError) as caught:
+        decode.impression(_part(position))
+    assert (caught.value.reason, caught.value.detail) == ("bad_value", detail)
+
+
+@pytest.mark.parametrize("position", [[0, 1], [3, 9]])
+def test_positions_of_a_part_are_read(position: list[int]) -> None:
+    assert decode.impression(_part(position)).items.position == position
