@@ -31,7 +31,7 @@ MAX_CANDIDATES = 1_000
 ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One item to rank. The price defaults to the catalogue's; `type` is written into the impression."""
 
     item_id: ItemId
