@@ -60,7 +60,7 @@ def test_a_demo_after_a_killed_one_stops_the_broker_that_it_left(tmp_path: Path)
 
         with demo(tmp_path, *OPTIONS) as second:
             second.wait_for("the broker", lambda: _says(r"\d+ topics with")(second))
-            assert "stopping the broker that an earlier demo left behind" in second.said
+            assert "stopping the broker that an earlier demo left running" in second.said
             assert second.pid(*broker) not in {None, left}
             summary = second.finish()
             assert running_in(second.home) == []
