@@ -7,6 +7,7 @@ Source: docs/stream.md, Lists in parts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -17,8 +18,7 @@ from stream.join.sessions import ListPayload
 from stream.schemas import session
 from stream.schemas.events import MAX_ITEMS, PRODUCT, Impression
 
-_COLUMNS = ("rank_in", "price_minor")
-_OPTIONAL_COLUMNS = ("score", "propensity")
+_COLUMNS = ("rank_in", "price_minor", "score", "propensity")
 _NO_FEATURES = {
     "feature_schema": b"",
     "item_f16": b"",
@@ -28,7 +28,8 @@ _NO_FEATURES = {
     "hist_action": b"",
     "hist_age_s": b"",
 }
-_decoder = msgspec.msgpack.Decoder(ListPayload)
+# The fields of the payload stand in the session schema, so a type checker does not know them.
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ListPayload)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -41,7 +42,7 @@ def places_of(impression: Impression) -> dict[int, str]:
 def shown_places(list_payload: bytes) -> dict[int, str]:
     """Return the item at each position that a list payload shows."""
     payload = _decoder.decode(list_payload)
-    return dict(zip(_positions(payload), payload.item_id, strict=True))  # type: ignore[attr-defined]
+    return dict(zip(_positions(payload), payload.item_id, strict=True))
 
 
 def check_agreement(query_id: str, known: Mapping[int, str], new: Mapping[int, str]) -> None:
@@ -68,26 +69,26 @@ def merged(parts: Iterable[ImpressionRow], until_ts: int | None = None) -> bytes
     """
     ordered = sorted(
         ((_decoder.decode(part.list_payload), part.event_id) for part in parts),
-        key=lambda part: (part[0].impression_ts, part[1]),  # type: ignore[attr-defined]
+        key=lambda part: (part[0].impression_ts, part[1]),
     )
     payloads = [payload for payload, _ in ordered]
     if until_ts is not None:
-        payloads = [payload for payload in payloads if payload.impression_ts <= until_ts]  # type: ignore[attr-defined]
+        payloads = [payload for payload in payloads if payload.impression_ts <= until_ts]
     shown: dict[int, tuple[int, int]] = {}
     for number, payload in enumerate(payloads):
         for index, position in enumerate(_positions(payload)):
             shown.setdefault(position, (number, index))
     positions = sorted(shown)
     rows = [shown[position] for position in positions]
-    columns = {name: _column(payloads, name, rows) for name in (*_COLUMNS, *_OPTIONAL_COLUMNS)}
-    types: list[list[str]] = [payload.item_type or [PRODUCT] * payload.n for payload in payloads]  # type: ignore[attr-defined]
-    has_types = any(payload.item_type for payload in payloads)  # type: ignore[attr-defined]
+    columns = {name: _column(payloads, name, rows) for name in _COLUMNS}
+    types: list[list[str]] = [payload.item_type or [PRODUCT] * payload.n for payload in payloads]
+    has_types = any(payload.item_type for payload in payloads)
     return _encoder.encode(
         replace(
             payloads[0],
             n=len(positions),
-            parts=sorted(part for payload in payloads for part in payload.parts),  # type: ignore[attr-defined]
-            item_id=[payloads[number].item_id[index] for number, index in rows],  # type: ignore[attr-defined]
+            parts=sorted(part for payload in payloads for part in payload.parts),
+            item_id=[payloads[number].item_id[index] for number, index in rows],
             item_type=[types[number][index] for number, index in rows] if has_types else [],
             position=session.pack("position", positions),
             **columns,
@@ -96,24 +97,24 @@ def merged(parts: Iterable[ImpressionRow], until_ts: int | None = None) -> bytes
     )
 
 
-def _positions(payload: msgspec.Struct) -> Sequence[int]:
-    position: bytes = payload.position  # type: ignore[attr-defined]
-    n: int = payload.n  # type: ignore[attr-defined]
+def _positions(payload: Any) -> Sequence[int]:
+    position: bytes = payload.position
+    n: int = payload.n
     return session.unpack("position", position).tolist() if position else range(1, n + 1)
 
 
-def _column(payloads: Sequence[msgspec.Struct], name: str, rows: Sequence[tuple[int, int]]) -> bytes:
+def _column(payloads: Sequence[Any], name: str, rows: Sequence[tuple[int, int]]) -> bytes:
     """Return a column of the merged list, empty unless each part has it."""
     raw: list[bytes] = [getattr(payload, name) for payload in payloads]
     return _rows(raw, int(session.COLUMNS[name].dtype[-1]), rows) if all(raw) else b""
 
 
-def _features(payloads: Sequence[msgspec.Struct], rows: Sequence[tuple[int, int]]) -> dict[str, object]:
+def _features(payloads: Sequence[Any], rows: Sequence[tuple[int, int]]) -> dict[str, object]:
     """Return the features of the merged list: none unless each part has them in one schema."""
-    raw: list[bytes] = [payload.item_f16 for payload in payloads]  # type: ignore[attr-defined]
-    lengths: list[int] = [payload.n for payload in payloads]  # type: ignore[attr-defined]
+    raw: list[bytes] = [payload.item_f16 for payload in payloads]
+    lengths: list[int] = [payload.n for payload in payloads]
     widths = {len(each) // n for each, n in zip(raw, lengths, strict=True)}
-    schemas = {payload.feature_schema for payload in payloads}  # type: ignore[attr-defined]
+    schemas = {payload.feature_schema for payload in payloads}
     if schemas == {b""} or len(schemas) > 1 or len(widths) > 1:
         return dict(_NO_FEATURES)
     return {"item_f16": _rows(raw, widths.pop(), rows)}
