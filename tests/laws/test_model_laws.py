@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ def poisoned(batch: Batch, candidates: int, behaviours: int) -> Batch:
     """The batch with more padding, which holds NaN, wild slots and labels."""
     grown = {}
     for field, column in batch._asdict().items():
-        axis_1 = candidates if field.startswith("cand_") or field in {"click", "conv", "money"} else 0
+        axis_1 = candidates if field.startswith("cand_") or field in {"click", "conv", "money", "position"} else 0
         axis_1 = behaviours if field.startswith("hist_") else axis_1
         if column.ndim == 1 or axis_1 == 0:
             grown[field] = column
@@ -300,6 +300,21 @@ def test_scores_do_not_see_labels_or_the_displayed_order(name: str) -> None:
     assert torch.equal(
         scores(name, config, params, batch_of([shown])).logit, scores(name, config, params, batch_of([other])).logit
     )
+
+
+@every_model
+def test_forward_passes_never_see_what_is_known_after_serving(name: str) -> None:
+    config = replace(tiny(name), pcvr=True)
+    params = weights(name, config)
+    batch = to_torch(lists(4))
+    after = TensorBatch._fields[TensorBatch._fields.index("click") :]
+    assert after == ("click", "conv", "money", "click_weight", "weight", "position", "latency_ms")
+    # A pass that touches an absent tensor fails, even where the values would not matter.
+    absent: dict[str, Any] = dict.fromkeys(after)
+    blind = batch._replace(**absent)
+    expected, actual = (MODELS[name].forward(config, params, each) for each in (batch, blind))
+    assert all(torch.equal(*pair) for pair in zip(tensors(actual), tensors(expected), strict=True))
+    assert all(torch.equal(actual.aux[key], values) for key, values in expected.aux.items())
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -127,5 +127,6 @@ def _list(query: str, grades: Sequence[float], rows: Sequence[_Row], *, width: i
         conv=gain,
         money=np.zeros(n),
         click_weight=1.0,
+        position=np.zeros(n, np.int32),
     )
     return LabelledList(example=example, visit=query, visit_ts=0, shown_ts=0, grade=grade)

@@ -13,7 +13,7 @@ from trainer.features.build import (
     item_category,
     stream_labels,
 )
-from trainer.features.collate import TABLES, Batch, Lookup, Lookups, collate
+from trainer.features.collate import TABLES, Batch, Lookup, Lookups, batch_from_columns, collate
 from trainer.features.schema import (
     AGE_BANDS,
     CLIENT_COLUMNS,
@@ -47,6 +47,7 @@ __all__ = [
     "Lookup",
     "Lookups",
     "SessionExample",
+    "batch_from_columns",
     "collate",
     "context_f16",
     "example_from_request",

@@ -81,6 +81,8 @@ class SessionExample:
         index: Row of each candidate in the source list.
         entity: Keys of (item, shop, brand, category) per candidate; "" = none.
         hist_type: Action code + 1.
+        position: Displayed position of each candidate, from 1; 0 = unknown, as in a request. For losses and evaluation.
+        latency_ms: Time that ranking took; 0 = unknown. For losses and evaluation.
         served_by: Lineage whose version ranked the list when it was shown; None if no version did.
         served_score: The scores by which it was ranked. For evaluation: no batch holds them.
     """
@@ -110,6 +112,8 @@ class SessionExample:
     conv: NDArray[np.float32]
     money: NDArray[np.float64]
     click_weight: float
+    position: NDArray[np.int32]
+    latency_ms: float = 0.0
     weight: float = 1.0
     num_behaviours: int = 0
     num_matching: int = 0
@@ -160,6 +164,17 @@ def final_labels(session: Session) -> Labels:
     )
 
 
+def displayed_positions(session: Session) -> NDArray[np.int32]:
+    """Return the position of each item on the page, from 1; a page that counts from 0 is moved by one.
+
+    Shapes: (n,), rows in shown order.
+    """
+    logged = session.column("position").astype(np.int32)
+    if not logged.size:
+        return np.arange(1, session.n + 1, dtype=np.int32)
+    return logged + np.int32(logged.min() == 0)
+
+
 def example_from_session(session: Session, catalogue: CatalogueLike, labels: Labels | None = None) -> SessionExample:
     """Return the example of a session, with the labels of `stream_labels` unless others are given.
 
@@ -201,6 +216,8 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
         category=session.query_category,
         catalogue=catalogue,
         labels=stream_labels(session) if labels is None else labels,
+        position=displayed_positions(session),
+        latency_ms=session.latency_us / 1_000,
     )
     score = session.column("score")
     if session.version is None or score.size != n:
@@ -242,6 +259,7 @@ def example_from_request(
         category=category,
         catalogue=catalogue,
         labels=Labels.none(len(item_ids)),
+        position=np.zeros(len(item_ids), np.int32),
     )
 
 
@@ -257,6 +275,8 @@ def _build(
     category: str | None,
     catalogue: CatalogueLike,
     labels: Labels,
+    position: NDArray[np.int32],
+    latency_ms: float = 0.0,
 ) -> SessionExample:
     if not len(item_ids):
         raise SchemaError("empty_list", f"query {query_id}: no candidate")
@@ -320,6 +340,8 @@ def _build(
         conv=labels.conv[index],
         money=labels.money[index],
         click_weight=labels.click_weight,
+        position=position[index],
+        latency_ms=latency_ms,
     )
 
 

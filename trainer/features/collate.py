@@ -3,7 +3,7 @@
 Source: docs/training.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple, Protocol, TypeVar
 
@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     """Padded arrays of B lists; masks are True for real rows. Legend: B lists, n candidates, L behaviours, D width.
 
     `cand_id` and `hist_id` hold slots of item, shop, brand, category. `hist_type` is the action code + 1, 0 = padding.
+    The fields from `click` on are unknown when a list is scored: losses and evaluation read them, forward passes never.
     """
 
     cand_id: NDArray[np.int64]  # [B,n,4]
@@ -76,6 +77,8 @@ class Batch(NamedTuple):
     money: NDArray[np.float64]  # [B,n] minor units
     click_weight: NDArray[np.float32]  # [B]
     weight: NDArray[np.float32]  # [B]
+    position: NDArray[np.int32]  # [B,n] displayed, from 1; 0 = unknown
+    latency_ms: NDArray[np.float32]  # [B] 0 = unknown
 
 
 def collate(
@@ -138,7 +141,21 @@ def collate(
         money=_spread(np.concatenate([e.money for e in examples]), cand),
         click_weight=np.array([e.click_weight for e in examples], dtype=np.float32),
         weight=np.array([e.weight for e in examples], dtype=np.float32),
+        position=_spread(np.concatenate([e.position for e in examples]), cand),
+        latency_ms=np.array([e.latency_ms for e in examples], dtype=np.float32),
     )
+
+
+def batch_from_columns(columns: Mapping[str, NDArray[np.generic]]) -> Batch:
+    """Return a batch that was stored by field; fields that were unknown when it was stored are 0.
+
+    Raises:
+        KeyError: If another field is missing.
+    """
+    shape = columns["cand_mask"].shape
+    unknown = {"position": np.zeros(shape, np.int32), "latency_ms": np.zeros(shape[0], np.float32)}
+    stored = {**unknown, **columns}
+    return Batch(**{name: stored[name] for name in Batch._fields})  # type: ignore[arg-type]
 
 
 def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:

@@ -27,6 +27,7 @@ from trainer.features import (
     CatalogueLike,
     Labels,
     SessionExample,
+    batch_from_columns,
     collate,
     example_from_session,
     stream_labels,
@@ -346,7 +347,7 @@ class Learner:
         self.rejected_in_row = state.rejected_in_row
         self.prequential = Prequential(state.prequential)
         if files["golden"]:
-            self.golden = Batch(**{name: files["golden"][name] for name in Batch._fields})  # type: ignore[arg-type]
+            self.golden = batch_from_columns(files["golden"])
 
 
 def _only(labels: Labels, conv: NDArray[np.float32]) -> Labels:

@@ -35,6 +35,8 @@ class TensorBatch(NamedTuple):
     money: Tensor
     click_weight: Tensor
     weight: Tensor
+    position: Tensor
+    latency_ms: Tensor
 
 
 class Outputs(NamedTuple):

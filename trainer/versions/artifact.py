@@ -17,7 +17,7 @@ from torch import Tensor
 from stream.errors import ArtifactError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.files import remove_abandoned
-from trainer.features import Batch
+from trainer.features import Batch, batch_from_columns
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
@@ -166,7 +166,7 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
     spec = MODELS[manifest.model]
     try:
         config = msgspec.convert(manifest.config, spec.config_class)
-        golden = Batch(**{name: files["golden"][name] for name in Batch._fields})  # type: ignore[arg-type]
+        golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
     except (msgspec.MsgspecError, KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error

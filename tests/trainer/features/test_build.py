@@ -43,7 +43,7 @@ def test_request_and_session_give_the_same_arrays(seed: int) -> None:
     session = served_list.session(shown, orders=[0], clicks=[0, 1], gross_minor=700)
     of_session = example_from_session(session, KNOWN)
     of_request = served_list.example()
-    labels = {"click", "conv", "money", "index", "session_id"}
+    labels = {"click", "conv", "money", "index", "session_id", "position"}
     for field in dataclasses.fields(SessionExample):
         if field.name in labels:
             continue
@@ -56,7 +56,23 @@ def test_request_and_session_give_the_same_arrays(seed: int) -> None:
     assert of_session.click.tolist() == [1, 1] + [0] * (len(shown) - 2)
     assert of_session.conv.tolist() == [1] + [0] * (len(shown) - 1)
     assert of_session.money.tolist() == [700] + [0] * (len(shown) - 1)
+    assert of_session.position.tolist() == [shown.index(row) + 1 for row in range(min(len(shown), N_MAX))]
+    assert of_request.position.tolist() == [0] * len(of_request.item_ids)
     assert [shown[row] for row in of_session.index] == list(range(min(len(shown), N_MAX)))
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"),
+    [((), [2, 3, 1]), ((3, 7, 9), [7, 9, 3]), ((0, 4, 9), [5, 10, 1])],
+    ids=["whole", "parts", "parts from 0"],
+)
+def test_displayed_positions_count_from_one(logged: tuple[int, ...], expected: list[int]) -> None:
+    session = served(1, KNOWN, n=3).session([2, 0, 1])
+    session.position = np.array(logged, "<u4").tobytes()
+    session.latency_us = 2_500
+    example = example_from_session(session, KNOWN)
+    assert example.position.tolist() == expected
+    assert example.latency_ms == 2.5
 
 
 def test_rows_stand_in_order_of_rank_and_ties_by_id() -> None:

@@ -19,6 +19,8 @@ from tests.trainer.lists import (
 from trainer.features import (
     N_MAX,
     NUM_COLUMNS,
+    Batch,
+    batch_from_columns,
     collate,
 )
 
@@ -50,6 +52,7 @@ def test_collate_matches_a_loop_over_rows() -> None:
             (batch.click, example.click),
             (batch.conv, example.conv),
             (batch.money, example.money),
+            (batch.position, example.position),
         ):
             assert np.array_equal(field[row, :n], source)
             assert not field[row, n:].any()
@@ -63,6 +66,7 @@ def test_collate_matches_a_loop_over_rows() -> None:
         ):
             assert np.array_equal(behaviours[row, :depth], logged[:depth])
             assert not behaviours[row, depth:].any()
+        assert batch.latency_ms[row] == example.latency_ms
         assert batch.query_category[row] == maps.category.lookup([example.category])[0]
 
 
@@ -89,6 +93,20 @@ def test_an_id_that_is_not_there_is_no_lookup() -> None:
     batch = collate([request([item("a", category="")])], HashLookups(strict, strict, strict, strict), width=4)
     assert batch.cand_id.tolist() == [[[1, 0, 0, 0]]]
     assert batch.query_category.tolist() == [0]
+
+
+def test_a_batch_stored_without_positions_has_unknown_ones() -> None:
+    batch = batch_of([labelled(seed, KNOWN) for seed in range(3)])
+    stored = {name: column for name, column in batch._asdict().items() if name not in {"position", "latency_ms"}}
+    read = batch_from_columns(stored)
+    assert read.position.shape == batch.cand_mask.shape
+    assert not read.position.any()
+    assert read.latency_ms.tolist() == [0, 0, 0]
+    assert all(np.array_equal(getattr(read, name), column) for name, column in stored.items())
+    again = batch_from_columns(batch._asdict())
+    assert all(np.array_equal(getattr(again, name), getattr(batch, name)) for name in Batch._fields)
+    with pytest.raises(KeyError, match="click_weight"):
+        batch_from_columns({name: column for name, column in stored.items() if name != "click_weight"})
 
 
 def test_collate_of_nothing_is_refused() -> None:
