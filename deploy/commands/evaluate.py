@@ -30,7 +30,9 @@ def evaluate(
             help="File of exported sessions, the topic `sessions`, or the form of --path: trivago, libsvm, jdsearch."
         ),
     ],
-    models: Annotated[str, typer.Option(help="Models, by commas: armmt, prm, din, mlp, lightgbm.")] = "mlp,prm,armmt",
+    models: Annotated[
+        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, lightgbm.")
+    ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,
         typer.Option(help="File or folder of a form; by default the trivago log is in the folder SHELFWISE_DATA."),

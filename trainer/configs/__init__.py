@@ -6,17 +6,19 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.configs import armmt, din, mlp, prm
+from trainer.configs import armmt, din, dlcm, mlp, prm, setrank
 from trainer.configs.base import ModelConfig, Vocabulary, architecture_hash
 from trainer.configs.learning import PROFILES as LEARNING_PROFILES
 from trainer.configs.learning import LearningSettings
 
-ModelName = Literal["armmt", "prm", "din", "mlp"]
+ModelName = Literal["armmt", "prm", "setrank", "dlcm", "din", "mlp"]
 Profile = Literal["tiny", "full"]
 
 MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
     "armmt": armmt.PROFILES,
     "prm": prm.PROFILES,
+    "setrank": setrank.PROFILES,
+    "dlcm": dlcm.PROFILES,
     "din": din.PROFILES,
     "mlp": mlp.PROFILES,
 }

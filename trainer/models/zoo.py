@@ -16,9 +16,11 @@ from trainer.models.armmt import Armmt
 from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import Dropout
 from trainer.models.din import Din
+from trainer.models.dlcm import Dlcm
 from trainer.models.inputs import IdTables
 from trainer.models.mlp import MlpModel
 from trainer.models.prm import Prm
+from trainer.models.setrank import InducingPoints, SetRank
 
 Weights = Mapping[str, Tensor]
 
@@ -69,7 +71,14 @@ class ModelSpec:
         return call(_modules.built[key], weights, batch, dropout)
 
 
-_MODULES: Mapping[str, type[nn.Module]] = {"armmt": Armmt, "prm": Prm, "din": Din, "mlp": MlpModel}
+_MODULES: Mapping[str, type[nn.Module]] = {
+    "armmt": Armmt,
+    "prm": Prm,
+    "setrank": SetRank,
+    "dlcm": Dlcm,
+    "din": Din,
+    "mlp": MlpModel,
+}
 
 MODELS: Mapping[str, ModelSpec] = {
     name: ModelSpec(module=_MODULES[name], config_class=type(profiles["full"]), profiles=profiles)
@@ -119,7 +128,7 @@ def _fresh_weight(layer: nn.Module, name: str, shape: torch.Size, generator: Gen
         table = torch.empty(shape).normal_(0, 0.05, generator=generator)
         table[0] = 0
         return table
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear | InducingPoints):
         # Glorot and Bengio 2010, equation 16.
         limit = math.sqrt(6 / (shape[0] + shape[1]))
         return torch.empty(shape).uniform_(-limit, limit, generator=generator)

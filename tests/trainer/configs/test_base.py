@@ -16,8 +16,9 @@ def dense_weights(model: str, profile: str) -> int:
 
 
 @pytest.mark.parametrize("profile", ["tiny", "full"])
-def test_prm_and_armmt_have_weights_within_a_tenth(profile: str) -> None:
-    assert dense_weights("prm", profile) == pytest.approx(dense_weights("armmt", profile), rel=0.1)
+@pytest.mark.parametrize("model", ["prm", "setrank", "dlcm"])
+def test_list_models_have_weights_within_a_tenth_of_armmt(model: str, profile: str) -> None:
+    assert dense_weights(model, profile) == pytest.approx(dense_weights("armmt", profile), rel=0.1)
 
 
 @pytest.mark.parametrize("model", MODELS)

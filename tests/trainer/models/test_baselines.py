@@ -1,4 +1,4 @@
-"""PRM, DIN and MLP: what sets them apart from each other."""
+"""PRM, SetRank, DLCM, DIN and MLP: what sets them apart from each other."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +28,10 @@ def batch() -> TensorBatch:
     return to_torch(batch_of([labelled(seed, KNOWN, n=8, depth=8) for seed in range(5)]))
 
 
-@pytest.mark.parametrize(("name", "sees_others"), [("prm", True), ("din", False), ("mlp", False), ("armmt", True)])
+@pytest.mark.parametrize(
+    ("name", "sees_others"),
+    [("prm", True), ("setrank", True), ("dlcm", True), ("din", False), ("mlp", False), ("armmt", True)],
+)
 def test_which_models_let_the_items_of_a_list_see_each_other(
     name: str, batch: TensorBatch, *, sees_others: bool
 ) -> None:
@@ -85,7 +88,7 @@ def test_din_weighs_behaviours_without_normalising(batch: TensorBatch) -> None:
     assert (din.forward(config, params, batch).logit - normalised).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["prm", "din", "mlp"])
+@pytest.mark.parametrize("name", ["prm", "setrank", "dlcm", "din", "mlp"])
 def test_baselines_read_images_only_when_told(name: str, batch: TensorBatch) -> None:
     blind = batch._replace(cand_img_mask=torch.zeros_like(batch.cand_img_mask))
     cases: list[tuple[tuple[Modality, ...], bool]] = [((), False), (("text",), False), (("text", "image"), True)]
