@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.evaluate import evaluate
+from deploy.commands.examination import examination
 from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 app.command("evaluate")(evaluate)
+app.command("examination")(examination)
 
 
 @app.command()

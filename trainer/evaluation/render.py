@@ -1,40 +1,13 @@
 """Renderings of an evaluation: rows of a table, and one HTML page with inline SVG, which loads nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from trainer.evaluation.evaluate import Evaluation, Figure
 from trainer.evaluation.intervals import Interval
+from trainer.evaluation.plots import Plot, environment, plot
 from trainer.evaluation.propensity import PolicyValue
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
-_WIDTH, _HEIGHT = 640.0, 300.0
-_MARGIN = 48.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of a plot, in the coordinates of the picture."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-    mark: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """A plot of lines over two axes, with ticks as (place, text)."""
-
-    title: str
-    x_title: str
-    y_title: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
 
 
 def metric_columns(found: Evaluation) -> tuple[str, ...]:
@@ -143,22 +116,17 @@ def page(found: Evaluation) -> str:
 
     Guarantees: the same evaluation gives the same bytes.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("evaluation.html.jinja").render(
-        found=found,
-        columns=table_columns(found),
-        rows=table_rows(found),
-        notes=notes(found),
-        plots=[plot for plot in (learning_curves(found), calibration_curves(found)) if plot is not None],
-        modalities=[(row.name, each) for row in found.rows for each in row.modalities],
-        bounds=(_MARGIN, _WIDTH, _HEIGHT),
+    return (
+        environment()
+        .get_template("evaluation.html.jinja")
+        .render(
+            found=found,
+            columns=table_columns(found),
+            rows=table_rows(found),
+            notes=notes(found),
+            plots=[each for each in (learning_curves(found), calibration_curves(found)) if each is not None],
+            modalities=[(row.name, each) for row in found.rows for each in row.modalities],
+        )
     )
 
 
@@ -173,7 +141,7 @@ def learning_curves(found: Evaluation) -> Plot | None:
                 for number in range(depth)
             ]
     marks = {row.name: _mean([float(best) for best in row.best_epochs]) for row in found.rows if row.epochs}
-    return _plot("Learning curve", "epoch", "validation log loss (nats)", curves, marks) if curves else None
+    return plot("Learning curve", "epoch", "validation log loss (nats)", curves, marks) if curves else None
 
 
 def calibration_curves(found: Evaluation) -> Plot | None:
@@ -187,44 +155,7 @@ def calibration_curves(found: Evaluation) -> Plot | None:
         return None
     top = max(max(point) for points in curves.values() for point in points)
     curves["equal"] = [(0.0, 0.0), (top, top)]
-    return _plot("Calibration", "predicted probability within the list", "share of positive items", curves, {})
-
-
-def _plot(
-    title: str,
-    x_title: str,
-    y_title: str,
-    curves: dict[str, list[tuple[float, float]]],
-    marks: dict[str, float],
-) -> Plot:
-    xs = [x for points in curves.values() for x, _ in points]
-    ys = [y for points in curves.values() for _, y in points]
-    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / ((x_high - x_low) or 1.0)
-        up = (y - y_low) / ((y_high - y_low) or 1.0)
-        return (
-            round(_MARGIN + across * (_WIDTH - 2 * _MARGIN), 2),
-            round(_HEIGHT - _MARGIN - up * (_HEIGHT - 2 * _MARGIN), 2),
-        )
-
-    lines = []
-    for name, points in curves.items():
-        mark = None
-        if name in marks:
-            nearest = min(points, key=lambda point, at=marks[name]: abs(point[0] - at))  # type: ignore[misc]
-            mark = place(*nearest)
-        lines.append(Line(name=name, points=tuple(place(*point) for point in points), mark=mark))
-    steps = range(5)
-    return Plot(
-        title=title,
-        x_title=x_title,
-        y_title=y_title,
-        lines=tuple(lines),
-        x_ticks=tuple((place(x, y_low)[0], f"{x:.3g}") for x in (x_low + k * (x_high - x_low) / 4 for k in steps)),
-        y_ticks=tuple((place(x_low, y)[1], f"{y:.3g}") for y in (y_low + k * (y_high - y_low) / 4 for k in steps)),
-    )
+    return plot("Calibration", "predicted probability within the list", "share of positive items", curves, {})
 
 
 def _mean(values: Sequence[float]) -> float:
