@@ -12,6 +12,7 @@ from stream.errors import ConfigError
 
 if TYPE_CHECKING:
     from deploy.simulation.marketplace.settings import MarketplaceSettings
+    from deploy.simulation.marketplace.truth import Truth
     from stream.broker.settings import Broker
 
 CONTINUE = "continue"
@@ -111,19 +112,33 @@ def run(
     else:
         shown = {name: getattr(summary, name) for name in summary.__slots__ if name != "truth"}
         print_table("marketplace", ("what", "value"), list(shown.items()))
+        _print_truth(summary.truth)
+
+
+def _print_truth(truth: "Truth") -> None:
+    from deploy.simulation.marketplace.truth import percent
+
+    print_table(
+        "truth per arm (expected, without noise)",
+        ("arm", "lists", "fallbacks", "per 100 lists: clicked", "orders", "GMV", "orders over the incoming order"),
+        [
+            (
+                name or "-",
+                arm.queries,
+                arm.fallbacks,
+                *(f"{100 * total / arm.queries:.2f}" for total in (arm.clicked_lists, arm.orders, arm.gmv_minor / 100)),
+                percent(arm.gain.gain),
+            )
+            for name, arm in sorted(truth.arms.items())
+        ],
+    )
+    if truth.versions:
         print_table(
-            "truth per arm (expected, without noise)",
-            ("arm", "lists", "clicked lists", "orders", "GMV", "fallbacks"),
+            "truth per version",
+            ("lineage", "version", "lists", "orders over the incoming order", "s.e."),
             [
-                (
-                    arm or "-",
-                    t.queries,
-                    f"{t.clicked_lists:.1f}",
-                    f"{t.orders:.2f}",
-                    f"{t.gmv_minor / 100:.2f}",
-                    t.fallbacks,
-                )
-                for arm, t in sorted(summary.truth.items())
+                (v.lineage, v.version, v.gain.lists, percent(v.gain.gain), percent(v.gain.standard_error))
+                for v in truth.versions
             ],
         )
 

@@ -17,6 +17,7 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import Ranked, Ranker
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
+from deploy.simulation.marketplace.truth import MARK, Accountant, Truth
 from stream.broker.producer import Producer
 from stream.errors import BusError
 from stream.operations.tick_writer import HighWatermarks, Ticker
@@ -28,17 +29,6 @@ IMPRESSIONS_WAIT_S = 10.0
 DRAIN_STEP_MS = 120_000
 FINAL_STEP_MS = 60_000
 _HOUR_MS = 3_600_000
-
-
-@dataclass(slots=True, kw_only=True)
-class ArmTruth:
-    """The truth about the lists shown in one arm: expected, not drawn, so without the noise of single shoppers."""
-
-    queries: int = 0
-    fallbacks: int = 0
-    clicked_lists: float = 0.0
-    orders: float = 0.0
-    gmv_minor: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +47,7 @@ class Summary:
         serving_errors: Searches that got no list.
         ticks: Times the clock was written.
         end_ts: Simulated time of the last tick.
-        truth: Arm to expectations; the empty name is traffic outside of experiments.
+        truth: Expected orders of the shown lists, by arm and by version, beside those of other orders.
         stopped: Whether the run was asked to stop before its end; its windows were closed all the same.
     """
 
@@ -78,7 +68,7 @@ class Summary:
     simulated_s: float = 0.0
     wall_s: float = 0.0
     end_ts: int = 0
-    truth: dict[str, ArmTruth] = field(default_factory=dict)
+    truth: Truth = field(default_factory=Truth)
     stopped: bool = False
 
 
@@ -114,7 +104,9 @@ class Driver:
         self._last_error = ""
         launch_ts = market.world.items.launch_ts
         self._launches = [int(j) for j in np.argsort(launch_ts, kind="stable") if launch_ts[j] > 0]
-        self.summary = Summary()
+        start_ts = self._settings.start_ts
+        self._accountant = Accountant(market, start_ts, start_ts + int(self._settings.hours * _HOUR_MS))
+        self.summary = Summary(truth=self._accountant.truth)
 
     def run(self) -> Summary:
         """Run searches, drain, and tick past all windows; return the summary.
@@ -127,6 +119,8 @@ class Driver:
         self._base_impressions = _num_impressions(self._ticker.high_watermarks())
         self._tick(start_ts)
         end_ts = self._shop(start_ts)
+        for line in self._accountant.last_lines():
+            self._report(MARK + line)
         end_ts = self._drain(end_ts)
         settle_ms = int(self._settings.settle_h * _HOUR_MS)
         # Several, as a topic counts as quiet only after it has been so for some time of the clock.
@@ -190,18 +184,10 @@ class Driver:
         else:
             self._num_expected += 1
             self.summary.produced[topics.IMPRESSIONS] += 1
-        self._account(listing, ranked)
+        for line in self._accountant.add(listing, ranked):
+            self._report(MARK + line)
         for sending in shopping.sendings(self._settings, listing.search, self._market.respond(listing, ranked.order)):
             self._put(sending)
-
-    def _account(self, listing: Listing, ranked: Ranked) -> None:
-        truth = self.summary.truth.setdefault(ranked.arm, ArmTruth())
-        expected = self._market.expect(listing, ranked.order)
-        truth.queries += 1
-        truth.fallbacks += ranked.is_fallback
-        truth.clicked_lists += expected.click
-        truth.orders += expected.order
-        truth.gmv_minor += expected.gmv_minor
 
     def _put(self, sending: Sending) -> None:
         self._num_queued += 1

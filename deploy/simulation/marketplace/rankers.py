@@ -28,12 +28,15 @@ class Ranked:
         order: Index into the incoming order, per shown position.
         arm: Arm that the service named, or an empty string.
         is_fallback: Whether the service fell back to the incoming order.
+        lineage, version: The version that ranked the list; None if none did.
         impression: The record to send, when the ranker leaves that to the driver.
     """
 
     order: Ints
     arm: str = ""
     is_fallback: bool = False
+    lineage: str | None = None
+    version: str | None = None
     impression: bytes | None = None
 
 
@@ -91,7 +94,7 @@ class RankingService:
         Raises:
             BusError: If it stays away, refuses the request, or answers with other items.
         """
-        body = msgspec.json.encode(self._request(listing))
+        body = msgspec.json.encode(rank_request(self._market, listing))
         names = [item_name(j) for j in listing.candidates.items.tolist()]
         answer = self._answer(body)
         index = {name: i for i, name in enumerate(names)}
@@ -99,30 +102,17 @@ class RankingService:
         if sorted(shown) != sorted(names):
             raise BusError(f"ranking service: expected the {len(names)} candidates back, got {len(shown)} items")
         order = np.array([index[name] for name in shown], dtype=np.int64)
-        return Ranked(order=order, arm=answer.arm or "", is_fallback=bool(answer.fallback))
+        return Ranked(
+            order=order,
+            arm=answer.arm or "",
+            is_fallback=bool(answer.fallback),
+            lineage=answer.lineage,
+            version=answer.version,
+        )
 
     def close(self) -> None:
         """Close the kept connections of all threads; nothing may be in flight."""
         self._client.close()
-
-    def _request(self, listing: Listing) -> RankRequest:
-        settings, search = self._market.settings, listing.search
-        clients, prices = self._market.world.clients, self._market.world.items.price_minor
-        query = shopping.query_of(settings, search)
-        return RankRequest(
-            client_id=shopping.client_id(search),
-            query_id=shopping.query_id(settings, search),
-            session_id=shopping.visit_id(settings, search),
-            query=QueryText(hash=query.hash, category=query.category, page=query.page, total_hits=query.total_hits),
-            currency=CURRENCY,
-            candidates=[
-                Candidate(item_id=item_name(j), price_minor=int(prices[j])) for j in listing.candidates.items.tolist()
-            ],
-            client=ClientTraits(
-                age_band=AGE_BANDS[clients.age_band[search.client]], gender=GENDERS[clients.gender[search.client]]
-            ),
-            event_ts=search.event_ts,
-        )
 
     def _answer(self, body: bytes) -> RankAnswer:
         deadline = self._monotonic() + RETRY_S
@@ -138,3 +128,24 @@ class RankingService:
             if self._wait(pause_s):
                 raise BusError("ranking service: given up, as the run was asked to stop")
             pause_s = min(2 * pause_s, 1.0)
+
+
+def rank_request(market: Market, listing: Listing) -> RankRequest:
+    """Return the request of a search, with its candidates in incoming order."""
+    settings, search = market.settings, listing.search
+    clients, prices = market.world.clients, market.world.items.price_minor
+    query = shopping.query_of(settings, search)
+    return RankRequest(
+        client_id=shopping.client_id(search),
+        query_id=shopping.query_id(settings, search),
+        session_id=shopping.visit_id(settings, search),
+        query=QueryText(hash=query.hash, category=query.category, page=query.page, total_hits=query.total_hits),
+        currency=CURRENCY,
+        candidates=[
+            Candidate(item_id=item_name(j), price_minor=int(prices[j])) for j in listing.candidates.items.tolist()
+        ],
+        client=ClientTraits(
+            age_band=AGE_BANDS[clients.age_band[search.client]], gender=GENDERS[clients.gender[search.client]]
+        ),
+        event_ts=search.event_ts,
+    )

@@ -183,7 +183,7 @@ def test_ticks_wait_for_the_impressions_of_the_service(broker: Broker) -> None:
         summary = drive(broker, market, ranker)
     assert summary.impressions_missing == 0
     assert summary.serving_errors == summary.queries // 50 > 0
-    assert summary.truth["reversed"].queries == summary.impressions
+    assert summary.truth.arms["reversed"].queries == summary.impressions
     sessions, counters = join_topics(broker)
     assert len(sessions) == summary.impressions
     assert counters["dead"] == open_count(counters) == 0

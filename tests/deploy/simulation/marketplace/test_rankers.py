@@ -119,6 +119,7 @@ def test_the_served_order_is_shown(market: Market, listing: Listing) -> None:
         ranker.close()
     assert shown.order.tolist() == list(range(29, -1, -1))
     assert (shown.arm, shown.is_fallback, shown.impression) == ("treatment", False, None)
+    assert (shown.lineage, shown.version) == ("base", "3")
     request = seen[0]
     assert request["path"] == "/v1/rank"
     assert request["event_ts"] == listing.search.event_ts
