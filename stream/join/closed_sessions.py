@@ -161,8 +161,9 @@ class ClosedSessions:
         self._new_digests.clear()
 
     def _has_digest(self, kind: bytes, query_id: str, event_ts: int) -> bool:
-        # The hours whose rows expire after the event.
-        return self._digests[kind].has(query_id, (event_ts - self._attribution_ms) // query_digests.HOUR_MS)
+        # The hours whose rows expire after the event and have not expired yet.
+        from_ts = max(event_ts, self._warm.expired_ts) - self._attribution_ms
+        return self._digests[kind].has(query_id, from_ts // query_digests.HOUR_MS)
 
     def _add_digest(self, kind: bytes, query_id: str, ts: int) -> None:
         hour = ts // query_digests.HOUR_MS

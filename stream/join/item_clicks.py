@@ -14,7 +14,8 @@ class ItemClicks:
     """Clicks by client and item, newest first.
 
     A row keeps each click that an order without an outcome may join, also an order that a restart reads again. So the
-    newest confirmed micro-batch decides what is superfluous, and neither the watermark nor unconfirmed rows do.
+    newest confirmed micro-batch decides what is dropped, and neither the watermark nor unconfirmed rows do. Events that
+    come later than the lateness do not see what the newest micro-batch made superfluous, whether it was dropped or not.
     """
 
     def __init__(self, settings: JoinSettings, warm: WarmTier, batches: BatchNumbers) -> None:
@@ -37,16 +38,16 @@ class ItemClicks:
                 return
             others = [other for other in known if not _is_same(other, click)]
             newest = sorted([*others, click], key=lambda c: (c.event_ts, c.event_id), reverse=True)
-            kept = list(self._needed(newest))
+            kept = list(self._needed(newest, self._batches.confirmed_ts))
             impression_ts = max(c.impression_ts for c in kept)
         expiry_ts = impression_ts + self._attribution_ms + self._slack_ms
         self._warm.put(key, rows.pack_warm(expiry_ts, kept))
 
-    def _needed(self, newest: Iterable[ItemClick]) -> Iterable[ItemClick]:
-        """Yield the clicks that an order may join; late orders find some more."""
+    def _needed(self, newest: Iterable[ItemClick], outcomes_ts: int) -> Iterable[ItemClick]:
+        """Yield the clicks that an order may join if every event before a time has its outcome."""
         num_past, impression_ts = 0, -1
         for click in newest:
-            if click.event_ts >= self._batches.confirmed_ts:
+            if click.event_ts >= outcomes_ts:
                 yield click
                 continue
             num_past += 1
@@ -68,8 +69,7 @@ class ItemClicks:
 
     def query_of(self, client_id: str, item_id: str, event_id: str) -> str | None:
         """Return the query that a click has joined, or None if it is not known."""
-        stored = self._warm.get(rows.clicks_key(client_id, item_id))
-        known = rows.unpack_clicks(stored) if stored is not None else []
+        known = self._visible(client_id, item_id)
         return next((click.query_id for click in known if click.event_id == event_id), None)
 
     def last_query(self, client_id: str, item_id: str, event_ts: int) -> str | None:
@@ -77,11 +77,8 @@ class ItemClicks:
 
         The time is within the attribution window of the click.
         """
-        stored = self._warm.get(rows.clicks_key(client_id, item_id))
-        if stored is None:
-            return None
         later = None
-        for click in rows.unpack_clicks(stored):
+        for click in self._visible(client_id, item_id):
             if event_ts > click.impression_ts + self._attribution_ms:
                 continue
             if click.event_ts <= event_ts:
@@ -89,6 +86,10 @@ class ItemClicks:
             if click.event_ts <= event_ts + self._tolerance_ms:
                 later = click.query_id
         return later
+
+    def _visible(self, client_id: str, item_id: str) -> Iterable[ItemClick]:
+        stored = self._warm.get(rows.clicks_key(client_id, item_id))
+        return self._needed(rows.unpack_clicks(stored), self._batches.ended_ts) if stored is not None else ()
 
 
 def _is_same(left: ItemClick, right: ItemClick) -> bool:

@@ -42,7 +42,7 @@ class Profiles:
         """Add a behaviour to the profile of a client, or replace the same behaviour with another time."""
         profile = self._changed.get(client_id)
         if profile is None:
-            stored = self._warm.get_unexpired(rows.profile_key(client_id))
+            stored = self._warm.get(rows.profile_key(client_id))
             profile = decode(rows.unpack_bytes(stored)) if stored is not None else empty(client_id)
             self._changed[client_id] = profile
         if replaces:

@@ -20,23 +20,26 @@ class BatchNumbers:
         current: Number of the current micro-batch.
         confirmed: Newest micro-batch whose progress row is stored. A restart begins after it, or later.
         confirmed_ts: Time before which every event had its outcome by the end of that micro-batch.
+        ended_ts: The same by the end of the newest micro-batch.
     """
 
     def __init__(self) -> None:
         self.current = 0
         self.confirmed = -1
         self.confirmed_ts = 0
+        self.ended_ts = 0
         self._unconfirmed: deque[tuple[int, int]] = deque()
 
     def restore(self, current: int, confirmed_ts: int) -> None:
         """Continue from a progress row, which is stored."""
         self.current = current
         self.confirmed = current - 1
-        self.confirmed_ts = confirmed_ts
+        self.confirmed_ts = self.ended_ts = confirmed_ts
 
     def advance(self, outcomes_ts: int) -> None:
         """End the current micro-batch, with the time before which every event has its outcome."""
         self._unconfirmed.append((self.current, outcomes_ts))
+        self.ended_ts = outcomes_ts
         self.current += 1
 
     def confirm(self, number: int) -> None:
@@ -108,8 +111,9 @@ class HotTier:
 class WarmTier:
     """Rows on disk that begin with their expiry; sizes and expiries stay in memory, so that no write reads its row.
 
-    Micro-batches and confirmations decide the time of a deletion. So an event must not see a row that has expired at
-    the time of the event, and the caller expires rows after every event that may see them has its outcome.
+    Confirmations decide the time of a deletion. So no event sees a row that has expired, deleted or not: neither an
+    event whose own time is past the expiry, nor a late event after the caller has expired the row. The caller expires
+    rows after every event within the lateness that may see them has its outcome.
 
     Attributes:
         size_bytes: Size of all rows.
@@ -135,15 +139,14 @@ class WarmTier:
         self.expired_ts = expired_ts
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the current row; a row that does not exist is not looked up on disk."""
+        """Return the current row unless it has expired; a row that does not exist is not looked up on disk."""
+        value = self._row(key)
+        return value if value is not None and rows.expiry_of(value) > self.expired_ts else None
+
+    def _row(self, key: bytes) -> bytes | None:
         if key in self._changed:
             return self._changed[key]
         return self._stored.get(key) if key in self._sizes else None
-
-    def get_unexpired(self, key: bytes) -> bytes | None:
-        """Return the current row unless its deletion is due."""
-        value = self.get(key)
-        return value if value is not None and rows.expiry_of(value) > self.expired_ts else None
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
@@ -162,7 +165,7 @@ class WarmTier:
         self.expired_ts = expiry_ts
         while self._by_expiry and self._by_expiry[0][0] <= expiry_ts:
             _, key = heappop(self._by_expiry)
-            value = self.get(key)
+            value = self._row(key)
             if value is None:
                 continue
             row_expiry_ts = rows.expiry_of(value)
@@ -176,7 +179,7 @@ class WarmTier:
         """Delete the expired rows of confirmed micro-batches and yield their keys; an extended row stays."""
         while self._to_delete and self._to_delete[0][0] <= self._batches.confirmed:
             _, key, expiry_ts = self._to_delete.popleft()
-            value = self.get(key)
+            value = self._row(key)
             if value is not None:
                 extended_ts = rows.expiry_of(value)
                 if extended_ts != expiry_ts:

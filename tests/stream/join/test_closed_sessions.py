@@ -47,6 +47,25 @@ def test_an_event_sees_what_had_not_expired_at_its_own_time() -> None:
     assert not state.closed.was_unlabelled("q2", hour_end_ts)
 
 
+def test_a_late_event_sees_nothing_that_has_expired() -> None:
+    """The rows still exist: confirmations decide the time of their deletion."""
+    state = State()
+    state.close_labelled(1)
+    state.closed.add_unlabelled("q2", START_TS)
+    state.closed.flush()
+    state.warm.flush()
+    last_ts = START_TS + SETTINGS.attribution_s * 1_000 + SETTINGS.slack_ms
+    hour_end_ts = (START_TS // HOUR_MS + 1) * HOUR_MS + SETTINGS.attribution_s * 1_000
+    list(state.warm.expire(last_ts - 1))
+    assert state.closed.find_session("q1", START_TS) is not None
+    list(state.warm.expire(last_ts))
+    assert state.closed.find_session("q1", START_TS) is None
+    list(state.warm.expire(hour_end_ts - 1))
+    assert state.closed.was_unlabelled("q2", START_TS)
+    list(state.warm.expire(hour_end_ts))
+    assert not state.closed.was_unlabelled("q2", START_TS)
+
+
 def test_a_correction_holds_all_merges_of_a_micro_batch() -> None:
     state = State()
     state.close_labelled(1)

@@ -58,6 +58,20 @@ def test_clicks_beyond_the_newest_few_are_kept_while_a_conversion_may_join_them_
     assert SETTINGS.clicks_per_item == 5
 
 
+def test_a_late_conversion_sees_no_click_that_is_superfluous_but_not_dropped() -> None:
+    state = State()
+    clicks = ItemClicks(SETTINGS, state.warm, state.batches)
+    for number in range(12):
+        clicks.add("c", "i", _click(number))
+    assert clicks.last_query("c", "i", START_TS + 1) == "q1"
+    state.batches.advance(START_TS + 10)
+    assert len(_kept(state)) == 12
+    assert clicks.last_query("c", "i", START_TS + 5) == "q5"
+    assert clicks.last_query("c", "i", START_TS + 4) == "q5", "the first one within the tolerance of clocks"
+    assert clicks.query_of("c", "i", "c5") == "q5"
+    assert clicks.query_of("c", "i", "c4") is None
+
+
 def test_a_click_whose_window_outlasts_those_of_newer_clicks_is_kept() -> None:
     state = State()
     clicks = ItemClicks(SETTINGS, state.warm, state.batches)
