@@ -545,7 +545,7 @@ def run_with_crashes(
             commit[batch[0].topic] += len(batch)
     tables = stored.copy()
     join = tables.join(settings, log.partition)
-    unread = everything[num_acknowledged:] if same_order else micro_batches(log, rng, commit)
+    unread = iter(everything[num_acknowledged:]) if same_order else micro_batches(log, rng, commit)
     # The last crash may come after the last record; a live topic has further ticks, which delete superfluous rows.
     for batch in chain(unread, ([tick] for tick in log.later_ticks())):
         outputs.take(applied(join, batch))
