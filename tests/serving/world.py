@@ -97,7 +97,7 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
         id_maps.item.observe([item.item_id])
         id_maps.category.observe(item.category_ids)
     for table in id_maps.by_name().values():
-        table.at_boundary()
+        table.at_boundary(0)
     shop = Catalogue(items())
     examples = [
         example_from_request(

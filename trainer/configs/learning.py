@@ -37,6 +37,8 @@ class LearningSettings:
         seen_s: Seconds that a trained session is remembered, so that a repeated record is not trained twice.
         converted_s: Seconds that a trained purchase is remembered: the longest attribution window.
         min_sightings: Sightings before an id gets a row of its own.
+        sighting_half_life_s: Seconds after which a sighting weighs one half in the competition for the rows of a full
+            table.
     """
 
     seed: int = 0
@@ -58,6 +60,7 @@ class LearningSettings:
     seen_s: int = 3_600
     converted_s: int = 86_400
     min_sightings: int = 2
+    sighting_half_life_s: int = 14_400
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -66,7 +69,7 @@ class LearningSettings:
         for name in ("lr", "rows_lr", "accumulator", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
-        for name in ("batch", "epochs", "checkpoint_s", "min_sightings"):
+        for name in ("batch", "epochs", "checkpoint_s", "min_sightings", "sighting_half_life_s"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s"):

@@ -7,20 +7,30 @@ boundary, see one map.
 Source: docs/training.md.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
+from trainer.features import sightings
+from trainer.features.hash_index import Hashes, HashIndex, hashes
+from trainer.features.sightings import Counts, Seconds
+from trainer.features.waiting_ids import WaitingIds
 
 PADDING_SLOT = 0
 COLD_SLOT = 1
 FIRST_SLOT = 2
+HALF_LIFE_S: Final = 14_400
 
-Arrays = dict[str, NDArray[np.uint8] | NDArray[np.int64]]
+# A newcomer must be seen twice as often as the id whose row it takes: rows would change hands at each boundary else.
+_LEAD: Final = 2.0
+_UNSETTLED: Final = 262_144
+
+Arrays = dict[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,120 +44,158 @@ class Changes:
 class IdMap:
     """Id to slot of one embedding table.
 
+    Ids have the slots from `FIRST_SLOT` on without a gap. While slots are free, an id that was seen often enough gets
+    the next one. After that it takes the slot of the id with the lowest aged count, if its own is at least twice that.
+
     Args:
         capacity: Rows of the table, slots 0 and 1 included.
         min_sightings: Sightings before an id gets a row of its own.
-        low_count: Ids seen at least so often are never evicted for a newcomer.
+        half_life_s: Half-life of a sighting in seconds of watermark time.
     """
 
-    def __init__(self, capacity: int, *, min_sightings: int = 2, low_count: int = 16) -> None:
-        if capacity < FIRST_SLOT:
-            raise ValueError(f"capacity = {capacity}: expected at least {FIRST_SLOT}")
-        self.capacity = capacity
+    def __init__(self, capacity: int, *, min_sightings: int = 2, half_life_s: int = HALF_LIFE_S) -> None:
+        if not FIRST_SLOT <= capacity < 2**31:
+            raise ValueError(f"capacity = {capacity}: expected {FIRST_SLOT} to {2**31 - 1}")
         self.min_sightings = min_sightings
-        self.low_count = low_count
-        self._slots: dict[str, int] = {}
-        self._free = list(range(capacity - 1, FIRST_SLOT - 1, -1))  # the lowest free slot is last
-        self._counts = np.zeros(capacity, np.int64)
-        self._last_boundary = np.full(capacity, -1, np.int64)
-        self._pending: dict[str, int] = {}
-        self.num_boundaries = 0
+        self.half_life_s = half_life_s
+        self._index = HashIndex(capacity)
+        self._counts: Counts = np.zeros(capacity, np.float32)
+        self._seen_s: Seconds = np.zeros(capacity, np.uint32)
+        self._end = FIRST_SLOT
+        self._waiting = WaitingIds(capacity, half_life_s)
+        self._unsettled: list[tuple[Hashes, NDArray[np.int64]]] = []
+        self._now_s = 0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return self._end - FIRST_SLOT
+
+    @property
+    def capacity(self) -> int:
+        """Rows of the table."""
+        return len(self._counts)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self._index.nbytes + self._counts.nbytes + self._seen_s.nbytes + self._waiting.nbytes
 
     def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Return the slot of each key: padding for the empty string, cold for unknown ids; changes nothing."""
-        get = self._slots.get
-        return np.fromiter((get(key, COLD_SLOT) if key else PADDING_SLOT for key in keys), np.int64, len(keys))
+        return self._slots(hashes(keys))
+
+    def _slots(self, ids: Hashes) -> NDArray[np.int64]:
+        slots = self._index.find(ids)
+        slots[slots < 0] = COLD_SLOT
+        slots[ids.is_none] = PADDING_SLOT
+        return slots
 
     def observe(self, keys: Iterable[str]) -> None:
         """Count one sighting of each key."""
-        for key in keys:
-            if not key:
-                continue
-            slot = self._slots.get(key)
-            if slot is None:
-                self._pending[key] = self._pending.get(key, 0) + 1
-                if len(self._pending) > self.capacity:
-                    del self._pending[next(iter(self._pending))]
-            else:
-                self._counts[slot] += 1
-                self._last_boundary[slot] = self.num_boundaries
-
-    def at_boundary(self) -> Changes:
-        """Admit what was seen often enough, in the order first seen; evict the least recent low counts when full."""
-        wanted = [key for key, count in self._pending.items() if count >= self.min_sightings]
-        evicted = self._evict(len(wanted) - len(self._free))
-        admitted: list[int] = []
-        for key in wanted[: len(self._free)]:
-            slot = self._free.pop()
-            self._slots[key] = slot
-            self._counts[slot] = self._pending.pop(key)
-            self._last_boundary[slot] = self.num_boundaries
-            admitted.append(slot)
-        self.num_boundaries += 1
-        return Changes(evicted=np.array(evicted, np.int64), admitted=np.array(admitted, np.int64))
-
-    def _evict(self, num_wanted: int) -> list[int]:
-        if num_wanted <= 0:
-            return []
-        keys = {slot: key for key, slot in self._slots.items()}
-        old = sorted(
-            (int(self._last_boundary[slot]), int(self._counts[slot]), slot)
-            for slot in keys
-            if self._counts[slot] < self.low_count and self._last_boundary[slot] < self.num_boundaries
+        counted = Counter(keys)
+        ids = hashes(counted)
+        seen = np.fromiter(counted.values(), np.int64, len(counted))
+        slots = self._slots(ids)
+        own = slots >= FIRST_SLOT
+        known = slots[own]
+        self._counts[known] = sightings.add(
+            self._counts[known], self._seen_s[known], seen[own], self._now_s, self.half_life_s
         )
-        evicted = [slot for _, _, slot in old[:num_wanted]]
-        for slot in evicted:
-            del self._slots[keys[slot]]
-            self._counts[slot] = 0
-            self._last_boundary[slot] = -1
-        self._free = sorted([*self._free, *evicted], reverse=True)
-        return evicted
+        self._seen_s[known] = self._now_s
+        cold = slots == COLD_SLOT
+        self._unsettled.append((ids.take(cold), seen[cold]))
+        if sum(len(one) for _, one in self._unsettled) > _UNSETTLED:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Move the sightings of unknown ids to those that wait."""
+        if not self._unsettled:
+            return
+        high = np.concatenate([ids.high for ids, _ in self._unsettled])
+        low = np.concatenate([ids.low for ids, _ in self._unsettled])
+        seen = np.concatenate([one for _, one in self._unsettled])
+        self._unsettled = []
+        order = np.lexsort((low, high))
+        is_first = np.ones(len(order), np.bool_)
+        is_first[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
+        starts = np.flatnonzero(is_first)
+        if not starts.size:
+            return
+        totals = np.add.reduceat(seen[order], starts)
+        firsts = order[starts]
+        in_order = np.argsort(firsts)
+        firsts = firsts[in_order]
+        self._waiting.add(Hashes(high[firsts], low[firsts]), totals[in_order], self._now_s)
+
+    def at_boundary(self, boundary_ts: int) -> Changes:
+        """Admit what was seen often enough, evict what is seen least where the table is full, and forget the rest.
+
+        Args:
+            boundary_ts: The boundary in watermark time, in milliseconds, a whole second.
+        """
+        self._settle()
+        self._now_s = boundary_ts // 1000
+        self._waiting.forget(self._now_s)
+        ready = self._waiting.ready(self.min_sightings, self._now_s)
+        free = np.arange(self._end, min(self.capacity, self._end + len(ready)))
+        evicted = self._losers(self._waiting.aged(ready[len(free) :], self._now_s))
+        admitted = np.concatenate([free, evicted])
+        self._index.remove(evicted)
+        ids, counts = self._waiting.take(ready[: len(admitted)], self._now_s)
+        self._index.put(admitted, ids)
+        self._counts[admitted] = counts
+        self._seen_s[admitted] = self._now_s
+        self._end += len(free)
+        return Changes(evicted=evicted, admitted=admitted)
+
+    def _losers(self, newcomers: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the slots that newcomers with these aged counts, descending, take over."""
+        if not newcomers.size:
+            return np.zeros(0, np.int64)
+        used = slice(FIRST_SLOT, self._end)
+        slots = np.arange(FIRST_SLOT, self._end)
+        counts = sightings.aged(self._counts[used], self._seen_s[used], self._now_s, self.half_life_s)
+        losers = sightings.lowest(counts, slots, len(newcomers))
+        is_behind = _LEAD * counts[losers] <= newcomers[: len(losers)]
+        return slots[losers[: int(np.count_nonzero(is_behind))]]
 
     def to_arrays(self, *, counts: bool = True) -> Arrays:
         """Return the map as arrays in slot order; without `counts` only what a lookup needs."""
-        entries = sorted((slot, key) for key, slot in self._slots.items())
-        slots = np.array([slot for slot, _ in entries], np.int64)
-        text, ends = _pack([key for _, key in entries])
-        arrays: Arrays = {"text": text, "ends": ends, "slots": slots}
+        self._settle()
+        used = slice(FIRST_SLOT, self._end)
+        arrays: Arrays = {"high": self._index.high[used], "low": self._index.low[used]}
         if counts:
-            pending_text, pending_ends = _pack(list(self._pending))
-            arrays |= {
-                "counts": self._counts[slots],
-                "last_boundary": self._last_boundary[slots],
-                "pending_text": pending_text,
-                "pending_ends": pending_ends,
-                "pending_counts": np.array(list(self._pending.values()), np.int64),
-                "num_boundaries": np.array([self.num_boundaries], np.int64),
-            }
+            arrays |= {"counts": self._counts[used], "seen_s": self._seen_s[used], "now_s": np.array([self._now_s])}
+            arrays |= self._waiting.to_arrays()
         return arrays
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, NDArray[np.generic]], capacity: int, *, min_sightings: int = 2, low_count: int = 16
+        cls,
+        arrays: Mapping[str, NDArray[np.generic]],
+        capacity: int,
+        *,
+        min_sightings: int = 2,
+        half_life_s: int = HALF_LIFE_S,
     ) -> Self:
-        """Return the map that `to_arrays` wrote.
+        """Return the map that `to_arrays` wrote, in a table of at least its size.
 
         Raises:
-            ArtifactError: If keys repeat, or slots repeat or lie outside of the table.
+            ArtifactError: If ids repeat or do not fit into the table.
         """
-        found = cls(capacity, min_sightings=min_sightings, low_count=low_count)
-        keys = _unpack(arrays["text"], arrays["ends"])
-        slots = arrays["slots"].astype(np.int64)
-        distinct = len(set(keys)) == len(keys) == len(slots) == len(np.unique(slots))
-        if not distinct or (len(slots) and not FIRST_SLOT <= slots.min() <= slots.max() < capacity):
-            raise ArtifactError(f"id map of {len(keys)} keys does not fit a table of {capacity} rows")
-        found._slots = dict(zip(keys, slots.tolist(), strict=True))
-        taken = set(slots.tolist())
-        found._free = [slot for slot in range(capacity - 1, FIRST_SLOT - 1, -1) if slot not in taken]
+        found = cls(capacity, min_sightings=min_sightings, half_life_s=half_life_s)
+        ids = Hashes(arrays["high"].astype(np.uint64), arrays["low"].astype(np.uint64))
+        found._end += len(ids.high)
+        slots = np.arange(FIRST_SLOT, found._end)
+        if found._end > capacity or len(ids.low) != len(ids.high):
+            raise ArtifactError(f"id map of {len(ids.high)} ids does not fit a table of {capacity} rows")
+        found._index.put(slots, ids)
+        if not np.array_equal(found._index.find(ids), slots):
+            raise ArtifactError("id map: an id stands in two rows")
         if "counts" in arrays:
             found._counts[slots] = arrays["counts"]
-            found._last_boundary[slots] = arrays["last_boundary"]
-            pending = _unpack(arrays["pending_text"], arrays["pending_ends"])
-            found._pending = dict(zip(pending, arrays["pending_counts"].tolist(), strict=True))
-            found.num_boundaries = int(arrays["num_boundaries"][0])
+            found._seen_s[slots] = arrays["seen_s"]
+            found._now_s = int(arrays["now_s"][0])
+            found._waiting = WaitingIds.from_arrays(arrays, capacity, half_life_s)
         return found
 
 
@@ -174,7 +222,12 @@ class IdMaps:
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, NDArray[np.generic]], capacities: Mapping[str, int], *, min_sightings: int = 2
+        cls,
+        arrays: Mapping[str, NDArray[np.generic]],
+        capacities: Mapping[str, int],
+        *,
+        min_sightings: int = 2,
+        half_life_s: int = HALF_LIFE_S,
     ) -> Self:
         """Return the maps that `to_arrays` wrote.
 
@@ -185,26 +238,19 @@ class IdMaps:
         for name in cls.__dataclass_fields__:
             own = {key.partition(".")[2]: array for key, array in arrays.items() if key.partition(".")[0] == name}
             try:
-                maps[name] = IdMap.from_arrays(own, capacities[name], min_sightings=min_sightings)
+                maps[name] = IdMap.from_arrays(
+                    own, capacities[name], min_sightings=min_sightings, half_life_s=half_life_s
+                )
             except (KeyError, ValueError, IndexError) as error:
                 raise ArtifactError(f"id map '{name}': {error!r}") from error
         return cls(**maps)
 
     @classmethod
-    def empty(cls, capacities: Mapping[str, int], *, min_sightings: int = 2) -> Self:
+    def empty(cls, capacities: Mapping[str, int], *, min_sightings: int = 2, half_life_s: int = HALF_LIFE_S) -> Self:
         """Return maps that know no id yet."""
-        return cls(**{name: IdMap(capacities[name], min_sightings=min_sightings) for name in cls.__dataclass_fields__})
-
-
-def _pack(keys: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    encoded = [key.encode() for key in keys]
-    ends = np.cumsum([len(raw) for raw in encoded], dtype=np.int64)
-    return np.frombuffer(b"".join(encoded), np.uint8).copy(), ends
-
-
-def _unpack(text: NDArray[np.generic], ends: NDArray[np.generic]) -> list[str]:
-    raw = text.astype(np.uint8).tobytes()
-    stops = ends.astype(np.int64).tolist()
-    if (stops[-1] if stops else 0) != len(raw):
-        raise ArtifactError(f"id map: {len(raw)} bytes of keys, expected {stops[-1] if stops else 0}")
-    return [raw[start:stop].decode() for start, stop in zip([0, *stops], stops, strict=False)]
+        return cls(
+            **{
+                name: IdMap(capacities[name], min_sightings=min_sightings, half_life_s=half_life_s)
+                for name in cls.__dataclass_fields__
+            }
+        )

@@ -123,7 +123,9 @@ class Learner:
         self._dense_optimizer = DenseOptimizer(self._dense, learning)
         self._row_optimizer = RowOptimizer(tables, learning.rows_lr, learning.accumulator)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
-        self.id_maps = IdMaps.empty(self.capacities, min_sightings=learning.min_sightings)
+        self.id_maps = IdMaps.empty(
+            self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
+        )
         self._seen = SeenSet()
         self._converted = SeenSet()
         self.behaviours: Counter[str] = Counter()
@@ -273,16 +275,17 @@ class Learner:
 
     def observe(self, examples: Sequence[SessionExample]) -> None:
         """Count the ids of examples; ids that were seen often enough get rows at the next boundary."""
-        for kind, id_map in enumerate(self.id_maps.by_name().values()):
-            for example in examples:
-                id_map.observe(chain(example.entity[kind], example.hist_entity[kind]))
-        self.id_maps.category.observe(example.category for example in examples)
+        for kind, (table, id_map) in enumerate(self.id_maps.by_name().items()):
+            keys = [one for example in examples for one in (example.entity[kind], example.hist_entity[kind])]
+            if table == "category":
+                keys.append([example.category for example in examples])
+            id_map.observe(chain.from_iterable(keys))
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
-        """Apply the changes of a boundary: admit ids, decay the accumulators, remove old keys."""
+        """Apply the changes of a boundary: admit and evict ids, decay the accumulators, remove old keys."""
         with torch.no_grad():
             for table, id_map in self.id_maps.by_name().items():
-                changes = id_map.at_boundary()
+                changes = id_map.at_boundary(boundary_ts)
                 if changes.admitted.size:
                     self._row_optimizer.admit(table, torch.from_numpy(changes.admitted).to(self.device))
             if previous_ts is not None:
@@ -337,7 +340,12 @@ class Learner:
             for name, value in self._row_optimizer.accumulators.items():
                 value.copy_(torch.from_numpy(files["row_optimizer"][f"rows.{name}"]))
         self._dense_optimizer.restore(_tensors(files["dense_optimizer"]))
-        self.id_maps = IdMaps.from_arrays(files["ids"], self.capacities, min_sightings=self.learning.min_sightings)
+        self.id_maps = IdMaps.from_arrays(
+            files["ids"],
+            self.capacities,
+            min_sightings=self.learning.min_sightings,
+            half_life_s=self.learning.sighting_half_life_s,
+        )
         self._seen = SeenSet.from_arrays(files["seen"])
         self._converted = SeenSet.from_arrays(files["converted"])
         self.pending = _unpack(files["pending"])

@@ -28,7 +28,7 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
     for kind, id_map in enumerate(maps.by_name().values()):
         for example in examples[::2]:
             id_map.observe(example.entity[kind] * 2)
-        id_map.at_boundary()
+        id_map.at_boundary(0)
     return collate(examples, maps, width=config.vector_width, history=config.history)
 
 
