@@ -1,6 +1,7 @@
 """Producer, reader and offsets against a real Kafka and against the memory broker."""
 
 import gc
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +30,15 @@ def test_records_come_back_as_sent(fresh_kafka: Broker) -> None:
     assert {tuple(r.headers) for r in read} == {(("reason", b"why"),)}
     assert sum(end_offsets(fresh_kafka, [topics.CLICKS]).values()) == 100
     assert set(beginning_offsets(fresh_kafka, [topics.CLICKS]).values()) == {0}
+
+
+@pytest.mark.kafka
+def test_a_producer_without_records_ends_without_an_error_in_the_log(
+    fresh_kafka: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Producer(fresh_kafka):
+        pass
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.kafka
@@ -68,7 +78,7 @@ def test_a_reader_starts_where_it_is_told(fresh_kafka: Broker) -> None:
 def test_a_position_outside_of_the_log_is_an_error(fresh_kafka: Broker) -> None:
     def read() -> None:
         with Reader(fresh_kafka, {(topics.TICKS, 0): 5}) as reader:
-            for _ in range(20):
+            for _ in range(300):
                 reader.poll(timeout_ms=200)
 
     with pytest.raises(BusError, match="poll"):
