@@ -107,7 +107,7 @@ class Producer:
 
     def _end(self) -> None:
         if not self._num_queued:
-            # Without records, a forced close would cancel the request for a producer id, which the client logs as fatal.
+            # A forced close would cancel the request for a producer id, which the client logs as fatal.
             self._producer.close(timeout=_END_S)
             return
         # kafka-python's own close waits again for what is in flight, and raises an error of its own over the first.
