@@ -31,7 +31,7 @@ def evaluate(
         ),
     ],
     models: Annotated[
-        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, lightgbm.")
+        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, lightgbm.")
     ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,

@@ -6,12 +6,12 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.configs import armmt, din, dlcm, mlp, prm, setrank
+from trainer.configs import armmt, din, diversity, dlcm, mlp, prm, setrank
 from trainer.configs.base import ModelConfig, Vocabulary, architecture_hash
 from trainer.configs.learning import PROFILES as LEARNING_PROFILES
 from trainer.configs.learning import LearningSettings
 
-ModelName = Literal["armmt", "prm", "setrank", "dlcm", "din", "mlp"]
+ModelName = Literal["armmt", "prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp"]
 Profile = Literal["tiny", "full"]
 
 MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
@@ -21,6 +21,8 @@ MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
     "dlcm": dlcm.PROFILES,
     "din": din.PROFILES,
     "mlp": mlp.PROFILES,
+    "mmr": diversity.MMR_PROFILES,
+    "dpp": diversity.DPP_PROFILES,
 }
 
 __all__ = [

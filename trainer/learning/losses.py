@@ -98,11 +98,12 @@ def total_loss(outputs: Outputs, batch: TensorBatch, config: ModelConfig) -> tup
     items only.
     """
     mask = batch.cand_mask
+    trained = outputs.logit if outputs.relevance is None else outputs.relevance
     if config.main_loss == "softmax":
-        main = list_softmax(outputs.logit, batch.conv, mask, batch.weight)
+        main = list_softmax(trained, batch.conv, mask, batch.weight)
     else:
         converted = (torch.where(mask, batch.conv, 0.0).sum(dim=1) > 0).to(batch.weight.dtype)
-        main = click_task(outputs.logit, batch.conv, mask, batch.weight * converted)
+        main = click_task(trained, batch.conv, mask, batch.weight * converted)
     loss = main
     parts = {"main": main.detach()}
     click_weight = batch.weight * batch.click_weight

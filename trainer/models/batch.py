@@ -47,12 +47,14 @@ class Outputs(NamedTuple):
         click_logit: [B,n] before the sigmoid of (14), where the model has the head.
         pcvr_logit: [B,n] before the sigmoid of the head for probabilities.
         aux: Further tensors for inspection and extra losses.
+        relevance: [B,n] what the main loss trains, where it is not `logit`.
     """
 
     logit: Tensor
     click_logit: Tensor | None
     pcvr_logit: Tensor | None
     aux: dict[str, Tensor]
+    relevance: Tensor | None = None
 
 
 def to_torch(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:

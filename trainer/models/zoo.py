@@ -17,8 +17,10 @@ from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import Dropout
 from trainer.models.din import Din
 from trainer.models.dlcm import Dlcm
+from trainer.models.dpp import Dpp
 from trainer.models.inputs import IdTables
 from trainer.models.mlp import MlpModel
+from trainer.models.mmr import Mmr
 from trainer.models.prm import Prm
 from trainer.models.setrank import InducingPoints, SetRank
 
@@ -78,6 +80,8 @@ _MODULES: Mapping[str, type[nn.Module]] = {
     "dlcm": Dlcm,
     "din": Din,
     "mlp": MlpModel,
+    "mmr": Mmr,
+    "dpp": Dpp,
 }
 
 MODELS: Mapping[str, ModelSpec] = {

@@ -88,7 +88,7 @@ def test_din_weighs_behaviours_without_normalising(batch: TensorBatch) -> None:
     assert (din.forward(config, params, batch).logit - normalised).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("name", ["prm", "setrank", "dlcm", "din", "mlp"])
+@pytest.mark.parametrize("name", ["prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp"])
 def test_baselines_read_images_only_when_told(name: str, batch: TensorBatch) -> None:
     blind = batch._replace(cand_img_mask=torch.zeros_like(batch.cand_img_mask))
     cases: list[tuple[tuple[Modality, ...], bool]] = [((), False), (("text",), False), (("text", "image"), True)]
