@@ -46,12 +46,16 @@ def report_markdown(found: Report) -> str:
     return _render("report.md.jinja", found)
 
 
-def report_html(found: Report) -> str:
-    """Return the report as one self-contained HTML page.
+def report_html(found: Report, *, appendix: str = "") -> str:
+    """Return the report as one self-contained HTML page, with an appendix before its caveats.
+
+    Args:
+        found: The report.
+        appendix: HTML, which is not escaped.
 
     Guarantees: the same report gives the same bytes.
     """
-    return _render("report.html.jinja", found)
+    return _render("report.html.jinja", found, appendix)
 
 
 def table_rows(found: Report) -> list[tuple[str, ...]]:
@@ -160,7 +164,7 @@ def _compared(found: Report) -> list[Result]:
     return [entry for entry in found.results if entry.arm != found.control]
 
 
-def _render(template: str, found: Report) -> str:
+def _render(template: str, found: Report, appendix: str = "") -> str:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(["html.jinja"]),
@@ -180,6 +184,7 @@ def _render(template: str, found: Report) -> str:
         sentences=[entry.sentence for entry in _compared(found) if entry.sentence],
         definitions=[(metric.title, metric.definition) for metric in METRICS.values()],
         minor=_money(found),
+        appendix=appendix,
     )
 
 

@@ -110,6 +110,8 @@ class Progress:
     """Counts and times of this process, for metrics.
 
     Attributes:
+        num_held_back: Versions that were due and not written, because nothing says yet that they are better than the
+            incoming order.
         num_failed_writes: Versions and checkpoints that the file system refused.
         prequential: Means over the sessions between the two newest versions.
         losses: Parts of the newest batch's loss.
@@ -120,6 +122,7 @@ class Progress:
     num_batches: int = 0
     num_boundaries: int = 0
     num_published: int = 0
+    num_held_back: int = 0
     num_undecodable: int = 0
     num_failed_writes: int = 0
     version: int = 0
@@ -299,10 +302,21 @@ class Loop:
         self._publication_due |= boundary.publish
         has_learned = self.learner.golden is not None and self.learner.batch_number > self._published.batch_number
         publishes = self._publication_due and has_learned
+        if publishes and self._is_held_back():
+            self.progress.num_held_back += 1
+            publishes = False
+        if boundary.publish:
+            # Before the checkpoint is written, so that a resumed run ages at the same lines.
+            self.learner.shuffled.age()
         if not publishes:
             self._publication_due = False
         if (publishes or self._is_checkpoint_due()) and self._may_write():
             self._write(publishes=publishes)
+
+    def _is_held_back(self) -> bool:
+        """Return whether the first version of these weights must wait for evidence."""
+        wanted = self._settings.hold_lists
+        return self._published.artifact is None and wanted > 0 and not self.learner.shuffled.is_ahead(wanted)
 
     def _write(self, *, publishes: bool) -> None:
         """Write the version, if one is due, and a checkpoint; register the version once both are on disk."""
@@ -384,7 +398,8 @@ class Loop:
             text_space=self.catalogue.text_space,
             cursors=dict(position.cursors),
             boundary_ts=position.boundary_ts,
-            metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()},
+            metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()}
+            | own.shuffled.means(),
             capacities=dict(own.capacities),
             num_sessions=own.counters["trained"],
             code_version=self._lineage.code_version,

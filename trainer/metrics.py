@@ -19,6 +19,12 @@ def families() -> dict[str, Family]:
         CounterMetricFamily("shelfwise_trainer_batches", "Batches cut.", labels=_LINEAGE),
         CounterMetricFamily("shelfwise_trainer_published", "Versions published by this process.", labels=_LINEAGE),
         CounterMetricFamily(
+            "shelfwise_trainer_held_back",
+            "Times that a first version was due and waited, because nothing said yet that it is better than the"
+            " incoming order.",
+            labels=_LINEAGE,
+        ),
+        CounterMetricFamily(
             "shelfwise_trainer_failed_writes",
             "Versions and checkpoints that the file system refused.",
             labels=_LINEAGE,
@@ -40,6 +46,16 @@ def families() -> dict[str, Family]:
             "Quality of scores before their sessions were learned, since the newest version: of the present weights"
             " (arrival), as served, and of the incoming order of the lists served.",
             labels=(*_LINEAGE, "series", "label", "metric"),
+        ),
+        GaugeMetricFamily(
+            "shelfwise_trainer_shuffled_lists",
+            "Clicked lists in random order that the lead rests on, older ones counted less.",
+            labels=_LINEAGE,
+        ),
+        GaugeMetricFamily(
+            "shelfwise_trainer_shuffled_lead",
+            "Mean AUC of clicked items by score less that by the incoming order, on lists in random order.",
+            labels=_LINEAGE,
         ),
         GaugeMetricFamily("shelfwise_trainer_pending", "Sessions that wait for their batch to fill.", labels=_LINEAGE),
         GaugeMetricFamily("shelfwise_trainer_version", "Number of the newest version.", labels=_LINEAGE),
@@ -79,6 +95,9 @@ class LoopCollector(Collector):
         add("sessions", trained)
         add("batches", own.batch_number)
         add("published", progress.num_published)
+        add("held_back", progress.num_held_back)
+        for name, value in own.shuffled.means().items():
+            add(name, value)
         add("failed_writes", progress.num_failed_writes)
         add("items_rejected", self._loop.feed.num_rejected)
         for reason, count in sorted(outcomes.items()):

@@ -22,6 +22,8 @@ class TrainerSettings:
         checkpoint_every_wall_s: Seconds of wall-clock time that must pass after a checkpoint before a boundary writes
             the next; 0 writes at each. A version always has its checkpoint.
         publish_s: Seconds of watermark time between versions, a multiple of `learning.checkpoint_s`.
+        hold_lists: Clicked lists in random order on which a lineage must rank better than the incoming order before its
+            first version is published; those before the last `publish_s` count half, and so on. 0 publishes at once.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
         threads: Threads of torch; bit-equal weights need the same number.
@@ -38,6 +40,7 @@ class TrainerSettings:
     metrics_port: int = 9102
     checkpoint_every_wall_s: float = 1.0
     publish_s: int = 300
+    hold_lists: int = 0
     halt_after: int = 5
     rows_dtype: Literal["float32", "float16"] = "float32"
     threads: int = 1
@@ -50,7 +53,8 @@ class TrainerSettings:
         for name in ("publish_s", "halt_after", "threads", "max_waiting", "lease_ttl_s", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-
+        if self.hold_lists < 0:
+            raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
         # A restart from an older checkpoint registers the version of that checkpoint again.
         if self.keep_versions < max(self.keep_checkpoints, 2):
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")

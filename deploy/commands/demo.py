@@ -7,7 +7,7 @@ import typer
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from deploy.demo.summary import DemoSummary
+    from deploy.demo.summary import DemoSummary, Truth
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,14 +17,18 @@ def run(
     ctx: typer.Context,
     hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 3.0,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
-    conversion_boost: Annotated[
-        float, typer.Option(help="Factor on the share of lists with an order, so that a short run sees enough orders.")
-    ] = 4.0,
     seed: Annotated[int, typer.Option(help="Key of all random numbers.")] = 1,
     publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
+    lineages: Annotated[
+        str,
+        typer.Option(help="Models that learn, by commas, each in an arm of its own: armmt, prm, din, mlp and others."),
+    ] = "armmt",
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a broker, shoppers, joiner, two trainers, sink and serving; print lifts and the conservation of events."""
+    """Run a broker, shoppers, joiner, trainers, sink and serving; print lifts, the truth and the books of events.
+
+    A shuffled arm is the control, another keeps the incoming order, and a learned one improves while the traffic flows.
+    """
     import secrets
     import time
 
@@ -48,9 +52,9 @@ def run(
         Options(
             hours=hours,
             rate=rate,
-            conversion_boost=conversion_boost,
             seed=seed,
             publish_s=publish_s,
+            lineages=tuple(name.strip() for name in lineages.split(",") if name.strip()),
         ),
         Dependencies(
             monotonic_s=time.monotonic,
@@ -86,13 +90,20 @@ def _print(summary: "DemoSummary") -> None:
         [(row.lineage, row.arm, row.published, row.served) for row in summary.versions],
     )
     print_table(
-        f"experiment {summary.experiment}: treatment against control",
-        ("metric", "improvement", "95 % interval", "p-value"),
+        f"experiment {summary.experiment}: estimated improvement on the shuffled control",
+        ("arm", "metric", "improvement", "95 % interval", "p-value"),
         [
-            (row.metric.upper(), _percent(row.lift), f"{_percent(row.lo)} to {_percent(row.hi)}", _p(row.p))
+            (
+                row.arm,
+                row.metric.upper(),
+                _percent(row.lift),
+                f"{_percent(row.lo)} to {_percent(row.hi)}",
+                _p(row.p),
+            )
             for row in summary.lifts
         ],
     )
+    _print_truth(summary.truth)
     console.print(
         f"{summary.searches} searches, {summary.sessions_in_sql} sessions in SQL, "
         f"{summary.seconds['total']:.0f} s; report: {summary.report_html}",
@@ -106,9 +117,33 @@ def _print(summary: "DemoSummary") -> None:
     )
 
 
+def _print_truth(truth: "Truth") -> None:
+    from deploy.demo.truth_report import line
+    from deploy.simulation.marketplace.truth import percent
+
+    print_table(
+        "the truth, from the simulator: expected orders and GMV, without noise",
+        ("arm", "searches", "without a version", "orders per 100", "GMV per 100", "orders over the incoming order"),
+        [
+            (
+                arm.arm,
+                arm.searches,
+                arm.fallbacks,
+                f"{arm.orders_per_100:.2f}",
+                f"{arm.gmv_minor_per_100 / 100:.2f}",
+                f"{percent(arm.gain)}, by thirds {', '.join(percent(third) for third in arm.thirds)}",
+            )
+            for arm in truth.arms
+        ],
+    )
+    console.print(f"true orders: {line(truth)}", soft_wrap=True, markup=False, highlight=False)
+
+
 def _percent(share: float | None) -> str:
     return "undefined" if share is None else f"{100 * share:+.2f} %"
 
 
 def _p(p: float | None) -> str:
-    return "undefined" if p is None else f"{p:.3f}"
+    from abtest.render import p_value
+
+    return "undefined" if p is None else p_value(p)

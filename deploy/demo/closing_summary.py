@@ -1,6 +1,6 @@
 """Closing summary of a demo: events by outcome, facts, versions and the lift table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,8 @@ from sqlalchemy import Engine, func, select
 from abtest.render import report_html
 from abtest.report import Report, report
 from abtest.tables import session_facts
-from deploy.demo.processes import ARMS, CONTROL
+from deploy.demo import truth_report
+from deploy.demo.arms import Arm
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import db
 from stream.broker.offsets import beginning_offsets
@@ -32,6 +33,7 @@ def gather(
     broker: Broker,
     engine: Engine,
     experiment: str,
+    arms: Sequence[Arm],
     join: JoinSettings,
     home: Path,
     seed: int,
@@ -44,6 +46,7 @@ def gather(
         broker: Broker of the topics, which are read from their beginning.
         engine: Database of the facts, the experiment and the registry.
         experiment: Key of the experiment.
+        arms: Its arms.
         join: Windows, for the recount.
         home: Folder of the demo.
         seed: Seed of the run.
@@ -60,7 +63,8 @@ def gather(
             counters[content.partition] = content.counters
     found = report(engine, experiment)
     html = home / "report.html"
-    html.write_text(report_html(found))
+    truth = truth_report.truth_of(simulated["truth"], arms)
+    html.write_text(report_html(found, appendix=truth_report.section(truth, start_ts=found.epochs[0].start_ts)))
     versions = Registry(engine).versions()
     with db.read(engine) as connection:
         in_sql = connection.execute(
@@ -82,10 +86,14 @@ def gather(
                 published=sum(v.lineage == arm.lineage for v in versions),
                 served=swaps.get(arm.lineage, 0),
             )
-            for arm in ARMS
+            for arm in arms
+            if arm.lineage is not None
         ],
         experiment=experiment,
-        lifts=[_lift(found, metric) for metric in found.plan.goals],
+        lifts=[
+            _lift(found, metric, arm.name) for arm in arms if arm.name != found.control for metric in found.plan.goals
+        ],
+        truth=truth,
         sample_ratio_p=next((check.p for check in found.checks if check.check_name == "sample_ratio"), None),
         report_html=str(html),
         seconds={},
@@ -122,11 +130,11 @@ def _event_records(broker: Broker) -> Iterator[Record]:
     return chain.from_iterable(read_to_end(broker, name) for name in names)
 
 
-def _lift(found: Report, metric: str) -> LiftRow:
-    treatment = next(arm.name for arm in ARMS if arm.name != CONTROL)
-    entry = found.result(metric, treatment)
+def _lift(found: Report, metric: str, arm: str) -> LiftRow:
+    entry = found.result(metric, arm)
     return LiftRow(
         metric=metric,
+        arm=arm,
         control=entry.mean_control,
         treatment=entry.mean,
         lift=entry.lift,

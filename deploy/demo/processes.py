@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deploy.demo.arms import LearnedArm
 from deploy.demo.ports import PortReservation
 from deploy.demo.scrape import ScrapeError, fetch
 from deploy.supervisor import Child
@@ -19,26 +20,13 @@ SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500", "--drain-s", "0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """Arm of the demo's experiment with its lineage and model."""
-
-    name: str
-    lineage: str
-    model: str
-
-
-ARMS = (Arm(name="control", lineage="prm", model="prm"), Arm(name="treatment", lineage="armmt", model="armmt"))
-CONTROL = ARMS[0].name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Ports of the processes, on loopback."""
+    """Ports of the processes, on loopback; `trainers` by lineage."""
 
     joiner: int
     sink: int
     serving: int
-    trainers: tuple[int, ...]
+    trainers: Mapping[str, int]
 
 
 def choose_ports(wanted: Ports, reservation: PortReservation, notify: Callable[[str], None]) -> Ports:
@@ -56,11 +44,11 @@ def choose_ports(wanted: Ports, reservation: PortReservation, notify: Callable[[
         joiner=choose(JOINER, wanted.joiner),
         sink=choose(SINK, wanted.sink),
         serving=choose(SERVING, wanted.serving),
-        trainers=tuple(choose(f"trainer {arm.lineage}", p) for arm, p in zip(ARMS, wanted.trainers, strict=True)),
+        trainers={lineage: choose(f"trainer {lineage}", port) for lineage, port in wanted.trainers.items()},
     )
 
 
-def trainer_name(arm: Arm) -> str:
+def trainer_name(arm: LearnedArm) -> str:
     """Return the name of the trainer child of an arm."""
     return f"trainer-{arm.lineage}"
 
@@ -81,7 +69,7 @@ def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     return _child(SERVING, ("serving", "run", "--port", str(ports.serving), *SERVING_FLAGS), env, logs)
 
 
-def trainer(arm: Arm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:
+def trainer(arm: LearnedArm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:
     """Return the trainer of an arm's lineage."""
     argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(seed))
     return _child(trainer_name(arm), (*argv, "--metrics-port", str(port)), env, logs)

@@ -11,21 +11,23 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from abtest import store
 from abtest.settings import AbtestSettings
 from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
-from deploy.demo import closing_summary, processes
+from deploy.demo import arms, closing_summary, processes
+from deploy.demo.environment import child_environment
 from deploy.demo.ports import PortReservation
-from deploy.demo.processes import ARMS, SHOPPERS, Ports
+from deploy.demo.processes import SHOPPERS, Ports
 from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.summary import DemoSummary
+from deploy.demo.told_lines import ToldLines
 from deploy.kafka import choice as brokers
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.settings import LocalKafkaSettings
 from deploy.migrations import upgrade
 from deploy.simulation.marketplace.settings import MarketplaceSettings
+from deploy.simulation.marketplace.truth import MARK
 from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
 from stream import db
@@ -55,16 +57,16 @@ class Options:
     Attributes:
         hours: Simulated hours with searches.
         rate: Searches per simulated hour.
-        conversion_boost: Factor on the share of lists with an order, so that a short run sees enough orders.
         seed: Key of all random numbers.
         publish_s: Seconds of event time between two versions of a lineage.
+        lineages: Models that learn, each in an arm of its own.
     """
 
     hours: float
     rate: float
-    conversion_boost: float
     seed: int
     publish_s: int
+    lineages: tuple[str, ...] = arms.DEFAULT_LINEAGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,8 @@ class _Demo:
         self._context = context
         self._home = home
         self._options = options
+        self._arms = arms.all_arms(options.lineages)
+        self._learned = arms.learned(options.lineages)
         self._dependencies = dependencies
         self._logs = home / "logs"
         self._clock = _Clock(dependencies.monotonic_s)
@@ -163,6 +167,7 @@ class _Demo:
                     broker=broker,
                     engine=engine,
                     experiment=self._experiment(),
+                    arms=self._arms,
                     join=self._context.settings.get("join", JoinSettings),
                     home=self._home,
                     seed=self._options.seed,
@@ -221,25 +226,21 @@ class _Demo:
         return f"demo-{self._options.seed}"
 
     def _environment(self, broker: Broker, url: str) -> dict[str, str]:
-        address = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
-        return {
-            **self._dependencies.environment,
-            "SHELFWISE_HOME": str(self._home),
-            "SHELFWISE_BROKER": address,
-            "SHELFWISE_DATABASE": url,
-            "SHELFWISE_KAFKA__PARTITIONS": str(self._kafka.partitions),
+        forced = {
+            "kafka.partitions": self._kafka.partitions,
             # Simulated time runs hundreds of times faster, so that a second of lag must not stop the training.
-            "SHELFWISE_JOIN__HOLD_BEHIND_S": "86400",
-            "SHELFWISE_TRAINER__PUBLISH_S": str(self._options.publish_s),
-            "SHELFWISE_LEARNING__CHECKPOINT_S": str(self._options.publish_s // 2),
-            "SHELFWISE_MODEL__VECTOR_WIDTH": "16",
-            "SHELFWISE_MARKETPLACE__SEED": str(self._options.seed),
-            "SHELFWISE_MARKETPLACE__HOURS": str(self._options.hours),
-            "SHELFWISE_MARKETPLACE__RATE": str(self._options.rate),
-            "SHELFWISE_MARKETPLACE__DRAIN_H": "6",
-            "SHELFWISE_MARKETPLACE__CONVERSION_BOOST": str(self._options.conversion_boost),
-            # One thread per process: two cores run the whole loop.
-            "OMP_NUM_THREADS": "1",
+            "join.hold_behind_s": 86_400,
+            "trainer.publish_s": self._options.publish_s,
+            "learning.checkpoint_s": self._options.publish_s // 2,
+            "marketplace.seed": self._options.seed,
+            "marketplace.hours": self._options.hours,
+            "marketplace.rate": self._options.rate,
+        }
+        return {
+            **child_environment(self._context.settings, self._dependencies.environment, forced),
+            "SHELFWISE_HOME": str(self._home),
+            "SHELFWISE_BROKER": f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap,
+            "SHELFWISE_DATABASE": url,
         }
 
     def _choose_ports(self) -> Ports:
@@ -249,23 +250,21 @@ class _Demo:
             joiner=self._context.settings.get("worker", WorkerSettings).metrics_port,
             sink=sink,
             serving=self._context.settings.get("serving", ServingSettings).port,
-            trainers=(trainer, sink + 1),
+            # Behind the first trainer's port lies the sink's.
+            trainers={arm.lineage: sink + n if n else trainer for n, arm in enumerate(self._learned)},
         )
         return processes.choose_ports(wanted, self._reservation, self._dependencies.report)
 
     def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
         self._run_once("items", ("marketplace", "publish-items"), env)
-        arms = [
-            store.Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == processes.CONTROL, policy=None)
-            for arm in ARMS
-        ]
-        self._create_experiment(engine, arms)
+        self._create_experiment(engine)
         children = [
             (processes.joiner(env, self._logs, ports), ports.joiner),
             (processes.sink(env, self._logs, ports), ports.sink),
             *(
                 (processes.trainer(arm, self._options.seed, env, self._logs, port), port)
-                for arm, port in zip(ARMS, ports.trainers, strict=True)
+                for arm in self._learned
+                for port in [ports.trainers[arm.lineage]]
             ),
             (processes.serving(env, self._logs, ports), ports.serving),
         ]
@@ -277,14 +276,17 @@ class _Demo:
             self._await(f"{child.name} to become ready", ready, READY_S, child)
             self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}/readyz")
 
-    def _create_experiment(self, engine: Engine, arms: list[store.Arm]) -> None:
-        experiments = ExperimentStore(engine)
+    def _create_experiment(self, engine: Engine) -> None:
         # The epoch begins with the simulated time.
         start_ts = self._context.settings.get("marketplace", MarketplaceSettings).start_ts
-        experiments.create(key=self._experiment(), arms=arms, now_ts=start_ts)
-        self._dependencies.report(
-            f"experiment '{self._experiment()}': {', '.join(f'{a.name} = {a.lineage}' for a in arms)}"
+        ExperimentStore(engine).create(
+            key=self._experiment(),
+            arms=[arm.stored() for arm in self._arms],
+            weights=[arm.weight for arm in self._arms],
+            now_ts=start_ts,
         )
+        shares = ", ".join(f"{arm.name} {arm.weight:.0%}" for arm in self._arms)
+        self._dependencies.report(f"experiment '{self._experiment()}': {shares} of the clients")
 
     def _run_once(self, name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         child = processes.once(name, argv, env, self._logs)
@@ -297,15 +299,22 @@ class _Demo:
         searches = round(self._options.hours * self._options.rate)
         self._dependencies.report(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
         self._supervisor.start(child)
+        told = ToldLines(child.log, MARK)
         while (code := self._supervisor.exit_code(SHOPPERS)) is None:
             self._watch()
             self._report_progress(ports)
+            self._pass_on(told)
+        self._pass_on(told)
         if code != 0:
             raise DemoError(f"the shoppers ended with code {code}\n{tail(child.log)}")
         output = child.output
         assert output is not None, "the shoppers write their summary to a file"
         simulated: dict[str, object] = json.loads(output.read_text())
         return simulated
+
+    def _pass_on(self, told: ToldLines) -> None:
+        for line in told.read():
+            self._dependencies.report(line)
 
     def _drain(self, broker: Broker, engine: Engine, ports: Ports, end_ts: int) -> None:
         join = self._context.settings.get("join", JoinSettings)
@@ -320,7 +329,7 @@ class _Demo:
             except BusError:
                 # `_watch` restarts a broker that is gone.
                 return False
-            return is_stored and all(self._watermark_ms(port) >= settled_ts for port in ports.trainers)
+            return is_stored and all(self._watermark_ms(port) >= settled_ts for port in ports.trainers.values())
 
         self._await("the log to be joined, learned and stored", drained, DRAIN_S)
 
@@ -331,7 +340,7 @@ class _Demo:
         samples = _scrape_or_nothing(ports.serving)
         return {
             arm.lineage: int(samples.total("shelfwise_serving_version_changes_total", lineage=arm.lineage))
-            for arm in ARMS
+            for arm in self._learned
         }
 
     def _await(self, what: str, done: Callable[[], bool], limit_s: float, child: Child | None = None) -> None:
@@ -356,8 +365,8 @@ class _Demo:
         self._reported_at_s = now_s
         served, joined = _scrape_or_nothing(ports.serving), _scrape_or_nothing(ports.joiner)
         trained = [
-            f"{arm.lineage} v{_scrape_or_nothing(port).total('shelfwise_trainer_version'):.0f}"
-            for arm, port in zip(ARMS, ports.trainers, strict=True)
+            f"{lineage} v{_scrape_or_nothing(port).total('shelfwise_trainer_version'):.0f}"
+            for lineage, port in ports.trainers.items()
         ]
         self._dependencies.report(
             f"searches {served.total('shelfwise_serving_requests_total'):,.0f}, "

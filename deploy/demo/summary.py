@@ -36,15 +36,66 @@ class LineageSummary(Struct, kw_only=True):
 
 
 class LiftRow(Struct, kw_only=True):
-    """Row of the lift table for one experiment metric; undefined numbers are null."""
+    """Row of the lift table: one experiment metric in one arm against the shuffled control; undefined is null."""
 
     metric: str
+    arm: str
     control: float | None
     treatment: float | None
     lift: float | None
     lo: float | None
     hi: float | None
     p: float | None
+
+
+class ArmTruth(Struct, kw_only=True):
+    """Expected orders and money of the lists shown in one arm, from the simulator's own chances.
+
+    Attributes:
+        fallbacks: Searches that kept the incoming order because no version ranked them.
+        orders_per_100: Expected orders per 100 searches.
+        gmv_minor_per_100: Expected money per 100 searches.
+        gain: Orders over those of the incoming order of the same lists, as a share.
+        standard_error: Of `gain`, over lists.
+        thirds: The gain in each third of the time with searches.
+    """
+
+    arm: str
+    searches: int
+    fallbacks: int
+    orders_per_100: float
+    gmv_minor_per_100: float
+    gain: float | None
+    standard_error: float | None
+    thirds: list[float | None]
+
+
+class VersionTruth(Struct, kw_only=True):
+    """The gain of one version over the incoming order, on the lists that it ranked."""
+
+    lineage: str
+    version: int
+    lists: int
+    first_ts: int
+    last_ts: int
+    gain: float | None
+    standard_error: float | None
+
+
+class Truth(Struct, kw_only=True):
+    """Knowledge of the simulator; orders are shares over those of the incoming order of the same lists.
+
+    Attributes:
+        random: Orders of lists in random order.
+        best: Orders of lists by true utility.
+        now: Orders of each learned arm in the last third, by lineage.
+    """
+
+    arms: list[ArmTruth]
+    versions: list[VersionTruth]
+    random: float | None
+    best: float | None
+    now: dict[str, float | None]
 
 
 class DemoSummary(Struct, kw_only=True):
@@ -62,6 +113,7 @@ class DemoSummary(Struct, kw_only=True):
     versions: list[LineageSummary]
     experiment: str
     lifts: list[LiftRow]
+    truth: Truth
     sample_ratio_p: float | None
     report_html: str
     seconds: dict[str, float]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.processes import ARMS, trainer_name
+from deploy.demo import arms
+from deploy.demo.processes import trainer_name
 from deploy.grafana import generate
 from stream import db
 from tests.harness.demo import demo, wait_until_none
@@ -16,9 +17,10 @@ from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, Prometheus, prometheus
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.system]
-OPTIONS = ("--hours", "2", "--rate", "900", "--seed", "3", "--publish-s", "600")
+OPTIONS = ("--hours", "2", "--rate", "900", "--seed", "3", "--publish-s", "600", "--lineages", "prm,armmt")
 # Two hours take two minutes at least: enough scrapes for every rate, on any machine.
-SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "60"}
+ARMS = arms.learned(("prm", "armmt"))
+SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "60", "SHELFWISE_TRAINER__HOLD_LISTS": "0"}
 CHILDREN = {
     "shelfwise-joiner": ("joiner",),
     "shelfwise-trainer": tuple(trainer_name(arm) for arm in ARMS),
@@ -53,7 +55,7 @@ def test_every_panel_of_both_dashboards_shows_a_running_demo(postgres_url: str, 
     versions = {row.lineage: row.published for row in summary.versions}
     rows = {panel.panel: panel.rows for panel in experiment}
     assert rows["Versions"] == sum(versions.values())
-    assert rows["Exposed clients"] == len(ARMS)
+    assert rows["Exposed clients"] == len(arms.all_arms(("prm", "armmt")))
 
 
 def _has_swapped(server: Prometheus) -> bool:

@@ -15,7 +15,10 @@ import pytest
 from sqlalchemy import func, select
 
 from abtest.tables import session_facts
-from deploy.demo.processes import ARMS, SHOPPERS, Arm, trainer_name
+from deploy.demo import arms
+from deploy.demo.arms import LearnedArm
+from deploy.demo.environment import SHOP, variable
+from deploy.demo.processes import SHOPPERS, trainer_name
 from deploy.demo.summary import DemoSummary
 from deploy.migrations import upgrade
 from deploy.supervisor import tail
@@ -32,12 +35,25 @@ from trainer.versions.registry import Registry
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 SEED = 11
 PUBLISH_S = 900
-OPTIONS = ("--hours", "2", "--rate", "900", "--seed", str(SEED), "--publish-s", str(PUBLISH_S))
+LEARNING = {"trainer.publish_s": PUBLISH_S, "learning.checkpoint_s": PUBLISH_S // 2}
+ARMS = arms.learned(("prm", "armmt"))
+OPTIONS = (
+    "--hours",
+    "2",
+    "--rate",
+    "900",
+    "--seed",
+    str(SEED),
+    "--publish-s",
+    str(PUBLISH_S),
+    "--lineages",
+    "prm,armmt",
+)
 # Two simulated hours take four minutes at least, so every kill falls into the shoppers' time, on a slow machine too.
-SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "30"}
+SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "30", "SHELFWISE_TRAINER__HOLD_LISTS": "0"}
 VICTIMS: Mapping[str, tuple[str, ...]] = {
     "joiner": ("stream", "worker"),
-    trainer_name(ARMS[1]): ("trainer", "run", ARMS[1].lineage),
+    **{trainer_name(arm): ("trainer", "run", arm.lineage) for arm in ARMS},
     "serving": ("serving", "run"),
     "sink": ("abtest", "sink"),
 }
@@ -140,7 +156,7 @@ def _check_sql(broker: Broker, home: Path) -> None:
     assert {row[0]: (row[1], row[2]) for row in rows} == {query: (1, revision) for query, revision in newest.items()}
 
 
-def _weights(home: Path, arm: Arm) -> Weights:
+def _weights(home: Path, arm: LearnedArm) -> Weights:
     engine = db.create(f"sqlite:///{home / 'shelfwise.db'}")
     found = Registry(engine).versions(arm.lineage)
     engine.dispose()
@@ -152,7 +168,7 @@ def _weights(home: Path, arm: Arm) -> Weights:
 
 
 @contextmanager
-def _undisturbed(broker: Broker, home: Path, arm: Arm) -> Iterator["subprocess.Popen[bytes]"]:
+def _undisturbed(broker: Broker, home: Path, arm: LearnedArm) -> Iterator["subprocess.Popen[bytes]"]:
     home.mkdir(exist_ok=True)
     upgrade.upgrade(f"sqlite:///{home / 'shelfwise.db'}")
     inherited = dict(os.environ)  # noqa: TID251 - a child inherits all but our own settings
@@ -160,9 +176,7 @@ def _undisturbed(broker: Broker, home: Path, arm: Arm) -> Iterator["subprocess.P
     environment |= {
         "SHELFWISE_HOME": str(home),
         "SHELFWISE_BROKER": broker.bootstrap,
-        "SHELFWISE_TRAINER__PUBLISH_S": str(PUBLISH_S),
-        "SHELFWISE_LEARNING__CHECKPOINT_S": str(PUBLISH_S // 2),
-        "SHELFWISE_TRAINER__VECTOR_WIDTH": "16",
+        **{variable(key): str(value) for key, value in {**SHOP, **LEARNING}.items()},
         "OMP_NUM_THREADS": "1",
     }
     argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(SEED))
@@ -184,7 +198,7 @@ def _undisturbed(broker: Broker, home: Path, arm: Arm) -> Iterator["subprocess.P
             process.wait()
 
 
-def _wait_until_published(process: "subprocess.Popen[bytes]", home: Path, arm: Arm, version: int) -> None:
+def _wait_until_published(process: "subprocess.Popen[bytes]", home: Path, arm: LearnedArm, version: int) -> None:
     registry = Registry(db.create(f"sqlite:///{home / 'shelfwise.db'}"))
     deadline = time.monotonic() + 300
     while not any(found.version >= version for found in registry.versions(arm.lineage)):

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
 from stream import db
 from stream.errors import ConfigError
-from stream.schemas.session import encode
+from stream.schemas.session import Session, decode, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log
@@ -294,3 +295,60 @@ def test_a_resumed_run_with_other_settings_is_bit_equal(tmp_path: Path, values: 
     without = make_loop(tmp_path / "without", plain)
     feed(without, log)
     assert weights(without) != weights(whole)
+
+
+def shuffled(log: list[LogRecord]) -> list[LogRecord]:
+    """Return the log as if each list had been shown in random order."""
+    found = []
+    for record in log:
+        content = decode(record.value)
+        if isinstance(content, Session):
+            content.propensity = np.full(content.n, 1 / content.n, "<f4").tobytes()
+        found.append(LogRecord(record.partition, record.offset, encode(content)))
+    return found
+
+
+HOLDING = replace(SETTINGS, hold_lists=40)
+
+
+def test_without_shuffled_lists_the_first_version_waits(
+    tmp_path: Path, log: list[LogRecord], undisturbed: tuple[dict[str, bytes], dict[str, int], int]
+) -> None:
+    engine = make_engine(tmp_path)
+    loop = make_loop(tmp_path, engine, settings=HOLDING)
+    feed(loop, log)
+    assert Registry(engine).versions("test") == []
+    assert loop.progress.num_held_back == undisturbed[2]
+    assert weights(loop) == undisturbed[0], "what is learned does not depend on it"
+
+
+def test_the_first_version_comes_when_enough_lists_say_that_it_is_better(tmp_path: Path, log: list[LogRecord]) -> None:
+    engine = make_engine(tmp_path)
+    loop = make_loop(tmp_path, engine, settings=HOLDING)
+    feed(loop, shuffled(log))
+    found = Registry(engine).versions("test")
+    assert [version.version for version in found] == list(range(1, len(found) + 1))
+    assert loop.progress.num_held_back > 0
+    assert len(found) + loop.progress.num_held_back == 6
+    first = artifact.read_manifest(tmp_path / "artifacts", found[0].artifact)
+    # It counts half after the decision.
+    assert 20 <= first.metrics["shuffled_lists"] < 40
+    assert first.metrics["shuffled_lead"] > 0
+    assert found[0].metrics["shuffled_lead"] == first.metrics["shuffled_lead"]
+
+
+@pytest.mark.parametrize("point", ["checkpoint.after_rename", "before_row"])
+def test_a_crash_changes_nothing_about_the_wait(tmp_path: Path, log: list[LogRecord], point: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    addresses = []
+    for folder, failpoint in ((whole, lambda _name: None), (broken, crash_at(point, 1))):
+        folder.mkdir()
+        engine = make_engine(folder)
+        try:
+            feed(make_loop(folder, engine, settings=HOLDING, failpoint=failpoint), shuffled(log))
+        except Crash:
+            feed(make_loop(folder, engine, settings=HOLDING), shuffled(log))
+        found = Registry(engine).versions("test")
+        manifests = [artifact.read_manifest(folder / "artifacts", version.artifact) for version in found]
+        addresses.append([(one.version, one.boundary_ts, one.metrics, one.files) for one in manifests])
+    assert addresses[0] == addresses[1] != []

@@ -218,9 +218,15 @@ def _labelled(visit: str, visit_ts: int, session: Session, example: SessionExamp
         shown_ts=session.impression_ts,
         grade=kept,
         propensity=propensity[example.index] if propensity.size == session.n else None,
-        is_shuffled=session.n > 1 and propensity.size == session.n and np.allclose(propensity, 1 / session.n),
+        is_shuffled=was_shuffled(session),
         num_lost=int((grade > 0).sum() - (kept > 0).sum()),
     )
+
+
+def was_shuffled(session: Session) -> bool:
+    """Return whether each item of the list could stand in each place with the same chance."""
+    propensity = session.column("propensity")
+    return session.n > 1 and propensity.size == session.n and np.allclose(propensity, 1 / session.n)
 
 
 def shuffled_alone(split: Split) -> Split:

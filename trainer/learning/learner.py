@@ -20,6 +20,7 @@ from torch import Tensor
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
 from stream.schemas.session import Session, decode, encode
 from trainer.configs import LearningSettings
+from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
     TABLES,
@@ -38,6 +39,7 @@ from trainer.feed.seen import SeenSet
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
+from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.models import MODELS, ModelConfig, call, to_torch
 from trainer.models.blocks import Dropout
 from trainer.versions.atomic_folder import Tensors
@@ -98,6 +100,7 @@ class Learner:
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
+        shuffled: How the scores compare with the incoming order on lists that were shown in random order.
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
     """
@@ -135,6 +138,7 @@ class Learner:
         self.num_steps = 0
         self.rejected_in_row = 0
         self.prequential = Prequential()
+        self.shuffled = ShuffledEvidence()
         self.golden: Batch | None = None
         self.lineage: str | None = None
 
@@ -155,8 +159,15 @@ class Learner:
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
         return Step(trained, losses, moved=moved)
 
-    def train(self, examples: Sequence[SessionExample], fresh: Sequence[bool]) -> Step:
+    def train(
+        self, examples: Sequence[SessionExample], fresh: Sequence[bool], shuffled: Sequence[bool] | None = None
+    ) -> Step:
         """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
+
+        Args:
+            examples: Lists with their labels.
+            fresh: Which of them are first revisions.
+            shuffled: Which of them were shown in random order; None if none was.
 
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
@@ -166,7 +177,9 @@ class Learner:
             return Step(0, {}, moved=False)
         arrays = collate(examples, self.id_maps, width=self.config.vector_width, history=self.config.history)
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
-        losses, moved = self._step(arrays, np.array(fresh), served)
+        is_fresh = np.array(fresh)
+        is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
+        losses, moved = self._step(arrays, is_fresh, served, is_shuffled)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += len(examples)
@@ -198,10 +211,11 @@ class Learner:
 
     def _examples(
         self, pending: Sequence[PendingSession], catalogue: CatalogueLike
-    ) -> tuple[list[SessionExample], list[bool]]:
-        """Return the examples to train, and which of them are first revisions."""
+    ) -> tuple[list[SessionExample], list[bool], list[bool]]:
+        """Return the examples to train, which of them are first revisions, and which were shown in random order."""
         examples: list[SessionExample] = []
         fresh: list[bool] = []
+        shuffled: list[bool] = []
         for one in pending:
             try:
                 examples.append(example_from_session(one.session, catalogue, one.labels))
@@ -209,9 +223,10 @@ class Learner:
                 self.counters["rejected_features"] += 1
                 continue
             fresh.append(one.session.revision == 0)
+            shuffled.append(was_shuffled(one.session))
             self.behaviours["kept"] += examples[-1].num_matching
             self.behaviours["other_category"] += examples[-1].num_behaviours - examples[-1].num_matching
-        return examples, fresh
+        return examples, fresh, shuffled
 
     def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
         """Return the labels of this revision without the purchases that were trained before."""
@@ -222,7 +237,9 @@ class Learner:
             conv[row] = float(self._converted.add(item_key, watermark_ts))
         return _only(labels, conv)
 
-    def _step(self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats) -> tuple[dict[str, float], bool]:
+    def _step(
+        self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats, shuffled: NDArray[np.bool_]
+    ) -> tuple[dict[str, float], bool]:
         local, touched = gather_unique_rows(arrays)
         tensors = to_torch(local, self.device)
         slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
@@ -243,6 +260,9 @@ class Learner:
         if not bool(torch.isfinite(norm)):
             return losses, False
         self.prequential.update(outputs, arrays, fresh, served)
+        if shuffled.any():
+            logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
+            self.shuffled.update(logit, arrays, shuffled)
         scale = min(1.0, self.learning.clip_norm / max(float(norm), 1e-12))
         by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
         for weight in self._dense.values():
@@ -318,6 +338,7 @@ class Learner:
             rejected_in_row=self.rejected_in_row,
             counters=dict(self.counters),
             prequential=dict(prequential.sums),
+            shuffled=self.shuffled.sums(),
         )
 
     def restart_prequential(self) -> None:
@@ -354,6 +375,7 @@ class Learner:
         self.num_steps = state.num_steps
         self.rejected_in_row = state.rejected_in_row
         self.prequential = Prequential(state.prequential)
+        self.shuffled = ShuffledEvidence.of(state.shuffled)
         if files["golden"]:
             self.golden = batch_from_columns(files["golden"])
 

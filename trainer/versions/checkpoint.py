@@ -46,6 +46,7 @@ class LearningState(msgspec.Struct, kw_only=True, frozen=True):
         rejected_in_row: Newest batches in a row that were refused.
         counters: Records by outcome.
         prequential: Sums of the prequential evaluation.
+        shuffled: Sums of the evidence from shuffled lists.
     """
 
     batch_number: int
@@ -53,6 +54,7 @@ class LearningState(msgspec.Struct, kw_only=True, frozen=True):
     rejected_in_row: int
     counters: dict[str, int]
     prequential: dict[str, float]
+    shuffled: dict[str, float] = {}
 
 
 class Adoption(msgspec.Struct, kw_only=True, frozen=True):

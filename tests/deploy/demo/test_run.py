@@ -11,12 +11,12 @@ import jsonschema
 import msgspec
 import pytest
 
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from deploy import configuration
 from deploy.configuration import Context
-from deploy.demo import closing_summary, processes
+from deploy.demo import arms, closing_summary, processes
 from deploy.demo.ports import PortReservation
-from deploy.demo.processes import ARMS, CONTROL, Ports, choose_ports
+from deploy.demo.processes import Ports, choose_ports
 from deploy.demo.run import Dependencies, Options, run
 from deploy.demo.scrape import ScrapeError, fetch, parse
 from deploy.demo.summary import (
@@ -25,6 +25,7 @@ from deploy.demo.summary import (
     DemoSummary,
     LiftRow,
     LineageSummary,
+    Truth,
     closes,
     json_schema,
 )
@@ -34,7 +35,7 @@ from stream.broker.settings import Broker
 from stream.errors import ConfigError
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schemas" / "demo-summary.json"
-OPTIONS = Options(hours=0.1, rate=100, conversion_boost=1, seed=7, publish_s=600)
+OPTIONS = Options(hours=0.1, rate=100, seed=7, publish_s=600)
 BOOKS = {"joined": 5, "duplicate": 1, "late": 1, "orphan": 2, "dead": 1, "open": 0}
 
 
@@ -93,7 +94,7 @@ def test_demos_that_start_together_take_different_ports(reservation: PortReserva
 
 
 def _numbers(ports: Ports) -> tuple[int, ...]:
-    return (ports.joiner, ports.sink, ports.serving, *ports.trainers)
+    return (ports.joiner, ports.sink, ports.serving, *ports.trainers.values())
 
 
 def test_free_ports_are_kept(reservation: PortReservation) -> None:
@@ -109,17 +110,19 @@ def test_a_port_in_use_is_replaced_and_told(reservation: PortReservation) -> Non
     with _listening(wanted.serving):
         chosen = choose_ports(wanted, reservation, notes.append)
     assert (chosen.joiner, chosen.sink, chosen.trainers) == (wanted.joiner, wanted.sink, wanted.trainers)
-    assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers}
+    assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers.values()}
     assert notes == [f"port {wanted.serving} is in use: serving takes {chosen.serving}"]
 
 
 def test_one_port_wanted_twice_is_given_once(reservation: PortReservation) -> None:
     port = _free_ports().joiner
     chosen = choose_ports(
-        Ports(joiner=port, sink=port, serving=port, trainers=(port, port)), reservation, lambda _line: None
+        Ports(joiner=port, sink=port, serving=port, trainers={"prm": port, "armmt": port}),
+        reservation,
+        lambda _line: None,
     )
     assert chosen.joiner == port
-    assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers}) == 5
+    assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers.values()}) == 5
 
 
 def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
         (processes.joiner({}, tmp_path, ports), ports.joiner),
         (processes.sink({}, tmp_path, ports), ports.sink),
         (processes.serving({}, tmp_path, ports), ports.serving),
-        (processes.trainer(ARMS[1], 3, {}, tmp_path, ports.trainers[1]), ports.trainers[1]),
+        (processes.trainer(arms.learned(["armmt"])[0], 3, {}, tmp_path, port := ports.trainers["armmt"]), port),
     ]
     assert all(str(port) in child.argv and child.restart for child, port in children)
     shoppers = processes.shoppers({}, tmp_path, ports)
@@ -151,8 +154,7 @@ def test_a_database_with_an_experiment_is_refused(tmp_path: Path, memory_broker:
     url = f"sqlite:///{tmp_path / 'mine.db'}"
     upgrade.upgrade(url)
     engine = db.create(url)
-    arms = [Arm(name=arm.name, lineage=arm.lineage, is_control=arm.name == CONTROL, policy=None) for arm in ARMS]
-    ExperimentStore(engine).create(key="mine", arms=arms, now_ts=1)
+    ExperimentStore(engine).create(key="mine", arms=[arm.stored() for arm in arms.all_arms(["prm"])], now_ts=1)
     left = tmp_path / "demo" / "logs" / "joiner.log"
     left.parent.mkdir(parents=True)
     left.write_text("of an earlier demo")
@@ -203,7 +205,7 @@ def _free_ports() -> Ports:
     joiner, sink, serving, *trainers = (int(probe.getsockname()[1]) for probe in probes)
     for probe in probes:
         probe.close()
-    return Ports(joiner=joiner, sink=sink, serving=serving, trainers=tuple(trainers))
+    return Ports(joiner=joiner, sink=sink, serving=serving, trainers=dict(zip(("prm", "armmt"), trainers, strict=True)))
 
 
 @contextmanager
@@ -224,9 +226,10 @@ def _summary() -> DemoSummary:
         conservation=Conservation(produced=10, by_counters=BOOKS, by_recount=BOOKS, closed=True),
         sessions_in_topic=5,
         sessions_in_sql=5,
-        versions=[LineageSummary(lineage="prm", arm="control", published=2, served=2)],
+        versions=[LineageSummary(lineage="armmt", arm="armmt", published=2, served=2)],
         experiment="demo-1",
-        lifts=[LiftRow(metric="cvr", control=0.0, treatment=0.1, lift=None, lo=None, hi=None, p=None)],
+        lifts=[LiftRow(metric="cvr", arm="armmt", control=0.0, treatment=0.1, lift=None, lo=None, hi=None, p=None)],
+        truth=Truth(arms=[], versions=[], random=-0.33, best=0.89, now={"armmt": 0.14}),
         sample_ratio_p=None,
         report_html="report.html",
         seconds={"total": 1.0},

@@ -1,0 +1,52 @@
+"""Environment of a demo's processes: a small shop that a learner can improve in three minutes, in simulated time."""
+
+from collections.abc import Mapping
+
+from stream.settings import Settings, as_text
+
+SHOP: Mapping[str, object] = {
+    # Few items and clients: an item is seen often, and clients come back.
+    "marketplace.categories": 2,
+    "marketplace.items": 200,
+    "marketplace.clients": 400,
+    # Assumptions: shoppers who click and buy more than real ones, so that a short run has labels.
+    "marketplace.list_ctr": 0.35,
+    "marketplace.conversion_boost": 8.0,
+    "marketplace.drain_h": 6.0,
+    # Small steps: with 128 lists a step, a version would rest on a handful of steps.
+    "learning.batch": 8,
+    "learning.lr": 0.001,
+    # An untrained ranker would cost orders: the learned arm keeps the incoming order until its model is ahead.
+    "trainer.hold_lists": 20,
+    "model.vector_width": 16,
+}
+"""Defaults of the demo; settings that the caller makes win."""
+_HANDED_ON = frozenset({"join", "trainer", "model", "learning", "serving", "marketplace"})
+
+
+def child_environment(settings: Settings, inherited: Mapping[str, str], forced: Mapping[str, object]) -> dict[str, str]:
+    """Return the environment of the demo's processes.
+
+    Args:
+        settings: Settings of the demo; those of flags are handed on.
+        inherited: Environment of the demo.
+        forced: Setting to value, as the run needs it.
+    """
+    made = {f"{one.section}.{one.key}": one for one in settings.resolved if one.origin not in {"default", "profile"}}
+    chosen = {key: value for key, value in SHOP.items() if key not in made}
+    chosen |= {key: one.value for key, one in made.items() if one.origin == "flag" and one.section in _HANDED_ON}
+    return {
+        **inherited,
+        **{variable(key): as_text(value) for key, value in {**chosen, **forced}.items()},
+        # One thread per process: two cores run the whole loop.
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def variable(key: str) -> str:
+    """Return the environment variable of a setting.
+
+    >>> variable("learning.batch")
+    'SHELFWISE_LEARNING__BATCH'
+    """
+    return f"SHELFWISE_{key.replace('.', '__').upper()}"
