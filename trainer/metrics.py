@@ -40,6 +40,15 @@ def families() -> dict[str, Family]:
             "Behaviours in the histories of trained sessions, by whether the query's category kept them.",
             labels=(*_LINEAGE, "outcome"),
         ),
+        CounterMetricFamily(
+            "shelfwise_trainer_labels", "Clicked and bought items trained by this process.", labels=_LINEAGE
+        ),
+        GaugeMetricFamily(
+            "shelfwise_trainer_effective_labels",
+            "Labels of equal weight that those of this process are worth: (sum w)^2 / sum w^2 of their weights by"
+            " inverse examination.",
+            labels=_LINEAGE,
+        ),
         GaugeMetricFamily("shelfwise_trainer_loss", "Loss of the newest batch, by part.", labels=(*_LINEAGE, "part")),
         GaugeMetricFamily(
             "shelfwise_trainer_prequential",
@@ -106,6 +115,8 @@ class LoopCollector(Collector):
             add("loss", loss, part)
         for key, mean in (own.prequential.means() or progress.prequential).items():
             add("prequential", mean, *key.split("."))
+        add("labels", own.labels.num)
+        add("effective_labels", own.labels.effective)
         add("pending", len(own.pending))
         for outcome, count in sorted(own.behaviours.items()):
             add("behaviours", count, outcome)

@@ -39,7 +39,7 @@ def examination(
     out: Annotated[Path | None, typer.Option(help="Folder for examination.json and examination.html.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Estimate the examination curve, and print it with intervals.
+    """Estimate the examination curve, print it with intervals, and print the settings that learn by it.
 
     The command refuses data that tell too little.
     """
@@ -60,6 +60,7 @@ def examination(
     print_table(f"examination by {found.method}, {found.data}", render.COLUMNS, render.table_rows(found))
     for sentence in render.notes(found):
         console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+    console.print(render.setting(found), highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         console.print(f"written: {out / 'examination.html'}", highlight=False, soft_wrap=True)
 

@@ -37,4 +37,7 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     for outcome in ("kept", "other_category"):
         assert value("behaviours_total", outcome=outcome) == loop.learner.behaviours[outcome]
     assert sum(loop.learner.behaviours.values()) > 0
+    assert value("labels_total") == loop.learner.labels.num > 0
+    # Without a curve all labels weigh the same.
+    assert value("effective_labels") == loop.learner.labels.num
     assert (value("watermark_timestamp_seconds") or 0) > 1.7e9

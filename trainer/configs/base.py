@@ -49,6 +49,8 @@ class ModelConfig:
         attention: Weights of behaviours: a masked softmax, or DIN's un-normalised weights.
         attention_hidden: Widths of the attention's two hidden layers.
         main_loss: List softmax (16), or binary cross-entropy per item.
+        clicked_weight: Weight in the main loss of a list with clicks and without an order, where a list with an order
+            has 1; 0 = only orders teach.
         aux_weight: lambda of (17).
         pcvr: Whether the head for probabilities exists.
         pcvr_weight: Weight of that head's loss.
@@ -66,6 +68,7 @@ class ModelConfig:
     attention: Literal["softmax", "raw"] = "softmax"
     attention_hidden: tuple[int, int] = (64, 16)
     main_loss: Literal["softmax", "bce"] = "softmax"
+    clicked_weight: float = 0.0
     aux_weight: float = 1.0
     pcvr: bool = False
     pcvr_weight: float = 1.0

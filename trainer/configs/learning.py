@@ -30,6 +30,10 @@ class LearningSettings:
         accumulator_decay_per_day: Factor that shrinks accumulators in a day, down to the floor.
         clip_norm: Largest norm of a step's gradient.
         dropout: Share of activations, and of ARMMT's whole modalities, dropped in a step.
+        debias: Weights of labels: `curve` weighs a click or order by the inverse examination of its displayed position.
+        examination: Examination of positions 1, 2, and so on, as `shelfwise trainer examination` prints it; later
+            positions have the last value.
+        max_weight: Largest weight of a label.
         epochs: Passes over the lists of an offline fit; a log is read once.
         checkpoint_s: Seconds between checkpoint boundaries: ids are admitted, items are applied, and a checkpoint may
             be written.
@@ -54,6 +58,9 @@ class LearningSettings:
     accumulator_decay_per_day: float = 0.5
     clip_norm: float = 10.0
     dropout: float = 0.0
+    debias: Literal["none", "curve"] = "none"
+    examination: tuple[float, ...] = ()
+    max_weight: float = 10.0
     epochs: int = 20
     checkpoint_s: int = 60
     catalogue_delay_s: int = 120
@@ -81,6 +88,12 @@ class LearningSettings:
             raise ValueError(f"accumulator_decay_per_day = {self.accumulator_decay_per_day}: expected (0, 1]")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout}: expected [0, 1)")
+        if not all(0 < value < math.inf for value in self.examination):
+            raise ValueError(f"examination = {self.examination}: expected numbers above 0")
+        if self.debias == "curve" and not self.examination:
+            raise ValueError("examination is empty: debias = curve needs the examination of position 1 and others")
+        if not self.max_weight >= 1:
+            raise ValueError(f"max_weight = {self.max_weight}: expected at least 1")
 
 
 PROFILES: Mapping[str, LearningSettings] = {

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.schemas.session import Session
+from trainer.features.build import displayed_positions
 
 Method = Literal["shuffle", "swaps", "em"]
 
@@ -81,7 +82,7 @@ def observe(sessions: Iterable[Session], method: Method) -> Observations:
         if isinstance(found, str):
             left_out[found] += 1
             continue
-        positions.append(_positions(session))
+        positions.append(displayed_positions(session).astype(np.int64))
         numbers.extend(strata.setdefault(each, len(strata)) for each in found)
         clicked.append((session.column("clicks") > 0) | (session.column("carts") > 0) | (session.column("orders") > 0))
         unit = units.setdefault(session.session_id or session.client_id, len(units))
@@ -116,11 +117,6 @@ def order_before_swaps(propensity: Floats) -> Ints | None:
     return order
 
 
-def _positions(session: Session) -> Ints:
-    named = session.column("position").astype(np.int64)
-    return named if named.size else np.arange(1, session.n + 1)
-
-
 def _strata(session: Session, method: Method) -> list[object] | str:
     """Return the stratum of each row, or the reason for which the list is left out."""
     if method == "em":
@@ -141,4 +137,4 @@ def _strata(session: Session, method: Method) -> list[object] | str:
     order = order_before_swaps(propensity)
     if order is None:
         return "with swaps that cannot be undone"
-    return [(session.n, position) for position in _positions(session)[order].tolist()]
+    return [(session.n, position) for position in displayed_positions(session)[order].tolist()]

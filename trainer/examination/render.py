@@ -1,4 +1,4 @@
-"""Renderings of an examination curve: rows of a table, and one HTML page with inline SVG."""
+"""Renderings of an examination curve: rows of a table, settings, and one HTML page with inline SVG."""
 
 from pathlib import Path
 
@@ -50,6 +50,12 @@ def notes(curve: Curve) -> list[str]:
     return sentences
 
 
+def setting(curve: Curve) -> str:
+    """Return the settings that make a lineage learn by the curve, in TOML."""
+    values = ", ".join(str(value) for value in curve.values())
+    return f'[learning]\ndebias = "curve"\nexamination = [{values}]\n'
+
+
 def curve_plot(curve: Curve) -> Plot:
     """Return the plot of the curve with its intervals; an estimate for several positions stands at their middle."""
     middles = [((each.first + each.last) / 2, each) for each in curve.positions]
@@ -83,6 +89,7 @@ def page(curve: Curve) -> str:
             columns=COLUMNS,
             rows=table_rows(curve),
             notes=notes(curve),
+            setting=setting(curve),
         )
     )
 

@@ -36,6 +36,7 @@ from trainer.features import (
 from trainer.features.id_maps import IdMaps
 from trainer.feed.batches import SessionBatch
 from trainer.feed.seen import SeenSet
+from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
@@ -97,6 +98,7 @@ class Learner:
         id_maps: Rows of the ids.
         behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
         pending: Sessions that wait for their batch to fill.
+        labels: Clicked and bought items trained since the process began, by their weights.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
@@ -133,6 +135,7 @@ class Learner:
         self._converted = SeenSet()
         self.behaviours: Counter[str] = Counter()
         self.pending: list[PendingSession] = []
+        self.labels = EffectiveLabels()
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
         self.num_steps = 0
@@ -248,7 +251,9 @@ class Learner:
         is_low = self.learning.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
             outputs = call(self._module, weights, tensors, self._dropout())
-        loss, parts = total_loss(outputs, tensors, self.config)
+        by_label = label_weights(arrays.position, self.learning)
+        label_weight = None if by_label is None else torch.from_numpy(by_label).to(self.device)
+        loss, parts = total_loss(outputs, tensors, self.config, label_weight)
         losses = {name: float(part) for name, part in parts.items()}
         if not bool(torch.isfinite(loss)):
             return losses, False
@@ -263,6 +268,8 @@ class Learner:
         if shuffled.any():
             logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
             self.shuffled.update(logit, arrays, shuffled)
+        labelled = is_label(arrays)
+        self.labels.add(np.ones(np.count_nonzero(labelled)) if by_label is None else by_label[labelled])
         scale = min(1.0, self.learning.clip_norm / max(float(norm), 1e-12))
         by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
         for weight in self._dense.values():

@@ -16,19 +16,25 @@ from trainer.models.blocks import wide
 _MASKED = -1e9
 
 
-def list_softmax(logit_BL: Tensor, target_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
+def list_softmax(
+    logit_BL: Tensor,
+    target_BL: Tensor,
+    mask_BL: Tensor,
+    weight_B: Tensor | None = None,
+    label_weight_BL: Tensor | None = None,
+) -> Tensor:
     """Average the list softmax cross-entropy over the sessions that have a target.
 
-    Targets are normalised to sum to 1 within their list. Without any target in the batch the loss is 0, and so is its
-    gradient.
+    Targets are normalised to sum to 1 within their list; `label_weight_BL` weighs their terms after that. Without any
+    target in the batch the loss is 0, and so is its gradient.
 
     Raises:
         ValueError: If shapes differ.
 
-    Shapes: three times (B, L), weight (B,); result ().
+    Shapes: three times (B, L), weight (B,), weights of labels (B, L); result ().
     Units: logits before the softmax; targets 0 or more; result in nats.
     Guarantees: padding changes nothing, even NaN in it; nor does the order of items.
-    Source: (16).
+    Source: (16); the weights of labels are those of Joachims et al. 2017, equation 4.
     """
     _same_shape(logit_BL, target_BL, mask_BL, weight_B)
     target = torch.where(mask_BL, target_BL, 0.0)
@@ -36,18 +42,28 @@ def list_softmax(logit_BL: Tensor, target_BL: Tensor, mask_BL: Tensor, weight_B:
     has_target = total > 0
     share = target / torch.where(has_target, total, 1.0).unsqueeze(1)
     log_p = torch.log_softmax(torch.where(mask_BL, wide(logit_BL), _MASKED), dim=1)
+    if label_weight_BL is not None:
+        share = share * torch.where(mask_BL, label_weight_BL, 0.0)
     return _mean(-(share * log_p).sum(dim=1), has_target.to(log_p.dtype), weight_B)
 
 
-def click_task(logit_BL: Tensor, click_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
+def click_task(
+    logit_BL: Tensor,
+    click_BL: Tensor,
+    mask_BL: Tensor,
+    weight_B: Tensor | None = None,
+    label_weight_BL: Tensor | None = None,
+) -> Tensor:
     """Average the binary cross-entropy over the valid items of each session, then over the sessions.
 
-    A sum, or a mean over padded slots as well, would change what lambda of (17) means.
+    A sum, or a mean over padded slots as well, would change what lambda of (17) means. `label_weight_BL` weighs the
+    terms of clicked items; the others keep weight 1, which for rare clicks estimates the chance of a click on an item
+    that is looked at.
 
     Raises:
         ValueError: If shapes differ.
 
-    Shapes: three times (B, L), weight (B,); result ().
+    Shapes: three times (B, L), weight (B,), weights of labels (B, L); result ().
     Units: logits before the sigmoid; labels 0 or 1; result in nats.
     Guarantees: as `list_softmax`; a session without items or of weight 0 plays no part.
     Source: (15).
@@ -55,6 +71,8 @@ def click_task(logit_BL: Tensor, click_BL: Tensor, mask_BL: Tensor, weight_B: Te
     _same_shape(logit_BL, click_BL, mask_BL, weight_B)
     valid = mask_BL.sum(dim=1)
     item_BL = _cross_entropy(logit_BL, click_BL, mask_BL)
+    if label_weight_BL is not None:
+        item_BL = item_BL * torch.where(mask_BL & (torch.where(mask_BL, click_BL, 0.0) > 0), label_weight_BL, 1.0)
     mean_B = item_BL.sum(dim=1) / torch.clamp_min(valid, 1)
     return _mean(mean_B, (valid > 0).to(mean_B.dtype), weight_B)
 
@@ -90,27 +108,32 @@ def clicked_orders(
     return torch.where(clicked, terms, 0.0).sum() / torch.clamp_min(clicked.sum(), 1)
 
 
-def total_loss(outputs: Outputs, batch: TensorBatch, config: ModelConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def total_loss(
+    outputs: Outputs, batch: TensorBatch, config: ModelConfig, label_weight_BL: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return L = L_main + lambda L_aux (17), and its parts, detached, under `main`, `aux` and `pcvr`.
 
-    The main loss is the list softmax over `conv`; with `main_loss = "bce"` the binary cross-entropy of `conv` over the
-    items of each converted list. Lists of `click_weight` 0 take no part in the click loss: a correction trains its new
-    items only.
+    The main loss is the list softmax over bought items or, in lists without an order, over clicked ones, where
+    `clicked_weight` lets these teach; with `main_loss = "bce"` the binary cross-entropy over the items of the same
+    lists. Lists of `click_weight` 0 take no part in the loss of clicks: a correction trains its new items only.
+    `label_weight_BL` weighs clicks and orders, the ones given a click left out: who clicked has looked.
     """
     mask = batch.cand_mask
     trained = outputs.logit if outputs.relevance is None else outputs.relevance
+    target, weight = _main_target(batch, config)
     if config.main_loss == "softmax":
-        main = list_softmax(trained, batch.conv, mask, batch.weight)
+        main = list_softmax(trained, target, mask, weight, label_weight_BL)
     else:
-        converted = (torch.where(mask, batch.conv, 0.0).sum(dim=1) > 0).to(batch.weight.dtype)
-        main = click_task(trained, batch.conv, mask, batch.weight * converted)
+        has_target = (torch.where(mask, target, 0.0).sum(dim=1) > 0).to(weight.dtype)
+        main = click_task(trained, target, mask, weight * has_target, label_weight_BL)
     loss = main
     parts = {"main": main.detach()}
     click_weight = batch.weight * batch.click_weight
     click_logits = [outputs.click_logit] if outputs.click_logit is not None else []
     click_logits += [outputs.aux[name] for name in ("click_item_logit", "click_personal_logit") if name in outputs.aux]
     if click_logits:
-        aux = torch.stack([click_task(logit, batch.click, mask, click_weight) for logit in click_logits]).sum()
+        tasks = [click_task(logit, batch.click, mask, click_weight, label_weight_BL) for logit in click_logits]
+        aux = torch.stack(tasks).sum()
         loss = loss + config.aux_weight * aux
         parts["aux"] = aux.detach()
     if outputs.pcvr_logit is not None:
@@ -118,6 +141,16 @@ def total_loss(outputs: Outputs, batch: TensorBatch, config: ModelConfig) -> tup
         loss = loss + config.pcvr_weight * pcvr
         parts["pcvr"] = pcvr.detach()
     return loss, parts
+
+
+def _main_target(batch: TensorBatch, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Return the targets [B,n] of the main loss, and the weights [B] of the lists."""
+    if not config.clicked_weight:
+        return batch.conv, batch.weight
+    has_order = torch.where(batch.cand_mask, batch.conv, 0.0).sum(dim=1) > 0
+    clicked = batch.click * (batch.click_weight > 0).to(batch.click.dtype).unsqueeze(1)
+    target = torch.where(has_order.unsqueeze(1), batch.conv, clicked)
+    return target, torch.where(has_order, batch.weight, config.clicked_weight * batch.weight)
 
 
 def _cross_entropy(logit_BL: Tensor, label_BL: Tensor, mask_BL: Tensor) -> Tensor:

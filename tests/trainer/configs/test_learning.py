@@ -22,8 +22,11 @@ def test_the_full_profile_learns_as_the_paper() -> None:
         ({"warmup_steps": -1}, "warmup_steps = -1: expected 0 or more"),
         ({"seed": -1}, "seed = -1"),
         ({"lr": float("nan")}, "lr = nan: expected a finite number"),
+        ({"debias": "curve"}, "examination is empty: debias = curve needs"),
+        ({"examination": (1.0, 0.0)}, r"examination = \(1.0, 0.0\): expected numbers above 0"),
+        ({"max_weight": 0.5}, "max_weight = 0.5: expected at least 1"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:
+def test_values_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LearningSettings(**values)  # type: ignore[arg-type] # each case has the type of its field

@@ -1,6 +1,10 @@
 import re
+import tomllib
 from xml.etree import ElementTree
 
+import msgspec
+
+from trainer.configs import LearningSettings
 from trainer.examination import render
 from trainer.examination.curve import Curve, Positions, given
 
@@ -51,3 +55,10 @@ def test_the_page_stands_alone() -> None:
     (picture,) = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     ElementTree.fromstring(picture)
     assert picture.count('stroke-opacity="0.5"') == 2
+
+
+def test_the_settings_are_read_by_learning() -> None:
+    values = tomllib.loads(render.setting(FOUND))["learning"]
+    learning = msgspec.convert(values, LearningSettings)
+    assert learning.debias == "curve"
+    assert learning.examination == (1.0, 0.4123, 0.4123, 0.4123, 0.4123)

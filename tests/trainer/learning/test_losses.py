@@ -197,3 +197,84 @@ def test_heads_on_both_fused_vectors_join_the_auxiliary_loss() -> None:
     _, parts = total_loss(outputs, batch, config)
     expected = sum(click_task(head, batch.click, batch.cand_mask).item() for head in heads)
     assert parts["aux"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_of_labels_by_hand() -> None:
+    # Probabilities 1/4, 1/2, 1/4, and a padded slot; targets are normalised before they are weighed.
+    logit, mask = t([[0, float(np.log(2)), 0, NAN]]), torch.tensor([[True, True, True, False]])
+    weight = t([[3, 1, 7, NAN]])
+    value = list_softmax(logit, t([[1, 1, 0, NAN]]), mask, None, weight)
+    assert value.item() == pytest.approx(3 * 0.5 * np.log(4) + 0.5 * np.log(2))
+    # Chances 1/2: the clicked item counts three times, the others once.
+    clicks = click_task(t([[0, 0, 0, NAN]]), t([[1, 0, 0, NAN]]), mask, None, weight)
+    assert clicks.item() == pytest.approx(np.log(2) * (3 + 1 + 1) / 3)
+
+
+def test_weights_by_inverse_examination_give_the_shares_of_a_shop_where_all_positions_are_seen() -> None:
+    """One list for each item that alone is clicked, as often as position and item have it; the minimum is known."""
+    examination, appeal = np.array([1.0, 0.4, 0.2]), np.array([0.1, 0.2, 0.3])
+    often = torch.from_numpy(examination * appeal)
+    clicked, mask = torch.eye(3, dtype=torch.float64), torch.ones(3, 3, dtype=torch.bool)
+
+    def shares(weight: Tensor | None) -> Tensor:
+        logit = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([logit], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = list_softmax(logit.expand(3, 3), clicked, mask, often, weight)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        return torch.softmax(logit.detach(), 0)
+
+    weighed = shares(torch.from_numpy(1 / examination).expand(3, 3))
+    np.testing.assert_allclose(weighed, appeal / appeal.sum(), atol=1e-5)
+    np.testing.assert_allclose(shares(None), often / often.sum(), atol=1e-5)
+
+
+def clicked_batch() -> tuple[TensorBatch, Outputs]:
+    """Three lists of three: an order and a click, two clicks, and clicks that were trained before."""
+    batch = to_torch(batch_of([labelled(number, catalogue(), n=3) for number in range(3)]))
+    batch = batch._replace(
+        conv=torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]),
+        click=torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 0, 0]]),
+        click_weight=torch.tensor([1.0, 1.0, 0.0]),
+        weight=torch.ones(3),
+    )
+    logit = torch.tensor([[0.3, 0.1, -1.0], [0.2, 0.5, 0.4], [1.0, 0.0, 0.2]])
+    return batch, Outputs(logit=logit, click_logit=None, pcvr_logit=None, aux={})
+
+
+def test_lists_without_an_order_teach_their_clicks_where_a_weight_lets_them() -> None:
+    batch, outputs = clicked_batch()
+    config = MODELS["prm"].profiles["tiny"]
+    mask = batch.cand_mask
+    order = list_softmax(outputs.logit[:1], batch.conv[:1], mask[:1]).item()
+    clicks = list_softmax(outputs.logit[1:2], batch.click[1:2], mask[1:2]).item()
+    for weight, expected in ((0.0, order), (1.0, (order + clicks) / 2), (0.25, (order + 0.25 * clicks) / 1.25)):
+        loss, _ = total_loss(outputs, batch, replace(config, clicked_weight=weight))
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
+    by_item, _ = total_loss(outputs, batch, replace(config, clicked_weight=1.0, main_loss="bce"))
+    targets = torch.stack([batch.conv[0], batch.click[1]])
+    assert by_item.item() == pytest.approx(click_task(outputs.logit[:2], targets, mask[:2]).item(), rel=1e-6)
+
+
+def test_weights_of_labels_reach_each_task_of_clicks_and_orders() -> None:
+    batch, outputs = clicked_batch()
+    config = replace(MODELS["prm"].profiles["tiny"], clicked_weight=1.0)
+    click_logit = outputs.logit.flip(1)
+    outputs = outputs._replace(click_logit=click_logit)
+    weight = torch.tensor([[1.0, 2, 4], [1, 2, 4], [1, 2, 4]])
+    _, parts = total_loss(outputs, batch, config, weight)
+    targets = torch.stack([batch.conv[0], batch.click[1]])
+    main = list_softmax(outputs.logit[:2], targets, batch.cand_mask[:2], None, weight[:2])
+    aux = click_task(click_logit[:2], batch.click[:2], batch.cand_mask[:2], None, weight[:2])
+    assert parts["main"].item() == pytest.approx(main.item(), rel=1e-6)
+    assert parts["aux"].item() == pytest.approx(aux.item(), rel=1e-6)
+    # A weight where no label is changes nothing.
+    other = torch.where((batch.click > 0) | (batch.conv > 0), weight, 99.0)
+    _, same = total_loss(outputs, batch, config, other)
+    assert same["main"].item() == parts["main"].item()
+    assert same["aux"].item() == parts["aux"].item()
