@@ -1,7 +1,9 @@
 """Signals that end a demo: raised once, not lost, and ignored while the processes are stopped."""
 
 import signal
+import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -11,16 +13,18 @@ class EndSignals:
     """Handlers that turn the first signal into a `KeyboardInterrupt` and ignore later ones.
 
     Python drops an exception that is raised within its hooks around a fork, and every start of a process runs them.
-    The next `sleep` therefore raises it again.
+    The next `sleep` therefore raises it again, and the traceback that Python prints of it is left out.
     """
 
     def __init__(self) -> None:
         self._received = False
+        self._former_hook: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
 
     def install(self) -> None:
         """Handle the signals from now on."""
         for number in NUMBERS:
             signal.signal(number, self._handle)
+        self._former_hook, sys.unraisablehook = sys.unraisablehook, self._on_dropped
 
     def ignore(self) -> None:
         """Ignore the signals from now on."""
@@ -37,6 +41,10 @@ class EndSignals:
         if self._received:
             raise KeyboardInterrupt
         time.sleep(seconds)
+
+    def _on_dropped(self, dropped: "sys.UnraisableHookArgs") -> None:
+        if not (self._received and isinstance(dropped.exc_value, KeyboardInterrupt)):
+            self._former_hook(dropped)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if not self._received:

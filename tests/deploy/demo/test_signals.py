@@ -17,9 +17,9 @@ def press(number=signal.SIGINT):
 
 
 def _run(program: str) -> str:
-    """Return what a program printed; its end must be a success."""
+    """Return what a program printed; its end must be a success, and no traceback may stand on standard error."""
     done = subprocess.run([sys.executable, "-c", PREAMBLE + program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     return done.stdout
 
 
@@ -47,6 +47,20 @@ except KeyboardInterrupt:
 process.wait()
 """
     assert _run(program) == "swallowed\ncame back\n"
+
+
+def test_other_dropped_exceptions_are_told_as_usual() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PREAMBLE + "class Broken:\n    def __del__(self):\n        raise ValueError('told')\nBroken()",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ValueError: told" in done.stderr
 
 
 def test_an_ignored_signal_breaks_nothing_off_and_leaves_nothing_behind() -> None:
