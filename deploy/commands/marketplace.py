@@ -1,12 +1,13 @@
 """`shelfwise marketplace`: the simulated shop."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from deploy.simulation.marketplace.settings import MarketplaceSettings
     from deploy.simulation.marketplace.truth import Truth
     from stream.broker.settings import Broker
+    from trainer.learning.learner import Learner
 
 CONTINUE = "continue"
+# Of the vectors of simulated items.
+WIDTH = 16
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -113,6 +117,91 @@ def run(
         shown = {name: getattr(summary, name) for name in summary.__slots__ if name != "truth"}
         print_table("marketplace", ("what", "value"), list(shown.items()))
         _print_truth(summary.truth)
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL[:KEY=VALUE;...]",
+            help="Model with keys of [model], such as armmt or armmt:modalities=text; repeatable.",
+        ),
+    ] = None,
+    lists: Annotated[str, typer.Option(help="Numbers of lists to learn from, by commas.")] = "5000,25000",
+    seeds: Annotated[int, typer.Option(min=1, help="Worlds, each with a log and fresh models of its own.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first world.")] = 101,
+    test_lists: Annotated[int, typer.Option(min=2, help="Later lists to judge by.")] = 1_000,
+    profile: Annotated[str | None, typer.Option(help="Profile of the models: tiny or full.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare models by the truth: trained on the log of a shop in the incoming order, judged on later lists.
+
+    Runs in one process, without a broker. Dials of the shop are those of `[marketplace]`.
+    """
+    from deploy.simulation.marketplace import comparison
+    from deploy.simulation.marketplace.settings import MarketplaceSettings
+    from trainer.learning.learner import make_deterministic
+
+    loaded = context(ctx)
+    named = models or ["armmt", "prm", "armmt:modalities=text"]
+    make_deterministic(1)
+    rows = comparison.run(
+        comparison.Plan(
+            shop=loaded.settings.get("marketplace", MarketplaceSettings),
+            seeds=range(first_seed, first_seed + seeds),
+            lists=_counts(lists),
+            num_test=test_lists,
+            learners={name: _learner(ctx, name, profile) for name in named},
+        ),
+        report=lambda line: err_console.print(line, highlight=False, markup=False, soft_wrap=True),
+    )
+    found = comparison.differences(rows, named, comparison.INCOMING)
+    found += comparison.differences(rows, named[1:], named[0])
+    limits = comparison.bounds(rows)
+    if as_json:
+        print_json({"bounds": limits, "differences": found})
+        return
+    print_table(
+        f"true orders in points of the incoming order's; {', '.join(f'{n} {100 * v:+.1f}' for n, v in limits.items())}",
+        ("lists", "model", "less", "orders", "s.e.", "GMV", "orders by seed"),
+        [
+            (
+                one.lists,
+                one.name,
+                one.reference,
+                f"{100 * one.orders:+.2f}",
+                f"{100 * one.error:.2f}",
+                f"{100 * one.gmv:+.1f}",
+                ", ".join(f"{100 * gain:+.1f}" for gain in one.by_seed),
+            )
+            for one in found
+        ],
+    )
+
+
+def _counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or counts != sorted(set(counts)) or counts[0] < 1:
+        raise ConfigError(f"--lists {text}: expected ascending numbers from 1, by commas")
+    return counts
+
+
+def _learner(ctx: typer.Context, name: str, profile: str | None) -> "Callable[[int], Learner]":
+    """Return the function that makes a fresh learner of `MODEL[:KEY=VALUE;...]` with a seed."""
+    from trainer.configs import LearningSettings, ModelConfig
+    from trainer.learning.learner import Learner, auto_device
+
+    model, _, switches = name.partition(":")
+    given = assignments([part for part in switches.split(";") if part], "--models", prefix="model.")
+    loaded = context(ctx, {"trainer.model": model, "trainer.profile": profile, "model.vector_width": WIDTH, **given})
+    config = loaded.settings.get("model", ModelConfig)
+    learning = loaded.settings.get("learning", LearningSettings)
+    return lambda seed: Learner(model, config, replace(learning, seed=seed), device=auto_device("cpu"))
 
 
 def _print_truth(truth: "Truth") -> None:

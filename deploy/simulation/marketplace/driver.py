@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Protocol
 
 import numpy as np
 
@@ -18,11 +19,10 @@ from deploy.simulation.marketplace.rankers import Ranked, Ranker
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
 from deploy.simulation.marketplace.truth import MARK, Accountant, Truth
-from stream.broker.producer import Producer
 from stream.errors import BusError
-from stream.operations.tick_writer import HighWatermarks, Ticker
-from stream.replicas.catalogue import publish
+from stream.operations.tick_writer import HighWatermarks
 from stream.schemas import topics
+from stream.schemas.events import encode
 
 IMPRESSIONS_WAIT_S = 10.0
 # Below the five minutes after which a watermark counts as behind.
@@ -72,6 +72,27 @@ class Summary:
     stopped: bool = False
 
 
+class Log(Protocol):
+    """The part of `stream.broker.producer.Producer` that the driver uses."""
+
+    def send(self, topic: str, *, key: bytes, value: bytes, timestamp_ms: int | None = None) -> None:
+        """Queue one record."""
+
+    def flush(self) -> None:
+        """Wait until all queued records are in the log."""
+
+
+class Clock(Protocol):
+    """The part of `stream.operations.tick_writer.Ticker` that the driver uses."""
+
+    def high_watermarks(self) -> HighWatermarks:
+        """Return the ends of the event topics."""
+        ...
+
+    def tick(self, now_ts: int, high: HighWatermarks) -> None:
+        """Write what time it is and how far the topics reach."""
+
+
 class Driver:
     """The discrete-event loop of one market."""
 
@@ -79,8 +100,8 @@ class Driver:
         self,
         market: Market,
         ranker: Ranker,
-        producer: Producer,
-        ticker: Ticker,
+        producer: Log,
+        ticker: Clock,
         *,
         stop: Callable[[], bool] = lambda: False,
         report: Callable[[str], None] = lambda _line: None,
@@ -217,7 +238,9 @@ class Driver:
     def _launch(self, now_ts: int) -> None:
         launch_ts = self._market.world.items.launch_ts
         while self._launches and launch_ts[self._launches[0]] <= now_ts:
-            self.summary.items += publish(self._producer, [self._market.shelf.item(self._launches.pop(0))])
+            item = self._market.shelf.item(self._launches.pop(0))
+            self._producer.send(topics.ITEMS, key=item.item_id.encode(), value=encode(item))
+            self.summary.items += 1
 
     def _tick(self, now_ts: int) -> None:
         self._producer.flush()

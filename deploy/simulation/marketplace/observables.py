@@ -30,6 +30,11 @@ class Shelf:
         J = dials.items
         noise_JK = rng.normal(0.0, 1.0, (J, WIDTH))
         self._image_JD = truth.look @ _rotation(rng).T + dials.image_noise * noise_JK
+        if dials.shuffled_images:
+            # Numbers of their own, so that the other observables stay the same.
+            shuffles = generator(dials.seed, "shuffled images")
+            for items in world.by_category:
+                self._image_JD[items] = self._image_JD[shuffles.permutation(items)]
         said_JK = (1 - dials.mu) * truth.meaning + dials.mu * truth.look
         self._text_JD = said_JK @ _rotation(rng).T + 0.3 * rng.normal(0.0, 1.0, (J, WIDTH))
         self._has_image_J: NDArray[np.bool_] = rng.random(J) >= dials.p_miss

@@ -25,6 +25,7 @@ class MarketplaceSettings:
         rho: Weight of the list context: price contrast, decoys, satiation.
         mu: Overlap dial: how much of the look the text vector repeats.
         image_noise: Standard deviation of the noise on image vectors.
+        shuffled_images: Whether image vectors change places inside their categories, so that they say nothing.
         p_miss: Share of items without an image vector.
         chi: Share of items launched while the searches run.
         eta: Decay of attention over positions, for `pbm`.
@@ -66,6 +67,7 @@ class MarketplaceSettings:
     rho: float = 0.6
     mu: float = 0.3
     image_noise: float = 0.3
+    shuffled_images: bool = False
     p_miss: float = 0.1
     chi: float = 0.1
     eta: float = 0.7

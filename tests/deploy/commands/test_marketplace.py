@@ -50,3 +50,40 @@ def test_a_start_that_cannot_be_meant_is_refused(start: str, tmp_path: Path) -> 
     broker = Broker(bootstrap="127.0.0.1:1")
     with pytest.raises(ConfigError, match=f"--start {start}"):
         call(broker, tmp_path, "run", "--direct", "--start", start)
+
+
+SHOP = ("--set", "marketplace.items=200", "--set", "marketplace.categories=2", "--set", "learning.batch=8")
+
+
+def compare(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*SHOP, *SMALL, "marketplace", "compare", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_models_are_compared_without_a_broker() -> None:
+    options = (
+        "--models",
+        "mlp",
+        "--models",
+        "mlp:uses_rank=false",
+        "--lists",
+        "20",
+        "--seeds",
+        "1",
+        "--test-lists",
+        "20",
+    )
+    document = json.loads(compare(*options, "--json"))
+    assert [(one["name"], one["reference"]) for one in document["differences"]] == [
+        ("mlp", "incoming order"),
+        ("mlp:uses_rank=false", "incoming order"),
+        ("mlp:uses_rank=false", "mlp"),
+    ]
+    assert document["bounds"]["random order"] < 0 < document["bounds"]["best possible"]
+
+
+@pytest.mark.parametrize("lists", ["", "many", "20,10", "0"])
+def test_numbers_of_lists_that_cannot_be_meant_are_refused(lists: str) -> None:
+    with pytest.raises(ConfigError, match="expected ascending numbers"):
+        compare("--lists", lists)

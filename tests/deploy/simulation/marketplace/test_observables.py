@@ -77,3 +77,16 @@ def test_records_carry_no_truth() -> None:
     record = catalogue[item_name(17)]
     assert record.updated_ts <= world.settings.start_ts + int(world.settings.hours * 3_600_000)
     assert set(record.attributes or {}) == {"rating", "promotion"}
+
+
+def test_shuffled_images_stay_in_their_category_and_tell_nothing() -> None:
+    world, catalogue = shop(p_miss=0.0)
+    _, shuffled = shop(p_miss=0.0, shuffled_images=True)
+    for items in world.by_category:
+        numbers = items.tolist()
+        before, after = vectors(catalogue, numbers, "image"), vectors(shuffled, numbers, "image")
+        assert sorted(map(tuple, before.tolist())) == sorted(map(tuple, after.tolist()))
+        assert not np.array_equal(before, after)
+    everything = list(range(world.settings.items))
+    assert explained(world.items.look, vectors(shuffled, everything, "image")) < 0.05
+    np.testing.assert_array_equal(vectors(catalogue, everything, "text"), vectors(shuffled, everything, "text"))
