@@ -28,6 +28,8 @@ from stream.schemas.problems import Problem, problem
 
 MAX_CANDIDATES = 1_000
 
+# Vectors travel on as float16.
+VectorNumber = Annotated[float, Meta(ge=-65_504, le=65_504)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -40,13 +42,19 @@ class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, o
 
 
 class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The search request: its text, of which only a hash is kept, or the hash; neither for a category page."""
+    """The search request: its text, of which only hashes are kept, or the hash; neither for a category page.
+
+    Attributes:
+        category: The category, or its path with `>` or `/` between the nodes.
+        vector: The shop's vector of the query, in the vector space and width of the items' text vectors.
+    """
 
     text: Annotated[str, Meta(max_length=2_000)] | None = None
     hash: ShortText | None = None
     category: ShortText | None = None
     page: Annotated[int, Meta(ge=1, le=100_000)] = 1
     total_hits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    vector: Annotated[list[VectorNumber], Meta(min_length=1, max_length=1_024)] | None = None
 
 
 class ClientTraits(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

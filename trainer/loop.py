@@ -22,7 +22,7 @@ from stream.schemas import session
 from stream.schemas.session import UnlinkedLine
 from stream.settings import values_by_key
 from trainer.configs import LearningSettings, ModelConfig
-from trainer.features import FEATURE_SCHEMA
+from trainer.features import SCHEMAS, schema_of
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.learning import learner
@@ -217,8 +217,7 @@ class Loop:
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.state
-        identity = (state.lineage, state.model, state.feature_schema)
-        expected = (self._lineage.name, self._lineage.model, FEATURE_SCHEMA)
+        identity, expected = (state.lineage, state.model), (self._lineage.name, self._lineage.model)
         if identity != expected:
             raise ArtifactError(f"checkpoint of {identity}, this trainer is {expected}")
         self._adopted = state.adopted + self._changed(state)
@@ -236,12 +235,17 @@ class Loop:
 
     def _changed(self, state: State) -> tuple[Adoption, ...]:
         """Return the learning settings that differ from the checkpoint's, if they may be adopted."""
-        wanted = self._lineage.settings()
-        missing = object()
-        changed = [key for key in {**state.settings, **wanted} if state.settings.get(key, missing) != wanted.get(key)]
+        wanted, missing = self._lineage.settings(), object()
+        try:
+            number = schema_of(state.feature_schema).number
+        except SchemaError as error:
+            raise ArtifactError(f"checkpoint of lineage {state.lineage}: {error}") from error
+        # Checkpoints of schema 1 were written before the schema was a setting.
+        settings = {"model.feature_schema": number, **state.settings}
+        changed = [key for key in {**settings, **wanted} if settings.get(key, missing) != wanted.get(key)]
         if not changed:
             return ()
-        text = ", ".join(f"{key} was {state.settings.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
+        text = ", ".join(f"{key} was {settings.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
         if any(not key.startswith("learning.") for key in changed):
             raise ConfigError(f"lineage {self._lineage.name}: {text}; another model needs a lineage of its own")
         if not self._adopt:
@@ -250,7 +254,7 @@ class Loop:
         return tuple(
             Adoption(
                 setting=key,
-                old=state.settings.get(key),
+                old=settings.get(key),
                 new=wanted.get(key),
                 batch_number=state.learning.batch_number,
             )
@@ -393,7 +397,7 @@ class Loop:
             learning=asdict(self._lineage.learning),
             adopted=self._adopted,
             architecture=self._architecture,
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=SCHEMAS[self._lineage.config.feature_schema].sha256,
             image_space=self.catalogue.image_space,
             text_space=self.catalogue.text_space,
             cursors=dict(position.cursors),
@@ -421,7 +425,7 @@ class Loop:
             lineage=self._lineage.name,
             term=self._publisher.term,
             model=self._lineage.model,
-            feature_schema=FEATURE_SCHEMA,
+            feature_schema=SCHEMAS[self._lineage.config.feature_schema].sha256,
             settings=self._lineage.settings(),
             adopted=self._adopted,
             position=self._batcher.position,

@@ -13,7 +13,14 @@ from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas.events import MAX_ITEMS, Features, History
 from stream.schemas.session import ACTION_CODES
-from trainer.features import FEATURE_SCHEMA, SessionExample, context_f16, example_from_request, item_f16
+from trainer.features import (
+    FEATURE_SCHEMA,
+    SessionExample,
+    context_f16,
+    example_from_request,
+    item_f16,
+    query_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +43,19 @@ class RequestFeatures:
 class FeatureBuilder:
     """Builder of request features from the replicas in memory."""
 
-    def __init__(self, catalogue: Catalogue, profiles: Profiles, *, num_scored: int) -> None:
-        """Prepare a builder; `num_scored` is the number of candidates that the model sees."""
+    def __init__(self, catalogue: Catalogue, profiles: Profiles, *, num_scored: int, query_hash_key: bytes) -> None:
+        """Prepare a builder.
+
+        Args:
+            catalogue: Records of the items.
+            profiles: Histories of the clients.
+            num_scored: Number of candidates that the model sees.
+            query_hash_key: Key of the hash that replaces the words of a query.
+        """
         self._catalogue = catalogue
         self._profiles = profiles
         self._num_scored = num_scored
+        self._query_hash_key = query_hash_key
 
     def prices(self, request: RankRequest) -> list[int]:
         """Return the price of each of the first 200 candidates: the request's, else the catalogue's, else 0."""
@@ -64,6 +79,8 @@ class FeatureBuilder:
             total_hits=request.query.total_hits,
             age_band=traits.age_band if traits else None,
             gender=traits.gender if traits else None,
+            tokens=query_tokens(request.query.text or "", self._query_hash_key),
+            query_vector=request.query.vector or (),
         )
         history = self.history(request.client_id, event_ts)
         example = example_from_request(
@@ -74,6 +91,7 @@ class FeatureBuilder:
             history=history,
             category=request.query.category,
             catalogue=self._catalogue,
+            item_types=[candidate.type for candidate in request.candidates[: self._num_scored]],
             session_id=request.session_id,
         )
         return RequestFeatures(items=items, context=context, history=history, example=example)

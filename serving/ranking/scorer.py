@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stream.errors import ArtifactError
-from trainer.features import FEATURE_SCHEMA, Batch, SessionExample, collate
+from trainer.features import Batch, SessionExample, collate
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
 
@@ -40,13 +40,8 @@ class TorchScorer:
             compiled: Whether torch compiles the forward pass.
 
         Raises:
-            ArtifactError: If the version was trained on another feature schema, or the weights are not those of its
-                model.
+            ArtifactError: If the weights are not those of its model.
         """
-        if version.manifest.feature_schema != FEATURE_SCHEMA:
-            raise ArtifactError(
-                f"{version.sha256}: feature schema {version.manifest.feature_schema}, serving has {FEATURE_SCHEMA}"
-            )
         self._version = version
         self._compiled = compiled
         self._forward = _compiled(version) if compiled else _eager(version)
@@ -59,6 +54,7 @@ class TorchScorer:
             self._version.id_maps,
             width=config.vector_width,
             history=config.history,
+            schema=config.feature_schema,
             fixed=self._compiled,
         )
         scores: list[float] = self._run(batch)[0, : len(example.item_ids)].tolist()

@@ -95,7 +95,9 @@ class Service:
         self._system = dependencies.system
         self._query_hash_key = query_hash_key
         self._host = host
-        self._features = FeatureBuilder(self.catalogue, self.profiles, num_scored=settings.num_scored)
+        self._features = FeatureBuilder(
+            self.catalogue, self.profiles, num_scored=settings.num_scored, query_hash_key=query_hash_key
+        )
         self._inference = Inference(self._features, self._system.clock)
         self._is_polled = threading.Event()
         self._is_draining = False

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.trainer.lists import batch_of, catalogue, labelled, served
+from tests.trainer.lists import WIDTH, batch_of, catalogue, id_maps, labelled, served
 from trainer.evaluation.metrics import list_auc, ranks
-from trainer.features import Batch, example_from_request, example_from_session
+from trainer.features import Batch, collate, example_from_request, example_from_session
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, to_torch
 
@@ -49,7 +49,7 @@ def weights(name: str, config: ModelConfig, seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for weight, values in params.items():
         values.add_(torch.randn(values.shape, generator=generator), alpha=0.05)
-        if weight.startswith("rows.") or weight == "rank.weight":
+        if weight.startswith("rows.") or weight in {"rank.weight", "words.token.weight"}:
             values[0] = 0
     return params
 
@@ -176,13 +176,14 @@ def without(batch: Batch, *fields: str) -> Batch:
     return batch._replace(**{field: np.zeros_like(getattr(batch, field)) for field in fields})
 
 
+QUERY = ("query_token", "query_path", "query_vec_mask")
 IMAGES = ("cand_img_mask", "hist_img_mask")
 TEXTS = ("cand_txt_mask", "hist_txt_mask")
 HISTORY = ("hist_mask", "hist_img_mask", "hist_txt_mask")
 
 
 @every_model
-@pytest.mark.parametrize("missing", [(), IMAGES, TEXTS, IMAGES + TEXTS, HISTORY], ids=str)
+@pytest.mark.parametrize("missing", [(), IMAGES, TEXTS, IMAGES + TEXTS, HISTORY, QUERY], ids=str)
 def test_whatever_is_missing_scores_and_gradients_are_finite(name: str, missing: tuple[str, ...]) -> None:
     config = replace(tiny(name), pcvr=True)
     params = weights(name, config)
@@ -192,6 +193,18 @@ def test_whatever_is_missing_scores_and_gradients_are_finite(name: str, missing:
         loss, grads = gradients(name, config, params, batch)
         assert bool(torch.isfinite(loss))
         assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+
+
+@every_model
+@pytest.mark.parametrize("field", QUERY)
+def test_models_of_schema_2_read_the_query_and_those_of_schema_1_do_not(name: str, field: str) -> None:
+    examples = [labelled(seed, KNOWN) for seed in range(1, 12)]
+    for schema in (1, 2):
+        config = replace(tiny(name), feature_schema=schema)
+        params = weights(name, config)
+        batch = collate(examples, id_maps(), width=WIDTH, history=10, schema=schema)
+        full, lacking = (scores(name, config, params, each).logit for each in (batch, without(batch, field)))
+        assert torch.equal(full, lacking) == (schema == 1)
 
 
 @with_images

@@ -26,6 +26,7 @@ def test_a_valid_request_is_decoded() -> None:
         ({"candidates": [{"item_id": "a"}, {"item_id": "b", "price_minor": -1}]}, "candidates[1].price_minor", "-1"),
         ({"candidates": [{"item_id": "a"}, {"item_id": "a"}]}, "candidates[1].item_id", "a"),
         ({"query": {"text": "x", "hash": "y"}}, "query.hash", "y"),
+        ({"query": {"vector": [0.5, 70_000]}}, "query.vector[1]", "70000"),
         ({"query": {"txt": "x"}}, "query.txt", '"x"'),
         ({"colour": "red"}, "colour", '"red"'),
         ({"event_ts": 1.5}, "event_ts", "1.5"),

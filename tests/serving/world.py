@@ -18,7 +18,15 @@ from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Item
-from trainer.features import FEATURE_SCHEMA, SessionExample, collate, context_f16, example_from_request, item_f16
+from trainer.features import (
+    SCHEMAS,
+    SessionExample,
+    collate,
+    context_f16,
+    example_from_request,
+    item_f16,
+    query_tokens,
+)
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
 from trainer.versions import artifact
@@ -75,7 +83,7 @@ def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps
         config=encode_config(config),
         learning={},
         architecture=architecture_hash(model, config),
-        feature_schema=FEATURE_SCHEMA,
+        feature_schema=SCHEMAS[config.feature_schema].sha256,
         image_space="image-1",
         text_space="text-1",
         cursors={},
@@ -111,7 +119,7 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
         )
         for start in range(4)
     ]
-    golden = collate(examples, id_maps, width=WIDTH, history=config.history)
+    golden = collate(examples, id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
     return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
 
 
@@ -219,6 +227,7 @@ def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -
             total_hits=asked.query.total_hits,
             age_band=asked.client.age_band if asked.client else None,
             gender=asked.client.gender if asked.client else None,
+            tokens=query_tokens(asked.query.text or "", b"key"),
         ),
         history=None,
         category=asked.query.category,

@@ -102,6 +102,7 @@ class ServedList:
     history: History
     category: str | None
     known: MemoryCatalogue
+    types: list[str] = field(default_factory=list)
 
     def example(self) -> SessionExample:
         return example_from_request(
@@ -112,6 +113,7 @@ class ServedList:
             history=self.history,
             category=self.category,
             catalogue=self.known,
+            item_types=self.types,
         )
 
     def session(
@@ -156,6 +158,7 @@ class ServedList:
             triggered=None,
             n=n,
             item_id=[self.item_ids[row] for row in shown],
+            item_type=[self.types[row] for row in shown] if self.types else [],
             rank_in=(np.array(shown) + 1).astype("<u2").tobytes(),
             score=b"",
             price_minor=np.array([self.prices[row] for row in shown], "<i8").tobytes(),
@@ -194,15 +197,23 @@ def served(seed: int, known: MemoryCatalogue, *, n: int | None = None, depth: in
         item_ids=item_ids,
         prices=prices,
         items=item_f16([known.items[item_id] for item_id in item_ids], prices),
-        context=context_f16(event_ts=NOW_TS + seed * 3_600_000, page=1, total_hits=100 + seed, age_band="25-34"),
+        context=context_f16(
+            event_ts=NOW_TS + seed * 3_600_000,
+            page=1,
+            total_hits=100 + seed,
+            age_band="25-34",
+            tokens=rng.integers(1, 2_048, size=seed % 4).tolist(),
+            query_vector=rng.normal(size=WIDTH).tolist() if seed % 3 else [],
+        ),
         history=History(
             object_id=touched,
             action=[str(action) for action in rng.choice(["click", "add_to_cart", "purchase"], size=behaviours)],
             age_s=sorted(rng.integers(0, 500_000, size=behaviours).tolist()),
             category=[known.items[item_id].category_ids[-1] for item_id in touched],
         ),
-        category=f"c{seed % 3}",
+        category=f"c{seed % 3}" if seed % 4 else f"root > c{seed % 3}",
         known=known,
+        types=["product" if number % 3 else "sponsored" for number in range(size)] if seed % 2 else [],
     )
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Item
 from stream.schemas.session import Progress, Session, encode
-from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS
+from trainer.features import MAX_TOKENS, SCHEMAS
 
 START_TS = 1_700_000_000_000
 _VECTOR = 16
@@ -62,6 +63,7 @@ def make_session(
     revision: int = 0,
     orders: list[int] | None = None,
     changed: list[int] | None = None,
+    schema: int = 2,
 ) -> Session:
     n = int(rng.integers(3, 9))
     items = rng.choice(40, size=n, replace=False)
@@ -93,9 +95,9 @@ def make_session(
         score=b"",
         price_minor=(100 + 10 * items).astype("<i8").tobytes(),
         propensity=b"",
-        feature_schema=bytes.fromhex(FEATURE_SCHEMA),
-        item_f16=rng.uniform(size=(n, len(ITEM_COLUMNS))).astype("<f2").tobytes(),
-        context_f16=rng.uniform(size=len(CONTEXT_COLUMNS)).astype("<f2").tobytes(),
+        feature_schema=bytes.fromhex(SCHEMAS[schema].sha256),
+        item_f16=rng.uniform(size=(n, len(SCHEMAS[schema].item))).astype("<f2").tobytes(),
+        context_f16=_context(number, rng, schema).astype("<f2").tobytes(),
         hist_item=[f"i{item}" for item in items[:2]],
         hist_category=["", ""],
         hist_action=bytes([1, 1]),
@@ -114,6 +116,16 @@ def make_session(
     )
 
 
+def _context(number: int, rng: np.random.Generator, schema: int) -> NDArray[np.float64]:
+    """Return the context of a session; from schema 2 on it ends with tokens and, for some, a vector of the query."""
+    context = rng.uniform(size=len(SCHEMAS[1].context))
+    if schema == 1:
+        return context
+    # The other draws of the log are those of schema 1.
+    vector = np.random.default_rng(number).normal(size=_VECTOR if number % 2 else 0)
+    return np.concatenate([context, np.arange(MAX_TOKENS) * (number % 5), vector])
+
+
 def make_progress(partition: int, watermark_ts: int, hold: list[str] | None = None) -> Progress:
     return Progress(
         partition=partition,
@@ -125,7 +137,7 @@ def make_progress(partition: int, watermark_ts: int, hold: list[str] | None = No
     )
 
 
-def make_log(num_sessions: int = 240, partitions: int = 3, seed: int = 1) -> list[LogRecord]:
+def make_log(num_sessions: int = 240, partitions: int = 3, seed: int = 1, schema: int = 2) -> list[LogRecord]:
     """Sessions, a correction for every third, and progress records; about a second of watermark time each."""
     rng = np.random.default_rng(seed)
     offsets = [0] * partitions
@@ -139,13 +151,22 @@ def make_log(num_sessions: int = 240, partitions: int = 3, seed: int = 1) -> lis
         watermark_ts = START_TS + number * 1_000
         partition = int(rng.integers(partitions))
         state = rng.bit_generator.state
-        append(partition, make_session(number, rng, watermark_ts=watermark_ts, orders=[0] if number % 5 == 0 else None))
+        first = [0] if number % 5 == 0 else None
+        append(partition, make_session(number, rng, watermark_ts=watermark_ts, orders=first, schema=schema))
         if number % 3 == 0:
             rng.bit_generator.state = state
             orders = [0, 1] if number % 5 == 0 else [1]
             append(
                 partition,
-                make_session(number, rng, watermark_ts=watermark_ts + 500, revision=1, orders=orders, changed=[0, 1]),
+                make_session(
+                    number,
+                    rng,
+                    watermark_ts=watermark_ts + 500,
+                    revision=1,
+                    orders=orders,
+                    changed=[0, 1],
+                    schema=schema,
+                ),
             )
         if number % 5 == 4:
             for each in range(partitions):

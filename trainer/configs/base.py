@@ -43,6 +43,7 @@ class ModelConfig:
         context: c, width of the context.
         history: L, behaviours kept per list.
         max_rank: Ranks beyond it share one embedding.
+        feature_schema: Number of the feature schema whose columns are read.
         num_columns: Numbers of a candidate in data of another form; 0 = the columns of the feature schema.
         uses_rank: Whether `rank_in` and the columns that depend on it are read.
         modalities: Vectors that are read.
@@ -62,6 +63,7 @@ class ModelConfig:
     context: int = 64
     history: int = 50
     max_rank: int = 64
+    feature_schema: Literal[1, 2] = 2
     num_columns: int = 0
     uses_rank: bool = True
     modalities: tuple[Modality, ...] = ("text",)
@@ -98,5 +100,9 @@ def architecture_hash(name: str, config: ModelConfig) -> str:
     >>> architecture_hash("prm", ModelConfig()) == architecture_hash("prm", ModelConfig(d=32))
     True
     """
-    text = json.dumps({"model": name, "config": asdict(config)}, sort_keys=True, separators=(",", ":"))
+    values = asdict(config)
+    if config.feature_schema == 1:
+        # Lineages of schema 1 were registered before the schema was a setting.
+        del values["feature_schema"]
+    text = json.dumps({"model": name, "config": values}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from stream.errors import ConfigError
 from trainer.evaluation.lists import Dataset, LabelledList, Split, split_in_order
 from trainer.evaluation.metrics import Floats, tie_keys
-from trainer.features import CLIENT_COLUMNS, QUERY_COLUMNS, SessionExample
+from trainer.features import CLIENT_COLUMNS, MAX_TOKENS, QUERY_COLUMNS, SessionExample
 
 PARTS = ("train.txt", "vali.txt", "test.txt")
 NOTE = "LibSVM form: no displayed order, ids or money; grades above 0 are positive"
@@ -122,7 +122,10 @@ def _list(query: str, grades: Sequence[float], rows: Sequence[_Row], *, width: i
         hist_txt_mask=none[:0],
         query=np.zeros(len(QUERY_COLUMNS), np.float32),
         client=np.zeros(len(CLIENT_COLUMNS), np.float32),
+        token=np.zeros(MAX_TOKENS, np.int64),
+        query_vector=np.zeros(0, np.float16),
         category="",
+        path=(),
         click=(grade > 0).astype(np.float32),
         conv=gain,
         money=np.zeros(n),

@@ -142,7 +142,13 @@ def _score(
     found: dict[tuple[str, str], list[Floats]] = {}
     for start in range(0, len(examples), _SCORED_AT_ONCE):
         part = examples[start : start + _SCORED_AT_ONCE]
-        batch = collate(part, learner.id_maps, width=learner.config.vector_width, history=learner.config.history)
+        batch = collate(
+            part,
+            learner.id_maps,
+            width=learner.config.vector_width,
+            history=learner.config.history,
+            schema=learner.config.feature_schema,
+        )
         with torch.no_grad():
             outputs = MODELS[learner.model].forward(learner.config, weights, to_torch(batch, learner.device))
         logit = outputs.logit.float().cpu().numpy().astype(np.float64)

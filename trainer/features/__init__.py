@@ -14,6 +14,7 @@ from trainer.features.build import (
     stream_labels,
 )
 from trainer.features.collate import TABLES, Batch, Lookup, Lookups, batch_from_columns, collate
+from trainer.features.query import query_tokens
 from trainer.features.schema import (
     AGE_BANDS,
     CLIENT_COLUMNS,
@@ -22,11 +23,15 @@ from trainer.features.schema import (
     GENDERS,
     HISTORY_MAX,
     ITEM_COLUMNS,
+    MAX_TOKENS,
     N_MAX,
     NUM_COLUMNS,
     QUERY_COLUMNS,
+    SCHEMAS,
+    FeatureSchema,
     context_f16,
     item_f16,
+    schema_of,
 )
 
 __all__ = [
@@ -37,12 +42,15 @@ __all__ = [
     "GENDERS",
     "HISTORY_MAX",
     "ITEM_COLUMNS",
+    "MAX_TOKENS",
     "NUM_COLUMNS",
     "N_MAX",
     "QUERY_COLUMNS",
+    "SCHEMAS",
     "TABLES",
     "Batch",
     "CatalogueLike",
+    "FeatureSchema",
     "Labels",
     "Lookup",
     "Lookups",
@@ -55,5 +63,7 @@ __all__ = [
     "final_labels",
     "item_category",
     "item_f16",
+    "query_tokens",
+    "schema_of",
     "stream_labels",
 ]

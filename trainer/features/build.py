@@ -14,19 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
-from stream.schemas.events import History, Item
+from stream.schemas.events import PRODUCT, History, Item
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features.categories import Path, covers, nodes
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
+    CLIENT_COLUMNS,
     CONTEXT_COLUMNS,
-    FEATURE_SCHEMA,
     HISTORY_MAX,
     ITEM_COLUMNS,
     N_MAX,
+    PATH_MAX,
     QUERY_COLUMNS,
+    TOKEN_BUCKETS,
+    TYPE_COLUMNS,
     context_f16,
     item_f16,
+    newest_columns,
+    schema_of,
 )
 
 Vector = NDArray[np.float16] | NDArray[np.float32]
@@ -37,6 +42,9 @@ _HAS_IMAGE: Final = ITEM_COLUMNS.index("has_image")
 _HAS_TEXT: Final = ITEM_COLUMNS.index("has_text")
 _BOUGHT: Final = ACTION_CODES["purchase"]
 _RANK_LIMIT: Final = 32_767
+_TYPES: Final = {name.removeprefix("type_"): column for column, name in enumerate(TYPE_COLUMNS)}
+_CLIENT: Final = len(QUERY_COLUMNS)
+_TOKENS: Final = _CLIENT + len(CLIENT_COLUMNS)
 
 
 class CatalogueLike(Protocol):
@@ -81,6 +89,9 @@ class SessionExample:
         index: Row of each candidate in the source list.
         entity: Keys of (item, shop, brand, category) per candidate; "" = none.
         hist_type: Action code + 1.
+        token: Numbers of the query's tokens, 0 = none.
+        query_vector: The shop's vector of the query; empty if it sends none.
+        path: Nodes of the query's category, root first: the deepest `PATH_MAX`.
         position: Displayed position of each candidate, from 1; 0 = unknown, as in a request. For losses and evaluation.
         latency_ms: Time that ranking took; 0 = unknown. For losses and evaluation.
         served_by: Lineage whose version ranked the list when it was shown; None if no version did.
@@ -107,7 +118,10 @@ class SessionExample:
     hist_txt_mask: NDArray[np.bool_]
     query: NDArray[np.float32]
     client: NDArray[np.float32]
+    token: NDArray[np.int64]
+    query_vector: NDArray[np.float16]
     category: str
+    path: tuple[str, ...]
     click: NDArray[np.float32]
     conv: NDArray[np.float32]
     money: NDArray[np.float64]
@@ -186,15 +200,7 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
     """
     n = session.n
     if session.feature_schema:
-        if session.feature_schema.hex() != FEATURE_SCHEMA:
-            raise SchemaError(
-                "feature_schema", f"query {session.query_id}: {session.feature_schema.hex()}, known {FEATURE_SCHEMA}"
-            )
-        items, context = session.column("item_f16"), session.column("context_f16")
-        if items.size != n * len(ITEM_COLUMNS) or context.size != len(CONTEXT_COLUMNS):
-            raise SchemaError(
-                "feature_shape", f"query {session.query_id}: {items.size} item and {context.size} context values"
-            )
+        items, context = _logged(session)
     else:
         items = item_f16([None] * n, session.column("price_minor"))
         items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
@@ -205,8 +211,9 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
         session_id=session.session_id,
         item_ids=session.item_id,
         rank_in=session.column("rank_in").astype(np.int64),
-        items=items.reshape(n, len(ITEM_COLUMNS)).astype(np.float32),
-        context=context.astype(np.float32),
+        items=items.astype(np.float32),
+        item_types=session.item_type,
+        context=context,
         behaviours=_Behaviours(
             item=session.hist_item,
             category=session.hist_category,
@@ -225,6 +232,26 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
     return replace(example, served_by=session.lineage, served_score=score[example.index])
 
 
+def _logged(session: Session) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Return the items' rows and the context of a session, in the form of the newest schema.
+
+    Raises:
+        SchemaError: If the schema under which they were logged is unknown, or they have another length.
+    """
+    schema = schema_of(session.feature_schema.hex())
+    items, context = session.column("item_f16"), session.column("context_f16")
+    num_more = context.size - len(schema.context)
+    if items.size != session.n * len(schema.item) or num_more < 0 or (num_more > 0 and not schema.reads_query):
+        raise SchemaError(
+            "feature_shape",
+            f"query {session.query_id}, feature schema {schema.number}: {items.size} item and {context.size} context"
+            f" values, expected {session.n * len(schema.item)} and {len(schema.context)}",
+        )
+    rows = newest_columns(items.reshape(session.n, -1), schema.item, ITEM_COLUMNS)
+    head = newest_columns(context[None, : len(schema.context)], schema.context, CONTEXT_COLUMNS)
+    return rows, np.concatenate([head[0], context[len(schema.context) :]])
+
+
 def example_from_request(
     *,
     query_id: str,
@@ -235,12 +262,13 @@ def example_from_request(
     category: str | None,
     catalogue: CatalogueLike,
     rank_in: Sequence[int] | None = None,
+    item_types: Sequence[str] = (),
     session_id: str | None = None,
 ) -> SessionExample:
     """Return the example of a rank request, from the very values that its impression will log.
 
     `items` is `item_f16` of the candidates in incoming order, `context` is `context_f16`; without `rank_in` the
-    incoming order gives the ranks.
+    incoming order gives the ranks, without `item_types` all are products.
     """
     ranks = np.arange(1, len(item_ids) + 1) if rank_in is None else np.asarray(rank_in, dtype=np.int64)
     return _build(
@@ -249,7 +277,8 @@ def example_from_request(
         item_ids=item_ids,
         rank_in=ranks.astype(np.int64),
         items=items.astype(np.float32),
-        context=context.astype(np.float32),
+        item_types=item_types,
+        context=context,
         behaviours=_Behaviours(
             item=history.object_id if history else [],
             category=history.category if history else [],
@@ -270,7 +299,8 @@ def _build(
     item_ids: Sequence[str],
     rank_in: NDArray[np.int64],
     items: NDArray[np.float32],
-    context: NDArray[np.float32],
+    item_types: Sequence[str],
+    context: NDArray[np.float16],
     behaviours: _Behaviours,
     category: str | None,
     catalogue: CatalogueLike,
@@ -282,6 +312,11 @@ def _build(
         raise SchemaError("empty_list", f"query {query_id}: no candidate")
     if not (np.isfinite(items).all() and np.isfinite(context).all()):
         raise SchemaError("feature_not_finite", f"query {query_id}: a feature is NaN or infinite")
+    token = context[_TOKENS : len(CONTEXT_COLUMNS)].astype(np.int64)
+    if token.min() < 0 or token.max() >= TOKEN_BUCKETS:
+        raise SchemaError(
+            "feature_range", f"query {query_id}: tokens {token.tolist()}, expected 0 to {TOKEN_BUCKETS - 1}"
+        )
     index = np.argsort(rank_in, kind="stable")
     if np.unique(rank_in).size != rank_in.size:
         index = np.array(sorted(range(len(item_ids)), key=lambda row: (rank_in[row], item_ids[row])), dtype=np.int64)
@@ -310,6 +345,7 @@ def _build(
         items * _SCALE,
         relative(items),
         _touches(ids, behaviours, counts, matches),
+        _types(item_types, index),
         neighbour_prices(items),
     ]
     return SessionExample(
@@ -331,9 +367,12 @@ def _build(
         hist_img_mask=hist_img_mask,
         hist_txt=hist_txt,
         hist_txt_mask=hist_txt_mask,
-        query=context[: len(QUERY_COLUMNS)],
-        client=context[len(QUERY_COLUMNS) :],
+        query=context[:_CLIENT].astype(np.float32),
+        client=context[_CLIENT:_TOKENS].astype(np.float32),
+        token=token,
+        query_vector=context[len(CONTEXT_COLUMNS) :],
         category=query_category,
+        path=_query_path(query, query_category, paths, entity[3], is_given=bool(category))[-PATH_MAX:],
         num_behaviours=len(behaviours.item),
         num_matching=len(behaviours.item) if is_unknown else len(matching),
         click=labels.click[index],
@@ -352,9 +391,25 @@ def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[list[str], 
     return list(ids), shops, brands, [item_category(record) for record in records]
 
 
+def _types(item_types: Sequence[str], index: NDArray[np.int64]) -> NDArray[np.float32]:
+    columns = np.zeros((len(index), len(TYPE_COLUMNS)), dtype=np.float32)
+    if item_types:
+        for row, source in enumerate(index):
+            if item_types[source] != PRODUCT:
+                columns[row, _TYPES.get(item_types[source], _TYPES["other"])] = 1
+    return columns
+
+
 def _commonest(categories: Sequence[str]) -> str:
     known = [category for category in categories if category]
     return Counter(known).most_common(1)[0][0] if known else ""
+
+
+def _query_path(query: Path, leaf: str, paths: Sequence[Path], leaves: Sequence[str], *, is_given: bool) -> Path:
+    """Return the path of the query's category; one that was taken from the candidates has the path of theirs."""
+    if is_given or not leaf:
+        return query
+    return next((path for path, own in zip(paths, leaves, strict=True) if own == leaf), query)
 
 
 def _path(item: Item | None) -> Path:

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.features.build import SessionExample
-from trainer.features.schema import HISTORY_MAX, N_MAX
+from trainer.features.schema import (
+    HISTORY_MAX,
+    MAX_TOKENS,
+    N_MAX,
+    NEWEST,
+    NUM_COLUMNS,
+    PATH_MAX,
+    SCHEMAS,
+    FeatureSchema,
+)
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -72,6 +81,10 @@ class Batch(NamedTuple):
     query: NDArray[np.float32]  # [B,q]
     query_category: NDArray[np.int64]  # [B] slot
     client: NDArray[np.float32]  # [B,u]
+    query_token: NDArray[np.int64]  # [B,t] 0 = none
+    query_path: NDArray[np.int64]  # [B,p] slots of the nodes of the query's category, 0 = none
+    query_vec: NDArray[np.float16]  # [B,D]
+    query_vec_mask: NDArray[np.bool_]  # [B]
     click: NDArray[np.float32]  # [B,n]
     conv: NDArray[np.float32]  # [B,n]
     money: NDArray[np.float64]  # [B,n] minor units
@@ -87,6 +100,7 @@ def collate(
     *,
     width: int,
     history: int = HISTORY_MAX,
+    schema: int = NEWEST.number,
     fixed: bool = False,
 ) -> Batch:
     """Return the batch of the examples, padded to the longest list and history among them, or to the limits.
@@ -96,6 +110,7 @@ def collate(
         id_maps: The slots of the keys.
         width: D, the width of the catalogue's vectors; a vector of another width counts as missing.
         history: Behaviours kept per list, the newest.
+        schema: Number of the feature schema whose numbers `cand_num` holds.
         fixed: Pad to `N_MAX` and `history`, so that compiled models see one shape.
 
     Raises:
@@ -109,7 +124,8 @@ def collate(
     depth = history if fixed else max(int(depths.max()), 1)
     cand = np.arange(n) < sizes[:, None]
     hist = np.arange(depth) < depths[:, None]
-    slots, category = _slots(examples, id_maps, depths)
+    slots, category, path = _slots(examples, id_maps, depths)
+    query_vec, query_vec_mask = _query_vectors(examples, width)
     real = int(sizes.sum())
     img, img_mask = _vectors([(e.img, e.img_mask) for e in examples], cand, width)
     txt, txt_mask = _vectors([(e.txt, e.txt_mask) for e in examples], cand, width)
@@ -118,7 +134,7 @@ def collate(
     hist_txt, hist_txt_mask = _vectors([(e.hist_txt[:k], e.hist_txt_mask[:k]) for e, k in pairs], hist, width)
     return Batch(
         cand_id=_spread(slots[:real], cand),
-        cand_num=_spread(np.concatenate([e.num for e in examples]), cand),
+        cand_num=_spread(_numbers(np.concatenate([e.num for e in examples]), SCHEMAS[schema]), cand),
         cand_rank=_spread(np.concatenate([e.rank for e in examples]), cand),
         cand_img=img,
         cand_img_mask=img_mask,
@@ -136,6 +152,10 @@ def collate(
         query=np.stack([e.query for e in examples]),
         query_category=category,
         client=np.stack([e.client for e in examples]),
+        query_token=np.stack([e.token for e in examples]),
+        query_path=path,
+        query_vec=query_vec,
+        query_vec_mask=query_vec_mask,
         click=_spread(np.concatenate([e.click for e in examples]), cand),
         conv=_spread(np.concatenate([e.conv for e in examples]), cand),
         money=_spread(np.concatenate([e.money for e in examples]), cand),
@@ -153,9 +173,31 @@ def batch_from_columns(columns: Mapping[str, NDArray[np.generic]]) -> Batch:
         KeyError: If another field is missing.
     """
     shape = columns["cand_mask"].shape
-    unknown = {"position": np.zeros(shape, np.int32), "latency_ms": np.zeros(shape[0], np.float32)}
+    unknown = {
+        "query_token": np.zeros((shape[0], MAX_TOKENS), np.int64),
+        "query_path": np.zeros((shape[0], PATH_MAX), np.int64),
+        "query_vec": np.zeros((shape[0], columns["cand_txt"].shape[2]), np.float16),
+        "query_vec_mask": np.zeros(shape[0], np.bool_),
+        "position": np.zeros(shape, np.int32),
+        "latency_ms": np.zeros(shape[0], np.float32),
+    }
     stored = {**unknown, **columns}
     return Batch(**{name: stored[name] for name in Batch._fields})  # type: ignore[arg-type]
+
+
+def _numbers(num: NDArray[np.float32], schema: FeatureSchema) -> NDArray[np.float32]:
+    """Return the numbers that models of a schema read; data of another form stay as they are."""
+    if schema.numbers == NUM_COLUMNS or num.shape[1] != len(NUM_COLUMNS):
+        return num
+    return num[:, [NUM_COLUMNS.index(name) for name in schema.numbers]]
+
+
+def _query_vectors(examples: Sequence[SessionExample], width: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    mask = np.array([e.query_vector.size == width for e in examples])
+    vectors = np.zeros((len(examples), width), dtype=np.float16)
+    for row in np.flatnonzero(mask).tolist():
+        vectors[row] = examples[row].query_vector
+    return vectors, mask
 
 
 def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:
@@ -178,20 +220,25 @@ def _vectors(
 
 def _slots(
     examples: Sequence[SessionExample], id_maps: Lookups, depths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return slots of all candidates, then of all behaviours, and of the query categories; an empty key has slot 0."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return slots of all candidates, then of all behaviours, of the query categories, and of the nodes of their paths.
+
+    An empty key has slot 0.
+    """
     columns = []
-    category = np.zeros(len(examples), dtype=np.int64)
+    queries = np.zeros((len(examples), 1 + PATH_MAX), dtype=np.int64)
     lookups = (id_maps.item, id_maps.shop, id_maps.brand, id_maps.category)
     for kind, (name, table) in enumerate(zip(TABLES, lookups, strict=True)):
         keys = list(chain.from_iterable(e.entity[kind] for e in examples))
         for example, depth in zip(examples, depths.tolist(), strict=True):
             keys.extend(example.hist_entity[kind][:depth])
         if name == "category":
-            keys.extend(e.category for e in examples)
+            for example in examples:
+                keys += [example.category, *example.path, *[""] * (PATH_MAX - len(example.path))]
         slots = table.lookup(keys).astype(np.int64)
         slots[np.fromiter((not key for key in keys), dtype=np.bool_, count=len(keys))] = 0
         if name == "category":
-            slots, category = slots[: -len(examples)], slots[-len(examples) :]
+            slots, of_queries = slots[: -queries.size], slots[-queries.size :]
+            queries = of_queries.reshape(queries.shape)
         columns.append(slots)
-    return np.stack(columns, axis=1), category
+    return np.stack(columns, axis=1), queries[:, 0], queries[:, 1:]

@@ -23,6 +23,7 @@ from trainer.configs import LearningSettings
 from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
+    SCHEMAS,
     TABLES,
     Batch,
     CatalogueLike,
@@ -178,7 +179,13 @@ class Learner:
         self.batch_number += 1
         if not examples:
             return Step(0, {}, moved=False)
-        arrays = collate(examples, self.id_maps, width=self.config.vector_width, history=self.config.history)
+        arrays = collate(
+            examples,
+            self.id_maps,
+            width=self.config.vector_width,
+            history=self.config.history,
+            schema=self.config.feature_schema,
+        )
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
         is_fresh = np.array(fresh)
         is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
@@ -306,6 +313,8 @@ class Learner:
             keys = [one for example in examples for one in (example.entity[kind], example.hist_entity[kind])]
             if table == "category":
                 keys.append([example.category for example in examples])
+                if SCHEMAS[self.config.feature_schema].reads_query:
+                    keys += [list(example.path) for example in examples]
             id_map.observe(chain.from_iterable(keys))
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:

@@ -24,20 +24,21 @@ def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]
 
     Guarantees: number 0 stays slot 0, the padding.
     """
-    cand, hist, category = batch.cand_id.copy(), batch.hist_id.copy(), batch.query_category
+    cand, hist = batch.cand_id.copy(), batch.hist_id.copy()
+    category, path = batch.query_category, batch.query_path
     touched: dict[str, NDArray[np.int64]] = {}
     for kind, table in enumerate(TABLES):
         parts = [np.zeros(1, np.int64), cand[..., kind].ravel(), hist[..., kind].ravel()]
         if table == "category":
-            parts.append(category)
+            parts += [category, path.ravel()]
         slots, numbers = np.unique(np.concatenate(parts), return_inverse=True)
         touched[table] = slots
         split = np.split(numbers, np.cumsum([part.size for part in parts])[:-1])
         cand[..., kind] = split[1].reshape(cand.shape[:-1])
         hist[..., kind] = split[2].reshape(hist.shape[:-1])
         if table == "category":
-            category = split[3]
-    return batch._replace(cand_id=cand, hist_id=hist, query_category=category), touched
+            category, path = split[3], split[4].reshape(path.shape)
+    return batch._replace(cand_id=cand, hist_id=hist, query_category=category, query_path=path), touched
 
 
 class DenseOptimizer:

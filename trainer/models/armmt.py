@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from trainer.configs.armmt import ArmmtConfig
 from trainer.configs.base import MODALITIES, Modality
-from trainer.features.schema import NUM_COLUMNS
 from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import Drop, Dropout, Encoder, Mlp, dropper, item_scores, zero_unless
 from trainer.models.fusion import Cafu
@@ -21,14 +20,14 @@ from trainer.models.inputs import (
     Vectors,
     base_features,
     base_width,
-    num_width,
+    num_columns,
 )
 
 _FIELDS = ("price", "sales")
 
 
 def _columns(config: ArmmtConfig, name: str) -> list[int]:
-    return [column for column, label in enumerate(NUM_COLUMNS[: num_width(config)]) if label.startswith(name)]
+    return [column for column, label in enumerate(num_columns(config)) if label.startswith(name)]
 
 
 def _perspectives(config: ArmmtConfig) -> tuple[str, ...]:

@@ -30,6 +30,10 @@ class TensorBatch(NamedTuple):
     query: Tensor
     query_category: Tensor
     client: Tensor
+    query_token: Tensor
+    query_path: Tensor
+    query_vec: Tensor
+    query_vec_mask: Tensor
     click: Tensor
     conv: Tensor
     money: Tensor

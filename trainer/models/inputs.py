@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from trainer.configs.base import Modality, ModelConfig
 from trainer.features.collate import TABLES
-from trainer.features.schema import CLIENT_COLUMNS, HISTORY_NUM_COLUMNS, NUM_COLUMNS, QUERY_COLUMNS, RANK_COLUMNS
+from trainer.features.schema import (
+    CLIENT_COLUMNS,
+    HISTORY_NUM_COLUMNS,
+    QUERY_COLUMNS,
+    RANK_COLUMNS,
+    SCHEMAS,
+    TOKEN_BUCKETS,
+)
 from trainer.models.batch import TensorBatch
 from trainer.models.blocks import TargetAttention, zero_unless
 
@@ -30,7 +37,7 @@ class Inputs(NamedTuple):
         behaviour: [B,L,3d] item, shop, brand of the behaviours: the keys.
         side: [B,L,s] type one-hot, log count, log age.
         client: [B,u].
-        context: [B,c] C = ReLU(W_C [query; client]).
+        context: [B,c] C = ReLU(W_C [query; category; client]), from schema 2 on [query; category; client; words].
         empty: [B,n,1] flag of an empty history.
         mask, hist_mask: [B,n], [B,L].
     """
@@ -57,11 +64,15 @@ class Vectors(NamedTuple):
     hist_mask: Tensor
 
 
+def num_columns(config: ModelConfig) -> tuple[str, ...]:
+    """Return the columns of the feature schema as the model sees them."""
+    columns = SCHEMAS[config.feature_schema].numbers
+    return columns if config.uses_rank else columns[: -len(RANK_COLUMNS)]
+
+
 def num_width(config: ModelConfig) -> int:
     """Return F as the model sees it."""
-    if config.num_columns:
-        return config.num_columns
-    return len(NUM_COLUMNS) if config.uses_rank else len(NUM_COLUMNS) - len(RANK_COLUMNS)
+    return config.num_columns or len(num_columns(config))
 
 
 class IdTables(nn.Module):
@@ -83,6 +94,37 @@ class IdTables(nn.Module):
         return functional.embedding(slots, getattr(self, table), padding_idx=0)
 
 
+class QueryWords(nn.Module):
+    """Content of the query: mean embedding of its tokens, of the nodes of its category, and its projected vector.
+
+    Shapes: result (B, 3d); a part that the query lacks is 0.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(TOKEN_BUCKETS, config.d, padding_idx=0)
+        self.project = nn.Linear(config.vector_width, config.d)
+
+    def forward(self, batch: TensorBatch, rows: IdTables) -> Tensor:
+        """Return the parts side by side."""
+        present = batch.query_vec_mask[:, None]
+        vector = self.project(zero_unless(batch.query_vec_mask, batch.query_vec.to(self.project.weight.dtype)))
+        return torch.cat(
+            [
+                _mean(self.token(batch.query_token), batch.query_token),
+                _mean(rows("category", batch.query_path), batch.query_path),
+                torch.where(present, vector, 0.0),
+            ],
+            dim=-1,
+        )
+
+
+def _mean(embedded: Tensor, numbers: Tensor) -> Tensor:
+    """Return the mean over the numbers that are not 0."""
+    real = numbers > 0
+    return zero_unless(real, embedded).sum(dim=-2) / real.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
 class InputLayer(nn.Module):
     """Base of all models: id tables `rows`, the embedding of `rank_in`, and the context."""
 
@@ -90,7 +132,9 @@ class InputLayer(nn.Module):
         super().__init__()
         self.rows = IdTables(config)
         self.rank = nn.Embedding(config.max_rank + 1, config.d, padding_idx=0) if config.uses_rank else None
-        self.context = nn.Linear(len(QUERY_COLUMNS) + config.d + len(CLIENT_COLUMNS), config.context)
+        self.words = QueryWords(config) if SCHEMAS[config.feature_schema].reads_query else None
+        width = len(QUERY_COLUMNS) + config.d + len(CLIENT_COLUMNS) + (0 if self.words is None else 3 * config.d)
+        self.context = nn.Linear(width, config.context)
         self._num_width = num_width(config)
         self._max_rank = config.max_rank
 
@@ -107,7 +151,10 @@ class InputLayer(nn.Module):
             rank = self.rank(torch.where(mask, batch.cand_rank.long(), 0).clamp(0, self._max_rank))
         types = functional.one_hot(torch.where(hist_mask, batch.hist_type, 0).clamp(0, _ACTIONS - 1), _ACTIONS)
         query_category = self.rows("category", batch.query_category)
-        context = self.context(torch.cat([batch.query, query_category, batch.client], dim=-1))
+        about = [batch.query, query_category, batch.client]
+        if self.words is not None:
+            about.append(self.words(batch, self.rows))
+        context = self.context(torch.cat(about, dim=-1))
         empty = ~hist_mask.any(dim=1, keepdim=True)
         return Inputs(
             entity=torch.cat(cand[:3], dim=-1),

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stream.errors import ArtifactError
+from stream.errors import ArtifactError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.files import remove_abandoned
-from trainer.features import Batch, batch_from_columns
+from trainer.features import Batch, batch_from_columns, schema_of
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
@@ -165,9 +165,13 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
     files = atomic_folder.read_files(folder / sha256, manifest.files)
     spec = MODELS[manifest.model]
     try:
-        config = msgspec.convert(manifest.config, spec.config_class)
+        # Versions of schema 1 were written before the schema was a setting: the manifest's hash decides.
+        number = schema_of(manifest.feature_schema).number
+        config = msgspec.convert({"feature_schema": number, **manifest.config}, spec.config_class)
         golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
+    except SchemaError as error:
+        raise ArtifactError(f"{sha256}: {error}") from error
     except (msgspec.MsgspecError, KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}

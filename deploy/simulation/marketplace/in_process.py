@@ -74,7 +74,7 @@ class _Ranker:
         self._num_shown = num_shown
         self.catalogue = Catalogue()
         self.profiles = profiles.Profiles()
-        self._features = FeatureBuilder(self.catalogue, self.profiles, num_scored=N_MAX)
+        self._features = FeatureBuilder(self.catalogue, self.profiles, num_scored=N_MAX, query_hash_key=b"")
 
     def rank(self, listing: Listing) -> Ranked:
         """Return the incoming order with its impression."""

@@ -134,7 +134,7 @@ class _Past:
     def __init__(self) -> None:
         self._catalogue = Catalogue()
         self._profiles = Profiles()
-        self._builder = FeatureBuilder(self._catalogue, self._profiles, num_scored=N_MAX)
+        self._builder = FeatureBuilder(self._catalogue, self._profiles, num_scored=N_MAX, query_hash_key=b"")
 
     def features(self, row: _Row, hotels: list[str], prices: list[int]) -> Features:
         """Return the features of a list as served: nothing of its own row or a later one is in them."""

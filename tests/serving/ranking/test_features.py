@@ -7,7 +7,7 @@ from stream.replicas.profiles import Profiles
 from stream.schemas.events import Behaviour, Profile
 from stream.schemas.session import unpack
 from tests.serving.world import START_MS, items, request
-from trainer.features import FEATURE_SCHEMA, item_f16
+from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, NUM_COLUMNS, item_f16, query_tokens
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def profiles() -> Profiles:
 
 
 def builder(profiles: Profiles, *, num_scored: int = 30) -> FeatureBuilder:
-    return FeatureBuilder(Catalogue(items()), profiles, num_scored=num_scored)
+    return FeatureBuilder(Catalogue(items()), profiles, num_scored=num_scored, query_hash_key=b"key")
 
 
 def test_a_price_is_the_requests_then_the_catalogues_then_zero(profiles: Profiles) -> None:
@@ -60,3 +60,18 @@ def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Pr
     assert shown.schema == FEATURE_SCHEMA
     np.testing.assert_array_equal(unpack("item_f16", shown.item_f16).reshape(2, -1), expected[[4, 0]])
     assert shown.history == found.history
+
+
+def test_words_vector_path_and_types_reach_the_example_and_the_impression(profiles: Profiles) -> None:
+    query = {"text": "Red shoes", "vector": [0.5, -2.0], "category": "root > k-0"}
+    candidates = [{"item_id": "i-0"}, {"item_id": "i-1", "type": "video"}, {"item_id": "i-2", "type": "poll"}]
+    asked = request(query=query, candidates=candidates)
+    found = builder(profiles).build(asked, "q-1", START_MS, [1, 1, 1])
+    words = query_tokens("red SHOES", b"key")
+    assert found.example.token.tolist() == [*words, *[0] * 6]
+    assert found.example.query_vector.tolist() == [0.5, -2.0]
+    assert found.example.path == ("root", "k-0")
+    first = NUM_COLUMNS.index("type_sponsored")
+    assert found.example.num[:, first : first + 4].tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    context = unpack("context_f16", logged(found, [0]).context_f16)
+    assert context[CONTEXT_COLUMNS.index("token_1") :].tolist() == [*words, *[0] * 6, 0.5, -2.0]

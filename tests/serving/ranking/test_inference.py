@@ -45,7 +45,11 @@ def clock() -> Clock:
 
 
 def inference(clock: Clock, *, max_waiting: int = 10) -> Inference:
-    return Inference(FeatureBuilder(Catalogue(items()), Profiles(), num_scored=30), clock, max_waiting=max_waiting)
+    return Inference(
+        FeatureBuilder(Catalogue(items()), Profiles(), num_scored=30, query_hash_key=b"key"),
+        clock,
+        max_waiting=max_waiting,
+    )
 
 
 def asked(scorer: StubScorer | None, **filled: Any) -> RankContext:

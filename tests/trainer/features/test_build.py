@@ -8,7 +8,9 @@ from msgspec import structs
 
 from stream.errors import SchemaError
 from stream.schemas.events import History
+from stream.schemas.session import Session
 from tests.trainer.lists import (
+    WIDTH,
     MemoryCatalogue,
     catalogue,
     item,
@@ -16,9 +18,11 @@ from tests.trainer.lists import (
     served,
 )
 from trainer.features import (
+    CONTEXT_COLUMNS,
     ITEM_COLUMNS,
     N_MAX,
     NUM_COLUMNS,
+    SCHEMAS,
     SessionExample,
     context_f16,
     example_from_request,
@@ -59,6 +63,52 @@ def test_request_and_session_give_the_same_arrays(seed: int) -> None:
     assert of_session.position.tolist() == [shown.index(row) + 1 for row in range(min(len(shown), N_MAX))]
     assert of_request.position.tolist() == [0] * len(of_request.item_ids)
     assert [shown[row] for row in of_session.index] == list(range(min(len(shown), N_MAX)))
+
+
+def of_schema_1(session: Session) -> Session:
+    """The session as schema 1 logged it: its context ended with the client."""
+    context = session.column("context_f16")[: len(SCHEMAS[1].context)]
+    return structs.replace(
+        session, feature_schema=bytes.fromhex(SCHEMAS[1].sha256), context_f16=context.tobytes(), item_type=[]
+    )
+
+
+def test_a_session_of_schema_1_is_read_with_the_declared_defaults() -> None:
+    session = served(7, KNOWN).session(range(len(served(7, KNOWN).item_ids)), orders=[0])
+    new, old = example_from_session(session, KNOWN), example_from_session(of_schema_1(session), KNOWN)
+    assert new.token.any()
+    assert new.query_vector.size == WIDTH
+    assert not old.token.any()
+    assert old.query_vector.size == 0
+    first = NUM_COLUMNS.index("type_sponsored")
+    assert new.num[:, first : first + 4].sum() > 0
+    assert not old.num[:, first : first + 4].any()
+    rest = [column for column in range(len(NUM_COLUMNS)) if not first <= column < first + 4]
+    assert np.array_equal(new.num[:, rest], old.num[:, rest])
+    known = {"token", "query_vector", "num"}
+    for field in dataclasses.fields(SessionExample):
+        if field.name not in known:
+            assert np.array_equal(getattr(new, field.name), getattr(old, field.name)), field.name
+    longer = of_schema_1(session)
+    longer.context_f16 = session.context_f16
+    with pytest.raises(SchemaError, match=r"feature schema 1: \d+ item and 40 context values, expected \d+ and 16"):
+        example_from_session(longer, KNOWN)
+
+
+def test_the_path_of_a_query_without_category_is_that_of_its_candidates() -> None:
+    assert request([item("a"), item("b")]).path == ("root", "c")
+    assert request([item("a"), item("b")], category="Shoes > Men/boots").path == ("Shoes", "Men", "boots")
+    assert request([item("a")], category="a > b > c > d > e").path == ("b", "c", "d", "e")
+    assert request([item("a", category="")], category=None).path == ()
+
+
+def test_tokens_outside_of_their_range_are_refused() -> None:
+    session = served(1, KNOWN, n=5).session(range(5))
+    context = session.column("context_f16").copy()
+    context[CONTEXT_COLUMNS.index("token_2")] = 2_050
+    session.context_f16 = context.tobytes()
+    with pytest.raises(SchemaError, match=r"feature_range: query q1: tokens .*2050.*, expected 0 to 2047"):
+        example_from_session(session, KNOWN)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.trainer.lists import (
 from trainer.features import (
     N_MAX,
     NUM_COLUMNS,
+    SCHEMAS,
     Batch,
     batch_from_columns,
     collate,
@@ -67,6 +68,13 @@ def test_collate_matches_a_loop_over_rows() -> None:
             assert np.array_equal(behaviours[row, :depth], logged[:depth])
             assert not behaviours[row, depth:].any()
         assert batch.latency_ms[row] == example.latency_ms
+        assert batch.query_token[row].tolist() == example.token.tolist()
+        path = [*example.path, *[""] * (4 - len(example.path))]
+        assert batch.query_path[row].tolist() == [maps.category.lookup([node])[0] if node else 0 for node in path]
+        assert batch.query_vec_mask[row] == (example.query_vector.size == WIDTH)
+        assert np.array_equal(
+            batch.query_vec[row], example.query_vector if batch.query_vec_mask[row] else np.zeros(WIDTH)
+        )
         assert batch.query_category[row] == maps.category.lookup([example.category])[0]
 
 
@@ -75,6 +83,15 @@ def test_collate_pads_to_the_limits_when_fixed() -> None:
     assert batch.cand_num.shape == (1, N_MAX, len(NUM_COLUMNS))
     assert batch.hist_num.shape == (1, 10, 2)
     assert batch.cand_mask.sum() == 3
+
+
+def test_numbers_are_those_of_the_models_schema() -> None:
+    examples = [labelled(seed, KNOWN) for seed in range(3)]
+    new, old = batch_of(examples), collate(examples, id_maps(), width=WIDTH, history=10, schema=1)
+    types = [column for column, name in enumerate(NUM_COLUMNS) if name.startswith("type_")]
+    assert new.cand_num[..., types].any()
+    assert np.array_equal(np.delete(new.cand_num, types, axis=2), old.cand_num)
+    assert old.cand_num.shape[2] == len(SCHEMAS[1].numbers)
 
 
 def test_vectors_of_another_width_count_as_missing() -> None:
@@ -95,13 +112,15 @@ def test_an_id_that_is_not_there_is_no_lookup() -> None:
     assert batch.query_category.tolist() == [0]
 
 
-def test_a_batch_stored_without_positions_has_unknown_ones() -> None:
+def test_a_batch_stored_without_newer_fields_has_unknown_ones() -> None:
     batch = batch_of([labelled(seed, KNOWN) for seed in range(3)])
-    stored = {name: column for name, column in batch._asdict().items() if name not in {"position", "latency_ms"}}
+    newer = {"position", "latency_ms", "query_token", "query_path", "query_vec", "query_vec_mask"}
+    stored = {name: column for name, column in batch._asdict().items() if name not in newer}
     read = batch_from_columns(stored)
-    assert read.position.shape == batch.cand_mask.shape
-    assert not read.position.any()
-    assert read.latency_ms.tolist() == [0, 0, 0]
+    for name in newer:
+        ours, theirs = getattr(read, name), getattr(batch, name)
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), name
+        assert not ours.any(), name
     assert all(np.array_equal(getattr(read, name), column) for name, column in stored.items())
     again = batch_from_columns(batch._asdict())
     assert all(np.array_equal(getattr(again, name), getattr(batch, name)) for name in Batch._fields)

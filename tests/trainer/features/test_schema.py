@@ -5,19 +5,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.errors import SchemaError
 from tests.trainer.lists import item
 from trainer.features import (
     CONTEXT_COLUMNS,
     FEATURE_SCHEMA,
     ITEM_COLUMNS,
+    SCHEMAS,
     context_f16,
     item_f16,
+    schema_of,
 )
+from trainer.features.schema import newest_columns
+
+PINNED = {
+    1: "d6895f4ce90acbac83c668b9c70529c4273fa87b2b405321184a128b3a51e223",
+    2: "39cebc25dccaf1da72beb0b0216bcabbdcab0c687eb56c919ce8facf3dd060ad",
+}
 
 
-def test_schema_is_pinned() -> None:
-    # A change of columns or scaling must change this number, and with it every lineage.
-    assert FEATURE_SCHEMA == "d6895f4ce90acbac83c668b9c70529c4273fa87b2b405321184a128b3a51e223"
+def test_schemas_are_pinned() -> None:
+    # A change of columns or scaling is a new schema: logs and versions name the one they were made with.
+    assert {number: schema.sha256 for number, schema in SCHEMAS.items()} == PINNED
+    assert PINNED[2] == FEATURE_SCHEMA
+
+
+def test_an_unknown_schema_is_named_beside_the_known_ones() -> None:
+    assert schema_of(PINNED[1]).number == 1
+    with pytest.raises(SchemaError, match=f"feature schema beef is unknown; known: 1 .{PINNED[1]}.*, 2 .{PINNED[2]}"):
+        schema_of("beef")
+
+
+def test_columns_that_were_not_logged_have_their_default() -> None:
+    rows = np.array([[1, 2], [3, 4]], np.float16)
+    assert newest_columns(rows, ("page", "hour_sin"), ("hour_sin", "token_1", "page")).tolist() == [
+        [2, 0, 1],
+        [4, 0, 3],
+    ]
+    assert newest_columns(rows, ("page", "hour_sin"), ("page", "hour_sin")) is rows
+    with pytest.raises(KeyError, match="price"):
+        newest_columns(rows, ("page", "hour_sin"), ("price",))
 
 
 def test_item_columns_by_hand() -> None:
@@ -63,3 +90,10 @@ def test_context_by_hand() -> None:
     assert (context_f16(event_ts=0, age_band="65+") == context_f16(event_ts=0, age_band="55+")).all()
     stranger = dict(zip(CONTEXT_COLUMNS, context_f16(event_ts=0, age_band="?", total_hits=9).tolist(), strict=True))
     assert stranger["age_unknown"] == stranger["gender_unknown"] == stranger["has_total_hits"] == 1
+
+
+def test_tokens_and_vector_follow_the_client() -> None:
+    context = context_f16(event_ts=0, tokens=[7, 2_047], query_vector=[0.25, -1])
+    named = dict(zip(CONTEXT_COLUMNS, context.tolist(), strict=False))
+    assert [named[f"token_{number}"] for number in range(1, 9)] == [7, 2_047, 0, 0, 0, 0, 0, 0]
+    assert context[len(CONTEXT_COLUMNS) :].tolist() == [0.25, -1]

@@ -120,9 +120,14 @@ def test_every_step_has_a_full_batch_at_any_traffic(
     sizes: list[int] = []
     train = Learner.train
 
-    def count(self: Learner, examples: Sequence[SessionExample], fresh: Sequence[bool]) -> Step:
+    def count(
+        self: Learner,
+        examples: Sequence[SessionExample],
+        fresh: Sequence[bool],
+        shuffled: Sequence[bool] | None = None,
+    ) -> Step:
         sizes.append(len(examples))
-        return train(self, examples, fresh)
+        return train(self, examples, fresh, shuffled)
 
     monkeypatch.setattr(Learner, "train", count)
     loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)

@@ -36,7 +36,7 @@ class PlainArmmt:
         behaviours = [j for j in range(batch.hist_mask.shape[1]) if batch.hist_mask[row, j]]
         client = batch.client[row].astype(np.float64)
         query = np.concatenate([batch.query[row].astype(np.float64), self.row("category", batch.query_category[row])])
-        context = relu(self.linear("context", np.concatenate([query, client])))
+        context = relu(self.linear("context", np.concatenate([query, client, self.words(batch, row)])))
         keys = [self.entity(batch.hist_id[row, j]) for j in behaviours]
         sides = []
         for j in behaviours:
@@ -76,6 +76,20 @@ class PlainArmmt:
         return Scores(
             logit=np.array([self.linear("logit", h)[0] for h in hidden]),  # (13)
             click=np.array([self.linear("click", h)[0] for h in hidden_mm]),  # (14)
+        )
+
+    def words(self, batch: Batch, row: int) -> Vector:
+        """Return means over words and path of the query, and its vector; the paper has none of them."""
+        tokens = [self.weights["words.token.weight"][token] for token in batch.query_token[row] if token]
+        path = [self.row("category", slot) for slot in batch.query_path[row] if slot]
+        nothing = np.zeros(self.config.d)
+        vector = batch.query_vec[row].astype(np.float64)
+        return np.concatenate(
+            [
+                sum(tokens, nothing) / max(len(tokens), 1),
+                sum(path, nothing) / max(len(path), 1),
+                self.linear("words.project", vector) if batch.query_vec_mask[row] else nothing,
+            ]
         )
 
     def multimodal(
