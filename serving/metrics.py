@@ -1,5 +1,7 @@
 """Prometheus metrics of a serving process; names, labels and help texts are part of the product."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
 from stream.process_metrics import process_registry
@@ -45,6 +47,13 @@ class Metrics:
             ("lineage", "reason"),
             registry=self.registry,
         )
+        self.candidates = Counter(
+            "shelfwise_serving_candidates",
+            "Candidates that a version looked up in an id table, by whether they have a row of their own or share the"
+            " cold row.",
+            ("table", "row"),
+            registry=self.registry,
+        )
         self.impressions = Counter(
             "shelfwise_serving_impressions",
             "Impressions emitted, delivered to the broker, spooled to disk, dropped, and resent from the spool.",
@@ -86,6 +95,11 @@ class Metrics:
             "Profiles removed since the start because serving.profiles_capacity was reached.",
             registry=self.registry,
         )
+
+    def count_candidates(self, counted: Mapping[tuple[str, str], int]) -> None:
+        """Add the candidates of a scored list, by id table and row."""
+        for labels, count in counted.items():
+            self.candidates.labels(*labels).inc(count)
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

@@ -72,7 +72,7 @@ def build(
         version_updater=VersionUpdater(
             Registry(engine) if engine is not None else None,
             versions,
-            lambda address: scorer.load(artifacts, address, compiled=settings.compiled),
+            lambda address: scorer.load(artifacts, address, compiled=settings.compiled, count=metrics.count_candidates),
             metrics,
             pointers=folder / "versions.json",
             clock=system.clock,

@@ -32,7 +32,7 @@ from trainer.models import architecture_hash, encode_config
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
 from trainer.versions.atomic_folder import WriteError
-from trainer.versions.checkpoint import Adoption, Checkpoint, Published, State
+from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Published, State
 from trainer.versions.publisher import Publisher
 
 _log = logging.getLogger(__name__)
@@ -185,6 +185,7 @@ class Loop:
         self._architecture = architecture_hash(lineage.model, learner.config)
         self._boundary_number = 0
         self._published = Published()
+        self._base: Base | None = None
         self._publication_due = False
         self._write_backoff = Backoff(random=pauses.random)
         self._next_write_at: float | None = None
@@ -225,7 +226,8 @@ class Loop:
             _log.warning(
                 "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
             )
-        self.learner.restore(found.files, state.learning)
+        self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
+        self._base = found.base
         self._boundary_number = state.boundary_number
         self._published = state.published
         self._start_at(state.position)
@@ -328,12 +330,14 @@ class Loop:
         try:
             if publishes:
                 self._published = self._write_version()
-            checkpoint.save(
+            base = self._base_of_delta()
+            self._base = checkpoint.save(
                 self._folder,
                 self._state(publishes=publishes),
-                self.learner.to_files(),
+                self.learner.to_files(None if base is None else (base.boundary_ts or 0) // 1000),
                 lambda name: self._failpoint(f"checkpoint.{name}"),
                 self._settings.keep_checkpoints,
+                base,
             )
         except WriteError as error:
             # Learning goes on; what was due is written with the weights of a later boundary.
@@ -354,6 +358,13 @@ class Loop:
             self._register(self._published.artifact)
             self.progress.num_published += 1
             self.progress.version = self._published.version
+
+    def _base_of_delta(self) -> Base | None:
+        """Return the full checkpoint that the next one may leave rows to; None if it must be full itself."""
+        base = self._base
+        if base is None or base.num_deltas >= self._settings.deltas_per_base or not (self._folder / base.name).is_dir():
+            return None
+        return base
 
     def _register(self, sha256: str) -> None:
         backoff = Backoff(random=self._pauses.random)

@@ -49,6 +49,12 @@ def families() -> dict[str, Family]:
             " inverse examination.",
             labels=_LINEAGE,
         ),
+        CounterMetricFamily(
+            "shelfwise_trainer_candidates",
+            "Candidates of trained lists that were looked up in an id table, by whether they have a row of their own or"
+            " share the cold row.",
+            labels=(*_LINEAGE, "table", "row"),
+        ),
         GaugeMetricFamily("shelfwise_trainer_loss", "Loss of the newest batch, by part.", labels=(*_LINEAGE, "part")),
         GaugeMetricFamily(
             "shelfwise_trainer_prequential",
@@ -120,6 +126,8 @@ class LoopCollector(Collector):
         add("pending", len(own.pending))
         for outcome, count in sorted(own.behaviours.items()):
             add("behaviours", count, outcome)
+        for (table, row), count in sorted(own.candidates.items()):
+            add("candidates", count, table, row)
         add("version", progress.version)
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)

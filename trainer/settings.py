@@ -30,6 +30,7 @@ class TrainerSettings:
         max_waiting: Records of one partition that may wait for slower ones before it is paused.
         lease_ttl_s: Life of the lease between renewals.
         keep_checkpoints: Checkpoints kept on disk.
+        deltas_per_base: Checkpoints that hold changed rows only, between two full ones; 0 writes full ones only.
         keep_versions: Newest versions of a lineage kept on disk; not fewer than `keep_checkpoints`. The live version
             always stays.
     """
@@ -47,6 +48,7 @@ class TrainerSettings:
     max_waiting: int = 20_000
     lease_ttl_s: int = 30
     keep_checkpoints: int = 3
+    deltas_per_base: int = 20
     keep_versions: int = 48
 
     def __post_init__(self) -> None:
@@ -55,6 +57,8 @@ class TrainerSettings:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         if self.hold_lists < 0:
             raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
+        if self.deltas_per_base < 0:
+            raise ValueError(f"deltas_per_base = {self.deltas_per_base}: expected 0 or more")
         # A restart from an older checkpoint registers the version of that checkpoint again.
         if self.keep_versions < max(self.keep_checkpoints, 2):
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")

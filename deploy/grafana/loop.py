@@ -5,6 +5,7 @@ from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variabl
 from deploy.grafana.promql import EVENTS, STEP, quantiles, rate, share
 
 _TRAINER = '{lineage=~"$lineage"}'
+_COLD = '{lineage=~"$lineage", row="cold"}'
 
 
 _REQUESTS = "shelfwise_serving_requests_total"
@@ -184,6 +185,26 @@ _TRAIN = Section(
                 Query(
                     text=f"sum by (lineage, reason) (increase(shelfwise_trainer_skipped_total{_TRAINER}{STEP}))",
                     legend="{{lineage}} skipped: {{reason}}",
+                ),
+            ),
+            low=0,
+        ),
+        Panel(
+            title="Candidates on the cold row",
+            description="Share of the candidates whose item, shop, brand or category has no embedding row of its own. A"
+            " share that stays high asks for more rows: model.vocabulary.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"sum by (lineage, table) ({rate('shelfwise_trainer_candidates_total', _COLD)})"
+                    f" / sum by (lineage, table) ({rate('shelfwise_trainer_candidates_total', _TRAINER)})",
+                    legend="{{lineage}} {{table}}",
+                ),
+                Query(
+                    text="sum by (table) (" + rate("shelfwise_serving_candidates_total", '{row="cold"}') + ")"
+                    f" / sum by (table) ({rate('shelfwise_serving_candidates_total')})",
+                    legend="serving {{table}}",
                 ),
             ),
             low=0,

@@ -5,7 +5,7 @@ Weights are arguments of a compiled graph, so versions of one architecture share
 Source: docs/serving.md, docs/training.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from stream.errors import ArtifactError
 from trainer.features import Batch, SessionExample, collate
+from trainer.features.id_maps import count_candidates
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
 
 Forward = Callable[[Batch], Tensor]
+Count = Callable[[Mapping[tuple[str, str], int]], None]
 
 
 class Scorer(Protocol):
@@ -32,18 +34,22 @@ class Scorer(Protocol):
 class TorchScorer:
     """Forward pass of one verified version, without gradients."""
 
-    def __init__(self, version: artifact.LoadedVersion, *, compiled: bool = False) -> None:
+    def __init__(
+        self, version: artifact.LoadedVersion, *, compiled: bool = False, count: Count = lambda _: None
+    ) -> None:
         """Prepare the forward pass.
 
         Args:
             version: The version, with its weights in memory.
             compiled: Whether torch compiles the forward pass.
+            count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
 
         Raises:
             ArtifactError: If the weights are not those of its model.
         """
         self._version = version
         self._compiled = compiled
+        self._count = count
         self._forward = _compiled(version) if compiled else _eager(version)
 
     def score(self, example: SessionExample) -> Sequence[float]:
@@ -57,6 +63,7 @@ class TorchScorer:
             schema=config.feature_schema,
             fixed=self._compiled,
         )
+        self._count(count_candidates(batch))
         scores: list[float] = self._run(batch)[0, : len(example.item_ids)].tolist()
         return scores
 
@@ -79,13 +86,13 @@ class TorchScorer:
             return self._forward(batch)
 
 
-def load(folder: Path, sha256: str, *, compiled: bool = False) -> TorchScorer:
+def load(folder: Path, sha256: str, *, compiled: bool = False, count: Count = lambda _: None) -> TorchScorer:
     """Return the scorer of a version, verified and warm.
 
     Raises:
         ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
     """
-    scorer = TorchScorer(artifact.load(folder, sha256), compiled=compiled)
+    scorer = TorchScorer(artifact.load(folder, sha256), compiled=compiled, count=count)
     scorer.verify()
     scorer.warm_up()
     return scorer

@@ -215,9 +215,15 @@ def context(asked: RankRequest, **filled: Any) -> RankContext:
 
 def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -> dict[str, float]:
     """Return each item's score, computed apart from the service, by the version at `address`."""
+    example = example_of(asked, shop)
     version = scorer.TorchScorer(artifact.load(world.artifacts, address))
+    return dict(zip(example.item_ids, version.score(example), strict=True))
+
+
+def example_of(asked: RankRequest, shop: Catalogue) -> SessionExample:
+    """Return the example of a request from a client without a history."""
     ids = [candidate.item_id for candidate in asked.candidates]
-    example = example_from_request(
+    return example_from_request(
         query_id=asked.query_id or "",
         item_ids=ids,
         items=item_f16([shop.get(item_id) for item_id in ids]),
@@ -233,4 +239,3 @@ def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -
         category=asked.query.category,
         catalogue=shop,
     )
-    return dict(zip(example.item_ids, version.score(example), strict=True))

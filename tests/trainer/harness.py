@@ -23,7 +23,7 @@ LINEAGE = Lineage(
     learning=LearningSettings(seed=3, batch=16, checkpoint_s=20),
     code_version="test",
 )
-SETTINGS = TrainerSettings(publish_s=40, checkpoint_every_wall_s=0)
+SETTINGS = TrainerSettings(publish_s=40, checkpoint_every_wall_s=0, deltas_per_base=2)
 
 
 class Crash(BaseException):

@@ -110,7 +110,7 @@ def test_resume_from_the_checkpoint_before_when_the_newest_is_damaged(
     engine = make_engine(tmp_path)
     feed(make_loop(tmp_path, engine), log[:200])
     newest = sorted((tmp_path / "checkpoints").glob("0*"))[-1]
-    damaged = newest / "weights.safetensors"
+    damaged = newest / "dense.safetensors"
     raw = bytearray(damaged.read_bytes())
     raw[-5] ^= 1
     damaged.write_bytes(bytes(raw))
@@ -147,7 +147,7 @@ def test_unlinked_lines_change_no_weight(
 
 def test_every_checkpoint_is_skipped_but_those_of_versions_when_the_wall_clock_stands(tmp_path: Path) -> None:
     engine = make_engine(tmp_path)
-    rare = replace(SETTINGS, checkpoint_every_wall_s=60)
+    rare = replace(SETTINGS, checkpoint_every_wall_s=60, deltas_per_base=0)
     loop = make_loop(tmp_path, engine, settings=rare)
     feed(loop, make_log())
     assert loop.progress.num_boundaries > loop.progress.num_published == 6

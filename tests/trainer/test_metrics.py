@@ -40,4 +40,7 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     assert value("labels_total") == loop.learner.labels.num > 0
     # Without a curve all labels weigh the same.
     assert value("effective_labels") == loop.learner.labels.num
+    for table in ("item", "shop", "brand", "category"):
+        for row in ("own", "cold"):
+            assert value("candidates_total", table=table, row=row) == loop.learner.candidates[table, row] > 0
     assert (value("watermark_timestamp_seconds") or 0) > 1.7e9

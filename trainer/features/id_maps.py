@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
 from trainer.features import sightings
+from trainer.features.collate import TABLES, Batch
 from trainer.features.hash_index import Hashes, HashIndex, hashes
 from trainer.features.sightings import Counts, Seconds
 from trainer.features.waiting_ids import WaitingIds
@@ -158,10 +159,20 @@ class IdMap:
         is_behind = _LEAD * counts[losers] <= newcomers[: len(losers)]
         return slots[losers[: int(np.count_nonzero(is_behind))]]
 
-    def to_arrays(self, *, counts: bool = True) -> Arrays:
-        """Return the map as arrays in slot order; without `counts` only what a lookup needs."""
+    def slots_in_use(self, since_s: int | None = None) -> NDArray[np.int64]:
+        """Return the slots of ids, ascending; with `since_s`, of those admitted or seen after that boundary."""
+        slots = np.arange(FIRST_SLOT, self._end)
+        return slots if since_s is None else slots[self._seen_s[slots] >= since_s]
+
+    def to_arrays(self, *, counts: bool = True, slots: NDArray[np.int64] | None = None) -> Arrays:
+        """Return the map as arrays in slot order.
+
+        Args:
+            counts: Whether the counts come along; a lookup needs none.
+            slots: Only the ids of these slots.
+        """
         self._settle()
-        used = slice(FIRST_SLOT, self._end)
+        used = self.slots_in_use() if slots is None else slots
         arrays: Arrays = {"high": self._index.high[used], "low": self._index.low[used]}
         if counts:
             arrays |= {"counts": self._counts[used], "seen_s": self._seen_s[used], "now_s": np.array([self._now_s])}
@@ -212,12 +223,12 @@ class IdMaps:
         """Return table name to map, in a fixed order."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def to_arrays(self, *, counts: bool = True) -> Arrays:
-        """Return all maps as arrays named `<table>.<array>`."""
+    def to_arrays(self, *, counts: bool = True, slots: Mapping[str, NDArray[np.int64]] | None = None) -> Arrays:
+        """Return all maps as arrays named `<table>.<array>`, or the ids of these slots only."""
         return {
             f"{name}.{key}": array
             for name, id_map in self.by_name().items()
-            for key, array in id_map.to_arrays(counts=counts).items()
+            for key, array in id_map.to_arrays(counts=counts, slots=None if slots is None else slots[name]).items()
         }
 
     @classmethod
@@ -254,3 +265,16 @@ class IdMaps:
                 for name in cls.__dataclass_fields__
             }
         )
+
+
+def count_candidates(batch: Batch) -> Counter[tuple[str, str]]:
+    """Return the number of candidates by id table, and by `own` or `cold` row.
+
+    Candidates of the row `cold` share it. One without an id of that table, for example without a brand, is not counted.
+    """
+    slots = batch.cand_id[batch.cand_mask]
+    cold, own = np.count_nonzero(slots == COLD_SLOT, axis=0), np.count_nonzero(slots > COLD_SLOT, axis=0)
+    counted: Counter[tuple[str, str]] = Counter()
+    for kind, table in enumerate(TABLES):
+        counted[table, "cold"], counted[table, "own"] = int(cold[kind]), int(own[kind])
+    return counted

@@ -34,7 +34,7 @@ from trainer.features import (
     example_from_session,
     stream_labels,
 )
-from trainer.features.id_maps import IdMaps
+from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
 from trainer.feed.seen import SeenSet
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
@@ -46,6 +46,7 @@ from trainer.models import MODELS, ModelConfig, call, to_torch
 from trainer.models.blocks import Dropout
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
+from trainer.versions.delta import PLACES
 
 _DAY_MS = 86_400_000
 
@@ -98,6 +99,7 @@ class Learner:
         params: All weights by name; tables are named `rows.*`.
         id_maps: Rows of the ids.
         behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
+        candidates: Candidates of trained lists since the process began, by id table and `own` or `cold` row.
         pending: Sessions that wait for their batch to fill.
         labels: Clicked and bought items trained since the process began, by their weights.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
@@ -127,7 +129,7 @@ class Learner:
         self._dense = {n: w.requires_grad_() for n, w in self.params.items() if not n.startswith("rows.")}
         tables = {table: self.params[f"rows.{table}"] for table in TABLES}
         self._dense_optimizer = DenseOptimizer(self._dense, learning)
-        self._row_optimizer = RowOptimizer(tables, learning.rows_lr, learning.accumulator)
+        self._row_optimizer = RowOptimizer(tables, learning)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
         self.id_maps = IdMaps.empty(
             self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
@@ -135,6 +137,7 @@ class Learner:
         self._seen = SeenSet()
         self._converted = SeenSet()
         self.behaviours: Counter[str] = Counter()
+        self.candidates: Counter[tuple[str, str]] = Counter()
         self.pending: list[PendingSession] = []
         self.labels = EffectiveLabels()
         self.counters: Counter[str] = Counter()
@@ -186,6 +189,7 @@ class Learner:
             history=self.config.history,
             schema=self.config.feature_schema,
         )
+        self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
         is_fresh = np.array(fresh)
         is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
@@ -292,7 +296,7 @@ class Learner:
             for table, own in rows.items():
                 gradient = by_leaf.get(id(own))
                 if gradient is not None:
-                    self._row_optimizer.step(table, slots[table], gradient * scale, rate)
+                    self._row_optimizer.step(table, touched[table], gradient * scale, rate)
         return losses, True
 
     def _dropout(self) -> Dropout | None:
@@ -319,32 +323,50 @@ class Learner:
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
         """Apply the changes of a boundary: admit and evict ids, decay the accumulators, remove old keys."""
+        self._row_optimizer.advance(boundary_ts // 1000)
         with torch.no_grad():
             for table, id_map in self.id_maps.by_name().items():
                 changes = id_map.at_boundary(boundary_ts)
-                if changes.admitted.size:
-                    self._row_optimizer.admit(table, torch.from_numpy(changes.admitted).to(self.device))
+                self._row_optimizer.admit(table, changes.admitted)
             if previous_ts is not None:
                 factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
-                self._row_optimizer.decay(factor)
                 self._dense_optimizer.decay(factor)
         self._seen.forget(boundary_ts - self.learning.seen_s * 1000)
         self._converted.forget(boundary_ts - self.learning.converted_s * 1000)
 
-    def to_files(self) -> dict[str, Tensors]:
-        """Return the tensors of a checkpoint."""
-        accumulators = {f"rows.{name}": value for name, value in self._row_optimizer.accumulators.items()}
-        files: dict[str, Tensors] = {
-            "weights": _arrays(self.params),
+    def slots(self, since_s: int | None = None) -> dict[str, NDArray[np.int64]]:
+        """Return the slots in use by table, padding and cold row included.
+
+        With `since_s`, a boundary in seconds of watermark time: those whose row or id changed since then.
+        """
+        found: dict[str, NDArray[np.int64]] = {}
+        for table, id_map in self.id_maps.by_name().items():
+            used = np.arange(FIRST_SLOT + len(id_map))
+            if since_s is not None:
+                changed = self._row_optimizer.changed_s[table][used] >= since_s
+                changed[id_map.slots_in_use(since_s)] = True
+                used = used[changed]
+            found[table] = used
+        return found
+
+    def to_files(self, since_s: int | None = None) -> dict[str, Tensors]:
+        """Return the tensors of a checkpoint; with `since_s`, of a delta since that boundary."""
+        slots = self.slots(since_s)
+        rows = self._row_optimizer.to_arrays(slots)
+        ids = self.id_maps.to_arrays(slots={table: own[own >= FIRST_SLOT] for table, own in slots.items()})
+        if since_s is not None:
+            rows |= {f"{table}.{PLACES}": own for table, own in slots.items()}
+            ids |= {f"{table}.{PLACES}": own[own >= FIRST_SLOT] - FIRST_SLOT for table, own in slots.items()}
+        return {
+            "dense": _arrays(self._dense),
             "dense_optimizer": _arrays(self._dense_optimizer.to_tensors()),
-            "row_optimizer": _arrays(accumulators),
-            "ids": self.id_maps.to_arrays(),
+            "rows": rows,
+            "ids": ids,
             "seen": self._seen.to_arrays(),
             "converted": self._converted.to_arrays(),
             "pending": _pack(self.pending),
             "golden": {} if self.golden is None else self.golden._asdict(),
         }
-        return files
 
     def state(self, prequential: Prequential) -> LearningState:
         """Return the counters that a checkpoint keeps, with these sums of the prequential evaluation."""
@@ -361,21 +383,20 @@ class Learner:
         """Reset the prequential evaluation, for the next version."""
         self.prequential = Prequential()
 
-    def restore(self, files: Mapping[str, Tensors], state: LearningState) -> None:
-        """Continue from the files and the state of a checkpoint.
+    def restore(self, files: Mapping[str, Tensors], state: LearningState, boundary_ts: int) -> None:
+        """Continue from the files and the state of a checkpoint of this boundary.
 
         Raises:
             ArtifactError: If weights are missing, surplus, or of another shape or type.
         """
-        wanted = {name: (tuple(weight.shape), weight.dtype) for name, weight in self.params.items()}
-        weights = _tensors(files["weights"])
+        wanted = {name: (tuple(weight.shape), weight.dtype) for name, weight in self._dense.items()}
+        weights = _tensors(files["dense"])
         if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != wanted:
             raise ArtifactError("checkpoint: weights are not those of this model and configuration")
         with torch.no_grad():
-            for name, weight in self.params.items():
+            for name, weight in self._dense.items():
                 weight.copy_(weights[name])
-            for name, value in self._row_optimizer.accumulators.items():
-                value.copy_(torch.from_numpy(files["row_optimizer"][f"rows.{name}"]))
+            self._row_optimizer.restore(files["rows"], boundary_ts // 1000)
         self._dense_optimizer.restore(_tensors(files["dense_optimizer"]))
         self.id_maps = IdMaps.from_arrays(
             files["ids"],

@@ -1,25 +1,33 @@
 """Checkpoints: weights, optimizer, ids, offsets and counters of one boundary as one unit; the newest whole one wins.
 
+A full checkpoint holds all rows of the id tables that are in use, a delta those that changed since a full one. The
+rest, such as dense weights, is in both.
+
 Source: docs/training.md.
 """
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
 from stream.failpoints import Failpoint, no_failpoint
 from trainer.feed.batches import Position
-from trainer.versions import atomic_folder
+from trainer.versions import atomic_folder, delta
 from trainer.versions.atomic_folder import FileEntry, Tensors
 
 KEEP = 3
+_FORMAT = 2
+_NAME = re.compile("[0-9]{12}-[0-9a-f]{64}")
+_BY_PLACE = {
+    "rows": ("rows", "accumulators", "changed_s"),
+    "ids": ("high", "low", "counts", "seen_s"),
+}
 _log = logging.getLogger(__name__)
 
 
@@ -99,19 +107,42 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CheckpointManifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """State and files of one checkpoint."""
+    """State and files of one checkpoint.
 
-    format: int = 1
+    Attributes:
+        base: Folder of the full checkpoint that a delta needs; None for a full one.
+        num_deltas: Deltas written since that full one, this one included.
+    """
+
+    format: int = _FORMAT
     state: State
+    base: str | None = None
+    num_deltas: int = 0
     files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """A full checkpoint, as its deltas need it.
+
+    Attributes:
+        name: Name of its folder.
+        boundary_ts: Its boundary in watermark time; None before the first session of the log.
+        num_deltas: Deltas written since.
+    """
+
+    name: str
+    boundary_ts: int | None
+    num_deltas: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint in memory."""
+    """A checkpoint in memory, whole, and the full checkpoint that the next deltas may need."""
 
     state: State
-    files: Mapping[str, Mapping[str, NDArray[np.generic]]]
+    files: Mapping[str, Tensors]
+    base: Base
 
 
 def save(
@@ -120,21 +151,55 @@ def save(
     files: Mapping[str, Tensors],
     failpoint: Failpoint = no_failpoint,
     keep: int = KEEP,
-) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep`.
+    base: Base | None = None,
+) -> Base:
+    """Write a checkpoint, remove old ones, and return the full checkpoint of the next deltas.
+
+    The newest `keep` stay, with the full ones that they need. If they all are deltas of one full checkpoint, the newest
+    of the one before stays too.
+
+    Args:
+        folder: Folder of the checkpoints.
+        state: Everything that is no tensor.
+        files: File name to its tensors; those of a delta hold the rows that changed since `base`.
+        failpoint: Called with the name of each step, for crash tests.
+        keep: Newest checkpoints that stay.
+        base: The full checkpoint that the files need; None if they are a full one.
 
     Raises:
         WriteError: If the file system refuses the checkpoint; the earlier ones stay.
     """
 
     def manifest(entries: dict[str, FileEntry]) -> CheckpointManifest:
-        return CheckpointManifest(state=state, files=entries)
+        if base is None:
+            return CheckpointManifest(state=state, files=entries)
+        return CheckpointManifest(state=state, files=entries, base=base.name, num_deltas=base.num_deltas + 1)
 
     path = atomic_folder.write(folder, files, manifest, failpoint, prefix=f"{state.boundary_number:012d}-")
-    for old in _newest_first(folder)[keep:]:
+    for old in set(_newest_first(folder)) - _needed(_newest_first(folder), keep):
         # A folder that cannot be removed is tried again after the next checkpoint.
         shutil.rmtree(old, ignore_errors=True)
-    return path
+    if base is None:
+        return Base(name=path.name, boundary_ts=state.position.boundary_ts)
+    return replace(base, num_deltas=base.num_deltas + 1)
+
+
+def _needed(newest_first: list[Path], keep: int) -> set[Path]:
+    """Return the newest `keep`, the newest of another full checkpoint, and what they need."""
+    kept = newest_first[:keep]
+    bases = {_base_of(path) for path in kept}
+    if len(bases) == 1 and not bases & set(kept[:1]):
+        # If one full checkpoint is damaged, all its deltas are lost with it.
+        kept += [path for path in newest_first[keep:] if _base_of(path) not in bases][:1]
+    return {*kept, *map(_base_of, kept)}
+
+
+def _base_of(path: Path) -> Path:
+    """Return the full checkpoint that a checkpoint needs, itself if it is one or cannot be read."""
+    try:
+        return path.with_name(_manifest(path).base or path.name)
+    except (ArtifactError, ValueError):
+        return path
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -155,17 +220,37 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Return one checkpoint.
+    """Return one checkpoint, a delta with the full checkpoint that it needs.
 
     Raises:
-        ArtifactError: If it is incomplete or damaged.
+        ArtifactError: If it, or the full one, is incomplete or damaged.
     """
+    manifest = _manifest(path)
+    files = atomic_folder.read_files(path, manifest.files)
+    if manifest.base is None:
+        own = Base(name=path.name, boundary_ts=manifest.state.position.boundary_ts)
+        return Checkpoint(manifest.state, files, own)
+    base_path = path.with_name(manifest.base)
+    base = _manifest(base_path)
+    if base.base is not None:
+        raise ArtifactError(f"{path.name}: needs {manifest.base}, which is no full checkpoint")
+    full = atomic_folder.read_files(base_path, base.files)
+    whole = {name: delta.put_in(full[name], files[name], columns) for name, columns in _BY_PLACE.items()}
+    found = Base(name=manifest.base, boundary_ts=base.state.position.boundary_ts, num_deltas=manifest.num_deltas)
+    return Checkpoint(manifest.state, {**files, **whole}, found)
+
+
+def _manifest(path: Path) -> CheckpointManifest:
     raw = atomic_folder.read_manifest(path)
     try:
         manifest = msgspec.json.decode(raw, type=CheckpointManifest)
     except msgspec.MsgspecError as error:
         raise ArtifactError(f"{path.name}/{atomic_folder.MANIFEST}: {error}") from error
-    return Checkpoint(manifest.state, atomic_folder.read_files(path, manifest.files))
+    if manifest.format != _FORMAT:
+        raise ArtifactError(f"{path.name}: format {manifest.format}, this release reads format {_FORMAT}")
+    if manifest.base is not None and not _NAME.fullmatch(manifest.base):
+        raise ArtifactError(f"{path.name}: base '{manifest.base[:80]}' is no name of a checkpoint")
+    return manifest
 
 
 def _newest_first(folder: Path) -> list[Path]:

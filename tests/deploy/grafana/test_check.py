@@ -266,6 +266,7 @@ class Processes:
             self.serving.requests.labels(arm, "none").inc(9)
             self.serving.latency.labels(arm).observe(0.004)
         self.serving.requests.labels("control", "late").inc()
+        self.serving.count_candidates({("item", "own"): 8, ("item", "cold"): 1})
         self.serving.version.labels("test").set(self.step)
         self.serving.version_changes.labels("test").inc()
         self.serving.impressions.labels("emitted").inc(10)

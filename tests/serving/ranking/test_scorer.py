@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from serving.ranking import scorer
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
-from tests.serving.world import World, items, publish, request, scores_of
+from tests.serving.world import World, example_of, items, publish, request, scores_of
 from trainer.versions import artifact
 
 
@@ -24,6 +25,17 @@ def test_a_list_has_one_score_per_candidate(world: World) -> None:
     address = publish(world.artifacts, "base", 1)
     found = scores_of(world, address, request(num_candidates=7), Catalogue(items()))
     assert list(found) == [f"i-{k}" for k in range(7)]
+
+
+def test_candidates_are_counted_by_table_and_row(world: World) -> None:
+    counted: Counter[tuple[str, str]] = Counter()
+    loaded = scorer.load(world.artifacts, publish(world.artifacts, "base", 1), count=counted.update)
+    assert not counted, "golden lists are no requests"
+    example = example_of(request(num_candidates=7), Catalogue(items()))
+    example.item_ids[0] = example.entity[0][0] = "never seen"
+    loaded.score(example)
+    assert (counted["item", "own"], counted["item", "cold"]) == (6, 1)
+    assert (counted["brand", "own"], counted["brand", "cold"]) == (0, sum(map(bool, example.entity[2])))
 
 
 def test_golden_scores_that_differ_are_refused(world: World) -> None:

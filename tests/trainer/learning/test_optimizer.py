@@ -59,22 +59,29 @@ def test_scores_of_gathered_rows_equal_those_of_whole_tables() -> None:
 
 def test_row_wise_adagrad_by_hand() -> None:
     table = torch.zeros(4, 2)
-    optimizer = RowOptimizer({"item": table}, lr=0.5, accumulator=0.1)
+    learning = LearningSettings(rows_lr=0.5, accumulator=0.1, accumulator_decay_per_day=0.25)
+    optimizer = RowOptimizer({"item": table}, learning)
     gradient = torch.tensor([[9.0, 9.0], [3.0, 1.0]])
-    optimizer.step("item", torch.tensor([0, 2]), gradient)
+    optimizer.step("item", np.array([0, 2]), gradient)
     accumulator = 0.1 + (9 + 1) / 2
     assert optimizer.accumulators["item"].tolist() == pytest.approx([0.1, 0.1, accumulator, 0.1])
     assert table[2].tolist() == pytest.approx([-0.5 * 3 / accumulator**0.5, -0.5 / accumulator**0.5])
     assert table[[0, 1, 3]].count_nonzero() == 0
-    optimizer.decay(0.01)
-    assert optimizer.accumulators["item"].tolist() == pytest.approx([0.1] * 4)
+    # A quarter of the sum is left after a day, then the floor.
+    for days, left in [(1, accumulator / 4), (2, accumulator / 16), (30, 0.1)]:
+        optimizer.advance(days * 86_400)
+        again = torch.zeros(2, 2)
+        again[1] = 1e-6
+        optimizer.step("item", np.array([0, 2]), again)
+        assert optimizer.accumulators["item"].tolist() == pytest.approx([0.1, 0.1, max(left, 0.1), 0.1])
+    assert optimizer.changed_s["item"].tolist() == [0, 0, 30 * 86_400, 0]
 
 
 def test_admitted_rows_start_from_the_cold_row() -> None:
     table = torch.arange(8.0).reshape(4, 2)
-    optimizer = RowOptimizer({"item": table}, lr=0.5, accumulator=0.1)
-    optimizer.step("item", torch.tensor([0, 3]), torch.ones(2, 2))
-    optimizer.admit("item", torch.tensor([3]))
+    optimizer = RowOptimizer({"item": table}, LearningSettings(rows_lr=0.5, accumulator=0.1))
+    optimizer.step("item", np.array([0, 3]), torch.ones(2, 2))
+    optimizer.admit("item", np.array([3]))
     assert torch.equal(table[3], table[1])
     assert optimizer.accumulators["item"][3] == pytest.approx(0.1)
 
