@@ -28,6 +28,9 @@ class Metrics:
         self.refused = Counter(
             "shelfwise_serving_refused", "Refused HTTP requests, by status code.", ("status",), registry=self.registry
         )
+        self.swapped = Counter(
+            "shelfwise_serving_swapped", "Answers in which two items changed places.", ("arm",), registry=self.registry
+        )
         self.latency = Histogram(
             "shelfwise_serving_latency_seconds",
             "Time from the arrival of a rank request to its answer.",

@@ -18,6 +18,9 @@ class ServingSettings:
             that waits for half of it is not scored.
         max_body_bytes: Size of a request body above which it is refused with 413.
         num_scored: Number of candidates that the model scores; the others follow in incoming order.
+        swap_share: Share of the lists in which two items change places, so that examination by position can be
+            estimated; below 0.5, 0 = none. Lists that fall back to the incoming order, and shuffled ones, stay.
+        swap_reach: Largest distance of the two positions; 1 = neighbours.
         trust_event_ts: Take the time of an impression from the request, for simulations and replays.
         default_lineage: Lineage that scores clients outside of the experiment; empty = incoming order.
         layer: Experiment layer of this service.
@@ -39,6 +42,8 @@ class ServingSettings:
     deadline_ms: float = 30.0
     max_body_bytes: int = 256 * 1024
     num_scored: int = 30
+    swap_share: float = 0.0
+    swap_reach: int = 29
     trust_event_ts: bool = False
     default_lineage: str = ""
     layer: str = "ranker"
@@ -60,6 +65,11 @@ class ServingSettings:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
         if not 1 <= self.num_scored <= 30:
             raise ValueError(f"num_scored = {self.num_scored}: expected 1 to 30, the list size of the models")
+        # Below one half, the items that were moved are known by their propensity.
+        if not 0 <= self.swap_share < 0.5:
+            raise ValueError(f"swap_share = {self.swap_share}: expected at least 0 and less than 0.5")
+        if self.swap_reach < 1:
+            raise ValueError(f"swap_reach = {self.swap_reach}: expected at least 1")
         if self.collect_currency:
             try:
                 currency_code(self.collect_currency)

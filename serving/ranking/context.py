@@ -46,6 +46,7 @@ class RankContext:
         scores: Scores of the first candidates; None if no version scored the list.
         fallback: Reason why no version scored the list although a lineage was assigned.
         items: The candidates in answer order.
+        propensity: The chance of the position of each of these items; empty if all are certain.
         latency_us: Time from the arrival until the order was known.
     """
 
@@ -60,6 +61,7 @@ class RankContext:
     scores: Sequence[float] | None = None
     fallback: str | None = None
     items: tuple[RankedItem, ...] = ()
+    propensity: Sequence[float] = ()
     latency_us: int = 0
 
     @property

@@ -6,7 +6,6 @@ Source: docs/serving.md.
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.context import RankContext
 from serving.ranking.features import logged
-from serving.ranking.rank import is_shuffled
 from stream.schemas.events import MAX_ITEMS, PRODUCT, Assignment, Impression, Query, ShownItems
 
 SOURCE = "serving"
@@ -20,14 +19,16 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
         attributes: Facts about the process, such as its host.
     """
     request, identity = context.request, context.identity
-    shown = [item for item in context.items if item.rank_in <= MAX_ITEMS]
+    chances = context.propensity or [1.0] * len(context.items)
+    placed = [each for each in zip(context.items, chances, strict=True) if each[0].rank_in <= MAX_ITEMS]
+    shown = [item for item, _ in placed]
     rows = [item.rank_in - 1 for item in shown]
     types = [request.candidates[row].type for row in rows]
     scores = [item.score for item in shown if item.score is not None]
     if scores and len(scores) < len(shown):
         attributes = {**attributes, "num_scored": len(scores)}
         # A column of scores has no gaps: each unscored item repeats the lowest score, and stands below the scored ones.
-        scores += [scores[-1]] * (len(shown) - len(scores))
+        scores += [min(scores)] * (len(shown) - len(scores))
     return Impression(
         event_id=identity.event_id,
         event_ts=identity.event_ts,
@@ -49,7 +50,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
             rank_in=[item.rank_in for item in shown],
             price_minor=[context.price_minor[row] for row in rows],
             score=scores or None,
-            propensity=[1 / len(request.candidates) if is_shuffled(context) else 1.0] * len(shown),
+            propensity=[chance for _, chance in placed],
             type=types if set(types) != {PRODUCT} else None,
         ),
         assignment=_assignments(context.assignment),

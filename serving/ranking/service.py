@@ -6,6 +6,7 @@ in memory, and the impression goes to a queue.
 Source: docs/serving.md.
 """
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from serving.ranking.features import FeatureBuilder
 from serving.ranking.impression import impression
 from serving.ranking.inference import Inference
 from serving.ranking.replicas import CURRENT, STARTING, ReplicaUpdater
+from serving.ranking.swaps import SwapPolicy
 from serving.ranking.versions import VersionManager, VersionUpdater
 from serving.schemas import Health, RankAnswer, RankRequest
 from serving.settings import ServingSettings
@@ -98,6 +100,13 @@ class Service:
         self._features = FeatureBuilder(
             self.catalogue, self.profiles, num_scored=settings.num_scored, query_hash_key=query_hash_key
         )
+        self._swaps = SwapPolicy(
+            share=settings.swap_share,
+            reach=settings.swap_reach,
+            num_positions=settings.num_scored,
+            # The key of a keyed BLAKE2 has at most 64 bytes.
+            key=hashlib.sha256(query_hash_key).digest(),
+        )
         self._inference = Inference(self._features, self._system.clock)
         self._is_polled = threading.Event()
         self._is_draining = False
@@ -126,11 +135,13 @@ class Service:
         # An error before the features were built is not the version's.
         if context.version and context.features and context.fallback in rank.BAD_OUTPUTS:
             self.versions.report_bad_output(context.version)
-        context.items = rank.order(context)
+        context.items, context.propensity, is_swapped = self._swaps.placed(context, rank.order(context))
         context.latency_us = int((clock() - arrival_s) * 1e6)
         self._emitter.offer(impression(context, self._attributes()))
         arm = context.assignment.arm or NONE
         self.metrics.requests.labels(arm, context.fallback or NONE).inc()
+        if is_swapped:
+            self.metrics.swapped.labels(arm).inc()
         self.metrics.latency.labels(arm).observe(context.latency_us / 1e6)
         return context.answer()
 

@@ -3,7 +3,7 @@ from msgspec.structs import replace
 
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.impression import impression
-from serving.ranking.rank import by_score, in_incoming_order, order
+from serving.ranking.rank import by_score, in_incoming_order
 from serving.ranking.versions import ServedVersion
 from tests.serving.world import START_MS, StubScorer, context, request
 
@@ -37,19 +37,13 @@ def test_the_types_of_the_candidates_are_logged_in_shown_order(types: list[str],
     assert impression(context(asked, items=items, price_minor=[1] * 3), {}).items.type == expected
 
 
-@pytest.mark.parametrize(
-    ("assignment", "propensity"),
-    [
-        (ClientAssignment(bucket=7, policy="shuffle"), 0.25),
-        (ClientAssignment(bucket=7, policy="incoming_order"), 1.0),
-        (ClientAssignment(bucket=7, lineage="base", policy="shuffle"), 1.0),
-    ],
-)
-def test_a_shuffled_list_logs_the_chance_of_each_place(assignment: ClientAssignment, propensity: float) -> None:
-    asked = request(num_candidates=4)
-    ranked = context(asked, assignment=assignment, price_minor=[1] * 4)
-    ranked.items = order(ranked)
-    assert impression(ranked, {}).items.propensity == [propensity] * 4
+def test_each_item_is_logged_with_the_chance_of_its_position() -> None:
+    asked = request(num_candidates=250)
+    chances = [number / 250 for number in range(1, 251)]
+    found = impression(
+        context(asked, items=in_incoming_order(asked)[::-1], propensity=chances, price_minor=[1] * 200), {}
+    )
+    assert found.items.propensity == chances[50:]
 
 
 def test_unscored_items_repeat_the_lowest_score_and_their_number_is_logged() -> None:
@@ -60,6 +54,9 @@ def test_unscored_items_repeat_the_lowest_score_and_their_number_is_logged() -> 
     )
     assert found.items.score == [2.0, 1.0, 1.0, 1.0]
     assert found.attributes == {"num_scored": 2}
+    swapped = tuple(replace(by_score(asked, "q-1", scores)[row], position=at) for at, row in enumerate((1, 0, 2, 3), 1))
+    exchanged = context(asked, version=VERSION, scores=scores, items=swapped, price_minor=[1] * 4)
+    assert impression(exchanged, {}).items.score == [1.0, 2.0, 1.0, 1.0]
 
 
 def test_a_fallback_has_no_scores_and_no_version() -> None:

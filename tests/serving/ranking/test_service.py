@@ -3,6 +3,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -289,3 +290,17 @@ def test_requests_in_flight_together_are_all_answered(world: World) -> None:
     found = asyncio.run(go())
     assert Counter(answer.fallback for answer in found) == {None: 100}
     assert all([item.rank_in for item in answer.items] == list(range(30, 0, -1)) for answer in found)
+
+
+def test_a_share_of_the_lists_is_swapped_and_logged_with_its_chances(world: World) -> None:
+    service = world.service(replace(SETTINGS, swap_share=0.4))
+    use(service, StubScorer(good))
+    found = run(service, 20)
+    logged = spooled(world)
+    moved = [min(each.items.propensity or [1.0]) < 0.01 for each in logged]
+    shown = [[item.item_id for item in answer.items] for answer in found]
+    assert [each.items.object_id for each in logged] == shown
+    best_first = [f"i-{number}" for number in range(29, -1, -1)]
+    assert [ids != best_first for ids in shown] == moved
+    assert 0 < sum(moved) < 20
+    assert service.metrics.registry.get_sample_value("shelfwise_serving_swapped_total", {"arm": "none"}) == sum(moved)
