@@ -67,6 +67,7 @@ class ArmmtConfig(ModelConfig):
 
 PROFILES: Mapping[str, ArmmtConfig] = {
     "tiny": ArmmtConfig(
+        touch_columns=True,
         vector_width=16,
         d=8,
         context=16,
@@ -78,5 +79,5 @@ PROFILES: Mapping[str, ArmmtConfig] = {
         mm_layers=1,
         global_layers=1,
     ),
-    "full": ArmmtConfig(),
+    "full": ArmmtConfig(touch_columns=True),
 }

@@ -46,6 +46,7 @@ class ModelConfig:
         feature_schema: Number of the feature schema whose columns are read.
         num_columns: Numbers of a candidate in data of another form; 0 = the columns of the feature schema.
         uses_rank: Whether `rank_in` and the columns that depend on it are read.
+        touch_columns: Whether columns that compare a candidate with the touched items of its list are inputs.
         modalities: Vectors that are read.
         attention: Weights of behaviours: a masked softmax, or DIN's un-normalised weights.
         attention_hidden: Widths of the attention's two hidden layers.
@@ -66,6 +67,7 @@ class ModelConfig:
     feature_schema: Literal[1, 2] = 2
     num_columns: int = 0
     uses_rank: bool = True
+    touch_columns: bool = False
     modalities: tuple[Modality, ...] = ("text",)
     attention: Literal["softmax", "raw"] = "softmax"
     attention_hidden: tuple[int, int] = (64, 16)
@@ -94,15 +96,16 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"width = {width}: expected a multiple of heads = {heads}")
 
 
+_LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0}
+"""Settings that came after lineages were registered, with the value that those lineages have: no part of their hash."""
+
+
 def architecture_hash(name: str, config: ModelConfig) -> str:
     """Return the sha256 (64 hex digits) of a model's name and configuration.
 
     >>> architecture_hash("prm", ModelConfig()) == architecture_hash("prm", ModelConfig(d=32))
     True
     """
-    values = asdict(config)
-    if config.feature_schema == 1:
-        # Lineages of schema 1 were registered before the schema was a setting.
-        del values["feature_schema"]
+    values = {key: value for key, value in asdict(config).items() if key not in _LATER or value != _LATER[key]}
     text = json.dumps({"model": name, "config": values}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

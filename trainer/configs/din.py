@@ -23,6 +23,8 @@ class DinConfig(ModelConfig):
 
 
 PROFILES: Mapping[str, DinConfig] = {
-    "tiny": DinConfig(vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)),
-    "full": DinConfig(),
+    "tiny": DinConfig(
+        touch_columns=True, vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)
+    ),
+    "full": DinConfig(touch_columns=True),
 }

@@ -53,10 +53,14 @@ class DppConfig(DiversityConfig):
 
 
 MMR_PROFILES: Mapping[str, MmrConfig] = {
-    "tiny": MmrConfig(vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)),
-    "full": MmrConfig(),
+    "tiny": MmrConfig(
+        touch_columns=True, vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)
+    ),
+    "full": MmrConfig(touch_columns=True),
 }
 DPP_PROFILES: Mapping[str, DppConfig] = {
-    "tiny": DppConfig(vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)),
-    "full": DppConfig(),
+    "tiny": DppConfig(
+        touch_columns=True, vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), tower=(32, 16)
+    ),
+    "full": DppConfig(touch_columns=True),
 }

@@ -29,6 +29,8 @@ class DlcmConfig(ModelConfig):
 
 # The width gives DLCM about as many weights as ARMMT has in the same profile.
 PROFILES: Mapping[str, DlcmConfig] = {
-    "tiny": DlcmConfig(vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), width=56, units=8),
-    "full": DlcmConfig(),
+    "tiny": DlcmConfig(
+        touch_columns=True, vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), width=56, units=8
+    ),
+    "full": DlcmConfig(touch_columns=True),
 }

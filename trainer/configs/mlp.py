@@ -23,6 +23,6 @@ class MlpConfig(ModelConfig):
 
 
 PROFILES: Mapping[str, MlpConfig] = {
-    "tiny": MlpConfig(vector_width=16, d=8, context=16, history=10, hidden=(32, 32)),
-    "full": MlpConfig(),
+    "tiny": MlpConfig(touch_columns=True, vector_width=16, d=8, context=16, history=10, hidden=(32, 32)),
+    "full": MlpConfig(touch_columns=True),
 }

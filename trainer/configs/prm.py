@@ -39,6 +39,7 @@ class PrmConfig(ModelConfig):
 # The width gives PRM as many weights as ARMMT has in the same profile.
 PROFILES: Mapping[str, PrmConfig] = {
     "tiny": PrmConfig(
+        touch_columns=True,
         vector_width=16,
         d=8,
         context=16,
@@ -49,5 +50,5 @@ PROFILES: Mapping[str, PrmConfig] = {
         layers=1,
         tower=(32, 16),
     ),
-    "full": PrmConfig(),
+    "full": PrmConfig(touch_columns=True),
 }

@@ -39,7 +39,16 @@ class SetRankConfig(ModelConfig):
 # The width gives SetRank about as many weights as ARMMT has in the same profile.
 PROFILES: Mapping[str, SetRankConfig] = {
     "tiny": SetRankConfig(
-        vector_width=16, d=8, context=16, history=10, attention_hidden=(16, 8), width=72, heads=2, layers=1, points=8
+        touch_columns=True,
+        vector_width=16,
+        d=8,
+        context=16,
+        history=10,
+        attention_hidden=(16, 8),
+        width=72,
+        heads=2,
+        layers=1,
+        points=8,
     ),
-    "full": SetRankConfig(),
+    "full": SetRankConfig(touch_columns=True),
 }

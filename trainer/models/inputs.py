@@ -21,6 +21,7 @@ from trainer.features.schema import (
 )
 from trainer.models.batch import TensorBatch
 from trainer.models.blocks import TargetAttention, zero_unless
+from trainer.models.touches import TouchColumns
 
 _ACTIONS = 5
 _SIDE = _ACTIONS + len(HISTORY_NUM_COLUMNS)
@@ -32,7 +33,7 @@ class Inputs(NamedTuple):
     Attributes:
         entity: [B,n,3d] item, shop, brand of the candidates: the query of the attention.
         category: [B,n,d].
-        num: [B,n,F] numbers, without those of rank where the model does not use it.
+        num: [B,n,F] numbers, without those of rank where the model does not use it, then those by touches.
         rank: [B,n,d] embedding of `rank_in`, or None.
         behaviour: [B,L,3d] item, shop, brand of the behaviours: the keys.
         side: [B,L,s] type one-hot, log count, log age.
@@ -70,9 +71,19 @@ def num_columns(config: ModelConfig) -> tuple[str, ...]:
     return columns if config.uses_rank else columns[: -len(RANK_COLUMNS)]
 
 
+def schema_width(config: ModelConfig) -> int:
+    """Return the number of columns that the model reads of the batch's numbers."""
+    return config.num_columns or len(num_columns(config))
+
+
+def has_touches(config: ModelConfig) -> bool:
+    """Return whether the touched items of a list are inputs: data of another form name none."""
+    return config.touch_columns and not config.num_columns
+
+
 def num_width(config: ModelConfig) -> int:
     """Return F as the model sees it."""
-    return config.num_columns or len(num_columns(config))
+    return schema_width(config) + (TouchColumns.width(config) if has_touches(config) else 0)
 
 
 class IdTables(nn.Module):
@@ -135,7 +146,8 @@ class InputLayer(nn.Module):
         self.words = QueryWords(config) if SCHEMAS[config.feature_schema].reads_query else None
         width = len(QUERY_COLUMNS) + config.d + len(CLIENT_COLUMNS) + (0 if self.words is None else 3 * config.d)
         self.context = nn.Linear(width, config.context)
-        self._num_width = num_width(config)
+        self.touches = TouchColumns(config) if has_touches(config) else None
+        self._schema_width = schema_width(config)
         self._max_rank = config.max_rank
 
     def read(self, batch: TensorBatch) -> Inputs:
@@ -156,10 +168,11 @@ class InputLayer(nn.Module):
             about.append(self.words(batch, self.rows))
         context = self.context(torch.cat(about, dim=-1))
         empty = ~hist_mask.any(dim=1, keepdim=True)
+        num = zero_unless(mask, batch.cand_num[..., : self._schema_width])
         return Inputs(
             entity=torch.cat(cand[:3], dim=-1),
             category=cand[3],
-            num=zero_unless(mask, batch.cand_num[..., : self._num_width]),
+            num=num if self.touches is None else torch.cat([num, self.touches(batch)], dim=-1),
             rank=rank,
             behaviour=torch.cat(behaviour, dim=-1),
             side=torch.cat([types.to(batch.hist_num.dtype), zero_unless(hist_mask, batch.hist_num)], dim=-1),

@@ -114,6 +114,7 @@ def test_every_switch_is_finite_and_trains_every_weight_it_has(config: ArmmtConf
         for name in params
         if name.startswith(tuple(f"modalities.{modality}." for modality in left_out))
         or (not config.id_perspective and name in {"rows.item", "rows.shop", "rows.brand", "rank.weight"})
+        or (not (config.id_perspective or config.perspectives) and name == "touches.distance.weight")
     }
     assert all(grad is None or bool(torch.isfinite(grad).all()) for grad in grads)
     assert (outputs.click_logit is not None) == config.aux

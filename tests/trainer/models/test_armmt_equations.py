@@ -18,6 +18,7 @@ KNOWN = catalogue()
 TINY = replace(
     PROFILES["tiny"],
     vocabulary=Vocabulary(item=200, shop=200, brand=200, category=200),
+    touch_columns=False,  # The paper has none.
     field_layers=2,
     mm_layers=2,
     global_layers=2,

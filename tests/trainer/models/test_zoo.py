@@ -55,10 +55,20 @@ def test_hash_is_pinned() -> None:
     # unnoticed.
     tiny = MODELS["armmt"].profiles["tiny"]
     assert (
-        architecture_hash("armmt", replace(tiny, feature_schema=1))
+        architecture_hash("armmt", replace(tiny, feature_schema=1, touch_columns=False))
         == "34790868f9cfa77a8d48fedd54ee41cf9e64ae67ce21e5e29c37d12feefa11ce"
     )
-    assert architecture_hash("armmt", tiny) == "86cb5edab68741aa3500fb06b5cc3ac01259a1ece05978b01a41114e55464c2d"
+    assert (
+        architecture_hash("armmt", replace(tiny, touch_columns=False))
+        == "86cb5edab68741aa3500fb06b5cc3ac01259a1ece05978b01a41114e55464c2d"
+    )
+    assert architecture_hash("armmt", tiny) == "1aadd635e6c3fd0bf26a61d1e33da544cda64bc66cfdcd27510bf4d5e0b6e875"
+
+
+def test_a_configuration_from_before_a_setting_is_read_as_it_was() -> None:
+    config = replace(MODELS["prm"].profiles["tiny"], touch_columns=False)
+    stored = {name: value for name, value in encode_config(config).items() if name != "touch_columns"}
+    assert decode_config("prm", json.loads(json.dumps(stored))) == config
 
 
 def test_what_does_not_fit_is_refused() -> None:
