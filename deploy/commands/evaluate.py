@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress as Bar
 
-from deploy.commands.output import JsonFlag, console, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, assignments, console, context, err_console, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.configuration import Context, environment
 from stream.errors import ConfigError
@@ -41,6 +41,13 @@ def evaluate(
         Path | None, typer.Option(help="JSON lines of the topic `items`, for brands and vectors of a file's sessions.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Profile of the models: tiny or full.")] = None,
+    model_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[MODEL.]KEY=VALUE",
+            help="Set a key of the section [model], of one model or of all that have it; repeatable.",
+        ),
+    ] = None,
     label: Annotated[str, typer.Option(help="Label that makes an item positive: order or click.")] = "order",
     policy: Annotated[
         str | None, typer.Option(help="Only test lists that this policy ordered: shuffle; by default all lists.")
@@ -99,16 +106,20 @@ def evaluate(
     origins = {f"{setting.section}.{setting.key}": setting.origin for setting in loaded.settings.resolved}
     if origins["learning.lr"] == "default" and learning.optimizer == "adamw":
         learning = replace(learning, lr=_OFFLINE_LR)
+    by_model = _model_overrides(model_set or [], [name for name in chosen if name != LIGHTGBM])
     configs = {
-        name: context(ctx, {"trainer.profile": profile, "trainer.model": name}).settings.get("model", ModelConfig)
-        for name in chosen
-        if name != LIGHTGBM
+        name: context(ctx, {"trainer.profile": profile, "trainer.model": name, **overrides}).settings.get(
+            "model", ModelConfig
+        )
+        for name, overrides in by_model.items()
     }
     make_deterministic(settings.threads)
     bounds = parse_time(validation_from, "--validation-from"), parse_time(test_from, "--test-from")
     found = _load(loaded, data, path, items, bounds)
     if policy is not None:
         found = replace(found, split=shuffled_alone(found.split), name=f"{found.name}, shuffled test lists")
+    if model_set:
+        found = replace(found, note=f"{found.note}; {', '.join(model_set)}")
     configs = {name: for_data(name, config, found) for name, config in configs.items()}
     request = Request(
         models=chosen,
@@ -148,6 +159,28 @@ def _names(models: str) -> list[str]:
         if names.count(name) > 1:
             raise ConfigError(f"--models names {name} twice")
     return names
+
+
+def _model_overrides(model_set: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Return the settings of each model by their paths, from keys with or without the name of a model.
+
+    Raises:
+        ConfigError: If none of the models has a key.
+    """
+    from stream.settings import keys
+    from trainer.configs import MODEL_PROFILES
+
+    found: dict[str, dict[str, object]] = {name: {} for name in models}
+    for key, value in assignments(model_set, "--model-set").items():
+        model, _, own = key.partition(".")
+        named = [model] if model in found else models
+        path = own if model in found else key
+        takers = [name for name in named if name in MODEL_PROFILES and path in keys(type(MODEL_PROFILES[name]["tiny"]))]
+        if not takers:
+            raise ConfigError(f"--model-set {key}={value}: '{path}' is no setting of {', '.join(named) or 'any model'}")
+        for name in takers:
+            found[name][f"model.{path}"] = value
+    return found
 
 
 def _reporter(bar: Bar, num_fits: int) -> "Callable[[Progress], None]":

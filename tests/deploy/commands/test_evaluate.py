@@ -55,6 +55,19 @@ def test_own_sessions_give_a_table_a_document_and_a_page(sessions: Path, tmp_pat
     assert "<svg" in (out / "evaluation.html").read_text()
 
 
+def test_settings_of_models_are_taken_by_those_that_have_them(sessions: Path) -> None:
+    argv = ["--data", str(sessions), "--models", "mlp,prm", "--seeds", "1", *QUICK[2:], "--json"]
+    plain = msgspec.json.decode(run(*argv))
+    changed = msgspec.json.decode(run(*argv, "--model-set", "layers=2", "--model-set", "prm.d=16"))
+    weights = [[row["num_weights"] for row in found["rows"][-2:]] for found in (plain, changed)]
+    assert weights[0][0] == weights[1][0]
+    assert weights[0][1] < weights[1][1]
+    assert changed["note"] == plain["note"] + "; layers=2, prm.d=16"
+    for wrong in ("colour=2", "mlp.layers=2", "din.layers=2"):
+        with pytest.raises(ConfigError, match=f"--model-set {wrong}"):
+            run(*argv, "--model-set", wrong)
+
+
 def test_json_is_the_same_document_and_equal_on_a_second_run(sessions: Path, tmp_path: Path) -> None:
     argv = ["--data", str(sessions), "--models", "prm", *QUICK, "--json", "--out", str(tmp_path)]
     printed = run(*argv)
