@@ -1,5 +1,7 @@
 """Calibration: whether probabilities match frequencies."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,15 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryCalibration:
+    """Calibration of the lists of one query category; "" = unknown."""
+
+    category: str
+    num_lists: int
+    calibration: Calibration
+
+
 def calibration(probability: Floats, positive: Mask, bins: int = 15) -> Calibration:
     """Return the calibration of probabilities, with bins of equal mass.
 
@@ -53,3 +64,31 @@ def calibration(probability: Floats, positive: Mask, bins: int = 15) -> Calibrat
     return Calibration(
         ratio=None if total == 0 else float(probability.sum() / total), ece=float(gaps / rows.size), bins=found
     )
+
+
+def by_category(
+    probability_BL: Floats, positive_BL: Mask, mask_BL: Mask, category: Sequence[str], *, top: int = 10, bins: int = 15
+) -> tuple[CategoryCalibration, ...]:
+    """Return the calibration of the categories with most lists, the largest first.
+
+    Args:
+        probability_BL: Probability of each item.
+        positive_BL: Positive items.
+        mask_BL: Real items of the lists that count; a list without any plays no part.
+        category: Query category of each list.
+        top: Number of categories.
+        bins: Bins of equal mass in each category.
+    """
+    names = np.asarray(category, dtype=np.str_)
+    counts = Counter(names[mask_BL.any(axis=1)].tolist())
+    found = []
+    for name, num_lists in sorted(counts.items(), key=lambda each: (-each[1], each[0]))[:top]:
+        own = mask_BL & (names == name)[:, None]
+        found.append(
+            CategoryCalibration(
+                category=name,
+                num_lists=num_lists,
+                calibration=calibration(probability_BL[own], positive_BL[own], bins),
+            )
+        )
+    return tuple(found)

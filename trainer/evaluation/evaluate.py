@@ -10,7 +10,7 @@ import numpy as np
 
 from stream.errors import ConfigError
 from trainer.evaluation import lightgbm_peer, metrics, neural, simple
-from trainer.evaluation.calibration import Calibration, calibration
+from trainer.evaluation.calibration import Calibration, CategoryCalibration, by_category, calibration
 from trainer.evaluation.intervals import RESAMPLES, Interval, paired_bootstrap
 from trainer.evaluation.lightgbm_peer import LIGHTGBM
 from trainer.evaluation.lists import Columns, Dataset, Label, LabelledList, excluded, with_label
@@ -82,6 +82,7 @@ class Row:
         policy_values: `clicks` and `orders` on the first k ranks if lists had been shown in the ranker's order, by the
             propensities of the log and the scores of the first seed; empty where no place was drawn at random.
         calibration: Of the probabilities within lists, pooled over seeds; only for rankers whose scores are logits.
+        categories: The same by query category, of the first seed, for the ten categories with most lists.
         epochs: Epochs of each seed's fit.
         best_epochs: Epoch, or number of trees, that validation chose, by seed.
         num_weights: Dense weights of a model.
@@ -95,6 +96,7 @@ class Row:
     differences: Mapping[str, Interval] = field(default_factory=dict)
     policy_values: Mapping[str, PolicyValue] = field(default_factory=dict)
     calibration: Calibration | None = None
+    categories: tuple[CategoryCalibration, ...] = ()
     epochs: tuple[tuple[Epoch, ...], ...] = ()
     best_epochs: tuple[int, ...] = ()
     num_weights: int | None = None
@@ -295,6 +297,7 @@ def _row(scored: _Scored, columns: Columns, request: Request) -> tuple[Row, dict
         calibration=calibration(np.concatenate(probabilities), np.tile(positive, len(probabilities)))
         if is_calibrated
         else None,
+        categories=_by_category(scored.scores[0], mask, columns) if is_calibrated else (),
         epochs=tuple(fitted.epochs for fitted in scored.fits),
         best_epochs=tuple(scored.num_trees or [fitted.best_epoch for fitted in scored.fits]),
         num_weights=scored.fits[0].num_weights if scored.fits else None,
@@ -302,6 +305,11 @@ def _row(scored: _Scored, columns: Columns, request: Request) -> tuple[Row, dict
     )
     # A mean over seeds of NaN alone is NaN, and numpy would warn of it.
     return row, {name: np.sum([values[name] for values in by_seed], axis=0) / len(by_seed) for name in named}
+
+
+def _by_category(score: Floats, mask: Mask, columns: Columns) -> tuple[CategoryCalibration, ...]:
+    probability = np.exp(metrics.log_probabilities(score, columns.mask))
+    return by_category(probability, columns.positive, mask, columns.category)
 
 
 def _policy_values(score: Floats, columns: Columns, request: Request) -> dict[str, PolicyValue]:

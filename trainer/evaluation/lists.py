@@ -91,6 +91,7 @@ class Columns:
 
     Attributes:
         visit: [B] units of the bootstrap.
+        category: [B] query category, "" = unknown.
         mask: [B,n] real items.
         positive: [B,n] items with the label that the evaluation asks for.
         grade: [B,n] relevance.
@@ -103,6 +104,7 @@ class Columns:
     """
 
     visit: tuple[str, ...]
+    category: tuple[str, ...]
     mask: Mask
     positive: Mask
     grade: Floats
@@ -136,6 +138,7 @@ class Columns:
             mask[row, : len(own)] = True
         return cls(
             visit=tuple(each.visit for each in lists),
+            category=tuple(example.category for example in examples),
             mask=mask,
             positive=padded(positive, shape) > 0,
             grade=padded([each.grade for each in lists], shape),

@@ -125,9 +125,25 @@ def page(found: Evaluation) -> str:
             rows=table_rows(found),
             notes=notes(found),
             plots=[each for each in (learning_curves(found), calibration_curves(found)) if each is not None],
+            categories=category_rows(found),
             modalities=[(row.name, each) for row in found.rows for each in row.modalities],
         )
     )
+
+
+def category_rows(found: Evaluation) -> list[tuple[str, ...]]:
+    """Return ranker, category, lists, ratio of predicted and observed, and ECE, one row for each category."""
+    return [
+        (
+            row.name,
+            each.category or "unknown",
+            f"{each.num_lists:,}",
+            _DASH if each.calibration.ratio is None else f"{each.calibration.ratio:.3f}",
+            f"{each.calibration.ece:.4f}",
+        )
+        for row in found.rows
+        for each in row.categories
+    ]
 
 
 def learning_curves(found: Evaluation) -> Plot | None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer.evaluation.calibration import calibration
+from trainer.evaluation.calibration import by_category, calibration
 
 
 def test_calibration_by_hand() -> None:
@@ -23,3 +23,19 @@ def test_true_probabilities_are_calibrated() -> None:
     found = calibration(probability, rng.uniform(size=20_000) < probability)
     assert found.ratio == pytest.approx(1, abs=0.03)
     assert found.ece < 0.02
+
+
+def test_categories_are_those_with_most_lists_and_each_has_its_own_calibration() -> None:
+    rng = np.random.default_rng(3)
+    category = ["b"] * 30 + ["a"] * 50 + ["", "rare"] + ["b"] * 20
+    probability = rng.random((102, 4))
+    positive = rng.random((102, 4)) < probability
+    mask = rng.random((102, 4)) < 0.9
+    mask[:, 0] = True
+    mask[80] = False
+    found = by_category(probability, positive, mask, category, top=3)
+    assert [(each.category, each.num_lists) for each in found] == [("a", 50), ("b", 50), ("rare", 1)]
+    for each in found:
+        rows = np.array([name == each.category for name in category])
+        own = mask[rows]
+        assert each.calibration == calibration(probability[rows][own], positive[rows][own])

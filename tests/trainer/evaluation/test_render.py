@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from trainer.evaluation import render
-from trainer.evaluation.calibration import Calibration, CalibrationBin
+from trainer.evaluation.calibration import Calibration, CalibrationBin, CategoryCalibration
 from trainer.evaluation.evaluate import Evaluation, Figure, Row
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.neural import Epoch, ModalityWeights
@@ -45,6 +45,14 @@ FOUND = Evaluation(
                 bins=(
                     CalibrationBin(num_items=5, predicted=0.1, observed=0.05),
                     CalibrationBin(num_items=5, predicted=0.6, observed=0.7),
+                ),
+            ),
+            categories=(
+                CategoryCalibration(
+                    category="", num_lists=1_200, calibration=Calibration(ratio=0.98, ece=0.01234, bins=())
+                ),
+                CategoryCalibration(
+                    category="shoes", num_lists=8, calibration=Calibration(ratio=None, ece=0.1, bins=())
                 ),
             ),
             epochs=(EPOCHS, EPOCHS[:2]),
@@ -127,6 +135,15 @@ def test_figures_by_propensity_have_columns_where_the_log_holds_them() -> None:
     assert "400 test lists were shuffled" in text
     assert "Lowest support: 0.97" in text
     assert "drew no place at random" in " ".join(render.notes(FOUND))
+
+
+def test_the_page_has_the_calibration_of_each_category() -> None:
+    assert render.category_rows(FOUND) == [
+        ("armmt", "unknown", "1,200", "0.980", "0.0123"),
+        ("armmt", "shoes", "8", "–", "0.1000"),
+    ]
+    assert "<td>shoes</td>" in render.page(FOUND)
+    assert "by query category" not in render.page(replace(FOUND, rows=FOUND.rows[:1]))
 
 
 def test_without_models_there_are_no_plots() -> None:
