@@ -30,7 +30,8 @@ class LearningSettings:
         accumulator_decay_per_day: Factor that shrinks accumulators in a day, down to the floor.
         clip_norm: Largest norm of a step's gradient.
         dropout: Share of activations, and of ARMMT's whole modalities, dropped in a step.
-        debias: Weights of labels: `curve` weighs a click or order by the inverse examination of its displayed position.
+        debias: Weights of labels: `curve` weighs a click or order by the inverse examination of its displayed position,
+            `none` weighs all alike, `auto` is `curve` where `examination` is given.
         examination: Examination of positions 1, 2, and so on, as `shelfwise trainer examination` prints it; later
             positions have the last value.
         max_weight: Largest weight of a label.
@@ -58,7 +59,7 @@ class LearningSettings:
     accumulator_decay_per_day: float = 0.5
     clip_norm: float = 10.0
     dropout: float = 0.0
-    debias: Literal["none", "curve"] = "none"
+    debias: Literal["auto", "none", "curve"] = "auto"
     examination: tuple[float, ...] = ()
     max_weight: float = 10.0
     epochs: int = 20

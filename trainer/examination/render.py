@@ -53,7 +53,7 @@ def notes(curve: Curve) -> list[str]:
 def setting(curve: Curve) -> str:
     """Return the settings that make a lineage learn by the curve, in TOML."""
     values = ", ".join(str(value) for value in curve.values())
-    return f'[learning]\ndebias = "curve"\nexamination = [{values}]\n'
+    return f"[learning]\nexamination = [{values}]\n"
 
 
 def curve_plot(curve: Curve) -> Plot:

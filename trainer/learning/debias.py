@@ -27,7 +27,7 @@ def label_weights(position: NDArray[np.int32], learning: LearningSettings) -> ND
     >>> label_weights(np.array([0, 1, 2, 3, 9]), learning).tolist()
     [1.0, 1.0, 2.0, 10.0, 10.0]
     """
-    if learning.debias == "none":
+    if learning.debias == "none" or not learning.examination:
         return None
     curve = np.array(learning.examination)
     weight = np.minimum(curve[0] / curve, learning.max_weight)

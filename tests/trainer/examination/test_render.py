@@ -60,5 +60,4 @@ def test_the_page_stands_alone() -> None:
 def test_the_settings_are_read_by_learning() -> None:
     values = tomllib.loads(render.setting(FOUND))["learning"]
     learning = msgspec.convert(values, LearningSettings)
-    assert learning.debias == "curve"
     assert learning.examination == (1.0, 0.4123, 0.4123, 0.4123, 0.4123)

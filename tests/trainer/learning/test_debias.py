@@ -18,6 +18,10 @@ def test_weights_are_clipped_and_relative_to_the_first_position() -> None:
     assert found.tolist() == [[1, 2, 8], [8, 1, 1]]
     assert found.dtype == np.float32
     assert label_weights(np.array([[1, 2]], np.int32), replace(CURVE, debias="none")) is None
+    auto = label_weights(np.array([[1, 2]], np.int32), replace(CURVE, debias="auto"))
+    assert auto is not None
+    assert auto.tolist() == [[1, 2]]
+    assert label_weights(np.array([[1, 2]], np.int32), LearningSettings()) is None
 
 
 def test_labels_are_clicks_that_train_and_orders() -> None:
