@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fast test check fix system clock bench bench-stream docs lock hooks clean setup setup-dev servers
+.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -90,6 +90,9 @@ bench: setup-dev ## Measure; asserts nothing
 RUNS ?= 5
 bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Streams and a naive joiner; RUNS=1 for a quick look
 	@$(BIN)/python -m tests.bench --runs $(RUNS)
+
+bench-trainer: setup-dev ## Measure the trainer against a bare torch loop of the same models
+	@$(BIN)/python -m tests.bench.trainer
 
 docs: setup-dev ## Rewrite the reference pages in docs/ from the code
 	@$(BIN)/python -m deploy.reference docs

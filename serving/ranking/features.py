@@ -15,6 +15,7 @@ from stream.schemas.events import MAX_ITEMS, Features, History
 from stream.schemas.session import ACTION_CODES
 from trainer.features import (
     FEATURE_SCHEMA,
+    ExampleBuilder,
     SessionExample,
     context_f16,
     example_from_request,
@@ -53,6 +54,7 @@ class FeatureBuilder:
             query_hash_key: Key of the hash that replaces the words of a query.
         """
         self._catalogue = catalogue
+        self._examples = ExampleBuilder(catalogue)
         self._profiles = profiles
         self._num_scored = num_scored
         self._query_hash_key = query_hash_key
@@ -90,7 +92,7 @@ class FeatureBuilder:
             context=context,
             history=history,
             category=request.query.category,
-            catalogue=self._catalogue,
+            catalogue=self._examples,
             item_types=[candidate.type for candidate in request.candidates[: self._num_scored]],
             session_id=request.session_id,
         )

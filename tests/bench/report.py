@@ -76,10 +76,10 @@ _ROWS: tuple[tuple[str, str, _Pick], ...] = (
 def write(path: Path, results: list[Result], stored: Load, steady: Load, seconds: float) -> None:
     """Write `<path>.json` and `<path>.md`."""
     report = _Report(
-        commit=_commit(),
+        commit=commit(),
         versions={name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version(), "quixstreams": "3.28.1", "kafka": "4.3.1"},
-        hardware=_hardware(),
+        hardware=hardware(),
         load={
             "backlog": stored.settings,
             "backlog_counts": stored.counts(),
@@ -144,7 +144,8 @@ def _counts(load: Load) -> str:
     return ", ".join(f"{count:,} {topic}" for topic, count in load.counts().items())
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the name of the commit."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
@@ -155,7 +156,8 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _hardware() -> dict[str, str]:
+def hardware() -> dict[str, str]:
+    """Return what the figures were measured on."""
     info = Path("/proc/cpuinfo").read_text()
     model = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -50,7 +50,9 @@ class HashLookup:
         self.rows = rows
 
     def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        return np.array([2 + int("0" + "".join(filter(str.isdigit, key))) % (self.rows - 2) for key in keys], np.int64)
+        numbers = [int("0" + "".join(filter(str.isdigit, key))) for key in keys]
+        slots = [2 + number % (self.rows - 2) if key else 0 for key, number in zip(keys, numbers, strict=True)]
+        return np.array(slots, np.int64)
 
 
 @dataclass

@@ -122,7 +122,8 @@ def _relative(values: Matrix) -> Matrix:
     low = values.min(axis=0)
     spread = values.max(axis=0) - low
     minmax = (values - low) / np.where(spread > 0, spread, 1)
-    return np.concatenate([minmax, average_ranks(values) / len(values), values - values.mean(axis=0)], axis=1)
+    ranks = average_ranks(values[None], np.ones((1, len(values)), np.bool_))[0]
+    return np.concatenate([minmax, ranks / len(values), values - values.mean(axis=0)], axis=1)
 
 
 def _matrix(

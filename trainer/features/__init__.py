@@ -3,17 +3,11 @@
 Imports neither torch nor a clock; request and session run through one builder.
 """
 
-from trainer.features.build import (
-    CatalogueLike,
-    Labels,
-    SessionExample,
-    example_from_request,
-    example_from_session,
-    final_labels,
-    item_category,
-    stream_labels,
-)
+from trainer.features.build import ExampleBuilder, example_from_request, example_from_session
 from trainer.features.collate import TABLES, Batch, Lookup, Lookups, batch_from_columns, collate
+from trainer.features.example import SessionExample
+from trainer.features.item_table import CatalogueLike
+from trainer.features.labels import Labels, final_labels, stream_labels
 from trainer.features.query import query_tokens
 from trainer.features.schema import (
     AGE_BANDS,
@@ -50,6 +44,7 @@ __all__ = [
     "TABLES",
     "Batch",
     "CatalogueLike",
+    "ExampleBuilder",
     "FeatureSchema",
     "Labels",
     "Lookup",
@@ -61,7 +56,6 @@ __all__ = [
     "example_from_request",
     "example_from_session",
     "final_labels",
-    "item_category",
     "item_f16",
     "query_tokens",
     "schema_of",

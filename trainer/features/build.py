@@ -1,22 +1,29 @@
 """Examples: the same arrays from a rank request and from the session that its impression became.
 
-Rows of an example stand in order of `rank_in`, so the displayed order, a treatment, cannot leak through array order.
+Many lists are built at once: their rows stand one after the other, list by list, and each step is one operation on all
+of them. A request is a batch of one list, so both paths are one code. Rows of an example stand in order of `rank_in`:
+the displayed order, a treatment, cannot leak through array order.
 
 Source: docs/training.md.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
-from stream.schemas.events import PRODUCT, History, Item
-from stream.schemas.session import ACTION_CODES, Session
-from trainer.features.categories import Path, covers, nodes
+from stream.schemas.events import PRODUCT, History
+from stream.schemas.session import ACTION_CODES, COLUMNS, Session
+from trainer.features.categories import covers, ends_with
+from trainer.features.example import SessionExample
+from trainer.features.item_table import CatalogueLike, ItemTable
+from trainer.features.labels import Labels, stream_labels
+from trainer.features.ragged import Ragged
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
     CLIENT_COLUMNS,
@@ -27,6 +34,7 @@ from trainer.features.schema import (
     PATH_MAX,
     QUERY_COLUMNS,
     TOKEN_BUCKETS,
+    TOUCH_COLUMNS,
     TYPE_COLUMNS,
     context_f16,
     item_f16,
@@ -34,7 +42,8 @@ from trainer.features.schema import (
     schema_of,
 )
 
-Vector = NDArray[np.float16] | NDArray[np.float32]
+Ints = NDArray[np.int64]
+Keys = tuple[list[str], list[str], list[str], list[str]]
 
 _TOP: Final = 10
 _SCALE: Final = np.array([0.2, 0.2, 0.2, 1, 1, 1, 1, 1], dtype=np.float32)
@@ -45,211 +54,95 @@ _RANK_LIMIT: Final = 32_767
 _TYPES: Final = {name.removeprefix("type_"): column for column, name in enumerate(TYPE_COLUMNS)}
 _CLIENT: Final = len(QUERY_COLUMNS)
 _TOKENS: Final = _CLIENT + len(CLIENT_COLUMNS)
+_VECTOR: Final = len(CONTEXT_COLUMNS)
 
 
-class CatalogueLike(Protocol):
-    """The part of the item catalogue that the builder reads."""
-
-    def get(self, item_id: str, /) -> Item | None:
-        """Return the record of an item, or None."""
-
-    def image(self, item_id: str, /) -> NDArray[np.floating] | None:
-        """Return the image vector of an item, or None."""
-
-    def text(self, item_id: str, /) -> NDArray[np.floating] | None:
-        """Return the text vector of an item, or None."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
-    """Training labels of a list, rows in the order of the source list.
+@dataclass(slots=True, kw_only=True)
+class ServedList:
+    """One list as served, in the form of the newest feature schema; rows in the order of the source.
 
     Attributes:
-        click, conv: 0 or 1.
-        money: Minor units of the converted items.
-        click_weight: 0 takes the list out of the click loss.
-    """
-
-    click: NDArray[np.float32]
-    conv: NDArray[np.float32]
-    money: NDArray[np.float64]
-    click_weight: float = 1.0
-
-    @classmethod
-    def none(cls, n: int) -> "Labels":
-        """Return empty labels: a request has none."""
-        return cls(click=np.zeros(n, np.float32), conv=np.zeros(n, np.float32), money=np.zeros(n, np.float64))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionExample:
-    """One list ready for `collate`; rows in order of `rank_in`, history newest first and filtered.
-
-    Attributes:
-        index: Row of each candidate in the source list.
-        entity: Keys of (item, shop, brand, category) per candidate; "" = none.
-        hist_type: Action code + 1.
-        token: Numbers of the query's tokens, 0 = none.
-        query_vector: The shop's vector of the query; empty if it sends none.
-        path: Nodes of the query's category, root first: the deepest `PATH_MAX`.
-        position: Displayed position of each candidate, from 1; 0 = unknown, as in a request. For losses and evaluation.
-        latency_ms: Time that ranking took; 0 = unknown. For losses and evaluation.
-        served_by: Lineage whose version ranked the list when it was shown; None if no version did.
-        served_score: The scores by which it was ranked. For evaluation: no batch holds them.
+        items: float16 (n, len(ITEM_COLUMNS)).
+        context: float16: `CONTEXT_COLUMNS`, then the query vector.
+        item_types: Empty if all are products.
+        hist_action, hist_age_s: (h,) codes of actions, and seconds.
+        position: Displayed positions as the page counts; empty for 1 to n, None if the list was not shown yet.
     """
 
     query_id: str
     session_id: str | None
-    item_ids: list[str]
-    index: NDArray[np.int64]
-    entity: tuple[list[str], list[str], list[str], list[str]]
-    num: NDArray[np.float32]
-    rank: NDArray[np.int16]
-    img: NDArray[np.float16]
-    img_mask: NDArray[np.bool_]
-    txt: NDArray[np.float16]
-    txt_mask: NDArray[np.bool_]
-    hist_entity: tuple[list[str], list[str], list[str], list[str]]
-    hist_type: NDArray[np.int64]
-    hist_num: NDArray[np.float32]
-    hist_img: NDArray[np.float16]
-    hist_img_mask: NDArray[np.bool_]
-    hist_txt: NDArray[np.float16]
-    hist_txt_mask: NDArray[np.bool_]
-    query: NDArray[np.float32]
-    client: NDArray[np.float32]
-    token: NDArray[np.int64]
-    query_vector: NDArray[np.float16]
-    category: str
-    path: tuple[str, ...]
-    click: NDArray[np.float32]
-    conv: NDArray[np.float32]
-    money: NDArray[np.float64]
-    click_weight: float
-    position: NDArray[np.int32]
+    item_ids: Sequence[str]
+    rank_in: NDArray[np.integer[Any]]
+    items: NDArray[np.float16]
+    item_types: Sequence[str]
+    context: NDArray[np.float16]
+    hist_item: Sequence[str]
+    hist_category: Sequence[str]
+    hist_action: NDArray[np.integer[Any]]
+    hist_age_s: NDArray[np.integer[Any]]
+    category: str | None
+    labels: Labels
+    position: NDArray[np.integer[Any]] | None = None
     latency_ms: float = 0.0
-    weight: float = 1.0
-    num_behaviours: int = 0
-    num_matching: int = 0
     served_by: str | None = None
     served_score: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Behaviours:
-    item: Sequence[str]
-    category: Sequence[str]
-    action: NDArray[np.int64]
-    age_s: NDArray[np.float64]
+class ExampleBuilder:
+    """A builder of examples over one catalogue, of which it keeps columns between calls."""
 
+    def __init__(self, catalogue: CatalogueLike) -> None:
+        self.catalogue = catalogue
+        self._items = ItemTable(catalogue)
 
-def item_category(item: Item | None) -> str:
-    """Return the leaf category of an item, "" when unknown."""
-    return item.category_ids[-1] if item is not None and item.category_ids else ""
+    def from_sessions(
+        self, sessions: Sequence[Session], labels: Sequence[Labels] | None = None
+    ) -> list[SessionExample | SchemaError]:
+        """Return the example of each session, or the reason why it has none.
 
+        The labels are those of `stream_labels` unless others are given. A list that was logged without features keeps
+        its prices and nothing else of the items: looking features up now would read the future. A session has no
+        example if its features were logged under an unknown schema, have a wrong length or are not finite.
+        """
+        found: list[ServedList | SchemaError] = []
+        for number, session in enumerate(sessions):
+            try:
+                own = stream_labels(session) if labels is None else labels[number]
+                found.append(_from_session(session, self.catalogue, own))
+            except SchemaError as error:
+                found.append(error)
+        if not _are_valid([each for each in found if isinstance(each, ServedList)]):
+            found = [_problem(each) or each if isinstance(each, ServedList) else each for each in found]
+        examples = iter(self._build([each for each in found if isinstance(each, ServedList)]))
+        return [next(examples) if isinstance(each, ServedList) else each for each in found]
 
-def stream_labels(session: Session) -> Labels:
-    """Return what this revision of a session trains, so that every label is trained once.
+    def from_served(self, served: ServedList) -> SessionExample:
+        """Return the example of one list.
 
-    Revision 0 trains the clicks and the items bought so far; a later revision trains only its newly bought items.
-    """
-    orders = session.column("orders") > 0
-    new = np.ones(session.n, dtype=np.bool_)
-    if session.revision > 0:
-        new = np.zeros(session.n, dtype=np.bool_)
-        if session.reason == "conversion":
-            new[session.column("changed")] = True
-    conv = orders & new
-    return Labels(
-        click=((session.column("clicks") > 0) | (session.column("carts") > 0) | orders).astype(np.float32),
-        conv=conv.astype(np.float32),
-        money=np.where(conv, session.column("gross_minor"), 0).astype(np.float64),
-        click_weight=1.0 if session.revision == 0 else 0.0,
-    )
+        Raises:
+            SchemaError: If the list is empty, a number is not finite, or a token is out of range.
+        """
+        if error := _problem(served):
+            raise error
+        return self._build([served])[0]
 
-
-def final_labels(session: Session) -> Labels:
-    """Return the labels of a session as of its revision, all of them: for evaluation and snapshot fits."""
-    conv = session.column("orders") > 0
-    return Labels(
-        click=((session.column("clicks") > 0) | (session.column("carts") > 0) | conv).astype(np.float32),
-        conv=conv.astype(np.float32),
-        money=np.where(conv, session.column("gross_minor"), 0).astype(np.float64),
-    )
-
-
-def displayed_positions(session: Session) -> NDArray[np.int32]:
-    """Return the position of each item on the page, from 1; a page that counts from 0 is moved by one.
-
-    Shapes: (n,), rows in shown order.
-    """
-    logged = session.column("position").astype(np.int32)
-    if not logged.size:
-        return np.arange(1, session.n + 1, dtype=np.int32)
-    return logged + np.int32(logged.min() == 0)
+    def _build(self, lists: Sequence[ServedList]) -> list[SessionExample]:
+        if not lists:
+            return []
+        self._items.trim()
+        return _Lists(lists, self._items).examples()
 
 
 def example_from_session(session: Session, catalogue: CatalogueLike, labels: Labels | None = None) -> SessionExample:
-    """Return the example of a session, with the labels of `stream_labels` unless others are given.
-
-    A list that was logged without features keeps its prices and nothing else of the items: looking features up now
-    would read the future.
+    """Return the example of one session, as `ExampleBuilder.from_sessions`.
 
     Raises:
-        SchemaError: If the features were logged under another schema, have a wrong length or are not finite.
+        SchemaError: If the session has none.
     """
-    n = session.n
-    if session.feature_schema:
-        items, context = _logged(session)
-    else:
-        items = item_f16([None] * n, session.column("price_minor"))
-        items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
-        items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
-        context = context_f16(event_ts=session.impression_ts)
-    example = _build(
-        query_id=session.query_id,
-        session_id=session.session_id,
-        item_ids=session.item_id,
-        rank_in=session.column("rank_in").astype(np.int64),
-        items=items.astype(np.float32),
-        item_types=session.item_type,
-        context=context,
-        behaviours=_Behaviours(
-            item=session.hist_item,
-            category=session.hist_category,
-            action=np.frombuffer(session.hist_action, dtype=np.uint8).astype(np.int64),
-            age_s=session.column("hist_age_s").astype(np.float64),
-        ),
-        category=session.query_category,
-        catalogue=catalogue,
-        labels=stream_labels(session) if labels is None else labels,
-        position=displayed_positions(session),
-        latency_ms=session.latency_us / 1_000,
-    )
-    score = session.column("score")
-    if session.version is None or score.size != n:
-        return example
-    return replace(example, served_by=session.lineage, served_score=score[example.index])
-
-
-def _logged(session: Session) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Return the items' rows and the context of a session, in the form of the newest schema.
-
-    Raises:
-        SchemaError: If the schema under which they were logged is unknown, or they have another length.
-    """
-    schema = schema_of(session.feature_schema.hex())
-    items, context = session.column("item_f16"), session.column("context_f16")
-    num_more = context.size - len(schema.context)
-    if items.size != session.n * len(schema.item) or num_more < 0 or (num_more > 0 and not schema.reads_query):
-        raise SchemaError(
-            "feature_shape",
-            f"query {session.query_id}, feature schema {schema.number}: {items.size} item and {context.size} context"
-            f" values, expected {session.n * len(schema.item)} and {len(schema.context)}",
-        )
-    rows = newest_columns(items.reshape(session.n, -1), schema.item, ITEM_COLUMNS)
-    head = newest_columns(context[None, : len(schema.context)], schema.context, CONTEXT_COLUMNS)
-    return rows, np.concatenate([head[0], context[len(schema.context) :]])
+    (found,) = ExampleBuilder(catalogue).from_sessions([session], None if labels is None else [labels])
+    if isinstance(found, SchemaError):
+        raise found
+    return found
 
 
 def example_from_request(
@@ -260,7 +153,7 @@ def example_from_request(
     context: NDArray[np.float16],
     history: History | None,
     category: str | None,
-    catalogue: CatalogueLike,
+    catalogue: CatalogueLike | ExampleBuilder,
     rank_in: Sequence[int] | None = None,
     item_types: Sequence[str] = (),
     session_id: str | None = None,
@@ -268,200 +161,369 @@ def example_from_request(
     """Return the example of a rank request, from the very values that its impression will log.
 
     `items` is `item_f16` of the candidates in incoming order, `context` is `context_f16`; without `rank_in` the
-    incoming order gives the ranks, without `item_types` all are products.
+    incoming order gives the ranks, without `item_types` all are products. A builder in place of the catalogue keeps
+    what it has read of it.
+
+    Raises:
+        SchemaError: If there is no candidate, or a number is not finite.
     """
-    ranks = np.arange(1, len(item_ids) + 1) if rank_in is None else np.asarray(rank_in, dtype=np.int64)
-    return _build(
-        query_id=query_id,
-        session_id=session_id,
-        item_ids=item_ids,
-        rank_in=ranks.astype(np.int64),
-        items=items.astype(np.float32),
-        item_types=item_types,
-        context=context,
-        behaviours=_Behaviours(
-            item=history.object_id if history else [],
-            category=history.category if history else [],
-            action=np.array([ACTION_CODES.get(action, 0) for action in history.action] if history else [], np.int64),
-            age_s=np.array(history.age_s if history else [], np.float64),
-        ),
-        category=category,
-        catalogue=catalogue,
-        labels=Labels.none(len(item_ids)),
-        position=np.zeros(len(item_ids), np.int32),
-    )
-
-
-def _build(
-    *,
-    query_id: str,
-    session_id: str | None,
-    item_ids: Sequence[str],
-    rank_in: NDArray[np.int64],
-    items: NDArray[np.float32],
-    item_types: Sequence[str],
-    context: NDArray[np.float16],
-    behaviours: _Behaviours,
-    category: str | None,
-    catalogue: CatalogueLike,
-    labels: Labels,
-    position: NDArray[np.int32],
-    latency_ms: float = 0.0,
-) -> SessionExample:
-    if not len(item_ids):
-        raise SchemaError("empty_list", f"query {query_id}: no candidate")
-    if not (np.isfinite(items).all() and np.isfinite(context).all()):
-        raise SchemaError("feature_not_finite", f"query {query_id}: a feature is NaN or infinite")
-    token = context[_TOKENS : len(CONTEXT_COLUMNS)].astype(np.int64)
-    if token.min() < 0 or token.max() >= TOKEN_BUCKETS:
-        raise SchemaError(
-            "feature_range", f"query {query_id}: tokens {token.tolist()}, expected 0 to {TOKEN_BUCKETS - 1}"
+    n = len(item_ids)
+    builder = catalogue if isinstance(catalogue, ExampleBuilder) else ExampleBuilder(catalogue)
+    return builder.from_served(
+        ServedList(
+            query_id=query_id,
+            session_id=session_id,
+            item_ids=item_ids,
+            rank_in=np.arange(1, n + 1) if rank_in is None else np.asarray(rank_in, dtype=np.int64),
+            items=items,
+            item_types=item_types,
+            context=context,
+            hist_item=history.object_id if history else [],
+            hist_category=history.category if history else [],
+            hist_action=np.array([ACTION_CODES.get(name, 0) for name in history.action] if history else [], np.int64),
+            hist_age_s=np.array(history.age_s if history else [], np.int64),
+            category=category,
+            labels=Labels.none(n),
         )
-    index = np.argsort(rank_in, kind="stable")
-    if np.unique(rank_in).size != rank_in.size:
-        index = np.array(sorted(range(len(item_ids)), key=lambda row: (rank_in[row], item_ids[row])), dtype=np.int64)
-    index = index[:N_MAX]
-    ids = [item_ids[row] for row in index]
-    entity = _entities(ids, catalogue)
-    query_category = category or _commonest(entity[3][:_TOP])
-    paths = [_path(catalogue.get(item_id)) for item_id in ids]
-    query = nodes([query_category])
-    matches = [covers(query, path) for path in paths]
-    items = items[index]
-    matching = _matching(behaviours, query, paths, catalogue)
-    # A category that no candidate and no behaviour has is unknown, and says nothing about the history.
-    is_unknown = not any(matches) and not matching.size
-    kept = (np.arange(len(behaviours.item)) if is_unknown else matching)[:HISTORY_MAX]
-    hist_ids = [behaviours.item[row] for row in kept]
-    counts = Counter(behaviours.item)
-    img, img_mask = _vectors(ids, catalogue.image)
-    txt, txt_mask = _vectors(ids, catalogue.text)
-    hist_img, hist_img_mask = _vectors(hist_ids, catalogue.image)
-    hist_txt, hist_txt_mask = _vectors(hist_ids, catalogue.text)
-    hist_num = np.empty((len(kept), 2), dtype=np.float32)
-    hist_num[:, 0] = np.log1p([counts[item_id] for item_id in hist_ids])
-    hist_num[:, 1] = np.log1p(behaviours.age_s[kept] / 3600)
-    numbers = [
-        items * _SCALE,
-        relative(items),
-        _touches(ids, behaviours, counts, matches),
-        _types(item_types, index),
-        neighbour_prices(items),
-    ]
-    return SessionExample(
-        query_id=query_id,
-        session_id=session_id,
-        item_ids=ids,
-        index=index,
-        entity=entity,
-        num=np.concatenate(numbers, axis=1),
-        rank=np.minimum(rank_in[index], _RANK_LIMIT).astype(np.int16),
-        img=img,
-        img_mask=img_mask & (items[:, _HAS_IMAGE] > 0),
-        txt=txt,
-        txt_mask=txt_mask & (items[:, _HAS_TEXT] > 0),
-        hist_entity=_entities(hist_ids, catalogue),
-        hist_type=behaviours.action[kept] + 1,
-        hist_num=hist_num,
-        hist_img=hist_img,
-        hist_img_mask=hist_img_mask,
-        hist_txt=hist_txt,
-        hist_txt_mask=hist_txt_mask,
-        query=context[:_CLIENT].astype(np.float32),
-        client=context[_CLIENT:_TOKENS].astype(np.float32),
-        token=token,
-        query_vector=context[len(CONTEXT_COLUMNS) :],
-        category=query_category,
-        path=_query_path(query, query_category, paths, entity[3], is_given=bool(category))[-PATH_MAX:],
-        num_behaviours=len(behaviours.item),
-        num_matching=len(behaviours.item) if is_unknown else len(matching),
-        click=labels.click[index],
-        conv=labels.conv[index],
-        money=labels.money[index],
-        click_weight=labels.click_weight,
-        position=position[index],
-        latency_ms=latency_ms,
     )
 
 
-def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[list[str], list[str], list[str], list[str]]:
-    records = [catalogue.get(item_id) for item_id in ids]
-    shops = [(record.shop_id or "") if record is not None else "" for record in records]
-    brands = [(record.brand_id or "") if record is not None else "" for record in records]
-    return list(ids), shops, brands, [item_category(record) for record in records]
+def displayed_positions(session: Session) -> NDArray[np.int32]:
+    """Return the position of each item on the page, from 1; a page that counts from 0 is moved by one.
+
+    Shapes: (n,), rows in shown order.
+    """
+    logged = _read_position(session.position)
+    return _from_one(logged) if logged.size else np.arange(1, session.n + 1, dtype=np.int32)
 
 
-def _types(item_types: Sequence[str], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    columns = np.zeros((len(index), len(TYPE_COLUMNS)), dtype=np.float32)
-    if item_types:
-        for row, source in enumerate(index):
-            if item_types[source] != PRODUCT:
-                columns[row, _TYPES.get(item_types[source], _TYPES["other"])] = 1
-    return columns
+def _from_one(position: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    return position.astype(np.int32) + np.int32(position.min() == 0)
+
+
+def _reader(name: str) -> Callable[[bytes], NDArray[Any]]:
+    """Return the function that reads a column of a session; looking its dtype up takes longer than reading it."""
+    dtype = np.dtype(COLUMNS[name].dtype)
+    return lambda raw: np.frombuffer(raw, dtype)
+
+
+_read_item_f16, _read_context_f16 = _reader("item_f16"), _reader("context_f16")
+_read_rank_in, _read_position, _read_score = _reader("rank_in"), _reader("position"), _reader("score")
+_read_action, _read_age_s = _reader("hist_action"), _reader("hist_age_s")
+
+
+def _from_session(session: Session, catalogue: CatalogueLike, labels: Labels) -> ServedList:
+    n = session.n
+    if session.feature_schema:
+        items, context = _logged(session)
+    else:
+        items = item_f16([None] * n, session.column("price_minor"))
+        items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
+        items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
+        context = context_f16(event_ts=session.impression_ts)
+    score = None if session.version is None else _read_score(session.score)
+    has_score = score is not None and score.size == n
+    return ServedList(
+        query_id=session.query_id,
+        session_id=session.session_id,
+        item_ids=session.item_id,
+        rank_in=_read_rank_in(session.rank_in),
+        items=items,
+        item_types=session.item_type,
+        context=context,
+        hist_item=session.hist_item,
+        hist_category=session.hist_category,
+        hist_action=_read_action(session.hist_action),
+        hist_age_s=_read_age_s(session.hist_age_s),
+        category=session.query_category,
+        labels=labels,
+        position=_read_position(session.position),
+        latency_ms=session.latency_us / 1_000,
+        served_by=session.lineage if has_score else None,
+        served_score=score if has_score else None,
+    )
+
+
+def _logged(session: Session) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Return the items' rows and the context of a session, in the form of the newest schema.
+
+    Raises:
+        SchemaError: If the schema under which they were logged is unknown, or they have another length.
+    """
+    schema = schema_of(session.feature_schema.hex())
+    items, context = _read_item_f16(session.item_f16), _read_context_f16(session.context_f16)
+    num_items, num_context = session.n * len(schema.item), len(schema.context)
+    num_more = context.size - num_context
+    if items.size != num_items or num_more < 0 or (num_more > 0 and not schema.reads_query):
+        raise SchemaError(
+            "feature_shape",
+            f"query {session.query_id}, feature schema {schema.number}: {items.size} item and {context.size} context"
+            f" values, expected {num_items} and {num_context}",
+        )
+    items = items.reshape(session.n, len(schema.item))
+    if schema.item != ITEM_COLUMNS:
+        items = newest_columns(items, schema.item, ITEM_COLUMNS)
+    if schema.context != CONTEXT_COLUMNS:
+        head = newest_columns(context[None, :num_context], schema.context, CONTEXT_COLUMNS)
+        context = np.concatenate([head[0], context[num_context:]])
+    return items, context
+
+
+def _are_valid(lists: Sequence[ServedList]) -> bool:
+    """Return whether all lists can be built."""
+    if not lists:
+        return True
+    token = np.stack([each.context[_TOKENS:_VECTOR] for each in lists])
+    return (
+        all(len(each.item_ids) for each in lists)
+        and bool(np.isfinite(_joined([each.items for each in lists])).all())
+        and bool(np.isfinite(_joined([each.context for each in lists])).all())
+        and bool((token >= 0).all() and (token < TOKEN_BUCKETS).all())
+    )
+
+
+def _problem(served: ServedList) -> SchemaError | None:
+    """Return the reason why a list cannot be built, or None."""
+    if not len(served.item_ids):
+        return SchemaError("empty_list", f"query {served.query_id}: no candidate")
+    if not (np.isfinite(served.items).all() and np.isfinite(served.context).all()):
+        return SchemaError("feature_not_finite", f"query {served.query_id}: a feature is NaN or infinite")
+    token = served.context[_TOKENS:_VECTOR]
+    if token.min() < 0 or token.max() >= TOKEN_BUCKETS:
+        found = token.astype(int).tolist()
+        return SchemaError(
+            "feature_range", f"query {served.query_id}: tokens {found}, expected 0 to {TOKEN_BUCKETS - 1}"
+        )
+    return None
+
+
+class _Lists:
+    """The steps of building several lists. Candidates stand in order of `rank_in`, behaviours as logged."""
+
+    def __init__(self, lists: Sequence[ServedList], items: ItemTable) -> None:
+        self._lists = lists
+        self._items = items
+        source = Ragged.of_sizes([len(each.item_ids) for each in lists])
+        ids = list(chain.from_iterable(each.item_ids for each in lists))
+        rank = _joined([each.rank_in for each in lists]).astype(np.int64)
+        order = _in_rank_order(source, rank, ids)
+        self._order = order[source.place < N_MAX]
+        self._index = source.place[self._order]
+        self._rank = rank[self._order]
+        self._cand = source.choose(self._order)
+        self._ids = [ids[row] for row in self._order.tolist()]
+        self._rows = items.rows(self._ids)
+        self._logged = _joined([each.items for each in lists])[self._order].astype(np.float32)
+        self._hist = Ragged.of_sizes([len(each.hist_item) for each in lists])
+        self._hist_ids = list(chain.from_iterable(each.hist_item for each in lists))
+        self._hist_rows = items.rows(self._hist_ids)
+        self._action = _joined([each.hist_action for each in lists]).astype(np.int64)
+        self._age_h = _joined([each.hist_age_s for each in lists]).astype(np.float64) / 3600
+        self._query = np.array([items.paths.number((each.category or "",)) for each in lists], np.int64)
+
+    def examples(self) -> list[SessionExample]:
+        """Return the examples."""
+        lists, items, cand = self._lists, self._items, self._cand
+        keys = self._keys(self._ids, self._rows)
+        category, path = self._categories(keys[3])
+        matches, kept, num_matching = self._matching()
+        kept = kept[self._hist.choose(kept).place < HISTORY_MAX]
+        hist, hist_rows = self._hist.choose(kept), self._hist_rows[kept]
+        hist_keys = self._keys([self._hist_ids[row] for row in kept.tolist()], hist_rows)
+        code, hist_code = self._codes()
+        _, group, sizes = np.unique(hist_code, return_inverse=True, return_counts=True)
+        count = np.log1p(sizes)[group]
+        num = self._numbers(self._touches(code, hist_code, count), matches)
+        hist_num = np.stack([count[kept], np.log1p(self._age_h[kept])], axis=1).astype(np.float32)
+        hist_type = self._action[kept] + 1
+        rank = np.minimum(self._rank, _RANK_LIMIT).astype(np.int16)
+        img, txt = items.image.values[self._rows], items.text.values[self._rows]
+        img_mask = items.image.present[self._rows] & (self._logged[:, _HAS_IMAGE] > 0)
+        txt_mask = items.text.present[self._rows] & (self._logged[:, _HAS_TEXT] > 0)
+        hist_img, hist_img_mask = items.image.values[hist_rows], items.image.present[hist_rows]
+        hist_txt, hist_txt_mask = items.text.values[hist_rows], items.text.present[hist_rows]
+        position = self._positions()
+        click, conv, money = (
+            _joined(parts)[self._order]
+            for parts in (
+                [each.labels.click for each in lists],
+                [each.labels.conv for each in lists],
+                [each.labels.money for each in lists],
+            )
+        )
+        context = np.stack([each.context[:_VECTOR] for each in lists])
+        query, client = context[:, :_CLIENT].astype(np.float32), context[:, _CLIENT:_TOKENS].astype(np.float32)
+        token = context[:, _TOKENS:].astype(np.int64)
+        found: list[SessionExample] = []
+        for number, each in enumerate(lists):
+            a, b = cand.cuts[number], cand.cuts[number + 1]
+            c, d = hist.cuts[number], hist.cuts[number + 1]
+            index = self._index[a:b]
+            found.append(
+                SessionExample(
+                    query_id=each.query_id,
+                    session_id=each.session_id,
+                    item_ids=keys[0][a:b],
+                    index=index,
+                    entity=(keys[0][a:b], keys[1][a:b], keys[2][a:b], keys[3][a:b]),
+                    num=num[a:b],
+                    rank=rank[a:b],
+                    img=img[a:b],
+                    img_mask=img_mask[a:b],
+                    txt=txt[a:b],
+                    txt_mask=txt_mask[a:b],
+                    hist_entity=(hist_keys[0][c:d], hist_keys[1][c:d], hist_keys[2][c:d], hist_keys[3][c:d]),
+                    hist_type=hist_type[c:d],
+                    hist_num=hist_num[c:d],
+                    hist_img=hist_img[c:d],
+                    hist_img_mask=hist_img_mask[c:d],
+                    hist_txt=hist_txt[c:d],
+                    hist_txt_mask=hist_txt_mask[c:d],
+                    query=query[number],
+                    client=client[number],
+                    token=token[number],
+                    query_vector=each.context[_VECTOR:],
+                    category=category[number],
+                    path=path[number],
+                    click=click[a:b],
+                    conv=conv[a:b],
+                    money=money[a:b],
+                    click_weight=each.labels.click_weight,
+                    position=position[a:b],
+                    latency_ms=each.latency_ms,
+                    num_behaviours=len(each.hist_item),
+                    num_matching=num_matching[number],
+                    served_by=each.served_by,
+                    served_score=None if each.served_score is None else each.served_score[index],
+                )
+            )
+        return found
+
+    def _keys(self, ids: list[str], rows: Ints) -> Keys:
+        table = self._items
+        return ids, table.shop[rows].tolist(), table.brand[rows].tolist(), table.leaf[rows].tolist()
+
+    def _categories(self, leaf: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+        """Return the category of each query, by default the commonest of the first candidates, and its path."""
+        paths, cuts = self._items.paths, self._cand.cuts
+        category: list[str] = []
+        path: list[tuple[str, ...]] = []
+        for number, each in enumerate(self._lists):
+            own, about = each.category or "", self._query[number]
+            if not own:
+                start, stop = cuts[number], cuts[number + 1]
+                own = _commonest(leaf[start : min(start + _TOP, stop)])
+                self._query[number] = about = paths.number((own,))
+                if own:
+                    about = self._items.path[self._rows[leaf.index(own, start, stop)]]
+            category.append(own)
+            path.append(paths.paths[about][-PATH_MAX:])
+        return category, path
+
+    def _matching(self) -> tuple[NDArray[np.bool_], Ints, list[int]]:
+        """Return which candidates match the query's category, the behaviours that count, and their number by list."""
+        paths, cand, hist = self._items.paths, self._cand, self._hist
+        matches = paths.compare(covers, self._query[cand.of], self._items.path[self._rows])
+        logged = paths.of_texts(chain.from_iterable(each.hist_category for each in self._lists))
+        own = self._items.path[self._hist_rows]
+        # A logged category is a leaf: the path above it is that of the item, or of a candidate with the same leaf.
+        fits = paths.compare(ends_with, own, logged)
+        path = np.where(fits, own, logged)
+        for row in np.flatnonzero(~fits).tolist():
+            path[row] = self._path_of_leaf(int(hist.of[row]), int(logged[row]))
+        about = self._query[hist.of]
+        kept = paths.compare(covers, about, path) | paths.compare(covers, about, logged)
+        num_matching = np.bincount(hist.of[kept], minlength=len(self._lists))
+        # A category that no candidate and no behaviour has is unknown, and says nothing about the history.
+        has_match = np.bincount(cand.of[matches], minlength=len(self._lists)) > 0
+        is_unknown = ~has_match & (num_matching == 0)
+        kept |= is_unknown[hist.of]
+        sizes = np.bincount(hist.of, minlength=len(self._lists))
+        return matches, np.flatnonzero(kept), np.where(is_unknown, sizes, num_matching).tolist()
+
+    def _path_of_leaf(self, number: int, logged: int) -> int:
+        paths = self._items.paths.paths
+        for row in self._rows[self._cand.cuts[number] : self._cand.cuts[number + 1]].tolist():
+            path = int(self._items.path[row])
+            if path and paths[path][-1] == paths[logged][-1]:
+                return path
+        return logged
+
+    def _codes(self) -> tuple[Ints, Ints]:
+        """Return numbers of the candidates and of the behaviours that tell apart both lists and items."""
+        numbers: dict[str, int] = {}
+        code, hist_code = (
+            np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+            for keys in (self._ids, self._hist_ids)
+        )
+        return self._cand.of << 32 | code, self._hist.of << 32 | hist_code
+
+    def _touches(self, code: Ints, hist_code: Ints, count: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return `TOUCH_COLUMNS` of the candidates, without the last one."""
+        columns = np.zeros((len(code), len(TOUCH_COLUMNS) - 1), dtype=np.float32)
+        by_code = np.argsort(code, kind="stable")
+        place = np.searchsorted(code[by_code], hist_code, side="right") - 1
+        row = by_code[np.maximum(place, 0)]
+        touch = np.flatnonzero(code[row] == hist_code)
+        row = row[touch]
+        columns[row, 0] = count[touch]
+        # Oldest first, so that the newest touch of an item is the one that stays.
+        columns[row[::-1], 1] = 1 / (1 + self._age_h[touch[::-1]])
+        _, newest = np.unique(self._hist.of[touch], return_index=True)
+        columns[row[newest], 2] = 1
+        columns[row[self._action[touch] == _BOUGHT], 3] = 1
+        return columns
+
+    def _numbers(self, touches: NDArray[np.float32], matches: NDArray[np.bool_]) -> NDArray[np.float32]:
+        mask = self._cand.mask()
+        padded = np.zeros((*mask.shape, len(ITEM_COLUMNS)), dtype=np.float32)
+        padded[mask] = self._logged
+        parts = [
+            self._logged * _SCALE,
+            relative(padded, mask)[mask],
+            touches,
+            matches[:, None].astype(np.float32),
+            self._types(),
+            neighbour_prices(padded, mask)[mask],
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def _types(self) -> NDArray[np.float32]:
+        columns = np.zeros((len(self._order), len(TYPE_COLUMNS)), dtype=np.float32)
+        for number, each in enumerate(self._lists):
+            if each.item_types:
+                start, stop = self._cand.cuts[number], self._cand.cuts[number + 1]
+                for row, place in enumerate(self._index[start:stop].tolist(), start):
+                    if (name := each.item_types[place]) != PRODUCT:
+                        columns[row, _TYPES.get(name, _TYPES["other"])] = 1
+        return columns
+
+    def _positions(self) -> NDArray[np.int32]:
+        """Return the positions on the page, from 1; a page that counts from 0 is moved by one, 0 = not shown yet."""
+        position = self._index + 1
+        for number, each in enumerate(self._lists):
+            rows = slice(self._cand.cuts[number], self._cand.cuts[number + 1])
+            if each.position is None:
+                position[rows] = 0
+            elif each.position.size:
+                position[rows] = _from_one(each.position)[self._index[rows]]
+        return position.astype(np.int32)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _in_rank_order(lists: Ragged, rank: Ints, ids: Sequence[str]) -> Ints:
+    """Return the rows list by list, by rank, equal ranks by id."""
+    order = np.argsort(lists.of << 32 | rank, kind="stable")
+    repeated = (rank[order[1:]] == rank[order[:-1]]) & (lists.of[1:] == lists.of[:-1])
+    for number in np.unique(lists.of[1:][repeated]).tolist():
+        rows = range(lists.cuts[number], lists.cuts[number + 1])
+        order[rows.start : rows.stop] = sorted(rows, key=lambda row: (rank[row], ids[row]))
+    return order
 
 
 def _commonest(categories: Sequence[str]) -> str:
     known = [category for category in categories if category]
     return Counter(known).most_common(1)[0][0] if known else ""
-
-
-def _query_path(query: Path, leaf: str, paths: Sequence[Path], leaves: Sequence[str], *, is_given: bool) -> Path:
-    """Return the path of the query's category; one that was taken from the candidates has the path of theirs."""
-    if is_given or not leaf:
-        return query
-    return next((path for path, own in zip(paths, leaves, strict=True) if own == leaf), query)
-
-
-def _path(item: Item | None) -> Path:
-    return nodes(item.category_ids) if item is not None and item.category_ids else ()
-
-
-def _matching(
-    behaviours: _Behaviours, query: Path, candidates: Sequence[Path], catalogue: CatalogueLike
-) -> NDArray[np.int64]:
-    """Return the behaviours of the query's category and of those below it, newest first."""
-    # A logged category is a leaf: the path above it is that of the item, or of a candidate with the same leaf.
-    by_leaf = {path[-1:]: path for path in reversed(candidates) if path}
-    kept: list[int] = []
-    for row, logged in enumerate(behaviours.category):
-        leaf, own = nodes([logged]), _path(catalogue.get(behaviours.item[row]))
-        path = own if not leaf or own[-len(leaf) :] == leaf else by_leaf.get(leaf[-1:], leaf)
-        if covers(query, path) or covers(query, leaf):
-            kept.append(row)
-    return np.array(kept, dtype=np.int64)
-
-
-class _VectorLookup(Protocol):
-    def __call__(self, item_id: str, /) -> NDArray[np.floating] | None: ...
-
-
-def _vectors(ids: Sequence[str], lookup: _VectorLookup) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    found = [lookup(item_id) for item_id in ids]
-    width = next((vector.size for vector in found if vector is not None), 0)
-    rows = np.zeros((len(ids), width), dtype=np.float16)
-    mask = np.zeros(len(ids), dtype=np.bool_)
-    for row, vector in enumerate(found):
-        if vector is not None and vector.size == width:
-            rows[row] = vector
-            mask[row] = True
-    return rows, mask
-
-
-def _touches(
-    ids: Sequence[str], behaviours: _Behaviours, counts: Counter[str], matches: Sequence[bool]
-) -> NDArray[np.float32]:
-    columns = np.zeros((len(ids), 5), dtype=np.float32)
-    columns[:, 4] = matches
-    rows = {item_id: row for row, item_id in enumerate(ids)}
-    newest_row = -1
-    # Oldest first, so that the newest touch of an item is the one that stays.
-    for behaviour in range(len(behaviours.item) - 1, -1, -1):
-        row = rows.get(behaviours.item[behaviour], -1)
-        if row >= 0:
-            columns[row, 0] = np.log1p(counts[ids[row]])
-            columns[row, 1] = 1 / (1 + behaviours.age_s[behaviour] / 3600)
-            columns[row, 3] = max(columns[row, 3], float(behaviours.action[behaviour] == _BOUGHT))
-            newest_row = row
-    if newest_row >= 0:
-        columns[newest_row, 2] = 1
-    return columns

@@ -4,7 +4,10 @@ Source: docs/training.md.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 Path = tuple[str, ...]
 
@@ -28,3 +31,54 @@ def covers(query: Path, path: Path) -> bool:
     """
     rest = iter(path)
     return bool(query) and all(node in rest for node in query)
+
+
+def ends_with(path: Path, tail: Path) -> bool:
+    """Return whether the path ends with these nodes; every path ends with none."""
+    return path[len(path) - len(tail) :] == tail
+
+
+class PathIndex:
+    """Numbers of paths, 0 for the empty one, so that the paths of a batch are compared once per pair."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Path, int] = {(): 0}
+        self._of_categories: dict[Path, int] = {(): 0}
+        self._of_texts: dict[str, int] = {}
+        self._known: dict[tuple[Callable[[Path, Path], bool], int], bool] = {}
+        self.paths: list[Path] = [()]
+
+    def __len__(self) -> int:
+        """Return the number of paths and of answers that are kept."""
+        return len(self._of_categories) + len(self._known)
+
+    def number(self, categories: Path) -> int:
+        """Return the number of the path of some categories, root first; each may be written as a path."""
+        found = self._of_categories.get(categories)
+        if found is None:
+            path = nodes(categories)
+            found = self._numbers.setdefault(path, len(self.paths))
+            if found == len(self.paths):
+                self.paths.append(path)
+            self._of_categories[categories] = found
+        return found
+
+    def of_texts(self, texts: Iterable[str]) -> NDArray[np.int64]:
+        """Return the number of the path that each text writes."""
+        known = self._of_texts
+        return np.array(
+            [known[text] if text in known else known.setdefault(text, self.number((text,))) for text in texts], np.int64
+        )
+
+    def compare(
+        self, test: Callable[[Path, Path], bool], first: NDArray[np.int64], second: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Return `test(path, path)` of each pair of numbers."""
+        pairs, place = np.unique(first << 32 | second, return_inverse=True)
+        answers = np.zeros(len(pairs), dtype=np.bool_)
+        for row, pair in enumerate(pairs.tolist()):
+            answer = self._known.get((test, pair))
+            if answer is None:
+                answer = self._known[test, pair] = test(self.paths[pair >> 32], self.paths[pair & 0xFFFF_FFFF])
+            answers[row] = answer
+        return answers[place]

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.features.build import SessionExample
+from trainer.features.example import SessionExample
 from trainer.features.schema import (
     HISTORY_MAX,
     MAX_TOKENS,
@@ -32,7 +32,7 @@ class Lookup(Protocol):
     """A table of ids: slot 0 is padding, slot 1 the cold row."""
 
     def lookup(self, keys: Sequence[str], /) -> NDArray[np.int64]:
-        """Return the slot of each key, 1 when it has none."""
+        """Return the slot of each key: 0 for the empty string, 1 for a key that has none."""
 
 
 class Lookups(Protocol):
@@ -209,13 +209,17 @@ def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]
 def _vectors(
     parts: list[tuple[NDArray[np.float16], NDArray[np.bool_]]], mask: NDArray[np.bool_], width: int
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    vectors = np.zeros((*mask.shape, width), dtype=np.float16)
-    present = np.zeros(mask.shape, dtype=np.bool_)
-    for row, (part, part_mask) in enumerate(parts):
-        if part.shape[1] == width:
-            vectors[row, : len(part)] = part
-            present[row, : len(part)] = part_mask
-    return vectors, present
+    if all(part.shape[1] == width for part, _ in parts):
+        vectors, present = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    else:
+        vectors = np.zeros((int(mask.sum()), width), dtype=np.float16)
+        present = np.zeros(len(vectors), dtype=np.bool_)
+        start = 0
+        for part, part_mask in parts:
+            if part.shape[1] == width:
+                vectors[start : start + len(part)], present[start : start + len(part)] = part, part_mask
+            start += len(part)
+    return _spread(vectors, mask), _spread(present, mask)
 
 
 def _slots(
@@ -236,7 +240,6 @@ def _slots(
             for example in examples:
                 keys += [example.category, *example.path, *[""] * (PATH_MAX - len(example.path))]
         slots = table.lookup(keys).astype(np.int64)
-        slots[np.fromiter((not key for key in keys), dtype=np.bool_, count=len(keys))] = 0
         if name == "category":
             slots, of_queries = slots[: -queries.size], slots[-queries.size :]
             queries = of_queries.reshape(queries.shape)

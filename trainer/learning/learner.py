@@ -27,11 +27,11 @@ from trainer.features import (
     TABLES,
     Batch,
     CatalogueLike,
+    ExampleBuilder,
     Labels,
     SessionExample,
     batch_from_columns,
     collate,
-    example_from_session,
     stream_labels,
 )
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
@@ -140,6 +140,7 @@ class Learner:
         self.candidates: Counter[tuple[str, str]] = Counter()
         self.pending: list[PendingSession] = []
         self.labels = EffectiveLabels()
+        self._builder: ExampleBuilder | None = None
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
         self.num_steps = 0
@@ -227,24 +228,28 @@ class Learner:
         self, pending: Sequence[PendingSession], catalogue: CatalogueLike
     ) -> tuple[list[SessionExample], list[bool], list[bool]]:
         """Return the examples to train, which of them are first revisions, and which were shown in random order."""
+        if self._builder is None or self._builder.catalogue is not catalogue:
+            self._builder = ExampleBuilder(catalogue)
+        found = self._builder.from_sessions([one.session for one in pending], [one.labels for one in pending])
         examples: list[SessionExample] = []
         fresh: list[bool] = []
         shuffled: list[bool] = []
-        for one in pending:
-            try:
-                examples.append(example_from_session(one.session, catalogue, one.labels))
-            except SchemaError:
+        for one, example in zip(pending, found, strict=True):
+            if isinstance(example, SchemaError):
                 self.counters["rejected_features"] += 1
                 continue
+            examples.append(example)
             fresh.append(one.session.revision == 0)
             shuffled.append(was_shuffled(one.session))
-            self.behaviours["kept"] += examples[-1].num_matching
-            self.behaviours["other_category"] += examples[-1].num_behaviours - examples[-1].num_matching
+            self.behaviours["kept"] += example.num_matching
+            self.behaviours["other_category"] += example.num_behaviours - example.num_matching
         return examples, fresh, shuffled
 
     def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
         """Return the labels of this revision without the purchases that were trained before."""
         labels = stream_labels(session)
+        if not labels.conv.any():
+            return labels
         conv = labels.conv.copy()
         for row in np.flatnonzero(conv):
             item_key = f"{session.query_id}\0{session.item_id[row]}".encode()

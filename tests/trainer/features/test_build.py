@@ -9,9 +9,11 @@ from msgspec import structs
 from stream.errors import SchemaError
 from stream.schemas.events import History
 from stream.schemas.session import Session
+from tests.trainer.features.plain_examples import plain_example
 from tests.trainer.lists import (
     WIDTH,
     MemoryCatalogue,
+    batch_of,
     catalogue,
     item,
     request,
@@ -23,13 +25,13 @@ from trainer.features import (
     N_MAX,
     NUM_COLUMNS,
     SCHEMAS,
+    Batch,
+    ExampleBuilder,
     SessionExample,
     context_f16,
     example_from_request,
     example_from_session,
-    final_labels,
     item_f16,
-    stream_labels,
 )
 
 KNOWN = catalogue()
@@ -285,20 +287,67 @@ def test_a_vector_that_came_after_serving_counts_as_missing() -> None:
     assert example.txt_mask.any()
 
 
-def test_revisions_train_only_what_is_new() -> None:
-    served_list = served(2, KNOWN, n=6)
-    first = stream_labels(served_list.session(range(6), orders=[1], clicks=[1, 2], gross_minor=500))
-    assert first.conv.tolist() == [0, 1, 0, 0, 0, 0]
-    assert first.click.tolist() == [0, 1, 1, 0, 0, 0]
-    assert (first.money.sum(), first.click_weight) == (500, 1)
-    session = served_list.session(
-        range(6), orders=[1, 3], clicks=[1, 2], revision=1, reason="conversion", changed=[3], gross_minor=500
-    )
-    later = stream_labels(session)
-    assert later.conv.tolist() == [0, 0, 0, 1, 0, 0]
-    assert (later.money.sum(), later.click_weight) == (500, 0)
-    refund = stream_labels(
-        served_list.session(range(6), orders=[1, 3], revision=2, reason="refund", changed=[1], gross_minor=500)
-    )
-    assert not refund.conv.any()
-    assert final_labels(session).conv.tolist() == [0, 1, 0, 1, 0, 0]
+def assert_equal(ours: SessionExample, theirs: SessionExample) -> None:
+    for field in dataclasses.fields(SessionExample):
+        left, right = getattr(ours, field.name), getattr(theirs, field.name)
+        if not isinstance(left, np.ndarray):
+            assert left == right, field.name
+        # A list without vectors has no width.
+        elif right.ndim < 2 or right.size:
+            assert left.dtype == right.dtype, field.name
+            assert np.array_equal(left, right), field.name
+
+
+def sessions(count: int) -> list[Session]:
+    """Sessions with every peculiarity: equal ranks, unknown items, items listed twice, no category, parts, parents."""
+    found = []
+    for seed in range(count):
+        served_list = served(seed, KNOWN)
+        rng = np.random.default_rng([9, seed])
+        shown = rng.permutation(len(served_list.item_ids)).tolist()
+        session = served_list.session(shown, orders=shown[:1], clicks=shown[:3], gross_minor=1_999)
+        if seed % 3 == 0:
+            session.query_category = [None, "c1", "root", "garden", "root/c2"][seed // 3 % 5]
+        if seed % 4 == 1:
+            session.rank_in = (session.column("rank_in") // 2).tobytes()
+        if seed % 5 == 1:
+            session.item_id[0] = "gone"
+            session.item_id[-1] = session.item_id[1]
+        if seed % 5 == 2 and session.hist_item:
+            session.hist_item[0] = "gone"
+            session.hist_item[-1] = session.item_id[0]
+            session.hist_category[:2] = ["", "root > c1"][: len(session.hist_category)]
+        if seed % 7 == 0:
+            session.position = (3 * np.arange(session.n)).astype("<u4").tobytes()
+        if seed % 6 == 0:
+            session.lineage, session.version = "armmt", "3"
+            session.score = rng.normal(size=session.n).astype("<f4").tobytes()
+        found.append(of_schema_1(session) if seed % 8 == 0 else session)
+    return found
+
+
+def test_lists_built_together_equal_those_of_plain_loops() -> None:
+    every = sessions(60)
+    expected = [plain_example(session, KNOWN) for session in every]
+    builder = ExampleBuilder(KNOWN)
+    for _ in range(2):
+        for ours, theirs in zip(builder.from_sessions(every), expected, strict=True):
+            assert isinstance(ours, SessionExample)
+            assert_equal(ours, theirs)
+    batch, plain = batch_of([example_from_session(session, KNOWN) for session in every]), batch_of(expected)
+    for name in Batch._fields:
+        assert np.array_equal(getattr(batch, name), getattr(plain, name)), name
+
+
+def test_a_bad_session_leaves_the_others_of_its_batch_alone() -> None:
+    every = sessions(5)
+    every[1].feature_schema = bytes(32)
+    every[3].item_f16 = np.full(every[3].n * len(ITEM_COLUMNS), np.inf, "<f2").tobytes()
+    found = ExampleBuilder(KNOWN).from_sessions(every)
+    reasons = [each.reason if isinstance(each, SchemaError) else None for each in found]
+    assert reasons == [None, "feature_schema", None, "feature_not_finite", None]
+    for number in (0, 2, 4):
+        ours = found[number]
+        assert isinstance(ours, SessionExample)
+        assert_equal(ours, plain_example(every[number], KNOWN))
+    assert ExampleBuilder(KNOWN).from_sessions([]) == []

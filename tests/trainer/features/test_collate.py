@@ -1,14 +1,10 @@
 """Padded batches."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.trainer.lists import (
     WIDTH,
-    HashLookups,
     batch_of,
     catalogue,
     id_maps,
@@ -20,10 +16,12 @@ from trainer.features import (
     N_MAX,
     NUM_COLUMNS,
     SCHEMAS,
+    TABLES,
     Batch,
     batch_from_columns,
     collate,
 )
+from trainer.features.id_maps import IdMaps
 
 KNOWN = catalogue()
 
@@ -101,13 +99,8 @@ def test_vectors_of_another_width_count_as_missing() -> None:
     assert not batch.hist_txt_mask.any()
 
 
-def test_an_id_that_is_not_there_is_no_lookup() -> None:
-    class Strict:
-        def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
-            return np.ones(len(keys), np.int64)
-
-    strict = Strict()
-    batch = collate([request([item("a", category="")])], HashLookups(strict, strict, strict, strict), width=4)
+def test_an_id_that_is_not_there_is_padding() -> None:
+    batch = collate([request([item("a", category="")])], IdMaps.empty(dict.fromkeys(TABLES, 4)), width=4)
     assert batch.cand_id.tolist() == [[[1, 0, 0, 0]]]
     assert batch.query_category.tolist() == [0]
 
