@@ -7,6 +7,7 @@ from serving.ranking import scorer
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
 from tests.serving.world import World, example_of, items, publish, request, scores_of
+from trainer.models import MODELS
 from trainer.versions import artifact
 
 
@@ -15,7 +16,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-@pytest.mark.parametrize("model", ["mlp", "prm", "armmt"])
+@pytest.mark.parametrize("model", MODELS)
 def test_a_loaded_version_gives_its_golden_scores(world: World, model: str) -> None:
     loaded = scorer.load(world.artifacts, publish(world.artifacts, "base", 1, model=model))
     assert loaded.verify() <= artifact.GOLDEN_TOLERANCE
