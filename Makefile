@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer docs lock hooks clean setup setup-dev servers
+.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer bench-ids docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -93,6 +93,9 @@ bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Strea
 
 bench-trainer: setup-dev ## Measure the trainer against a bare torch loop of the same models
 	@$(BIN)/python -m tests.bench.trainer
+ROWS ?= 1000000
+bench-ids: setup-dev ## Measure an id table of ROWS rows: boundaries, look-ups, checkpoints, versions, memory
+	@$(BIN)/python -m tests.bench.id_tables --rows $(ROWS)
 
 docs: setup-dev ## Rewrite the reference pages in docs/ from the code
 	@$(BIN)/python -m deploy.reference docs

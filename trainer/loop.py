@@ -35,6 +35,7 @@ from trainer.versions.atomic_folder import WriteError
 from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Published, State
 from trainer.versions.publisher import Publisher
 
+_VOCABULARY = "model.vocabulary."
 _log = logging.getLogger(__name__)
 
 
@@ -73,8 +74,8 @@ class Lineage:
         name: Name of the lineage.
         model: Name of the model.
         profile: Profile that the settings started from.
-        config: Settings of the model, fixed for the life of the lineage.
-        learning: Settings of learning; a change is refused, or adopted and recorded.
+        config: Settings of the model, fixed for the life of the lineage but for id tables that grow.
+        learning: Settings of learning; a change of these, or a larger id table, is refused, or adopted and recorded.
         code_version: Version of Shelfwise.
     """
 
@@ -143,7 +144,7 @@ class Loop:
         publisher: Destination of versions.
         folder: Folder of the checkpoints.
         settings: Settings of the process.
-        adopt: Whether learning settings may differ from those of the checkpoint.
+        adopt: Whether learning settings may differ from those of the checkpoint, and id tables may be larger.
         pauses: Clock and waits of retries.
         failpoint: Called with the name of each step, for crash tests.
         before_step: Called before each batch and boundary; renews the lease.
@@ -236,7 +237,7 @@ class Loop:
             self._apply_items(state.position.boundary_ts, first=state.boundary_number == 1)
 
     def _changed(self, state: State) -> tuple[Adoption, ...]:
-        """Return the learning settings that differ from the checkpoint's, if they may be adopted."""
+        """Return the settings that differ from the checkpoint's, if they may be adopted."""
         wanted, missing = self._lineage.settings(), object()
         try:
             number = schema_of(state.feature_schema).number
@@ -248,7 +249,13 @@ class Loop:
         if not changed:
             return ()
         text = ", ".join(f"{key} was {settings.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
-        if any(not key.startswith("learning.") for key in changed):
+        for key in changed:
+            old, new = settings.get(key), wanted.get(key)
+            if not key.startswith(_VOCABULARY) or not isinstance(old, int) or not isinstance(new, int):
+                continue
+            if new < old:
+                raise ConfigError(f"lineage {self._lineage.name}: {key} was {old} and is {new}: id tables only grow")
+        if any(not key.startswith(("learning.", _VOCABULARY)) for key in changed):
             raise ConfigError(f"lineage {self._lineage.name}: {text}; another model needs a lineage of its own")
         if not self._adopt:
             raise ConfigError(f"lineage {self._lineage.name}: {text}; --adopt takes and records the new values")

@@ -27,7 +27,10 @@ def run(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set a key of the section [model]; repeatable.")
     ] = None,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Take and record learning settings that differ from the checkpoint's.")
+        bool,
+        typer.Option(
+            "--adopt", help="Take and record learning settings that differ from the checkpoint's, and larger id tables."
+        ),
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights and of dropout.")] = None,

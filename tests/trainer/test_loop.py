@@ -19,6 +19,7 @@ from stream.schemas.session import Session, decode, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log
+from trainer.configs import Vocabulary
 from trainer.loop import Lineage, Loop
 from trainer.versions import artifact, checkpoint
 from trainer.versions.registry import Registry
@@ -255,6 +256,34 @@ def test_an_adopted_setting_stands_in_every_later_manifest(tmp_path: Path) -> No
     )
     assert manifests[0].adopted == ()
     assert manifests[-1].adopted == (expected,)
+
+
+def test_an_id_table_grows_on_resume_and_never_shrinks(tmp_path: Path) -> None:
+    engine, log = make_engine(tmp_path), make_log()
+    large = replace(LINEAGE, config=replace(LINEAGE.config, vocabulary=Vocabulary(item=10_000)))
+    small = replace(LINEAGE, config=replace(LINEAGE.config, vocabulary=Vocabulary(item=22)))
+    less = replace(LINEAGE, config=replace(LINEAGE.config, vocabulary=Vocabulary(item=21)))
+    feed(make_loop(tmp_path, engine, lineage=small), log[:150])
+    with pytest.raises(ConfigError, match=r"model\.vocabulary\.item was 22 and is 10000; --adopt takes"):
+        make_loop(tmp_path, engine, lineage=large).start()
+    with pytest.raises(ConfigError, match=r"model\.vocabulary\.item was 22 and is 21: id tables only grow"):
+        make_loop(tmp_path, engine, lineage=less, adopt=True).start()
+    loop = make_loop(tmp_path, engine, lineage=large, adopt=True)
+    loop.start()
+    names = [f"i{number}" for number in range(40)]
+    before = loop.learner.id_maps.item.lookup(names)
+    assert (before > 1).sum() == 20, "the small table was full"
+    feed(loop, log)
+    after = loop.learner.id_maps.item.lookup(names)
+    assert (after > 1).all()
+    assert after[before > 1].tolist() == before[before > 1].tolist()
+    newest = Registry(engine).versions("test")[-1].artifact
+    loaded = artifact.load(tmp_path / "artifacts", newest)
+    assert loaded.manifest.capacities["item"] == 10_000
+    assert [one.setting for one in loaded.manifest.adopted] == ["model.vocabulary.item"]
+    resumed = make_loop(tmp_path, engine, lineage=large)
+    resumed.start()
+    assert resumed.learner.capacities["item"] == 10_000
 
 
 def test_settings_of_the_model_are_never_adopted(tmp_path: Path) -> None:

@@ -101,11 +101,13 @@ _LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0}
 
 
 def architecture_hash(name: str, config: ModelConfig) -> str:
-    """Return the sha256 (64 hex digits) of a model's name and configuration.
+    """Return the sha256 (64 hex digits) of a model's name and configuration without the sizes of the id tables.
 
     >>> architecture_hash("prm", ModelConfig()) == architecture_hash("prm", ModelConfig(d=32))
     True
     """
     values = {key: value for key, value in asdict(config).items() if key not in _LATER or value != _LATER[key]}
+    # Tables may grow while a lineage lives, so all sizes count as the default ones.
+    values["vocabulary"] = asdict(Vocabulary())
     text = json.dumps({"model": name, "config": values}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

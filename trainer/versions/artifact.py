@@ -41,7 +41,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
         learning: Settings of learning, by name.
         adopted: Learning settings that were changed since the lineage began, oldest first.
-        architecture: Hash of model name and configuration.
+        architecture: Hash of model name and configuration without the sizes of the id tables.
         image_space, text_space: Vector spaces of the catalogue it was trained with.
         cursors: Partition of `sessions` to its cursor.
         boundary_ts: The checkpoint boundary at which it was written, in watermark time.

@@ -47,7 +47,7 @@ def test_the_hash_tells_models_and_settings_apart(name: str, config: ModelConfig
     assert architecture_hash(name, config) != architecture_hash("other", config)
     assert architecture_hash(name, config) != architecture_hash(name, replace(config, d=config.d + 1))
     more_rows = replace(config, vocabulary=Vocabulary(item=config.vocabulary.item + 1))
-    assert architecture_hash(name, config) != architecture_hash(name, more_rows)
+    assert architecture_hash(name, config) == architecture_hash(name, more_rows), "tables may grow"
 
 
 def test_hash_is_pinned() -> None:
