@@ -35,7 +35,7 @@ from trainer.versions.registry import Registry
 pytestmark = [pytest.mark.kafka, pytest.mark.system]
 SEED = 11
 PUBLISH_S = 900
-LEARNING = {"trainer.publish_s": PUBLISH_S, "learning.checkpoint_s": PUBLISH_S // 2}
+TRAINING = {"trainer.publish_s": PUBLISH_S, "trainer.hold_lists": 0, "learning.checkpoint_s": PUBLISH_S // 2}
 ARMS = arms.learned(("prm", "armmt"))
 OPTIONS = (
     "--hours",
@@ -50,7 +50,7 @@ OPTIONS = (
     "prm,armmt",
 )
 # Two simulated hours take four minutes at least, so every kill falls into the shoppers' time, on a slow machine too.
-SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "30", "SHELFWISE_TRAINER__HOLD_LISTS": "0"}
+SETTINGS = {"SHELFWISE_MARKETPLACE__PACE": "30", variable("trainer.hold_lists"): "0"}
 VICTIMS: Mapping[str, tuple[str, ...]] = {
     "joiner": ("stream", "worker"),
     **{trainer_name(arm): ("trainer", "run", arm.lineage) for arm in ARMS},
@@ -176,7 +176,7 @@ def _undisturbed(broker: Broker, home: Path, arm: LearnedArm) -> Iterator["subpr
     environment |= {
         "SHELFWISE_HOME": str(home),
         "SHELFWISE_BROKER": broker.bootstrap,
-        **{variable(key): str(value) for key, value in {**SHOP, **LEARNING}.items()},
+        **{variable(key): str(value) for key, value in {**SHOP, **TRAINING}.items()},
         "OMP_NUM_THREADS": "1",
     }
     argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(SEED))
