@@ -21,7 +21,7 @@ from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
 from stream.schemas.session import UnlinkedLine
 from stream.settings import values_by_key
-from trainer.configs import LearningSettings, ModelConfig
+from trainer.configs import LATER, LearningSettings, ModelConfig
 from trainer.features import SCHEMAS, schema_of
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
@@ -243,8 +243,9 @@ class Loop:
             number = schema_of(state.feature_schema).number
         except SchemaError as error:
             raise ArtifactError(f"checkpoint of lineage {state.lineage}: {error}") from error
-        # Checkpoints of schema 1 were written before the schema was a setting.
-        settings = {"model.feature_schema": number, **state.settings}
+        # A checkpoint from before a setting was trained as that setting's value in `LATER` says.
+        later = {f"model.{name}": value for name, value in LATER.items()} | {"model.feature_schema": number}
+        settings = {key: value for key, value in later.items() if key in wanted} | state.settings
         changed = [key for key in {**settings, **wanted} if settings.get(key, missing) != wanted.get(key)]
         if not changed:
             return ()

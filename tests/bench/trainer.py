@@ -192,7 +192,8 @@ def markdown(report: Report) -> str:
         "",
         f"`make bench-trainer`, commit {report.commit}, torch {report.torch}, {report.hardware['cpu']}, one thread;"
         f" load average at the end {report.hardware['load']}. Sessions per second of CPU time: median of the rounds,"
-        " spread in brackets.",
+        " spread in brackets."
+        + (" Other work kept the cores busy, which slows both sides." if _is_busy(report) else ""),
         "",
         f"Lists of {_CANDIDATES} candidates with {_BEHAVIOURS} behaviours, {_ITEMS:,} items with vectors of width"
         f" {_WIDTH}, one order in four lists. *Product* is everything from the record to the step: decode, labels,"
@@ -226,6 +227,10 @@ def markdown(report: Report) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _is_busy(report: Report) -> bool:
+    return float(report.hardware["load"]) > float(report.hardware["cores"])
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -21,6 +21,7 @@ from stream.schemas import session
 from stream.schemas.session import Session
 from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import make_items, make_log
+from trainer.configs import LATER
 from trainer.features import FEATURE_SCHEMA, SCHEMAS, SessionExample, context_f16, example_from_request, item_f16
 from trainer.loop import Lineage
 from trainer.versions import artifact, checkpoint
@@ -28,7 +29,8 @@ from trainer.versions.registry import Registry
 
 import trainer.versions.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
 
-OLD = replace(LINEAGE, name="old", config=replace(LINEAGE.config, feature_schema=1))
+OLD_CONFIG = replace(LINEAGE.config, feature_schema=1, touch_columns=False)
+OLD = replace(LINEAGE, name="old", config=OLD_CONFIG)
 NEW_FIELDS = {"query_token", "query_path", "query_vec", "query_vec_mask", "position", "latency_ms"}
 
 
@@ -66,7 +68,8 @@ def without_newer_fields(folder: Path) -> Path:
 
 def as_schema_1_wrote_it(folder: Path) -> Path:
     """Give a version the form that it had before the schema was a setting."""
-    return rewritten(without_newer_fields(folder), lambda document: document["config"].pop("feature_schema"))
+    found = without_newer_fields(folder)
+    return rewritten(found, lambda document: [document["config"].pop(name, None) for name in LATER])
 
 
 def example(number: int) -> SessionExample:
@@ -143,14 +146,17 @@ def test_a_lineage_of_schema_1_goes_on_from_its_checkpoint(tmp_path: Path) -> No
     log, engine = make_log(120, schema=1), engine_in(tmp_path)
     feed(make_loop(tmp_path, engine, lineage=OLD), log[:100])
     newest = sorted(each for each in (tmp_path / "checkpoints").iterdir())[-1]
-    newest = rewritten(
-        without_newer_fields(newest), lambda document: document["state"]["settings"].pop("model.feature_schema")
-    )
+
+    def before_the_settings(document: dict[str, Any]) -> None:
+        for name in LATER:
+            document["state"]["settings"].pop(f"model.{name}", None)
+
+    newest = rewritten(without_newer_fields(newest), before_the_settings)
     assert "model.feature_schema" not in checkpoint.load(newest).state.settings
     another = replace(OLD, config=LINEAGE.config)
     elsewhere = db.create("sqlite://")
     db.metadata.create_all(elsewhere)
-    with pytest.raises(ConfigError, match=r"model\.feature_schema was 1 and is 2; another model needs a lineage"):
+    with pytest.raises(ConfigError, match=r"model\.feature_schema was 1 and is 2.*; another model needs a lineage"):
         make_loop(tmp_path, elsewhere, lineage=another).start()
     resumed = make_loop(tmp_path, engine, lineage=OLD)
     feed(resumed, log)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from trainer.configs import armmt, din, diversity, dlcm, mlp, prm, setrank
-from trainer.configs.base import ModelConfig, Vocabulary, architecture_hash
+from trainer.configs.base import LATER, ModelConfig, Vocabulary, architecture_hash
 from trainer.configs.learning import PROFILES as LEARNING_PROFILES
 from trainer.configs.learning import LearningSettings
 
@@ -26,6 +26,7 @@ MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
 }
 
 __all__ = [
+    "LATER",
     "LEARNING_PROFILES",
     "MODEL_PROFILES",
     "LearningSettings",

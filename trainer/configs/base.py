@@ -96,7 +96,7 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"width = {width}: expected a multiple of heads = {heads}")
 
 
-_LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0}
+LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0}
 """Settings that came after lineages were registered, with the value that those lineages have: no part of their hash."""
 
 
@@ -106,7 +106,7 @@ def architecture_hash(name: str, config: ModelConfig) -> str:
     >>> architecture_hash("prm", ModelConfig()) == architecture_hash("prm", ModelConfig(d=32))
     True
     """
-    values = {key: value for key, value in asdict(config).items() if key not in _LATER or value != _LATER[key]}
+    values = {key: value for key, value in asdict(config).items() if key not in LATER or value != LATER[key]}
     # Tables may grow while a lineage lives, so all sizes count as the default ones.
     values["vocabulary"] = asdict(Vocabulary())
     text = json.dumps({"model": name, "config": values}, sort_keys=True, separators=(",", ":"))

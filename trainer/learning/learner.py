@@ -7,6 +7,7 @@ Source: docs/training.md.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.shuffled_evidence import ShuffledEvidence
-from trainer.models import MODELS, ModelConfig, call, to_torch
+from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_device
 from trainer.models.blocks import Dropout
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
@@ -260,25 +261,26 @@ class Learner:
         self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats, shuffled: NDArray[np.bool_]
     ) -> tuple[dict[str, float], bool]:
         local, touched = gather_unique_rows(arrays)
-        tensors = to_torch(local, self.device)
-        slots = {table: torch.from_numpy(numbers).to(self.device) for table, numbers in touched.items()}
+        by_label = label_weights(arrays.position, self.learning)
+        weighted = () if by_label is None else (by_label,)
+        on_device = to_device([*local, *touched.values(), *weighted], self.device)
+        tensors = TensorBatch(*on_device[: len(local)])
+        slots = dict(zip(touched, on_device[len(local) :], strict=False))
+        label_weight = None if by_label is None else on_device[-1]
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
         is_low = self.learning.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
             outputs = call(self._module, weights, tensors, self._dropout())
-        by_label = label_weights(arrays.position, self.learning)
-        label_weight = None if by_label is None else torch.from_numpy(by_label).to(self.device)
         loss, parts = total_loss(outputs, tensors, self.config, label_weight)
-        losses = {name: float(part) for name, part in parts.items()}
-        if not bool(torch.isfinite(loss)):
-            return losses, False
         leaves = [*self._dense.values(), *rows.values()]
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
-        norm = torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(g) for g in gradients if g is not None] or [torch.zeros(())])
-        )
-        if not bool(torch.isfinite(norm)):
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
+        norm_on_device = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros_like(loss)]))
+        # One read of the device decides whether the step is taken; each further one would wait for it again.
+        total, norm, *values = torch.stack([loss.detach(), norm_on_device, *parts.values()]).tolist()
+        losses = dict(zip(parts, values, strict=True))
+        if not (math.isfinite(total) and math.isfinite(norm)):
             return losses, False
         self.prequential.update(outputs, arrays, fresh, served)
         if shuffled.any():
@@ -286,12 +288,12 @@ class Learner:
             self.shuffled.update(logit, arrays, shuffled)
         labelled = is_label(arrays)
         self.labels.add(np.ones(np.count_nonzero(labelled)) if by_label is None else by_label[labelled])
-        scale = min(1.0, self.learning.clip_norm / max(float(norm), 1e-12))
+        scale = min(1.0, self.learning.clip_norm / max(norm, 1e-12))
         by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
         for weight in self._dense.values():
             gradient = by_leaf.get(id(weight))
             weight.grad = None if gradient is None else gradient * scale
-        if not float(norm):
+        if not norm:
             # Nothing is learned from a batch without a label, so momentum must not move the weights either.
             return losses, True
         rate = self._rate()

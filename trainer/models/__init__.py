@@ -4,7 +4,7 @@
 """
 
 from trainer.configs import ModelConfig, Vocabulary, architecture_hash
-from trainer.models.batch import Outputs, TensorBatch, to_torch
+from trainer.models.batch import Outputs, TensorBatch, to_device, to_torch
 from trainer.models.zoo import MODELS, ModelSpec, call, decode_config, encode_config
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "call",
     "decode_config",
     "encode_config",
+    "to_device",
     "to_torch",
 ]
