@@ -29,6 +29,7 @@ ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
 GOLDEN_TOLERANCE = 1e-4
 _ADDRESS = re.compile("[0-9a-f]{64}")
+_FORMAT = 2
 _FILES = frozenset({"dense", "rows", "ids", "golden"})
 
 
@@ -49,7 +50,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         num_sessions: Sessions trained since the lineage began.
     """
 
-    format: int = 1
+    format: int = _FORMAT
     lineage: str
     version: int
     parent: str | None
@@ -150,8 +151,10 @@ def read_manifest(folder: Path, sha256: str) -> Manifest:
         manifest = msgspec.json.decode(atomic_folder.read_manifest(folder / sha256), type=Manifest)
     except msgspec.MsgspecError as error:
         raise ArtifactError(f"{sha256}/{atomic_folder.MANIFEST}: {error}") from error
-    if manifest.format != 1 or manifest.model not in MODELS or set(manifest.files) != _FILES:
-        raise ArtifactError(f"{sha256}: format {manifest.format}, model '{manifest.model}' or its files are unknown")
+    if manifest.format != _FORMAT:
+        raise ArtifactError(f"{sha256}: format {manifest.format}, this release reads format {_FORMAT}")
+    if manifest.model not in MODELS or set(manifest.files) != _FILES:
+        raise ArtifactError(f"{sha256}: model '{manifest.model}' or its files are unknown")
     return manifest
 
 

@@ -166,16 +166,20 @@ def test_a_manifest_of_another_version_is_refused(published: tuple[Path, list[st
         artifact.load(folder, addresses[0])
 
 
-@pytest.mark.parametrize("key", ["model", "format", "files", "config", "capacities"])
+@pytest.mark.parametrize("key", ["model", "files", "config", "capacities"])
 def test_a_manifest_that_makes_no_sense_is_refused(copied: tuple[Path, str], key: str) -> None:
     def change(document: dict[str, object]) -> None:
-        document[key] = {"model": "gpt", "format": 2, "files": {}, "config": {"d": "wide"}, "capacities": {"item": 3}}[
-            key
-        ]
+        document[key] = {"model": "gpt", "files": {}, "config": {"d": "wide"}, "capacities": {"item": 3}}[key]
 
     folder, address = copied
     with pytest.raises(ArtifactError):
         artifact.load(folder, reseal(folder, address, change))
+
+
+def test_a_version_of_an_earlier_format_is_refused_by_name(copied: tuple[Path, str]) -> None:
+    folder, address = copied
+    with pytest.raises(ArtifactError, match="format 1, this release reads format 2"):
+        artifact.load(folder, reseal(folder, address, lambda document: document.update(format=1)))
 
 
 def test_a_surplus_file_and_a_linked_folder_are_refused(copied: tuple[Path, str]) -> None:
