@@ -8,6 +8,7 @@ NAMES = {
     "shelfwise_serving_version_changes": ("counter", ("lineage",)),
     "shelfwise_serving_refused_versions": ("counter", ("lineage", "reason")),
     "shelfwise_serving_candidates": ("counter", ("table", "row")),
+    "shelfwise_serving_swapped": ("counter", ("arm",)),
     "shelfwise_serving_impressions": ("counter", ("state",)),
     "shelfwise_serving_collected": ("counter", ("outcome",)),
     "shelfwise_serving_spool_bytes": ("gauge", ()),
