@@ -329,7 +329,7 @@ def test_a_resumed_run_with_other_settings_is_bit_equal(tmp_path: Path, values: 
 def shuffled(log: list[LogRecord]) -> list[LogRecord]:
     """Return the log as if each list had been shown in random order, and as if a feature explained the clicks.
 
-    Few lists then tell that the scores are better, whatever the first weights are.
+    Few lists then tell that the scores are better, also if the first weights are bad ones.
     """
     found = []
     for record in log:
@@ -337,7 +337,7 @@ def shuffled(log: list[LogRecord]) -> list[LogRecord]:
         if isinstance(content, Session):
             content.propensity = np.full(content.n, 1 / content.n, "<f4").tobytes()
             features = np.frombuffer(content.item_f16, "<f2").reshape(content.n, -1).copy()
-            features[:, :3] = 3 * (np.frombuffer(content.clicks, "<u2")[:, None] > 0)
+            features[:, :8] = 3 * (np.frombuffer(content.clicks, "<u2")[:, None] > 0)
             content.item_f16 = features.tobytes()
         found.append(LogRecord(record.partition, record.offset, encode(content)))
     return found
