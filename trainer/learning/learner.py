@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError, ShelfwiseError
-from stream.schemas.session import Session, decode, encode
 from trainer.configs import LearningSettings
 from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
@@ -29,16 +28,14 @@ from trainer.features import (
     Batch,
     CatalogueLike,
     ExampleBuilder,
-    Labels,
     SessionExample,
     batch_from_columns,
     collate,
-    stream_labels,
 )
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
-from trainer.feed.seen import SeenSet
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
+from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
@@ -50,14 +47,6 @@ from trainer.versions.checkpoint import LearningState
 from trainer.versions.delta import PLACES
 
 _DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class PendingSession:
-    """A session that waits for its batch to fill, and the labels that it will train."""
-
-    session: Session
-    labels: Labels
 
 
 class LearningHalted(ShelfwiseError):  # noqa: N818 - a state of learning, not a fault of the program
@@ -101,7 +90,6 @@ class Learner:
         id_maps: Rows of the ids.
         behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
         candidates: Candidates of trained lists since the process began, by id table and `own` or `cold` row.
-        pending: Sessions that wait for their batch to fill.
         labels: Clicked and bought items trained since the process began, by their weights.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
         batch_number: Batches seen, refused and held ones included.
@@ -135,11 +123,9 @@ class Learner:
         self.id_maps = IdMaps.empty(
             self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
         )
-        self._seen = SeenSet()
-        self._converted = SeenSet()
+        self._intake = Intake(learning)
         self.behaviours: Counter[str] = Counter()
         self.candidates: Counter[tuple[str, str]] = Counter()
-        self.pending: list[PendingSession] = []
         self.labels = EffectiveLabels()
         self._builder: ExampleBuilder | None = None
         self.counters: Counter[str] = Counter()
@@ -151,6 +137,11 @@ class Learner:
         self.golden: Batch | None = None
         self.lineage: str | None = None
 
+    @property
+    def pending(self) -> Sequence[PendingSession]:
+        """Sessions that wait for their batch to fill."""
+        return self._intake.pending
+
     def learn(self, batch: SessionBatch, catalogue: CatalogueLike) -> Step:
         """Take sessions in and train every batch that they fill; the rest waits for later sessions.
 
@@ -159,11 +150,10 @@ class Learner:
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
         """
-        self._take(batch)
+        self.counters.update(self._intake.take(batch))
         trained, moved = 0, False
         losses: Mapping[str, float] = {}
-        while len(self.pending) >= self.learning.batch:
-            full, self.pending = self.pending[: self.learning.batch], self.pending[self.learning.batch :]
+        while (full := self._intake.next_full()) is not None:
             step = self.train(*self._examples(full, catalogue))
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
         return Step(trained, losses, moved=moved)
@@ -208,23 +198,6 @@ class Learner:
         self.observe([example for example, new in zip(examples, fresh, strict=True) if new])
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
-    def _take(self, batch: SessionBatch) -> None:
-        """Append the sessions that have something to train to those that wait."""
-        for placed, held in zip(batch.sessions, batch.held, strict=True):
-            session = placed.session
-            key = session.query_id.encode() + b"\0" + session.label_key
-            if held:
-                self.counters["held"] += 1
-                continue
-            if not self._seen.add(key, placed.key.watermark_ts):
-                self.counters["repeated"] += 1
-                continue
-            labels = self._new_labels(session, placed.key.watermark_ts)
-            if session.revision > 0 and not labels.conv.any():
-                self.counters["without_label"] += 1
-                continue
-            self.pending.append(PendingSession(session, labels))
-
     def _examples(
         self, pending: Sequence[PendingSession], catalogue: CatalogueLike
     ) -> tuple[list[SessionExample], list[bool], list[bool]]:
@@ -245,17 +218,6 @@ class Learner:
             self.behaviours["kept"] += example.num_matching
             self.behaviours["other_category"] += example.num_behaviours - example.num_matching
         return examples, fresh, shuffled
-
-    def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
-        """Return the labels of this revision without the purchases that were trained before."""
-        labels = stream_labels(session)
-        if not labels.conv.any():
-            return labels
-        conv = labels.conv.copy()
-        for row in np.flatnonzero(conv):
-            item_key = f"{session.query_id}\0{session.item_id[row]}".encode()
-            conv[row] = float(self._converted.add(item_key, watermark_ts))
-        return _only(labels, conv)
 
     def _step(
         self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats, shuffled: NDArray[np.bool_]
@@ -338,8 +300,7 @@ class Learner:
             if previous_ts is not None:
                 factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
                 self._dense_optimizer.decay(factor)
-        self._seen.forget(boundary_ts - self.learning.seen_s * 1000)
-        self._converted.forget(boundary_ts - self.learning.converted_s * 1000)
+        self._intake.forget(boundary_ts)
 
     def slots(self, since_s: int | None = None) -> dict[str, NDArray[np.int64]]:
         """Return the slots in use by table, padding and cold row included.
@@ -369,10 +330,8 @@ class Learner:
             "dense_optimizer": _arrays(self._dense_optimizer.to_tensors()),
             "rows": rows,
             "ids": ids,
-            "seen": self._seen.to_arrays(),
-            "converted": self._converted.to_arrays(),
-            "pending": _pack(self.pending),
             "golden": {} if self.golden is None else self.golden._asdict(),
+            **self._intake.to_files(),
         }
 
     def state(self, prequential: Prequential) -> LearningState:
@@ -411,9 +370,7 @@ class Learner:
             min_sightings=self.learning.min_sightings,
             half_life_s=self.learning.sighting_half_life_s,
         )
-        self._seen = SeenSet.from_arrays(files["seen"])
-        self._converted = SeenSet.from_arrays(files["converted"])
-        self.pending = _unpack(files["pending"])
+        self._intake.restore(files)
         self.counters = Counter(state.counters)
         self.batch_number = state.batch_number
         self.num_steps = state.num_steps
@@ -422,41 +379,6 @@ class Learner:
         self.shuffled = ShuffledEvidence.of(state.shuffled)
         if files["golden"]:
             self.golden = batch_from_columns(files["golden"])
-
-
-def _only(labels: Labels, conv: NDArray[np.float32]) -> Labels:
-    """Return the labels with these purchases and no others."""
-    return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
-
-
-def _pack(pending: Sequence[PendingSession]) -> Tensors:
-    """Return waiting sessions as arrays: their records end to end, and the purchases that each will train."""
-    records = [encode(one.session) for one in pending]
-    return {
-        "records": np.frombuffer(b"".join(records), np.uint8),
-        "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
-        "conv": np.concatenate([np.zeros(0, np.float32), *(one.labels.conv for one in pending)]),
-    }
-
-
-def _unpack(arrays: Tensors) -> list[PendingSession]:
-    """Return the sessions that `_pack` wrote.
-
-    Raises:
-        ArtifactError: If they do not decode.
-    """
-    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.float32)
-    found: list[PendingSession] = []
-    start = row = 0
-    for end in arrays["ends"].tolist():
-        try:
-            session = decode(raw[start:end])
-        except SchemaError as error:
-            raise ArtifactError(f"checkpoint: waiting session {len(found)}: {error}") from error
-        assert isinstance(session, Session), "only sessions wait"
-        found.append(PendingSession(session, _only(stream_labels(session), conv[row : row + session.n])))
-        start, row = end, row + session.n
-    return found
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:

@@ -1,0 +1,137 @@
+"""The intake of a learner: sessions wait until their batch is full, and each session and purchase is trained once.
+
+Source: docs/training.md, "From sessions to batches".
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.errors import ArtifactError, SchemaError
+from stream.schemas.session import Session, decode, encode
+from trainer.configs import LearningSettings
+from trainer.features import Labels, stream_labels
+from trainer.feed.batches import SessionBatch
+from trainer.feed.seen import SeenSet
+from trainer.versions.atomic_folder import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSession:
+    """A session that waits for its batch to fill, and the labels that it will train."""
+
+    session: Session
+    labels: Labels
+
+
+class Intake:
+    """Sessions that wait, and the memory of the sessions and purchases that came before.
+
+    Attributes:
+        pending: Sessions that wait for their batch to fill.
+    """
+
+    def __init__(self, learning: LearningSettings) -> None:
+        self._learning = learning
+        self._seen = SeenSet()
+        self._converted = SeenSet()
+        self.pending: list[PendingSession] = []
+
+    def take(self, batch: SessionBatch) -> Counter[str]:
+        """Append the sessions that have something to train; return the number of the others by outcome."""
+        left_out: Counter[str] = Counter()
+        for placed, held in zip(batch.sessions, batch.held, strict=True):
+            session = placed.session
+            key = session.query_id.encode() + b"\0" + session.label_key
+            if held:
+                left_out["held"] += 1
+                continue
+            if not self._seen.add(key, placed.key.watermark_ts):
+                left_out["repeated"] += 1
+                continue
+            labels = self._new_labels(session, placed.key.watermark_ts)
+            if session.revision > 0 and not labels.conv.any():
+                left_out["without_label"] += 1
+                continue
+            self.pending.append(PendingSession(session, labels))
+        return left_out
+
+    def next_full(self) -> list[PendingSession] | None:
+        """Remove and return the oldest sessions that fill a batch; None if there are too few."""
+        size = self._learning.batch
+        if len(self.pending) < size:
+            return None
+        full, self.pending = self.pending[:size], self.pending[size:]
+        return full
+
+    def forget(self, boundary_ts: int) -> None:
+        """Remove the keys that are older than `learning.seen_s` and `learning.converted_s` at a boundary."""
+        self._seen.forget(boundary_ts - self._learning.seen_s * 1000)
+        self._converted.forget(boundary_ts - self._learning.converted_s * 1000)
+
+    def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
+        """Return the labels of this revision without the purchases that were trained before."""
+        labels = stream_labels(session)
+        if not labels.conv.any():
+            return labels
+        conv = labels.conv.copy()
+        for row in np.flatnonzero(conv):
+            item_key = f"{session.query_id}\0{session.item_id[row]}".encode()
+            conv[row] = float(self._converted.add(item_key, watermark_ts))
+        return _only(labels, conv)
+
+    def to_files(self) -> dict[str, Tensors]:
+        """Return the arrays of a checkpoint."""
+        return {
+            "seen": self._seen.to_arrays(),
+            "converted": self._converted.to_arrays(),
+            "pending": _pack(self.pending),
+        }
+
+    def restore(self, files: Mapping[str, Tensors]) -> None:
+        """Continue from the arrays of a checkpoint.
+
+        Raises:
+            ArtifactError: If a waiting session does not decode.
+        """
+        self._seen = SeenSet.from_arrays(files["seen"])
+        self._converted = SeenSet.from_arrays(files["converted"])
+        self.pending = _unpack(files["pending"])
+
+
+def _only(labels: Labels, conv: NDArray[np.float32]) -> Labels:
+    """Return the labels with these purchases and no others."""
+    return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
+
+
+def _pack(pending: Sequence[PendingSession]) -> Tensors:
+    """Return waiting sessions as arrays: their records end to end, and the purchases that each will train."""
+    records = [encode(one.session) for one in pending]
+    return {
+        "records": np.frombuffer(b"".join(records), np.uint8),
+        "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
+        "conv": np.concatenate([np.zeros(0, np.float32), *(one.labels.conv for one in pending)]),
+    }
+
+
+def _unpack(arrays: Tensors) -> list[PendingSession]:
+    """Return the sessions that `_pack` wrote.
+
+    Raises:
+        ArtifactError: If they do not decode.
+    """
+    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.float32)
+    found: list[PendingSession] = []
+    start = row = 0
+    for end in arrays["ends"].tolist():
+        try:
+            session = decode(raw[start:end])
+        except SchemaError as error:
+            raise ArtifactError(f"checkpoint: waiting session {len(found)}: {error}") from error
+        assert isinstance(session, Session), "only sessions wait"
+        found.append(PendingSession(session, _only(stream_labels(session), conv[row : row + session.n])))
+        start, row = end, row + session.n
+    return found
