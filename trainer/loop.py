@@ -15,19 +15,18 @@ from typing import Protocol
 import torch
 
 from stream.backoff import Backoff
-from stream.errors import ArtifactError, ConfigError, FencedError, SchemaError, StoreError
+from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
 from stream.schemas.session import UnlinkedLine
-from stream.settings import values_by_key
-from trainer.configs import LATER, LearningSettings, ModelConfig
-from trainer.features import SCHEMAS, schema_of
+from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.learning import learner
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
+from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
@@ -35,7 +34,6 @@ from trainer.versions.atomic_folder import WriteError
 from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Published, State
 from trainer.versions.publisher import Publisher
 
-_VOCABULARY = "model.vocabulary."
 _log = logging.getLogger(__name__)
 
 
@@ -64,31 +62,6 @@ class ItemFeed(Protocol):
 
     def advance(self, catalogue: Catalogue, until_ts: int) -> None:
         """Apply the items with `updated_ts` up to a time, in log order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
-    """The identity of a model under training.
-
-    Attributes:
-        name: Name of the lineage.
-        model: Name of the model.
-        profile: Profile that the settings started from.
-        config: Settings of the model, fixed for the life of the lineage but for id tables that grow.
-        learning: Settings of learning; a change of these, or a larger id table, is refused, or adopted and recorded.
-        code_version: Version of Shelfwise.
-    """
-
-    name: str
-    model: str
-    profile: str
-    config: ModelConfig
-    learning: LearningSettings
-    code_version: str
-
-    def settings(self) -> dict[str, object]:
-        """Return the settings of the model and of learning, by dotted key."""
-        return values_by_key("model", self.config) | values_by_key("learning", self.learning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +195,7 @@ class Loop:
         identity, expected = (state.lineage, state.model), (self._lineage.name, self._lineage.model)
         if identity != expected:
             raise ArtifactError(f"checkpoint of {identity}, this trainer is {expected}")
-        self._adopted = state.adopted + self._changed(state)
+        self._adopted = state.adopted + adoptions(self._lineage, state, adopt=self._adopt)
         if state.environment != learner.environment():
             _log.warning(
                 "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
@@ -235,41 +208,6 @@ class Loop:
         self.catalogue = Catalogue(image_space=state.image_space, text_space=state.text_space)
         if state.position.boundary_ts is not None:
             self._apply_items(state.position.boundary_ts, first=state.boundary_number == 1)
-
-    def _changed(self, state: State) -> tuple[Adoption, ...]:
-        """Return the settings that differ from the checkpoint's, if they may be adopted."""
-        wanted, missing = self._lineage.settings(), object()
-        try:
-            number = schema_of(state.feature_schema).number
-        except SchemaError as error:
-            raise ArtifactError(f"checkpoint of lineage {state.lineage}: {error}") from error
-        # A checkpoint from before a setting was trained as that setting's value in `LATER` says.
-        later = {f"model.{name}": value for name, value in LATER.items()} | {"model.feature_schema": number}
-        settings = {key: value for key, value in later.items() if key in wanted} | state.settings
-        changed = [key for key in {**settings, **wanted} if settings.get(key, missing) != wanted.get(key)]
-        if not changed:
-            return ()
-        text = ", ".join(f"{key} was {settings.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
-        for key in changed:
-            old, new = settings.get(key), wanted.get(key)
-            if not key.startswith(_VOCABULARY) or not isinstance(old, int) or not isinstance(new, int):
-                continue
-            if new < old:
-                raise ConfigError(f"lineage {self._lineage.name}: {key} was {old} and is {new}: id tables only grow")
-        if any(not key.startswith(("learning.", _VOCABULARY)) for key in changed):
-            raise ConfigError(f"lineage {self._lineage.name}: {text}; another model needs a lineage of its own")
-        if not self._adopt:
-            raise ConfigError(f"lineage {self._lineage.name}: {text}; --adopt takes and records the new values")
-        _log.warning("lineage %s adopts: %s", self._lineage.name, text)
-        return tuple(
-            Adoption(
-                setting=key,
-                old=settings.get(key),
-                new=wanted.get(key),
-                batch_number=state.learning.batch_number,
-            )
-            for key in changed
-        )
 
     def push(self, records: Iterable[SessionRecord]) -> None:
         """Take in the records of one poll and process everything that they complete.

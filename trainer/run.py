@@ -24,7 +24,8 @@ from stream.schemas import events, topics
 from trainer.configs import architecture_hash
 from trainer.feed.items import KafkaItems
 from trainer.learning.learner import Learner, LearningHalted, auto_device, make_deterministic
-from trainer.loop import Lineage, Loop, Pauses
+from trainer.lineage import Lineage
+from trainer.loop import Loop, Pauses
 from trainer.metrics import LoopCollector
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import TEMPORARY_PREFIX

@@ -54,7 +54,8 @@ def run(
     from stream.schemas.names import check_name
     from stream.wall_clock import epoch_ms
     from trainer.configs import LearningSettings, ModelConfig
-    from trainer.loop import Lineage, Pauses
+    from trainer.lineage import Lineage
+    from trainer.loop import Pauses
     from trainer.run import Dependencies, Folders
     from trainer.run import run as train
     from trainer.settings import TrainerSettings

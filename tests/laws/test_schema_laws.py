@@ -23,7 +23,7 @@ from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import make_items, make_log
 from trainer.configs import LATER
 from trainer.features import FEATURE_SCHEMA, SCHEMAS, SessionExample, context_f16, example_from_request, item_f16
-from trainer.loop import Lineage
+from trainer.lineage import Lineage
 from trainer.versions import artifact, checkpoint
 from trainer.versions.registry import Registry
 

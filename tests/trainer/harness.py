@@ -10,7 +10,8 @@ from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
 from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
 from trainer.learning.learner import Learner, make_deterministic
-from trainer.loop import Lineage, Loop, Pauses
+from trainer.lineage import Lineage
+from trainer.loop import Loop, Pauses
 from trainer.settings import TrainerSettings
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry

@@ -20,7 +20,8 @@ from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log
 from trainer.configs import Vocabulary
-from trainer.loop import Lineage, Loop
+from trainer.lineage import Lineage
+from trainer.loop import Loop
 from trainer.versions import artifact, checkpoint
 from trainer.versions.registry import Registry
 
