@@ -1,4 +1,4 @@
-"""What of a lineage may change while it lives; whole runs are in `test_loop.py`."""
+"""Changes of a lineage that lives: adopted, refused by name, or none; whole runs are in `test_loop.py`."""
 
 from dataclasses import replace
 
