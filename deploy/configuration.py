@@ -19,6 +19,27 @@ ALIASES: Mapping[str, str] = {
     "SHELFWISE_CONFIG": "",
     "SHELFWISE_DATA": "",
 }
+# Names of earlier releases, which configuration files still use.
+_MOVED_TO_LEARNING = (
+    "rows_lr",
+    "accumulator",
+    "accumulator_decay_per_day",
+    "clip_norm",
+    "checkpoint_s",
+    "catalogue_delay_s",
+    "seen_s",
+    "converted_s",
+    "min_sightings",
+)
+RENAMED: Mapping[str, str] = {
+    "kafka.port": "local_kafka.port",
+    "kafka.heap_mb": "local_kafka.heap_mb",
+    "kafka.jars": "local_kafka.jars",
+    "trainer.batch_sessions": "learning.batch",
+    "trainer.dense_lr": "learning.lr",
+    "trainer.dense_optimizer": "learning.optimizer",
+    "trainer.vector_width": "model.vector_width",
+} | {f"trainer.{key}": f"learning.{key}" for key in _MOVED_TO_LEARNING}
 DEFAULT_FILE = "shelfwise.toml"
 
 
@@ -120,5 +141,6 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
         environment=variables,
         aliases=ALIASES,
         flags={key: value for key, value in (overrides or {}).items() if value is not None},
+        renamed=RENAMED,
     )
     return Context(home=Path(variables.get("SHELFWISE_HOME", ".shelfwise")), settings=resolved, config_file=file)

@@ -35,6 +35,9 @@ the command fails. Secrets are masked wherever settings are printed.
 
 Three variables are no settings: `SHELFWISE_HOME` is the folder of everything that Shelfwise keeps on disk
 (`.shelfwise`), `SHELFWISE_CONFIG` names the TOML file, `SHELFWISE_DATA` is the folder of research logs for replays.
+
+Former names of settings still work, for example `kafka.port` for `local_kafka.port` and `trainer.rows_lr` for
+`learning.rows_lr`.
 """
 
 _METRICS = """\

@@ -11,7 +11,7 @@ import inspect
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
@@ -148,6 +148,7 @@ def load(
     environment: Mapping[str, str] | None = None,
     aliases: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Settings:
     """Resolve every field of every section.
 
@@ -158,12 +159,14 @@ def load(
         environment: Variables; `SHELFWISE_SECTION__KEY` sets a field, others with the prefix are errors unless aliased.
         aliases: Variable name to `section.key`, or to an empty string for variables that are not settings.
         flags: `section.key` to value, as given on the command line.
+        renamed: Former `section.key` to the present one; files, variables and flags may use both names.
 
     Raises:
-        ConfigError: On an unknown key (with the nearest known one), a wrong type, a refused value, a secret that is
-            given twice or a secret's file that cannot be read.
+        ConfigError: On an unknown key (with the nearest known one), a wrong type, a refused value, a setting that is
+            given under both of its names, a secret that is given twice or a secret's file that cannot be read.
     """
-    known = {f"{name}.{key}" for name, section in sections.items() for key in section_keys(section)}
+    keys_now = {f"{name}.{key}": f"{name}.{key}" for name, section in sections.items() for key in section_keys(section)}
+    known = keys_now | dict(renamed or {})
     layers: list[tuple[str, dict[str, object]]] = [
         ("file", _from_toml(toml, toml_name, known)),
         ("environment", _from_environment(environment or {}, aliases or {}, known)),
@@ -308,7 +311,7 @@ def _read(path: str, file: str) -> str:
     return text
 
 
-def _from_toml(text: str, name: str, known: set[str]) -> dict[str, object]:
+def _from_toml(text: str, name: str, known: Mapping[str, str]) -> dict[str, object]:
     try:
         parsed = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -329,7 +332,9 @@ def _flat(prefix: str, table: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _from_environment(environment: Mapping[str, str], aliases: Mapping[str, str], known: set[str]) -> dict[str, object]:
+def _from_environment(
+    environment: Mapping[str, str], aliases: Mapping[str, str], known: Mapping[str, str]
+) -> dict[str, object]:
     flat: dict[str, object] = {}
     for variable, value in environment.items():
         if not variable.startswith(ENV_PREFIX):
@@ -340,26 +345,33 @@ def _from_environment(environment: Mapping[str, str], aliases: Mapping[str, str]
             continue
         path = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
         if path not in known:
-            raise ConfigError(f"environment: {variable} is no setting{_nearest(path, known)}")
+            raise ConfigError(f"environment: {variable} is no setting{_nearest(path, known.values())}")
         flat[path] = value
-    return flat
+    return _checked(flat, known, "environment")
 
 
-def _checked(values: Mapping[str, object], known: set[str], source: str) -> dict[str, object]:
-    for path in values:
+def _checked(values: Mapping[str, object], known: Mapping[str, str], source: str) -> dict[str, object]:
+    """Return the values by the present names of their keys."""
+    found: dict[str, object] = {}
+    for path, value in values.items():
         if path not in known:
-            raise ConfigError(f"{source}: unknown key '{path}'{_nearest(path, known)}")
-    return dict(values)
+            raise ConfigError(f"{source}: unknown key '{path}'{_nearest(path, known.values())}")
+        present = known[path]
+        if present != path and present in values:
+            raise ConfigError(f"{source}: {path} and {present} are two names of one setting: set {present} only")
+        found[present] = value
+    return found
 
 
-def _nearest(path: str, known: set[str]) -> str:
+def _nearest(path: str, known: Iterable[str]) -> str:
     """Return the known key that was probably meant, or the sections if the section is none of them."""
     section = path.partition(".")[0]
-    sections = {each.partition(".")[0] for each in known}
-    of_section = sorted(each for each in known if each.startswith(f"{section}."))
+    candidates = sorted(set(known))
+    sections = {each.partition(".")[0] for each in candidates}
+    of_section = [each for each in candidates if each.startswith(f"{section}.")]
     # Of a known section some key is meant; in all sections, only a similar one.
     close = difflib.get_close_matches(path, of_section, n=1, cutoff=0.6) or difflib.get_close_matches(
-        path, sorted(known), n=1, cutoff=0.7
+        path, candidates, n=1, cutoff=0.7
     )
     if close:
         return f"; the nearest known key is '{close[0]}'"

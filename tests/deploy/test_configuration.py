@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from deploy import reference
 from deploy.cli import app
-from deploy.configuration import ALIASES, load, sections
+from deploy.configuration import ALIASES, RENAMED, load, sections
 from stream.errors import ConfigError
 from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, section_keys, value_at
 from trainer.configs import MODEL_PROFILES
@@ -85,6 +85,12 @@ def test_every_secret_comes_from_a_file(
 def test_aliases_lead_to_settings() -> None:
     known = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in section_keys(kind)}
     assert {path for path in ALIASES.values() if path} <= known
+
+
+def test_former_names_lead_to_settings() -> None:
+    known = {f"{section}.{key}" for section, kind in SECTIONS.items() for key in section_keys(kind)}
+    assert set(RENAMED.values()) <= known
+    assert RENAMED.keys().isdisjoint(known)
 
 
 def test_the_configuration_reference_is_up_to_date() -> None:

@@ -52,7 +52,13 @@ def load(
 ) -> settings.Settings:
     aliases = {"SHELFWISE_DOOR": "door.address", "SHELFWISE_HOME": ""}
     return settings.load(
-        SECTIONS, toml=toml, toml_name="house.toml", environment=environment, aliases=aliases, flags=flags
+        SECTIONS,
+        toml=toml,
+        toml_name="house.toml",
+        environment=environment,
+        aliases=aliases,
+        flags=flags,
+        renamed={"gate.port": "door.port"},
     )
 
 
@@ -72,6 +78,12 @@ def test_later_layers_win_and_origins_are_kept() -> None:
     )
 
 
+def test_a_former_name_sets_the_setting_in_every_layer() -> None:
+    assert door("[gate]\nport = 2").port == 2
+    assert door("[door]\nport = 2", {"SHELFWISE_GATE__PORT": "3"}).port == 3
+    assert door("[door]\nport = 2", {"SHELFWISE_GATE__PORT": "3"}, {"gate.port": "4"}).port == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -85,6 +97,9 @@ def test_later_layers_win_and_origins_are_kept() -> None:
         ({"environment": {"SHELFWISE_DOOR__PORT": "x"}}, r"environment: door.port = 'x'"),
         ({"flags": {"door.mode": "up"}}, r"flag: door.mode = 'up'"),
         ({"flags": {"door.mood": "up"}}, r"flag: unknown key 'door.mood'"),
+        ({"flags": {"door.port": 1, "gate.port": 2}}, r"flag: gate.port and door.port are two names of one setting"),
+        ({"toml": "[gate]\nport = 'x'"}, r"file: door.port = 'x'"),
+        ({"toml": "[gate]\nprot = 1"}, r"house.toml: unknown key 'gate.prot'"),
         ({"flags": {"door.port": -1}}, r"\[door\] port = -1: expected 0 or more"),
     ],
 )
