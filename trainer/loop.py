@@ -31,7 +31,7 @@ from trainer.models import architecture_hash, encode_config
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
 from trainer.versions.atomic_folder import WriteError
-from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Published, State
+from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, State
 from trainer.versions.publisher import Publisher
 
 _log = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ class Loop:
         folder: Folder of the checkpoints.
         settings: Settings of the process.
         adopt: Whether learning settings may differ from those of the checkpoint, and id tables may be larger.
+        origin: Version that the lineage starts from if it has no checkpoint; None for fresh weights.
         pauses: Clock and waits of retries.
         failpoint: Called with the name of each step, for crash tests.
         before_step: Called before each batch and boundary; renews the lease.
@@ -135,6 +136,7 @@ class Loop:
         settings: TrainerSettings,
         *,
         adopt: bool = False,
+        origin: Origin | None = None,
         pauses: Pauses,
         failpoint: Failpoint = no_failpoint,
         before_step: Callable[[], None] = lambda: None,
@@ -148,6 +150,7 @@ class Loop:
         self._folder = folder
         self._settings = settings
         self._adopt = adopt
+        self._origin = origin
         self._adopted: tuple[Adoption, ...] = ()
         self._boundaries = settings.boundaries(lineage.learning)
         self._pauses = pauses
@@ -176,19 +179,28 @@ class Loop:
         """Restore the newest checkpoint, finish its publication, and return the next offset of each partition.
 
         Raises:
-            ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema.
+            ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema, or the
+                version to start from does not verify.
             ConfigError: If the settings of the model differ from the checkpoint's, or those of learning do and are not
                 to be adopted.
         """
         found = checkpoint.newest(self._folder)
         if found is None:
             self._published = Published(version=self._publisher.newest_number())
+            if self._origin is not None:
+                self._warm_start(self._origin)
         else:
             self._restore(found)
             if self._published.artifact is not None:
                 self._register(self._published.artifact)
         self.progress.version = self._published.version
         return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
+
+    def _warm_start(self, origin: Origin) -> None:
+        version = artifact.load(self._publisher.folder, origin.artifact)
+        self.learner.warm_start(version)
+        self.catalogue = Catalogue(image_space=version.manifest.image_space, text_space=version.manifest.text_space)
+        _log.info("lineage %s starts from version %s", self._lineage.name, origin)
 
     def _restore(self, found: Checkpoint) -> None:
         state = found.state
@@ -201,6 +213,9 @@ class Loop:
                 "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
             )
         self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
+        self._origin = state.origin
+        if state.origin is not None:
+            self.learner.pass_over(state.origin.boundary_ts)
         self._base = found.base
         self._boundary_number = state.boundary_number
         self._published = state.published
@@ -353,6 +368,7 @@ class Loop:
             config=encode_config(own.config),
             learning=asdict(self._lineage.learning),
             adopted=self._adopted,
+            origin=self._origin,
             architecture=self._architecture,
             feature_schema=SCHEMAS[self._lineage.config.feature_schema].sha256,
             image_space=self.catalogue.image_space,
@@ -385,6 +401,7 @@ class Loop:
             feature_schema=SCHEMAS[self._lineage.config.feature_schema].sha256,
             settings=self._lineage.settings(),
             adopted=self._adopted,
+            origin=self._origin,
             position=self._batcher.position,
             boundary_number=self._boundary_number,
             published=self._published,

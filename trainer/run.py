@@ -29,6 +29,7 @@ from trainer.loop import Loop, Pauses
 from trainer.metrics import LoopCollector
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import TEMPORARY_PREFIX
+from trainer.versions.origin import Wanted, find
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
@@ -74,6 +75,7 @@ def run(
     *,
     device: str = "auto",
     adopt: bool = False,
+    warm_start: Wanted | None = None,
     holder: str,
     failpoint: Failpoint = no_failpoint,
 ) -> Loop:
@@ -81,7 +83,7 @@ def run(
 
     Raises:
         ConfigError: If the lineage exists with another configuration, a learning setting changed and is not to be
-            adopted, or another process uses the checkpoints.
+            adopted, the version to start from does not fit, or another process uses the checkpoints.
         FencedError: If a later writer has taken over.
         BusError: If the log does not hold the offset to continue from: nothing is skipped silently.
         LearningHalted: If too many batches in a row were refused.
@@ -100,6 +102,17 @@ def run(
                 ProbeServer(
                     settings.metrics_host, settings.metrics_port, metrics, readiness.why_not_ready, section="trainer"
                 )
+            )
+        # Before the lineage is recorded with a model that may not fit.
+        origin = None
+        if warm_start is not None:
+            origin = find(
+                warm_start,
+                lineage.model,
+                lineage.config,
+                registry=store,
+                versions=folders.artifacts,
+                checkpoints=folders.checkpoints,
             )
         store.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config), "shared"
@@ -135,6 +148,7 @@ def run(
             folders.checkpoints,
             settings,
             adopt=adopt,
+            origin=origin,
             pauses=dependencies.pauses,
             failpoint=failpoint,
             before_step=lease.keep,

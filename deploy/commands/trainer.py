@@ -32,6 +32,13 @@ def run(
             "--adopt", help="Take and record learning settings that differ from the checkpoint's, and larger id tables."
         ),
     ] = False,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LINEAGE[:VERSION]",
+            help="Start a new lineage from the weights of this version, the live one if none is named.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights and of dropout.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of probes and metrics.")] = None,
@@ -59,6 +66,7 @@ def run(
     from trainer.run import Dependencies, Folders
     from trainer.run import run as train
     from trainer.settings import TrainerSettings
+    from trainer.versions.origin import Wanted
 
     loaded = context(
         ctx,
@@ -100,6 +108,7 @@ def run(
         ),
         device=device,
         adopt=adopt,
+        warm_start=None if warm_start is None else Wanted.parse(warm_start),
         # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.
         holder=f"{platform.node()}:{folders.checkpoints.resolve()}"[-255:],
     )

@@ -13,6 +13,7 @@ from trainer.learning.learner import Learner, make_deterministic
 from trainer.lineage import Lineage
 from trainer.loop import Loop, Pauses
 from trainer.settings import TrainerSettings
+from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 
@@ -40,6 +41,7 @@ def make_loop(
     partitions: int = 3,
     lineage: Lineage = LINEAGE,
     adopt: bool = False,
+    origin: Origin | None = None,
     monotonic_s: Callable[[], float] = lambda: 0.0,
 ) -> Loop:
     make_deterministic(1)
@@ -67,6 +69,7 @@ def make_loop(
         folder / "checkpoints",
         settings,
         adopt=adopt,
+        origin=origin,
         # A wait that a stop ends at once: an error of the database is raised instead of retried.
         pauses=Pauses(monotonic_s=monotonic_s, wait=lambda _: True, random=lambda: 0.0),
         failpoint=failpoint,

@@ -22,6 +22,7 @@ from tests.trainer.session_log import LogRecord, make_items, make_log
 from trainer.loop import Pauses
 from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
+from trainer.versions.origin import Wanted
 from trainer.versions.registry import Registry
 
 _NO_METRICS = TrainerSettings(publish_s=40, metrics_port=0)
@@ -94,6 +95,24 @@ def test_a_second_process_on_the_same_checkpoints_is_refused(
 
     run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(start_another), device="cpu", holder="one")
     assert len(refused) == 1
+
+
+def test_a_warm_start_that_does_not_fit_is_refused_before_the_lineage_is_recorded(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--warm-start base: lineage base has no live version"):
+        run(
+            LINEAGE,
+            _NO_METRICS,
+            memory_broker,
+            engine,
+            Folders.under(tmp_path, LINEAGE.name),
+            dependencies(lambda: True),
+            device="cpu",
+            warm_start=Wanted.parse("base"),
+            holder="one",
+        )
+    assert Registry(engine).lineages() == []
 
 
 def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(

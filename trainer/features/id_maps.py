@@ -179,6 +179,28 @@ class IdMap:
             arrays |= self._waiting.to_arrays()
         return arrays
 
+    def taken_over(
+        self, slots: NDArray[np.int64], capacity: int, *, seen_s: int, min_sightings: int, half_life_s: int
+    ) -> Self:
+        """Return a map of another capacity with the ids of these slots, each as if seen `min_sightings` times.
+
+        Args:
+            slots: Slots in use, ascending; their ids get the slots from `FIRST_SLOT` on.
+            capacity: Rows of the new table.
+            seen_s: When the ids count as seen, in seconds of watermark time.
+            min_sightings: Sightings before an id gets a row of its own in the new table.
+            half_life_s: Half-life of a sighting in the new table.
+        """
+        arrays: Arrays = {
+            "high": self._index.high[slots],
+            "low": self._index.low[slots],
+            "counts": np.full(len(slots), min(min_sightings, sightings.LIMIT), np.float32),
+            "seen_s": np.full(len(slots), seen_s, np.uint32),
+            "now_s": np.array([seen_s]),
+        }
+        arrays |= WaitingIds(capacity, half_life_s).to_arrays()
+        return self.from_arrays(arrays, capacity, min_sightings=min_sightings, half_life_s=half_life_s)
+
     @classmethod
     def from_arrays(
         cls,

@@ -32,6 +32,8 @@ class Intake:
 
     Attributes:
         pending: Sessions that wait for their batch to fill.
+        known_until_ts: Sessions with a watermark up to this time were learned by the version that the lineage started
+            from; None if it started from fresh weights.
     """
 
     def __init__(self, learning: LearningSettings) -> None:
@@ -39,6 +41,7 @@ class Intake:
         self._seen = SeenSet()
         self._converted = SeenSet()
         self.pending: list[PendingSession] = []
+        self.known_until_ts: int | None = None
 
     def take(self, batch: SessionBatch) -> Counter[str]:
         """Append the sessions that have something to train; return the number of the others by outcome."""
@@ -53,6 +56,9 @@ class Intake:
                 left_out["repeated"] += 1
                 continue
             labels = self._new_labels(session, placed.key.watermark_ts)
+            if self.known_until_ts is not None and placed.key.watermark_ts <= self.known_until_ts:
+                left_out["known"] += 1
+                continue
             if session.revision > 0 and not labels.conv.any():
                 left_out["without_label"] += 1
                 continue

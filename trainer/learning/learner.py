@@ -40,8 +40,10 @@ from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.shuffled_evidence import ShuffledEvidence
+from trainer.learning.warm_start import take_over
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_device
 from trainer.models.blocks import Dropout
+from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
 from trainer.versions.delta import PLACES
@@ -91,7 +93,8 @@ class Learner:
         behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
         candidates: Candidates of trained lists since the process began, by id table and `own` or `cold` row.
         labels: Clicked and bought items trained since the process began, by their weights.
-        counters: Records by outcome: trained, repeated, held, rejected_features, without_label, quarantined.
+        counters: Records by outcome: trained, repeated, held, rejected_features, without_label, known,
+            quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
         shuffled: How the scores compare with the incoming order on lists that were shown in random order.
@@ -348,6 +351,15 @@ class Learner:
     def restart_prequential(self) -> None:
         """Reset the prequential evaluation, for the next version."""
         self.prequential = Prequential()
+
+    def warm_start(self, version: LoadedVersion) -> None:
+        """Take over the weights and ids of a version of the same model, and pass over the sessions that it knows."""
+        self.id_maps = take_over(version, self.params, self.capacities, self.learning)
+        self.pass_over(version.manifest.boundary_ts)
+
+    def pass_over(self, until_ts: int) -> None:
+        """Train no session with a watermark up to this time: the weights that learning started from know it."""
+        self._intake.known_until_ts = until_ts
 
     def restore(self, files: Mapping[str, Tensors], state: LearningState, boundary_ts: int) -> None:
         """Continue from the files and the state of a checkpoint of this boundary.

@@ -23,7 +23,7 @@ from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.versions import atomic_folder
 from trainer.versions.atomic_folder import FileEntry
-from trainer.versions.checkpoint import Adoption
+from trainer.versions.checkpoint import Adoption, Origin
 
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
@@ -42,6 +42,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
         learning: Settings of learning, by name.
         adopted: Learning settings that were changed since the lineage began, oldest first.
+        origin: The version of a lineage that this lineage started from; None for fresh weights.
         architecture: Hash of model name and configuration without the sizes of the id tables.
         image_space, text_space: Vector spaces of the catalogue it was trained with.
         cursors: Partition of `sessions` to its cursor.
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     config: dict[str, object]
     learning: dict[str, object]
     adopted: tuple[Adoption, ...] = ()
+    origin: Origin | None = None
     architecture: str
     feature_schema: str
     image_space: str | None
@@ -158,6 +160,22 @@ def read_manifest(folder: Path, sha256: str) -> Manifest:
     return manifest
 
 
+def config_of(manifest: Manifest, sha256: str) -> ModelConfig:
+    """Return the model's configuration in the manifest of the version at `sha256`.
+
+    Raises:
+        ArtifactError: If the feature schema or a setting is unknown, or a value does not fit.
+    """
+    try:
+        # Versions of schema 1 were written before the schema was a setting: the manifest's hash decides.
+        number = schema_of(manifest.feature_schema).number
+        return msgspec.convert({"feature_schema": number, **manifest.config}, MODELS[manifest.model].config_class)
+    except SchemaError as error:
+        raise ArtifactError(f"{sha256}: {error}") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ArtifactError(f"{sha256}: {error!r}") from error
+
+
 def load(folder: Path, sha256: str) -> LoadedVersion:
     """Return a version after checking every hash, name, dtype, shape and number.
 
@@ -166,16 +184,11 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
     """
     manifest = read_manifest(folder, sha256)
     files = atomic_folder.read_files(folder / sha256, manifest.files)
-    spec = MODELS[manifest.model]
+    config = config_of(manifest, sha256)
     try:
-        # Versions of schema 1 were written before the schema was a setting: the manifest's hash decides.
-        number = schema_of(manifest.feature_schema).number
-        config = msgspec.convert({"feature_schema": number, **manifest.config}, spec.config_class)
         golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
-    except SchemaError as error:
-        raise ArtifactError(f"{sha256}: {error}") from error
-    except (msgspec.MsgspecError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}
     params |= {name: torch.from_numpy(array.astype(np.float32)) for name, array in files["rows"].items()}

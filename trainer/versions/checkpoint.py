@@ -80,6 +80,23 @@ class Adoption(msgspec.Struct, kw_only=True, frozen=True):
     batch_number: int
 
 
+class Origin(msgspec.Struct, kw_only=True, frozen=True):
+    """The version of a lineage whose weights a new lineage started from.
+
+    Attributes:
+        artifact: Its address.
+        boundary_ts: The boundary at which it was written, in watermark time: it has learned the sessions before.
+    """
+
+    lineage: str
+    version: int
+    artifact: str
+    boundary_ts: int
+
+    def __str__(self) -> str:
+        return f"{self.lineage}:{self.version}"
+
+
 class State(msgspec.Struct, kw_only=True, frozen=True):
     """The part of a checkpoint that is not a tensor.
 
@@ -88,6 +105,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
         boundary_number: Boundaries passed so far.
         settings: Settings of the model and of learning, by dotted key.
         adopted: Learning settings that were changed, oldest first.
+        origin: The version that the lineage started from; None for fresh weights.
         environment: Conditions of bit-equal weights: torch version, threads, CPU capability.
     """
 
@@ -97,6 +115,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     feature_schema: str
     settings: dict[str, object]
     adopted: tuple[Adoption, ...] = ()
+    origin: Origin | None = None
     position: Position
     boundary_number: int
     published: Published
@@ -216,6 +235,16 @@ def newest(folder: Path) -> Checkpoint | None:
             _log.warning("checkpoint refused, trying the one before: %s", error)
     if found:
         raise ArtifactError(f"{folder}: none of {len(found)} checkpoints verifies")
+    return None
+
+
+def newest_state(folder: Path) -> State | None:
+    """Return the state of the newest checkpoint whose manifest is whole, or None; tensors are not read."""
+    for path in _newest_first(folder) if folder.is_dir() else []:
+        try:
+            return _manifest(path).state
+        except ArtifactError as error:
+            _log.warning("checkpoint refused, trying the one before: %s", error)
     return None
 
 
