@@ -123,15 +123,15 @@ def _print_truth(truth: "Truth") -> None:
 
     print_table(
         "the truth, from the simulator: expected orders and GMV, without noise",
-        ("arm", "searches", "without a version", "orders per 100", "GMV per 100", "orders over the incoming order"),
+        ("arm", "searches", "without a version", "orders per 100", "orders over the incoming order", "GMV over it"),
         [
             (
                 arm.arm,
                 arm.searches,
                 arm.fallbacks,
                 f"{arm.orders_per_100:.2f}",
-                f"{arm.gmv_minor_per_100 / 100:.2f}",
                 f"{percent(arm.gain)}, by thirds {', '.join(percent(third) for third in arm.thirds)}",
+                f"{percent(arm.gmv_gain)}, s.e. {percent(arm.gmv_standard_error)}",
             )
             for arm in truth.arms
         ],

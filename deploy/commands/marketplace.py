@@ -215,7 +215,7 @@ def _print_truth(truth: "Truth") -> None:
                 name or "-",
                 arm.queries,
                 arm.fallbacks,
-                *(f"{100 * total / arm.queries:.2f}" for total in (arm.clicked_lists, arm.orders, arm.gmv_minor / 100)),
+                *(f"{100 * total / arm.queries:.2f}" for total in (arm.clicked_lists, arm.orders, arm.money.x / 100)),
                 percent(arm.gain.gain),
             )
             for name, arm in sorted(truth.arms.items())

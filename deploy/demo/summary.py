@@ -57,6 +57,8 @@ class ArmTruth(Struct, kw_only=True):
         gmv_minor_per_100: Expected money per 100 searches.
         gain: Orders over those of the incoming order of the same lists, as a share.
         standard_error: Of `gain`, over lists.
+        gmv_gain: Money over that of the incoming order of the same lists, as a share.
+        gmv_standard_error: Of `gmv_gain`, over lists.
         thirds: The gain in each third of the time with searches.
     """
 
@@ -67,6 +69,8 @@ class ArmTruth(Struct, kw_only=True):
     gmv_minor_per_100: float
     gain: float | None
     standard_error: float | None
+    gmv_gain: float | None
+    gmv_standard_error: float | None
     thirds: list[float | None]
 
 

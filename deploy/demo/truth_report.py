@@ -94,9 +94,11 @@ def _arm(name: str, found: market.ArmTruth) -> ArmTruth:
         searches=found.queries,
         fallbacks=found.fallbacks,
         orders_per_100=100 * found.orders / found.queries,
-        gmv_minor_per_100=100 * found.gmv_minor / found.queries,
+        gmv_minor_per_100=100 * found.money.x / found.queries,
         gain=gain.gain,
         standard_error=gain.standard_error,
+        gmv_gain=found.money.gain,
+        gmv_standard_error=found.money.standard_error,
         thirds=[third.gain for third in found.thirds],
     )
 

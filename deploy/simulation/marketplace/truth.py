@@ -20,7 +20,7 @@ MARK = "truth: "
 
 @dataclass(slots=True, kw_only=True)
 class PairedGain:
-    """Sums over lists of expected orders as shown (x) and in the incoming order (y).
+    """Sums over lists of expected orders or money as shown (x) and in the incoming order (y).
 
     Attributes:
         lists: Number of lists.
@@ -78,7 +78,8 @@ class ArmTruth:
 
     Attributes:
         fallbacks: Lists that kept the incoming order because no version ranked them.
-        clicked_lists, orders, gmv_minor: Expected as shown.
+        clicked_lists, orders: Expected as shown.
+        money: Expected money, minor units, against the incoming order of the same lists.
         thirds: Orders against the incoming order of the same lists, in each third of the time with searches.
     """
 
@@ -86,7 +87,7 @@ class ArmTruth:
     fallbacks: int = 0
     clicked_lists: float = 0.0
     orders: float = 0.0
-    gmv_minor: float = 0.0
+    money: PairedGain = field(default_factory=PairedGain)
     thirds: list[PairedGain] = field(default_factory=lambda: [PairedGain() for _ in range(3)])
 
     @property
@@ -164,7 +165,7 @@ class Accountant:
         arm.fallbacks += ranked.is_fallback
         arm.clicked_lists += shown.click
         arm.orders += shown.order
-        arm.gmv_minor += shown.gmv_minor
+        arm.money.add(shown.gmv_minor, before.gmv_minor)
         third = min(2, max(0, (listing.search.event_ts - self._start_ts) // self._third_ms))
         arm.thirds[third].add(shown.order, before.order)
         if ranked.lineage is None or ranked.version is None:

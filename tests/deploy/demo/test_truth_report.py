@@ -25,12 +25,12 @@ def gain(lists: int, shown: float, incoming: float) -> PairedGain:
 def books() -> Books:
     return Books(
         arms={
-            "shuffle": ArmTruth(queries=4, orders=0.4, gmv_minor=2_000.0, thirds=[gain(4, 0.1, 0.2)] * 3),
+            "shuffle": ArmTruth(queries=4, orders=0.4, money=gain(4, 500.0, 800.0), thirds=[gain(4, 0.1, 0.2)] * 3),
             "armmt": ArmTruth(
                 queries=10,
                 fallbacks=2,
                 orders=2.4,
-                gmv_minor=10_000.0,
+                money=gain(10, 1_000.0, 800.0),
                 thirds=[gain(2, 0.2, 0.2), gain(4, 0.22, 0.2), gain(4, 0.228, 0.2)],
             ),
         },
@@ -49,6 +49,7 @@ def test_rows_are_shares_over_the_incoming_order(books: Books) -> None:
     assert (armmt.searches, armmt.fallbacks) == (10, 2)
     assert armmt.orders_per_100 == pytest.approx(24)
     assert armmt.gmv_minor_per_100 == pytest.approx(100_000)
+    assert armmt.gmv_gain == pytest.approx(0.25), "over the same lists, not over another arm's"
     assert armmt.thirds == pytest.approx([0, 0.1, 0.14])
     assert [(v.version, v.lists) for v in truth.versions] == [(1, 4), (3, 4)]
     assert [v.gain for v in truth.versions] == pytest.approx([0.1, 0.14])

@@ -68,11 +68,14 @@ def test_arms_thirds_and_bounds_are_sums_over_their_lists(market: Market, listin
         if arm == "best":
             third_of_best[(listing.search.event_ts - SETTINGS.start_ts) // 120_000] += found.order
     truth = books.truth
-    assert {name: [arm.orders, arm.gmv_minor] for name, arm in truth.arms.items()} == {
+    assert {name: [arm.orders, arm.money.x] for name, arm in truth.arms.items()} == {
         name: pytest.approx(sums) for name, sums in expected.items()
     }
     assert [third.x for third in truth.arms["best"].thirds] == pytest.approx(third_of_best)
     assert truth.arms["as_is"].gain.gain == pytest.approx(0)
+    assert truth.arms["as_is"].money.gain == pytest.approx(0)
+    money_before = sum(market.expect(each, np.arange(30)).gmv_minor for each in listings[1::2])
+    assert truth.arms["best"].money.gain == pytest.approx(expected["best"][1] / money_before - 1)
     assert truth.arms["as_is"].fallbacks == truth.arms["as_is"].queries == truth.arms["as_is"].gain.lists
     assert truth.bounds.incoming == pytest.approx(sum(market.expect(each, np.arange(30)).order for each in listings))
     assert truth.bounds.random < 0.9 * truth.bounds.incoming
