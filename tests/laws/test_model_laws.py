@@ -222,7 +222,7 @@ def test_without_images_the_scores_are_those_of_the_text_only_run(name: str) -> 
 def test_training_is_repeatable_to_the_bit(name: str) -> None:
     config = tiny(name)
     batch = to_torch(lists(16))
-    first, again, other = (train(name, config, batch, 50, seed) for seed in (1, 1, 2))
+    first, again, other = (train(name, config, batch, 10, seed) for seed in (1, 1, 2))
     assert all(torch.equal(values, again[weight]) for weight, values in first.items())
     assert not all(torch.equal(values, other[weight]) for weight, values in first.items())
 
@@ -275,15 +275,14 @@ def test_thirty_two_sessions_are_learned_by_heart(name: str) -> None:
     batch = to_torch(lists(32))
     params = {weight: values.requires_grad_() for weight, values in MODELS[name].init(config, 1).items()}
     optimizer = torch.optim.Adam(params.values(), lr=1e-2)
-    main = min(step(name, config, params, batch, optimizer) for _ in range(250))
-    assert main < 0.05
+    assert any(step(name, config, params, batch, optimizer) < 0.05 for _ in range(250))
 
 
 @pytest.mark.slow
 @every_model
 def test_shuffled_labels_teach_nothing(name: str) -> None:
     config = tiny(name)
-    params = train(name, config, to_torch(lists(64)), 60, 1)
+    params = train(name, config, to_torch(lists(64)), 30, 1)
     held_out = [labelled(seed, KNOWN) for seed in range(1_000, 1_300)]
     logit = scores(name, config, params, batch_of(held_out)).logit.numpy().astype(np.float64)
     size = max(len(example.item_ids) for example in held_out)

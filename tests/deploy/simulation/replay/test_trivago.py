@@ -72,6 +72,7 @@ def real_log() -> Path:
     return path
 
 
+@pytest.mark.system
 def test_every_click_out_of_the_real_log_is_in_one_session(real_log: Path) -> None:
     events = list(trivago.load(real_log))
     assert Counter(event.topic for event in events) == {

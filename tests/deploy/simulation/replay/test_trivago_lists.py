@@ -102,7 +102,7 @@ def test_a_split_beyond_the_log_is_refused(log: Path) -> None:
         trivago_lists.load(log)
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_the_real_log_gives_the_published_split_and_simple_rows() -> None:
     folder = os.environ.get("SHELFWISE_DATA")  # noqa: TID251
     path = Path(folder or "", FILE_NAME)
