@@ -56,7 +56,7 @@ def sections() -> Mapping[str, settings.Section]:
     from serving.settings import ServingSettings
     from stream.agents.settings import WorkerSettings
     from stream.broker.settings import KafkaSettings
-    from stream.db import DatabaseSettings
+    from stream.db_settings import DatabaseSettings
     from stream.join.settings import JoinSettings
     from stream.logs import LoggingSettings
     from stream.query_hash_key import PrivacySettings
@@ -108,7 +108,7 @@ class Context:
 
     def database_url(self) -> str:
         """Return the configured URL, or SQLite under the home folder."""
-        from stream.db import DatabaseSettings
+        from stream.db_settings import DatabaseSettings
 
         configured = self.settings.get("database", DatabaseSettings).url
         return configured or f"sqlite:///{self.home / 'shelfwise.db'}"

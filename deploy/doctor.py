@@ -29,6 +29,7 @@ from stream import db
 from stream.agents.settings import WorkerSettings
 from stream.broker import admin, connection
 from stream.broker.settings import Broker, KafkaSettings
+from stream.db_settings import DatabaseSettings
 from stream.errors import ConfigError, ShelfwiseError
 from stream.join.settings import JoinSettings
 from stream.schemas import topics
@@ -150,7 +151,7 @@ def _topics(context: Context) -> tuple[Status, str]:
 
 
 def _database(context: Context) -> tuple[Status, str]:
-    settings = context.settings.get("database", db.DatabaseSettings)
+    settings = context.settings.get("database", DatabaseSettings)
     url = context.database_url()
     file = make_url(url).database if url.startswith("sqlite") else None
     if file and not Path(file).exists():

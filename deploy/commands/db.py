@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 def upgrade(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """Create the tables, or migrate them to the revision of this release."""
     from deploy.migrations.upgrade import upgrade as migrate
-    from stream.db import DatabaseSettings
+    from stream.db_settings import DatabaseSettings
 
     loaded = context(ctx)
     before = migrate(loaded.database_url(), loaded.settings.get("database", DatabaseSettings))
@@ -57,9 +57,10 @@ def check(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 def _revision(ctx: typer.Context) -> "Revision":
     from deploy.migrations.revision import revision
     from stream import db
+    from stream.db_settings import DatabaseSettings
 
     loaded = context(ctx)
-    engine = db.create(loaded.database_url(), loaded.settings.get("database", db.DatabaseSettings))
+    engine = db.create(loaded.database_url(), loaded.settings.get("database", DatabaseSettings))
     try:
         return revision(engine)
     finally:

@@ -35,6 +35,7 @@ from stream.agents.settings import WorkerSettings
 from stream.broker.admin import create_topics
 from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker, KafkaSettings
+from stream.db_settings import DatabaseSettings
 from stream.errors import BusError, ConfigError, ShelfwiseError
 from stream.join import JoinSettings
 from stream.schemas import topics
@@ -210,7 +211,7 @@ class _Demo:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _prepare_database(self) -> tuple[Engine, str]:
-        settings = self._context.settings.get("database", db.DatabaseSettings)
+        settings = self._context.settings.get("database", DatabaseSettings)
         url = settings.url or f"sqlite:///{self._home / 'shelfwise.db'}"
         upgrade.upgrade(url, settings)
         engine = db.create(url, settings)

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from deploy.configuration import Context
 from stream import db
-from stream.db import DatabaseSettings
+from stream.db_settings import DatabaseSettings
 from stream.errors import ConfigError, StoreError
 
 FOLDER = Path(__file__).parent

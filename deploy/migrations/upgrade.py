@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from deploy.migrations.revision import Revision, configuration, current_revision
 from stream import db
-from stream.db import DatabaseSettings
+from stream.db_settings import DatabaseSettings
 from stream.errors import ConfigError
 
 # An arbitrary number; every process that migrates must use the same one.

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from abtest.store import Arm, ExperimentStore
 from deploy.migrations import upgrade
 from stream import db
-from stream.db import DatabaseSettings
+from stream.db_settings import DatabaseSettings
 from stream.errors import StoreError
 from tests.harness import pgbouncer
 from tests.harness.postgres import new_database
