@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as dataclass_replace
+from functools import cache
 from itertools import chain, islice
 
 import numpy as np
@@ -27,6 +28,7 @@ PARTITION = 1
 _NAMES = tuple(f"client-{i}" for i in range(60))
 
 
+@cache
 def clients_of(partition: int) -> tuple[str, ...]:
     """Return some clients of a partition."""
     return tuple(name for name in _NAMES if partition_of(name.encode(), NUM_PARTITIONS) == partition)[:4]

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from stream.broker.partitioner import partition_of
 from stream.join import JoinSettings
 from stream.schemas.events import Conversion, Impression
+from tests.laws.choices import Choices, choices_of_one_event
 from tests.laws.join_log import (
     ITEMS,
     MAX_DELAY_MS,
@@ -89,18 +90,28 @@ class ShopDay:
         ]
 
 
-@st.composite
-def _clients(draw: st.DrawFn) -> str:
-    return draw(st.sampled_from(clients_of(draw(st.sampled_from(_PARTITIONS)))[:2]))
+def _drawn(draw: st.DrawFn, number: int) -> list[Choices]:
+    return [draw(choices_of_one_event) for _ in range(number)]
 
 
-def _offsets(*edges_ms: int) -> st.SearchStrategy[int]:
-    """Return a strategy for times after an event: at an edge, just before or after it, or between two edges."""
-    at_edge = st.builds(
-        lambda edge_ms, by_ms: max(0, edge_ms + by_ms), st.sampled_from(edges_ms), st.sampled_from((-1, 0, 1))
-    )
-    between = [st.integers(low, high) for low, high in zip((0, *edges_ms), edges_ms, strict=False)]
-    return st.one_of(between[0], at_edge, *between, st.sampled_from((0, 1, 1_000)))
+def _client(choices: Choices) -> str:
+    return choices.sampled(clients_of(choices.sampled(_PARTITIONS))[:2])
+
+
+def _offset(choices: Choices, *edges_ms: int, least_ms: int = 0) -> int:
+    """Return a time after an event: at an edge, just before or after it, or between two edges.
+
+    A negative `least_ms` also gives times before the event.
+    """
+    between = [*zip((0, *edges_ms), edges_ms, strict=False)]
+    kind = choices.sampled((between[0], "edge", *between, "soon", *(("before",) if least_ms else ())))
+    if kind == "edge":
+        return max(0, choices.sampled(edges_ms) + choices.sampled((-1, 0, 1)))
+    if kind == "soon":
+        return choices.sampled((0, 1, 1_000))
+    if kind == "before":
+        return -choices.integer(0, -least_ms)
+    return choices.integer(*kind)
 
 
 @dataclass(frozen=True)
@@ -116,97 +127,117 @@ def _at(event: Event, at_ms: int) -> Event:
     return replace(event, event_ts=event.event_ts + at_ms)
 
 
-@st.composite
-def _lists(draw: st.DrawFn) -> tuple[list[_Shown], list[Event]]:
+def _lists(blocks: list[Choices]) -> tuple[list[_Shown], list[Event]]:
     shown: list[_Shown] = []
     events: list[Event] = []
-    client = draw(_clients())
-    for number in range(draw(st.integers(1, 6))):
-        client = draw(st.one_of(st.just(client), _clients()))
-        at_ms = draw(st.one_of(st.sampled_from([0, *(each.at_ms for each in shown)]), st.integers(0, _SPAN_MS)))
-        items = draw(st.lists(st.sampled_from(ITEMS[:4]), min_size=1, max_size=4))
-        currency = draw(st.sampled_from(("EUR", "XXX")))
+    for number, choices in enumerate(blocks):
+        if not choices.exists() and shown:
+            continue
+        client = _client(choices)
+        if shown and choices.flag():
+            client = shown[-1].client
+        at_ms = choices.sampled([0, *(each.at_ms for each in shown)])
+        if choices.flag():
+            at_ms = choices.integer(0, _SPAN_MS)
+        items = choices.samples(ITEMS[:4], 1, 4)
+        whole = impression(number, client=client, items=items, currency=choices.sampled(("EUR", "XXX")))
         shown.append(_Shown(number, client, at_ms, items))
-        whole = impression(number, client=client, items=items, currency=currency)
-        events += [_at(each, at_ms + after_ms) for each, after_ms in draw(_parts(whole))]
+        events += [_at(each, at_ms + after_ms) for each, after_ms in _parts(choices, whole)]
     return shown, events
 
 
-@st.composite
-def _parts(draw: st.DrawFn, whole: Impression) -> list[tuple[Impression, int]]:
-    """Draw the parts of a list, or the whole list, with times after the first part: less than a click window.
+def _parts(choices: Choices, whole: Impression) -> list[tuple[Impression, int]]:
+    """Return the parts of a list, or the whole list, with times after the first part: less than a click window.
 
     Parts may show the same item at one position, and one of them may name no positions.
     """
     items = whole.items
-    num_parts = draw(st.sampled_from((1, 1, 2, 3)))
+    num_parts = choices.sampled((1, 1, 2, 3))
     if num_parts == 1 or len(items.object_id) == 1:
         return [(whole, 0)]
     places = range(len(items.object_id))
-    of_part = [sorted(draw(st.sets(st.sampled_from(places), min_size=1))) for _ in range(num_parts - 1)]
+    of_part = [choices.subset(places) for _ in range(num_parts - 1)]
     left = sorted(set(places).difference(*of_part))
     parts = [*of_part, left] if left else of_part
-    is_first_whole = draw(st.booleans())
-    stretch = draw(st.sampled_from((1, 10)))
+    is_first_whole = choices.flag()
+    stretch = choices.sampled((1, 10))
     found = []
     for number, places_of_part in enumerate(parts):
         at = {1 + stretch * place: items.object_id[place] for place in places_of_part}
         shown = part(0, "", at).items
         if is_first_whole and number == 0 and shown.position == [*range(1, len(at) + 1)]:
             shown = replace(shown, position=None)
-        after_ms = draw(st.one_of(st.sampled_from((0, 1, 1_000, _WINDOW_MS - 1)), st.integers(0, _WINDOW_MS - 1)))
+        after_ms = choices.sampled((0, 1, 1_000, _WINDOW_MS - 1))
+        if choices.flag():
+            after_ms = choices.integer(0, _WINDOW_MS - 1)
         found.append((replace(whole, event_id=f"{whole.event_id}-{number}", items=shown), after_ms))
     return found
 
 
-def _named(draw: st.DrawFn, query: int, num_lists: int) -> int | None:
-    name = draw(st.sampled_from(_NAMED))
+def _named(choices: Choices, on: _Shown, shown: list[_Shown]) -> int | None:
+    name = choices.sampled(_NAMED)
     if name == "other":
-        return draw(st.integers(0, num_lists - 1))
-    return query if name == "query" else _UNKNOWN_QUERY if name == "unknown" else None
+        return choices.sampled(shown).number
+    return on.number if name == "query" else _UNKNOWN_QUERY if name == "unknown" else None
 
 
-@st.composite
-def _happened(draw: st.DrawFn) -> list[Event]:
+def _happened(draw: st.DrawFn, day: Choices) -> list[Event]:
     """Draw lists, clicks, carts, orders, cancellations and refunds of a few clients; some refer to nothing."""
-    shown, events = draw(_lists())
+    shown, events = _lists(_drawn(draw, day.integer(1, 6)))
     times_ms = [0]
-    for number in range(draw(st.integers(0, 12))):
-        on = draw(st.sampled_from(shown))
-        item = draw(st.sampled_from((*on.items, *on.items, "item-unknown")))
-        action = draw(st.sampled_from(("click", "click", "add_to_cart")))
-        # Clocks of one client may differ: a click may seem to come before its list.
-        at_ms = on.at_ms + draw(st.one_of(_offsets(_WINDOW_MS, _ATTRIBUTION_MS), st.integers(-3_000, 0)))
-        times_ms.append(at_ms)
-        named, position = _named(draw, on.number, len(shown)), draw(st.one_of(st.none(), st.integers(1, 5)))
-        bare = click(number, named, item, client=on.client, action=action, position=position)
-        events.append(_at(bare, at_ms))
-    for number in range(draw(st.integers(0, 5))):
-        on = draw(st.sampled_from(shown))
-        bought = draw(st.lists(st.sampled_from(on.items), min_size=1, max_size=2))
-        at_ms = on.at_ms + draw(_offsets(_WINDOW_MS, _ATTRIBUTION_MS))
-        at_ms = draw(st.sampled_from((at_ms, draw(st.sampled_from(times_ms)))))
-        named, currency = _named(draw, on.number, len(shown)), draw(st.sampled_from(("EUR", "EUR", "USD", "XXX")))
-        order = _at(purchase(number, named, bought, client=on.client, currency=currency), at_ms)
-        assert isinstance(order, Conversion)
-        events.append(order)
-        for index in range(draw(st.integers(0, 2))):
-            action = draw(st.sampled_from(("refund", "cancel")))
-            refund = reversal(order, 10 * number + index, after_s=0, action=action)
-            events.append(_at(refund, draw(_offsets(_REFUND_MS))))
-        if draw(st.booleans()):
-            # A clock may show a refund before its purchase.
-            after_ms = draw(st.one_of(_offsets(_REFUND_MS), st.integers(-400_000, 0)))
-            events.append(_at(whole_reversal(order, number, after_s=0), after_ms))
+    for number, choices in enumerate(_drawn(draw, day.integer(0, 12))):
+        if choices.exists():
+            clicked, at_ms = _click(choices, number, shown)
+            times_ms.append(at_ms)
+            events.append(clicked)
+    for number, choices in enumerate(_drawn(draw, day.integer(0, 5))):
+        if choices.exists():
+            events += _order(choices, number, shown, times_ms)
     return events
 
 
-@st.composite
-def _copies(draw: st.DrawFn, events: list[Event], *, restamps_lists: bool) -> list[Event]:
+def _click(choices: Choices, number: int, shown: list[_Shown]) -> tuple[Event, int]:
+    """Return a click or cart with its time after the start of the day."""
+    on = choices.sampled(shown)
+    item = choices.sampled((*on.items, *on.items, "item-unknown"))
+    action = choices.sampled(("click", "click", "add_to_cart"))
+    # Clocks of one client may differ: a click may seem to come before its list.
+    at_ms = on.at_ms + _offset(choices, _WINDOW_MS, _ATTRIBUTION_MS, least_ms=-3_000)
+    named = _named(choices, on, shown)
+    position = choices.integer(1, 5) if choices.flag() else None
+    bare = click(number, named, item, client=on.client, action=action, position=position)
+    return _at(bare, at_ms), at_ms
+
+
+def _order(choices: Choices, number: int, shown: list[_Shown], times_ms: list[int]) -> list[Event]:
+    """Return an order and its reversals; the order may have the time of a click."""
+    on = choices.sampled(shown)
+    bought = choices.samples(on.items, 1, 2)
+    at_ms = on.at_ms + _offset(choices, _WINDOW_MS, _ATTRIBUTION_MS)
+    at_ms = choices.sampled((at_ms, choices.sampled(times_ms)))
+    named, currency = _named(choices, on, shown), choices.sampled(("EUR", "EUR", "USD", "XXX"))
+    order = _at(purchase(number, named, bought, client=on.client, currency=currency), at_ms)
+    assert isinstance(order, Conversion)
+    events: list[Event] = [order]
+    for index in range(choices.integer(0, 2)):
+        refund = reversal(order, 10 * number + index, after_s=0, action=choices.sampled(("refund", "cancel")))
+        events.append(_at(refund, _offset(choices, _REFUND_MS)))
+    if choices.flag():
+        # A clock may show a refund before its purchase.
+        after_ms = _offset(choices, _REFUND_MS, least_ms=-400_000)
+        events.append(_at(whole_reversal(order, number, after_s=0), after_ms))
+    return events
+
+
+def _copies(draw: st.DrawFn, day: Choices, events: list[Event], *, restamps_lists: bool) -> list[Event]:
     """Draw copies of some events; the time of a copy may differ, and the copy may come first."""
     copies: list[Event] = []
-    for event in draw(st.lists(st.sampled_from(events), max_size=4)):
-        by_ms = draw(st.one_of(st.just(0), st.sampled_from((-1, 1)), st.integers(-_MAX_RESTAMP_MS, _MAX_RESTAMP_MS)))
+    for choices in _drawn(draw, day.integer(0, 4)):
+        if not choices.exists():
+            continue
+        event = choices.sampled(events)
+        limit_ms = choices.sampled((0, 1, _MAX_RESTAMP_MS))
+        by_ms = choices.within(limit_ms) if limit_ms > 1 else limit_ms * choices.sampled((1, -1))
         if isinstance(event, Impression) and not restamps_lists:
             by_ms = 0
         copies.append(replace(event, event_ts=event.event_ts + by_ms))
@@ -216,42 +247,46 @@ def _copies(draw: st.DrawFn, events: list[Event], *, restamps_lists: bool) -> li
 @st.composite
 def shop_days(draw: st.DrawFn) -> ShopDay:
     """Draw a day on which every event arrives within the lateness and no limit is reached."""
-    events = draw(_happened())
-    events += draw(_copies(events, restamps_lists=False))
-    settings = _settings(draw, warm_max_bytes=SETTINGS.warm_max_bytes)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    choices = draw(choices_of_one_event)
+    events = _happened(draw, choices)
+    events += _copies(draw, choices, events, restamps_lists=False)
+    settings = _settings(choices)
+    rng = np.random.default_rng(choices.integer(0, 2**32 - 1))
     sent = [(event, int(rng.integers(MAX_DELAY_MS))) for event in events]
-    return ShopDay(sent=sent, settings=settings, marker_share=draw(st.sampled_from((0.0, 0.3, 1.0))))
+    return ShopDay(sent=sent, settings=settings, marker_share=choices.sampled((0.0, 0.3, 1.0)))
 
 
 @st.composite
 def hostile_days(draw: st.DrawFn, *, evicts: bool = True) -> ShopDay:
     """Draw a day with late events, conflicting lists, clients with too many events, and too little space."""
-    events = draw(_happened())
-    events += draw(_copies(events, restamps_lists=True))
-    for event in draw(st.lists(st.sampled_from([e for e in events if isinstance(e, Impression)]), max_size=2)):
+    choices = draw(choices_of_one_event)
+    events = _happened(draw, choices)
+    events += _copies(draw, choices, events, restamps_lists=True)
+    for event in choices.samples([e for e in events if isinstance(e, Impression)], 0, 2):
         events.append(replace(event, event_id=event.event_id + "-other"))
+    warm_max_bytes = choices.sampled((0, 600, 2_000, SETTINGS.warm_max_bytes))
+    max_list_events = choices.sampled((1, 3, SETTINGS.max_list_events))
     settings = _settings(
-        draw,
-        warm_max_bytes=draw(st.sampled_from((0, 600, 2_000, SETTINGS.warm_max_bytes)))
-        if evicts
-        else SETTINGS.warm_max_bytes,
-        max_client_events=draw(st.sampled_from((1, 3, 6, SETTINGS.max_client_events))),
-        max_list_events=draw(st.sampled_from((1, 3, SETTINGS.max_list_events))) if evicts else SETTINGS.max_list_events,
-        hot_max_bytes=draw(st.sampled_from((0, SETTINGS.hot_max_bytes))),
+        choices,
+        warm_max_bytes=warm_max_bytes if evicts else SETTINGS.warm_max_bytes,
+        max_list_events=max_list_events if evicts else SETTINGS.max_list_events,
+        max_client_events=choices.sampled((1, 3, 6, SETTINGS.max_client_events)),
+        hot_max_bytes=choices.sampled((0, SETTINGS.hot_max_bytes)),
     )
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    late_share = draw(st.sampled_from((0.0, 0.2, 0.5)))
+    rng = np.random.default_rng(choices.integer(0, 2**32 - 1))
+    late_share = choices.sampled((0.0, 0.2, 0.5))
     delays = [_MAX_LATE_MS if rng.random() < late_share else MAX_DELAY_MS for _ in events]
     sent = [(event, int(rng.integers(limit_ms))) for event, limit_ms in zip(events, delays, strict=True)]
-    return ShopDay(sent=sent, settings=settings, marker_share=draw(st.sampled_from((0.0, 0.3))))
+    return ShopDay(sent=sent, settings=settings, marker_share=choices.sampled((0.0, 0.3)))
 
 
-def _settings(draw: st.DrawFn, **limits: int) -> JoinSettings:
-    chosen = {name: getattr(SETTINGS, name) for name in SETTINGS.__dataclass_fields__} | limits
-    chosen["ticks"] = draw(st.sampled_from(("driver", "worker")))
-    chosen["clicks_per_item"] = draw(st.sampled_from((1, 5)))
-    chosen["profile_idle_s"] = draw(st.sampled_from((SETTINGS.profile_idle_s, 2_419_200)))
-    chosen["infer_links"] = draw(st.sampled_from((True, True, True, False)))
-    chosen["ahead_s"] = draw(st.sampled_from((0, 120)))
-    return JoinSettings(**chosen)
+def _settings(choices: Choices, **limits: int) -> JoinSettings:
+    return dataclass_replace(
+        SETTINGS,
+        **limits,
+        ticks=choices.sampled(("driver", "worker")),
+        clicks_per_item=choices.sampled((1, 5)),
+        profile_idle_s=choices.sampled((SETTINGS.profile_idle_s, 2_419_200)),
+        infer_links=choices.sampled((True, True, True, False)),
+        ahead_s=choices.sampled((0, 120)),
+    )

@@ -15,6 +15,7 @@ from stream.operations.recount import recount
 from stream.operations.verify import verify
 from stream.schemas import decode, topics
 from stream.schemas.events import ALL_LINES, Impression
+from tests.laws.choices import crashes, seeds
 from tests.laws.join_log import (
     ITEMS,
     MAX_DELAY_MS,
@@ -43,8 +44,6 @@ _laws = settings(
 )
 # Profiles stay until the end of the log.
 _LASTING = dataclass_replace(SETTINGS, profile_idle_s=2_419_200)
-_seeds = st.integers(0, 2**32 - 1)
-_crashes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 
 
 def _delays(events: Sequence[Event], seed: int) -> list[int]:
@@ -136,7 +135,7 @@ def _without_prices(profiles: dict[bytes | None, bytes | None]) -> dict[bytes | 
 
 
 @_laws
-@given(shop_days(), _seeds, _seeds)
+@given(shop_days(), seeds, seeds)
 def test_order_within_the_lateness_changes_nothing(day: ShopDay, first: int, second: int) -> None:
     """Other delays, another interleaving and other micro-batches: the same sessions and outcomes."""
     logs, others = day.logs(first), day.logs(second, redelayed=True)
@@ -147,7 +146,7 @@ def test_order_within_the_lateness_changes_nothing(day: ShopDay, first: int, sec
 
 
 @_laws
-@given(st.one_of(shop_days(), hostile_days()), _seeds)
+@given(st.one_of(shop_days(), hostile_days()), seeds)
 def test_pauses_neither_stop_reading_nor_lose_an_event(day: ShopDay, seed: int) -> None:
     """A pause of conversions may make them late, as they do not hold the watermark."""
     logs = day.logs(seed)
@@ -156,7 +155,7 @@ def test_pauses_neither_stop_reading_nor_lose_an_event(day: ShopDay, seed: int) 
 
 @pytest.mark.slow
 @_laws
-@given(shop_days(), _seeds)
+@given(shop_days(), seeds)
 def test_the_batch_oracle_agrees(day: ShopDay, seed: int) -> None:
     logs = day.logs(seed)
     result = _run_all(logs, day, seed)
@@ -167,7 +166,7 @@ def test_the_batch_oracle_agrees(day: ShopDay, seed: int) -> None:
 
 
 @_laws
-@given(shop_days(), _seeds, st.floats(0.1, 1.0))
+@given(shop_days(), seeds, st.floats(0.1, 1.0))
 def test_duplicates_change_no_session(day: ShopDay, seed: int, share: float) -> None:
     """Copies at other offsets are counted and otherwise ignored."""
     clean = _run_all(day.logs(seed), day, seed)
@@ -181,7 +180,7 @@ def test_duplicates_change_no_session(day: ShopDay, seed: int, share: float) -> 
 
 
 @_laws
-@given(shop_days(), _seeds, _crashes)
+@given(shop_days(), seeds, crashes)
 def test_crashes_change_nothing(day: ShopDay, seed: int, crashes: list[int]) -> None:
     """Killed at any point, with rows ahead of the progress row by any prefix, restarted from any older commit."""
     logs = day.logs(seed)
@@ -198,7 +197,7 @@ def _assert_crashes_change_nothing(log: Log, seed: int, crashes: list[int]) -> N
 
 
 @_laws
-@given(shop_days(), _seeds)
+@given(shop_days(), seeds)
 def test_a_whole_partition_read_again_changes_nothing(day: ShopDay, seed: int) -> None:
     for log in day.logs(seed):
         result = run(log, seed=seed, settings=day.settings)
@@ -211,13 +210,13 @@ def test_a_whole_partition_read_again_changes_nothing(day: ShopDay, seed: int) -
 
 
 @_laws
-@given(st.one_of(shop_days(), hostile_days()), _seeds)
+@given(st.one_of(shop_days(), hostile_days()), seeds)
 def test_nothing_stays_behind(day: ShopDay, seed: int) -> None:
     _assert_nothing_stays_behind(_run_all(day.logs(seed), day, seed))
 
 
 @_laws
-@given(hostile_days(), _seeds)
+@given(hostile_days(), seeds)
 def test_every_unit_has_one_outcome_beyond_all_limits(day: ShopDay, seed: int) -> None:
     """Outcomes of late events, hot keys and evictions depend on the order; their sum does not."""
     logs = day.logs(seed)
@@ -225,7 +224,7 @@ def test_every_unit_has_one_outcome_beyond_all_limits(day: ShopDay, seed: int) -
 
 
 @_laws
-@given(hostile_days(evicts=False), _seeds, _crashes)
+@given(hostile_days(evicts=False), seeds, crashes)
 def test_crashes_change_nothing_beyond_all_limits_if_the_order_stays(
     day: ShopDay, seed: int, crashes: list[int]
 ) -> None:
@@ -240,7 +239,7 @@ def test_crashes_change_nothing_beyond_all_limits_if_the_order_stays(
 
 
 @_laws
-@given(hostile_days(), _seeds, _crashes)
+@given(hostile_days(), seeds, crashes)
 def test_crashes_lose_nothing_beyond_all_limits(day: ShopDay, seed: int, crashes: list[int]) -> None:
     """The restart reads in another order, so outcomes may differ from those before the crash."""
     logs = day.logs(seed)
