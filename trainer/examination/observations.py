@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.schemas.session import Session
-from trainer.features.build import displayed_positions
+from trainer.features.served_list import displayed_positions
 
 Method = Literal["shuffle", "swaps", "em"]
 

@@ -8,17 +8,16 @@ Source: docs/training.md.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
 from stream.schemas.events import PRODUCT, History
-from stream.schemas.session import ACTION_CODES, COLUMNS, Session
+from stream.schemas.session import ACTION_CODES, Session
 from trainer.features.categories import covers, ends_with
 from trainer.features.example import SessionExample
 from trainer.features.item_table import CatalogueLike, ItemTable
@@ -26,20 +25,25 @@ from trainer.features.labels import Labels, stream_labels
 from trainer.features.ragged import Ragged
 from trainer.features.relative import neighbour_prices, relative
 from trainer.features.schema import (
-    CLIENT_COLUMNS,
-    CONTEXT_COLUMNS,
     HISTORY_MAX,
     ITEM_COLUMNS,
     N_MAX,
     PATH_MAX,
-    QUERY_COLUMNS,
-    TOKEN_BUCKETS,
     TOUCH_COLUMNS,
     TYPE_COLUMNS,
-    context_f16,
-    item_f16,
-    newest_columns,
-    schema_of,
+)
+from trainer.features.served_list import (
+    CLIENT,
+    HAS_IMAGE,
+    HAS_TEXT,
+    TOKENS,
+    VECTOR,
+    ServedList,
+    are_valid,
+    from_one,
+    from_session,
+    joined,
+    problem,
 )
 
 Ints = NDArray[np.int64]
@@ -47,45 +51,9 @@ Keys = tuple[list[str], list[str], list[str], list[str]]
 
 _TOP: Final = 10
 _SCALE: Final = np.array([0.2, 0.2, 0.2, 1, 1, 1, 1, 1], dtype=np.float32)
-_HAS_IMAGE: Final = ITEM_COLUMNS.index("has_image")
-_HAS_TEXT: Final = ITEM_COLUMNS.index("has_text")
 _BOUGHT: Final = ACTION_CODES["purchase"]
 _RANK_LIMIT: Final = 32_767
 _TYPES: Final = {name.removeprefix("type_"): column for column, name in enumerate(TYPE_COLUMNS)}
-_CLIENT: Final = len(QUERY_COLUMNS)
-_TOKENS: Final = _CLIENT + len(CLIENT_COLUMNS)
-_VECTOR: Final = len(CONTEXT_COLUMNS)
-
-
-@dataclass(slots=True, kw_only=True)
-class ServedList:
-    """One list as served, in the form of the newest feature schema; rows in the order of the source.
-
-    Attributes:
-        items: float16 (n, len(ITEM_COLUMNS)).
-        context: float16: `CONTEXT_COLUMNS`, then the query vector.
-        item_types: Empty if all are products.
-        hist_action, hist_age_s: (h,) codes of actions, and seconds.
-        position: Displayed positions as the page counts; empty for 1 to n, None if the list was not shown yet.
-    """
-
-    query_id: str
-    session_id: str | None
-    item_ids: Sequence[str]
-    rank_in: NDArray[np.integer[Any]]
-    items: NDArray[np.float16]
-    item_types: Sequence[str]
-    context: NDArray[np.float16]
-    hist_item: Sequence[str]
-    hist_category: Sequence[str]
-    hist_action: NDArray[np.integer[Any]]
-    hist_age_s: NDArray[np.integer[Any]]
-    category: str | None
-    labels: Labels
-    position: NDArray[np.integer[Any]] | None = None
-    latency_ms: float = 0.0
-    served_by: str | None = None
-    served_score: NDArray[np.float32] | None = None
 
 
 class ExampleBuilder:
@@ -108,11 +76,11 @@ class ExampleBuilder:
         for number, session in enumerate(sessions):
             try:
                 own = stream_labels(session) if labels is None else labels[number]
-                found.append(_from_session(session, self.catalogue, own))
+                found.append(from_session(session, self.catalogue, own))
             except SchemaError as error:
                 found.append(error)
-        if not _are_valid([each for each in found if isinstance(each, ServedList)]):
-            found = [_problem(each) or each if isinstance(each, ServedList) else each for each in found]
+        if not are_valid([each for each in found if isinstance(each, ServedList)]):
+            found = [problem(each) or each if isinstance(each, ServedList) else each for each in found]
         examples = iter(self._build([each for each in found if isinstance(each, ServedList)]))
         return [next(examples) if isinstance(each, ServedList) else each for each in found]
 
@@ -122,7 +90,7 @@ class ExampleBuilder:
         Raises:
             SchemaError: If the list is empty, a number is not finite, or a token is out of range.
         """
-        if error := _problem(served):
+        if error := problem(served):
             raise error
         return self._build([served])[0]
 
@@ -188,115 +156,6 @@ def example_from_request(
     )
 
 
-def displayed_positions(session: Session) -> NDArray[np.int32]:
-    """Return the position of each item on the page, from 1; a page that counts from 0 is moved by one.
-
-    Shapes: (n,), rows in shown order.
-    """
-    logged = _read_position(session.position)
-    return _from_one(logged) if logged.size else np.arange(1, session.n + 1, dtype=np.int32)
-
-
-def _from_one(position: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
-    return position.astype(np.int32) + np.int32(position.min() == 0)
-
-
-def _reader(name: str) -> Callable[[bytes], NDArray[Any]]:
-    """Return the function that reads a column of a session; looking its dtype up takes longer than reading it."""
-    dtype = np.dtype(COLUMNS[name].dtype)
-    return lambda raw: np.frombuffer(raw, dtype)
-
-
-_read_item_f16, _read_context_f16 = _reader("item_f16"), _reader("context_f16")
-_read_rank_in, _read_position, _read_score = _reader("rank_in"), _reader("position"), _reader("score")
-_read_action, _read_age_s = _reader("hist_action"), _reader("hist_age_s")
-
-
-def _from_session(session: Session, catalogue: CatalogueLike, labels: Labels) -> ServedList:
-    n = session.n
-    if session.feature_schema:
-        items, context = _logged(session)
-    else:
-        items = item_f16([None] * n, session.column("price_minor"))
-        items[:, _HAS_IMAGE] = [catalogue.image(item_id) is not None for item_id in session.item_id]
-        items[:, _HAS_TEXT] = [catalogue.text(item_id) is not None for item_id in session.item_id]
-        context = context_f16(event_ts=session.impression_ts)
-    score = None if session.version is None else _read_score(session.score)
-    has_score = score is not None and score.size == n
-    return ServedList(
-        query_id=session.query_id,
-        session_id=session.session_id,
-        item_ids=session.item_id,
-        rank_in=_read_rank_in(session.rank_in),
-        items=items,
-        item_types=session.item_type,
-        context=context,
-        hist_item=session.hist_item,
-        hist_category=session.hist_category,
-        hist_action=_read_action(session.hist_action),
-        hist_age_s=_read_age_s(session.hist_age_s),
-        category=session.query_category,
-        labels=labels,
-        position=_read_position(session.position),
-        latency_ms=session.latency_us / 1_000,
-        served_by=session.lineage if has_score else None,
-        served_score=score if has_score else None,
-    )
-
-
-def _logged(session: Session) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Return the items' rows and the context of a session, in the form of the newest schema.
-
-    Raises:
-        SchemaError: If the schema under which they were logged is unknown, or they have another length.
-    """
-    schema = schema_of(session.feature_schema.hex())
-    items, context = _read_item_f16(session.item_f16), _read_context_f16(session.context_f16)
-    num_items, num_context = session.n * len(schema.item), len(schema.context)
-    num_more = context.size - num_context
-    if items.size != num_items or num_more < 0 or (num_more > 0 and not schema.reads_query):
-        raise SchemaError(
-            "feature_shape",
-            f"query {session.query_id}, feature schema {schema.number}: {items.size} item and {context.size} context"
-            f" values, expected {num_items} and {num_context}",
-        )
-    items = items.reshape(session.n, len(schema.item))
-    if schema.item != ITEM_COLUMNS:
-        items = newest_columns(items, schema.item, ITEM_COLUMNS)
-    if schema.context != CONTEXT_COLUMNS:
-        head = newest_columns(context[None, :num_context], schema.context, CONTEXT_COLUMNS)
-        context = np.concatenate([head[0], context[num_context:]])
-    return items, context
-
-
-def _are_valid(lists: Sequence[ServedList]) -> bool:
-    """Return whether all lists can be built."""
-    if not lists:
-        return True
-    token = np.stack([each.context[_TOKENS:_VECTOR] for each in lists])
-    return (
-        all(len(each.item_ids) for each in lists)
-        and bool(np.isfinite(_joined([each.items for each in lists])).all())
-        and bool(np.isfinite(_joined([each.context for each in lists])).all())
-        and bool((token >= 0).all() and (token < TOKEN_BUCKETS).all())
-    )
-
-
-def _problem(served: ServedList) -> SchemaError | None:
-    """Return the reason why a list cannot be built, or None."""
-    if not len(served.item_ids):
-        return SchemaError("empty_list", f"query {served.query_id}: no candidate")
-    if not (np.isfinite(served.items).all() and np.isfinite(served.context).all()):
-        return SchemaError("feature_not_finite", f"query {served.query_id}: a feature is NaN or infinite")
-    token = served.context[_TOKENS:_VECTOR]
-    if token.min() < 0 or token.max() >= TOKEN_BUCKETS:
-        found = token.astype(int).tolist()
-        return SchemaError(
-            "feature_range", f"query {served.query_id}: tokens {found}, expected 0 to {TOKEN_BUCKETS - 1}"
-        )
-    return None
-
-
 class _Lists:
     """The steps of building several lists. Candidates stand in order of `rank_in`, behaviours as logged."""
 
@@ -305,7 +164,7 @@ class _Lists:
         self._items = items
         source = Ragged.of_sizes([len(each.item_ids) for each in lists])
         ids = list(chain.from_iterable(each.item_ids for each in lists))
-        rank = _joined([each.rank_in for each in lists]).astype(np.int64)
+        rank = joined([each.rank_in for each in lists]).astype(np.int64)
         order = _in_rank_order(source, rank, ids)
         self._order = order[source.place < N_MAX]
         self._index = source.place[self._order]
@@ -313,12 +172,12 @@ class _Lists:
         self._cand = source.choose(self._order)
         self._ids = [ids[row] for row in self._order.tolist()]
         self._rows = items.rows(self._ids)
-        self._logged = _joined([each.items for each in lists])[self._order].astype(np.float32)
+        self._logged = joined([each.items for each in lists])[self._order].astype(np.float32)
         self._hist = Ragged.of_sizes([len(each.hist_item) for each in lists])
         self._hist_ids = list(chain.from_iterable(each.hist_item for each in lists))
         self._hist_rows = items.rows(self._hist_ids)
-        self._action = _joined([each.hist_action for each in lists]).astype(np.int64)
-        self._age_h = _joined([each.hist_age_s for each in lists]).astype(np.float64) / 3600
+        self._action = joined([each.hist_action for each in lists]).astype(np.int64)
+        self._age_h = joined([each.hist_age_s for each in lists]).astype(np.float64) / 3600
         self._query = np.array([items.paths.number((each.category or "",)) for each in lists], np.int64)
 
     def examples(self) -> list[SessionExample]:
@@ -338,22 +197,22 @@ class _Lists:
         hist_type = self._action[kept] + 1
         rank = np.minimum(self._rank, _RANK_LIMIT).astype(np.int16)
         img, txt = items.image.values[self._rows], items.text.values[self._rows]
-        img_mask = items.image.present[self._rows] & (self._logged[:, _HAS_IMAGE] > 0)
-        txt_mask = items.text.present[self._rows] & (self._logged[:, _HAS_TEXT] > 0)
+        img_mask = items.image.present[self._rows] & (self._logged[:, HAS_IMAGE] > 0)
+        txt_mask = items.text.present[self._rows] & (self._logged[:, HAS_TEXT] > 0)
         hist_img, hist_img_mask = items.image.values[hist_rows], items.image.present[hist_rows]
         hist_txt, hist_txt_mask = items.text.values[hist_rows], items.text.present[hist_rows]
         position = self._positions()
         click, conv, money = (
-            _joined(parts)[self._order]
+            joined(parts)[self._order]
             for parts in (
                 [each.labels.click for each in lists],
                 [each.labels.conv for each in lists],
                 [each.labels.money for each in lists],
             )
         )
-        context = np.stack([each.context[:_VECTOR] for each in lists])
-        query, client = context[:, :_CLIENT].astype(np.float32), context[:, _CLIENT:_TOKENS].astype(np.float32)
-        token = context[:, _TOKENS:].astype(np.int64)
+        context = np.stack([each.context[:VECTOR] for each in lists])
+        query, client = context[:, :CLIENT].astype(np.float32), context[:, CLIENT:TOKENS].astype(np.float32)
+        token = context[:, TOKENS:].astype(np.int64)
         found: list[SessionExample] = []
         for number, each in enumerate(lists):
             a, b = cand.cuts[number], cand.cuts[number + 1]
@@ -382,7 +241,7 @@ class _Lists:
                     query=query[number],
                     client=client[number],
                     token=token[number],
-                    query_vector=each.context[_VECTOR:],
+                    query_vector=each.context[VECTOR:],
                     category=category[number],
                     path=path[number],
                     click=click[a:b],
@@ -506,12 +365,8 @@ class _Lists:
             if each.position is None:
                 position[rows] = 0
             elif each.position.size:
-                position[rows] = _from_one(each.position)[self._index[rows]]
+                position[rows] = from_one(each.position)[self._index[rows]]
         return position.astype(np.int32)
-
-
-def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _in_rank_order(lists: Ragged, rank: Ints, ids: Sequence[str]) -> Ints:

@@ -20,7 +20,6 @@ from tests.trainer.lists import (
     served,
 )
 from trainer.features import (
-    CONTEXT_COLUMNS,
     ITEM_COLUMNS,
     N_MAX,
     NUM_COLUMNS,
@@ -102,29 +101,6 @@ def test_the_path_of_a_query_without_category_is_that_of_its_candidates() -> Non
     assert request([item("a"), item("b")], category="Shoes > Men/boots").path == ("Shoes", "Men", "boots")
     assert request([item("a")], category="a > b > c > d > e").path == ("b", "c", "d", "e")
     assert request([item("a", category="")], category=None).path == ()
-
-
-def test_tokens_outside_of_their_range_are_refused() -> None:
-    session = served(1, KNOWN, n=5).session(range(5))
-    context = session.column("context_f16").copy()
-    context[CONTEXT_COLUMNS.index("token_2")] = 2_050
-    session.context_f16 = context.tobytes()
-    with pytest.raises(SchemaError, match=r"feature_range: query q1: tokens .*2050.*, expected 0 to 2047"):
-        example_from_session(session, KNOWN)
-
-
-@pytest.mark.parametrize(
-    ("logged", "expected"),
-    [((), [2, 3, 1]), ((3, 7, 9), [7, 9, 3]), ((0, 4, 9), [5, 10, 1])],
-    ids=["whole", "parts", "parts from 0"],
-)
-def test_displayed_positions_count_from_one(logged: tuple[int, ...], expected: list[int]) -> None:
-    session = served(1, KNOWN, n=3).session([2, 0, 1])
-    session.position = np.array(logged, "<u4").tobytes()
-    session.latency_us = 2_500
-    example = example_from_session(session, KNOWN)
-    assert example.position.tolist() == expected
-    assert example.latency_ms == 2.5
 
 
 def test_rows_stand_in_order_of_rank_and_ties_by_id() -> None:
@@ -251,19 +227,7 @@ def test_history_counts_and_touches_see_all_behaviours() -> None:
     assert sum(column(example, "touch_last")) == 1
 
 
-def test_features_of_another_schema_or_shape_are_refused() -> None:
-    session = served(1, KNOWN, n=5).session(range(5))
-    session.feature_schema = b"\1" * 32
-    with pytest.raises(SchemaError, match="feature_schema"):
-        example_from_session(session, KNOWN)
-    session = served(1, KNOWN, n=5).session(range(5))
-    session.item_f16 = session.item_f16[:-2]
-    with pytest.raises(SchemaError, match="feature_shape"):
-        example_from_session(session, KNOWN)
-    session = served(1, KNOWN, n=5).session(range(5))
-    session.item_f16 = np.full(5 * len(ITEM_COLUMNS), np.nan, "<f2").tobytes()
-    with pytest.raises(SchemaError, match="feature_not_finite"):
-        example_from_session(session, KNOWN)
+def test_a_request_without_candidates_is_refused() -> None:
     with pytest.raises(SchemaError, match="empty_list"):
         request([])
 
