@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from tests.harness.kafka import fresh_kafka, kafka_broker, kafka_home, memory_broker
-from tests.harness.kafka_sockets import close_failed_sockets
+from tests.harness.kafka_sockets import close_dropped_sockets
 from tests.harness.mortal import emptied_kafka, mortal_kafka
 from tests.harness.postgres import postgres_url
 
@@ -34,7 +34,7 @@ _WAITING = ("kafka", "postgres", "slow")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let each of several workers compute with one thread; more would only compete for the same cores."""
-    close_failed_sockets()
+    close_dropped_sockets()
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes
 

@@ -1,30 +1,29 @@
-"""Closed sockets for the connections that kafka-python could not establish.
+"""Sockets of kafka-python that close themselves.
 
-kafka-python 3.0 drops the socket of a failed or abandoned connection without closing the socket. The garbage collector
-then closes the socket at any later time, and its ResourceWarning fails the test that happens to run.
+kafka-python 3.0 drops sockets of failed, abandoned and reset connections without closing them. The garbage collector
+then finds a socket at any later time, and the ResourceWarning fails the test that happens to run.
 
 Source: https://docs.python.org/3/library/socket.html#socket.socket.close
 """
 
-import functools
-from collections.abc import Awaitable, Callable
-from socket import socket
+import socket
 
 from kafka.net.inet import KafkaNetSocket
 
 
-def close_failed_sockets() -> None:
-    """Let each connection attempt of kafka-python close its socket when the attempt fails or is abandoned."""
-    connect: Callable[..., Awaitable[object]] = KafkaNetSocket.sock_connect
+class _SelfClosingSocket(socket.socket):
+    """A socket that the garbage collector closes without a warning."""
 
-    @functools.wraps(connect)
-    async def connect_or_close(
-        self: KafkaNetSocket, net: object, sock: socket, *args: object, **kwargs: object
-    ) -> object:
-        try:
-            return await connect(self, net, sock, *args, **kwargs)
-        except BaseException:
-            sock.close()
-            raise
+    def __del__(self) -> None:
+        self.close()
 
-    KafkaNetSocket.sock_connect = connect_or_close
+
+def _socket(
+    _: KafkaNetSocket, family: int = socket.AF_UNSPEC, sock_type: int = socket.SOCK_STREAM, proto: int = 0
+) -> socket.socket:
+    return _SelfClosingSocket(family, sock_type, proto)
+
+
+def close_dropped_sockets() -> None:
+    """Let kafka-python open only sockets that close themselves."""
+    KafkaNetSocket.socket = _socket

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 from kafka import KafkaProducer
+from kafka.net.inet import KafkaNetSocket
 
 
 @pytest.mark.slow
@@ -20,4 +21,20 @@ def test_a_refused_connection_leaves_no_open_socket() -> None:
         producer.close(timeout=1)
         del producer
         gc.collect()
+    assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
+
+
+def test_a_connected_socket_that_is_dropped_in_a_cycle_is_closed_without_a_warning() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dropped = KafkaNetSocket().socket(socket.AF_INET)
+        dropped.connect(server.getsockname())
+        accepted, _ = server.accept()
+        cycle: list[object] = [dropped]
+        cycle.append(cycle)
+        del dropped, cycle
+        gc.collect()
+        with accepted:
+            accepted.settimeout(5)
+            assert accepted.recv(1) == b""
     assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == []
