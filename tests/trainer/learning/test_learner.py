@@ -13,6 +13,7 @@ from stream import db
 from stream.schemas.session import encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
+from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
 from trainer.features import SessionExample
 from trainer.learning.learner import Learner, LearningHalted, Step
 
@@ -152,3 +153,39 @@ def test_waiting_sessions_survive_a_restart_at_any_record(tmp_path: Path) -> Non
             one.session.query_id for one in whole.learner.pending
         ]
         assert resumed.learner.counters == whole.learner.counters
+
+
+def test_after_a_full_change_of_the_assortment_few_candidates_share_the_cold_row_within_a_day(tmp_path: Path) -> None:
+    hours, per_hour, step_ms = 24, 12, 300_000
+    rng = np.random.default_rng(11)
+    values: list[bytes] = []
+    for number in range(2 * hours * per_hour):
+        one = make_session(
+            number, rng, watermark_ts=START_TS + number * step_ms, orders=[0] if number % 4 == 0 else None
+        )
+        if number >= hours * per_hour:
+            one.item_id = [f"new-{name}" for name in one.item_id]
+            one.hist_item = [f"new-{name}" for name in one.hist_item]
+        values.append(encode(one))
+    # As many rows as there are live items: 40, the padding row and the cold row.
+    lineage = replace(
+        LINEAGE,
+        model="mlp",
+        config=replace(MODEL_PROFILES["mlp"]["tiny"], vocabulary=Vocabulary(item=42)),
+        learning=LearningSettings(batch=per_hour, checkpoint_s=3_600),
+    )
+    settings = replace(SETTINGS, publish_s=3_600_000, checkpoint_every_wall_s=1e9)
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=settings, lineage=lineage)
+    loop.start()
+    shares: list[float] = []
+    for start in range(0, len(values), per_hour):
+        before = loop.learner.candidates.copy()
+        hour = values[start : start + per_hour]
+        loop.push([LogRecord(0, start + offset, value) for offset, value in enumerate(hour)])
+        counted = loop.learner.candidates - before
+        cold, own = counted["item", "cold"], counted["item", "own"]
+        shares.append(cold / max(cold + own, 1))
+    assert max(shares[hours - 12 : hours]) < 0.05
+    # A batch is full an hour after its first session.
+    assert shares[hours + 1] > 0.9, "no new item has a row at once"
+    assert shares[-1] < 0.05
