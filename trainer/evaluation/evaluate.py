@@ -15,7 +15,7 @@ from trainer.evaluation.intervals import RESAMPLES, Interval, paired_bootstrap
 from trainer.evaluation.lightgbm_peer import LIGHTGBM
 from trainer.evaluation.lists import Columns, Dataset, Label, LabelledList, excluded, with_label
 from trainer.evaluation.metrics import Floats, Mask
-from trainer.evaluation.neural import Epoch, Fit, ModalityWeights, Patience
+from trainer.evaluation.neural import Epoch, Fit, LabelWeights, ModalityWeights, Patience
 from trainer.evaluation.propensity import PolicyValue, is_randomised, policy_value
 from trainer.evaluation.simple import DISPLAYED, RANDOM, SIMPLE
 from trainer.learning.learner import Learner
@@ -86,6 +86,7 @@ class Row:
         epochs: Epochs of each seed's fit.
         best_epochs: Epoch, or number of trees, that validation chose, by seed.
         num_weights: Dense weights of a model.
+        labels: Labels of the training lists under weights by inverse examination, where a model has them.
         modalities: Weights of the fusion units, of the first seed.
     """
 
@@ -100,6 +101,7 @@ class Row:
     epochs: tuple[tuple[Epoch, ...], ...] = ()
     best_epochs: tuple[int, ...] = ()
     num_weights: int | None = None
+    labels: LabelWeights | None = None
     modalities: tuple[ModalityWeights, ...] = ()
 
 
@@ -301,6 +303,7 @@ def _row(scored: _Scored, columns: Columns, request: Request) -> tuple[Row, dict
         epochs=tuple(fitted.epochs for fitted in scored.fits),
         best_epochs=tuple(scored.num_trees or [fitted.best_epoch for fitted in scored.fits]),
         num_weights=scored.fits[0].num_weights if scored.fits else None,
+        labels=scored.fits[0].labels if scored.fits else None,
         modalities=scored.fits[0].modalities if scored.fits else (),
     )
     # A mean over seeds of NaN alone is NaN, and numpy would warn of it.

@@ -103,11 +103,17 @@ def log_probabilities(score_BL: Floats, mask_BL: Mask) -> Floats:
     return np.asarray(shifted - np.log(np.where(total > 0, total, 1.0)))
 
 
-def log_loss(score_BL: Floats, positive_BL: Mask, mask_BL: Mask) -> Floats:
-    """Return the cross-entropy of the normalised labels under the softmax of each list, in nats."""
+def log_loss(score_BL: Floats, positive_BL: Mask, mask_BL: Mask, weight_BL: Floats | None = None) -> Floats:
+    """Return the cross-entropy of the normalised labels under the softmax of each list, in nats.
+
+    `weight_BL` weighs the terms of the labels after they were normalised, as the list softmax of training does.
+    """
     positive = positive_BL & mask_BL
     count = positive.sum(axis=1)
-    summed = np.where(positive, log_probabilities(score_BL, mask_BL), 0.0).sum(axis=1)
+    terms = (
+        log_probabilities(score_BL, mask_BL) if weight_BL is None else weight_BL * log_probabilities(score_BL, mask_BL)
+    )
+    summed = np.where(positive, terms, 0.0).sum(axis=1)
     return np.where(count > 0, -summed / np.maximum(count, 1), np.nan)
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.configs import LearningSettings
 from trainer.evaluation.lists import LabelledList, padded
 from trainer.evaluation.metrics import Floats, log_loss
 from trainer.features import Batch, SessionExample, collate
+from trainer.learning.debias import EffectiveLabels, label_weights
 from trainer.learning.learner import Learner
 from trainer.models import MODELS, Outputs, to_torch
 
@@ -22,7 +24,10 @@ _MODALITIES = ("image", "text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One epoch of a fit: mean training loss per batch and log loss of the validation lists, both in nats."""
+    """One epoch of a fit: mean training loss per batch and log loss of the validation lists, both in nats.
+
+    Labels of the validation lists have the weights that labels have in training.
+    """
 
     number: int
     train_loss: float
@@ -40,6 +45,21 @@ class ModalityWeights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelWeights:
+    """Labels under weights by inverse examination, and how many of equal weight they are worth.
+
+    Attributes:
+        num: Labels.
+        effective: (sum w)^2 / sum w^2.
+        num_clipped: Labels at the largest weight, `learning.max_weight`.
+    """
+
+    num: int
+    effective: float
+    num_clipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """A fitted model's scores of the test lists, and how it came to them.
 
@@ -48,6 +68,7 @@ class Fit:
         epochs: All epochs run.
         best_epoch: Number of the epoch whose weights gave the scores.
         num_weights: Dense weights, embedding rows left out.
+        labels: Clicked and bought items of one epoch; None where all weigh the same.
         modalities: Weights of the fusion units, where the model has them.
     """
 
@@ -55,6 +76,7 @@ class Fit:
     epochs: tuple[Epoch, ...]
     best_epoch: int
     num_weights: int
+    labels: LabelWeights | None = None
     modalities: tuple[ModalityWeights, ...] = ()
 
 
@@ -117,8 +139,22 @@ def fit(
         epochs=tuple(epochs),
         best_epoch=best.number,
         num_weights=sum(weight.numel() for name, weight in learner.params.items() if not name.startswith("rows.")),
+        labels=_label_weights(learner.learning, examples),
         modalities=modalities,
     )
+
+
+def _label_weights(learning: LearningSettings, examples: Sequence[SessionExample]) -> LabelWeights | None:
+    found = EffectiveLabels()
+    num_clipped = 0
+    for example in examples:
+        weight = label_weights(example.position, learning)
+        if weight is None:
+            return None
+        own = weight[(example.click > 0) & (example.click_weight > 0) | (example.conv > 0)]
+        found.add(own)
+        num_clipped += int(np.count_nonzero(own >= np.float32(learning.max_weight)))
+    return LabelWeights(num=found.num, effective=found.effective, num_clipped=num_clipped)
 
 
 def _copy(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,11 +162,13 @@ def _copy(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _loss(learner: Learner, lists: Sequence[LabelledList]) -> float:
-    """Return the mean log loss of the lists that have a target; an infinite one where a score is not finite."""
+    """Return the mean log loss of lists with a target, weighed as in training; infinite if a score is not finite."""
     score, _ = _score(learner, learner.params, [each.example for each in lists])
     target = padded([each.example.conv for each in lists], score.shape)
     mask = np.arange(score.shape[1]) < np.array([len(each.example.item_ids) for each in lists])[:, None]
-    losses = log_loss(score, target > 0, mask)
+    position = padded([each.example.position.astype(np.float64) for each in lists], score.shape).astype(np.int32)
+    weight = label_weights(position, learner.learning)
+    losses = log_loss(score, target > 0, mask, None if weight is None else weight.astype(np.float64))
     losses = losses[~np.isnan(losses)] if np.isfinite(score).all() else np.full(1, np.inf)
     return float(losses.mean()) if losses.size else np.inf
 

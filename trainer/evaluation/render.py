@@ -103,6 +103,13 @@ def notes(found: Evaluation) -> list[str]:
         )
     else:
         sentences.append("The log drew no place at random: all figures also measure agreement with the logged order.")
+    for labels in dict.fromkeys(row.labels for row in found.rows if row.labels is not None):
+        names = ", ".join(row.name for row in found.rows if row.labels == labels)
+        sentences.append(
+            f"{names}: clicks and orders weigh by inverse examination, in training and in the validation loss that ends"
+            f" a fit. {labels.num:,} labels of the training lists are worth {labels.effective:,.1f} of equal weight;"
+            f" {labels.num_clipped:,} have the largest weight, learning.max_weight."
+        )
     if found.num_rejected:
         reasons = ", ".join(f"{number} {reason}" for reason, number in found.num_rejected.items())
         sentences.append(f"Sessions that could not be read: {reasons}.")

@@ -84,6 +84,13 @@ def test_log_loss_and_probabilities_equal_scipy(rows: list[list[tuple[float, boo
             assert np.isnan(value)
 
 
+def test_weights_of_labels_multiply_the_terms_of_log_loss() -> None:
+    score, positive = np.array([[0.0, 1.0, 3.0]]), np.array([[True, False, True]])
+    logs = special.log_softmax(score[0])
+    found = log_loss(score, positive, np.ones((1, 3), np.bool_), np.array([[5.0, 7.0, 1.0]]))
+    assert found == pytest.approx([-(5 * logs[0] + logs[2]) / 2])
+
+
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=6), st.integers(1, 7))
 def test_ndcg_divides_by_the_best_order_there_is(grades: list[float], k: int) -> None:

@@ -105,6 +105,28 @@ def test_scores_do_not_depend_on_the_displayed_order_or_on_test_labels() -> None
     assert (after.score == before).all()
 
 
+def test_validation_has_the_weights_of_training_and_the_fit_says_what_labels_are_worth() -> None:
+    curve = tuple(1 / position for position in range(1, 9))
+    learning = LearningSettings(batch=32, lr=0.01, examination=curve, max_weight=4.0)
+    config = replace(MODELS["mlp"].profiles["tiny"], vocabulary=VOCABULARY)
+    own = Learner("mlp", config, learning, device=torch.device("cpu"))
+    once = Patience(epochs=1, patience=1)
+    # The validation lists are the test lists here, so that their scores are those of the validation loss.
+    found = fit(own, SPLIT.train, SPLIT.validation, SPLIT.validation, limits=once, seed=0)
+    terms = []
+    for each, score in zip(SPLIT.validation, found.score, strict=True):
+        (bought,) = np.flatnonzero(each.example.conv)
+        chance = np.exp(score[bought]) / np.exp(score[: len(each.example.item_ids)]).sum()
+        terms.append(min(each.example.position[bought], 4) * -np.log(chance))
+    assert found.epochs[0].validation_loss == pytest.approx(np.mean(terms))
+    weights = np.array([min(int(each.example.position[each.example.conv > 0][0]), 4) for each in SPLIT.train])
+    assert found.labels is not None
+    assert found.labels.num == len(SPLIT.train)
+    assert found.labels.effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert found.labels.num_clipped == (weights == 4).sum() > 0
+    assert fitted("mlp", epochs=1)[0].labels is None
+
+
 def test_limits_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="epochs = 0"):
         Patience(epochs=0)

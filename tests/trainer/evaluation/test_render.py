@@ -8,7 +8,7 @@ from trainer.evaluation import render
 from trainer.evaluation.calibration import Calibration, CalibrationBin, CategoryCalibration
 from trainer.evaluation.evaluate import Evaluation, Figure, Row
 from trainer.evaluation.intervals import Interval
-from trainer.evaluation.neural import Epoch, ModalityWeights
+from trainer.evaluation.neural import Epoch, LabelWeights, ModalityWeights
 from trainer.evaluation.propensity import PolicyValue
 
 EPOCHS = tuple(Epoch(number=number, train_loss=3.0 / number, validation_loss=2.0 / number) for number in (1, 2, 3))
@@ -135,6 +135,15 @@ def test_figures_by_propensity_have_columns_where_the_log_holds_them() -> None:
     assert "400 test lists were shuffled" in text
     assert "Lowest support: 0.97" in text
     assert "drew no place at random" in " ".join(render.notes(FOUND))
+
+
+def test_the_notes_say_what_weighted_labels_are_worth() -> None:
+    labels = LabelWeights(num=1_234, effective=456.78, num_clipped=9)
+    found = replace(FOUND, rows=tuple(replace(row, labels=labels) for row in FOUND.rows))
+    (note,) = [each for each in render.notes(found) if "inverse examination" in each]
+    assert note.startswith(", ".join(row.name for row in FOUND.rows))
+    assert "1,234 labels of the training lists are worth 456.8 of equal weight; 9 have the largest" in note
+    assert "inverse examination" not in " ".join(render.notes(FOUND))
 
 
 def test_the_page_has_the_calibration_of_each_category() -> None:
