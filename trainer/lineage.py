@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stream.errors import ArtifactError, ConfigError, SchemaError
 from stream.settings import values_by_key
-from trainer.configs import LATER, LearningSettings, ModelConfig
+from trainer.configs import LATER, LATER_LEARNING, LearningSettings, ModelConfig
 from trainer.features import schema_of
 from trainer.versions.checkpoint import Adoption, State
 
@@ -53,8 +53,10 @@ def adoptions(lineage: Lineage, state: State, *, adopt: bool) -> tuple[Adoption,
         number = schema_of(state.feature_schema).number
     except SchemaError as error:
         raise ArtifactError(f"checkpoint of lineage {state.lineage}: {error}") from error
-    # A checkpoint from before a setting was trained as that setting's value in `LATER` says.
-    later = {f"model.{name}": value for name, value in LATER.items()} | {"model.feature_schema": number}
+    # A checkpoint from before a setting was trained as that setting's value among the later ones says.
+    later: dict[str, object] = {f"model.{name}": value for name, value in LATER.items()}
+    later |= {f"learning.{name}": value for name, value in LATER_LEARNING.items()}
+    later["model.feature_schema"] = number
     settings = {key: value for key, value in later.items() if key in wanted} | state.settings
     changed = [key for key in {**settings, **wanted} if settings.get(key, missing) != wanted.get(key)]
     if not changed:

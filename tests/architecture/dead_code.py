@@ -45,6 +45,7 @@ LIBRARIES = {
         "sys_version",
     ),
     "requests": ("max_redirects", "trust_env"),
+    "torch": ("recompile_limit",),
     "uvicorn": ("should_exit",),
     "sqlite3": ("isolation_level",),
     "io.RawIOBase": ("readable", "readinto"),

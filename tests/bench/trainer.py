@@ -38,13 +38,20 @@ _WIDTH = 16
 
 
 class Row(Struct, kw_only=True):
-    """Sessions per second of CPU time by round, and microseconds per session of each part of the input path."""
+    """Sessions per second of CPU time by round, and microseconds per session of each part of the input path.
+
+    Attributes:
+        compiled: The product with `learning.compile`, where it was measured, and `compile_s` the seconds of the clock
+            that its first step took.
+    """
 
     model: str
     profile: str
     batch: int
     product: list[float]
     bare: list[float]
+    compiled: list[float] = []
+    compile_s: float = 0.0
     input_us: dict[str, float]
 
 
@@ -123,15 +130,25 @@ def rate(count: int, run: Callable[[], object]) -> float:
     return count / (time.process_time() - start)
 
 
-def measure(model: str, profile: str, batch: int, *, rounds: int, steps: int, known: MemoryCatalogue) -> Row:
-    """Run product and bare loop in turns."""
+def warm(
+    model: str, config: ModelConfig, learning: LearningSettings, log: list[Session], known: MemoryCatalogue
+) -> Learner:
+    """Return a learner that knows the ids of the log's beginning, after two steps."""
+    learner = Learner(model, config, learning, device=torch.device("cpu"))
+    for turn in range(2):
+        learn(learner, records(log[: learning.batch], turn), known, turn)
+    learner.at_boundary(60_000, None)
+    return learner
+
+
+def measure(
+    model: str, profile: str, batch: int, *, rounds: int, steps: int, known: MemoryCatalogue, compiles: bool
+) -> Row:
+    """Run product, bare loop and, if asked for, the product with compiled steps in turns."""
     config = replace(MODELS[model].profiles[profile], vector_width=_WIDTH)
     learning = replace(LEARNING_PROFILES["tiny"], batch=batch)
-    learner = Learner(model, config, learning, device=torch.device("cpu"))
     log = sessions(batch * steps, known)
-    learn(learner, records(log[:batch], 0), known, 0)
-    learn(learner, records(log[:batch], 1), known, 1)
-    learner.at_boundary(60_000, None)
+    learner = warm(model, config, learning, log, known)
     prebuilt = list(_prebuilt(learner, log, known))
     bare = Bare(model, config, learning)
     bare.step(*prebuilt[0])
@@ -140,6 +157,13 @@ def measure(model: str, profile: str, batch: int, *, rounds: int, steps: int, kn
         raw = records(log, turn)
         row.product.append(rate(len(log), lambda raw=raw, turn=turn: learn(learner, raw, known, turn)))  # type: ignore[misc]
         row.bare.append(rate(len(log), lambda: bare.epoch(prebuilt)))
+    if compiles:
+        start = time.perf_counter()
+        learner = warm(model, config, replace(learning, compile=True), log, known)
+        row.compile_s = time.perf_counter() - start
+        for turn in range(2, 2 + rounds):
+            raw = records(log, turn)
+            row.compiled.append(rate(len(log), lambda raw=raw, turn=turn: learn(learner, raw, known, turn)))  # type: ignore[misc]
     return row
 
 
@@ -210,6 +234,22 @@ def markdown(report: Report) -> str:
             f"| {row.model} | {row.profile} | {row.batch:,} | {_cell(row.product)} | {_cell(row.bare)} | {ratio:.2f} |"
             f" {100 * share:.0f} % |"
         )
+    if any(row.compiled for row in report.rows):
+        lines += [
+            "",
+            "The product with `learning.compile`, in rounds of its own; *start* is the time of the clock until the"
+            " graph was compiled and two steps were taken:",
+            "",
+            "| model | profile | batch | product | compiled | compiled / product | start, s |",
+            "|---|---|---:|---:|---:|---:|---:|",
+        ]
+        for row in report.rows:
+            if row.compiled:
+                ratio = statistics.median(row.compiled) / statistics.median(row.product)
+                lines.append(
+                    f"| {row.model} | {row.profile} | {row.batch:,} | {_cell(row.product)} | {_cell(row.compiled)} |"
+                    f" {ratio:.2f} | {row.compile_s:.0f} |"
+                )
     names = list(report.rows[0].input_us)
     lines += [
         "",
@@ -244,6 +284,7 @@ def main() -> int:
     parser.add_argument("--profiles", nargs="+", default=["tiny", "full"])
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 128, 1_024])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="measure learning.compile as well; minutes a row")
     parser.add_argument("--out", default=str(Path(__file__).parents[2] / "docs" / "benchmarks" / "trainer"))
     options = parser.parse_args()
     make_deterministic(1)
@@ -254,7 +295,9 @@ def main() -> int:
             for batch in options.batches:
                 steps = max(1, (256 if profile == "tiny" else 32) // batch)
                 rounds = options.rounds if profile == "tiny" or batch < 1_024 else min(options.rounds, 2)
-                rows.append(measure(model, profile, batch, rounds=rounds, steps=steps, known=known))
+                rows.append(
+                    measure(model, profile, batch, rounds=rounds, steps=steps, known=known, compiles=options.compile)
+                )
                 print(rows[-1], flush=True)  # noqa: T201 - progress of a program
     write(Path(options.out), Report(commit=commit(), hardware=hardware(), torch=str(torch.__version__), rows=rows))
     return 0

@@ -59,6 +59,7 @@ def test_a_model_stays_what_it_was_but_for_tables_that_grow() -> None:
 def test_a_checkpoint_from_before_a_setting_has_the_value_that_it_was_trained_with() -> None:
     old = replace(LINEAGE, config=replace(LINEAGE.config, touch_columns=False))
     assert adoptions(old, state_of(old, without=("model.touch_columns",)), adopt=False) == ()
+    assert adoptions(LINEAGE, state_of(LINEAGE, without=("learning.compile",)), adopt=False) == ()
     with pytest.raises(ConfigError, match=r"model\.touch_columns was False and is True"):
         adoptions(LINEAGE, state_of(LINEAGE, without=("model.touch_columns",)), adopt=False)
     with pytest.raises(ArtifactError, match="lineage test"):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from trainer.configs import armmt, din, diversity, dlcm, mlp, prm, setrank
 from trainer.configs.base import LATER, ModelConfig, Vocabulary, architecture_hash
+from trainer.configs.learning import LATER as LATER_LEARNING
 from trainer.configs.learning import PROFILES as LEARNING_PROFILES
 from trainer.configs.learning import LearningSettings
 
@@ -27,6 +28,7 @@ MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
 
 __all__ = [
     "LATER",
+    "LATER_LEARNING",
     "LEARNING_PROFILES",
     "MODEL_PROFILES",
     "LearningSettings",

@@ -21,6 +21,8 @@ class LearningSettings:
         optimizer: Optimizer of the dense weights.
         lr: Learning rate of the dense weights.
         fused: Whether the optimizer of the dense weights is torch's fused form, which is faster.
+        compile: Whether torch compiles forward pass, loss and gradient into one graph, which takes a minute or more at
+            the start, needs a C++ compiler and does not go with dropout. Lists are then padded to one shape.
         precision: Number format of the forward pass. For `bfloat16`, torch's autocast chooses by operation; weights and
             losses stay float32.
         rows_lr: Learning rate of row-wise Adagrad on embedding rows.
@@ -51,6 +53,7 @@ class LearningSettings:
     optimizer: Literal["adamw", "adagrad"] = "adamw"
     lr: float = 3e-4
     fused: bool = False
+    compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     rows_lr: float = 0.05
     warmup_steps: int = 0
@@ -89,6 +92,8 @@ class LearningSettings:
             raise ValueError(f"accumulator_decay_per_day = {self.accumulator_decay_per_day}: expected (0, 1]")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout = {self.dropout}: expected [0, 1)")
+        if self.compile and self.dropout:
+            raise ValueError(f"dropout = {self.dropout}: compile = True needs 0, a graph draws no numbers of its own")
         if not all(0 < value < math.inf for value in self.examination):
             raise ValueError(f"examination = {self.examination}: expected numbers above 0")
         if self.debias == "curve" and not self.examination:
@@ -96,6 +101,9 @@ class LearningSettings:
         if not self.max_weight >= 1:
             raise ValueError(f"max_weight = {self.max_weight}: expected at least 1")
 
+
+LATER: Mapping[str, object] = {"compile": False}
+"""Settings that came after lineages began, with the value that those lineages were trained with."""
 
 PROFILES: Mapping[str, LearningSettings] = {
     "tiny": LearningSettings(),

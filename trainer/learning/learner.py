@@ -23,6 +23,7 @@ from trainer.configs import LearningSettings
 from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
+    N_MAX,
     SCHEMAS,
     TABLES,
     Batch,
@@ -35,13 +36,13 @@ from trainer.features import (
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
+from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits
 from trainer.learning.intake import Intake, PendingSession
-from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.learning.warm_start import take_over
-from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_device
+from trainer.models import MODELS, ModelConfig, TensorBatch, to_device
 from trainer.models.blocks import Dropout
 from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
@@ -116,13 +117,16 @@ class Learner:
         self.learning = learning
         self.device = device
         self._halt_after = halt_after
-        self._module = MODELS[model].build(config)
+        is_low = learning.precision == "bfloat16"
+        self._plain = plain(model, config, device=device.type, low=is_low)
+        self._compiled = compiled(model, config, device=device.type, low=is_low) if learning.compile else None
         self.params = {name: weight.to(device) for name, weight in MODELS[model].init(config, learning.seed).items()}
         self._dense = {n: w.requires_grad_() for n, w in self.params.items() if not n.startswith("rows.")}
         tables = {table: self.params[f"rows.{table}"] for table in TABLES}
         self._dense_optimizer = DenseOptimizer(self._dense, learning)
         self._row_optimizer = RowOptimizer(tables, learning)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
+        self._row_limits = row_limits(self.capacities, learning.batch, config.history)
         self.id_maps = IdMaps.empty(
             self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
         )
@@ -177,18 +181,22 @@ class Learner:
         self.batch_number += 1
         if not examples:
             return Step(0, {}, moved=False)
+        # Lists of other data may be longer, and refused examples leave a smaller batch: those steps are not compiled.
+        is_whole = len(examples) == self.learning.batch and max(len(one.item_ids) for one in examples) <= N_MAX
         arrays = collate(
             examples,
             self.id_maps,
             width=self.config.vector_width,
             history=self.config.history,
             schema=self.config.feature_schema,
+            fixed=is_whole and self._compiled is not None,
         )
         self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
         is_fresh = np.array(fresh)
         is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
-        losses, moved = self._step(arrays, is_fresh, served, is_shuffled)
+        forward = self._compiled if is_whole else None
+        losses, moved = self._step(forward, arrays, is_fresh, served, is_shuffled)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += len(examples)
@@ -223,21 +231,25 @@ class Learner:
         return examples, fresh, shuffled
 
     def _step(
-        self, arrays: Batch, fresh: NDArray[np.bool_], served: Floats, shuffled: NDArray[np.bool_]
+        self,
+        forward: Forward | None,
+        arrays: Batch,
+        fresh: NDArray[np.bool_],
+        served: Floats,
+        shuffled: NDArray[np.bool_],
     ) -> tuple[dict[str, float], bool]:
+        """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
         local, touched = gather_unique_rows(arrays)
+        gathered = touched if forward is None else pad_rows(touched, self._row_limits)
         by_label = label_weights(arrays.position, self.learning)
         weighted = () if by_label is None else (by_label,)
-        on_device = to_device([*local, *touched.values(), *weighted], self.device)
+        on_device = to_device([*local, *gathered.values(), *weighted], self.device)
         tensors = TensorBatch(*on_device[: len(local)])
-        slots = dict(zip(touched, on_device[len(local) :], strict=False))
+        slots = dict(zip(gathered, on_device[len(local) :], strict=False))
         label_weight = None if by_label is None else on_device[-1]
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        is_low = self.learning.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_low):
-            outputs = call(self._module, weights, tensors, self._dropout())
-        loss, parts = total_loss(outputs, tensors, self.config, label_weight)
+        outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, self._dropout())
         leaves = [*self._dense.values(), *rows.values()]
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
@@ -268,7 +280,7 @@ class Learner:
             for table, own in rows.items():
                 gradient = by_leaf.get(id(own))
                 if gradient is not None:
-                    self._row_optimizer.step(table, touched[table], gradient * scale, rate)
+                    self._row_optimizer.step(table, touched[table], gradient[: len(touched[table])] * scale, rate)
         return losses, True
 
     def _dropout(self) -> Dropout | None:
