@@ -24,6 +24,7 @@ from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.learning import learner
+from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.lineage import Lineage, adoptions
@@ -193,6 +194,7 @@ class Loop:
             self._restore(found)
             if self._published.artifact is not None:
                 self._register(self._published.artifact)
+                self._load_former(self._published.artifact)
         self.progress.version = self._published.version
         return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
 
@@ -317,6 +319,7 @@ class Loop:
             self.learner.restart_prequential()
             assert self._published.artifact is not None
             self._register(self._published.artifact)
+            self._load_former(self._published.artifact)
             self.progress.num_published += 1
             self.progress.version = self._published.version
 
@@ -341,6 +344,16 @@ class Loop:
                     raise
             else:
                 return
+
+    def _load_former(self, newest: str) -> None:
+        """Give the learner the version before the newest one; it only measures, so a damaged one is left out."""
+        self.learner.former = None
+        try:
+            parent = artifact.read_manifest(self._publisher.folder, newest).parent
+            if parent is not None:
+                self.learner.former = FormerVersion(artifact.load(self._publisher.folder, parent), self.learner.device)
+        except ArtifactError as error:
+            _log.warning("no series of the former version: %s", error)
 
     def _apply_items(self, boundary_ts: int, *, first: bool) -> None:
         delay = self._lineage.learning.catalogue_delay_s * 1000

@@ -59,7 +59,8 @@ def families() -> dict[str, Family]:
         GaugeMetricFamily(
             "shelfwise_trainer_prequential",
             "Quality of scores before their sessions were learned, since the newest version: of the present weights"
-            " (arrival), as served, and of the incoming order of the lists served.",
+            " (arrival), as served, and, of the lists served, by the version before the newest one (former) and by the"
+            " incoming order (incoming).",
             labels=(*_LINEAGE, "series", "label", "metric"),
         ),
         GaugeMetricFamily(

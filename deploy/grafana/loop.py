@@ -104,7 +104,8 @@ _TRAIN = Section(
         Panel(
             title="Prequential AUC on clicks",
             description="AUC within lists, since the newest version: of the weights just before they learn a list"
-            " (arrival), as served, and of the incoming order of the lists served.",
+            " (arrival), as served, and, of the lists served, by the version before the newest one (former) and by the"
+            " incoming order (incoming).",
             unit="none",
             kind="timeseries",
             queries=(

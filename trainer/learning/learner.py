@@ -36,6 +36,7 @@ from trainer.features import (
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
+from trainer.learning.former import FormerVersion
 from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits
 from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
@@ -101,6 +102,7 @@ class Learner:
         shuffled: How the scores compare with the incoming order on lists that were shown in random order.
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
+        former: The version before the newest one, where there is one.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Learner:
         self.shuffled = ShuffledEvidence()
         self.golden: Batch | None = None
         self.lineage: str | None = None
+        self.former: FormerVersion | None = None
 
     @property
     def pending(self) -> Sequence[PendingSession]:
@@ -196,7 +199,9 @@ class Learner:
         is_fresh = np.array(fresh)
         is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
         forward = self._compiled if is_whole else None
-        losses, moved = self._step(forward, arrays, is_fresh, served, is_shuffled)
+        shown = is_fresh & ~np.isnan(served).all(axis=1)
+        former = None if self.former is None else self.former.scores(examples, shown, served.shape)
+        losses, moved = self._step(forward, arrays, is_fresh, (served, former), is_shuffled)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += len(examples)
@@ -235,7 +240,7 @@ class Learner:
         forward: Forward | None,
         arrays: Batch,
         fresh: NDArray[np.bool_],
-        served: Floats,
+        served_and_former: tuple[Floats, Floats | None],
         shuffled: NDArray[np.bool_],
     ) -> tuple[dict[str, float], bool]:
         """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
@@ -259,7 +264,7 @@ class Learner:
         losses = dict(zip(parts, values, strict=True))
         if not (math.isfinite(total) and math.isfinite(norm)):
             return losses, False
-        self.prequential.update(outputs, arrays, fresh, served)
+        self.prequential.update(outputs, arrays, fresh, *served_and_former)
         if shuffled.any():
             logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
             self.shuffled.update(logit, arrays, shuffled)

@@ -1,10 +1,10 @@
 """Metrics of predictions made before the same sessions were learned, summed since the newest version.
 
-Three series of scores: `arrival`, the present weights just before they learn a list; `served`, the scores by which the
-list was shown, of lists that a version of the lineage ranked; `incoming`, the incoming order of those same lists. Each
-is compared with clicks and with orders. A list counts once: AUC is the mean over lists that hold both positive and
-other items, MRR takes the first positive one, ties count half. Both use average ranks, so a constant score gains
-nothing from the order of rows.
+Four series of scores: `arrival`, the present weights just before they learn a list; `served`, the scores by which the
+list was shown, of lists that a version of the lineage ranked; `former`, the version before the newest one, and
+`incoming`, the incoming order, both on the lists of `served`. Each is compared with clicks and with orders. A list
+counts once: AUC is the mean over lists that hold both positive and other items, MRR takes the first positive one, ties
+count half. Both use average ranks, so a constant score gains nothing from the order of rows.
 
 Labels depend on the order in which a list was shown: a series says more beside `incoming` than alone.
 
@@ -31,8 +31,23 @@ class Prequential:
     def __init__(self, sums: Mapping[str, float] | None = None) -> None:
         self.sums: dict[str, float] = dict(sums or {})
 
-    def update(self, outputs: Outputs, batch: Batch, fresh: NDArray[np.bool_], served: Floats | None = None) -> None:
-        """Add the lists of a batch that are `fresh` [B]; `served` [B,n] are their scores when shown, NaN if none."""
+    def update(
+        self,
+        outputs: Outputs,
+        batch: Batch,
+        fresh: NDArray[np.bool_],
+        served: Floats | None = None,
+        former: Floats | None = None,
+    ) -> None:
+        """Add the lists of a batch that are `fresh` [B].
+
+        Args:
+            outputs: Scores of the present weights.
+            batch: Lists with their labels.
+            fresh: Which of them are first revisions.
+            served: Scores [B,n] when shown, NaN if none.
+            former: Scores [B,n] of the version before the newest one; None without such a version.
+        """
         if not fresh.any():
             return
         logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
@@ -40,6 +55,8 @@ class Prequential:
         if served is not None:
             own = fresh & ~np.isnan(served).all(axis=1)
             self._add("served", served, batch, own)
+            if former is not None:
+                self._add("former", former, batch, own)
             self._add("incoming", -batch.cand_rank.astype(np.float64), batch, own)
 
     def _add(self, series: str, score: Floats, batch: Batch, rows: NDArray[np.bool_]) -> None:

@@ -67,11 +67,13 @@ def test_orders_and_served_scores_are_series_of_their_own() -> None:
     served = np.where(batch.cand_mask, served, np.nan)
     prequential = Prequential()
     fresh = np.ones(len(served), dtype=np.bool_)
-    prequential.update(Outputs(torch.from_numpy(logit), None, None, {}), batch, fresh, served)
+    former = np.where(shown[:, None], rng.normal(size=shape), np.nan)
+    prequential.update(Outputs(torch.from_numpy(logit), None, None, {}), batch, fresh, served, former)
     means = prequential.means()
     for series, score, rows in (
         ("arrival", logit, fresh),
         ("served", served, shown),
+        ("former", former, shown),
         ("incoming", -batch.cand_rank.astype(np.float64), shown),
     ):
         expected = []

@@ -1,0 +1,47 @@
+"""The version before the newest one, which scores the lists that the lineage served beside the scores as served.
+
+Neither version has learned these lists: both were written before the lists were read.
+
+Source: docs/training.md, "Evaluation while learning".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.evaluation.metrics import Floats
+from trainer.features import SessionExample, collate
+from trainer.models import MODELS, to_torch
+from trainer.versions.artifact import LoadedVersion
+
+
+class FormerVersion:
+    """The weights and ids of a version, on the device of the learner."""
+
+    def __init__(self, version: LoadedVersion, device: torch.device) -> None:
+        self._model = version.model_name
+        self._config = version.config
+        self._params = {name: weight.to(device) for name, weight in version.params.items()}
+        self._id_maps = version.id_maps
+        self._device = device
+
+    def scores(self, examples: Sequence[SessionExample], rows: NDArray[np.bool_], shape: tuple[int, int]) -> Floats:
+        """Return the scores [B,n] of the examples in `rows` [B], NaN for the others, 0 at padding."""
+        found = np.full(shape, np.nan)
+        if not rows.any():
+            return found
+        batch = collate(
+            [example for example, is_own in zip(examples, rows.tolist(), strict=True) if is_own],
+            self._id_maps,
+            width=self._config.vector_width,
+            history=self._config.history,
+            schema=self._config.feature_schema,
+        )
+        with torch.no_grad():
+            logit = MODELS[self._model].forward(self._config, self._params, to_torch(batch, self._device)).logit
+        own = np.zeros((len(logit), shape[1]))
+        own[:, : logit.shape[1]] = logit.float().cpu().numpy()
+        found[rows] = own
+        return found
