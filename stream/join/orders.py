@@ -133,9 +133,22 @@ class Orders:
             return final
         if event.conversion.event_ts > purchase.event_ts + self._refund_ms:
             self._reject(event, "too_late", "past the refund window")
+        elif not final and self._may_be_too_late(event, purchase):
+            return False
         elif not self._join_query(event, purchase.query_id, purchase.link, purchase):
             self._reject(event, "evicted", "the session was dropped for space")
         return True
+
+    def _may_be_too_late(self, event: _LineEvent, purchase: OrderLineRow) -> bool:
+        """Return whether a copy of a purchase waits by whose earlier time a reversal is past the refund window."""
+        reversal = event.conversion
+        return any(
+            isinstance(copy := waiting.event, Conversion)
+            and (copy.action_name, copy.client_id) == ("purchase", reversal.client_id)
+            and (copy.transaction_id, copy.items[waiting.line].line_id) == (reversal.transaction_id, event.line.line_id)
+            and reversal.event_ts > copy.event_ts + self._refund_ms
+            for _, waiting in self._waiting.of_query(purchase.query_id)
+        )
 
     def _join_whole_reversal(self, event: _LineEvent) -> bool:
         """Join or reject the line that stands for all lines of its transaction: one unit with many labels."""

@@ -369,6 +369,20 @@ def test_the_earliest_copy_of_an_order_decides_in_any_order(by_ms: int) -> None:
     assert expected.outcomes["duplicate"] == 1
 
 
+def test_a_refund_is_in_time_by_the_earliest_copy_of_its_order_in_any_order() -> None:
+    """The copy waits for its list to be labelled when another one, read later, has joined the labelled list."""
+    order = purchase(0, 0, ITEMS[:1], at_s=1_100)
+    events: list[Event] = [
+        impression(0, items=ITEMS[:1]),
+        click(0, 0, ITEMS[0], at_s=10),
+        order,
+        reversal(order, 0, after_s=SETTINGS.refund_s),
+    ]
+    expected = _assert_equal_in_any_order(_restamped(events, 2, -100_000))
+    assert expected.outcomes["joined"] == 3
+    assert expected.outcomes["late"] == expected.outcomes["duplicate"] == 1
+
+
 @pytest.mark.parametrize(("list_s", "joined"), [(300, 3), (301, 1)])
 def test_a_list_of_a_later_time_than_an_event_waits_for_takes_no_event(list_s: int, joined: int) -> None:
     """Also if the list is read before the event has its outcome."""
