@@ -141,8 +141,7 @@ def _topics(context: Context) -> tuple[Status, str]:
         if topic.name in counts and counts[topic.name] != expected:
             wrong.append(f"{topic.name} has {counts[topic.name]} partitions instead of {expected}")
     wrong += [
-        f"{found.topic} has {found.setting} = {found.found} instead of {found.wanted}"
-        + (f" ({found.loss})" if found.loss else "")
+        str(found)
         for found in admin.wrong_settings(broker, retention_ms=context.settings.get("join", JoinSettings).retention_ms)
     ]
     if wrong:

@@ -46,17 +46,20 @@ def worker(
     from stream.agents.metrics import JoinMetrics
     from stream.agents.settings import WorkerSettings
     from stream.agents.worker import Worker
+    from stream.broker.admin import warn_of_wrong_settings
     from stream.join import JoinSettings
 
     called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
     settings = called.settings.get("worker", WorkerSettings)
+    join_settings = called.settings.get("join", JoinSettings)
     broker = _broker(called)
+    warn_of_wrong_settings(broker, retention_ms=join_settings.retention_ms)
 
     async def run() -> None:
         joiner = Worker(
             broker,
             settings,
-            called.settings.get("join", JoinSettings),
+            join_settings,
             folder=called.home / "stream",
             metrics=JoinMetrics(),
         )

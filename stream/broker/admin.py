@@ -108,6 +108,11 @@ class Correction:
         """Return whether `correct_settings` can set the value: replicas are added by a reassignment only."""
         return self.setting != _REPLICAS
 
+    def __str__(self) -> str:
+        """Return what is wrong in words, with what may be lost by it."""
+        loss = f" ({self.loss})" if self.loss else ""
+        return f"{self.topic} has {self.setting} = {self.found} instead of {self.wanted}{loss}"
+
     @property
     def loss(self) -> str:
         """Return the records that may be lost by the setting already; empty if none."""
@@ -147,10 +152,7 @@ def correct_settings(broker: Broker, *, retention_ms: int) -> list[Correction]:
     impossible = [each for each in wrong if not each.is_possible]
     if impossible:
         raise ConfigError(
-            "; ".join(
-                f"topic {each.topic} has {each.setting} = {each.found} instead of {each.wanted}" for each in impossible
-            )
-            + "; add replicas with kafka-reassign-partitions"
+            "; ".join(f"topic {each}" for each in impossible) + "; add replicas with kafka-reassign-partitions"
         )
     return corrections
 
@@ -169,6 +171,22 @@ def wrong_settings(broker: Broker, *, retention_ms: int) -> list[Correction]:
         return []
     with _admin(broker, "settings of topics") as admin:
         return _wrong_settings(admin, broker, retention_ms)
+
+
+def warn_of_wrong_settings(broker: Broker, *, retention_ms: int) -> None:
+    """Log each setting that `wrong_settings` finds; a user who may not read settings gets one line instead.
+
+    Args:
+        broker: Broker of the topics.
+        retention_ms: Time for which topics must keep records.
+    """
+    try:
+        wrong = wrong_settings(broker, retention_ms=retention_ms)
+    except BusError as error:
+        _log.warning("the settings of the topics were not checked: %s", error)
+        return
+    for each in wrong:
+        _log.warning("topic %s; correct the topics by: shelfwise kafka topics", each)
 
 
 def _wrong_settings(admin: KafkaAdminClient, broker: Broker, retention_ms: int) -> list[Correction]:

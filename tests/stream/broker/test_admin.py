@@ -1,5 +1,6 @@
 """Topics with their settings, on a real broker."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,14 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.broker.admin import correct_settings, create_topics, delete_topics, partition_counts, wrong_settings_of
+from stream.broker.admin import (
+    correct_settings,
+    create_topics,
+    delete_topics,
+    partition_counts,
+    warn_of_wrong_settings,
+    wrong_settings_of,
+)
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.join import JoinSettings
@@ -72,6 +80,33 @@ def test_settings_that_results_rest_on_are_corrected_and_others_stay(fresh_kafka
     _wait_for(fresh_kafka, topics.SESSIONS, {"retention.bytes": "-1"})
     assert _get(fresh_kafka, topics.IMPRESSIONS, "retention.ms") == "8640000000", "never lowered"
     assert correct_settings(fresh_kafka, retention_ms=RETENTION_MS) == []
+
+
+@pytest.mark.kafka
+def test_a_worker_that_starts_names_the_settings_that_lose_records(
+    fresh_kafka: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_wrong_settings(fresh_kafka, retention_ms=RETENTION_MS)
+    assert caplog.messages == []
+    _set(fresh_kafka, topics.CLICKS, {"cleanup.policy": "compact"})
+    _wait_for(fresh_kafka, topics.CLICKS, {"cleanup.policy": "compact"})
+    warn_of_wrong_settings(fresh_kafka, retention_ms=RETENTION_MS)
+    assert caplog.messages == [
+        "topic clicks has cleanup.policy = compact instead of delete (older records of a key may be lost already);"
+        " correct the topics by: shelfwise kafka topics"
+    ]
+    correct_settings(fresh_kafka, retention_ms=RETENTION_MS)
+    _wait_for(fresh_kafka, topics.CLICKS, {"cleanup.policy": "delete"})
+
+
+def test_a_broker_that_does_not_tell_its_settings_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    warn_of_wrong_settings(Broker(bootstrap=f"127.0.0.1:{port}"), retention_ms=RETENTION_MS)
+    assert [message.split(":")[0] for message in caplog.messages if "settings" in message] == [
+        "the settings of the topics were not checked"
+    ]
 
 
 @pytest.mark.parametrize(
