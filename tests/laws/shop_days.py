@@ -104,7 +104,7 @@ def _offset(choices: Choices, *edges_ms: int, least_ms: int = 0) -> int:
     A negative `least_ms` also gives times before the event.
     """
     between = zip((0, *edges_ms), edges_ms, strict=False)
-    kind = choices.sampled((*between, "edge", "edge", "soon", *(("before",) if least_ms else ())))
+    kind = choices.sampled((*between, "edge", "edge", "soon", "soon", *(("before",) if least_ms else ())))
     if kind == "edge":
         return max(0, choices.sampled(edges_ms) + choices.sampled((-1, 0, 1)))
     if kind == "soon":
