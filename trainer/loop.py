@@ -8,7 +8,7 @@ Source: docs/training.md.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,12 +23,13 @@ from stream.schemas.session import UnlinkedLine
 from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
-from trainer.learning import learner
+from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
+from trainer.progress import Progress
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
 from trainer.versions.atomic_folder import WriteError
@@ -78,33 +79,6 @@ class Pauses:
     monotonic_s: Callable[[], float]
     wait: Callable[[float], bool]
     random: Callable[[], float]
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """Counts and times of this process, for metrics.
-
-    Attributes:
-        num_held_back: Versions that were due and not written, because nothing says yet that they are better than the
-            incoming order.
-        num_failed_writes: Versions and checkpoints that the file system refused.
-        prequential: Means over the sessions between the two newest versions.
-        losses: Parts of the newest batch's loss.
-        checkpoint_at: Monotonic seconds of the newest checkpoint of this process.
-    """
-
-    num_trained: int = 0
-    num_batches: int = 0
-    num_boundaries: int = 0
-    num_published: int = 0
-    num_held_back: int = 0
-    num_undecodable: int = 0
-    num_failed_writes: int = 0
-    version: int = 0
-    watermark_ts: int | None = None
-    prequential: Mapping[str, float] = field(default_factory=dict)
-    losses: Mapping[str, float] = field(default_factory=dict)
-    checkpoint_at: float | None = None
 
 
 class Loop:
@@ -210,10 +184,8 @@ class Loop:
         if identity != expected:
             raise ArtifactError(f"checkpoint of {identity}, this trainer is {expected}")
         self._adopted = state.adopted + adoptions(self._lineage, state, adopt=self._adopt)
-        if state.environment != learner.environment():
-            _log.warning(
-                "resumed weights may differ in last bits: %s then, %s now", state.environment, learner.environment()
-            )
+        if state.environment != environment():
+            _log.warning("resumed weights may differ in last bits: %s then, %s now", state.environment, environment())
         self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
         self._origin = state.origin
         if state.origin is not None:
@@ -421,5 +393,5 @@ class Loop:
             learning=self.learner.state(prequential),
             image_space=self.catalogue.image_space,
             text_space=self.catalogue.text_space,
-            environment=learner.environment(),
+            environment=environment(),
         )

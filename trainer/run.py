@@ -23,7 +23,8 @@ from stream.process_metrics import process_registry
 from stream.schemas import events, topics
 from trainer.configs import architecture_hash
 from trainer.feed.items import KafkaItems
-from trainer.learning.learner import Learner, LearningHalted, auto_device, make_deterministic
+from trainer.learning.determinism import auto_device, make_deterministic
+from trainer.learning.learner import Learner, LearningHalted
 from trainer.lineage import Lineage
 from trainer.loop import Loop, Pauses
 from trainer.metrics import LoopCollector

@@ -92,7 +92,8 @@ def evaluate(
     from trainer.evaluation.lightgbm_peer import LIGHTGBM
     from trainer.evaluation.lists import shuffled_alone
     from trainer.evaluation.neural import Patience
-    from trainer.learning.learner import Learner, auto_device, make_deterministic
+    from trainer.learning.determinism import auto_device, make_deterministic
+    from trainer.learning.learner import Learner
     from trainer.settings import TrainerSettings
 
     if label not in {"order", "click"}:

@@ -142,7 +142,7 @@ def compare(
     """
     from deploy.simulation.marketplace import comparison
     from deploy.simulation.marketplace.settings import MarketplaceSettings
-    from trainer.learning.learner import make_deterministic
+    from trainer.learning.determinism import make_deterministic
 
     loaded = context(ctx)
     named = models or ["armmt", "prm", "armmt:modalities=text"]
@@ -194,7 +194,8 @@ def _counts(text: str) -> list[int]:
 def _learner(ctx: typer.Context, name: str, profile: str | None) -> "Callable[[int], Learner]":
     """Return the function that makes a fresh learner of `MODEL[:KEY=VALUE;...]` with a seed."""
     from trainer.configs import LearningSettings, ModelConfig
-    from trainer.learning.learner import Learner, auto_device
+    from trainer.learning.determinism import auto_device
+    from trainer.learning.learner import Learner
 
     model, _, switches = name.partition(":")
     given = assignments([part for part in switches.split(";") if part], "--models", prefix="model.")

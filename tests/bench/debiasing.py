@@ -25,7 +25,8 @@ from trainer.evaluation import metrics
 from trainer.examination.estimate import estimate
 from trainer.examination.observations import Method, observe
 from trainer.features import SessionExample, collate, example_from_session, final_labels
-from trainer.learning.learner import Learner, make_deterministic
+from trainer.learning.determinism import make_deterministic
+from trainer.learning.learner import Learner
 from trainer.models import MODELS, to_torch
 
 BATCH = 64

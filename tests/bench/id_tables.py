@@ -20,7 +20,7 @@ from tests.trainer.lists import WIDTH, batch_of, catalogue, labelled
 from trainer.configs import MODEL_PROFILES, LearningSettings
 from trainer.features.id_maps import FIRST_SLOT
 from trainer.feed.batches import Position
-from trainer.learning import learner as learning
+from trainer.learning.determinism import environment
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.models import decode_config, encode_config
@@ -64,7 +64,7 @@ def _state(own: Learner, boundary_ts: int) -> State:
         learning=own.state(Prequential()),
         image_space=None,
         text_space=None,
-        environment=learning.environment(),
+        environment=environment(),
     )
 
 

@@ -26,7 +26,8 @@ from trainer.configs import LEARNING_PROFILES, LearningSettings
 from trainer.features import ExampleBuilder, collate, stream_labels
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.feed.merge import Key
-from trainer.learning.learner import Learner, make_deterministic
+from trainer.learning.determinism import make_deterministic
+from trainer.learning.learner import Learner
 from trainer.learning.losses import total_loss
 from trainer.learning.optimizer import gather_unique_rows
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch

@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
 from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
-from trainer.learning.learner import Learner, make_deterministic
+from trainer.learning.determinism import make_deterministic
+from trainer.learning.learner import Learner
 from trainer.lineage import Lineage
 from trainer.loop import Loop, Pauses
 from trainer.settings import TrainerSettings

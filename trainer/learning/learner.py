@@ -66,26 +66,6 @@ class Step:
     moved: bool
 
 
-def make_deterministic(threads: int) -> None:
-    """Set the threads and algorithms that bit-equal weights depend on, for the whole process."""
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True)
-
-
-def environment() -> dict[str, str]:
-    """Return the conditions of bit-equal weights, as recorded in checkpoints."""
-    return {
-        "torch": str(torch.__version__),
-        "threads": str(torch.get_num_threads()),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def auto_device(wanted: str) -> torch.device:
-    """Return the device named `cpu` or `cuda`; `auto` takes a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-
-
 class Learner:
     """Weights, optimisers, id maps and memory of one lineage.
 

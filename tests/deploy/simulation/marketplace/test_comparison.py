@@ -13,7 +13,8 @@ from deploy.simulation.marketplace.in_process import shop
 from deploy.simulation.marketplace.market import Market
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from trainer.configs import MODEL_PROFILES, LearningSettings
-from trainer.learning.learner import Learner, make_deterministic
+from trainer.learning.determinism import make_deterministic
+from trainer.learning.learner import Learner
 
 SHOP = MarketplaceSettings(
     rate=600.0, clients=60, items=200, categories=2, list_ctr=0.4, conversion_boost=8.0, drain_h=1.0, concurrency=1
