@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from stream.broker.settings import KafkaSettings
 from stream.settings import Settings, as_text
 
 SHOP: Mapping[str, object] = {
@@ -13,6 +14,8 @@ SHOP: Mapping[str, object] = {
     "marketplace.list_ctr": 0.35,
     "marketplace.conversion_boost": 8.0,
     "marketplace.drain_h": 6.0,
+    # Few ticks: each costs every process a round over all partitions, however little has happened.
+    "marketplace.tick_s": 60.0,
     # Small steps: with 128 lists a step, a version would rest on a handful of steps.
     "learning.batch": 8,
     "learning.lr": 0.001,
@@ -21,6 +24,11 @@ SHOP: Mapping[str, object] = {
     "model.vector_width": 16,
 }
 """Defaults of the demo; settings that the caller makes win."""
+PARTITIONS = 4
+"""Partition count on a Kafka: each partition has ticks and progress records of its own to write and read.
+
+The memory broker keeps 5 MiB of a partition, so there the default of all topics stays.
+"""
 _HANDED_ON = frozenset({"join", "trainer", "model", "learning", "serving", "marketplace"})
 
 
@@ -41,6 +49,16 @@ def child_environment(settings: Settings, inherited: Mapping[str, str], forced: 
         # One thread per process: two cores run the whole loop.
         "OMP_NUM_THREADS": "1",
     }
+
+
+def partitions(settings: Settings) -> int:
+    """Return the partition count of the topics on a Kafka; one that the caller chose wins."""
+    chosen = [
+        one
+        for one in settings.resolved
+        if (one.section, one.key) == ("kafka", "partitions") and one.origin not in {"default", "profile"}
+    ]
+    return settings.get("kafka", KafkaSettings).partitions if chosen else PARTITIONS
 
 
 def variable(key: str) -> str:

@@ -16,7 +16,7 @@ from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
 from deploy.demo import arms, closing_summary, processes
-from deploy.demo.environment import child_environment
+from deploy.demo.environment import child_environment, partitions
 from deploy.demo.ports import PortReservation
 from deploy.demo.processes import SHOPPERS, Ports
 from deploy.demo.scrape import Samples, ScrapeError, scrape
@@ -41,7 +41,7 @@ from stream.join import JoinSettings
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
 
-READY_S = 90.0
+READY_S = 240.0
 DRAIN_S = 240.0
 POLL_S = 0.25
 PROGRESS_S = 5.0
@@ -196,6 +196,7 @@ class _Demo:
         if broker.memory:
             self._local = None
         else:
+            self._kafka = replace(self._kafka, partitions=partitions(self._context.settings))
             created = create_topics(broker, self._kafka.partitions)
             self._dependencies.report(
                 f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"

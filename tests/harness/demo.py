@@ -75,7 +75,7 @@ class DemoProcess:
         assert len(found) < 2, f"{argv}: {found}"
         return found[0] if found else None
 
-    def wait_for(self, what: str, done: Callable[[], bool], timeout_s: float = 240.0) -> None:
+    def wait_for(self, what: str, done: Callable[[], bool], timeout_s: float = 600.0) -> None:
         """Wait until `done` returns true; fail if the demo ends first."""
         deadline = time.monotonic() + timeout_s
         while not done():

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 
 from deploy import configuration
-from deploy.demo.environment import SHOP, child_environment, variable
+from deploy.demo.environment import PARTITIONS, SHOP, child_environment, partitions, variable
 from stream import settings
 from stream.settings import Settings
 
@@ -39,6 +39,12 @@ def test_the_processes_understand_it() -> None:
         key: value for key, value in SHOP.items() if key != "marketplace.items"
     }
     assert values["model.modalities"] == ("text", "image")
+
+
+def test_topics_have_few_partitions_unless_the_caller_says_how_many() -> None:
+    assert partitions(resolved({}, {})) == PARTITIONS
+    assert partitions(resolved({"SHELFWISE_KAFKA__PARTITIONS": "12"}, {})) == 12, "the default of everything else"
+    assert partitions(resolved({}, {"kafka.partitions": 6})) == 6
 
 
 def test_a_nested_key_has_a_variable() -> None:
