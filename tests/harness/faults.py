@@ -171,6 +171,8 @@ class Fleet:
         self._log_sizes: dict[str, int] = {}
         self.exits: list[tuple[str, int]] = []
         """Name and exit status of every worker that ended without `kill`."""
+        self.last_words: list[str] = []
+        """The last lines of the log of each of them."""
 
     def start(self, name: str, *options: str) -> WorkerProcess:
         """Start a worker; its home outlives it."""
@@ -205,6 +207,7 @@ class Fleet:
             code = worker.process.poll()
             if code is not None:
                 self.exits.append((name, code))
+                self.last_words.append(f"{name} ended with {code}:\n{worker.log[-4_000:]}")
                 self.start(name)
 
     def stop(self) -> None:

@@ -55,7 +55,7 @@ def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
             workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, _LIMIT_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.exits)
+    _check(broker, load, f"seed {seed}", workers.last_words)
     return taken
 
 
@@ -72,7 +72,7 @@ def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[fl
                 workers.start(name)
             taken.append(wait_until_steady(broker, load, workers, _LIMIT_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.exits)
+    _check(broker, load, f"seed {seed}", workers.last_words)
     return taken
 
 
@@ -138,7 +138,7 @@ def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -
             oldest_s = max(oldest_s, _oldest_for(broker, every_s))
         wait_until_steady(broker, load, workers, _LIMIT_S)
         drain(broker, load, workers)
-    _check(broker, load, "come and go", workers.exits)
+    _check(broker, load, "come and go", workers.last_words)
     return steady_s, oldest_s
 
 
@@ -181,7 +181,7 @@ def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> t
             resumed.append(max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s))
             steady.append(wait_until_steady(broker, load, workers, _LIMIT_S))
         drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.exits)
+    _check(broker, load, f"seed {seed}", workers.last_words)
     return resumed, steady
 
 
@@ -262,10 +262,10 @@ def _batches(log: bytes) -> Iterator[tuple[int, int]]:
         at += 12 + length
 
 
-def _check(broker: Broker, load: Load, what: str, exits: Sequence[tuple[str, int]] = ()) -> None:
+def _check(broker: Broker, load: Load, what: str, last_words: Sequence[str] = ()) -> None:
     found = judge(broker, load.acknowledged, PARTITIONS)
     assert found == CLEAN, f"{what}: {found}"
-    assert not exits, f"{what}: ended without being told to: {exits}"
+    assert not last_words, f"{what}: ended without being told to:\n" + "\n".join(last_words)
 
 
 def _load(broker: Broker) -> Load:
