@@ -40,6 +40,7 @@ class Clicks:
         counters: OutcomeCounters,
     ) -> None:
         self._infer_links = settings.infer_links
+        self._tolerance_ms = settings.clock_tolerance_ms
         self._max_list_events = settings.max_list_events
         self._lists = lists
         self._item_clicks = item_clicks
@@ -70,8 +71,10 @@ class Clicks:
             return self._lists.find(click.query_id, click.event_ts)
         if self._infer_links and final:
             joined = self._item_clicks.query_of(click.client_id, click.object_id, click.event_id)
-            if joined is not None:
-                return self._lists.find(joined, click.event_ts)
+            target = None if joined is None else self._lists.find(joined, click.event_ts)
+            # A copy of an earlier time does not see a list that was shown later, whether a restart knows it or not.
+            if joined is not None and (target is None or target.event_ts <= click.event_ts + self._tolerance_ms):
+                return target
             return self._lists.find_newest(click.client_id, click.object_id, click.event_ts)
         return None
 

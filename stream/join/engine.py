@@ -209,7 +209,7 @@ class Join:
         close_ts = impression.event_ts + self._window_ms
         is_late = close_ts + self._settings.clock_tolerance_ms <= self._watermark.watermark_ts
         is_part = impression.items.position is not None
-        if is_late or (is_part and self._closed.is_over(query_id, impression.event_ts, record.offset)):
+        if is_late or self._closed.is_over(query_id, impression.event_ts, record.offset):
             self._reject_late_impression(impression, self._source(record), close_ts, output)
             return
         query = OpenQuery(

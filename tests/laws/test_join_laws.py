@@ -20,6 +20,7 @@ from tests.laws.join_log import (
     ITEMS,
     MAX_DELAY_MS,
     SETTINGS,
+    START_TS,
     DayRun,
     Event,
     Log,
@@ -367,6 +368,31 @@ def test_the_earliest_copy_of_an_order_decides_in_any_order(by_ms: int) -> None:
     expected = _assert_equal_in_any_order(_restamped(events, 2, by_ms))
     assert expected.outcomes["joined"] == 3
     assert expected.outcomes["duplicate"] == 1
+
+
+@pytest.mark.parametrize("by_s", [-24, -3, -4, 30])
+def test_a_copy_of_a_click_without_query_id_sees_only_lists_of_its_time(by_s: int) -> None:
+    """A restart knows the list that another copy has joined before the copy of an earlier time gets its outcome."""
+    events: list[Event] = [
+        impression(0, at_s=100, items=ITEMS[:1]),
+        click(0, None, ITEMS[0], at_s=100),
+        click(1, 0, ITEMS[0], at_s=130),
+    ]
+    expected = _assert_equal_in_any_order(_restamped(events, 1, by_s * 1_000))
+    is_seen = by_s * 1_000 >= -SETTINGS.clock_tolerance_ms
+    assert (expected.outcomes["duplicate"], expected.outcomes["orphan"]) == ((1, 0) if is_seen else (0, 1))
+
+
+def test_a_copy_of_a_list_opens_no_second_session_after_the_first_has_closed() -> None:
+    """A collector stamps a retry of 20 minutes later again; a younger list moves the watermark in between."""
+    events = [impression(0), impression(1, at_s=SETTINGS.click_window_s + 100), impression(0, at_s=1_200)]
+    log = Log.of(send(event) for event in events)
+    result = run_in_order(log)
+    assert [(s.query_id, s.impression_ts) for s in result.outputs.sessions() if s.query_id == "q0"] == [
+        ("q0", START_TS)
+    ]
+    assert (result.outcomes["joined"], result.outcomes["duplicate"]) == (2, 1)
+    _assert_conserved([log], DayRun([result]), SETTINGS)
 
 
 def test_a_refund_is_in_time_by_the_earliest_copy_of_its_order_in_any_order() -> None:
