@@ -196,6 +196,10 @@ def _wrong_settings(admin: KafkaAdminClient, broker: Broker, retention_ms: int) 
     }
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
     found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+    # Without the right to describe its settings, the broker shows the name of a topic and no settings.
+    hidden = sorted(name for name in described if not found.get(name))
+    if hidden:
+        raise AccessError(f"no ACL allows the user to describe the settings of {', '.join(hidden)}")
     num_brokers = _num_brokers(admin)
     return [
         correction

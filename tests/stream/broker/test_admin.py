@@ -86,12 +86,16 @@ def test_settings_that_results_rest_on_are_corrected_and_others_stay(fresh_kafka
 def test_a_worker_that_starts_names_the_settings_that_lose_records(
     fresh_kafka: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def warnings() -> list[str]:
+        # The Kafka client warns on its own when the machine is slow.
+        return [record.getMessage() for record in caplog.records if record.name == "stream.broker.admin"]
+
     warn_of_wrong_settings(fresh_kafka, retention_ms=RETENTION_MS)
-    assert caplog.messages == []
+    assert warnings() == []
     _set(fresh_kafka, topics.CLICKS, {"cleanup.policy": "compact"})
     _wait_for(fresh_kafka, topics.CLICKS, {"cleanup.policy": "compact"})
     warn_of_wrong_settings(fresh_kafka, retention_ms=RETENTION_MS)
-    assert caplog.messages == [
+    assert warnings() == [
         "topic clicks has cleanup.policy = compact instead of delete (older records of a key may be lost already);"
         " correct the topics by: shelfwise kafka topics"
     ]
