@@ -46,7 +46,7 @@ JOBS ?= $(shell echo $$(( $(CORES) < 8 ? $(CORES) + 1 : 8 )))
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 FAST := -n $(CORES) -q -m 'not (kafka or postgres or slow or system or bench)'
 
-fast: setup-dev ## Run the tests that need no server, in less than a minute
+fast: setup-dev ## Run the tests that need no server
 	@$(PYTEST) $(FAST)
 
 test: setup-dev servers ## Run every test, those on a real Kafka and PostgreSQL included, and print the coverage (JOBS=1 for one after the other)

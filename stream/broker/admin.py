@@ -165,6 +165,7 @@ def wrong_settings(broker: Broker, *, retention_ms: int) -> list[Correction]:
         retention_ms: Time for which topics must keep records.
 
     Raises:
+        AccessError: If no ACL allows the user to describe the settings of a topic.
         BusError: If the broker is unreachable or refused.
     """
     if broker.memory:

@@ -3,7 +3,8 @@
 A click inside the window of an open list joins at once. A click past the window joins only a session with labels, so it
 waits until the session has closed. A click on an unknown list waits for the list. A click without `query_id` joins the
 newest open list of its client that shows the item or, if none was shown before the click, the first one that was shown
-within the tolerance of clocks after it.
+within the tolerance of clocks after it. Its copies join the same list if that list was not shown later than they were
+sent.
 
 Source: docs/stream.md, Emission of sessions.
 """
