@@ -1,6 +1,6 @@
 """Closed sessions: those with labels, which may still be corrected, and digests of the others."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from stream.join import query_digests, rows, sessions
 from stream.join.labels import Label, MergeResult
@@ -9,6 +9,7 @@ from stream.join.rows import SessionRow
 from stream.join.settings import JoinSettings
 from stream.join.target import Target
 from stream.join.tiers import BatchNumbers, WarmTier
+from stream.schemas.session import ListPart
 
 _UNLABELLED = b"c"
 _EVICTED = b"e"
@@ -75,16 +76,23 @@ class ClosedSessions:
         row = rows.unpack_session(stored)
         return ClosedSession(query_id, row, row.event_ts + self._attribution_ms, self._corrected)
 
-    def add_unlabelled_part(self, query_id: str, event_id: str, close_ts: int) -> None:
-        """Remember an impression that shows a part of a query that closed without a label."""
-        self._add_digest(_UNLABELLED, _part(query_id, event_id), close_ts)
-
     def had_part(self, query_id: str, event_id: str, event_ts: int) -> bool:
         """Return whether an impression shows a part of a closed query, unless this has expired at a time."""
         session = self.find_session(query_id, event_ts)
         if session is not None:
-            return event_id in sessions.offsets_of(session.row.list_payload)[1]
+            parts = sessions.parts_of(session.row.list_payload)
+            return any(part.event_id == event_id and not part.is_whole for part in parts)
         return self._has_digest(_UNLABELLED, _part(query_id, event_id), event_ts)
+
+    def had_whole(self, query_id: str, event_ts: int) -> bool:
+        """Return whether an impression without positions shows a closed query, unless this has expired at a time."""
+        session = self.find_session(query_id, event_ts)
+        if session is not None:
+            return not _are_parts_only(sessions.parts_of(session.row.list_payload))
+        return any(
+            self._has_digest(kind, query_id, event_ts) and not self._has_digest(kind, _no_whole(query_id), event_ts)
+            for kind in self._digests
+        )
 
     def is_over(self, query_id: str, event_ts: int, offset: int) -> bool:
         """Return whether a query has closed, for an impression that may open it.
@@ -93,7 +101,7 @@ class ClosedSessions:
         """
         session = self.find_session(query_id, event_ts)
         if session is not None:
-            return offset not in sessions.offsets_of(session.row.list_payload)[0]
+            return offset not in sessions.offsets_of(session.row.list_payload)
         return self.was_unlabelled(query_id, event_ts)
 
     def was_unlabelled(self, query_id: str, event_ts: int) -> bool:
@@ -115,13 +123,21 @@ class ClosedSessions:
                 until_ts = max(until_ts, line.event_ts + self._refund_ms)
         return until_ts + self._slack_ms
 
-    def add_unlabelled(self, query_id: str, close_ts: int) -> None:
-        """Remember a query that closed without a label."""
-        self._add_digest(_UNLABELLED, query_id, close_ts)
+    def add_unlabelled(self, query_id: str, parts: Collection[ListPart], close_ts: int) -> None:
+        """Remember a query that closed without a label, and the parts of its list."""
+        self._add_query(_UNLABELLED, query_id, parts, close_ts)
+        for part in parts:
+            if not part.is_whole:
+                self._add_digest(_UNLABELLED, _part(query_id, part.event_id), close_ts)
 
-    def add_evicted(self, query_id: str, watermark_ts: int) -> None:
+    def add_evicted(self, query_id: str, parts: Collection[ListPart], watermark_ts: int) -> None:
         """Remember a closed session that was dropped for space."""
-        self._add_digest(_EVICTED, query_id, watermark_ts)
+        self._add_query(_EVICTED, query_id, parts, watermark_ts)
+
+    def _add_query(self, kind: bytes, query_id: str, parts: Collection[ListPart], ts: int) -> None:
+        self._add_digest(kind, query_id, ts)
+        if _are_parts_only(parts):
+            self._add_digest(kind, _no_whole(query_id), ts)
 
     def discard_correction(self, query_id: str) -> None:
         """Drop the correction of a session that is written anew."""
@@ -182,3 +198,13 @@ def _batch_number(key: bytes) -> int:
 
 def _part(query_id: str, event_id: str) -> str:
     return f"{query_id}\0{event_id}"
+
+
+def _no_whole(query_id: str) -> str:
+    # No event id is empty, so no part of the query has this text.
+    return _part(query_id, "")
+
+
+def _are_parts_only(parts: Collection[ListPart]) -> bool:
+    """Return whether each impression of a list names positions."""
+    return bool(parts) and not any(part.is_whole for part in parts)

@@ -11,7 +11,7 @@ Source: docs/stream.md.
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from stream.errors import SchemaError
-from stream.join import labels, list_parts, sessions
+from stream.join import labels, list_parts, rows, sessions
 from stream.join.admission import Admission, ClientLoad
 from stream.join.backpressure import Backpressure
 from stream.join.clicks import Clicks, click_deadline
@@ -259,22 +259,17 @@ class Join:
         self, impression: Impression, source: Source, close_ts: int, output: MicroBatchOutput
     ) -> None:
         closed, query_id, event_ts = self._closed, impression.query_id, impression.event_ts
-        detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
-        if impression.items.position is not None:
-            if closed.had_part(query_id, impression.event_id, event_ts):
-                self._counters[outcomes.DUPLICATE] += 1
-            else:
-                is_late = close_ts <= self._watermark.watermark_ts
-                detail = detail if is_late else f"the session of query '{query_id}' has closed"
-                self._reject_impression(impression, source, detail, output)
-            return
-        if (
-            closed.find_session(query_id, event_ts) is not None
-            or closed.was_unlabelled(query_id, event_ts)
-            or closed.was_evicted(query_id, event_ts)
-        ):
+        if impression.items.position is None:
+            is_copy = closed.had_whole(query_id, event_ts)
+        else:
+            is_copy = closed.had_part(query_id, impression.event_id, event_ts)
+        if is_copy:
             self._counters[outcomes.DUPLICATE] += 1
             return
+        if close_ts <= self._watermark.watermark_ts:
+            detail = f"its window closed at {close_ts}, the watermark is {self._watermark.watermark_ts}"
+        else:
+            detail = f"the session of query '{query_id}' has closed"
         self._reject_impression(impression, source, detail, output)
 
     def _reject_impression(self, impression: Impression, source: Source, detail: str, output: MicroBatchOutput) -> None:
@@ -324,9 +319,7 @@ class Join:
             self._closed.put(query.query_id, row)
             self._counters["sessions_labelled"] += 1
         else:
-            self._closed.add_unlabelled(query.query_id, query.close_ts)
-            for event_id in sessions.offsets_of(payload)[1]:
-                self._closed.add_unlabelled_part(query.query_id, event_id, query.close_ts)
+            self._closed.add_unlabelled(query.query_id, sessions.parts_of(payload), query.close_ts)
         self._emit(query, payload, merged, revision, "close", changed, output)
         self._counters[outcomes.JOINED] += query.num_parts
         self._counters["sessions"] += 1
@@ -378,10 +371,11 @@ class Join:
         excess_bytes = self._warm.size_bytes - self._settings.warm_max_bytes
         if excess_bytes <= 0:
             return
-        for key in self._warm.evict(excess_bytes):
+        for key, value in self._warm.evict(excess_bytes):
             self._counters["evicted_rows"] += 1
             if key[:1] == b"s":
-                self._closed.add_evicted(key[1:].decode(), self._watermark.watermark_ts)
+                parts = sessions.parts_of(rows.unpack_session(value).list_payload)
+                self._closed.add_evicted(key[1:].decode(), parts, self._watermark.watermark_ts)
 
     def _deletion_ts(self) -> int:
         # An event sees what had not expired at its own time, and has its outcome by the end of the slack.

@@ -71,9 +71,10 @@ def merged(parts: Iterable[ImpressionRow], until_ts: int | None = None) -> bytes
         ((_decoder.decode(part.list_payload), part.event_id) for part in parts),
         key=lambda part: (part[0].impression_ts, part[1]),
     )
-    payloads = [payload for payload, _ in ordered]
     if until_ts is not None:
-        payloads = [payload for payload in payloads if payload.impression_ts <= until_ts]
+        ordered = [part for part in ordered if part[0].impression_ts <= until_ts]
+    payloads = [payload for payload, _ in ordered]
+    impressions = [each for payload, event_id in ordered for each in payload.parts or [_whole(payload, event_id)]]
     shown: dict[int, tuple[int, int]] = {}
     for number, payload in enumerate(payloads):
         for index, position in enumerate(_positions(payload)):
@@ -87,7 +88,7 @@ def merged(parts: Iterable[ImpressionRow], until_ts: int | None = None) -> bytes
         replace(
             payloads[0],
             n=len(positions),
-            parts=sorted(part for payload in payloads for part in payload.parts),
+            parts=impressions,
             item_id=[payloads[number].item_id[index] for number, index in rows],
             item_type=[types[number][index] for number, index in rows] if has_types else [],
             position=session.pack("position", positions),
@@ -95,6 +96,11 @@ def merged(parts: Iterable[ImpressionRow], until_ts: int | None = None) -> bytes
             **_features(payloads, rows),
         )
     )
+
+
+def _whole(payload: Any, event_id: str) -> session.ListPart:
+    """Return the entry of an impression without positions."""
+    return session.ListPart(payload.impression_ts, event_id, payload.src[1], is_whole=True)
 
 
 def _positions(payload: Any) -> Sequence[int]:

@@ -176,10 +176,15 @@ def list_key(payload: bytes) -> ListKey:
     return _keys.decode(payload)
 
 
-def offsets_of(payload: bytes) -> tuple[set[int], set[str]]:
-    """Return the offsets of the impressions of a list payload, and the event ids of its parts."""
+def offsets_of(payload: bytes) -> set[int]:
+    """Return the offsets of the impressions of a list payload."""
     found = _parts.decode(payload)
-    return {found.src[1], *(part.offset for part in found.parts)}, {part.event_id for part in found.parts}
+    return {found.src[1], *(part.offset for part in found.parts)}
+
+
+def parts_of(payload: bytes) -> list[ListPart]:
+    """Return the impressions of a list payload, none if one impression shows the whole list."""
+    return _parts.decode(payload).parts
 
 
 def shown_labels(labels: Labels, payload: bytes) -> Labels:

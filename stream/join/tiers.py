@@ -188,8 +188,8 @@ class WarmTier:
                 self._changed[key] = None
             yield key
 
-    def evict(self, excess_bytes: int) -> Iterator[bytes]:
-        """Delete and yield keys, the soonest to expire first, until `excess_bytes` are free; query digests stay."""
+    def evict(self, excess_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        """Delete and yield rows, the soonest to expire first, until `excess_bytes` are free; query digests stay."""
         kept: list[tuple[int, bytes]] = []
         while self._by_expiry and excess_bytes > 0:
             expiry_ts, key = heappop(self._by_expiry)
@@ -200,10 +200,11 @@ class WarmTier:
                 kept.append((expiry_ts, key))
                 continue
             excess_bytes -= size
+            value = self._stored[key]
             self._changed[key] = None
             # A row of this key that the micro-batch still writes is a new one, with an expiry of its own.
             self.size_bytes -= self._sizes.pop(key)
-            yield key
+            yield key, value
         for entry in kept:
             heappush(self._by_expiry, entry)
 

@@ -155,9 +155,10 @@ class _Found:
         self._by_identity.add(int.from_bytes(sought.identity[:7], "little"), _encode(sought))
 
     def _take_session(self, content: Session) -> None:
-        self._add_joined(_impression_identity(content.query_id))
+        if not content.parts:
+            self._add_joined(_impression_identity(content.query_id))
         for part in content.parts:
-            self._add_joined(_impression_identity(content.query_id, part.event_id))
+            self._add_joined(_impression_identity(content.query_id, "" if part.is_whole else part.event_id))
         for event in content.events:
             if event.topic == topics.CLICKS:
                 self._add_joined((topics.CLICKS, event.event_id))

@@ -97,11 +97,16 @@ class AssignedArm(Struct, frozen=True, array_like=True):
 
 
 class ListPart(Struct, frozen=True, array_like=True, order=True):
-    """An impression that shows a part of a list."""
+    """An impression of a list that several impressions show.
+
+    Attributes:
+        is_whole: Whether the impression names no positions: it shows a list from its first position on.
+    """
 
     event_ts: int
     event_id: str
     offset: int
+    is_whole: bool = False
 
 
 def _column(dtype: str, *shape: str) -> Meta:
@@ -120,7 +125,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
         impression_ts: Time of the impression, of parts that of the first one.
         close_ts: End of the click window, which the last part begins.
         src: Partition and offset of the impression, of parts those of the first one.
-        parts: The impressions that show a part of the list; empty if one shows all of it.
+        parts: The impressions that show the list; empty if one impression without positions shows all of it.
         latency_us: Time that ranking took; 0 if unknown.
         item_type: Type of each item; empty if all are of type `product`.
         position: Position of each item on the page; empty for 1 to n.

@@ -38,7 +38,7 @@ def test_an_event_sees_what_had_not_expired_at_its_own_time() -> None:
     """The rows still exist: the time of their deletion depends on micro-batches."""
     state = State()
     state.close_labelled(1)
-    state.closed.add_unlabelled("q2", START_TS)
+    state.closed.add_unlabelled("q2", (), START_TS)
     last_ts = START_TS + SETTINGS.attribution_s * 1_000 + SETTINGS.slack_ms
     hour_end_ts = (START_TS // HOUR_MS + 1) * HOUR_MS + SETTINGS.attribution_s * 1_000
     assert state.closed.find_session("q1", last_ts - 1) is not None
@@ -51,7 +51,7 @@ def test_a_late_event_sees_nothing_that_has_expired() -> None:
     """The rows still exist: confirmations decide the time of their deletion."""
     state = State()
     state.close_labelled(1)
-    state.closed.add_unlabelled("q2", START_TS)
+    state.closed.add_unlabelled("q2", (), START_TS)
     state.closed.flush()
     state.warm.flush()
     last_ts = START_TS + SETTINGS.attribution_s * 1_000 + SETTINGS.slack_ms
@@ -94,8 +94,8 @@ def test_a_repeated_label_is_emitted_again_without_a_new_revision_and_a_copy_is_
 
 def test_digests_of_closed_queries_survive_a_restart_and_go_with_their_row() -> None:
     state = State()
-    state.closed.add_unlabelled("q1", START_TS)
-    state.closed.add_evicted("q2", START_TS)
+    state.closed.add_unlabelled("q1", (), START_TS)
+    state.closed.add_evicted("q2", (), START_TS)
     assert state.closed.was_unlabelled("q1", START_TS)
     assert not state.closed.was_unlabelled("q2", START_TS)
     state.closed.flush()

@@ -1,5 +1,6 @@
 """Lists in parts: one list of all parts, in any order of arrival, with copies, crashes and late parts."""
 
+import dataclasses
 from itertools import permutations
 
 import msgspec
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from stream.errors import SchemaError
 from stream.join import list_parts, sessions
 from stream.join.rows import ImpressionRow
+from stream.operations.export import newest
 from stream.operations.recount import recount
 from stream.operations.verify import verify
 from stream.schemas import topics
@@ -101,6 +103,34 @@ def test_after_the_close_a_copy_is_a_duplicate_and_a_new_part_is_late(clicks: li
     assert last_session(result).item_id == ["item-0", "item-1", "item-2", "item-0"]
     assert len([found for found in result.outputs.sessions() if found.query_id == "q1" and found.revision == 0]) == 1
     assert result.outcomes["duplicate"] == 1
+
+
+@pytest.mark.parametrize("clicks", [[], [click(1, 1, "item-0", at_s=5)]])
+@pytest.mark.parametrize("warm_max_bytes", [SETTINGS.warm_max_bytes, 0])
+def test_a_whole_list_after_the_close_of_its_parts_is_late(clicks: list[Event], warm_max_bytes: int) -> None:
+    """No session shows it: neither one with labels, nor one without, nor one that was dropped for space."""
+    moves = [send(impression(2 + step, at_s=WINDOW_S + 200 + 100 * step)) for step in range(12)]
+    sent = [send(event) for event in [FIRST, SECOND, *clicks]] + moves
+    whole = impression(1)
+    log = Log.of([*sent, send(whole, (2 * WINDOW_S + 300) * 1_000), send(whole, (2 * WINDOW_S + 301) * 1_000)])
+    result = run(log, settings=dataclasses.replace(SETTINGS, warm_max_bytes=warm_max_bytes))
+    counted = recount([*log.events(), *result.outputs.records], SETTINGS)
+    assert {name: getattr(counted, name) for name in result.outcomes} == result.outcomes
+    assert reasons(result) == ["too_late", "too_late"]
+
+
+@pytest.mark.parametrize("clicks", [[], [click(1, 1, "item-0", at_s=5)]])
+@pytest.mark.parametrize("crashes", [[], [1], [2], [3], [4, 4]])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_whole_list_after_its_first_part_joins_once(clicks: list[Event], crashes: list[int], seed: int) -> None:
+    moves = [send(impression(2 + step, at_s=WINDOW_S + 200 + 100 * step)) for step in range(12)]
+    events = [FIRST, impression(1, items=FIRST.items.object_id, at_s=1), SECOND, *clicks]
+    copy = send(events[1], (2 * WINDOW_S + 300) * 1_000)
+    log = Log.of([*(send(event) for event in events), *moves, copy])
+    result = checked(run_with_crashes(log, crashes, seed=seed) if crashes else run(log, seed=seed), log)
+    found = newest(result.outputs.sessions())["q1"]
+    assert [(part.event_id, part.is_whole) for part in found.parts] == [("i1-a", False), ("i1", True), ("i1-b", False)]
+    assert (result.outcomes["joined"], result.outcomes["duplicate"]) == (15 + len(clicks), 1)
 
 
 def test_a_part_past_the_window_of_the_first_one_is_late() -> None:

@@ -30,8 +30,8 @@ def test_the_newest_open_list_that_shows_the_item_is_inferred() -> None:
 
 def test_a_missing_list_has_a_reason() -> None:
     state = State()
-    state.closed.add_unlabelled("q1", START_TS)
-    state.closed.add_evicted("q2", START_TS)
+    state.closed.add_unlabelled("q1", (), START_TS)
+    state.closed.add_evicted("q2", (), START_TS)
     assert state.lists.absence("q1", START_TS)[0] == "too_late"
     assert state.lists.absence("q2", START_TS)[0] == "evicted"
     assert state.lists.absence("q3", START_TS)[0] == "no_impression"

@@ -91,7 +91,7 @@ def test_the_rows_that_expire_first_are_evicted_but_digests_stay() -> None:
     stored = {b"c0:1:2": _row(1), b"s1": _row(2), b"s2": _row(3), b"s3": _row(4)}
     warm = WarmTier(stored, BatchNumbers())
     size_bytes = len(b"s1") + len(_row(2))
-    assert list(warm.evict(size_bytes + 1)) == [b"s1", b"s2"]
+    assert list(warm.evict(size_bytes + 1)) == [(b"s1", _row(2)), (b"s2", _row(3))]
     assert warm.flush() == {b"s1": None, b"s2": None}
     assert set(stored) == {b"c0:1:2", b"s3"}
     assert warm.size_bytes == sum(len(key) + len(value) for key, value in stored.items())
@@ -102,7 +102,7 @@ def test_an_evicted_row_that_is_written_again_expires_at_its_new_time() -> None:
     batches = BatchNumbers()
     stored = {b"p1": _row(2)}
     warm = WarmTier(stored, batches)
-    assert list(warm.evict(1)) == [b"p1"]
+    assert list(warm.evict(1)) == [(b"p1", _row(2))]
     warm.put(b"p1", _row(5))
     warm.flush()
     assert warm.size_bytes == len(b"p1") + len(_row(5))
