@@ -89,6 +89,10 @@ class Orders:
         known = self._known_row(event)
         if conversion.action_name != "purchase":
             return self._join_reversal(event, known, final=final)
+        if known is not None and not self._sees(event, known):
+            if final:
+                self._reject(event, *self._absence(conversion, event.line.query_id or conversion.query_id))
+            return final
         if known is not None:
             joined = self._join_query(event, known.query_id, known.link, known)
             if known.offset != source.offset:
@@ -125,6 +129,16 @@ class Orders:
             return False
         is_same_line = (row.offset, row.line) == (event.source.offset, event.index)
         return is_same_line or not self._waiting.has_line(event.source.partition, row.offset, row.line)
+
+    def _sees(self, event: _LineEvent, known: OrderLineRow) -> bool:
+        """Return whether the list, or the part of it, that a purchase line has joined exists for a copy of the line."""
+        event_ts = event.conversion.event_ts
+        joined = self._lists.find_joined(known.query_id, event_ts)
+        product = joined.shown.product(known.item) if joined is not None else None
+        if product is None:
+            return True
+        seen = self._lists.find(known.query_id, event_ts)
+        return seen is not None and product in seen.shown.item_id
 
     def _join_reversal(self, event: _LineEvent, purchase: OrderLineRow | None, *, final: bool) -> bool:
         if purchase is None:

@@ -36,6 +36,7 @@ _EVIDENCE = ["query_id", "kind", "identity", "action", "item", "event_ts"]
 _LABELS = ["query_id", "item", "clicks", "carts", "orders", "units", "gross", "refund", "currency"]
 _LABEL_TYPES = {"query_id": pl.String, "currency": pl.String}
 _UNKNOWN_CURRENCY = "XXX"
+_RECORD_LINE = ["partition", "offset", "line_id"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,12 +227,8 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     )
     touches = _linked_clicks(tables.clicks, shown, settings)
     listed = shown.unique(["query_id", "item_id"], keep="first", maintain_order=True)
-    purchases = tables.lines.filter(action="purchase").sort("event_ts", "event_id", "offset")
-    purchases = purchases.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True)
-    named = purchases.join(listed, on=["query_id", "client_id", "item_id"])
-    # An event waits for its list, and does not see later ones.
-    is_shown = pl.col("item_ts") <= pl.col("event_ts") + settings.wait_s * 1_000
-    touches, named = touches.filter(is_shown), named.filter(is_shown)
+    purchases = tables.lines.filter(action="purchase")
+    named = purchases.join(listed, on=["query_id", "client_id", "item_id"]).filter(_is_shown(settings))
     early = pl.col("event_ts") < pl.col("close_ts")
     labelled = pl.concat([touches.filter(early).select("query_id"), named.filter(early).select("query_id")]).unique()
     in_time = early | (
@@ -240,8 +237,12 @@ def _join(tables: _Tables, settings: JoinSettings) -> _Joined:
     )
     touches = touches.filter(in_time)
     named = named.filter(in_time)
-    unnamed = purchases.join(named, on=["client_id", "transaction_id", "line_id"], how="anti")
+    unnamed = purchases.join(named, on=_RECORD_LINE, how="anti")
     deals = pl.concat([named, _by_last_click(unnamed, touches, settings, named.columns)])
+    # Of copies, the earliest that joins a list decides.
+    deals = deals.sort("event_ts", "event_id", "offset").unique(
+        ["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True
+    )
     deals = _placed(deals, touches, listed)
     reversals = _reversals(tables.lines, deals, settings)
     everything = pl.concat([deals.select(reversals.columns), reversals])
@@ -271,7 +272,7 @@ def _currencies(shown: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:
 
 def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSettings) -> pl.DataFrame:
     named = clicks.filter(pl.col("query_id").is_not_null()).join(shown, on=["query_id", "client_id", "item_id"])
-    named = _nearest(named, "query_id")
+    named = _nearest(named.filter(_is_shown(settings)), "query_id")
     bare = clicks.filter(pl.col("query_id").is_null()).drop("query_id").join(shown, on=["client_id", "item_id"])
     bare = _nearest(bare, "query_id")
     ahead_ms = pl.col("imp_ts") - pl.col("event_ts")
@@ -289,6 +290,11 @@ def _linked_clicks(clicks: pl.DataFrame, shown: pl.DataFrame, settings: JoinSett
     )
     both = pl.concat([named, bare.select(named.columns)]).sort("event_ts", "offset")
     return both.unique(["query_id", "event_id"], keep="first", maintain_order=True)
+
+
+def _is_shown(settings: JoinSettings) -> pl.Expr:
+    """Return whether an event sees the product: it waits for its list, and does not see later ones."""
+    return pl.col("item_ts") <= pl.col("event_ts") + settings.wait_s * 1_000
 
 
 def _nearest(clicks: pl.DataFrame, *by: str) -> pl.DataFrame:
@@ -334,7 +340,7 @@ def _by_last_click(
     # Up to the order the last click, or else the first one after it.
     newest = found.filter(ahead_ms <= 0).sort("click_ts", "click_id", descending=True)
     found = pl.concat([newest, found.filter(ahead_ms > 0).sort("click_ts", "click_id")])
-    return found.unique(["client_id", "transaction_id", "line_id"], keep="first", maintain_order=True).select(columns)
+    return found.unique(_RECORD_LINE, keep="first", maintain_order=True).select(columns)
 
 
 def _reversals(lines: pl.DataFrame, deals: pl.DataFrame, settings: JoinSettings) -> pl.DataFrame:

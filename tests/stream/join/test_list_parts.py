@@ -170,6 +170,26 @@ def test_the_parts_of_a_list_have_a_limit() -> None:
     assert caught.value.detail == f"items: {MAX_ITEMS + 1} in the parts of query q1, expected at most {MAX_ITEMS}"
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("kind", ["click", "purchase"])
+@pytest.mark.parametrize("delay_ms", [0, 400_000])
+def test_a_copy_that_is_too_early_for_its_list_is_an_orphan(kind: str, delay_ms: int, *, in_parts: bool) -> None:
+    """Whether the copy has its outcome before the list is read or afterwards."""
+    early, late = (
+        click(1, 1, "item-0", at_s=at_s) if kind == "click" else purchase(1, 1, ["item-0"], at_s=at_s)
+        for at_s in (0, 107)
+    )
+    shown: list[Event] = [impression(1, at_s=400)]
+    if in_parts:
+        shown = [part(1, "a", {2: "item-1"}, at_s=5), part(1, "b", {1: "item-0"}, at_s=400)]
+    log = Log.of([*(send(event) for event in shown), send(late), send(early, delay_ms)])
+    result = checked(run(log), log)
+    (evidence,) = last_session(result).events
+    assert evidence.event_ts == late.event_ts
+    assert reasons(result) == ["not_in_list" if in_parts else "no_impression"]
+    assert (result.outcomes["joined"], result.outcomes["orphan"]) == (1 + len(shown), 1)
+
+
 def test_a_click_waits_for_the_part_that_shows_its_item() -> None:
     late = send(SECOND, 30_000)
     result = run(Log.of([send(FIRST), send(click(1, 1, "item-2", at_s=21)), late]))
