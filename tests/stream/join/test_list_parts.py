@@ -174,7 +174,7 @@ def test_the_parts_of_a_list_have_a_limit() -> None:
 @pytest.mark.parametrize("kind", ["click", "purchase"])
 @pytest.mark.parametrize("delay_ms", [0, 400_000])
 def test_a_copy_that_is_too_early_for_its_list_is_an_orphan(kind: str, delay_ms: int, *, in_parts: bool) -> None:
-    """Whether the copy has its outcome before the list is read or afterwards."""
+    """The copy has its outcome before the list is read, or afterwards."""
     early, late = (
         click(1, 1, "item-0", at_s=at_s) if kind == "click" else purchase(1, 1, ["item-0"], at_s=at_s)
         for at_s in (0, 107)
