@@ -3,6 +3,7 @@
 Guarantees: survives `kill -9` with its data; a stop signals only a process that runs our own configuration file.
 """
 
+import base64
 import fcntl
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ _START_S = 120.0
 _STOP_S = 60.0
 # Java reads the path of its working folder by the locale, which may be plain ASCII.
 _UTF8 = ("env", "LC_ALL=C.UTF-8")
+# The optimizing compiler pays after hours under load; a local broker spent half its processor time on it.
+_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
 _STARTED = b"Kafka Server started"
 # A broker ends when it cannot write; it needs more than this for its first indexes.
 _LEAST_FREE_BYTES = 16 << 20
@@ -165,18 +169,16 @@ class LocalKafka:
         self._write_config(port, controller)
         if not (self._folder / "data" / "meta.properties").is_file():
             self._report(f"formatting {self._folder / 'data'}")
-            cluster = self._tool(java, "random-uuid")
-            self._tool(java, "format", "--standalone", "-t", cluster, "-c", self._config.name)
+            self._format(java)
         self._report(f"starting Kafka on 127.0.0.1:{port} (log: {self._log})")
         with (self._folder / "kafka.out").open("wb") as output:
             process = subprocess.Popen(  # noqa: S603
                 [
                     *_UTF8,
                     java,
+                    *_JAVA,
                     f"-Xmx{self._heap_mb}m",
                     f"-Xms{min(self._heap_mb, 256)}m",
-                    "-XX:+UseSerialGC",
-                    "-Djava.awt.headless=true",
                     *self._options(),
                     self._mark,
                     "kafka.Kafka",
@@ -208,9 +210,12 @@ class LocalKafka:
             f"{jar_folder}/*",
         ]
 
-    def _tool(self, java: str, *arguments: str) -> str:
+    def _format(self, java: str) -> None:
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The tool would take a leading hyphen for an option.
+        command = ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster_id}"]
         run = subprocess.run(  # noqa: S603
-            [*_UTF8, java, *self._options(), "kafka.tools.StorageTool", *arguments],
+            [*_UTF8, java, *_JAVA, *self._options(), *command, "-c", self._config.name],
             capture_output=True,
             text=True,
             check=False,
@@ -219,7 +224,6 @@ class LocalKafka:
         if run.returncode:
             said = (run.stderr or run.stdout).strip().splitlines()
             raise BusError(f"Kafka storage tool: {' '.join(said[:3])[:500]}")
-        return run.stdout.strip().splitlines()[-1] if run.stdout.strip() else ""
 
     def _write_config(self, port: int, controller: int) -> None:
         lines = {
