@@ -155,6 +155,8 @@ class WarmTier:
     def delete(self, key: bytes) -> None:
         """Delete a row that no restart needs."""
         self._changed[key] = None
+        # Without its size, a row of this key that the micro-batch still writes is a new one, with an expiry of its own.
+        self.size_bytes -= self._sizes.pop(key, 0)
 
     def stored_rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the stored rows, without the changes of the current micro-batch."""

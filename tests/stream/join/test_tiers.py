@@ -120,3 +120,21 @@ def test_batch_numbers_continue_after_a_restart() -> None:
     assert (batches.current, batches.confirmed) == (7, 6)
     batches.confirm(3)
     assert batches.confirmed == 6, "a confirmation never moves back"
+
+
+def test_a_row_that_is_deleted_and_written_again_in_one_micro_batch_expires() -> None:
+    """The restart after a crash may write a row of closed queries anew when it has expired already."""
+    batches = BatchNumbers()
+    stored = {b"c0:1:2": _row(5)}
+    warm = WarmTier(stored, batches)
+    warm.delete(b"c0:1:2")
+    assert list(warm.expire(5)) == []
+    warm.put(b"c0:1:2", _row(5))
+    warm.flush()
+    assert warm.size_bytes == len(b"c0:1:2") + len(_row(5))
+    assert list(warm.expire(5)) == [b"c0:1:2"]
+    batches.confirm(_end_batch(batches))
+    assert list(warm.delete_confirmed()) == [b"c0:1:2"]
+    warm.flush()
+    assert stored == {}
+    assert warm.size_bytes == 0
