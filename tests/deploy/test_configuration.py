@@ -98,40 +98,39 @@ def test_the_configuration_reference_is_up_to_date() -> None:
     assert CliRunner().invoke(app, ["config", "reference"]).output == reference.configuration()
 
 
-MODEL_KEYS = [
-    (model, key, profiles["tiny"])
-    for model, profiles in MODEL_PROFILES.items()
-    for key, _, _ in leaves(type(profiles["tiny"]))
-]
-
-
 def shown(*flags: str) -> dict[str, tuple[str, str, str]]:
     """Return the value, origin and description of each key, as `config show` prints them."""
     output = CliRunner().invoke(app, [*flags, "config", "show", "--json"], catch_exceptions=False).stdout
     return {row["key"]: (row["value"], row["origin"], row["description"]) for row in msgspec.json.decode(output)}
 
 
-@pytest.mark.parametrize(("model", "key", "record"), MODEL_KEYS, ids=[f"{model}-{key}" for model, key, _ in MODEL_KEYS])
+@pytest.mark.parametrize("model", MODEL_PROFILES)
 def test_every_field_of_every_model_is_set_from_each_source(
-    model: str, key: str, record: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # The value that stands in the profile is always allowed.
-    old = value_at(record, key)
-    text = as_text(old)
+    # The values that stand in the profile are always allowed.
+    record = MODEL_PROFILES[model]["tiny"]
+    known = {key: value_at(record, key) for key, _, _ in leaves(type(record))}
+    assert known
+
+    def found(origin: str, config: Path | None = None, flags: dict[str, str] | None = None) -> dict[str, object]:
+        resolved = load(config, flags).settings
+        origins = {one.key: one.origin for one in resolved.resolved if one.section == "model" and one.key in known}
+        assert origins == dict.fromkeys(known, origin)
+        return {key: value_at(resolved.records["model"], key) for key in known}
+
     file = tmp_path / "shelfwise.toml"
-    file.write_text(f'trainer.model = "{model}"\nmodel.{key} = {msgspec.json.encode(old).decode()}\n')
-    variable = f"SHELFWISE_MODEL__{key.replace('.', '__')}".upper()
-    assert value_at(load(file).settings.records["model"], key) == old
-    monkeypatch.setattr("deploy.configuration.environment", lambda: {variable: text})
-    flagged = load(overrides={"trainer.model": model})
-    assert value_at(flagged.settings.records["model"], key) == old
-    assert [one.origin for one in flagged.settings.resolved if (one.section, one.key) == ("model", key)] == [
-        "environment"
-    ]
+    lines = [f"model.{key} = {msgspec.json.encode(value).decode()}\n" for key, value in known.items()]
+    file.write_text("".join([f'trainer.model = "{model}"\n', *lines]))
+    assert found("file", file) == known
+    as_flags = {f"model.{key}": as_text(value) for key, value in known.items()}
+    variables = {f"SHELFWISE_{key.replace('.', '__')}".upper(): text for key, text in as_flags.items()}
+    chosen = {"trainer.model": model}
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.configuration.environment", lambda: variables)
+        assert found("environment", None, chosen) == known
     monkeypatch.setattr("deploy.configuration.environment", dict)
-    assert (
-        value_at(load(overrides={"trainer.model": model, f"model.{key}": text}).settings.records["model"], key) == old
-    )
+    assert found("flag", None, chosen | as_flags) == known
 
 
 def test_the_profile_gives_the_defaults_of_model_and_learning() -> None:
