@@ -34,11 +34,14 @@ _SERVERS = {
     "slow": {"memory_broker", "prometheus_url"},
 }
 _WAITING = ("kafka", "postgres", "slow")
+# Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a broker's start.
+_JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let each of several workers compute with one thread; more would only compete for the same cores."""
+    """Let each of several workers compute with one thread, and brokers start at little cost: all share the cores."""
     close_dropped_sockets()
+    os.environ.setdefault("JDK_JAVA_OPTIONS", _JAVA_OPTIONS)  # noqa: TID251 - read by Java 9 and newer
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes
 
