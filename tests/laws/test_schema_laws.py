@@ -1,11 +1,13 @@
 """Feature schemas live side by side: what schema 1 left behind trains and serves under code that writes schema 2."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -13,12 +15,16 @@ from msgspec import structs
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine
 
+from abtest.store import Arm
 from serving.ranking import scorer
+from serving.settings import ServingSettings
 from stream import db
 from stream.errors import ArtifactError, ConfigError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
 from stream.schemas.session import Session
+from tests.serving.live import live, wait_until
+from tests.serving.world import START_MS, World, body, request, scores_of, spooled
 from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import make_items, make_log
 from trainer.configs import LATER
@@ -178,3 +184,63 @@ def test_an_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
     rewritten(newest, lambda document: document["state"].update(feature_schema="beef"))
     with pytest.raises(ArtifactError, match=r"checkpoint of lineage test: .*feature schema beef is unknown"):
         make_loop(tmp_path, engine).start()
+
+
+def put_live(world: World, lineage: Lineage, folder: Path) -> str:
+    """Make the version in `folder` the live one of its lineage, and return its number."""
+    term = world.registry.acquire_lease(lineage.name, "holder", START_MS, 1_000_000)
+    number = world.registry.versions(lineage.name)[-1].version + 1
+    world.registry.publish(lineage.name, number, folder.name, None, term, {}, {}, START_MS)
+    for status in ("verified", "live"):
+        world.registry.advance(lineage.name, number, term, status, "test", START_MS)
+    return str(number)
+
+
+def ask(client: httpx.Client, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a request as a shop of today sends it, and the answer over HTTP."""
+    asked = body(
+        f"c-{number}",
+        event_ts=START_MS,
+        query={"text": f"red shoes {number}", "category": "root > c1"},
+        candidates=[{"item_id": f"i{(number + row) % 40}"} for row in range(12)],
+    )
+    return asked, client.post("/v1/rank", json=asked).raise_for_status().json()
+
+
+def test_versions_of_both_schemas_answer_beside_each_other_over_http(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    feed(make_loop(tmp_path, world.engine, lineage=OLD), make_log(90, schema=1))
+    (tmp_path / "checkpoints").rename(tmp_path / "checkpoints of old")
+    feed(make_loop(tmp_path, world.engine), make_log(90))
+    newest = {lineage.name: world.artifacts / versions(world.engine, lineage)[-1] for lineage in (OLD, LINEAGE)}
+    newest[OLD.name] = as_schema_1_wrote_it(newest[OLD.name])
+    numbers = {
+        OLD.name: put_live(world, OLD, newest[OLD.name]),
+        LINEAGE.name: str(world.registry.versions(LINEAGE.name)[-1].version),
+    }
+    world.experiment(arms=[Arm(name="a", lineage=OLD.name, is_control=True), Arm(name="b", lineage=LINEAGE.name)])
+    service = world.service(ServingSettings(deadline_ms=10_000.0, poll_s=0.05, trust_event_ts=True))
+    for item in make_items():
+        service.catalogue.put(item)
+    with live(service) as address, httpx.Client(base_url=address) as client:
+        wait_until(lambda: service.versions.numbers() == numbers)
+        answered = [ask(client, number) for number in range(8)]
+        another = shutil.copytree(newest[OLD.name], world.artifacts / ("0" * 64))
+        unknown = rewritten(another, lambda document: document.update(feature_schema="beef"))
+        put_live(world, OLD, unknown)
+        refused = {"lineage": OLD.name, "reason": "artifact"}
+        name = "shelfwise_serving_refused_versions_total"
+        wait_until(lambda: service.metrics.registry.get_sample_value(name, refused) == 1)
+        answered += [ask(client, number) for number in range(8)]
+        assert client.get("/readyz").json()["versions"] == numbers
+    assert {answer["lineage"] for _, answer in answered[:8]} == {OLD.name, LINEAGE.name}
+    for asked, answer in answered:
+        lineage = answer["lineage"]
+        assert (answer["version"], answer["fallback"]) == (numbers[lineage], None)
+        expected = scores_of(world, newest[lineage].name, request(**asked), service.catalogue)
+        assert [item["item_id"] for item in answer["items"]] == sorted(expected, key=lambda one: -expected[one])
+        assert [item["score"] for item in answer["items"]] == pytest.approx(sorted(expected.values())[::-1], abs=1e-5)
+    logged = spooled(world)
+    assert [one.query_id for one in logged] == [answer["query_id"] for _, answer in answered]
+    assert {one.features.schema for one in logged if one.features is not None} == {FEATURE_SCHEMA}
+    assert all(one.features is not None and one.fallback is None for one in logged)

@@ -10,6 +10,8 @@ import numpy as np
 
 from abtest.store import Arm, ExperimentStore
 from serving import run
+from serving.metrics import Metrics
+from serving.outbox.spool import Spool
 from serving.ranking import scorer
 from serving.ranking.context import AnswerIdentity, RankContext
 from serving.ranking.service import Service, System
@@ -17,7 +19,7 @@ from serving.schemas import RankRequest, decode
 from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue
-from stream.schemas.events import Item
+from stream.schemas.events import Impression, Item
 from trainer.features import (
     SCHEMAS,
     SessionExample,
@@ -182,6 +184,16 @@ class World:
         for item in items():
             built.catalogue.put(item)
         return built
+
+
+def spooled(world: World) -> list[Impression]:
+    """Take all impressions out of the spool of a service that ran without a broker."""
+    spool = Spool(world.home / "serving" / "spool-8080", 1 << 26, Metrics())
+    found = []
+    while batch := spool.oldest():
+        found += [msgspec.json.decode(value, type=Impression) for _, value in batch[1]]
+        spool.discard(batch[0])
+    return found
 
 
 _numbers = itertools.count(1)

@@ -6,21 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
 from abtest.store import Arm
-from serving.metrics import Metrics
-from serving.outbox.spool import Spool
 from serving.ranking import rank
 from serving.ranking.service import Service, System
 from serving.ranking.versions import NO_VERSION, QUARANTINED, ServedVersion
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
-from stream.schemas.events import Behaviour, Impression, Profile
+from stream.schemas.events import Behaviour, Profile
 from stream.schemas.session import unpack
-from tests.serving.world import START_MS, StubScorer, World, request
+from tests.serving.world import START_MS, StubScorer, World, request, spooled
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item_f16
 
 
@@ -49,15 +46,6 @@ def run(service: Service, num: int = 1) -> list[RankAnswer]:
             service.stop()
 
     return asyncio.run(go())
-
-
-def spooled(world: World) -> list[Impression]:
-    spool = Spool(world.home / "serving" / "spool-8080", 1 << 26, Metrics())
-    found = []
-    while batch := spool.oldest():
-        found += [msgspec.json.decode(value, type=Impression) for _, value in batch[1]]
-        spool.discard(batch[0])
-    return found
 
 
 @pytest.fixture
