@@ -2,38 +2,46 @@
 
 import errno
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-from deploy.commands import abtest, config, db, demo, doctor, grafana, kafka, marketplace, serving, stream, trainer
+from deploy.commands.groups import with_groups
 from deploy.commands.output import Exit, assignments, print_error, start_logging
-from deploy.configuration import Context
 from stream.errors import BusError, ConfigError, ShelfwiseError
+
+GROUPS = {
+    "kafka": "Start the local Kafka and create the topics.",
+    "stream": "Join, produce, replay, check and export events.",
+    "trainer": "Train lineages and list their versions.",
+    "serving": "Run the ranking service.",
+    "abtest": "Create experiments, store their facts and report results.",
+    "db": "Upgrade and check the schema of the database.",
+    "marketplace": "Run the simulated shop.",
+    "grafana": "Generate dashboards and apply them to a Grafana server.",
+    "demo": "Run the whole loop on one machine.",
+    "doctor": "Check this machine, the servers and the settings.",
+    "config": "Print the settings and their origins.",
+}
+"""Group of commands to its help; the modules of the groups are imported on demand, so that each command starts fast."""
 
 app = typer.Typer(
     name="shelfwise",
+    cls=with_groups("deploy.commands", GROUPS),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Help in Rich's boxes would import Rich with its Markdown parser and its highlighter.
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
     help="Close the loop of e-commerce search re-ranking: join events, train, roll out, experiment.",
     epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 130 interrupted.",
 )
-app.add_typer(kafka.app, name="kafka", help="Start the local Kafka and create the topics.")
-app.add_typer(stream.app, name="stream", help="Join, produce, replay, check and export events.")
-app.add_typer(trainer.app, name="trainer", help="Train lineages and list their versions.")
-app.add_typer(serving.app, name="serving", help="Run the ranking service.")
-app.add_typer(abtest.app, name="abtest", help="Create experiments, store their facts and report results.")
-app.add_typer(db.app, name="db", help="Upgrade and check the schema of the database.")
-app.add_typer(marketplace.app, name="marketplace", help="Run the simulated shop.")
-app.add_typer(grafana.app, name="grafana", help="Generate dashboards and apply them to a Grafana server.")
-app.add_typer(demo.app, name="demo", help="Run the whole loop on one machine.")
-app.add_typer(doctor.app, name="doctor", help="Check this machine, the servers and the settings.")
-app.add_typer(config.app, name="config", help="Print the settings and their origins.")
 
 
 def _print_version(is_asked: bool) -> None:  # noqa: FBT001 - Typer passes it
+    from importlib.metadata import version
+
     if is_asked:
         typer.echo(version("shelfwise"))
         raise typer.Exit
@@ -61,7 +69,7 @@ def root(
 @app.command("version")
 def version_command() -> None:
     """Print the version of Shelfwise."""
-    typer.echo(version("shelfwise"))
+    _print_version(is_asked=True)
 
 
 def main() -> None:
@@ -87,6 +95,8 @@ def main() -> None:
 
 def _with_cause(error: ShelfwiseError, loaded: object) -> str:
     """Return the message of an error; a local Kafka that cannot work is its cause."""
+    from deploy.configuration import Context
+
     if not isinstance(error, BusError) or not isinstance(loaded, Context):
         return str(error)
     from deploy.kafka.choice import fault

@@ -9,9 +9,8 @@ Source: structlog documentation, "Standard Library Logging", rendering through `
 import logging
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TextIO
-
-import structlog
 
 # Library loggers that write a line for each fetch, request or rebalance, or log as errors what is retried.
 _ONLY_ERRORS = (
@@ -40,6 +39,43 @@ class LoggingSettings:
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class _Lines(logging.Formatter):
+    """The lines of one stream. structlog is imported with the first line: a command that logs nothing starts faster."""
+
+    def __init__(self, settings: LoggingSettings, *, colors: bool) -> None:
+        super().__init__()
+        self._settings, self._colors = settings, colors
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._processors.format(record)
+
+    @cached_property
+    def _processors(self) -> logging.Formatter:
+        import structlog
+
+        shared: list[structlog.typing.Processor] = [
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ]
+        final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+        if self._settings.format == "json":
+            final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else:
+            final.append(
+                structlog.dev.ConsoleRenderer(
+                    colors=self._colors,
+                    pad_event_to=0,
+                    pad_level=False,
+                    # The default prints the local variables of every frame, secrets among them.
+                    exception_formatter=structlog.dev.plain_traceback,
+                )
+            )
+        return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final)
+
+
 def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
     """Send the log lines of this process to standard error in the format of the settings; replaces earlier handlers.
 
@@ -47,29 +83,9 @@ def configure(settings: LoggingSettings, stream: TextIO | None = None) -> None:
         settings: Format and level.
         stream: Standard error if it is None.
     """
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     output = stream or sys.stderr
-    final: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if settings.format == "json":
-        final += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        final.append(
-            structlog.dev.ConsoleRenderer(
-                colors=output.isatty(),
-                pad_event_to=0,
-                pad_level=False,
-                # The default prints the local variables of every frame, secrets among them.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
     handler = logging.StreamHandler(output)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=final))
+    handler.setFormatter(_Lines(settings, colors=output.isatty()))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

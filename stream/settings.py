@@ -191,9 +191,10 @@ def load(
 def keys(kind: type) -> dict[str, str]:
     """Return every key of a section with its description; a secret field has a second key that ends in `_file`."""
     described = descriptions(kind)
+    hints = typing.get_type_hints(kind)
     found: dict[str, str] = {}
     for declared in fields(kind):
-        if is_dataclass(inner := typing.get_type_hints(kind)[declared.name]):
+        if is_dataclass(inner := hints[declared.name]):
             found |= {f"{declared.name}.{key}": text for key, text in keys(inner).items()}  # type: ignore[arg-type] # a type
             continue
         found[declared.name] = described.get(declared.name, "")

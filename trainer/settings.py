@@ -1,11 +1,13 @@
 """Settings of the trainer."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stream.errors import ConfigError
 from trainer.configs import LearningSettings, ModelName, Profile
-from trainer.feed.batches import Boundaries
+
+if TYPE_CHECKING:
+    from trainer.feed.batches import Boundaries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +65,15 @@ class TrainerSettings:
         if self.keep_versions < max(self.keep_checkpoints, 2):
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")
 
-    def boundaries(self, learning: LearningSettings) -> Boundaries:
+    def boundaries(self, learning: LearningSettings) -> "Boundaries":
         """Return the grids of boundaries.
 
         Raises:
             ConfigError: If versions do not fall on checkpoint boundaries.
         """
+        # Every command declares these settings, and batches of sessions need NumPy.
+        from trainer.feed.batches import Boundaries
+
         if self.publish_s % learning.checkpoint_s:
             raise ConfigError(
                 f"trainer.publish_s = {self.publish_s}: expected a multiple of learning.checkpoint_s = "

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
-from deploy.configuration import Context
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from abtest.store import Arm, Experiment
+    from deploy.configuration import Context
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -239,7 +239,7 @@ def _row(found: "Experiment") -> tuple[object, ...]:
     return found.key, found.layer, found.status, arms, found.plan.primary or "none", found.decision or ""
 
 
-def _engine(chosen: Context) -> "Engine":
+def _engine(chosen: "Context") -> "Engine":
     from deploy.migrations.revision import open_database
 
     return open_database(chosen)

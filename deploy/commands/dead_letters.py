@@ -8,11 +8,11 @@ import typer
 from deploy.commands.ingest import CurrencyOption
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
-from deploy.configuration import Context
-from stream.schemas.dead_letter import Collected, DeadLetter, Filter
 
 if TYPE_CHECKING:
+    from deploy.configuration import Context
     from stream.broker.settings import Broker
+    from stream.schemas.dead_letter import Collected, DeadLetter, Filter
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -173,13 +173,13 @@ def redrive(
         err_console.print(f"{number} dead letters left: {cause}", markup=False, highlight=False)
 
 
-def _broker(called: Context) -> "Broker":
+def _broker(called: "Context") -> "Broker":
     from deploy.kafka.choice import configured
 
     return configured(called)
 
 
-def _collect(called: Context, broker: "Broker", topic: str) -> Collected:
+def _collect(called: "Context", broker: "Broker", topic: str) -> "Collected":
     from deploy.kafka.choice import whereabouts
     from stream.broker.admin import partition_counts
     from stream.broker.reader import read_to_end
@@ -191,8 +191,9 @@ def _collect(called: Context, broker: "Broker", topic: str) -> Collected:
     return collect(read_to_end(broker, topic))
 
 
-def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit: int | None) -> Filter:
-    from stream.join import OUTCOME_OF_REASON
+def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit: int | None) -> "Filter":
+    from stream.schemas.dead_letter import Filter
+    from stream.schemas.outcomes import OUTCOME_OF_REASON
 
     for reason in reasons or ():
         if reason not in OUTCOME_OF_REASON:
@@ -202,7 +203,7 @@ def _filter(reasons: list[str] | None, from_: str | None, to: str | None, limit:
     )
 
 
-def _row(letter: DeadLetter, now_ms: int) -> tuple[str, ...]:
+def _row(letter: "DeadLetter", now_ms: int) -> tuple[str, ...]:
     where = f"{letter.topic}/{letter.partition}/{letter.offset}"
     age_s = max(0, now_ms - letter.first_seen) // 1_000
     hours, minutes = age_s // 3_600, age_s % 3_600 // 60

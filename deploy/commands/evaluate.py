@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress as Bar
 
 from deploy.commands.output import JsonFlag, assignments, console, context, err_console, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
-from deploy.configuration import Context, environment
 from stream.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from deploy.configuration import Context
     from stream.replicas.catalogue import Catalogue
     from trainer.evaluation.evaluate import Progress
     from trainer.evaluation.lists import Dataset, LabelledList, Split
@@ -83,6 +84,7 @@ def evaluate(
     has a higher one than in a stream: a finite log makes fewer steps.
     """
     import msgspec
+    from rich.progress import Progress as Bar
 
     from trainer.configs import LearningSettings, ModelConfig
     from trainer.evaluation import render
@@ -136,7 +138,7 @@ def evaluate(
         seed=seed,
         threads=settings.threads,
     )
-    with Bar(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+    with Bar(console=err_console.rich, transient=True, disable=not err_console.rich.is_terminal) as bar:
         result = run(found, request, report=_reporter(bar, len(chosen) * seeds))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -184,7 +186,7 @@ def _model_overrides(model_set: Sequence[str], models: Sequence[str]) -> dict[st
     return found
 
 
-def _reporter(bar: Bar, num_fits: int) -> "Callable[[Progress], None]":
+def _reporter(bar: "Bar", num_fits: int) -> "Callable[[Progress], None]":
     """Return the function that shows progress: a bar on a terminal, else one line per epoch."""
     task = bar.add_task("fits", total=num_fits)
 
@@ -205,7 +207,7 @@ def _reporter(bar: Bar, num_fits: int) -> "Callable[[Progress], None]":
 
 
 def _load(
-    loaded: Context,
+    loaded: "Context",
     data: str,
     path: Path | None,
     items: Path | None,
@@ -233,6 +235,8 @@ def _load(
 
 
 def _trivago_path() -> Path:
+    from deploy.configuration import environment
+
     folder = environment().get("SHELFWISE_DATA")
     if not folder:
         raise ConfigError("--data trivago needs --path FILE, or the folder of the log in SHELFWISE_DATA")
@@ -263,7 +267,7 @@ def _libsvm(path: Path) -> "Dataset":
     return libsvm.load(path)
 
 
-def _topic(loaded: Context, bounds: tuple[int | None, int | None]) -> "Dataset":
+def _topic(loaded: "Context", bounds: tuple[int | None, int | None]) -> "Dataset":
     from deploy.commands.stream import require_topics
     from deploy.kafka.choice import configured
     from stream.broker.reader import read_to_end

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
-from stream.adapters import FORMATS, Options
+from stream.adapters import FORMATS
 from stream.schemas.money import currency_code
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def ingest(
     import time
 
     from deploy.kafka.choice import configured, whereabouts
+    from stream.adapters import Options
     from stream.broker.admin import partition_counts
     from stream.broker.producer import Producer
     from stream.join.settings import JoinSettings

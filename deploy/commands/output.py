@@ -3,22 +3,46 @@
 import sys
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Annotated, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
-from deploy.configuration import Context, load
 from stream.errors import ConfigError
 
-console = Console()
-err_console = Console(stderr=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deploy.configuration import Context
+
 _PIPE_COLUMNS = 200
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+class Terminal:
+    """Standard output or standard error, for people.
+
+    Rich is imported with the first line: a command starts without it.
+    """
+
+    def __init__(self, *, is_stderr: bool = False) -> None:
+        self._is_stderr = is_stderr
+
+    @cached_property
+    def rich(self) -> "Console":
+        """The console of Rich, for tables and progress bars."""
+        from rich.console import Console
+
+        return Console(stderr=self._is_stderr)
+
+    def print(self, text: str, *, markup: bool = True, highlight: bool = True, soft_wrap: bool = False) -> None:
+        """Print one line, as `rich.console.Console.print` does."""
+        self.rich.print(text, markup=markup, highlight=highlight, soft_wrap=soft_wrap)
+
+
+console = Terminal()
+err_console = Terminal(is_stderr=True)
 
 
 class Exit(IntEnum):
@@ -46,12 +70,14 @@ def assignments(given: Sequence[str], flag: str, prefix: str = "") -> dict[str, 
     return found
 
 
-def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> Context:
+def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> "Context":
     """Return settings with the flags of this call on top of the program's own `--set` flags.
 
     The program's `main` also hands over `start_logging`, and reads `loaded` to explain an error; tests that call
     commands in their own process do not.
     """
+    from deploy.configuration import load
+
     root = ctx.find_root()
     given = root.obj if root.obj is not None else {}
     chosen: dict[str, object] = dict(given.get("set", {}))
@@ -62,7 +88,7 @@ def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -
     return loaded
 
 
-def start_logging(context: Context) -> None:
+def start_logging(context: "Context") -> None:
     """Send log lines to standard error in the configured format."""
     from stream.logs import LoggingSettings, configure
 
@@ -71,6 +97,8 @@ def start_logging(context: Context) -> None:
 
 def print_json(document: object) -> None:
     """Print `document` (structs, dataclasses, mappings, lists) as indented JSON to standard output."""
+    import msgspec
+
     text = msgspec.json.format(msgspec.json.encode(document), indent=2)
     sys.stdout.write(text.decode() + "\n")
 
@@ -80,11 +108,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
     The first column says what a row is about, often as the arguments of a further command: it is never cut.
     """
+    from rich.console import Console
+    from rich.table import Column, Table
+
     first, *others = columns
     table = Table(Column(first, no_wrap=True), *others, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    wide = console if console.is_terminal else Console(width=max(console.width, _PIPE_COLUMNS))
+    shown = console.rich
+    wide = shown if shown.is_terminal else Console(width=max(shown.width, _PIPE_COLUMNS))
     wide.print(table)
 
 
@@ -96,4 +128,6 @@ def fail(message: str, code: Exit = Exit.FAILURE) -> typer.Exit:
 
 def print_error(message: object, kind: str = "error") -> None:
     """Print one line to standard error; brackets in the message are text, not markup."""
+    from rich.markup import escape
+
     err_console.print(f"[bold red]{kind}:[/] {escape(str(message))}", soft_wrap=True, highlight=False)

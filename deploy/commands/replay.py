@@ -19,7 +19,6 @@ from deploy.commands.ingest import (
     print_rejects,
 )
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from stream.adapters import Options
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
@@ -60,6 +59,7 @@ def files(
     """
     import time
 
+    from stream.adapters import Options
     from stream.broker.producer import Producer
     from stream.join.settings import JoinSettings
     from stream.operations import event_files

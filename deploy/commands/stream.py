@@ -1,30 +1,36 @@
 """`shelfwise stream`: the join worker, and records in and out."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deploy.commands.dead_letters import app as dead_letters_app
+from deploy.commands.groups import with_groups
 from deploy.commands.ingest import ingest
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
-from deploy.commands.replay import app as replay_app
 from deploy.commands.times import TIME_HELP, parse_time
-from deploy.configuration import Context
-from stream.broker.settings import Broker
-from stream.schemas.records import Record
 
-app = typer.Typer(no_args_is_help=True)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deploy.configuration import Context
+    from stream.broker.settings import Broker
+    from stream.schemas.records import Record
+
+GROUPS = {
+    "dead-letters": "What did not join: list, show, send again.",
+    "replay": "Send recorded events through the topics in their own time.",
+}
+"""Group of commands to its help."""
+
+app = typer.Typer(no_args_is_help=True, cls=with_groups("deploy.commands", GROUPS))
 app.command("ingest")(ingest)
-app.add_typer(dead_letters_app, name="dead-letters", help="What did not join: list, show, send again.")
-app.add_typer(replay_app, name="replay", help="Send recorded events through the topics in their own time.")
 
 MAX_SHOWN_FAULTS = 20
 
 
-def _broker(called: Context) -> Broker:
+def _broker(called: "Context") -> "Broker":
     from deploy.kafka.choice import configured
 
     return configured(called)
@@ -47,7 +53,7 @@ def worker(
     from stream.agents.settings import WorkerSettings
     from stream.agents.worker import Worker
     from stream.broker.admin import warn_of_wrong_settings
-    from stream.join import JoinSettings
+    from stream.join.settings import JoinSettings
 
     called = context(ctx, {"join.ticks": ticks, "worker.metrics_port": metrics_port, "worker.instance": instance})
     settings = called.settings.get("worker", WorkerSettings)
@@ -129,7 +135,7 @@ def export(
 @app.command("recount")
 def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """Recount every event from the topics alone; exit code 3 when the sum does not close."""
-    from stream.join import JoinSettings
+    from stream.join.settings import JoinSettings
     from stream.operations.recount import recount as count
 
     called = context(ctx)
@@ -156,7 +162,7 @@ def verify(
     as_json: JsonFlag = False,
 ) -> None:
     """Compute the sessions again in batch and compare them with the emitted ones; exit code 3 on a difference."""
-    from stream.join import JoinSettings
+    from stream.join.settings import JoinSettings
     from stream.operations.verify import verify as compare
 
     called = context(ctx)
@@ -179,7 +185,7 @@ def verify(
         raise typer.Exit(int(Exit.HEALTH))
 
 
-def all_records(called: Context, broker: Broker) -> Iterator[Record]:
+def all_records(called: "Context", broker: "Broker") -> "Iterator[Record]":
     """Yield all records of the topics that a recount needs."""
     from stream.broker.reader import read_to_end
     from stream.schemas import topics
@@ -190,7 +196,7 @@ def all_records(called: Context, broker: Broker) -> Iterator[Record]:
         yield from read_to_end(broker, name)
 
 
-def require_topics(called: Context, broker: Broker, names: list[str]) -> None:
+def require_topics(called: "Context", broker: "Broker", names: list[str]) -> None:
     """Raise the end of the command if a topic does not exist."""
     from deploy.kafka.choice import whereabouts
     from stream.broker.admin import partition_counts
@@ -201,7 +207,7 @@ def require_topics(called: Context, broker: Broker, names: list[str]) -> None:
         raise fail(f"topic {', '.join(missing)} does not exist ({where}); run `shelfwise kafka topics`")
 
 
-def _say_nothing_found(called: Context, broker: Broker, where: str) -> None:
+def _say_nothing_found(called: "Context", broker: "Broker", where: str) -> None:
     from deploy.kafka.choice import whereabouts
 
     found = f"nothing found in {where} ({whereabouts(called, broker)})"

@@ -19,7 +19,7 @@ from stream.broker.offsets import beginning_offsets
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import BusError
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.operations.recount import recount
 from stream.schemas import session, topics
 from stream.schemas.outcomes import OUTCOMES

@@ -37,7 +37,7 @@ from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker, KafkaSettings
 from stream.db_settings import DatabaseSettings
 from stream.errors import BusError, ConfigError, ShelfwiseError
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
 

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from stream.agents import log_check
 from stream.agents.log_check import LogFingerprint
-from stream.join import Join, JoinSettings, MicroBatchOutput
+from stream.join.engine import Join
+from stream.join.output import MicroBatchOutput
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from stream.schemas.events import Tick
 from stream.schemas.records import Record

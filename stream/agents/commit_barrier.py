@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stream.errors import BusError
-from stream.join import MicroBatchOutput
+from stream.join.output import MicroBatchOutput
 from stream.schemas import topics
 
 Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from stream.join import OUTCOME_OF_REASON, OUTCOMES, Join, reason_and_source
+from stream.join.engine import Join
+from stream.join.outcome_counters import reason_and_source
 from stream.process_metrics import process_registry
 from stream.schemas import topics
+from stream.schemas.outcomes import OUTCOME_OF_REASON, OUTCOMES
 
 _DELAYS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 

@@ -35,7 +35,7 @@ from stream.broker.admin import check_group
 from stream.broker.connection import explain
 from stream.broker.settings import Broker
 from stream.errors import AccessError, BusError, ShelfwiseError
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.probes import ProbeServer
 from stream.schemas.records import Record
 

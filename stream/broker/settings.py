@@ -1,13 +1,15 @@
 """Settings of the connection to Kafka, and the address of a broker with its credentials."""
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stream.errors import ConfigError
 from stream.schemas import topics
 from stream.settings import secret
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 MEMORY_API_VERSION = (2, 3)
 
@@ -75,18 +77,20 @@ class Security:
         """Raise ConfigError if the file with the certificates cannot be read."""
         self.tls()
 
-    def tls(self) -> ssl.SSLContext | None:
+    def tls(self) -> "SSLContext | None":
         """Return the context of encrypted connections, None for plain text.
 
         Raises:
             ConfigError: If the file with the certificates cannot be read.
         """
+        from ssl import create_default_context
+
         if "SSL" not in self.protocol.split("_"):
             return None
         if self.ca_file and not Path(self.ca_file).is_file():
             raise ConfigError(f"kafka.ca_file = '{self.ca_file}': the file does not exist")
         try:
-            return ssl.create_default_context(cafile=self.ca_file or None)
+            return create_default_context(cafile=self.ca_file or None)
         except OSError as error:
             raise ConfigError(
                 f"kafka.ca_file = '{self.ca_file}': expected certificates in PEM form: {error}"

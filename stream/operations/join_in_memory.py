@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stream.broker.partitioner import partition_of
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.operations.replay import SETTLE_MS, TICK_MS, Replayed
 from stream.schemas import session, topics
 from stream.schemas.events import Tick, encode

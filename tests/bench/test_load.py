@@ -3,7 +3,8 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.schemas import session, topics
 from tests.bench.load import NUM_PARTITIONS, Load, LoadSettings, generate
 

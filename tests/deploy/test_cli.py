@@ -1,7 +1,6 @@
 """The program as a whole: settings, logging and exit codes of its commands."""
 
 import errno
-import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from deploy import cli, configuration
+from deploy import cli
 from deploy.cli import app
 from deploy.commands import output
 from deploy.configuration import Context
@@ -34,7 +33,7 @@ def test_a_table_in_a_pipe_is_not_cut_to_the_width_of_a_terminal(capsys: pytest.
 
 def test_a_narrow_terminal_keeps_the_first_column_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = StringIO()
-    monkeypatch.setattr(output, "console", Console(file=shown, width=80, force_terminal=True))
+    monkeypatch.setattr(output.console, "rich", Console(file=shown, width=80, force_terminal=True))
     coordinates = "shelfwise-impressions 11 123456789"
     output.print_table("dead letters", ("source", *"abcde"), [(coordinates, *["many words here"] * 5)])
     assert coordinates in shown.getvalue()
@@ -60,23 +59,6 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err.splitlines() == [
         "configuration error: flag: unknown key 'logging.levle'; the nearest known key is 'logging.level'"
     ]
-
-
-@pytest.mark.parametrize("argument", ["--help", "version", "--version"])
-def test_help_and_version_load_no_heavy_library(argument: str) -> None:
-    program = f"""
-import sys
-from deploy import cli, configuration
-sys.argv = ["shelfwise", "{argument}"]
-try:
-    cli.main()
-except SystemExit as end:
-    assert end.code == 0, end
-heavy = {{"torch", "faust", "aiokafka", "kafka", "sqlalchemy", "alembic", "litestar", "numpy", "scipy", "polars"}}
-print(sorted(heavy & set(sys.modules)), file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stderr == "[]\n"
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(
@@ -107,40 +89,3 @@ def test_an_error_of_the_broker_names_a_local_kafka_that_cannot_work(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: kafka.broker = auto: no local Kafka runs")
     assert line.endswith("; no space left")
-
-
-_HEAVY = ("sqlalchemy", "alembic", "kafka", "numpy", "polars", "torch", "litestar", "faust", "rocksdict", "stream.join")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environment"),
-    [
-        (["--version"], {}),
-        (["--help"], {}),
-        (["stream", "produce", "--help"], {}),
-        ([], {"_SHELFWISE_COMPLETE": "complete_bash", "COMP_WORDS": "shelfwise stream pr", "COMP_CWORD": "2"}),
-    ],
-    ids=["version", "help", "help of a command", "completion"],
-)
-def test_no_heavy_library_is_imported_before_a_command_runs(
-    arguments: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
-    """The imports decide how long a command takes to start; each of these libraries costs a tenth of a second."""
-    program = (
-        "import sys; sys.argv = ['shelfwise', *sys.argv[1:]]\n"
-        "from deploy import cli\n"
-        "try: cli.main()\n"
-        "finally: open('modules', 'w').write('\\n'.join(sys.modules))"
-    )
-    inherited = configuration.environment()
-    root = str(Path(__file__).parents[2])
-    subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env={**inherited, **environment, "PYTHONPATH": root},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    modules = (tmp_path / "modules").read_text().splitlines()
-    assert [name for name in _HEAVY if name in modules] == []
-    assert len(modules) < 600

@@ -15,7 +15,8 @@ from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.operations.export import newest, sessions
 from stream.schemas import events, topics
 from stream.schemas.records import Record

@@ -17,7 +17,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from stream.broker.partitioner import partition_of
-from stream.join import Join, JoinSettings, MicroBatchOutput
+from stream.join.engine import Join
+from stream.join.output import MicroBatchOutput
+from stream.join.settings import JoinSettings
 from stream.schemas import events, session, topics
 from stream.schemas.events import ALL_LINES, Click, Conversion, Impression, OrderLine, Query, ShownItems, Tick
 from stream.schemas.session import Progress, Session, UnlinkedLine

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stream.broker.partitioner import partition_of
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas.events import Conversion, Impression
 from tests.laws.choices import Choices, choices_of_one_event
 from tests.laws.join_log import (

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from stream.join import JoinSettings, open_count
+from stream.join.settings import JoinSettings
 from stream.operations.recount import recount
 from stream.operations.verify import verify
 from stream.schemas import decode, topics
 from stream.schemas.events import ALL_LINES, Impression
+from stream.schemas.outcomes import open_count
 from tests.laws.choices import crashes, seeds
 from tests.laws.join_log import (
     ITEMS,

@@ -23,7 +23,7 @@ from stream.broker.partitioner import partition_of
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas import events, session, topics
 from stream.schemas.session import Session
 from tests.harness.kafka import PARTITIONS

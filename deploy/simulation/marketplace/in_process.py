@@ -13,7 +13,8 @@ from serving.ranking import rank
 from serving.ranking.context import RankContext, identify
 from serving.ranking.features import FeatureBuilder
 from serving.ranking.impression import impression
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.operations.join_in_memory import LogRecord
 from stream.replicas import profiles
 from stream.replicas.catalogue import Catalogue

@@ -11,7 +11,7 @@ from stream.broker.partitioner import partition_of
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.operations.recount import recount
 from stream.operations.verify import verify
 from stream.schemas import events, topics

@@ -22,8 +22,8 @@ from serving.metrics import Metrics
 from stream import db
 from stream.agents.metrics import JoinMetrics
 from stream.errors import ConfigError, ShelfwiseError, StoreError
-from stream.join import OUTCOMES
 from stream.schemas import topics
+from stream.schemas.outcomes import OUTCOMES
 from stream.schemas.session import Progress
 from tests.harness.grafana import check, queries
 from tests.harness.postgres import new_database

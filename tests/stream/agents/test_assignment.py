@@ -12,7 +12,8 @@ from stream.agents import assignment as assignment_module
 from stream.agents import log_check
 from stream.agents.assignment import Assignment, Input
 from stream.agents.log_check import LogFingerprint, LostRecordsError
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 
 CLICKS: Input = (topics.CLICKS, 3)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from stream.agents.commit_barrier import CommitBarrier, Row
-from stream.join import MicroBatchOutput
+from stream.join.output import MicroBatchOutput
 from stream.schemas import topics
 
 

@@ -14,7 +14,7 @@ from stream.agents.heartbeat import Heartbeat
 from stream.agents.log_check import LogFingerprint, LostRecordsError
 from stream.agents.metrics import JoinMetrics
 from stream.errors import BusError
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from stream.schemas.events import Tick
 

@@ -17,7 +17,7 @@ from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.operations.export import export
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS

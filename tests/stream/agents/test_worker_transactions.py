@@ -13,7 +13,7 @@ from stream.broker.offsets import end_offsets
 from stream.broker.partitioner import partition_of
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.operations.recount import recount
 from stream.schemas import topics
 from stream.schemas.session import unpack

@@ -18,7 +18,7 @@ from stream.broker.admin import (
 )
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
 

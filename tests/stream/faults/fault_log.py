@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream.broker.partitioner import partition_of
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas.events import Assignment, Conversion
 from tests.laws.join_log import (
     DRAIN_TICKS,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import stream
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.operations.recount import recount
 from stream.schemas import events, topics
 from stream.schemas.events import Impression, Tick

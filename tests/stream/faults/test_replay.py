@@ -12,11 +12,11 @@ from abtest.report import report
 from abtest.store import ExperimentStore
 from deploy.migrations import upgrade
 from stream import db
-from stream.join import open_count
 from stream.operations.recount import recount
 from stream.operations.verify import verify
 from stream.schemas import topics
 from stream.schemas.events import Conversion
+from stream.schemas.outcomes import open_count
 from tests.harness.generated_facts import ARMS
 from tests.harness.stores import database_url
 from tests.laws.join_log import (

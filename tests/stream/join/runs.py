@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 from stream.schemas import session, topics
 from stream.schemas.session import Progress
 from tests.laws.join_log import SETTINGS, Event, Log, Outputs, Run, run, send

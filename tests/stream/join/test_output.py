@@ -1,6 +1,6 @@
 """The output of a micro-batch takes records that did not join."""
 
-from stream.join import MicroBatchOutput
+from stream.join.output import MicroBatchOutput
 from stream.join.rows import Source
 from stream.operations.join_in_memory import LogRecord
 from stream.schemas import dead_letter, topics

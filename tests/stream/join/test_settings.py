@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream.join import JoinSettings
+from stream.join.settings import JoinSettings
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from stream.adapters import Options, Rejected, adapt
 from stream.adapters.rejects import dead_letter_of
 from stream.broker.partitioner import partition_of
 from stream.errors import BusError
-from stream.join import Join, JoinSettings
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.operations.join_in_memory import LogRecord
 from stream.operations.recount import Recount, recount
 from stream.operations.redrive import TokenBucket, outgoing, plan, redrive

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from stream.errors import SchemaError
-from stream.join import OUTCOME_OF_REASON
 from stream.schemas import decode
 from stream.schemas.events import encode
+from stream.schemas.outcomes import OUTCOME_OF_REASON
 from tests.laws.join_log import click, impression, purchase
 
 GOOD = json.loads(encode(impression(1)))

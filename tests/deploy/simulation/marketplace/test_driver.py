@@ -15,10 +15,12 @@ from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import BusError
-from stream.join import Join, JoinSettings, open_count
+from stream.join.engine import Join
+from stream.join.settings import JoinSettings
 from stream.operations.tick_writer import Ticker, newest_ts
 from stream.schemas import session, topics
 from stream.schemas.events import Click, Conversion, Impression, Item, Tick
+from stream.schemas.outcomes import open_count
 from stream.schemas.records import Record
 
 PARTITIONS = 4
