@@ -208,16 +208,10 @@ def _row(letter: "DeadLetter", now_ms: int) -> tuple[str, ...]:
     age_s = max(0, now_ms - letter.first_seen) // 1_000
     hours, minutes = age_s // 3_600, age_s % 3_600 // 60
     redriven = _iso(letter.redriven_ts) if letter.redriven_ts is not None else ""
-    # Detail and line are strangers' text: neither markup nor control characters of a terminal.
-    detail = _plain(letter.detail if len(letter.detail) <= _MAX_DETAIL else letter.detail[:_MAX_DETAIL] + "…")
-    return (_plain(where), _plain(letter.line_id), letter.reason, detail, f"{hours} h {minutes:02} m",
+    # Detail and line are strangers' text: no control characters of a terminal.
+    detail = _safe(letter.detail if len(letter.detail) <= _MAX_DETAIL else letter.detail[:_MAX_DETAIL] + "…")
+    return (_safe(where), _safe(letter.line_id), letter.reason, detail, f"{hours} h {minutes:02} m",
             str(letter.attempt), redriven)  # fmt: skip
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(_safe(text))
 
 
 def _safe(text: str) -> str:

@@ -104,17 +104,18 @@ def print_json(document: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns.
+    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns. Brackets are text.
 
     The first column says what a row is about, often as the arguments of a further command: it is never cut.
     """
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     first, *others = columns
-    table = Table(Column(first, no_wrap=True), *others, title=title, title_justify="left")
+    table = Table(Column(first, no_wrap=True), *others, title=Text(title, style="table.title"), title_justify="left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     shown = console.rich
     wide = shown if shown.is_terminal else Console(width=max(shown.width, _PIPE_COLUMNS))
     wide.print(table)

@@ -39,6 +39,12 @@ def test_a_narrow_terminal_keeps_the_first_column_whole(monkeypatch: pytest.Monk
     assert coordinates in shown.getvalue()
 
 
+def test_brackets_in_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table("list of [red]", ("key", "text"), [("[bold]", "`[model]` :smile: [/]")])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("list of [red]", "[bold]", "`[model]` :smile: [/]"))
+
+
 def test_the_program_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     configured: list[LoggingSettings] = []
     monkeypatch.setattr("stream.logs.configure", configured.append)
