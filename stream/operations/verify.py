@@ -121,16 +121,19 @@ def verify(
     last_ts = closed_ts if to_ts is None else to_ts - 1
 
     orphans = {where for where, reason in reasons.items() if OUTCOME_OF_REASON[reason] == ORPHAN}
-    expected = _join(_tables(inputs, set(reasons)), settings)
+    tables = _tables(inputs, set(reasons))
+    expected = _join(tables, settings)
     emitted, seen = _emitted(sessions, settings.click_window_s * 1_000)
     in_range = pl.col("imp_ts").is_between(from_ts, last_ts) & (pl.col("last_ts") <= closed_ts)
-    wanted = _tables(inputs, set(reasons)).shown.filter(in_range)["query_id"].unique()
+    wanted = tables.shown.filter(in_range)["query_id"].unique()
     shown = seen.filter(in_range)["query_id"].unique()
     missing = set(wanted) - set(shown)
     extra = set(shown) - set(wanted)
     both = pl.Series("query_id", sorted(set(wanted) & set(shown)), dtype=pl.String)
     differing = _differences(expected, emitted, both, settled_ts)
-    misplaced = _misplaced(inputs, set(reasons) - orphans, orphans, settings) if orphans else 0
+    # An oracle that admits the orphans places none of them.
+    admitted = _join(_tables(inputs, set(reasons) - orphans), settings) if orphans else expected
+    misplaced = max(0, len(admitted.evidence) - len(expected.evidence))
     return Comparison(
         expected=len(wanted),
         emitted=len(shown),
@@ -447,15 +450,3 @@ def _symmetric(ours: pl.DataFrame, theirs: pl.DataFrame) -> set[str]:
     return set(ours.join(theirs, on=columns, how="anti", nulls_equal=True)["query_id"]) | set(
         theirs.join(ours, on=columns, how="anti", nulls_equal=True)["query_id"]
     )
-
-
-def _misplaced(
-    inputs: dict[tuple[str, int, int], Record],
-    left_out: set[tuple[str, int, int, str]],
-    orphans: set[tuple[str, int, int, str]],
-    settings: JoinSettings,
-) -> int:
-    """Return how many orphans an oracle that admits them would have placed."""
-    with_them = _join(_tables(inputs, left_out), settings).evidence
-    without = _join(_tables(inputs, left_out | orphans), settings).evidence
-    return max(0, len(with_them) - len(without))
