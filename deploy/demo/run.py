@@ -258,7 +258,8 @@ class _Demo:
         return processes.choose_ports(wanted, self._reservation, self._dependencies.report)
 
     def _start(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> None:
-        self._run_once("items", ("marketplace", "publish-items"), env)
+        items = processes.once("items", ("marketplace", "publish-items"), env, self._logs)
+        self._supervisor.start(items)
         self._create_experiment(engine)
         children = [
             (processes.joiner(env, self._logs, ports), ports.joiner),
@@ -273,6 +274,8 @@ class _Demo:
         for child, _ in children:
             self._dependencies.report(f"starting {child.name}")
             self._supervisor.start(child)
+        self._await("the items", lambda: self._supervisor.exit_code(items.name) == 0, READY_S, items)
+        self._supervisor.stop(items.name)
         for child, port in children:
             ready = partial(processes.is_ready, port)
             self._await(f"{child.name} to become ready", ready, READY_S, child)
@@ -289,12 +292,6 @@ class _Demo:
         )
         shares = ", ".join(f"{arm.name} {arm.weight:.0%}" for arm in self._arms)
         self._dependencies.report(f"experiment '{self._experiment()}': {shares} of the clients")
-
-    def _run_once(self, name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
-        child = processes.once(name, argv, env, self._logs)
-        self._supervisor.start(child)
-        self._await(name, lambda: self._supervisor.exit_code(name) == 0, READY_S, child)
-        self._supervisor.stop(name)
 
     def _shop(self, env: Mapping[str, str], ports: Ports) -> dict[str, object]:
         child = processes.shoppers(env, self._logs, ports)

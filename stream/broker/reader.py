@@ -10,6 +10,10 @@ from stream.broker.connection import Partition, by_pair, consumer, explain, part
 from stream.broker.settings import Broker
 from stream.schemas.records import Record
 
+# A trickle of records arrives in batches, at most `fetch_max_wait_ms` late: a fetch costs about as much for one record
+# as for a hundred.
+_FETCH_LEAST_BYTES = 64 << 10
+
 
 class Reader:
     """A reader of assigned partitions from given positions."""
@@ -34,7 +38,9 @@ class Reader:
             BusError: If the broker is unreachable or refused.
         """
         self._broker = broker
-        self._consumer = consumer(broker, max_poll_records=max_records, isolation_level=isolation)
+        self._consumer = consumer(
+            broker, max_poll_records=max_records, isolation_level=isolation, fetch_min_bytes=_FETCH_LEAST_BYTES
+        )
         self.restart(positions)
 
     def restart(self, positions: Mapping[Partition, int]) -> None:
