@@ -1,6 +1,7 @@
 """Fixtures that start real servers, and the order in which parallel workers take the tests."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -34,7 +35,8 @@ _SERVERS = {
     "slow": {"memory_broker", "prometheus_url"},
 }
 _WAITING = ("kafka", "postgres", "slow")
-# Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a broker's start.
+_LAWS = Path(__file__).parent / "laws"
+# Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a start.
 _JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 
 
@@ -48,9 +50,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by the servers that their fixtures start; with several workers, put files that wait first."""
+    """Mark tests by the servers that their fixtures start; with several workers, put files that wait first.
+
+    Coverage does not trace slow tests and laws: they repeat many times what other tests run once, and tracing makes
+    them take 2.5 times as long.
+    """
     waiting = set()
     for item in items:
+        if item.get_closest_marker("slow") or _LAWS in item.path.parents:
+            item.add_marker("no_cover")
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in _SERVERS.items():
             if used & fixtures and item.get_closest_marker(mark) is None:
