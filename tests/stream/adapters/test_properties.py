@@ -94,7 +94,7 @@ def changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SOURCES))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_good_event_with_one_value_changed(name: str, data: st.DataObject) -> None:
     source = data.draw(st.sampled_from(SOURCES[name]))

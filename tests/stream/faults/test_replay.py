@@ -57,6 +57,12 @@ MAX_SLICE = 64
 WINDOW_MS = DAY.click_window_s * 1_000
 
 
+def seeds(count: int, *, each_run: int) -> pytest.MarkDecorator:
+    """Parametrize by seeds: the first of them in each run, the others with `make system`."""
+    rest = [pytest.param(seed, marks=pytest.mark.system) for seed in range(each_run, count)]
+    return pytest.mark.parametrize("seed", [*range(each_run), *rest])
+
+
 def _assert_three_zeros(log: Log, result: Run, *, may_be_late: bool = False) -> None:
     """Nothing lost, nothing doubled, nothing divergent, by the batch oracle and by a recount of the topics.
 
@@ -84,7 +90,7 @@ def _assert_duplicates_change_nothing(clean: Run, log: Log, faulty: Run, *, inje
         assert faulty.outputs.dead_letters(topic).total() == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
+@seeds(5, each_run=2)
 def test_s8_a_tenth_doubled_with_random_delays(seed: int) -> None:
     """S8: every tenth event comes again, up to six hours later: the counter says how many, the sessions do not."""
     happened = shopping(NUM_QUERIES, seed=seed)
@@ -99,7 +105,7 @@ def test_s8_a_tenth_doubled_with_random_delays(seed: int) -> None:
     _assert_duplicates_change_nothing(clean, log, faulty, injected=num_units(copies))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@seeds(2, each_run=1)
 def test_s8_a_whole_partition_appended_again(seed: int) -> None:
     """S8: all records of the partition are written once more, from the first on, while their windows still count."""
     happened = shopping(NUM_QUERIES, seed=seed)
@@ -166,7 +172,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
     assert reports[0] == reports[1]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@seeds(5, each_run=2)
 def test_s9_every_event_shuffled_within_the_lateness(seed: int) -> None:
     """S9: random delays reorder all events, none beyond the lateness: three zeros, and the ordered run's sessions."""
     happened = shopping(NUM_QUERIES, seed=seed)
@@ -269,7 +275,7 @@ def test_s10_a_millisecond_before_and_after_the_end_of_the_window(
     assert {name: getattr(counted, name) for name in result.outcomes} == result.outcomes
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3, each_run=1)
 def test_s10_conversions_days_late(seed: int) -> None:
     """S10: every other order and refund arrives one to nine days late: each unit has exactly one outcome."""
     happened = shopping(NUM_QUERIES, seed=seed)
