@@ -17,7 +17,9 @@ from tests.harness.kafka import PARTITIONS
 from tests.harness.transactions import begin, produce_to
 from tests.harness.worker import START_TS, emitted, running
 
-NUM_LISTS = 300
+NUM_LISTS = 120
+# Hours, so that sessions close while others are open; each half minute costs a tick of every partition.
+SPAN_S = 4 * 3_600
 
 
 def event(name: str, at_s: float, number: int, **params: object) -> dict[str, object]:
@@ -32,11 +34,11 @@ def event(name: str, at_s: float, number: int, **params: object) -> dict[str, ob
     }
 
 
-def day() -> list[bytes]:
-    """Return lists over one day, their clicks and orders, and one row that is rejected, in random order."""
+def hours() -> list[bytes]:
+    """Return lists over four hours, their clicks and orders, and one row that is rejected, in random order."""
     rows: list[object] = []
     for number in range(NUM_LISTS):
-        at_s = number * 86_400 / NUM_LISTS
+        at_s = number * SPAN_S / NUM_LISTS
         shown = [{"item_id": f"item-{(number + k) % 50}", "price": 12.5, "index": k} for k in range(4)]
         rows.append(event("view_item_list", at_s, number, items=shown))
         if number % 2 == 0:
@@ -60,10 +62,10 @@ def broker(fresh_kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.kafka
-def test_an_unsorted_day_is_joined_exactly(broker: Broker, tmp_path: Path) -> None:
-    rows = day()
-    (tmp_path / "part-0.jsonl").write_bytes(b"\n".join(rows[:200]))
-    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(b"\n".join(rows[200:])))
+def test_unsorted_hours_are_joined_exactly(broker: Broker, tmp_path: Path) -> None:
+    rows = hours()
+    (tmp_path / "part-0.jsonl").write_bytes(b"\n".join(rows[:100]))
+    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(b"\n".join(rows[100:])))
     with running(broker, tmp_path / "worker") as worker:
         done = replay("--format", "ga4", str(tmp_path / "part-*"), "--json")
         assert done.exit_code == 0, done.output + worker.log
@@ -91,7 +93,7 @@ def test_topics_that_end_in_transaction_markers_are_replayed_to_the_end(broker: 
     producer = begin(broker, "aborted")
     produce_to(producer, topics.CLICKS, range(PARTITIONS), 20)
     producer.abort_transaction()
-    (tmp_path / "lists").write_bytes(b"\n".join(row for row in day() if b"view_item_list" in row))
+    (tmp_path / "lists").write_bytes(b"\n".join(row for row in hours() if b"view_item_list" in row))
     with running(broker, tmp_path / "worker") as worker:
         done = replay("--format", "ga4", str(tmp_path / "lists"), "--json", "--patience-s", "30")
         assert done.exit_code == 0, done.output + worker.log
@@ -101,7 +103,7 @@ def test_topics_that_end_in_transaction_markers_are_replayed_to_the_end(broker: 
 
 @pytest.mark.kafka
 def test_without_a_worker_the_replay_says_so(broker: Broker, tmp_path: Path) -> None:
-    (tmp_path / "events").write_bytes(b"\n".join(day()[:20]))
+    (tmp_path / "events").write_bytes(b"\n".join(hours()[:20]))
     done = replay("--format", "ga4", str(tmp_path / "events"), "--patience-s", "1")
     assert done.exit_code == 1
     assert "no worker with `--ticks driver` answers" in done.stderr
