@@ -41,20 +41,29 @@ def test_dashboards_have_grafanas_types() -> None:
     assert compile_dashboards(node_folder("grafana_types"), texts) == ""
 
 
+MISTAKES = {
+    "position": (r'"gridPos": \{', '"gridPosition": {', "gridPosition"),
+    "mode": (r'"mode": "absolute"', '"mode": "absolutely"', "absolutely"),
+    "version": (r'"schemaVersion": 42', '"schemaVersion": "42"', "number"),
+    "hidden": (r'"hide": 0', '"hide": "no"', "hide|assignable"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("pattern", "replacement", "finding"),
-    [
-        (r'"gridPos": \{', '"gridPosition": {', "gridPosition"),
-        (r'"mode": "absolute"', '"mode": "absolutely"', "absolutely"),
-        (r'"schemaVersion": 42', '"schemaVersion": "42"', "number"),
-        (r'"hide": 0', '"hide": "no"', "hide|assignable"),
-    ],
-)
-def test_the_compiler_sees_mistakes(pattern: str, replacement: str, finding: str) -> None:
-    text, number = re.subn(pattern, replacement, generate.rendered()["shelfwise-loop.json"].decode(), count=1)
-    assert number == 1
-    assert re.search(finding, compile_dashboards(node_folder("grafana_types"), {"broken": text}))
+def test_the_compiler_sees_mistakes() -> None:
+    good = generate.rendered()["shelfwise-loop.json"].decode()
+    texts = {}
+    for name, (pattern, replacement, _) in MISTAKES.items():
+        texts[name], number = re.subn(pattern, replacement, good, count=1)
+        assert number == 1
+    said = compile_dashboards(node_folder("grafana_types"), texts)
+    _, *found = re.split(r"^(\w+)\.ts\(", said, flags=re.MULTILINE)
+    by_file: dict[str, str] = {}
+    for name, words in zip(found[::2], found[1::2], strict=True):
+        by_file[name] = by_file.get(name, "") + words
+    assert by_file.keys() == MISTAKES.keys()
+    for name, (_, _, finding) in MISTAKES.items():
+        assert re.search(finding, by_file[name])
 
 
 @pytest.mark.parametrize("name", ["grafana_types", "grafana_contract"])
