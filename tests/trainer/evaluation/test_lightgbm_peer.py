@@ -1,4 +1,5 @@
 import sys
+from functools import cache
 
 import lightgbm
 import numpy as np
@@ -8,21 +9,24 @@ from stream.errors import ConfigError
 from tests.trainer.evaluation import logs
 from trainer.evaluation import lightgbm_peer
 from trainer.evaluation.evaluate import per_list
-from trainer.evaluation.lists import Columns
+from trainer.evaluation.lists import Columns, Split
 from trainer.features import NUM_COLUMNS
 
-SPLIT = logs.split(600)
+
+@cache
+def split() -> Split:
+    return logs.split(600)
 
 
 def fitted(seed: int = 0) -> lightgbm_peer.PeerFit:
-    return lightgbm_peer.fit(SPLIT.train, SPLIT.validation, SPLIT.test, from_schema=True, seed=seed, threads=1)
+    return lightgbm_peer.fit(split().train, split().validation, split().test, from_schema=True, seed=seed, threads=1)
 
 
 def test_the_peer_learns_what_the_lists_show() -> None:
     assert lightgbm.__version__
     found = fitted()
     assert found.num_trees >= 1
-    assert per_list(found.score, Columns.of(SPLIT.test, "order", tie_seed=0), 5)["mrr"].mean() > 0.9
+    assert per_list(found.score, Columns.of(split().test, "order", tie_seed=0), 5)["mrr"].mean() > 0.9
     assert (found.score == fitted().score).all()
     assert (found.score != fitted(seed=1).score).any()
 
@@ -31,7 +35,7 @@ def test_columns_add_the_distance_and_the_steps_to_the_last_touched_item() -> No
     last = NUM_COLUMNS.index("touch_last")
     rank, distance, steps = len(NUM_COLUMNS), len(NUM_COLUMNS) + 1, len(NUM_COLUMNS) + 3
     touched = 0
-    for each in SPLIT.test:
+    for each in split().test:
         example = each.example
         values = lightgbm_peer.columns(example, from_schema=True)
         assert values[:, rank].tolist() == example.rank.tolist()
@@ -49,9 +53,9 @@ def test_columns_add_the_distance_and_the_steps_to_the_last_touched_item() -> No
 
 
 def test_columns_of_a_list_follow_its_rows() -> None:
-    example = SPLIT.test[0].example
+    example = split().test[0].example
     rows = np.arange(8)[::-1].tolist()
-    turned = logs.shortened(SPLIT.test[0], rows).example
+    turned = logs.shortened(split().test[0], rows).example
     np.testing.assert_allclose(
         lightgbm_peer.columns(turned, from_schema=True),
         lightgbm_peer.columns(example, from_schema=True)[rows],

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from stream.errors import ConfigError
 from tests.trainer.lists import batch_of, catalogue, labelled
@@ -118,6 +117,9 @@ def test_a_layer_without_a_rule_for_fresh_weights_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_versions_of_one_architecture_share_one_compiled_graph(name: str) -> None:
+    # Its import takes seconds, which a worker without this test need not pay.
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     config = MODELS[name].profiles["tiny"]
     batch = to_torch(batch_of([labelled(1, catalogue(), n=8, depth=5)]))
     module = MODELS[name].build(config)
