@@ -10,7 +10,8 @@ from pathlib import Path
 import faust
 
 from stream.agents.backpressure import ReadAheadBudget
-from stream.agents.faust_consumer import MicroBatchApp, MicroBatchTable
+from stream.agents.faust_app import MicroBatchApp
+from stream.agents.faust_table import MicroBatchTable
 from stream.agents.settings import WorkerSettings
 from stream.broker.admin import partition_counts
 from stream.broker.settings import Broker
@@ -49,7 +50,7 @@ def build(
     clock: Callable[[], float],
     hooks: Hooks,
 ) -> MicroBatchApp:
-    """Return an app that is not started; call `faust_consumer.install` before."""
+    """Return an app that is not started; call `upstream.install` before."""
     app = MicroBatchApp(
         settings.group,
         broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import faust
 
-from stream.agents import application, faust_consumer, log_check, shutdown
+from stream.agents import application, log_check, shutdown, upstream
 from stream.agents.application import Hooks
 from stream.agents.assignment import Assignment, Input
 from stream.agents.backpressure import ReadAheadBudget
@@ -70,7 +70,7 @@ class Worker:
         Raises:
             ConfigError: If topics are missing, their counts differ, or other releases than the pinned are installed.
         """
-        faust_consumer.check_versions()
+        upstream.check_versions()
         self._broker = broker
         self._settings = settings
         self._join_settings = join_settings
@@ -137,7 +137,7 @@ class Worker:
         loop, settings = asyncio.get_running_loop(), self._settings
         session_s = _MEMORY_BROKER_SESSION_S if self._broker.memory else settings.session_s
         self._fence = MembershipFence(session_s, lambda: loop.call_soon_threadsafe(self._on_expelled))
-        faust_consumer.install(self._fence, self._before_revoke)
+        upstream.install(self._fence, self._before_revoke)
         self._writer = BatchWriter(self._broker, request_timeout_s=settings.confirm_s)
         self._barrier = CommitBarrier(
             self._writer.send,

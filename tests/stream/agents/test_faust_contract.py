@@ -25,8 +25,11 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage, FutureMessage, PendingMessage
 from intervaltree import IntervalTree  # type: ignore[import-untyped]  # comes with Faust, without types
 
-from stream.agents import faust_consumer
-from stream.agents.faust_consumer import MicroBatchApp, MicroBatchConsumer, MicroBatchTable, check_versions
+from stream.agents import upstream
+from stream.agents.faust_app import MicroBatchApp
+from stream.agents.faust_consumer import MicroBatchConsumer
+from stream.agents.faust_table import MicroBatchTable
+from stream.agents.upstream import check_versions
 from stream.errors import ConfigError
 
 CLICKS = TP("clicks", 0)
@@ -48,7 +51,7 @@ def test_the_pinned_releases_are_installed() -> None:
 
 
 def test_other_releases_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faust_consumer, "PINNED", {"aiokafka": "0.0.1"})
+    monkeypatch.setattr(upstream, "PINNED", {"aiokafka": "0.0.1"})
     with pytest.raises(ConfigError, match=r"aiokafka 0\.14\.0 is installed"):
         check_versions()
 

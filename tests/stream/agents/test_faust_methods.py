@@ -1,7 +1,7 @@
 """Behaviour of the worker's overrides of Faust and aiokafka, with a stand-in for the thread that talks to the broker.
 
-A failure after an upgrade means that a private method has changed: compare `stream/agents/faust_consumer.py` with the
-new source before the expectation.
+A failure after an upgrade means that a private method has changed: compare the modules that
+`stream/agents/upstream.py` names with the new source before the expectation.
 """
 
 import asyncio
@@ -23,18 +23,13 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from stream.agents import application, faust_consumer
+from stream.agents import application, upstream
 from stream.agents.application import Hooks
 from stream.agents.assignment import Fetched
 from stream.agents.backpressure import ReadAheadBudget
-from stream.agents.faust_consumer import (
-    BATCH_RECORDS,
-    FETCH_BYTES,
-    FETCH_LEAST_BYTES,
-    FETCH_WAIT_MS,
-    MicroBatchConsumer,
-)
+from stream.agents.faust_consumer import BATCH_RECORDS, MicroBatchConsumer
 from stream.agents.fencing import MembershipFence
+from stream.agents.fetch_thread import FETCH_BYTES, FETCH_LEAST_BYTES, FETCH_WAIT_MS
 from stream.agents.settings import WorkerSettings
 from stream.broker.settings import Broker
 from stream.schemas import topics
@@ -59,7 +54,7 @@ class _World:
         self.log: list[object] = []
         self.ready: list[int] = []
         self.drained: Callable[[], None] = lambda: None
-        faust_consumer.install(MembershipFence(10.0, lambda: None), self._before_revoke)
+        upstream.install(MembershipFence(10.0, lambda: None), self._before_revoke)
         self.app: Any = application.build(
             Broker(bootstrap="127.0.0.1:1"),
             WorkerSettings(instance="one"),
