@@ -70,8 +70,9 @@ class SimulatedShop:
             clicks[click.position] = 1
             carts[click.position] = click.cart_delay_ms is not None
         if outcome.order is not None:
-            (row,) = np.flatnonzero(shown == outcome.order.item)
-            orders[row], gross[row] = 1, outcome.order.amount_minor
+            (line,) = outcome.order.lines
+            (row,) = np.flatnonzero(shown == line.item)
+            orders[row], gross[row] = 1, line.amount_minor
         none = np.full(n, -1, "<i8").tobytes()
         return Session(
             query_id=shopping.query_id(self.settings, search),

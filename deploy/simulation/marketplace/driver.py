@@ -38,7 +38,8 @@ class Summary:
     Attributes:
         queries: Searches made.
         impressions: Lists shown; each should be one record on `impressions`.
-        clicks, add_to_carts, order_lines, refunds: Records sent, without their duplicates.
+        clicks, add_to_carts, refunds: Records sent, without their duplicates.
+        order_lines: Order lines of the purchases sent, without their duplicates.
         duplicates: Records sent a second time, by topic.
         late: Records sent long after they happened.
         dropped: Records due after the drain, never sent.
@@ -231,7 +232,7 @@ class Driver:
         elif sending.kind == "add_to_cart":
             summary.add_to_carts += 1
         elif sending.kind == "purchase":
-            summary.order_lines += 1
+            summary.order_lines += sending.num_lines
         elif sending.kind == "refund":
             summary.refunds += 1
 

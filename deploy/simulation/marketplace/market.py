@@ -44,14 +44,26 @@ class ShownClick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownOrder:
-    """The order of a list; delays count from the impression, a refund of None never comes."""
+class ShownLine:
+    """One bought item of an order."""
 
     item: int
     quantity: int
     amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownOrder:
+    """The order of a list; delays count from the impression, a refund of None never comes."""
+
+    lines: tuple[ShownLine, ...]
     delay_ms: int
     refund_delay_ms: int | None
+
+    @property
+    def amount_minor(self) -> int:
+        """Return the money of all lines."""
+        return sum(line.amount_minor for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +127,7 @@ class Market:
             return Outcome(clicks=(), order=None)
         rng = generator(self.settings.seed, "times", search.client, search.number)
         wants = [] if search.is_bot else [k for k in clicked.tolist() if uniforms_shown[3, k] < buy_shown[k]]
-        bought = wants[0] if wants else None
+        bought = wants if self.settings.basket else wants[:1]
         gaps_ms = [100 if search.is_bot else delays.lognormal_ms(rng, 15_000, 0.9) for _ in clicked]
         cart_gap_ms = delays.lognormal_ms(rng, 20_000, 0.7) if rng.random() < self.settings.cart_share else None
         at_ms = np.cumsum(gaps_ms).tolist()
@@ -124,14 +136,16 @@ class Market:
                 position=k,
                 item=int(items_shown[k]),
                 delay_ms=ms,
-                cart_delay_ms=ms + cart_gap_ms if k == bought and cart_gap_ms is not None else None,
+                cart_delay_ms=ms + cart_gap_ms if k in bought and cart_gap_ms is not None else None,
             )
             for k, ms in zip(clicked.tolist(), at_ms, strict=True)
         )
-        if bought is None:
+        if not bought:
             return Outcome(clicks=clicks, order=None)
-        clicked_ms = at_ms[clicked.tolist().index(bought)]
-        return Outcome(clicks=clicks, order=self._order(rng, int(items_shown[bought]), clicked_ms, cart_gap_ms or 0))
+        clicked_ms = at_ms[clicked.tolist().index(bought[-1])]
+        return Outcome(
+            clicks=clicks, order=self._order(rng, items_shown[bought].tolist(), clicked_ms, cart_gap_ms or 0)
+        )
 
     def expect(self, listing: Listing, order: Ints) -> Expectation:
         """Return the truth about a shown order; exact for `pbm`, to first order in repeated buying for the others."""
@@ -139,11 +153,12 @@ class Market:
         clicked_shown = self._clicks.examined(attract_shown, satisfy_shown) * attract_shown
         wants_shown = clicked_shown * buy_shown
         nothing_above_shown = np.concatenate([[1.0], np.cumprod(1 - wants_shown)[:-1]])
+        bought_shown = wants_shown if self.settings.basket else wants_shown * nothing_above_shown
         price_shown = self.world.items.price_minor[listing.candidates.items[order]]
         return Expectation(
             click=float(1 - self._clicks.no_click(attract_shown)),
             order=float(np.sum(wants_shown * nothing_above_shown)),
-            gmv_minor=float(np.sum(wants_shown * nothing_above_shown * price_shown)) * MEAN_QUANTITY,
+            gmv_minor=float(np.sum(bought_shown * price_shown)) * MEAN_QUANTITY,
         )
 
     def _chances(self, listing: Listing, order: Ints) -> tuple[Floats, Floats, Floats]:
@@ -155,18 +170,21 @@ class Market:
         buy_shown = _sigmoid(self.buy_intercept + felt_shown - BUY_PRICE * dear_shown)
         return attract_shown, buy_shown, SATISFY * _sigmoid(felt_shown)
 
-    def _order(self, rng: np.random.Generator, item: int, clicked_ms: int, cart_gap_ms: int) -> ShownOrder:
-        quantity = 1 + int(rng.random() < MEAN_QUANTITY - 1)
+    def _order(self, rng: np.random.Generator, items: list[int], clicked_ms: int, cart_gap_ms: int) -> ShownOrder:
+        lines = [self._line(rng, items[0])]
         delay_ms = clicked_ms + cart_gap_ms + delays.order_ms(rng, self.settings.delay)
         is_sent_back = rng.random() < self.settings.refund_share
         refund_gap_ms = delays.refund_ms(rng, self.settings.refund_delay_h)
+        lines += [self._line(rng, item) for item in items[1:]]
         return ShownOrder(
-            item=item,
-            quantity=quantity,
-            amount_minor=quantity * int(self.world.items.price_minor[item]),
+            lines=tuple(lines),
             delay_ms=delay_ms,
             refund_delay_ms=delay_ms + refund_gap_ms if is_sent_back else None,
         )
+
+    def _line(self, rng: np.random.Generator, item: int) -> ShownLine:
+        quantity = 1 + int(rng.random() < MEAN_QUANTITY - 1)
+        return ShownLine(item=item, quantity=quantity, amount_minor=quantity * int(self.world.items.price_minor[item]))
 
     def _calibrate(self) -> None:
         dials = self.settings

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.simulation.marketplace.randomness import generator
-from deploy.simulation.marketplace.world import LATENT, Floats, World
+from deploy.simulation.marketplace.world import LATENT, TEXTS_PER_CATEGORY, Floats, World, category_of_text
 from stream.schemas.events import Item
 
 WIDTH = 16
@@ -79,6 +79,15 @@ def item_name(j: int) -> str:
 def category_name(category: int) -> str:
     """Return the id of a category."""
     return f"category-{category}"
+
+
+def query_text(text: int) -> str:
+    """Return the words of a query text: those of its category, and those that tell it apart.
+
+    >>> query_text(23)
+    'category 1 style 3'
+    """
+    return f"category {category_of_text(text)} style {text % TEXTS_PER_CATEGORY}"
 
 
 def text_hash(seed: int, text: int) -> str:

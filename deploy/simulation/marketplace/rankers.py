@@ -10,7 +10,7 @@ import numpy as np
 
 from deploy.simulation.marketplace import shopping
 from deploy.simulation.marketplace.market import Listing, Market
-from deploy.simulation.marketplace.observables import CURRENCY, item_name
+from deploy.simulation.marketplace.observables import CURRENCY, item_name, query_text
 from deploy.simulation.marketplace.world import AGE_BANDS, GENDERS, Ints
 from serving.http.client import RankClient, UnavailableError
 from serving.schemas import Candidate, ClientTraits, QueryText, RankAnswer, RankRequest
@@ -139,7 +139,13 @@ def rank_request(market: Market, listing: Listing) -> RankRequest:
         client_id=shopping.client_id(search),
         query_id=shopping.query_id(settings, search),
         session_id=shopping.visit_id(settings, search),
-        query=QueryText(hash=query.hash, category=query.category, page=query.page, total_hits=query.total_hits),
+        query=QueryText(
+            text=query_text(search.text),
+            hash=query.hash,
+            category=query.category,
+            page=query.page,
+            total_hits=query.total_hits,
+        ),
         currency=CURRENCY,
         candidates=[
             Candidate(item_id=item_name(j), price_minor=int(prices[j])) for j in listing.candidates.items.tolist()

@@ -22,6 +22,8 @@ class MarketplaceSettings:
         candidates: Length of the list that the upstream ranker hands over.
         kv: Weight of the image taste in the utility.
         kt: Weight of the text taste in the utility.
+        loyalty: Weight of the client's favourite brand in the utility.
+        trend: Weight of the items' fashion over time in the utility.
         rho: Weight of the list context: price contrast, decoys, satiation.
         mu: Overlap dial: how much of the look the text vector repeats.
         image_noise: Standard deviation of the noise on image vectors.
@@ -37,11 +39,14 @@ class MarketplaceSettings:
         list_ctr: Share of lists with a click under the upstream order; the intercept is fitted to it. Assumption.
         cvr: Share of lists with an order under the upstream order; fitted likewise. Assumption.
         conversion_boost: Multiplies `cvr`, so that a short run sees enough orders. Assumption of the demo.
+        basket: Whether an order holds all clicked items that the shopper wants, instead of the first one.
         cart_share: Share of orders preceded by an add to cart.
         refund_share: Share of orders sent back.
         refund_delay_h: Median hours from an order to its refund.
         duplicates: Share of clicks and conversions that are sent twice.
         late: Share of clicks and conversions that are sent half an hour (median) after they happened.
+        outages: Number of outages of the collector: clicks and conversions of that time are sent at its end.
+        outage_min: Simulated minutes of an outage.
         bots: Whether a share of the visits clicks on everything it sees.
         visit_median: Median number of searches of a visit.
         visit_p90: 90 % quantile of the searches of a visit.
@@ -64,6 +69,8 @@ class MarketplaceSettings:
     candidates: int = 30
     kv: float = 1.0
     kt: float = 1.0
+    loyalty: float = 1.0
+    trend: float = 1.0
     rho: float = 0.6
     mu: float = 0.3
     image_noise: float = 0.3
@@ -78,11 +85,14 @@ class MarketplaceSettings:
     list_ctr: float = 0.2
     cvr: float = 0.03
     conversion_boost: float = 1.0
+    basket: bool = False
     cart_share: float = 0.5
     refund_share: float = 0.1
     refund_delay_h: float = 72.0
     duplicates: float = 0.01
     late: float = 0.002
+    outages: int = 0
+    outage_min: float = 20.0
     bots: bool = False
     visit_median: float = 3.0
     visit_p90: float = 24.0
@@ -101,7 +111,20 @@ class MarketplaceSettings:
         for name in ("rate", "hours", "tick_s", "visit_median", "first_slot", "conversion_boost", "refund_delay_h"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
-        for name in ("kv", "kt", "rho", "eta", "image_noise", "drain_h", "settle_h", "pace"):
+        for name in (
+            "kv",
+            "kt",
+            "loyalty",
+            "trend",
+            "rho",
+            "eta",
+            "image_noise",
+            "outages",
+            "outage_min",
+            "drain_h",
+            "settle_h",
+            "pace",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         _between("candidates", self.candidates, 1, 200)

@@ -6,7 +6,10 @@ same list causes the same bytes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
+
+import numpy as np
 
 from deploy.simulation.marketplace import delays
 from deploy.simulation.marketplace.market import Listing, Market, Outcome
@@ -25,13 +28,20 @@ Kind = Literal["impression", "click", "add_to_cart", "purchase", "refund"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
-    """One record to send at `send_ts`; `copy` marks a duplicate, `is_late` one sent long after it happened."""
+    """One record to send at `send_ts`.
+
+    Attributes:
+        num_lines: Order lines of a purchase or refund, 0 of clicks.
+        is_copy: Whether it repeats another one.
+        is_late: Whether it is sent long after it happened.
+    """
 
     send_ts: int
     kind: Kind
     topic: str
     key: bytes
     value: bytes
+    num_lines: int = 0
     is_copy: bool = False
     is_late: bool = False
 
@@ -96,28 +106,33 @@ def impression(market: Market, listing: Listing, order: Ints) -> bytes:
 def sendings(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> Iterator[Sending]:
     """Yield clicks, cart additions, the order and its refund, with duplicates and late ones as configured."""
     rng = generator(settings.seed, "faults", search.client, search.number)
+    outages, num_lines = _outages(settings), len(outcome.order.lines) if outcome.order is not None else 0
     for kind, event_ts, value in _events(settings, search, outcome):
         is_late = bool(rng.random() < settings.late)
         delay_ms = delays.lognormal_ms(rng, 1_800_000, 0.7)
-        topic = topics.CLICKS if kind in {"click", "add_to_cart"} else topics.CONVERSIONS
+        is_click = kind in {"click", "add_to_cart"}
+        send_ts = event_ts + (delay_ms if is_late else 0)
+        held_until_ts = max((end_ts for start_ts, end_ts in outages if start_ts <= send_ts < end_ts), default=send_ts)
         first = Sending(
-            send_ts=event_ts + (delay_ms if is_late else 0),
+            send_ts=held_until_ts,
             kind=kind,
-            topic=topic,
+            topic=topics.CLICKS if is_click else topics.CONVERSIONS,
             key=client_id(search).encode(),
             value=value,
-            is_late=is_late,
+            num_lines=0 if is_click else num_lines,
+            is_late=is_late or held_until_ts > send_ts,
         )
         yield first
         if rng.random() < settings.duplicates:
             yield Sending(
                 send_ts=first.send_ts + delays.lognormal_ms(rng, 2_000, 1.5),
                 kind=kind,
-                topic=topic,
+                topic=first.topic,
                 key=first.key,
                 value=value,
+                num_lines=first.num_lines,
                 is_copy=True,
-                is_late=is_late,
+                is_late=first.is_late,
             )
 
 
@@ -134,6 +149,15 @@ def _events(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> 
         if outcome.order.refund_delay_ms is not None:
             event_ts = search.event_ts + outcome.order.refund_delay_ms
             yield "refund", event_ts, _conversion(settings, search, outcome, "refund", event_ts)
+
+
+@cache
+def _outages(settings: MarketplaceSettings) -> tuple[tuple[int, int], ...]:
+    """Return start and end of each outage."""
+    rng = generator(settings.seed, "outages")
+    starts_ms = rng.uniform(0, settings.hours * 3_600_000, settings.outages)
+    starts = [settings.start_ts + int(start_ms) for start_ms in np.sort(starts_ms)]
+    return tuple((start_ts, start_ts + int(settings.outage_min * 60_000)) for start_ts in starts)
 
 
 def _click(
@@ -183,12 +207,13 @@ def _conversion(
             value_minor=order.amount_minor,
             items=[
                 OrderLine(
-                    line_id="1",
-                    object_id=item_name(order.item),
-                    quantity=order.quantity,
-                    amount_minor=order.amount_minor,
+                    line_id=str(number),
+                    object_id=item_name(line.item),
+                    quantity=line.quantity,
+                    amount_minor=line.amount_minor,
                     query_id=query_id(settings, search),
                 )
+                for number, line in enumerate(order.lines, start=1)
             ],
         )
     )

@@ -27,8 +27,8 @@ def alone(world: World, *, client: int, text: int, items: Ints, relevance_n: Flo
         - clients.price_weight[client] * (log_price_n - np.median(log_price_n))
         + dials.kv * np.tanh(look_n)
         + dials.kt * np.tanh(meaning_n)
-        + clients.loyalty[client] * is_loyal_n
-        + trend_n
+        + dials.loyalty * clients.loyalty[client] * is_loyal_n
+        + dials.trend * trend_n
     )
     return utility_n
 

@@ -131,6 +131,47 @@ def test_without_its_weight_the_look_does_not_matter(market: Market) -> None:
     assert value(1.0, other_looks=False) != value(1.0, other_looks=True)
 
 
+def test_weights_of_brand_and_fashion(market: Market) -> None:
+    listing = market.listing(next(searches(market.world)))
+    search, items = listing.search, listing.candidates.items
+
+    def value(**dials: float) -> list[float]:
+        world = replace(market.world, settings=replace(SMALL, **dials))  # type: ignore[arg-type]
+        found = utility.alone(
+            world,
+            client=search.client,
+            text=search.text,
+            items=items,
+            relevance_n=listing.candidates.relevance_n,
+            at_ts=search.event_ts,
+        )
+        return found.tolist()
+
+    truth, clients = market.world.items, market.world.clients
+    is_loyal = truth.brand[items] == clients.brand[search.client]
+    by_brand = np.subtract(value(loyalty=1.0), value(loyalty=0.0))
+    assert by_brand.tolist() == pytest.approx((clients.loyalty[search.client] * is_loyal).tolist())
+    by_fashion = np.subtract(value(trend=2.0), value(trend=1.0))
+    assert by_fashion.tolist() == pytest.approx(np.subtract(value(trend=1.0), value(trend=0.0)).tolist())
+    assert np.abs(by_fashion).max() > 0
+
+
+@pytest.mark.slow
+def test_a_basket_holds_all_that_the_shopper_wants() -> None:
+    """As many lists have an order, and orders have more lines and money."""
+    dials = replace(SMALL, list_ctr=0.6, cvr=0.4)
+    single, basket = Market(dials), Market(replace(dials, basket=True))
+    found = listings(single, 1_000)
+    alone, filled = ([each.respond(listing, INCOMING).order for listing in found] for each in (single, basket))
+    assert [order is None for order in alone] == [order is None for order in filled]
+    pairs = [(one.lines, many.lines) for one, many in zip(alone, filled, strict=True) if one and many]
+    assert all(len(one) == 1 and {line.item for line in one} <= {line.item for line in many} for one, many in pairs)
+    assert max(len(many) for _, many in pairs) > 2
+    money = np.array([0 if order is None else order.amount_minor for order in filled])
+    truth = np.mean([basket.expect(listing, INCOMING).gmv_minor for listing in found])
+    assert abs(money.mean() - truth) < 4 * money.std() / np.sqrt(len(found))
+
+
 def test_context_by_hand() -> None:
     market = Market(replace(SMALL, rho=0.5))
     truth = market.world.items

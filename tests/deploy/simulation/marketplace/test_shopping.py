@@ -96,3 +96,29 @@ def test_event_ids_are_unique_and_repeatable(sendings: list[Sending]) -> None:
     assert len({s.value for s in firsts}) == len(firsts)
     other = {s.value for s in sent(Market(replace(SETTINGS, start_ts=SETTINGS.start_ts + 1_000)), 300)}
     assert not other & {s.value for s in sendings}
+
+
+def test_an_order_line_for_each_item_of_a_basket() -> None:
+    market = Market(replace(SETTINGS, basket=True, list_ctr=0.6, cvr=0.1))
+    firsts = [s for s in sent(market, 200) if not s.is_copy and s.kind in {"purchase", "refund"}]
+    events = [decode.conversion(s.value) for s in firsts]
+    assert [s.num_lines for s in firsts] == [len(event.items) for event in events]
+    assert max(s.num_lines for s in firsts) > 1
+    for event in events:
+        assert len({line.line_id for line in event.items}) == len(event.items)
+        assert event.value_minor == sum(line.amount_minor for line in event.items)
+
+
+def test_an_outage_holds_events_until_its_end() -> None:
+    calm = replace(SETTINGS, late=0.0, duplicates=0.0)
+    held = replace(calm, outages=2, outage_min=30.0)
+    before, after = sent(Market(calm), 3_000), sent(Market(held), 3_000)
+    assert [s.value for s in before] == [s.value for s in after]
+    delayed = [(b.send_ts, a.send_ts) for a, b in zip(after, before, strict=True) if a.is_late]
+    ends = {end_ts for _, end_ts in delayed}
+    assert 1 <= len(ends) <= 2
+    assert all(0 < end_ts - send_ts <= 30 * 60_000 for send_ts, end_ts in delayed)
+    assert [b.send_ts for a, b in zip(after, before, strict=True) if not a.is_late] == [
+        a.send_ts for a in after if not a.is_late
+    ]
+    assert not any(end_ts - 30 * 60_000 <= a.send_ts < end_ts for a in after for end_ts in ends)
