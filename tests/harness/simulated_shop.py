@@ -129,4 +129,4 @@ class SimulatedShop:
             if click.cart_delay_ms is not None:
                 own.appendleft((item_name(click.item), category, _CART, search.event_ts))
         if outcome.order is not None:
-            own.appendleft((item_name(outcome.order.item), category, _BOUGHT, search.event_ts))
+            own.extendleft((item_name(line.item), category, _BOUGHT, search.event_ts) for line in outcome.order.lines)

@@ -145,7 +145,7 @@ def test_weights_of_brand_and_fashion(market: Market) -> None:
             relevance_n=listing.candidates.relevance_n,
             at_ts=search.event_ts,
         )
-        return found.tolist()
+        return [float(v) for v in found]
 
     truth, clients = market.world.items, market.world.clients
     is_loyal = truth.brand[items] == clients.brand[search.client]
