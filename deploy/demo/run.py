@@ -2,10 +2,9 @@
 
 import fcntl
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +14,13 @@ from abtest.settings import AbtestSettings
 from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
-from deploy.demo import arms, closing_summary, processes
-from deploy.demo.environment import child_environment, partitions
+from deploy.demo import arms, closing_summary, processes, progress
+from deploy.demo.broker import DemoBroker
+from deploy.demo.environment import child_environment
 from deploy.demo.ports import PortReservation
 from deploy.demo.processes import SHOPPERS, Ports
-from deploy.demo.scrape import Samples, ScrapeError, scrape
 from deploy.demo.summary import DemoSummary
 from deploy.demo.told_lines import ToldLines
-from deploy.kafka import choice as brokers
-from deploy.kafka.local import LocalKafka
-from deploy.kafka.settings import LocalKafkaSettings
 from deploy.migrations import upgrade
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.truth import MARK
@@ -32,19 +28,15 @@ from deploy.supervisor import Child, Supervisor, tail
 from serving.settings import ServingSettings
 from stream import db
 from stream.agents.settings import WorkerSettings
-from stream.broker.admin import create_topics
-from stream.broker.offsets import end_offsets
-from stream.broker.settings import Broker, KafkaSettings
+from stream.broker.settings import Broker
 from stream.db_settings import DatabaseSettings
-from stream.errors import BusError, ConfigError, ShelfwiseError
+from stream.errors import ConfigError, ShelfwiseError
 from stream.join.settings import JoinSettings
-from stream.schemas import topics
 from trainer.settings import TrainerSettings
 
 READY_S = 240.0
 DRAIN_S = 240.0
 POLL_S = 0.25
-PROGRESS_S = 5.0
 
 
 class DemoError(ShelfwiseError):
@@ -138,20 +130,20 @@ class _Demo:
         self._dependencies = dependencies
         self._logs = home / "logs"
         self._clock = _Clock(dependencies.monotonic_s)
-        self._kafka = context.settings.get("kafka", KafkaSettings)
-        self._local_kafka = context.settings.get("local_kafka", LocalKafkaSettings)
+        self._broker = DemoBroker(context, home, dependencies.report)
         self._supervisor = Supervisor(
             monotonic_s=dependencies.monotonic_s, jitter=dependencies.jitter, notify=dependencies.report
         )
         self._reservation = PortReservation()
-        self._local: LocalKafka | None = None
-        self._reported_at_s = dependencies.monotonic_s()
+        self._progress = progress.ProgressLines(
+            dependencies.monotonic_s, dependencies.report, reported_at_s=dependencies.monotonic_s()
+        )
 
     def run(self) -> DemoSummary:
         started_s = self._dependencies.monotonic_s()
         try:
             with self._clock.phase("broker"):
-                broker = self._start_broker()
+                broker = self._broker.start()
             with self._clock.phase("database"):
                 engine, url = self._prepare_database()
             with self._clock.phase("start"):
@@ -162,7 +154,7 @@ class _Demo:
                 simulated = self._shop(env, ports)
             with self._clock.phase("drain"):
                 self._drain(broker, engine, ports, int(str(simulated["end_ts"])))
-            swaps = self._swaps(ports)
+            swaps = progress.swaps(ports, [arm.lineage for arm in self._learned])
             with self._clock.phase("report"):
                 summary = closing_summary.gather(
                     broker=broker,
@@ -184,33 +176,6 @@ class _Demo:
         (self._home / "summary.json").write_bytes(closing_summary.encode(summary))
         return summary
 
-    def _start_broker(self) -> Broker:
-        self._clean()
-        # The jars are shared with `shelfwise kafka up`; data, log and port are the demo's own.
-        shared_jars = brokers.jar_folder(self._local_kafka, self._context.home)
-        wanted = replace(self._local_kafka, jars=str(shared_jars), port=0)
-        if self._kafka.broker in {"auto", "local"}:
-            # Set before the start, so that an interrupt during the start stops the broker too.
-            self._local = brokers.local(wanted, self._home, self._dependencies.report)
-        broker = brokers.start(self._kafka, wanted, self._home, self._dependencies.report)
-        if broker.memory:
-            self._local = None
-        else:
-            self._kafka = replace(self._kafka, partitions=partitions(self._context.settings))
-            created = create_topics(broker, self._kafka.partitions)
-            self._dependencies.report(
-                f"broker {broker.bootstrap}: {len(created)} topics with {self._kafka.partitions} partitions"
-            )
-        return broker
-
-    def _clean(self) -> None:
-        leftover = brokers.local(self._local_kafka, self._home, self._dependencies.report)
-        if leftover.pid is not None:
-            self._dependencies.report("stopping the broker that an earlier demo left running")
-            leftover.stop()
-        for path in self._home.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
     def _prepare_database(self) -> tuple[Engine, str]:
         settings = self._context.settings.get("database", DatabaseSettings)
         url = settings.url or f"sqlite:///{self._home / 'shelfwise.db'}"
@@ -229,7 +194,7 @@ class _Demo:
 
     def _environment(self, broker: Broker, url: str) -> dict[str, str]:
         forced = {
-            "kafka.partitions": self._kafka.partitions,
+            "kafka.partitions": self._broker.num_partitions,
             # Simulated time runs hundreds of times faster, so that a second of lag must not stop the training.
             "join.hold_behind_s": 86_400,
             "trainer.publish_s": self._options.publish_s,
@@ -301,7 +266,7 @@ class _Demo:
         told = ToldLines(child.log, MARK)
         while (code := self._supervisor.exit_code(SHOPPERS)) is None:
             self._watch()
-            self._report_progress(ports)
+            self._progress.take(ports)
             self._pass_on(told)
         self._pass_on(told)
         if code != 0:
@@ -322,25 +287,11 @@ class _Demo:
         matured_ts = settled_ts - join.attribution_s * 1_000
 
         def drained() -> bool:
-            self._report_progress(ports)
-            try:
-                is_stored = _sink_is_through(broker, engine, matured_ts)
-            except BusError:
-                # `_watch` restarts a broker that is gone.
-                return False
-            return is_stored and all(self._watermark_ms(port) >= settled_ts for port in ports.trainers.values())
+            self._progress.take(ports)
+            # `_watch` restarts a broker that is gone.
+            return progress.is_drained(broker, engine, ports, settled_ts=settled_ts, matured_ts=matured_ts)
 
         self._await("the log to be joined, learned and stored", drained, DRAIN_S)
-
-    def _watermark_ms(self, port: int) -> int:
-        return round(_scrape_or_nothing(port).total("shelfwise_trainer_watermark_timestamp_seconds") * 1_000)
-
-    def _swaps(self, ports: Ports) -> dict[str, int]:
-        samples = _scrape_or_nothing(ports.serving)
-        return {
-            arm.lineage: int(samples.total("shelfwise_serving_version_changes_total", lineage=arm.lineage))
-            for arm in self._learned
-        }
 
     def _await(self, what: str, done: Callable[[], bool], limit_s: float, child: Child | None = None) -> None:
         deadline_s = self._dependencies.monotonic_s() + limit_s
@@ -352,26 +303,8 @@ class _Demo:
 
     def _watch(self) -> None:
         self._supervisor.poll()
-        if self._local is not None and self._local.pid is None:
-            self._dependencies.report("the broker is gone: starting it again")
-            self._local.start()
+        self._broker.start_again_if_gone()
         self._dependencies.sleep(POLL_S)
-
-    def _report_progress(self, ports: Ports) -> None:
-        now_s = self._dependencies.monotonic_s()
-        if now_s - self._reported_at_s < PROGRESS_S:
-            return
-        self._reported_at_s = now_s
-        served, joined = _scrape_or_nothing(ports.serving), _scrape_or_nothing(ports.joiner)
-        trained = [
-            f"{lineage} v{_scrape_or_nothing(port).total('shelfwise_trainer_version'):.0f}"
-            for lineage, port in ports.trainers.items()
-        ]
-        self._dependencies.report(
-            f"searches {served.total('shelfwise_serving_requests_total'):,.0f}, "
-            f"sessions {joined.total('shelfwise_join_sessions_total'):,.0f}, "
-            f"join lag {joined.total('shelfwise_join_lag_offsets'):,.0f}, versions {', '.join(trained)}"
-        )
 
     def _stop(self) -> None:
         self._dependencies.ignore_interrupts()
@@ -379,23 +312,4 @@ class _Demo:
             self._supervisor.stop_all()
         finally:
             self._reservation.release()
-            if self._local is not None:
-                self._local.stop()
-
-
-def _sink_is_through(broker: Broker, engine: Engine, matured_ts: int) -> bool:
-    ends = {partition: offset for (_, partition), offset in end_offsets(broker, [topics.SESSIONS]).items()}
-    columns = (sink_offsets.c.partition, sink_offsets.c.next_offset, sink_offsets.c.matured_ts)
-    with db.read(engine) as connection:
-        rows = connection.execute(select(*columns).where(sink_offsets.c.topic == topics.SESSIONS)).all()
-    through = {row.partition for row in rows if row.next_offset >= ends[row.partition]}
-    # Unread conversions hold back the maturity, but not the watermark.
-    mature = {row.partition for row in rows if (row.matured_ts or 0) >= matured_ts}
-    return through == mature == set(ends)
-
-
-def _scrape_or_nothing(port: int) -> Samples:
-    try:
-        return scrape(port)
-    except ScrapeError:
-        return Samples(())
+            self._broker.stop()
