@@ -35,7 +35,7 @@ _SERVERS = {
     "slow": {"memory_broker", "prometheus_url"},
 }
 _WAITING = ("kafka", "postgres", "slow")
-_LAWS = Path(__file__).parent / "laws"
+_UNTRACED = {Path(__file__).parent / name for name in ("laws", "architecture")}
 # Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a start.
 _JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 
@@ -52,12 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by the servers that their fixtures start; with several workers, put files that wait first.
 
-    Coverage does not trace slow tests and laws: they repeat many times what other tests run once, and tracing makes
-    them take 2.5 times as long.
+    Coverage does not trace slow tests and laws, which repeat many times what other tests run once, and tests that only
+    read the source: tracing makes them take 2.5 times as long.
     """
     waiting = set()
     for item in items:
-        if item.get_closest_marker("slow") or _LAWS in item.path.parents:
+        if item.get_closest_marker("slow") or not _UNTRACED.isdisjoint(item.path.parents):
             item.add_marker("no_cover")
         used = set(getattr(item, "fixturenames", ()))
         for mark, fixtures in _SERVERS.items():

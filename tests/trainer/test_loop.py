@@ -71,6 +71,7 @@ def test_run_trains_and_publishes(undisturbed: tuple[dict[str, bytes], dict[str,
     assert version == 6
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("piece", [1, 10_000])
 def test_same_log_same_weights_at_any_poll_size(
     tmp_path: Path, log: list[LogRecord], undisturbed: tuple[dict[str, bytes], dict[str, int], int], piece: int
@@ -282,6 +283,7 @@ def test_settings_of_the_model_are_never_adopted(tmp_path: Path) -> None:
         make_loop(tmp_path, other, lineage=wider, adopt=True).start()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "values",
     [
@@ -358,6 +360,7 @@ def test_the_first_version_comes_when_enough_lists_say_that_it_is_better(tmp_pat
     assert found[0].metrics["shuffled_lead"] == first.metrics["shuffled_lead"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("point", ["checkpoint.after_rename", "before_row"])
 def test_a_crash_changes_nothing_about_the_wait(tmp_path: Path, log: list[LogRecord], point: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

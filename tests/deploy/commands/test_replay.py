@@ -87,6 +87,7 @@ def test_unsorted_hours_are_joined_exactly(broker: Broker, tmp_path: Path) -> No
     assert "topics of their own" in again.stderr
 
 
+@pytest.mark.no_cover
 @pytest.mark.kafka
 def test_topics_that_end_in_transaction_markers_are_replayed_to_the_end(broker: Broker, tmp_path: Path) -> None:
     """The clicks hold aborted records alone, so that only the ticks can tell that the topic is read."""

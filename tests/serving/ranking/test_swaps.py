@@ -16,6 +16,7 @@ POLICY = SwapPolicy(share=0.4, reach=29, num_positions=30, key=bytes(32))
 NUM_LISTS = 20_000
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("reach", [1, 2, 29])
 def test_items_come_to_positions_as_often_as_is_logged(reach: int) -> None:
     """Frequencies over many queries, within five standard errors of the chance that each list logs."""

@@ -72,6 +72,7 @@ def test_any_bytes(name: str, raw: bytes) -> None:
     check(name, raw)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", sorted(FORMATS))
 @settings(max_examples=100, deadline=None)
 @given(content=JSON)

@@ -13,7 +13,7 @@ from tests.harness.rounds import (
     stop_and_continue,
 )
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.no_cover]
 
 
 def test_s1_a_killed_worker_changes_nothing(emptied_kafka: LocalKafka, tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def _batch(record: Stored) -> tuple[str, int]:
     return record.topic, record.offset if record.topic == topics.TICKS else 0
 
 
+@pytest.mark.no_cover
 def test_holds_survive_a_crash_at_any_micro_batch() -> None:
     log = _trouble()
     arrived = sorted((record for name in topics.INPUTS for record in log.records[name]), key=lambda r: r.timestamp)

@@ -43,6 +43,7 @@ _clicks = st.builds(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=200)
 @given(st.lists(_clicks, unique_by=lambda t: t.offset), st.data(), st.integers(0, 5))
 def test_merging_is_commutative_associative_and_idempotent(

@@ -66,6 +66,7 @@ def test_parts_make_one_list_in_any_order_of_arrival(order: tuple[int, ...]) -> 
     assert result.outcomes == {"produced": 4, "joined": 4, "duplicate": 0, "late": 0, "orphan": 0, "dead": 0}
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("crashes", [[1], [2], [3], [2, 1], [4, 4]])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_part_after_a_crash(crashes: list[int], seed: int) -> None:

@@ -15,6 +15,7 @@ def narrow(keys: list[str], bits: int) -> Hashes:
     return Hashes(numbers % np.uint64(1 << bits), numbers + np.uint64(1))
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.tuples(st.sampled_from(["put", "remove"]), st.sets(st.integers(0, 40), max_size=12)), max_size=30),

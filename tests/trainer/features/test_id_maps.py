@@ -170,6 +170,7 @@ class PlainMap:
 KEYS = ["", "a", "ü", "ccc", "d", "e", "f", "g"]
 
 
+@pytest.mark.no_cover
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(

@@ -114,6 +114,7 @@ def spread(count: int, step_ms: int) -> list[LogRecord]:
     return single_partition([*map(encode, sessions), encode(make_progress(0, START_TS + count * step_ms + 1))])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("step_ms", [10, 1_000, 7_000, 100_000])
 def test_every_step_has_a_full_batch_at_any_traffic(
     tmp_path: Path, step_ms: int, monkeypatch: pytest.MonkeyPatch

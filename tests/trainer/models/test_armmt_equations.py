@@ -49,6 +49,7 @@ BATCHES = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("config", [TINY, FAITHFUL], ids=["default", "post-LN, ReLU, raw"])
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
 def test_the_module_computes_the_equations_of_the_paper(config: ArmmtConfig, batch: Batch) -> None:

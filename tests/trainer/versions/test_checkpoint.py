@@ -47,6 +47,7 @@ def test_the_newest_wins_and_what_deltas_need_is_kept(trained: Path) -> None:
     assert newest.state.boundary_number == int(list(found)[-1][:12])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_no_checkpoint_is_without_the_full_one_that_it_needs(tmp_path: Path, keep: int) -> None:
     engine = db.create(f"sqlite:///{tmp_path}/test.db")

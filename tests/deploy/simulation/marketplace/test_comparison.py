@@ -26,6 +26,7 @@ def fresh(seed: int) -> Learner:
     return Learner("mlp", MODEL_PROFILES["mlp"]["tiny"], learning, device=torch.device("cpu"))
 
 
+@pytest.mark.no_cover
 def test_rows_hold_each_order_of_the_same_lists() -> None:
     make_deterministic(1)
     said: list[str] = []

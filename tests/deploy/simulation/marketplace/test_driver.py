@@ -146,6 +146,7 @@ def test_events_are_sent_in_order_and_ticks_cover_them(broker: Broker) -> None:
     assert newest_ts(broker) == summary.end_ts
 
 
+@pytest.mark.no_cover
 def test_two_runs_send_the_same_bytes(broker: Broker) -> None:
     market = Market(SETTINGS)
     first = drive(broker, market, IncomingOrder(market))

@@ -37,6 +37,7 @@ def every(data: Dataset) -> list[LabelledList]:
     return [*data.split.train, *data.split.validation, *data.split.test]
 
 
+@pytest.mark.no_cover
 def test_history_and_counters_hold_earlier_rows_of_the_log_only(log: Path, data: Dataset) -> None:
     """An oracle of plain loops over the rows of the file."""
     rows = pl.read_parquet(log).sort("timestamp", "session_id", "step").to_dicts()
