@@ -141,7 +141,6 @@ def rank_request(market: Market, listing: Listing) -> RankRequest:
         session_id=shopping.visit_id(settings, search),
         query=QueryText(
             text=query_text(search.text),
-            hash=query.hash,
             category=query.category,
             page=query.page,
             total_hits=query.total_hits,

@@ -11,7 +11,7 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import RETRY_S, IncomingOrder, RankingService
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.traffic import searches
-from serving.schemas import RankAnswer, RankedItem
+from serving.schemas import RankAnswer, RankedItem, decode
 from stream.errors import BusError, ConfigError
 from stream.schemas.problems import Problem
 
@@ -140,6 +140,8 @@ def test_the_request_tells_no_truth(market: Market, listing: Listing) -> None:
         ranker = RankingService(market, url)
         ranker.rank(listing)
         ranker.close()
+    # The service itself takes it.
+    assert decode(msgspec.json.encode(seen[0])).query.text
     assert all(set(row) == {"item_id", "price_minor"} for row in candidates(seen[0]))
     assert set(msgspec.convert(seen[0]["client"], type=dict[str, str])) == {"age_band", "gender"}
 
