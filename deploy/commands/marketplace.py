@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, assignments, context, err_console, fail, print_json, print_table
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 
@@ -117,6 +117,8 @@ def run(
         shown = {name: getattr(summary, name) for name in summary.__slots__ if name != "truth"}
         print_table("marketplace", ("what", "value"), list(shown.items()))
         _print_truth(summary.truth)
+    if summary.queries and not summary.impressions:
+        raise fail(f"none of {summary.queries} searches got a list: {summary.last_error}")
 
 
 @app.command()

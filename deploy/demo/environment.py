@@ -22,6 +22,8 @@ SHOP: Mapping[str, object] = {
     # An untrained ranker would cost orders: the learned arm keeps the incoming order until its model is ahead.
     "trainer.hold_lists": 20,
     "model.vector_width": 16,
+    # The words of the simulated queries are no secret, and the same seed gives models the same numbers of them.
+    "privacy.query_hash_key": "demo",
 }
 """Defaults of the demo; settings that the caller makes win."""
 PARTITIONS = 4

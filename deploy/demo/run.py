@@ -274,6 +274,9 @@ class _Demo:
         output = child.output
         assert output is not None, "the shoppers write their summary to a file"
         simulated: dict[str, object] = json.loads(output.read_text())
+        if simulated["serving_errors"]:
+            share = f"{simulated['serving_errors']} of {simulated['queries']}"
+            self._dependencies.report(f"warning: {share} searches got no list: {simulated['last_error']}")
         return simulated
 
     def _pass_on(self, told: ToldLines) -> None:

@@ -46,6 +46,7 @@ class Summary:
         produced: Records on each topic that this run knows of, duplicates included.
         impressions_missing: Lists shown whose record had not arrived when the wait for it ended.
         serving_errors: Searches that got no list.
+        last_error: The reason of the last one of them.
         ticks: Times the clock was written.
         end_ts: Simulated time of the last tick.
         truth: Expected orders of the shown lists, by arm and by version, beside those of other orders.
@@ -65,6 +66,7 @@ class Summary:
     produced: dict[str, int] = field(default_factory=lambda: dict.fromkeys(topics.EVENT_TOPICS, 0))
     impressions_missing: int = 0
     serving_errors: int = 0
+    last_error: str = ""
     ticks: int = 0
     simulated_s: float = 0.0
     wall_s: float = 0.0
@@ -123,7 +125,6 @@ class Driver:
         self._num_expected = 0
         self._base_impressions = 0
         self._wall_start = 0.0
-        self._last_error = ""
         launch_ts = market.world.items.launch_ts
         self._launches = [int(j) for j in np.argsort(launch_ts, kind="stable") if launch_ts[j] > 0]
         start_ts = self._settings.start_ts
@@ -190,7 +191,7 @@ class Driver:
         try:
             return self._ranker.rank(listing)
         except BusError as error:
-            self._last_error = str(error)
+            self.summary.last_error = str(error)
             return None
 
     def _show(self, listing: Listing, ranked: Ranked | None) -> None:
@@ -198,7 +199,7 @@ class Driver:
         if ranked is None:
             self.summary.serving_errors += 1
             if self.summary.serving_errors == 1:
-                self._report(f"warning: a search got no list: {self._last_error}")
+                self._report(f"warning: a search got no list: {self.summary.last_error}")
             return
         self.summary.impressions += 1
         if ranked.impression is not None:

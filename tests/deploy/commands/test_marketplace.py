@@ -1,8 +1,11 @@
 """The command line of the simulated shop, against a real broker."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +15,7 @@ from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import topics
+from stream.schemas.problems import Problem
 
 SMALL = ("--set", "marketplace.drain_h=2", "--set", "marketplace.clients=500")
 
@@ -43,6 +47,38 @@ def test_items_then_shoppers_then_a_continued_run(fresh_kafka: Broker, tmp_path:
     assert isinstance(second["end_ts"], int)
     assert second["end_ts"] > first["end_ts"]
     assert second["queries"] == first["queries"]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A ranking service that takes no request."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = msgspec.json.encode(Problem(error="not today", field="query.hash", value="x"))
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        pass
+
+
+def test_a_run_without_any_list_fails(memory_broker: Broker, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    options = [*SMALL, "marketplace", "run", "--serving", address, "--hours", "0.01", "--rate", "1000"]
+    environment = {"SHELFWISE_BROKER": f"memory@{memory_broker.bootstrap}", "SHELFWISE_HOME": str(tmp_path)}
+    try:
+        result = CliRunner().invoke(app, options, env=environment, catch_exceptions=False)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert result.exit_code == 1
+    assert "searches got a list: ranking service: refused: query.hash = x: not today" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("start", ["yesterday", "2026-01-05T00:00"])
