@@ -1,5 +1,6 @@
 """Changes of a lineage that lives: adopted, refused by name, or none; whole runs are in `test_loop.py`."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,27 @@ def test_every_changed_setting_of_learning_is_named_and_adopted_on_demand_only()
         Adoption(setting="learning.batch", old=16, new=8, batch_number=7),
         Adoption(setting="learning.lr", old=0.0003, new=0.1, batch_number=7),
     )
+
+
+CHANGES: dict[str, object] = {
+    "lr": 0.05,
+    "rows_lr": 1.0,
+    "clip_norm": 1e9,
+    "optimizer": "adagrad",
+    "batch": 32,
+    "dropout": 0.5,
+    "seed": 4,
+    "checkpoint_s": 10,
+    "min_sightings": 1,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_of_learning_is_refused_by_both_values(name: str) -> None:
+    old, new = getattr(LINEAGE.learning, name), CHANGES[name]
+    changed = replace(LINEAGE, learning=replace(LINEAGE.learning, **{name: new}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=re.escape(f"learning.{name} was {old!r} and is {new!r}; --adopt")):
+        adoptions(changed, state_of(LINEAGE), adopt=False)
 
 
 def test_a_model_stays_what_it_was_but_for_tables_that_grow() -> None:
