@@ -97,7 +97,7 @@ ROWS ?= 1000000
 bench-ids: setup-dev ## Measure an id table of ROWS rows: boundaries, look-ups, checkpoints, versions, memory
 	@$(BIN)/python -m tests.bench.id_tables --rows $(ROWS)
 
-docs: setup-dev ## Rewrite the reference pages in docs/ from the code
+docs: setup-dev ## Rewrite the reference pages and schemas in docs/ from the code
 	@$(BIN)/python -m deploy.reference docs
 
 lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files

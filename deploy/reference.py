@@ -1,4 +1,4 @@
-"""Reference pages of the documentation, generated from the code: `make docs` writes them."""
+"""Reference pages and schemas of the documentation, generated from the code: `make docs` writes them."""
 
 import sys
 import types
@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
 from abtest.metrics import METRICS
 from deploy.configuration import ALIASES, sections
+from deploy.demo.summary import json_schema
+from stream.schemas import json_schemas
 from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, value_at
 
 _CONFIGURATION = """\
@@ -147,13 +150,16 @@ def metrics() -> str:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the pages into the folder of the documentation and return their paths."""
+    """Write the pages and schemas into the folder of the documentation and return their paths."""
     written = []
     for page in (configuration, metrics):
         path = (folder / page.__name__).with_suffix(".md")
         path.write_text(page())
         written.append(path)
-    return written
+    written += json_schemas.write(folder / "schemas")
+    summary = folder / "schemas" / "demo-summary.json"
+    summary.write_bytes(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n")
+    return [*written, summary]
 
 
 def _registered(registry: CollectorRegistry) -> list[MetricEntry]:

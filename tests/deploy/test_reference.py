@@ -33,7 +33,7 @@ def test_dashboards_and_alerts_use_declared_metrics() -> None:
     assert used <= SERIES
 
 
-def test_the_pages_are_written(tmp_path: Path) -> None:
-    configuration, metrics = reference.write(tmp_path)
-    assert (configuration.stem, metrics.stem) == ("configuration", "metrics")
-    assert metrics.read_text() == reference.metrics()
+def test_pages_and_schemas_are_written_as_they_are_committed(tmp_path: Path) -> None:
+    written = {path.relative_to(tmp_path): path.read_bytes() for path in reference.write(tmp_path)}
+    assert written == {path: (ROOT / "docs" / path).read_bytes() for path in written}
+    assert {path.name for path in written} >= {"configuration.md", "metrics.md", "sessions.json", "demo-summary.json"}

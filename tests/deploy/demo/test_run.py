@@ -27,7 +27,6 @@ from deploy.demo.summary import (
     LineageSummary,
     Truth,
     closes,
-    json_schema,
 )
 from deploy.migrations import upgrade
 from stream import db, settings
@@ -56,11 +55,6 @@ def test_books_do_not_close_when_an_event_changes_its_outcome() -> None:
     moved = BOOKS | {"joined": 4, "orphan": 3}
     assert sum(moved.values()) == 10
     assert not closes(10, moved, BOOKS)
-
-
-def test_the_committed_schema_is_the_summarys() -> None:
-    fresh = msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n"
-    assert COMMITTED.read_bytes() == fresh, f"write deploy.demo.summary.json_schema() to {COMMITTED}"
 
 
 def test_an_encoded_summary_follows_the_committed_schema() -> None:

@@ -16,8 +16,7 @@ FOLDER = Path(__file__).parents[3] / "docs" / "schemas"
 
 @pytest.mark.parametrize("name", json_schemas())
 def test_the_committed_schema_is_current(name: str) -> None:
-    """`stream.schemas.json_schemas.write(Path("docs/schemas"))` makes it so."""
-    assert (FOLDER / name).read_text() == json_schemas()[name]
+    assert (FOLDER / name).read_text() == json_schemas()[name], "run `make docs`"
 
 
 def test_written_schemas_are_those_of_the_function(tmp_path: Path) -> None:
