@@ -13,6 +13,7 @@ from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.schemas import topics
+from stream.schemas.session import CLOSE
 
 PROGRESS_S = 5.0
 
@@ -44,7 +45,7 @@ class ProgressLines:
         ]
         self.report(
             f"searches {served.total('shelfwise_serving_requests_total'):,.0f}, "
-            f"sessions {joined.total('shelfwise_join_sessions_total'):,.0f}, "
+            f"sessions {joined.total('shelfwise_join_sessions_total', reason=CLOSE):,.0f}, "
             f"join lag {joined.total('shelfwise_join_lag_offsets'):,.0f}, versions {', '.join(trained)}"
         )
 

@@ -36,7 +36,12 @@ class JoinMetrics:
             ["reason", "source"],
             registry=registry,
         )
-        self.sessions = Counter("shelfwise_join_sessions", "Sessions emitted", ["reason"], registry=registry)
+        self.sessions = Counter(
+            "shelfwise_join_sessions",
+            "Session records emitted; reason `close` is the first of a session, others correct it",
+            ["reason"],
+            registry=registry,
+        )
         self.lag = Gauge(
             "shelfwise_join_lag_offsets", "Records not acknowledged yet", ["topic", "partition"], registry=registry
         )

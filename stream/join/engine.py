@@ -37,6 +37,7 @@ from stream.schemas import decode, outcomes, topics
 from stream.schemas.dead_letter import rejected
 from stream.schemas.events import Click, Impression, Tick
 from stream.schemas.records import Record
+from stream.schemas.session import CLOSE
 
 # A revision takes the last of its reasons in this order.
 _REASON_ORDER = ("click", "conversion", "refund")
@@ -320,7 +321,7 @@ class Join:
             self._counters["sessions_labelled"] += 1
         else:
             self._closed.add_unlabelled(query.query_id, sessions.parts_of(payload), query.close_ts)
-        self._emit(query, payload, merged, revision, "close", changed, output)
+        self._emit(query, payload, merged, revision, CLOSE, changed, output)
         self._counters[outcomes.JOINED] += query.num_parts
         self._counters["sessions"] += 1
 

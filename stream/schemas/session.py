@@ -23,6 +23,8 @@ from stream.errors import SchemaError
 from stream.schemas.money import NO_CURRENCY
 
 SCHEMA_VERSION = 1
+CLOSE = "close"
+"""Reason of the first record of a session; later ones are corrections."""
 ACTION_CODES = {"view": 0, "click": 1, "add_to_cart": 2, "purchase": 3}
 
 
