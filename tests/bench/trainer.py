@@ -29,8 +29,8 @@ from trainer.feed.merge import Key
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
 from trainer.learning.losses import total_loss
-from trainer.learning.optimizer import gather_unique_rows
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
+from trainer.models.unique_rows import gather_unique_rows
 
 _ITEMS = 2_000
 _CANDIDATES = 30

@@ -39,12 +39,13 @@ from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.former import FormerVersion
 from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits
 from trainer.learning.intake import Intake, PendingSession
-from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
+from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.learning.warm_start import take_over
 from trainer.models import MODELS, ModelConfig, TensorBatch, to_device
 from trainer.models.blocks import Dropout
+from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState

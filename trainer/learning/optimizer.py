@@ -1,8 +1,5 @@
 """One step of dense weights by AdamW or Adagrad, and of touched embedding rows by row-wise Adagrad.
 
-The model never sees a whole table: the rows a batch touches are gathered into small tables, the batch's slots are
-renumbered, and only these rows have gradients and are written back.
-
 Source: Duchi et al. 2011 (Adagrad); Loshchilov and Hutter 2019 (AdamW); docs/training.md.
 """
 
@@ -15,32 +12,9 @@ from torch import Tensor
 
 from stream.errors import ArtifactError
 from trainer.configs import LearningSettings
-from trainer.features import TABLES, Batch
 
 _EPSILON = 1e-10
 _DAY_S = 86_400
-
-
-def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
-    """Return the batch with its slots renumbered from 0, and the slots of the new numbers by table.
-
-    Guarantees: number 0 stays slot 0, the padding.
-    """
-    cand, hist = batch.cand_id.copy(), batch.hist_id.copy()
-    category, path = batch.query_category, batch.query_path
-    touched: dict[str, NDArray[np.int64]] = {}
-    for kind, table in enumerate(TABLES):
-        parts = [np.zeros(1, np.int64), cand[..., kind].ravel(), hist[..., kind].ravel()]
-        if table == "category":
-            parts += [category, path.ravel()]
-        slots, numbers = np.unique(np.concatenate(parts), return_inverse=True)
-        touched[table] = slots
-        split = np.split(numbers, np.cumsum([part.size for part in parts])[:-1])
-        cand[..., kind] = split[1].reshape(cand.shape[:-1])
-        hist[..., kind] = split[2].reshape(hist.shape[:-1])
-        if table == "category":
-            category, path = split[3], split[4].reshape(path.shape)
-    return batch._replace(cand_id=cand, hist_id=hist, query_category=category, query_path=path), touched
 
 
 class DenseOptimizer:

@@ -21,6 +21,7 @@ from trainer.features import Batch, batch_from_columns, schema_of
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions import atomic_folder
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
@@ -115,16 +116,13 @@ def publish(
     Raises:
         ArtifactError: If a weight or a golden score is not finite; nothing is visible then.
     """
-    written = {
-        name: tensor.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else tensor.dtype)
-        for name, tensor in params.items()
-    }
+    written = {name: _as_written(name, tensor, rows_dtype) for name, tensor in params.items()}
     for name, tensor in written.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
     config = msgspec.convert(manifest.config, MODELS[manifest.model].config_class)
     small = Batch(**{name: column[:GOLDEN_SESSIONS] for name, column in golden._asdict().items()})
-    scores = _scores(manifest.model, config, {name: tensor.float() for name, tensor in written.items()}, small)
+    scores = _scores(manifest.model, config, *_touched(params, small, rows_dtype))
     if not np.isfinite(scores[small.cand_mask]).all():
         raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")
     rows = {name: tensor.numpy() for name, tensor in written.items() if name.startswith(ROWS_PREFIX)}
@@ -261,6 +259,22 @@ def remove_orphans(folder: Path, keep: Collection[str], before_s: float) -> list
             atomic_folder.remove(path)
             removed.append(path.name)
     return removed
+
+
+def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
+    return weight.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else weight.dtype)
+
+
+def _touched(params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype) -> tuple[dict[str, Tensor], Batch]:
+    """Return the weights that a batch touches, with the values as written, and the batch with their slots."""
+    local, slots = gather_unique_rows(batch)
+    own = {
+        name: weight[torch.from_numpy(slots[name.removeprefix(ROWS_PREFIX)]).to(weight.device)]
+        if name.startswith(ROWS_PREFIX)
+        else weight
+        for name, weight in params.items()
+    }
+    return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local
 
 
 def _scores(model: str, config: ModelConfig, params: Mapping[str, Tensor], batch: Batch) -> NDArray[np.float32]:

@@ -41,19 +41,30 @@ def put_in(base: Tensors, delta: Tensors, columns: Collection[str]) -> dict[str,
 def _put(
     name: str, full: NDArray[np.generic], changed: NDArray[np.generic], places: NDArray[np.generic]
 ) -> NDArray[np.generic]:
-    size, at = len(full), places.astype(np.int64)
+    if changed.dtype != full.dtype or changed.shape[1:] != full.shape[1:]:
+        raise ArtifactError(
+            f"delta: {name} of {changed.dtype} {changed.shape} does not fit the full copy of {full.dtype} {full.shape}"
+        )
+    at = checked_places(name, places, len(changed), len(full))
+    num_new = np.count_nonzero(at >= len(full))
+    result = np.concatenate([full, np.zeros((num_new, *full.shape[1:]), full.dtype)])
+    result[at] = changed
+    return result
+
+
+def checked_places(name: str, places: NDArray[np.generic], num_rows: int, size: int) -> NDArray[np.int64]:
+    """Return the places of so many rows, checked against a full copy of `size` rows.
+
+    Raises:
+        ArtifactError: If they are not ascending, are more or fewer than the rows, or leave a gap after the full copy.
+    """
+    at = places.astype(np.int64)
     new = at[at >= size]
     if (
-        changed.dtype != full.dtype
-        or changed.shape[1:] != full.shape[1:]
-        or len(at) != len(changed)
+        at.shape != (num_rows,)
         or (np.diff(at) <= 0).any()
         or (at < 0).any()
         or not np.array_equal(new, np.arange(size, size + len(new)))
     ):
-        raise ArtifactError(
-            f"delta: {name} of {changed.dtype} {changed.shape} does not fit the full copy of {full.dtype} {full.shape}"
-        )
-    result = np.concatenate([full, np.zeros((len(new), *full.shape[1:]), full.dtype)])
-    result[at] = changed
-    return result
+        raise ArtifactError(f"delta: the places of {num_rows} rows of {name} do not fit a full copy of {size} rows")
+    return at

@@ -3,58 +3,9 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from stream.replicas.catalogue import Catalogue
-from tests.trainer.session_log import START_TS, make_items, make_session
 from trainer.configs import LearningSettings
-from trainer.features import TABLES, Batch, collate, example_from_session
-from trainer.features.id_maps import IdMaps
-from trainer.learning.optimizer import DenseOptimizer, RowOptimizer, gather_unique_rows
-from trainer.models import MODELS, ModelConfig, to_torch
-
-CAPACITIES = {"item": 60, "shop": 9, "brand": 9, "category": 9}
-
-
-def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
-    rng = np.random.default_rng(seed)
-    catalogue = Catalogue(make_items())
-    maps = IdMaps.empty(CAPACITIES)
-    examples = [
-        example_from_session(make_session(number, rng, watermark_ts=START_TS, orders=[1]), catalogue)
-        for number in range(sessions)
-    ]
-    for kind, id_map in enumerate(maps.by_name().values()):
-        for example in examples[::2]:
-            id_map.observe(example.entity[kind] * 2)
-        id_map.at_boundary(0)
-    return collate(examples, maps, width=config.vector_width, history=config.history)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 50))
-def test_gathered_rows_are_those_of_the_slots(seed: int) -> None:
-    batch = make_batch(MODELS["prm"].profiles["tiny"], seed)
-    local, touched = gather_unique_rows(batch)
-    for kind, table in enumerate(TABLES):
-        assert touched[table][0] == 0
-        assert (np.diff(touched[table]) > 0).all()
-        np.testing.assert_array_equal(touched[table][local.cand_id[..., kind]], batch.cand_id[..., kind])
-        np.testing.assert_array_equal(touched[table][local.hist_id[..., kind]], batch.hist_id[..., kind])
-    np.testing.assert_array_equal(touched["category"][local.query_category], batch.query_category)
-
-
-def test_scores_of_gathered_rows_equal_those_of_whole_tables() -> None:
-    spec = MODELS["armmt"]
-    config = spec.profiles["tiny"]
-    params = spec.init(config, 0)
-    batch = make_batch(config)
-    local, touched = gather_unique_rows(batch)
-    rows = {f"rows.{table}": params[f"rows.{table}"][torch.from_numpy(own)] for table, own in touched.items()}
-    whole = spec.forward(config, params, to_torch(batch)).logit
-    gathered = spec.forward(config, params | rows, to_torch(local)).logit
-    assert torch.equal(whole, gathered)
+from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 
 
 def test_row_wise_adagrad_by_hand() -> None:

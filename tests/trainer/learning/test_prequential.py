@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.learning.test_optimizer import make_batch
 from tests.trainer.lists import catalogue, served
+from tests.trainer.models.test_unique_rows import make_batch
 from trainer.features import example_from_session
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.models import MODELS, Outputs

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.trainer.learning.test_optimizer import make_batch
+from tests.trainer.models.test_unique_rows import make_batch
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.models import MODELS
 
