@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from stream.process_metrics import process_registry
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0)
+CLOSINGS = ("headers", "body", "idle", "unread", "invalid", "large", "room", "full")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -28,6 +29,17 @@ class Metrics:
         self.refused = Counter(
             "shelfwise_serving_refused", "Refused HTTP requests, by status code.", ("status",), registry=self.registry
         )
+        self.connections = Gauge("shelfwise_serving_connections", "Open HTTP connections.", registry=self.registry)
+        self.closed_connections = Counter(
+            "shelfwise_serving_closed_connections",
+            "HTTP connections that the service closed: no request in time (headers, body), no next one (idle), answer"
+            " not read (unread), malformed (invalid), headers too large (large), closed for a new one (room), or all"
+            " others busy (full).",
+            ("reason",),
+            registry=self.registry,
+        )
+        for reason in CLOSINGS:
+            self.closed_connections.labels(reason)
         self.swapped = Counter(
             "shelfwise_serving_swapped", "Answers in which two items changed places.", ("arm",), registry=self.registry
         )

@@ -14,6 +14,13 @@ class ServingSettings:
         port: Port of the API, `/livez`, `/readyz` and `/metrics`.
         drain_s: Seconds between SIGTERM and the close. Meanwhile `/readyz` answers 503 and requests are still answered,
             so that load balancers can turn away first; 0 closes at once.
+        max_connections: Open connections, at most the descriptor limit of the process (`ulimit -n`) less 256. At the
+            limit, the connection that has waited longest for a request is closed for a new one.
+        headers_timeout_s: Seconds from the opening of a connection, or from the first byte of a later request, until
+            its headers are complete; then the connection is closed, with 408 if a request had begun.
+        body_timeout_s: Seconds from the end of the headers until the body is complete; then 408.
+        keep_alive_s: Seconds that an open connection waits for its next request.
+        write_timeout_s: Seconds until a client that reads no answer is disconnected.
         deadline_ms: Milliseconds from the arrival of a request to its answer, scored or in incoming order. A request
             that waits for half of it is not scored.
         max_body_bytes: Size of a request body above which it is refused with 413.
@@ -39,6 +46,11 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     drain_s: float = 5.0
+    max_connections: int = 1_000
+    headers_timeout_s: float = 5.0
+    body_timeout_s: float = 5.0
+    keep_alive_s: float = 30.0
+    write_timeout_s: float = 10.0
     deadline_ms: float = 30.0
     max_body_bytes: int = 256 * 1024
     num_scored: int = 30
@@ -60,7 +72,8 @@ class ServingSettings:
 
     def __post_init__(self) -> None:
         positive = ("deadline_ms", "max_body_bytes", "poll_s", "max_bad_outputs", "queue_size")
-        for name in (*positive, "collect_bytes", "collect_timeout_s", "profiles_capacity"):
+        connections = ("max_connections", "headers_timeout_s", "body_timeout_s", "keep_alive_s", "write_timeout_s")
+        for name in (*positive, *connections, "collect_bytes", "collect_timeout_s", "profiles_capacity"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
         if not 1 <= self.num_scored <= 30:

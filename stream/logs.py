@@ -18,6 +18,8 @@ _ONLY_ERRORS = (
     "faust.transport.drivers.aiokafka",
     "kafka.producer.sender",
     "mode.utils.logging",
+    # A line for each malformed request lets anyone fill the disk; shelfwise_serving_closed_connections counts them.
+    "uvicorn.error",
 )
 # What kafka-python reports about its connections and records is retried, or raised to the caller as an error with a
 # cause.

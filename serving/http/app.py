@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from litestar import Litestar, Request, Response, get, post
-from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions import ClientException, HTTPException, InternalServerException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -34,7 +34,13 @@ _encode = msgspec.json.Encoder().encode
 
 HttpRequest = Request[Any, Any, Any]
 
+
+class IncompleteError(ShelfwiseError):
+    """A request whose client left, or was disconnected, before its body was complete."""
+
+
 _STATUSES: Mapping[type[ShelfwiseError], int] = {
+    IncompleteError: 408,
     TooLargeError: 413,
     TooManyError: 413,
     UnknownEncodingError: 415,
@@ -51,7 +57,11 @@ def create(service: Service) -> Litestar:
 
     async def content_of(request: HttpRequest) -> bytes:
         encoding = request.headers.get("content-encoding", "")
-        return encodings.content(await request.body(), encoding, max_bytes=service.settings.max_body_bytes)
+        try:
+            body = await request.body()
+        except InternalServerException as error:
+            raise IncompleteError("the client sent no complete body") from error
+        return encodings.content(body, encoding, max_bytes=service.settings.max_body_bytes)
 
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:

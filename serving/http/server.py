@@ -9,20 +9,28 @@ Source: docs/operations.md; Kubernetes, "Pod Lifecycle", termination of pods.
 
 import asyncio
 import logging
+import math
+import resource
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Final, cast
 
 import uvicorn
 
 from serving.http.app import create
+from serving.http.connections import ConnectionLimits, Connections, Phase, limit_of
+from serving.http.protocol import Guard, GuardedProtocol
 from serving.ranking.service import Service
+from serving.settings import ServingSettings
 from stream.errors import ConfigError
 
 # Requests in flight when the server closes get this long; their deadline is far shorter.
-_GRACE_S = 2
-_KEEP_ALIVE_S = 30
+_GRACE_S: Final = 2
+# Connections that are accepted in one turn of the event loop, before any is closed for them.
+_BACKLOG: Final = 128
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +42,7 @@ class DrainingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
+        guard: Guard,
         drain_s: float,
         on_drain: Callable[[], None],
         call_later: Callable[[float, Callable[[], None]], object] | None = None,
@@ -42,11 +51,13 @@ class DrainingServer(uvicorn.Server):
 
         Args:
             config: uvicorn's configuration.
+            guard: Keeper of the limits of connections.
             drain_s: Seconds between the first signal and the close.
             on_drain: Called in the event loop when the drain begins.
             call_later: Timer of the drain; the event loop's if it is None.
         """
         super().__init__(config)
+        self._guard = guard
         self._drain_s = drain_s
         self._on_drain = on_drain
         self._call_later = call_later
@@ -57,6 +68,11 @@ class DrainingServer(uvicorn.Server):
         """Start the application and accept connections."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections that are past a deadline; called ten times a second."""
+        self._guard.sweep()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start the drain at the first signal, close at the second; a server that has not started closes at once."""
@@ -97,6 +113,34 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+def server_of(
+    service: Service, *, call_later: Callable[[float, Callable[[], None]], object] | None = None
+) -> DrainingServer:
+    """Return the server of a service, not started.
+
+    Args:
+        service: The service.
+        call_later: Timer of the drain; the event loop's if it is None.
+    """
+    settings = service.settings
+    guard = Guard(Connections(_limits(settings)), service.metrics, service.clock)
+    config = uvicorn.Config(
+        create(service),
+        # uvicorn calls this with arguments by name, as it calls a class.
+        http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard)),
+        loop="uvloop",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_GRACE_S,
+        # The guard closes idle connections a little earlier; bytes that are no request do not set it back.
+        timeout_keep_alive=math.ceil(settings.keep_alive_s) + 1,
+    )
+    return DrainingServer(config, guard=guard, drain_s=settings.drain_s, on_drain=service.drain, call_later=call_later)
+
+
 def serve(service: Service) -> None:
     """Answer requests until SIGTERM or SIGINT; return after the drain, with the outbox delivered or spooled.
 
@@ -104,18 +148,29 @@ def serve(service: Service) -> None:
         ConfigError: If the address is unknown or taken.
     """
     settings = service.settings
-    config = uvicorn.Config(
-        create(service),
-        access_log=False,
-        log_config=None,
-        lifespan="on",
-        timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
-    server = DrainingServer(config, drain_s=settings.drain_s, on_drain=service.drain)
+    server = server_of(service)
     with listen(settings.host, settings.port) as listening:
         _log.info("listening on port %d", listening.getsockname()[1])
         # uvicorn raises a second signal again after its clean stop; the process then still ends with code 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        asyncio.run(server.serve(sockets=[listening]))
+        server.run(sockets=[listening])
+
+
+def _limits(settings: ServingSettings) -> ConnectionLimits:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num = limit_of(settings.max_connections, descriptors)
+    if num < settings.max_connections:
+        _log.warning(
+            "%d connections at most, not serving.max_connections = %d: the process may open %d files (ulimit -n)",
+            num,
+            settings.max_connections,
+            descriptors,
+        )
+    seconds = {
+        Phase.HEADERS: settings.headers_timeout_s,
+        Phase.BODY: settings.body_timeout_s,
+        Phase.UNREAD: settings.write_timeout_s,
+        Phase.IDLE: settings.keep_alive_s,
+    }
+    return ConnectionLimits(num=num, seconds=seconds)

@@ -145,6 +145,11 @@ class Service:
         self.metrics.latency.labels(arm).observe(context.latency_us / 1e6)
         return context.answer()
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Return the clock of the deadlines, in seconds that never go back."""
+        return self._system.clock
+
     def new_id(self) -> str:
         """Return a new id that sorts by time."""
         return uuid7(self._system.now_ms(), self._system.random_bytes)

@@ -1,16 +1,13 @@
 """A service on a real socket, in a thread of the test process."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
-import uvicorn
 
-from serving.http.app import create
-from serving.http.server import listen
+from serving.http.server import listen, server_of
 from serving.ranking.service import Service
 
 LIMIT_S = 60.0
@@ -20,9 +17,8 @@ LIMIT_S = 60.0
 def live(service: Service) -> Iterator[str]:
     """Run the service and yield its address once it is ready."""
     listening = listen("127.0.0.1", 0)
-    config = uvicorn.Config(create(service), log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+    server = server_of(service)
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
     thread.start()
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     try:

@@ -1,11 +1,12 @@
 """The ranking service as a process of its own."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from stream.broker.settings import Broker
@@ -21,24 +22,45 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    home: Path, broker: Broker, port: int, *flags: str, drain_s: float = 0
+    home: Path,
+    broker: Broker,
+    port: int,
+    *flags: str,
+    drain_s: float = 0,
+    settings: Mapping[str, object] | None = None,
+    num_files: int | None = None,
+    log: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `shelfwise serving run`, and kill the process at the end if it still runs."""
+    """Run `shelfwise serving run`, and kill the process at the end if it still runs.
+
+    Args:
+        home: Its home folder.
+        broker: The broker.
+        port: Its port.
+        flags: Further flags of the command.
+        drain_s: Seconds of its drain.
+        settings: Further settings of the section `serving`.
+        num_files: Files that it may open; as many as this process if it is None.
+        log: File for its standard error.
+    """
     complete_schema(f"sqlite:///{home}/shelfwise.db")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHELFWISE_")}  # noqa: TID251
     environment |= {"SHELFWISE_HOME": str(home), "SHELFWISE_BROKER": broker.bootstrap}
     program = [sys.executable, "-c", "from deploy.cli import main; main()"]
-    child = subprocess.Popen(
-        [
-            *(*program, "--set", "serving.default_lineage=base", "serving", "run"),
-            *("--port", str(port), "--deadline-ms", "5000", "--drain-s", str(drain_s), *flags),
-        ],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-    )
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
+    chosen = {"default_lineage": "base", "deadline_ms": 5_000, "drain_s": drain_s, **(settings or {})}
+    sets = [word for name, value in chosen.items() for word in ("--set", f"serving.{name}={value}")]
+    with ExitStack() as stack:
+        child = subprocess.Popen(
+            [*program, *sets, "serving", "run", "--port", str(port), *flags],
+            env=environment,
+            cwd=Path(__file__).parents[2],
+            stderr=stack.enter_context(log.open("wb")) if log else None,
+        )
+        if num_files is not None:
+            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (num_files, num_files))
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()

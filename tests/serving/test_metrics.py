@@ -3,6 +3,8 @@ from serving.metrics import Metrics
 NAMES = {
     "shelfwise_serving_requests": ("counter", ("arm", "fallback")),
     "shelfwise_serving_refused": ("counter", ("status",)),
+    "shelfwise_serving_connections": ("gauge", ()),
+    "shelfwise_serving_closed_connections": ("counter", ("reason",)),
     "shelfwise_serving_latency_seconds": ("histogram", ("arm",)),
     "shelfwise_serving_version": ("gauge", ("lineage",)),
     "shelfwise_serving_version_changes": ("counter", ("lineage",)),

@@ -5,22 +5,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
-import uvicorn
 
-from serving.http.app import create
-from serving.http.server import DrainingServer, listen
+from serving.http.server import listen, server_of
 from serving.settings import ServingSettings
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS
-from tests.serving.live import LIMIT_S, wait_ready
+from tests.serving.live import LIMIT_S, wait_ready, wait_until
 from tests.serving.process import free_port, process
 from tests.serving.world import START_MS, World, body
 
@@ -41,10 +40,9 @@ class Timer:
 def test_the_server_is_unready_and_answers_until_the_drain_is_over(tmp_path: Path) -> None:
     service = World(tmp_path).service(ServingSettings(deadline_ms=5_000.0))
     timer = Timer()
-    config = uvicorn.Config(create(service), log_config=None, access_log=False, lifespan="on")
-    server = DrainingServer(config, drain_s=5.0, on_drain=service.drain, call_later=timer)
+    server = server_of(service, call_later=timer)
     with listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+        thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
         thread.start()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
@@ -73,7 +71,7 @@ def test_the_server_is_unready_and_answers_until_the_drain_is_over(tmp_path: Pat
 
 def test_a_signal_before_the_start_needs_no_drain(tmp_path: Path) -> None:
     service = World(tmp_path).service()
-    server = DrainingServer(uvicorn.Config(create(service)), drain_s=5.0, on_drain=service.drain)
+    server = server_of(service)
     server.handle_exit(signal.SIGTERM, None)
     assert server.should_exit
     assert not service.is_draining
@@ -109,6 +107,50 @@ def test_after_sigterm_the_probe_fails_and_every_request_is_answered_and_deliver
         msgspec.json.decode(record.value or b"", type=Impression) for record in read_to_end(fresh_kafka, IMPRESSIONS)
     ]
     assert sorted(one.event_id for one in delivered) == sorted(answer["impression_event_id"] for answer in found)
+
+
+@pytest.mark.slow
+def test_v8_idle_and_slow_clients_do_not_keep_others_out(tmp_path: Path) -> None:
+    World(tmp_path).go_live("base", 1)
+    port, absent = free_port(), Broker(bootstrap=f"127.0.0.1:{free_port()}")
+    address, log = f"http://127.0.0.1:{port}", tmp_path / "log"
+    started = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    settings = {"headers_timeout_s": 2.0, "body_timeout_s": 2.0}
+    with process(tmp_path, absent, port, settings=settings, num_files=1_024, log=log) as child, ExitStack() as stack:
+        wait_ready(address)
+        with httpx.Client(base_url=address, timeout=LIMIT_S) as kept:
+            assert kept.post("/v1/rank", json=body()).status_code == 200
+            silent = [b""] * 1_100 + [started] * 300 + [started + b"Content-Length: 100\r\n\r\n{"] * 300
+            held = []
+            for sent in silent:
+                held.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)))
+                held[-1].sendall(sent)
+            for _ in range(20):
+                assert kept.get("/readyz").status_code == 200
+                assert kept.post("/v1/rank", json=body()).json()["fallback"] is None
+                # New clients get in as well.
+                assert httpx.get(f"{address}/readyz", timeout=LIMIT_S).status_code == 200
+                assert httpx.post(f"{address}/v1/rank", json=body(), timeout=LIMIT_S).status_code == 200
+            # At last every one of the others is closed by the server.
+            wait_until(lambda: all(map(_is_closed, held)))
+            assert kept.get("/readyz").status_code == 200
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(LIMIT_S) == 0
+    logged = log.read_text()
+    assert "Traceback" not in logged
+    assert len(logged.splitlines()) < 30
+
+
+def _is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        while client.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def test_connections_answer_without_delay() -> None:

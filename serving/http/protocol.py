@@ -1,0 +1,188 @@
+"""uvicorn's HTTP protocol with deadlines and a limit of connections.
+
+A client that sends nothing, too little or too slowly is answered with 408, or closed without an answer if it has sent
+nothing. Neither is logged: a line for each would let anyone fill the disk. The metrics count them.
+
+Source: `serving.http.connections`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.http.connections import Connections, Phase
+from serving.metrics import Metrics
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+_TIMEOUT, _HEADERS_TOO_LARGE = 408, 431
+
+
+class Closable(Protocol):
+    """A connection that the guard can close."""
+
+    def end(self, phase: Phase) -> None:
+        """Close the connection, which was in `phase` for too long."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection at once, without an answer."""
+        ...
+
+
+class Guard:
+    """Keeper of the limits of all connections of a server."""
+
+    def __init__(self, connections: Connections[Closable], metrics: Metrics, clock: Callable[[], float]) -> None:
+        """Prepare the keeper.
+
+        Args:
+            connections: The table of connections, empty.
+            metrics: Metrics of the process.
+            clock: Monotonic seconds.
+        """
+        self.clock = clock
+        self._connections = connections
+        self._closed = metrics.closed_connections
+        metrics.connections.set_function(lambda: len(connections))
+
+    def opened(self, connection: Closable) -> None:
+        """Take a new connection, or close one to stay below the limit."""
+        victim = self._connections.opened(connection, self.clock())
+        if victim is not None:
+            self.count("full" if victim is connection else "room")
+            victim.abort()
+
+    def entered(self, connection: Closable, phase: Phase) -> None:
+        """Move a connection to a phase."""
+        self._connections.entered(connection, phase, self.clock())
+
+    def closed(self, connection: Closable) -> None:
+        """Forget a connection."""
+        self._connections.closed(connection)
+
+    def sweep(self) -> None:
+        """Close the connections that are past a deadline."""
+        for connection, phase in self._connections.expired(self.clock()):
+            self.count(phase.value)
+            connection.end(phase)
+
+    def count(self, reason: str) -> None:
+        """Count a connection that the service closes."""
+        self._closed.labels(reason).inc()
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection under a guard."""
+
+    def __init__(self, *, guard: Guard, **others: Any) -> None:
+        """Prepare a connection; `others` are uvicorn's own arguments."""
+        super().__init__(**others)
+        self._guard = guard
+        self._incoming: Phase | None = None
+        self._num_answering = 0
+        self._is_unread = False
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection under the guard."""
+        super().connection_made(transport)
+        self._guard.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._guard.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes of requests; headers above `MAX_HEADER_BYTES` are refused."""
+        self._header_bytes += len(data)
+        super().data_received(data)
+        is_in_headers = self._incoming in {None, Phase.HEADERS}
+        if is_in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._guard.count("large")
+            self._answer(_HEADERS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Note the first byte of a request."""
+        super().on_message_begin()
+        self._incoming = Phase.HEADERS
+        self._moved()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers of a chunked body are not kept."""
+        if self._incoming is Phase.HEADERS:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start to answer a request, whose body may follow."""
+        self._incoming = Phase.BODY
+        self._num_answering += 1
+        super().on_headers_complete()
+        self._moved()
+
+    def on_message_complete(self) -> None:
+        """Note the end of a request."""
+        super().on_message_complete()
+        self._incoming = None
+        self._header_bytes = 0
+        self._moved()
+
+    def on_response_complete(self) -> None:
+        """Note the end of an answer."""
+        self._num_answering -= 1
+        super().on_response_complete()
+        self._moved()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse bytes that are no HTTP request."""
+        self._guard.count("invalid")
+        super().send_400_response(msg)
+        self._moved()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read its answer."""
+        super().pause_writing()
+        self._is_unread = True
+        self._moved()
+
+    def resume_writing(self) -> None:
+        """Note that the client reads on."""
+        super().resume_writing()
+        self._is_unread = False
+        self._moved()
+
+    def shutdown(self) -> None:
+        """Close when the answer under way is complete; a request that is not complete gets none."""
+        super().shutdown()
+        if self._incoming is not None:
+            self.transport.close()
+
+    def end(self, phase: Phase) -> None:
+        """Close the connection, which was in `phase` for too long."""
+        is_begun = self._incoming is not None and phase in {Phase.HEADERS, Phase.BODY}
+        is_answered = phase is Phase.BODY and self.cycle.response_started
+        if phase is Phase.UNREAD or is_answered:
+            self.abort()
+        elif is_begun:
+            self._answer(_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once, without an answer."""
+        self.transport.abort()
+
+    def _answer(self, status: int) -> None:
+        self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+    def _moved(self) -> None:
+        if self._is_unread or self.transport.is_closing():
+            phase = Phase.UNREAD
+        elif self._incoming is not None:
+            phase = self._incoming
+        else:
+            phase = Phase.ANSWER if self._num_answering > 0 else Phase.IDLE
+        self._guard.entered(self, phase)

@@ -1,0 +1,170 @@
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serving.http.connections import ConnectionLimits, Connections, Phase
+from serving.http.protocol import MAX_HEADER_BYTES, Guard
+from serving.metrics import CLOSINGS, Metrics
+from serving.ranking.service import Service
+from serving.settings import ServingSettings
+from tests.serving.live import LIMIT_S, live, wait_until
+from tests.serving.world import World, body
+
+HEADERS = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+
+
+class Recorded:
+    """A connection that records how it was closed: in which phase, or None at once."""
+
+    def __init__(self) -> None:
+        self.ended: list[Phase | None] = []
+
+    def end(self, phase: Phase) -> None:
+        self.ended.append(phase)
+
+    def abort(self) -> None:
+        self.ended.append(None)
+
+
+@contextmanager
+def serving(tmp_path: Path, **changes: Any) -> Iterator[tuple[Service, str]]:
+    service = World(tmp_path).service(ServingSettings(deadline_ms=5_000.0, **changes))
+    with live(service) as address:
+        yield service, address
+
+
+def connect(address: str, sent: bytes = b"") -> socket.socket:
+    url = httpx.URL(address)
+    made = socket.create_connection((url.host, url.port or 0), timeout=LIMIT_S)
+    made.sendall(sent)
+    return made
+
+
+def answer(sent: socket.socket) -> bytes:
+    """Return everything that the server sends until it closes the connection."""
+    found = b""
+    with suppress(ConnectionResetError):
+        while more := sent.recv(65_536):
+            found += more
+    return found
+
+
+def closed(service: Service) -> dict[str, float]:
+    name = "shelfwise_serving_closed_connections_total"
+    values = {reason: service.metrics.registry.get_sample_value(name, {"reason": reason}) or 0 for reason in CLOSINGS}
+    return {reason: value for reason, value in values.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (b"", b"", "headers"),
+        (b"P", b"408", "headers"),
+        (HEADERS, b"408", "headers"),
+        (HEADERS + b"\r\n", b"408", "body"),
+        (HEADERS + b"\r\n{", b"408", "body"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"200", "idle"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n\r\n", b"200", "idle"),
+        # Answered before its body is complete: the rest has the deadline of a body.
+        (HEADERS.replace(b"rank", b"none") + b"\r\n", b"404", "body"),
+    ],
+)
+def test_a_connection_without_a_complete_request_is_closed(
+    tmp_path: Path, sent: bytes, status: bytes, reason: str
+) -> None:
+    with serving(tmp_path, headers_timeout_s=0.3, body_timeout_s=0.3, keep_alive_s=0.3) as (service, address):
+        with connect(address, sent) as client:
+            found = answer(client)
+        assert found[9:12] == status
+        # The probe's own connection may have been idle as well.
+        assert closed(service)[reason] >= 1
+
+
+def test_bytes_now_and_then_extend_no_deadline(tmp_path: Path) -> None:
+    with serving(tmp_path, headers_timeout_s=0.5) as (_, address), connect(address, b"GET / HTTP/1.1\r\n") as client:
+        client.settimeout(0.1)
+        found = b""
+        while True:
+            try:
+                client.sendall(b"a: b\r\n")
+                more = client.recv(65_536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            if not more:
+                break
+            found += more
+        assert found[9:12] in {b"408", b""}
+
+
+def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(tmp_path, write_timeout_s=0.3) as (service, address):
+        with connect(address) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.settimeout(0.2)
+            # Answers fill the buffers of both sides.
+            with suppress(OSError):
+                for _ in range(100_000):
+                    client.sendall(asked * 100)
+            wait_until(lambda: closed(service).get("unread") == 1)
+        assert httpx.get(f"{address}/livez").status_code == 200
+
+
+def test_large_headers_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, address):
+        with connect(address, b"GET /livez HTTP/1.1\r\nx: " + b"a" * (MAX_HEADER_BYTES + 1)) as client:
+            assert answer(client)[9:12] in {b"431", b""}
+        assert closed(service) == {"large": 1}
+
+
+def test_bytes_that_are_no_request_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, address):
+        with connect(address, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n") as client:
+            assert answer(client)[9:12] == b"400"
+        assert closed(service) == {"invalid": 1}
+
+
+def test_at_the_limit_connections_without_a_request_make_room(tmp_path: Path) -> None:
+    with serving(tmp_path, max_connections=10) as (service, address), ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(connect(address))
+        with httpx.Client(base_url=address, timeout=LIMIT_S) as client:
+            assert client.get("/readyz").status_code == 200
+            assert client.post("/v1/rank", json=body()).status_code == 200
+        assert closed(service)["room"] >= 40
+        assert service.metrics.registry.get_sample_value("shelfwise_serving_connections") in {9, 10}
+
+
+def test_when_every_connection_is_being_answered_a_new_one_is_closed() -> None:
+    metrics, now = Metrics(), [0.0]
+    guard = Guard(Connections(ConnectionLimits(num=1, seconds={Phase.BODY: 2.0})), metrics, lambda: now[0])
+    first, second = Recorded(), Recorded()
+    guard.opened(first)
+    guard.entered(first, Phase.ANSWER)
+    guard.opened(second)
+    assert (first.ended, second.ended) == ([], [None])
+    guard.entered(first, Phase.BODY)
+    now[0] = 2.5
+    guard.sweep()
+    guard.sweep()
+    assert first.ended == [Phase.BODY]
+    values = {reason: metrics.closed_connections.labels(reason)._value.get() for reason in CLOSINGS}
+    assert {k: v for k, v in values.items() if v} == {"full": 1, "body": 1}
+
+
+def test_a_client_that_leaves_early_is_no_error_of_the_service(tmp_path: Path) -> None:
+    with serving(tmp_path) as (service, address):
+        connect(address, HEADERS + b"\r\n{").close()
+
+        def refused(status: str) -> float | None:
+            return service.metrics.registry.get_sample_value("shelfwise_serving_refused_total", {"status": status})
+
+        wait_until(lambda: refused("408") == 1)
+        assert refused("500") is None
