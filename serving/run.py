@@ -72,7 +72,7 @@ def build(
         version_updater=VersionUpdater(
             Registry(engine) if engine is not None else None,
             versions,
-            lambda address: scorer.load(artifacts, address, compiled=settings.compiled, count=metrics.count_candidates),
+            scorer.Loader(artifacts, compiled=settings.compiled, count=metrics.count_candidates).load,
             metrics,
             pointers=folder / "versions.json",
             clock=system.clock,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import torch
 
 from stream.backoff import Backoff
@@ -33,6 +34,7 @@ from trainer.progress import Progress
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint
 from trainer.versions.atomic_folder import WriteError
+from trainer.versions.base_choice import BaseChoice
 from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, State
 from trainer.versions.publisher import Publisher
 
@@ -128,6 +130,11 @@ class Loop:
         self._origin = origin
         self._adopted: tuple[Adoption, ...] = ()
         self._boundaries = settings.boundaries(lineage.learning)
+        self._base_choice = BaseChoice(
+            max_share=settings.version_delta_share,
+            keep_versions=settings.keep_versions,
+            rows_dtype=settings.rows_dtype,
+        )
         self._pauses = pauses
         self._failpoint = failpoint
         self._before_step = before_step
@@ -166,9 +173,12 @@ class Loop:
                 self._warm_start(self._origin)
         else:
             self._restore(found)
-            if self._published.artifact is not None:
-                self._register(self._published.artifact)
-                self._load_former(self._published.artifact)
+            newest = self._published.artifact
+            if newest is not None:
+                if not self._register(newest):
+                    # What refused it may be its base.
+                    self._published = msgspec.structs.replace(self._published, base=None)
+                self._load_former(newest)
         self.progress.version = self._published.version
         return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
 
@@ -294,6 +304,7 @@ class Loop:
             self._load_former(self._published.artifact)
             self.progress.num_published += 1
             self.progress.version = self._published.version
+            self.progress.version_bytes = artifact.size(self._publisher.folder, self._published.artifact)
 
     def _base_of_delta(self) -> Base | None:
         """Return the full checkpoint that the next one may leave rows to; None if it must be full itself."""
@@ -302,11 +313,12 @@ class Loop:
             return None
         return base
 
-    def _register(self, sha256: str) -> None:
+    def _register(self, sha256: str) -> bool:
+        """Register a version, as often as the database needs it, and return whether it verified."""
         backoff = Backoff(random=self._pauses.random)
         while True:
             try:
-                self._publisher.register(sha256)
+                return self._publisher.register(sha256)
             except FencedError:
                 raise
             except StoreError as error:
@@ -314,16 +326,16 @@ class Loop:
                 _log.warning("training pauses, next attempt in %.1f s: %s", delay_s, error)
                 if self._pauses.wait(delay_s):
                     raise
-            else:
-                return
 
     def _load_former(self, newest: str) -> None:
         """Give the learner the version before the newest one; it only measures, so a damaged one is left out."""
+        held = () if self.learner.former is None else (self.learner.former.version,)
         self.learner.former = None
+        folder = self._publisher.folder
         try:
-            parent = artifact.read_manifest(self._publisher.folder, newest).parent
+            parent = artifact.read_manifest(folder, newest).parent
             if parent is not None:
-                self.learner.former = FormerVersion(artifact.load(self._publisher.folder, parent), self.learner.device)
+                self.learner.former = FormerVersion(artifact.load(folder, parent, held), self.learner.device)
         except ArtifactError as error:
             _log.warning("no series of the former version: %s", error)
 
@@ -366,16 +378,20 @@ class Loop:
             num_sessions=own.counters["trained"],
             code_version=self._lineage.code_version,
         )
+        folder = self._publisher.folder
+        changed = self._base_choice.changed(folder, self._published.base, manifest, own.changed_since)
+        base = None if changed is None else self._published.base
         sha256 = artifact.publish(
-            self._publisher.folder,
-            manifest,
+            folder,
+            msgspec.structs.replace(manifest, base=base),
             own.params,
             own.id_maps,
             own.golden,
+            changed=changed,
             rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )
-        return Published(version=number, artifact=sha256, batch_number=own.batch_number)
+        return Published(version=number, artifact=sha256, base=base or sha256, batch_number=own.batch_number)
 
     def _state(self, *, publishes: bool) -> State:
         prequential = Prequential() if publishes else self.learner.prequential

@@ -76,6 +76,11 @@ def families() -> dict[str, Family]:
         GaugeMetricFamily("shelfwise_trainer_pending", "Sessions that wait for their batch to fill.", labels=_LINEAGE),
         GaugeMetricFamily("shelfwise_trainer_version", "Number of the newest version.", labels=_LINEAGE),
         GaugeMetricFamily(
+            "shelfwise_trainer_version_bytes",
+            "Bytes of the newest version that this process wrote; small if it holds changed rows only.",
+            labels=_LINEAGE,
+        ),
+        GaugeMetricFamily(
             "shelfwise_trainer_watermark_timestamp_seconds", "Watermark of the newest record.", labels=_LINEAGE
         ),
         GaugeMetricFamily(
@@ -130,6 +135,8 @@ class LoopCollector(Collector):
         for (table, row), count in sorted(own.candidates.items()):
             add("candidates", count, table, row)
         add("version", progress.version)
+        if progress.version_bytes is not None:
+            add("version_bytes", progress.version_bytes)
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)
         if progress.checkpoint_at is not None:

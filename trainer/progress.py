@@ -13,6 +13,7 @@ class Progress:
             incoming order.
         num_failed_writes: Versions and checkpoints that the file system refused.
         prequential: Means over the sessions between the two newest versions.
+        version_bytes: Bytes of the newest version that this process wrote, None before.
         losses: Parts of the newest batch's loss.
         checkpoint_at: Monotonic seconds of the newest checkpoint of this process.
     """
@@ -25,6 +26,7 @@ class Progress:
     num_undecodable: int = 0
     num_failed_writes: int = 0
     version: int = 0
+    version_bytes: int | None = None
     watermark_ts: int | None = None
     prequential: Mapping[str, float] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)

@@ -34,7 +34,9 @@ class TrainerSettings:
         keep_checkpoints: Checkpoints kept on disk.
         deltas_per_base: Checkpoints that hold changed rows only, between two full ones; 0 writes full ones only.
         keep_versions: Newest versions of a lineage kept on disk; not fewer than `keep_checkpoints`. The live version
-            always stays.
+            always stays, and so do the full versions that others need.
+        version_delta_share: Largest share of the rows of all id tables that may have changed since a full version for
+            the next version to hold changed rows only; 0 writes full versions only.
     """
 
     model: ModelName = "armmt"
@@ -52,6 +54,7 @@ class TrainerSettings:
     keep_checkpoints: int = 3
     deltas_per_base: int = 20
     keep_versions: int = 48
+    version_delta_share: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("publish_s", "halt_after", "threads", "max_waiting", "lease_ttl_s", "keep_checkpoints"):
@@ -61,6 +64,8 @@ class TrainerSettings:
             raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
         if self.deltas_per_base < 0:
             raise ValueError(f"deltas_per_base = {self.deltas_per_base}: expected 0 or more")
+        if not 0 <= self.version_delta_share <= 1:
+            raise ValueError(f"version_delta_share = {self.version_delta_share}: expected 0 to 1")
         # A restart from an older checkpoint registers the version of that checkpoint again.
         if self.keep_versions < max(self.keep_checkpoints, 2):
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -86,16 +87,34 @@ class TorchScorer:
             return self._forward(batch)
 
 
-def load(folder: Path, sha256: str, *, compiled: bool = False, count: Count = lambda _: None) -> TorchScorer:
-    """Return the scorer of a version, verified and warm.
+class Loader:
+    """Scorers of versions; a delta is put into a copy of a version that is still in use, where one fits.
 
-    Raises:
-        ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
+    Args:
+        folder: Folder of the versions.
+        compiled: Whether torch compiles the forward pass.
+        count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
     """
-    scorer = TorchScorer(artifact.load(folder, sha256), compiled=compiled, count=count)
-    scorer.verify()
-    scorer.warm_up()
-    return scorer
+
+    def __init__(self, folder: Path, *, compiled: bool = False, count: Count = lambda _: None) -> None:
+        self._folder = folder
+        self._compiled = compiled
+        self._count = count
+        # Weak references: a version leaves the memory with the last scorer that uses it.
+        self._in_use: WeakValueDictionary[str, artifact.LoadedVersion] = WeakValueDictionary()
+
+    def load(self, sha256: str) -> TorchScorer:
+        """Return the scorer of a version, verified and warm.
+
+        Raises:
+            ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
+        """
+        version = artifact.load(self._folder, sha256, held=list(self._in_use.values()))
+        scorer = TorchScorer(version, compiled=self._compiled, count=self._count)
+        scorer.verify()
+        scorer.warm_up()
+        self._in_use[sha256] = version
+        return scorer
 
 
 def use_one_thread() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import torch
 
@@ -68,6 +69,23 @@ def _state(own: Learner, boundary_ts: int) -> State:
     )
 
 
+def _check_equal(version: artifact.LoadedVersion, own: Learner) -> None:
+    """Compare rows and ids with those of the learner, in parts that need little memory."""
+    for start in range(0, len(own.params["rows.item"]), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        assert torch.equal(version.params["rows.item"][part], own.params["rows.item"][part].half().float())
+    ids = version.id_maps.item.to_arrays(counts=False)
+    for name, array in own.id_maps.item.to_arrays(counts=False).items():
+        np.testing.assert_array_equal(ids[name], array)
+
+
+def _measure_loads(folder: Path, address: str, delta: str, own: Learner) -> None:
+    held = [_timed("load of the version", lambda: artifact.load(folder, address))]
+    _check_equal(_timed("load of the delta, base in memory", lambda: artifact.load(folder, delta, held)), own)
+    held.clear()
+    _check_equal(_timed("load of the delta, base from disk", lambda: artifact.load(folder, delta)), own)
+
+
 def measure(rows: int, folder: Path) -> None:
     """Print the measurements of a table of items with so many rows of width 32."""
     values = encode_config(MODEL_PROFILES["mlp"]["tiny"]) | {"d": 32, "vector_width": WIDTH}
@@ -101,8 +119,12 @@ def measure(rows: int, folder: Path) -> None:
     base = _timed("full checkpoint", lambda: save(180_000, None))
     sys.stdout.write(f"full checkpoint: {_size(folder / base.name):.1f} MB\n")
     slots = np.unique(np.concatenate([[0], ids.lookup(keys)]))
-    with torch.no_grad():
-        own._row_optimizer.step("item", slots, torch.ones(len(slots), 32))
+
+    def change_rows() -> None:
+        with torch.no_grad():
+            own._row_optimizer.step("item", slots, torch.ones(len(slots), 32))
+
+    change_rows()
     own.at_boundary(240_000, 180_000)
     _timed(f"checkpoint with {len(slots)} changed rows", lambda: save(240_000, base))
     newest = max(path for path in folder.iterdir() if path.name[:12].isdigit())
@@ -117,7 +139,17 @@ def measure(rows: int, folder: Path) -> None:
         lambda: artifact.publish(folder, head, own.params, own.id_maps, golden, rows_dtype=torch.float16),
     )
     sys.stdout.write(f"version: {_size(folder / address):.1f} MB\n")
-    _timed("load of the version", lambda: artifact.load(folder, address))
+    change_rows()
+    changed = _timed("changed rows of the delta", lambda: own.changed_since(240_000))
+    next_head = msgspec.structs.replace(head, version=2, parent=address, base=address)
+    delta = _timed(
+        f"delta with {sum(map(len, changed.values()))} changed rows",
+        lambda: artifact.publish(
+            folder, next_head, own.params, own.id_maps, golden, changed=changed, rows_dtype=torch.float16
+        ),
+    )
+    sys.stdout.write(f"delta: {_size(folder / delta):.1f} MB\n")
+    _measure_loads(folder, address, delta, own)
     sys.stdout.write(f"memory at the end: {_rss_mb():.0f} MB\n")
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     sys.stdout.write(f"largest memory: {peak_mb:.0f} MB\n")

@@ -104,7 +104,7 @@ def test_a_log_of_schema_1_trains_a_version_of_schema_2(tmp_path: Path) -> None:
     (*_, newest) = versions(engine, LINEAGE)
     loaded = artifact.load(tmp_path / "artifacts", newest)
     assert loaded.manifest.feature_schema == FEATURE_SCHEMA == SCHEMAS[2].sha256
-    assert np.isfinite(scorer.load(tmp_path / "artifacts", newest).score(example(1))).all()
+    assert np.isfinite(scorer.Loader(tmp_path / "artifacts").load(newest).score(example(1))).all()
 
 
 def test_logs_of_either_schema_give_a_model_of_schema_1_the_same_weights(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_versions_of_both_schemas_score_beside_each_other(tmp_path: Path) -> Non
     feed(make_loop(tmp_path / "new", engine), make_log(90))
     before = artifact.load(tmp_path / "artifacts", versions(engine, OLD)[-1])
     expected = scorer.TorchScorer(before).score(example(2))
-    old = scorer.load(tmp_path / "artifacts", as_schema_1_wrote_it(tmp_path / "artifacts" / before.sha256).name)
-    new = scorer.load(tmp_path / "new" / "artifacts", versions(engine, LINEAGE)[-1])
+    old = scorer.Loader(tmp_path / "artifacts").load(as_schema_1_wrote_it(tmp_path / "artifacts" / before.sha256).name)
+    new = scorer.Loader(tmp_path / "new" / "artifacts").load(versions(engine, LINEAGE)[-1])
     assert old.score(example(2)) == expected
     assert old.score(replace(example(2), token=np.zeros(8, np.int64), path=())) == expected
     assert new.score(replace(example(2), token=np.zeros(8, np.int64))) != new.score(example(2))
@@ -179,7 +179,7 @@ def test_an_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "artifacts" / versions(engine, LINEAGE)[-1]
     found = rewritten(folder, lambda document: document.update(feature_schema="beef"))
     with pytest.raises(ArtifactError, match=rf"{found.name}: .*feature schema beef is unknown; known: 1 .d6895f4c"):
-        scorer.load(found.parent, found.name)
+        scorer.Loader(found.parent).load(found.name)
     newest = sorted(each for each in (tmp_path / "checkpoints").iterdir())[-1]
     rewritten(newest, lambda document: document["state"].update(feature_schema="beef"))
     with pytest.raises(ArtifactError, match=r"checkpoint of lineage test: .*feature schema beef is unknown"):

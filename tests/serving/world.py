@@ -125,6 +125,15 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
     return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
 
 
+def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int]) -> str:
+    """Write version `number` with other values in these rows of items than the version `base`; return its address."""
+    full = artifact.load(folder, base)
+    changed = {table: np.zeros(0, np.int64) for table in full.id_maps.by_name()} | {"item": np.array(sorted(rows))}
+    full.params["rows.item"][changed["item"]] += number
+    head = msgspec.structs.replace(full.manifest, version=number, parent=base, base=base)
+    return artifact.publish(folder, head, full.params, full.id_maps, full.golden, changed=changed)
+
+
 class StubScorer:
     """A scorer that returns what a function says, in place of a model."""
 
@@ -151,13 +160,18 @@ class World:
         self.artifacts = home / "artifacts"
         self._terms: dict[str, int] = {}
 
-    def go_live(self, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None) -> str:
-        """Publish a version and make it live; returns its address."""
+    def go_live(
+        self, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None, base: str | None = None
+    ) -> str:
+        """Publish a version, or a delta of `base`, and make it live; returns its address."""
         if lineage not in self._terms:
             self.registry.ensure_lineage(lineage, model, "tiny", architecture_hash(model, tiny(model)))
             self._terms[lineage] = self.registry.acquire_lease(lineage, "test", START_MS, 1_000_000)
         term = self._terms[lineage]
-        address = publish(self.artifacts, lineage, number, model=model, seed=seed)
+        if base is None:
+            address = publish(self.artifacts, lineage, number, model=model, seed=seed)
+        else:
+            address = publish_delta(self.artifacts, base, number, rows=[number])
         self.registry.publish(lineage, number, address, None, term, {}, {}, START_MS)
         self.registry.advance(lineage, number, term, "verified", "test", START_MS)
         self.registry.advance(lineage, number, term, "live", "test", START_MS)

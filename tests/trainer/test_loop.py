@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sqlalchemy import Engine
 
 from stream import db
-from stream.errors import ConfigError
+from stream.errors import ArtifactError, ConfigError
 from stream.schemas.session import Session, decode, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
@@ -65,6 +66,12 @@ def crash_at(point: str, visit: int) -> Callable[[str], None]:
     return failpoint
 
 
+def has_base(folder: Path, engine: Engine) -> list[bool]:
+    """Return whether each version is a delta, oldest first."""
+    addresses = [version.artifact for version in Registry(engine).versions("test")]
+    return [artifact.read_manifest(folder / "artifacts", address).base is not None for address in addresses]
+
+
 def test_run_trains_and_publishes(undisturbed: tuple[dict[str, bytes], dict[str, int], int]) -> None:
     _, counters, version = undisturbed
     assert counters["trained"] == 240 + 80
@@ -105,6 +112,7 @@ def test_crash_at_each_point_resumes_to_equal_weights(
     assert [version.parent for version in versions[1:]] == [version.artifact for version in versions[:-1]]
     for version in versions:
         artifact.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
+    assert has_base(tmp_path, engine) == [False] + [True] * (undisturbed[2] - 1)
 
 
 def test_resume_from_the_checkpoint_before_when_the_newest_is_damaged(
@@ -376,3 +384,74 @@ def test_a_crash_changes_nothing_about_the_wait(tmp_path: Path, log: list[LogRec
         manifests = [artifact.read_manifest(folder / "artifacts", version.artifact) for version in found]
         addresses.append([(one.version, one.boundary_ts, one.metrics, one.files) for one in manifests])
     assert addresses[0] == addresses[1] != []
+
+
+def test_deltas_of_a_run_with_crashes_equal_full_versions(tmp_path: Path, log: list[LogRecord]) -> None:
+    # In a small table ids whose sightings are forgotten soon take each other's rows.
+    small = replace(changed(sighting_half_life_s=20), config=replace(LINEAGE.config, vocabulary=Vocabulary(item=12)))
+    loaded, has_evicted = [], False
+    for name, share, points in (
+        ("full", 0.0, []),
+        ("deltas", 1.0, ["artifact.after_rename", "after_row", "checkpoint.after_rename"]),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        engine, settings = make_engine(folder), replace(SETTINGS, version_delta_share=share)
+        for point in points:
+            with pytest.raises(Crash):
+                feed(make_loop(folder, engine, lineage=small, settings=settings, failpoint=crash_at(point, 2)), log)
+        feed(make_loop(folder, engine, lineage=small, settings=settings), log)
+        addresses = [version.artifact for version in Registry(engine).versions("test")]
+        loaded.append([artifact.load(folder / "artifacts", address) for address in addresses])
+    full, deltas = loaded
+    assert [one.manifest.base is not None for one in full + deltas] == [False] * 7 + [True] * 5
+    for one, other in zip(full, deltas, strict=True):
+        for name, weight in one.params.items():
+            assert torch.equal(other.params[name], weight)
+        ids = other.id_maps.to_arrays(counts=False)
+        for name, array in one.id_maps.to_arrays(counts=False).items():
+            np.testing.assert_array_equal(ids[name], array)
+        np.testing.assert_array_equal(one.golden_scores, other.golden_scores)
+        has_evicted |= not np.array_equal(ids["item.low"], deltas[0].id_maps.to_arrays(counts=False)["item.low"])
+    assert has_evicted
+
+
+def test_a_version_that_its_damaged_base_refuses_is_followed_by_a_full_one(
+    tmp_path: Path, log: list[LogRecord], undisturbed: tuple[dict[str, bytes], dict[str, int], int]
+) -> None:
+    engine = make_engine(tmp_path)
+    feed(make_loop(tmp_path, engine), log[:170])
+    (base,) = (version.artifact for version in Registry(engine).versions("test")[:1])
+    file = tmp_path / "artifacts" / base / "rows.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-9] ^= 1
+    file.write_bytes(bytes(raw))
+    with pytest.raises(ArtifactError, match=f"its base is refused: {base}/rows.safetensors"):
+        feed(make_loop(tmp_path, engine), log)
+    resumed = make_loop(tmp_path, engine)
+    feed(resumed, log)
+    assert weights(resumed) == undisturbed[0]
+    found = Registry(engine).versions("test")
+    statuses = [version.status for version in found]
+    rejected = statuses.index("rejected")
+    assert 1 < rejected < len(found) - 2
+    assert [number for number, status in enumerate(statuses) if status != "superseded"] == [rejected, len(found) - 1]
+    full = {0, rejected + 1}
+    assert has_base(tmp_path, engine) == [number not in full for number in range(len(found))]
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["adopted setting", "lost full version"])
+def test_another_setting_or_a_lost_full_version_asks_for_a_full_one(
+    tmp_path: Path, log: list[LogRecord], *, loses: bool
+) -> None:
+    engine = make_engine(tmp_path)
+    feed(make_loop(tmp_path, engine), log[:170])
+    assert has_base(tmp_path, engine) == [False, True]
+    full = Registry(engine).versions("test")[0].artifact
+    lineage = LINEAGE if loses else changed(lr=0.001)
+    if loses:
+        (tmp_path / "artifacts" / full).rename(tmp_path / "lost")
+    feed(make_loop(tmp_path, engine, lineage=lineage, adopt=True), log)
+    if loses:
+        (tmp_path / "lost").rename(tmp_path / "artifacts" / full)
+    assert has_base(tmp_path, engine) == [False, True, False, True, True, True]

@@ -6,6 +6,7 @@ from stream import db
 from tests.trainer.harness import feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.metrics import LoopCollector
+from trainer.versions.registry import Registry
 
 
 def test_metrics_name_the_lineage(tmp_path: Path) -> None:
@@ -20,11 +21,15 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
 
     assert value("sessions_total") == 0
     assert value("checkpoint_age_seconds") is None
+    assert value("version_bytes") is None
     feed(loop, make_log(60))
     loop.feed.num_rejected = 3  # type: ignore[misc]  # a ListFeed's counter is a plain field
     loop.progress.num_failed_writes = 2
     assert value("sessions_total") == loop.learner.counters["trained"] > 0
     assert value("version") == loop.progress.version > 0
+    newest = Registry(engine).versions("test")[-1].artifact
+    files = (tmp_path / "artifacts" / newest).glob("*.safetensors")
+    assert value("version_bytes") == sum(file.stat().st_size for file in files)
     assert value("checkpoint_age_seconds") == 5
     assert value("skipped_total", reason="undecodable") == 0
     assert 0 < (value("prequential", series="arrival", label="click", metric="auc") or 0) < 1

@@ -23,9 +23,11 @@ def test_versions_fall_on_boundaries() -> None:
         ({"publish_s": 0}, "publish_s = 0: expected at least 1"),
         ({"threads": 0}, "threads = 0: expected at least 1"),
         ({"keep_versions": 2}, "keep_versions = 2: expected at least 3"),
+        ({"version_delta_share": 1.5}, "version_delta_share = 1.5: expected 0 to 1"),
+        ({"version_delta_share": -0.1}, "version_delta_share = -0.1: expected 0 to 1"),
         ({"keep_checkpoints": 1, "keep_versions": 1}, "keep_versions = 1: expected at least 2"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(values: dict[str, int], message: str) -> None:
+def test_values_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainerSettings(**values)  # type: ignore[arg-type] # each case has the type of its field

@@ -179,6 +179,27 @@ class IdMap:
             arrays |= self._waiting.to_arrays()
         return arrays
 
+    def replace_ids(self, slots: NDArray[np.int64], ids: Hashes) -> None:
+        """Give these slots these ids; the counts stay, so the map is for look-ups from then on.
+
+        Args:
+            slots: Slots, ascending; those that are not in use yet follow the last one without a gap.
+            ids: Their ids.
+
+        Raises:
+            ArtifactError: If the ids do not fit the slots or the table, or an id stands in two rows; the map is of no
+                use then.
+        """
+        if not len(ids.high) == len(ids.low) == len(slots) or (slots >= self.capacity).any():
+            raise ArtifactError(f"id map: {len(ids.high)} ids do not fit a table of {self.capacity} rows")
+        is_new = slots >= self._end
+        moved = is_new | (self._index.high[slots] != ids.high) | (self._index.low[slots] != ids.low)
+        self._index.remove(slots[moved & ~is_new])
+        self._index.put(slots[moved], ids.take(moved))
+        self._end = max(self._end, int(slots.max(initial=0)) + 1)
+        if not np.array_equal(self._index.find(ids), slots):
+            raise ArtifactError("id map: an id stands in two rows")
+
     def taken_over(
         self, slots: NDArray[np.int64], capacity: int, *, seen_s: int, min_sightings: int, half_life_s: int
     ) -> Self:

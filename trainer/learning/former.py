@@ -18,9 +18,14 @@ from trainer.versions.artifact import LoadedVersion
 
 
 class FormerVersion:
-    """The weights and ids of a version, on the device of the learner."""
+    """The weights and ids of a version, on the device of the learner.
+
+    Attributes:
+        version: The version in the memory of the host.
+    """
 
     def __init__(self, version: LoadedVersion, device: torch.device) -> None:
+        self.version = version
         self._model = version.model_name
         self._config = version.config
         self._params = {name: weight.to(device) for name, weight in version.params.items()}

@@ -318,6 +318,14 @@ class Learner:
             found[table] = used
         return found
 
+    def changed_since(self, boundary_ts: int) -> dict[str, NDArray[np.int64]]:
+        """Return the slots by table whose row or id may have changed since a boundary, in ms of watermark time."""
+        changed_s = self._row_optimizer.changed_s
+        return {
+            table: np.flatnonzero(changed_s[table][: FIRST_SLOT + len(id_map)] >= boundary_ts // 1000)
+            for table, id_map in self.id_maps.by_name().items()
+        }
+
     def to_files(self, since_s: int | None = None) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint; with `since_s`, of a delta since that boundary."""
         slots = self.slots(since_s)

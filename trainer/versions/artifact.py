@@ -1,10 +1,13 @@
 """Versions on disk: written once under the sha256 of their manifest, verified in full before use, never pickle.
 
+A full version holds all rows of the id tables, a delta those that changed since a full version, its base. The rest,
+such as dense weights, is in both.
+
 Source: docs/adr/0012-artifact-format.md.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +19,22 @@ from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
-from stream.files import remove_abandoned
 from trainer.features import Batch, batch_from_columns, schema_of
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.models.unique_rows import gather_unique_rows
-from trainer.versions import atomic_folder
+from trainer.versions import atomic_folder, table_delta
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
+from trainer.versions.table_delta import Slots
 
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
 GOLDEN_TOLERANCE = 1e-4
 _ADDRESS = re.compile("[0-9a-f]{64}")
-_FORMAT = 2
+_FORMAT = 3
+_FORMAT_WITHOUT_BASE = 2
 _FILES = frozenset({"dense", "rows", "ids", "golden"})
 
 
@@ -39,6 +43,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     Attributes:
         parent: Address of the version before it.
+        base: Address of the full version whose rows and ids a delta leaves out; None for a full version.
         term: Lease term of the writer.
         model, profile, config: Name in `trainer.models.MODELS`, and the configuration's values.
         learning: Settings of learning, by name.
@@ -56,6 +61,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     lineage: str
     version: int
     parent: str | None
+    base: str | None = None
     term: int
     model: str
     profile: str
@@ -76,11 +82,12 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     files: dict[str, FileEntry] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class LoadedVersion:
     """A version in memory, verified byte by byte.
 
     Attributes:
+        changed: Slots by table in which a delta may differ from its base; empty for a full version.
         golden: Sessions as the trainer saw them, and `golden_scores` the logits [B,n] it gave them.
     """
 
@@ -90,6 +97,7 @@ class LoadedVersion:
     config: ModelConfig
     params: dict[str, Tensor]
     id_maps: IdMaps
+    changed: Slots
     golden: Batch
     golden_scores: NDArray[np.float32]
 
@@ -106,6 +114,7 @@ def publish(
     id_maps: IdMaps,
     golden: Batch,
     *,
+    changed: Slots | None = None,
     rows_dtype: torch.dtype = torch.float32,
     failpoint: Failpoint = no_failpoint,
 ) -> str:
@@ -113,10 +122,24 @@ def publish(
 
     The golden scores are computed from the values as they are written, so a narrower `rows_dtype` is no difference.
 
+    Args:
+        folder: Folder of the versions.
+        manifest: The manifest, without the files.
+        params: All weights by name.
+        id_maps: Rows of the ids.
+        golden: Sessions to be scored; the first 64 are kept.
+        changed: Slots by table that hold all changes since `manifest.base`, ascending; None if there is no base.
+        rows_dtype: Number format of embedding rows.
+        failpoint: Called with the name of each step, for crash tests.
+
     Raises:
         ArtifactError: If a weight or a golden score is not finite; nothing is visible then.
     """
-    written = {name: _as_written(name, tensor, rows_dtype) for name, tensor in params.items()}
+    if (changed is None) != (manifest.base is None):
+        raise ValueError("changed slots and the base that they changed since go together")
+    written = {
+        name: _as_written(name, weight, rows_dtype) for name, weight in _rows_only(params, changed or {}).items()
+    }
     for name, tensor in written.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
@@ -128,8 +151,7 @@ def publish(
     rows = {name: tensor.numpy() for name, tensor in written.items() if name.startswith(ROWS_PREFIX)}
     files: dict[str, atomic_folder.Tensors] = {
         "dense": {name: tensor.numpy() for name, tensor in written.items() if name not in rows},
-        "rows": rows,
-        "ids": dict(id_maps.to_arrays(counts=False)),
+        **_table_files(rows, id_maps, changed),
         "golden": {**small._asdict(), "scores": np.where(small.cand_mask, scores, np.float32(0))},
     }
 
@@ -151,11 +173,26 @@ def read_manifest(folder: Path, sha256: str) -> Manifest:
         manifest = msgspec.json.decode(atomic_folder.read_manifest(folder / sha256), type=Manifest)
     except msgspec.MsgspecError as error:
         raise ArtifactError(f"{sha256}/{atomic_folder.MANIFEST}: {error}") from error
-    if manifest.format != _FORMAT:
-        raise ArtifactError(f"{sha256}: format {manifest.format}, this release reads format {_FORMAT}")
+    if manifest.format not in (_FORMAT_WITHOUT_BASE, _FORMAT):
+        raise ArtifactError(
+            f"{sha256}: format {manifest.format}, this release reads formats {_FORMAT_WITHOUT_BASE} and {_FORMAT}"
+        )
+    if manifest.base is not None and manifest.format == _FORMAT_WITHOUT_BASE:
+        raise ArtifactError(f"{sha256}: format {manifest.format} knows no base")
+    if manifest.base is not None and not is_address(manifest.base):
+        raise ArtifactError(f"{sha256}: base '{manifest.base[:80]}' is no address")
     if manifest.model not in MODELS or set(manifest.files) != _FILES:
         raise ArtifactError(f"{sha256}: model '{manifest.model}' or its files are unknown")
     return manifest
+
+
+def size(folder: Path, sha256: str) -> int:
+    """Return the bytes of a version's files, without the manifest and without a delta's base.
+
+    Raises:
+        ArtifactError: As `read_manifest`.
+    """
+    return sum(entry.size for entry in read_manifest(folder, sha256).files.values())
 
 
 def config_of(manifest: Manifest, sha256: str) -> ModelConfig:
@@ -174,11 +211,16 @@ def config_of(manifest: Manifest, sha256: str) -> ModelConfig:
         raise ArtifactError(f"{sha256}: {error!r}") from error
 
 
-def load(folder: Path, sha256: str) -> LoadedVersion:
+def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = ()) -> LoadedVersion:
     """Return a version after checking every hash, name, dtype, shape and number.
 
+    Args:
+        folder: Folder of the versions.
+        sha256: Address of the version.
+        held: Versions in memory. If a delta can be put into a copy of one of them, its base is not read.
+
     Raises:
-        ArtifactError: If anything is missing, surplus, a link, damaged, foreign or not finite.
+        ArtifactError: If anything is missing, surplus, a link, damaged, foreign or not finite, in a delta's base too.
     """
     manifest = read_manifest(folder, sha256)
     files = atomic_folder.read_files(folder / sha256, manifest.files)
@@ -188,18 +230,62 @@ def load(folder: Path, sha256: str) -> LoadedVersion:
         scores = files["golden"]["scores"].astype(np.float32)
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
+    try:
+        rows, id_maps, changed = _tables(folder, manifest, files, held)
+    except (ArtifactError, KeyError) as error:
+        raise ArtifactError(f"{sha256}: {error}") from error
     params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}
-    params |= {name: torch.from_numpy(array.astype(np.float32)) for name, array in files["rows"].items()}
+    params |= {name: torch.from_numpy(array) for name, array in rows.items()}
     return LoadedVersion(
         sha256=sha256,
         manifest=manifest,
         model_name=manifest.model,
         config=config,
         params=params,
-        id_maps=IdMaps.from_arrays(files["ids"], manifest.capacities),
+        id_maps=id_maps,
+        changed=changed,
         golden=golden,
         golden_scores=scores,
     )
+
+
+def _tables(
+    folder: Path, manifest: Manifest, files: Mapping[str, atomic_folder.Tensors], held: Iterable[LoadedVersion]
+) -> tuple[dict[str, NDArray[np.float32]], IdMaps, Slots]:
+    """Return a version's rows by name of the weight, its ids, and the slots that differ from its base."""
+    if manifest.base is None:
+        rows = {name: array.astype(np.float32) for name, array in files["rows"].items()}
+        return rows, IdMaps.from_arrays(files["ids"], manifest.capacities), {}
+    changed = table_delta.slots_of(files)
+    near = next((version for version in held if _holds_the_rest(version, manifest, changed)), None)
+    full = near or _base_of(folder, manifest, manifest.base)
+    tables = {table: full.params[f"{ROWS_PREFIX}{table}"].numpy() for table in changed}
+    found, id_maps = table_delta.put_in(tables, full.id_maps, files, in_place=near is None)
+    return {f"{ROWS_PREFIX}{table}": rows for table, rows in found.items()}, id_maps, changed
+
+
+def _holds_the_rest(version: LoadedVersion, manifest: Manifest, changed: Slots) -> bool:
+    """Return whether a version has the rows and ids of the delta's base wherever the delta has none."""
+    of = version.manifest
+    if manifest.base not in (version.sha256, of.base) or not _are_alike(of, manifest):
+        return False
+    return all(np.isin(slots, changed[table]).all() for table, slots in version.changed.items())
+
+
+def _base_of(folder: Path, manifest: Manifest, address: str) -> LoadedVersion:
+    try:
+        base = read_manifest(folder, address)
+        is_base = base.base is None and _are_alike(base, manifest)
+        version = load(folder, address) if is_base else None
+    except ArtifactError as error:
+        raise ArtifactError(f"its base is refused: {error}") from error
+    if version is None:
+        raise ArtifactError(f"its base {address} is no full version of {manifest.model} with tables of its size")
+    return version
+
+
+def _are_alike(one: Manifest, other: Manifest) -> bool:
+    return (one.model, one.capacities) == (other.model, other.capacities)
 
 
 def verify_golden(version: LoadedVersion) -> float:
@@ -232,35 +318,6 @@ def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.flo
     return worst
 
 
-def remove(folder: Path, sha256: str) -> None:
-    """Remove a version; does nothing if it is not there.
-
-    Raises:
-        OSError: If the file system refuses.
-    """
-    if is_address(sha256) and (folder / sha256).is_dir():
-        atomic_folder.remove(folder / sha256)
-
-
-def remove_orphans(folder: Path, keep: Collection[str], before_s: float) -> list[str]:
-    """Remove folders of crashed writers, and versions that are not in `keep`; return the names.
-
-    Args:
-        folder: Folder of the versions.
-        keep: Addresses that stay.
-        before_s: Epoch seconds. Younger versions stay: a version that was just written has no row in the registry yet.
-
-    Raises:
-        OSError: If the file system refuses.
-    """
-    removed = [path.name for path in remove_abandoned(folder, atomic_folder.TEMPORARY_PREFIX)]
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if is_address(path.name) and path.name not in keep and path.lstat().st_mtime < before_s:
-            atomic_folder.remove(path)
-            removed.append(path.name)
-    return removed
-
-
 def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
     return weight.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else weight.dtype)
 
@@ -268,13 +325,25 @@ def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
 def _touched(params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype) -> tuple[dict[str, Tensor], Batch]:
     """Return the weights that a batch touches, with the values as written, and the batch with their slots."""
     local, slots = gather_unique_rows(batch)
-    own = {
-        name: weight[torch.from_numpy(slots[name.removeprefix(ROWS_PREFIX)]).to(weight.device)]
-        if name.startswith(ROWS_PREFIX)
-        else weight
-        for name, weight in params.items()
-    }
+    own = _rows_only(params, slots)
     return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local
+
+
+def _rows_only(params: Mapping[str, Tensor], slots: Slots) -> dict[str, Tensor]:
+    """Return the weights, with only these rows of the tables that `slots` names."""
+    found = dict(params)
+    for table, own in slots.items():
+        weight = params[f"{ROWS_PREFIX}{table}"]
+        found[f"{ROWS_PREFIX}{table}"] = weight.detach()[torch.from_numpy(own).to(weight.device)]
+    return found
+
+
+def _table_files(
+    rows: atomic_folder.Tensors, id_maps: IdMaps, changed: Slots | None
+) -> dict[str, atomic_folder.Tensors]:
+    if changed is None:
+        return {"rows": rows, "ids": id_maps.to_arrays(counts=False)}
+    return table_delta.to_files({name.removeprefix(ROWS_PREFIX): own for name, own in rows.items()}, id_maps, changed)
 
 
 def _scores(model: str, config: ModelConfig, params: Mapping[str, Tensor], batch: Batch) -> NDArray[np.float32]:

@@ -37,11 +37,13 @@ class Published(msgspec.Struct, kw_only=True, frozen=True):
     Attributes:
         version: Its number, 0 before the first.
         artifact: Its address.
+        base: Address of the full version that the next one may be a delta of: its own, or that of its base.
         batch_number: Batches seen when it was written.
     """
 
     version: int = 0
     artifact: str | None = None
+    base: str | None = None
     batch_number: int = 0
 
 

@@ -18,8 +18,6 @@ from trainer.versions.registry import Registry, Version
 MAY_DIFFER: Final = ("main_loss", "clicked_weight", "aux_weight", "pcvr_weight")
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
 
-_GONE = frozenset({"retired", "rejected"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -111,6 +109,6 @@ def _version(wanted: Wanted, registry: Registry) -> Version:
     if version is None:
         known = f"its versions are {min(found)} to {max(found)}" if found else "it has no versions"
         raise ConfigError(f"--warm-start {wanted}: lineage {wanted.lineage} has no version {wanted.version}; {known}")
-    if version.status in _GONE:
+    if version.is_gone:
         raise ConfigError(f"--warm-start {wanted}: version {wanted.version} is {version.status}")
     return version

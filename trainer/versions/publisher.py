@@ -6,14 +6,14 @@ Source: docs/training.md.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stream.errors import ArtifactError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
-from trainer.versions import artifact
-from trainer.versions.registry import Registry
+from trainer.versions import artifact, removal
+from trainer.versions.registry import Registry, Version
 
 Announce = Callable[[ModelVersionAnnouncement], None]
 Clock = Callable[[], int]
@@ -60,8 +60,10 @@ class Publisher:
         """Return the highest version number recorded, 0 without any."""
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
 
-    def register(self, sha256: str) -> None:
+    def register(self, sha256: str) -> bool:
         """Make the version at `sha256` live, then delete versions beyond the retention.
+
+        Returns whether it verified, now or in an earlier call.
 
         Raises:
             FencedError: If this writer is stale.
@@ -106,13 +108,21 @@ class Publisher:
                 )
             )
         self._retire()
+        return status != "rejected"
 
     def _retire(self) -> None:
         """Mark versions beyond the retention as retired in the registry, then remove their folders."""
-        for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self._now_ms()):
+        kept = self._registry.kept(self.lineage, self._keep_versions)
+        try:
+            needed = removal.bases(self.folder, _usable(kept))
+        except OSError as error:
+            # A full version that others need must not go because the disk does not answer for a while.
+            _log.warning("no version of %s is removed: %s", self.lineage, error)
+            return
+        for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self._now_ms(), needed):
             self._failpoint("after_retired")
             try:
-                artifact.remove(self.folder, version.artifact)
+                removal.remove(self.folder, version.artifact)
             except OSError as error:
                 _log.warning("version %d of %s not removed from disk: %s", version.version, self.lineage, error)
 
@@ -122,9 +132,11 @@ class Publisher:
         Raises:
             StoreError: If the database is unreachable or refused.
         """
-        keep = {version.artifact for version in self._registry.versions() if version.status != "retired"}
+        versions = self._registry.versions()
+        keep = {version.artifact for version in versions if version.status != "retired"}
         try:
-            removed = artifact.remove_orphans(self.folder, keep, (self._now_ms() - ORPHAN_AGE_MS) / 1000)
+            keep |= removal.bases(self.folder, _usable(versions))
+            removed = removal.remove_orphans(self.folder, keep, (self._now_ms() - ORPHAN_AGE_MS) / 1000)
         except OSError as error:
             _log.warning("orphans of %s not removed: %s", self.folder, error)
             return
@@ -134,3 +146,7 @@ class Publisher:
     def _status(self, number: int) -> str | None:
         found = [version.status for version in self._registry.versions(self.lineage) if version.version == number]
         return found[0] if found else None
+
+
+def _usable(versions: Iterable[Version]) -> list[str]:
+    return [version.artifact for version in versions if not version.is_gone]

@@ -6,10 +6,10 @@ writer that lost its lease while it slept changes nothing.
 Source: docs/training.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, Row, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, literal, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import JSON, BigInteger, Integer, String
 
@@ -44,6 +44,11 @@ class Version:
     metrics: Mapping[str, object]
     offsets: Mapping[str, int]
     published_ts: int
+
+    @property
+    def is_gone(self) -> bool:
+        """True if its folder may be missing or damaged: it was retired or rejected."""
+        return self.status in ("retired", "rejected")
 
 
 class Registry:
@@ -194,21 +199,25 @@ class Registry:
                 raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
             _log(connection, lineage, version, from_status, to_status, who, why, now_ms)
 
-    def retire(self, lineage: str, keep: int, term: int, now_ms: int) -> list[Version]:
+    def kept(self, lineage: str, keep: int) -> list[Version]:
+        """Return the versions that stay for their own sake, oldest first: the newest `keep` and a live one."""
+        statement = select(versions).where(versions.c.lineage == lineage, _is_kept(lineage, keep))
+        with db.read(self._engine) as connection:
+            return [_version(row) for row in connection.execute(statement.order_by(versions.c.version))]
+
+    def retire(self, lineage: str, keep: int, term: int, now_ms: int, needed: Collection[str] = ()) -> list[Version]:
         """Move all but the newest `keep` versions to `retired` and return those that moved, oldest first.
 
-        A live version and the newest one always stay.
+        A live version, the newest one, and those whose address is in `needed` always stay.
 
         Raises:
             FencedError: If the term is stale.
             StoreError: If the database is unreachable or refused.
         """
-        numbers = select(versions.c.version).where(versions.c.lineage == lineage)
-        kept = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
         statement = (
             select(versions)
-            .where(versions.c.lineage == lineage, versions.c.status.not_in(("live", "retired")))
-            .where(versions.c.version.not_in(kept))
+            .where(versions.c.lineage == lineage, versions.c.status != "retired", not_(_is_kept(lineage, keep)))
+            .where(versions.c.artifact.not_in(needed))
             .order_by(versions.c.version)
         )
         with db.transaction(self._engine) as connection:
@@ -248,6 +257,12 @@ def _lineage(row: "Row[tuple[object, ...]]") -> Lineage:
 def _version(row: "Row[tuple[object, ...]]") -> Version:
     mapping = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row as mapping
     return Version(**{key: mapping[key] for key in Version.__slots__})
+
+
+def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
+    numbers = select(versions.c.version).where(versions.c.lineage == lineage)
+    newest = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
+    return or_(versions.c.status == "live", versions.c.version.in_(newest))
 
 
 def _check_term(connection: Connection, lineage: str, term: int) -> None:

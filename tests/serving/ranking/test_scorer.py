@@ -1,3 +1,4 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from serving.ranking import scorer
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
-from tests.serving.world import World, example_of, items, publish, request, scores_of
+from tests.serving.world import World, example_of, items, publish, publish_delta, request, scores_of
 from trainer.models import MODELS
 from trainer.versions import artifact
 
@@ -18,7 +19,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_loaded_version_gives_its_golden_scores(world: World, model: str) -> None:
-    loaded = scorer.load(world.artifacts, publish(world.artifacts, "base", 1, model=model))
+    loaded = scorer.Loader(world.artifacts).load(publish(world.artifacts, "base", 1, model=model))
     assert loaded.verify() <= artifact.GOLDEN_TOLERANCE
 
 
@@ -30,7 +31,7 @@ def test_a_list_has_one_score_per_candidate(world: World) -> None:
 
 def test_candidates_are_counted_by_table_and_row(world: World) -> None:
     counted: Counter[tuple[str, str]] = Counter()
-    loaded = scorer.load(world.artifacts, publish(world.artifacts, "base", 1), count=counted.update)
+    loaded = scorer.Loader(world.artifacts, count=counted.update).load(publish(world.artifacts, "base", 1))
     assert not counted, "golden lists are no requests"
     example = example_of(request(num_candidates=7), Catalogue(items()))
     example.item_ids[0] = example.entity[0][0] = "never seen"
@@ -42,8 +43,8 @@ def test_candidates_are_counted_by_table_and_row(world: World) -> None:
 def test_golden_scores_that_differ_are_refused(world: World) -> None:
     loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
     assert scorer.TorchScorer(loaded).verify() <= 1e-6
-    name = next(name for name in loaded.params if name.endswith("weight"))
-    loaded.params[name] = loaded.params[name] + 0.5
+    for name in [name for name in loaded.params if name.endswith("weight")]:
+        loaded.params[name] = loaded.params[name] + 0.5
     with pytest.raises(ArtifactError, match="golden"):
         scorer.TorchScorer(loaded).verify()
 
@@ -55,6 +56,22 @@ def test_a_missing_weight_is_refused(world: World) -> None:
         scorer.TorchScorer(loaded).verify()
 
 
+def test_a_delta_is_put_into_a_version_in_use_and_else_into_its_base_on_disk(world: World) -> None:
+    base = publish(world.artifacts, "base", 1, model="din")
+    first, second = (publish_delta(world.artifacts, base, number, rows=[number, 7]) for number in (2, 3))
+    example = example_of(request(), Catalogue(items()))
+    expected = scorer.Loader(world.artifacts).load(second).score(example)
+    loader = scorer.Loader(world.artifacts)
+    used = loader.load(base)
+    before = used.score(example)
+    shutil.rmtree(world.artifacts / base)
+    assert loader.load(second).score(example) == expected != before
+    assert used.score(example) == before
+    del used
+    with pytest.raises(ArtifactError, match=f"{first}: its base is refused: {base}: expected a folder"):
+        loader.load(first)
+
+
 def test_a_missing_version_is_refused(world: World) -> None:
     with pytest.raises(ArtifactError):
-        scorer.load(world.artifacts, "0" * 64)
+        scorer.Loader(world.artifacts).load("0" * 64)

@@ -43,7 +43,7 @@ def updater(
     return VersionUpdater(
         Unavailable() if unavailable else world.registry,
         versions,
-        lambda address: scorer.load(world.artifacts, address),
+        scorer.Loader(world.artifacts).load,
         metrics,
         pointers=world.home / "versions.json",
         clock=clock,
@@ -130,6 +130,27 @@ def test_t3_a_damaged_version_is_refused_once_and_the_previous_one_stays(
     repaired = versions.get("base")
     assert repaired is not None
     assert repaired.number == 3
+
+
+@pytest.mark.parametrize("damage", [flip, cut, zero_tail, foreign, remove, link])
+def test_a_delta_needs_its_base_on_disk_only_where_none_is_in_use(
+    world: World, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    running, fresh = VersionManager(Metrics(), max_bad_outputs=5), VersionManager(Metrics(), max_bad_outputs=5)
+    poller = updater(world, running, Metrics(), Clock())
+    base = world.go_live("base", 1)
+    poller.poll(["base"])
+    delta = world.go_live("base", 2, base=base)
+    damage(world.artifacts / base)
+    poller.poll(["base"])
+    used = running.get("base")
+    assert used is not None
+    assert used.artifact == delta
+    metrics = Metrics()
+    updater(world, fresh, metrics, Clock()).poll(["base"])
+    assert fresh.get("base") is None
+    assert refused(metrics) == 1.0
+    assert f"{delta}: its base is refused: {base}" in caplog.text
 
 
 def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(world: World) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.errors import ArtifactError
+from trainer.features.hash_index import hashes
 from trainer.features.id_maps import COLD_SLOT, FIRST_SLOT, HALF_LIFE_S, PADDING_SLOT, IdMap, IdMaps
 
 HOUR_MS = 3_600_000
@@ -225,6 +226,28 @@ def test_damaged_arrays_are_refused() -> None:
             IdMaps.from_arrays(damaged, capacities)
     with pytest.raises(ArtifactError, match="2 ids does not fit a table of 3 rows"):
         IdMaps.from_arrays(arrays, capacities | {"item": 3})
+
+
+def test_ids_in_other_rows_are_found_there_and_the_former_ones_no_more() -> None:
+    ids = IdMap(FIRST_SLOT + 4)
+    ids.observe(["a", "a", "a", "b", "b"])
+    ids.at_boundary(0)
+    ids.replace_ids(np.array([2, 4]), hashes(["c", "a"]))
+    assert ids.lookup(["a", "b", "c"]).tolist() == [4, 3, 2]
+    assert len(ids) == 3
+    ids.replace_ids(np.zeros(0, np.int64), hashes([]))
+    assert ids.lookup(["a", "b", "c"]).tolist() == [4, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("slots", "keys"), [([2, 3], ["c"]), ([6], ["c"]), ([2], ["b"]), ([2, 3], ["c", "c"])], ids=str
+)
+def test_ids_that_do_not_fit_or_stand_in_two_rows_are_refused(slots: list[int], keys: list[str]) -> None:
+    ids = IdMap(FIRST_SLOT + 4)
+    ids.observe(["a", "a", "a", "b", "b"])
+    ids.at_boundary(0)
+    with pytest.raises(ArtifactError, match="id map"):
+        ids.replace_ids(np.array(slots), hashes(keys))
 
 
 def test_a_larger_table_keeps_slots_and_counts() -> None:

@@ -1,9 +1,9 @@
 """Versions load whole and verified, or not at all."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,20 +14,30 @@ from safetensors.numpy import load_file, save_file
 
 from stream import db
 from stream.errors import ArtifactError
-from tests.trainer.harness import feed, make_loop
+from tests.serving.world import publish, publish_delta
+from tests.trainer.harness import SETTINGS, feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.versions import artifact
 from trainer.versions.registry import Registry
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The folder of a short run's versions, and their addresses."""
-    folder = tmp_path_factory.mktemp("published")
+def versions_of_a_short_run(folder: Path, *, delta_share: float) -> tuple[Path, list[str]]:
     engine = db.create(f"sqlite:///{folder}/test.db")
     db.metadata.create_all(engine)
-    feed(make_loop(folder, engine), make_log(90))
+    feed(make_loop(folder, engine, settings=replace(SETTINGS, version_delta_share=delta_share)), make_log(90))
     return folder / "artifacts", [version.artifact for version in Registry(engine).versions("test")]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of a short run's full versions, and their addresses."""
+    return versions_of_a_short_run(tmp_path_factory.mktemp("published"), delta_share=0)
+
+
+@pytest.fixture(scope="module")
+def published_deltas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder of the same run's versions as deltas of the first one, and their addresses."""
+    return versions_of_a_short_run(tmp_path_factory.mktemp("deltas"), delta_share=1)
 
 
 @pytest.fixture
@@ -35,6 +45,15 @@ def copied(published: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, str
     folder, addresses = published
     shutil.copytree(folder / addresses[-1], tmp_path / addresses[-1])
     return tmp_path, addresses[-1]
+
+
+@pytest.fixture
+def delta(published_deltas: tuple[Path, list[str]], tmp_path: Path) -> tuple[Path, str, str]:
+    """A folder with the newest delta and its base, and their addresses."""
+    folder, addresses = published_deltas
+    for address in (addresses[0], addresses[-1]):
+        shutil.copytree(folder / address, tmp_path / address)
+    return tmp_path, addresses[-1], addresses[0]
 
 
 def test_a_version_loads_with_equal_scores(published: tuple[Path, list[str]]) -> None:
@@ -100,8 +119,8 @@ def link(path: Path) -> None:
     path.symlink_to(target)
 
 
-@pytest.mark.parametrize("file", ["dense", "rows", "ids", "golden"])
-@pytest.mark.parametrize(
+any_file = pytest.mark.parametrize("file", ["dense", "rows", "ids", "golden"])
+any_damage = pytest.mark.parametrize(
     "damage",
     [
         flip,
@@ -114,11 +133,31 @@ def link(path: Path) -> None:
     ],
     ids=["bit flip", "zero tail", "link", "truncated", "appended", "empty", "missing"],
 )
+
+
+@any_file
+@any_damage
 def test_damaged_files_are_refused(copied: tuple[Path, str], file: str, damage: Callable[[Path], None]) -> None:
     folder, address = copied
     damage(folder / address / f"{file}.safetensors")
     with pytest.raises(ArtifactError):
         artifact.load(folder, address)
+
+
+@any_file
+@any_damage
+def test_a_delta_with_a_damaged_file_or_base_is_refused_by_name(
+    delta: tuple[Path, str, str], file: str, damage: Callable[[Path], None]
+) -> None:
+    folder, address, base = delta
+    held = artifact.load(folder, base)
+    damage(folder / base / f"{file}.safetensors")
+    with pytest.raises(ArtifactError, match=f"^{address}: its base is refused: {base}"):
+        artifact.load(folder, address)
+    assert artifact.verify_golden(artifact.load(folder, address, [held])) == 0
+    damage(folder / address / f"{file}.safetensors")
+    with pytest.raises(ArtifactError, match=f"^{address}"):
+        artifact.load(folder, address, [held])
 
 
 def with_nan(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -178,8 +217,22 @@ def test_a_manifest_that_makes_no_sense_is_refused(copied: tuple[Path, str], key
 
 def test_a_version_of_an_earlier_format_is_refused_by_name(copied: tuple[Path, str]) -> None:
     folder, address = copied
-    with pytest.raises(ArtifactError, match="format 1, this release reads format 2"):
+    with pytest.raises(ArtifactError, match="format 1, this release reads formats 2 and 3"):
         artifact.load(folder, reseal(folder, address, lambda document: document.update(format=1)))
+
+
+def test_a_version_of_format_2_is_read(copied: tuple[Path, str]) -> None:
+    def as_format_2_wrote_it(document: dict[str, object]) -> None:
+        document["format"] = 2
+        assert document.pop("base") is None
+
+    folder, address = copied
+    before = artifact.load(folder, address)
+    after = artifact.load(folder, reseal(folder, address, as_format_2_wrote_it))
+    assert artifact.verify_golden(after) == 0
+    assert after.params.keys() == before.params.keys()
+    with pytest.raises(ArtifactError, match="format 2 knows no base"):
+        artifact.load(folder, reseal(folder, after.sha256, lambda document: document.update(base=address)))
 
 
 def test_a_surplus_file_and_a_linked_folder_are_refused(copied: tuple[Path, str]) -> None:
@@ -221,12 +274,81 @@ def test_half_precision_rows_keep_golden_scores_equal(copied: tuple[Path, str], 
     assert wide < 0.6 * (copied[0] / copied[1] / "rows.safetensors").stat().st_size
 
 
-def test_old_orphans_are_removed_and_the_rest_stays(copied: tuple[Path, str]) -> None:
+def check_equal(found: artifact.LoadedVersion, expected: artifact.LoadedVersion) -> None:
+    assert artifact.verify_golden(found) == 0
+    assert found.params.keys() == expected.params.keys()
+    for name, weight in expected.params.items():
+        assert torch.equal(found.params[name], weight)
+    arrays = found.id_maps.to_arrays(counts=False)
+    for name, array in expected.id_maps.to_arrays(counts=False).items():
+        np.testing.assert_array_equal(arrays[name], array)
+    np.testing.assert_array_equal(found.golden_scores, expected.golden_scores)
+
+
+def test_deltas_load_as_the_full_versions_of_the_same_run(
+    published: tuple[Path, list[str]], published_deltas: tuple[Path, list[str]]
+) -> None:
+    folder, addresses = published_deltas
+    full = [artifact.load(published[0], address) for address in published[1]]
+    assert len(full) == len(addresses) > 2
+    assert artifact.read_manifest(folder, addresses[0]).base is None
+    near = artifact.load(folder, addresses[0])
+    check_equal(near, full[0])
+    for address, expected in zip(addresses[1:], full[1:], strict=True):
+        assert artifact.read_manifest(folder, address).base == addresses[0]
+        assert artifact.size(folder, address) < artifact.size(published[0], expected.sha256)
+        check_equal(artifact.load(folder, address), expected)
+        near = artifact.load(folder, address, [near])
+        check_equal(near, expected)
+
+
+def test_a_delta_with_other_rows_is_no_copy_to_put_the_next_one_into(tmp_path: Path) -> None:
+    base = publish(tmp_path, "base", 1, model="din")
+    first, second = (publish_delta(tmp_path, base, number, rows=[number, 7]) for number in (2, 3))
+    third = publish_delta(tmp_path, base, 4, rows=[2, 3, 7])
+    near, expected = artifact.load(tmp_path, first), artifact.load(tmp_path, second)
+    check_equal(artifact.load(tmp_path, second, [near]), expected)
+    shutil.rmtree(tmp_path / base)
+    assert artifact.verify_golden(artifact.load(tmp_path, third, [near])) == 0
+    with pytest.raises(ArtifactError, match="its base is refused"):
+        artifact.load(tmp_path, second, [near])
+
+
+@pytest.mark.parametrize("base", ["of a delta", "of other tables", "no address"])
+def test_a_base_that_is_no_full_version_of_the_same_tables_is_refused(delta: tuple[Path, str, str], base: str) -> None:
+    folder, address, full = delta
+    shutil.copytree(folder / address, folder / "another")
+    if base == "no address":
+        other = "../elsewhere"
+    elif base == "of a delta":
+        other = address
+    else:
+        shutil.copytree(folder / full, folder / "other")
+        other = reseal(folder, "other", lambda document: document["capacities"].update(item=9))  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactError, match=r"is no full version of prm|base '../elsewhere' is no address"):
+        artifact.load(folder, reseal(folder, "another", lambda document: document.update(base=other)))
+
+
+def test_a_delta_is_written_with_its_base(copied: tuple[Path, str]) -> None:
+    version = artifact.load(*copied)
+    head = msgspec.structs.replace(version.manifest, base=copied[1])
+    with pytest.raises(ValueError, match="go together"):
+        artifact.publish(copied[0], head, version.params, version.id_maps, version.golden)
+
+
+def test_changed_rows_that_are_not_finite_are_not_published(copied: tuple[Path, str]) -> None:
     folder, address = copied
-    young = "e" * 64
-    for name in (".tmp-1", "f" * 64, young, "notes"):
-        (folder / name).mkdir()
-    os.utime(folder / ("f" * 64), (99, 99))
-    os.utime(folder / young, (101, 101))
-    assert artifact.remove_orphans(folder, {address}, before_s=100) == [".tmp-1", "f" * 64]
-    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([address, young, "notes"])
+    version = artifact.load(folder, address)
+    changed = {table: np.array([1, 3]) for table in version.id_maps.by_name()}
+    version.params["rows.item"][3, 0] = 1e6
+    head = msgspec.structs.replace(version.manifest, base=address)
+    with pytest.raises(ArtifactError, match=r"rows\.item holds NaN or infinity, not published"):
+        artifact.publish(
+            folder,
+            head,
+            version.params,
+            version.id_maps,
+            version.golden,
+            changed=changed,
+            rows_dtype=torch.float16,
+        )

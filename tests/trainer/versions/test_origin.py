@@ -21,7 +21,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Registry]:
     folder = tmp_path_factory.mktemp("base")
     engine = db.create(f"sqlite:///{folder}/test.db")
     db.metadata.create_all(engine)
-    feed(make_loop(folder, engine, settings=replace(SETTINGS, keep_checkpoints=2, keep_versions=2)), make_log(130))
+    full_only = replace(SETTINGS, keep_checkpoints=2, keep_versions=2, version_delta_share=0)
+    feed(make_loop(folder, engine, settings=full_only), make_log(130))
     return folder, Registry(engine)
 
 

@@ -1,5 +1,6 @@
 """Retention of versions: the registry retires, then the folder goes; orphans go after a day."""
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +12,15 @@ from sqlalchemy import Engine
 from stream import db
 from stream.errors import FencedError, StoreError
 from stream.failpoints import no_failpoint
+from tests.serving.world import publish, publish_delta
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop
 from tests.trainer.session_log import make_log
-from trainer.versions import artifact
+from trainer.versions import artifact, removal
 from trainer.versions.publisher import ORPHAN_AGE_MS, Publisher
 from trainer.versions.registry import Registry
 
-KEEP_THREE = replace(SETTINGS, keep_versions=3)
+KEEP_THREE = replace(SETTINGS, keep_versions=3, version_delta_share=0)
+DELTAS_OF_THREE = replace(KEEP_THREE, version_delta_share=1)
 HOUR_MS = 3_600_000
 
 
@@ -47,6 +50,64 @@ def test_versions_beyond_the_retention_are_retired_and_removed(engine: Engine, t
     assert on_disk(tmp_path) == {version.artifact for version in versions[-3:]}
     for version in versions[-3:]:
         artifact.load(tmp_path / "artifacts", version.artifact)
+
+
+@pytest.mark.slow
+def test_a_full_version_stays_as_long_as_a_kept_one_needs_it(engine: Engine, tmp_path: Path) -> None:
+    seen = []
+
+    def watch(name: str) -> None:
+        if name == "artifact.before_write":
+            versions = Registry(engine).versions(LINEAGE.name)
+            seen.append([version.version for version in versions if version.artifact in on_disk(tmp_path)])
+            for version in versions:
+                if version.artifact in on_disk(tmp_path):
+                    artifact.load(tmp_path / "artifacts", version.artifact)
+
+    feed(make_loop(tmp_path, engine, settings=DELTAS_OF_THREE, failpoint=watch), make_log(400))
+    assert seen[1:7] == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 3, 4, 5], [4, 5, 6]], "full ones are 1 and 4"
+    versions = Registry(engine).versions(LINEAGE.name)
+    for path in (tmp_path / "artifacts").iterdir():
+        os.utime(path, (0, 0))
+    before = on_disk(tmp_path)
+    publisher(engine, tmp_path, term=1, now_ms=lambda: 2 * ORPHAN_AGE_MS).remove_orphans()
+    assert on_disk(tmp_path) == before == {version.artifact for version in versions if not version.is_gone}
+
+
+def test_while_the_disk_does_not_say_what_is_needed_nothing_is_removed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> set[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(removal, "bases", refused)
+    feed(make_loop(tmp_path, engine, settings=KEEP_THREE), make_log(160))
+    versions = Registry(engine).versions(LINEAGE.name)
+    assert len(versions) > 3
+    assert not any(version.is_gone for version in versions)
+    for path in (tmp_path / "artifacts").iterdir():
+        os.utime(path, (0, 0))
+    before = on_disk(tmp_path)
+    publisher(engine, tmp_path, term=1, now_ms=lambda: 2 * ORPHAN_AGE_MS).remove_orphans()
+    assert on_disk(tmp_path) == before
+    monkeypatch.undo()
+    live = Registry(engine).live(LINEAGE.name)
+    assert live is not None
+    assert publisher(engine, tmp_path, term=1, now_ms=lambda: 0).register(live.artifact)
+    assert len(on_disk(tmp_path)) < len(before)
+
+
+def test_a_base_without_a_row_in_the_registry_is_no_orphan(engine: Engine, tmp_path: Path) -> None:
+    base = publish(tmp_path / "artifacts", "base", 1)
+    delta = publish_delta(tmp_path / "artifacts", base, 2, rows=[4])
+    registry = Registry(engine)
+    registry.ensure_lineage(LINEAGE.name, "mlp", "tiny", "h" * 64)
+    term = registry.acquire_lease(LINEAGE.name, "one", 0, 100)
+    registry.publish(LINEAGE.name, 2, delta, base, term, {}, {}, 0)
+    for address in (base, delta):
+        os.utime(tmp_path / "artifacts" / address, (0, 0))
+    publisher(engine, tmp_path, term=term, now_ms=lambda: 2 * ORPHAN_AGE_MS).remove_orphans()
+    assert on_disk(tmp_path) == {base, delta}
 
 
 def test_a_crash_between_registry_and_removal_leaves_an_orphan_that_goes_after_a_day(

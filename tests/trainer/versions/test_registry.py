@@ -104,6 +104,18 @@ def test_going_live_supersedes_the_former_version(registry: Registry, engine: En
     ]
 
 
+def test_versions_that_others_need_are_not_retired(registry: Registry) -> None:
+    term = registry.acquire_lease("armmt", "one", 0, 100)
+    for number in (1, 2, 3):
+        publish(registry, number, term)
+    registry.advance("armmt", 2, term, "rejected", "golden", 1_000)
+    assert [version.version for version in registry.kept("armmt", 1)] == [3]
+    assert [version.version for version in registry.kept("armmt", 2)] == [2, 3]
+    assert [version.version for version in registry.retire("armmt", 1, term, 2_000, {ARTIFACTS[0]})] == [2]
+    assert [version.version for version in registry.retire("armmt", 1, term, 3_000)] == [1]
+    assert [version.is_gone for version in registry.versions("armmt")] == [True, True, False]
+
+
 def test_a_failed_move_leaves_the_live_version_alone(registry: Registry) -> None:
     term = registry.acquire_lease("armmt", "one", 0, 100)
     publish(registry, 1, term)
