@@ -16,11 +16,11 @@ from stream.schemas.session import ACTION_CODES
 from trainer.features import (
     FEATURE_SCHEMA,
     ExampleBuilder,
-    SessionExample,
+    Examples,
     context_f16,
-    example_from_request,
     item_f16,
     query_tokens,
+    request_list,
 )
 
 
@@ -32,13 +32,13 @@ class RequestFeatures:
         items: float16 (n, f) of the first 200 candidates.
         context: float16 (c) of the request.
         history: The client's behaviours, newest first.
-        example: The first candidates in the form that models take.
+        example: The first candidates in the form that models take, one list.
     """
 
     items: NDArray[np.float16]
     context: NDArray[np.float16]
     history: History
-    example: SessionExample
+    example: Examples
 
 
 class FeatureBuilder:
@@ -85,18 +85,19 @@ class FeatureBuilder:
             query_vector=request.query.vector or (),
         )
         history = self.history(request.client_id, event_ts)
-        example = example_from_request(
+        lists = request_list(
             query_id=query_id,
             item_ids=ids[: self._num_scored],
             items=items[: self._num_scored],
             context=context,
             history=history,
             category=request.query.category,
-            catalogue=self._examples,
             item_types=[candidate.type for candidate in request.candidates[: self._num_scored]],
             session_id=request.session_id,
         )
-        return RequestFeatures(items=items, context=context, history=history, example=example)
+        return RequestFeatures(
+            items=items, context=context, history=history, example=self._examples.from_request(lists)
+        )
 
     def history(self, client_id: str, event_ts: int) -> History:
         """Return the client's behaviours, newest first, with their age at `event_ts`."""

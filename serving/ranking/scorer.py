@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stream.errors import ArtifactError
-from trainer.features import Batch, SessionExample, collate
+from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import count_candidates
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
@@ -27,8 +27,8 @@ Count = Callable[[Mapping[tuple[str, str], int]], None]
 class Scorer(Protocol):
     """Model of one version."""
 
-    def score(self, example: SessionExample) -> Sequence[float]:
-        """Return one score per candidate of the example, in its order; higher is better."""
+    def score(self, example: Examples) -> Sequence[float]:
+        """Return one score per candidate of the example of one list, in its order; higher is better."""
         ...
 
 
@@ -53,11 +53,11 @@ class TorchScorer:
         self._count = count
         self._forward = _compiled(version) if compiled else _eager(version)
 
-    def score(self, example: SessionExample) -> Sequence[float]:
+    def score(self, example: Examples) -> Sequence[float]:
         """Return the logits of the example's candidates."""
         config = self._version.config
         batch = collate(
-            [example],
+            example,
             self._version.id_maps,
             width=config.vector_width,
             history=config.history,

@@ -24,7 +24,7 @@ from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES, LearningSettings
 from trainer.evaluation import metrics
 from trainer.examination.estimate import estimate
 from trainer.examination.observations import Method, observe
-from trainer.features import SessionExample, collate, example_from_session, final_labels
+from trainer.features import Examples, SessionExample, collate, example_from_session, final_labels
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
 from trainer.models import MODELS, to_torch
@@ -136,13 +136,13 @@ def learn(world: World, variant: Variant) -> Result:
     learner = Learner(variant.model, config, learning, device=torch.device("cpu"))
     for number, start in enumerate(range(0, len(world.train), BATCH)):
         batch = world.train[start : start + BATCH]
-        learner.train(batch, [True] * len(batch))
+        learner.train(Examples.of(batch), [True] * len(batch))
         if number % BOUNDARY_EVERY == BOUNDARY_EVERY - 1:
             learner.at_boundary(0, None)
     orders, money, gauc = [], [], []
     for start in range(0, len(world.later), 256):
         examples = world.later_examples[start : start + 256]
-        batch_ = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)
+        batch_ = collate(Examples.of(examples), learner.id_maps, width=config.vector_width, history=config.history)
         with torch.no_grad():
             logit = MODELS[variant.model].forward(config, learner.params, to_torch(batch_)).logit
         score = logit.numpy().astype(np.float64)

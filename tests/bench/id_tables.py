@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tests.serving.world import manifest
-from tests.trainer.lists import WIDTH, batch_of, catalogue, labelled
+from tests.trainer.lists import WIDTH, batch_of, catalogue, hashes, labelled
 from trainer.configs import MODEL_PROFILES, LearningSettings
 from trainer.features.id_maps import FIRST_SLOT
 from trainer.feed.batches import Position
@@ -98,7 +98,7 @@ def measure(rows: int, folder: Path) -> None:
     num = rows - FIRST_SLOT
     for _ in range(2):
         for start in range(0, num, _CHUNK):
-            ids.observe(f"item-{number}" for number in range(start, min(start + _CHUNK, num)))
+            ids.observe(hashes(f"item-{number}" for number in range(start, min(start + _CHUNK, num))))
     sys.stdout.write(f"waiting ids: {ids.nbytes / num:.1f} bytes an id, with the empty map\n")
     _timed(f"boundary that admits {num} ids", lambda: own.at_boundary(60_000, None))
     map_bytes = ids._index.nbytes + ids._counts.nbytes + ids._seen_s.nbytes
@@ -106,11 +106,13 @@ def measure(rows: int, folder: Path) -> None:
     _timed("boundary without newcomers", lambda: own.at_boundary(120_000, 60_000))
     rng = np.random.default_rng(0)
     keys = [f"item-{number}" for number in rng.integers(0, num, _CHANGED)]
-    _timed(f"first look-up of {_CHANGED} ids, each", lambda: ids.lookup(keys), _CHANGED)
-    _timed(f"next look-up of {_CHANGED} ids, each", lambda: ids.lookup(keys), _CHANGED)
-    ids.observe(f"new-{number}" for number in range(_NEWCOMERS) for _ in range(4))
+    _timed(f"first look-up of {_CHANGED} ids, each", lambda: ids.lookup(hashes(keys)), _CHANGED)
+    _timed(f"next look-up of {_CHANGED} ids, each", lambda: ids.lookup(hashes(keys)), _CHANGED)
+    ids.observe(hashes(f"new-{number}" for number in range(_NEWCOMERS) for _ in range(4)))
     _timed(f"boundary of a full table with {_NEWCOMERS} newcomers", lambda: own.at_boundary(180_000, 120_000))
-    assert int((ids.lookup([f"new-{number}" for number in range(_NEWCOMERS)]) >= FIRST_SLOT).sum()) == _NEWCOMERS
+    assert (
+        int((ids.lookup(hashes([f"new-{number}" for number in range(_NEWCOMERS)])) >= FIRST_SLOT).sum()) == _NEWCOMERS
+    )
 
     def save(boundary_ts: int, base: checkpoint.Base | None) -> checkpoint.Base:
         since_s = None if base is None else (base.boundary_ts or 0) // 1000
@@ -118,7 +120,7 @@ def measure(rows: int, folder: Path) -> None:
 
     base = _timed("full checkpoint", lambda: save(180_000, None))
     sys.stdout.write(f"full checkpoint: {_size(folder / base.name):.1f} MB\n")
-    slots = np.unique(np.concatenate([[0], ids.lookup(keys)]))
+    slots = np.unique(np.concatenate([[0], ids.lookup(hashes(keys))]))
 
     def change_rows() -> None:
         with torch.no_grad():

@@ -173,16 +173,10 @@ def _prebuilt(
 ) -> Iterator[tuple[TensorBatch, dict[str, Tensor]]]:
     size, config = learner.learning.batch, learner.config
     for start in range(0, len(log), size):
-        examples = [one for one in ExampleBuilder(known).from_sessions(log[start : start + size]) if not _failed(one)]
-        arrays = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)  # type: ignore[arg-type]
+        examples, _ = ExampleBuilder(known).from_sessions(log[start : start + size])
+        arrays = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)
         local, touched = gather_unique_rows(arrays)
         yield to_torch(local), {f"rows.{table}": torch.from_numpy(slots) for table, slots in touched.items()}
-
-
-def _failed(found: object) -> bool:
-    if isinstance(found, Exception):
-        raise found
-    return False
 
 
 def _input_us(learner: Learner, log: Sequence[Session], known: MemoryCatalogue) -> dict[str, float]:
@@ -191,15 +185,15 @@ def _input_us(learner: Learner, log: Sequence[Session], known: MemoryCatalogue) 
     part = log[:size]
     raw, labels = records(part, 0), [stream_labels(one) for one in part]
     builder = ExampleBuilder(known)
-    examples = [one for one in builder.from_sessions(part, labels) if not _failed(one)]
-    arrays = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)  # type: ignore[arg-type]
+    examples, _ = builder.from_sessions(part, labels)
+    arrays = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)
     parts: dict[str, Callable[[], object]] = {
         "decode": lambda: [decode(one) for one in raw],
         "labels": lambda: [stream_labels(one) for one in part],
         "examples": lambda: builder.from_sessions(part, labels),
-        "batch": lambda: collate(examples, learner.id_maps, width=config.vector_width, history=config.history),  # type: ignore[arg-type]
+        "batch": lambda: collate(examples, learner.id_maps, width=config.vector_width, history=config.history),
         "rows": lambda: gather_unique_rows(arrays),
-        "sightings": lambda: learner.observe(examples),  # type: ignore[arg-type]
+        "sightings": lambda: learner.observe(examples),
     }
     return {name: 1e6 / max(rate(size, run) for _ in range(5)) for name, run in parts.items()}
 

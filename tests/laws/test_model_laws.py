@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.trainer.lists import WIDTH, batch_of, catalogue, id_maps, labelled, served
 from trainer.evaluation.metrics import list_auc, ranks
-from trainer.features import Batch, collate, example_from_request, example_from_session
+from trainer.features import Batch, Examples, collate, example_from_request, example_from_session
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, to_torch
 
@@ -202,7 +202,7 @@ def test_models_of_schema_2_read_the_query_and_those_of_schema_1_do_not(name: st
     for schema in (1, 2):
         config = replace(tiny(name), feature_schema=schema)
         params = weights(name, config)
-        batch = collate(examples, id_maps(), width=WIDTH, history=10, schema=schema)
+        batch = collate(Examples.of(examples), id_maps(), width=WIDTH, history=10, schema=schema)
         full, lacking = (scores(name, config, params, each).logit for each in (batch, without(batch, field)))
         assert torch.equal(full, lacking) == (schema == 1)
 

@@ -28,7 +28,7 @@ from tests.serving.world import START_MS, World, body, request, scores_of, spool
 from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import make_items, make_log
 from trainer.configs import LATER
-from trainer.features import FEATURE_SCHEMA, SCHEMAS, SessionExample, context_f16, example_from_request, item_f16
+from trainer.features import FEATURE_SCHEMA, SCHEMAS, ExampleBuilder, Examples, context_f16, item_f16, request_list
 from trainer.lineage import Lineage
 from trainer.versions import artifact, checkpoint
 from trainer.versions.registry import Registry
@@ -78,20 +78,20 @@ def as_schema_1_wrote_it(folder: Path) -> Path:
     return rewritten(found, lambda document: [document["config"].pop(name, None) for name in LATER])
 
 
-def example(number: int) -> SessionExample:
+def example(number: int) -> Examples:
     """A request as a shop of today sends it: with words, a vector and item types."""
     shop = Catalogue(make_items())
     ids = [f"i{number + row}" for row in range(8)]
-    return example_from_request(
+    request = request_list(
         query_id=f"q{number}",
         item_ids=ids,
         items=item_f16([shop[item_id] for item_id in ids]),
         context=context_f16(event_ts=number, tokens=[number + 1, 9], query_vector=[0.5] * 16),
         history=None,
         category="root > c1",
-        catalogue=shop,
         item_types=["video", *["product"] * 7],
     )
+    return ExampleBuilder(shop).from_request(request)
 
 
 def test_a_log_of_schema_1_trains_a_version_of_schema_2(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_versions_of_both_schemas_score_beside_each_other(tmp_path: Path) -> Non
     old = scorer.Loader(tmp_path / "artifacts").load(as_schema_1_wrote_it(tmp_path / "artifacts" / before.sha256).name)
     new = scorer.Loader(tmp_path / "new" / "artifacts").load(versions(engine, LINEAGE)[-1])
     assert old.score(example(2)) == expected
-    assert old.score(replace(example(2), token=np.zeros(8, np.int64), path=())) == expected
-    assert new.score(replace(example(2), token=np.zeros(8, np.int64))) != new.score(example(2))
+    assert old.score(replace(example(2), token=np.zeros((1, 8), np.int64), path=[()])) == expected
+    assert new.score(replace(example(2), token=np.zeros((1, 8), np.int64))) != new.score(example(2))
 
 
 def test_a_lineage_of_schema_1_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

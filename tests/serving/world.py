@@ -20,14 +20,17 @@ from serving.settings import ServingSettings
 from stream import db
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Impression, Item
+from tests.trainer.lists import hashes
 from trainer.features import (
     SCHEMAS,
-    SessionExample,
+    ExampleBuilder,
+    Examples,
     collate,
     context_f16,
     example_from_request,
     item_f16,
     query_tokens,
+    request_list,
 )
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
@@ -104,8 +107,8 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
     capacities = {name.removeprefix("rows."): len(rows) for name, rows in params.items() if name.startswith("rows.")}
     id_maps = IdMaps.empty(capacities, min_sightings=1)
     for item in items():
-        id_maps.item.observe([item.item_id])
-        id_maps.category.observe(item.category_ids)
+        id_maps.item.observe(hashes([item.item_id]))
+        id_maps.category.observe(hashes(item.category_ids))
     for table in id_maps.by_name().values():
         table.at_boundary(0)
     shop = Catalogue(items())
@@ -121,7 +124,7 @@ def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed
         )
         for start in range(4)
     ]
-    golden = collate(examples, id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
+    golden = collate(Examples.of(examples), id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
     return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
 
 
@@ -141,7 +144,7 @@ class StubScorer:
         self._answer = answer
         self.num_calls = 0
 
-    def score(self, example: SessionExample) -> Sequence[float]:
+    def score(self, example: Examples) -> Sequence[float]:
         """Return the function's scores for the number of items."""
         self.num_calls += 1
         return self._answer(len(example.item_ids))
@@ -246,10 +249,10 @@ def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -
     return dict(zip(example.item_ids, version.score(example), strict=True))
 
 
-def example_of(asked: RankRequest, shop: Catalogue) -> SessionExample:
+def example_of(asked: RankRequest, shop: Catalogue) -> Examples:
     """Return the example of a request from a client without a history."""
     ids = [candidate.item_id for candidate in asked.candidates]
-    return example_from_request(
+    request = request_list(
         query_id=asked.query_id or "",
         item_ids=ids,
         items=item_f16([shop.get(item_id) for item_id in ids]),
@@ -263,5 +266,5 @@ def example_of(asked: RankRequest, shop: Catalogue) -> SessionExample:
         ),
         history=None,
         category=asked.query.category,
-        catalogue=shop,
     )
+    return ExampleBuilder(shop).from_request(request)

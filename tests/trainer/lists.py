@@ -1,6 +1,6 @@
 """Seeded lists, sessions and batches for the tests of features, models and losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import (
     FEATURE_SCHEMA,
     Batch,
+    Examples,
     Lookup,
     SessionExample,
     collate,
@@ -19,6 +20,7 @@ from trainer.features import (
     example_from_session,
     item_f16,
 )
+from trainer.features.hash_index import Hashes, hash_pairs
 
 WIDTH = 16
 NOW_TS = 1_790_000_000_000
@@ -43,16 +45,19 @@ class MemoryCatalogue:
         return None if raw is None else np.frombuffer(raw, "<f2").astype(np.float32)
 
 
+def hashes(keys: Iterable[str]) -> Hashes:
+    return Hashes.of(hash_pairs(keys))
+
+
 class HashLookup:
-    """Slots by a fixed rule: the number in the key."""
+    """Slots by a fixed rule: the remainder of the hash."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
-    def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        numbers = [int("0" + "".join(filter(str.isdigit, key))) for key in keys]
-        slots = [2 + number % (self.rows - 2) if key else 0 for key, number in zip(keys, numbers, strict=True)]
-        return np.array(slots, np.int64)
+    def lookup(self, ids: Hashes) -> NDArray[np.int64]:
+        slots = 2 + (ids.high % np.uint64(self.rows - 2)).astype(np.int64)
+        return np.where(ids.is_none, 0, slots)
 
 
 @dataclass
@@ -230,7 +235,7 @@ def labelled(seed: int, known: MemoryCatalogue, *, n: int | None = None, depth: 
 
 
 def batch_of(examples: Sequence[SessionExample], *, rows: int = 200, history: int = 10) -> Batch:
-    return collate(examples, id_maps(rows), width=WIDTH, history=history)
+    return collate(Examples.of(examples), id_maps(rows), width=WIDTH, history=history)
 
 
 def item(item_id: str, price_minor: int = 1_000, category: str = "c", **attributes: object) -> Item:

@@ -19,6 +19,7 @@ from stream.errors import ArtifactError, ConfigError
 from stream.schemas.session import Session, decode, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
+from tests.trainer.lists import hashes
 from tests.trainer.session_log import LogRecord, make_log
 from trainer.configs import Vocabulary
 from trainer.lineage import Lineage
@@ -266,10 +267,10 @@ def test_an_id_table_grows_on_resume_and_never_shrinks(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, engine, lineage=large, adopt=True)
     loop.start()
     names = [f"i{number}" for number in range(40)]
-    before = loop.learner.id_maps.item.lookup(names)
+    before = loop.learner.id_maps.item.lookup(hashes(names))
     assert (before > 1).sum() == 20, "the small table was full"
     feed(loop, log)
-    after = loop.learner.id_maps.item.lookup(names)
+    after = loop.learner.id_maps.item.lookup(hashes(names))
     assert (after > 1).all()
     assert after[before > 1].tolist() == before[before > 1].tolist()
     newest = Registry(engine).versions("test")[-1].artifact

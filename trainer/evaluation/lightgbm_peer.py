@@ -105,9 +105,9 @@ def columns(example: SessionExample, *, from_schema: bool) -> Matrix:
     rank = example.rank.astype(np.float32)[:, None]
     touched = np.flatnonzero(example.num[:, _LAST] > 0)
     distance = rank - rank[touched[0], 0] if touched.size else np.full((n, 1), np.nan, np.float32)
-    history = example.hist_entity[0]
-    newest = {item_id: len(history) - 1 - step for step, item_id in enumerate(reversed(history))}
-    steps = np.array([[newest.get(item_id, np.nan)] for item_id in example.item_ids], dtype=np.float32)
+    history = [bytes(item) for item in example.hist_entity[:, 0]]
+    newest = {item: len(history) - 1 - step for step, item in enumerate(reversed(history))}
+    steps = np.array([[newest.get(bytes(item), np.nan)] for item in example.entity[:, 0]], dtype=np.float32)
     touches = np.concatenate([example.num[:, _TOUCHES], np.nan_to_num(steps, nan=_NEVER_TOUCHED)], axis=1)
     whole = np.array([n, len(history), touched.size, *example.query], dtype=np.float32)
     return np.concatenate(

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.errors import ConfigError, SchemaError
+from stream.errors import ConfigError
 from stream.schemas.session import Session
 from trainer.evaluation.metrics import Floats, Keys, Mask, tie_keys
 from trainer.features import CatalogueLike, ExampleBuilder, SessionExample, final_labels
@@ -201,15 +201,15 @@ def from_sessions(
     starts = dict(visit_starts or {})
     builder, rest = ExampleBuilder(catalogue), iter(sessions)
     while some := list(islice(rest, _AT_ONCE)):
-        examples = builder.from_sessions(some, [final_labels(session) for session in some])
-        for session, example in zip(some, examples, strict=True):
+        examples, refused = builder.from_sessions(some, [final_labels(session) for session in some])
+        rejected.update(error.reason for error in refused.values())
+        each_example = iter(examples.split())
+        for number, session in enumerate(some):
             visit = session.session_id or session.client_id
             if visit_starts is None or visit not in visit_starts:
                 starts[visit] = min(session.impression_ts, starts.get(visit, session.impression_ts))
-            if isinstance(example, SchemaError):
-                rejected[example.reason] += 1
-            else:
-                found.append((visit, session, example))
+            if number not in refused:
+                found.append((visit, session, next(each_example)))
     found.sort(key=lambda each: (each[1].impression_ts, each[1].query_id))
     return [_labelled(visit, starts[visit], session, example) for visit, session, example in found], dict(rejected)
 

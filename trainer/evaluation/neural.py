@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.configs import LearningSettings
 from trainer.evaluation.lists import LabelledList, padded
 from trainer.evaluation.metrics import Floats, log_loss
-from trainer.features import Batch, SessionExample, collate
+from trainer.features import Batch, Examples, SessionExample, collate
 from trainer.learning.debias import EffectiveLabels, label_weights
 from trainer.learning.learner import Learner
 from trainer.models import MODELS, Outputs, to_torch
@@ -113,7 +113,7 @@ def fit(
     """
     rng = np.random.default_rng(seed)
     examples = [each.example for each in train]
-    learner.observe(examples)
+    learner.observe(Examples.of(examples))
     learner.at_boundary(0, None)
     size = learner.learning.batch
     epochs: list[Epoch] = []
@@ -123,7 +123,7 @@ def fit(
         losses: list[float] = []
         for start in range(0, len(rows), size):
             batch = [examples[row] for row in rows[start : start + size]]
-            step = learner.train(batch, [False] * len(batch))
+            step = learner.train(Examples.of(batch), [False] * len(batch))
             losses.append(sum(step.losses.values()))
         epochs.append(
             Epoch(number=number, train_loss=float(np.mean(losses)), validation_loss=_loss(learner, validation))
@@ -181,7 +181,7 @@ def _score(
     for start in range(0, len(examples), _SCORED_AT_ONCE):
         part = examples[start : start + _SCORED_AT_ONCE]
         batch = collate(
-            part,
+            Examples.of(part),
             learner.id_maps,
             width=learner.config.vector_width,
             history=learner.config.history,

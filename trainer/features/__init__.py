@@ -5,7 +5,7 @@ Imports neither torch nor a clock; request and session run through one builder.
 
 from trainer.features.build import ExampleBuilder, example_from_request, example_from_session
 from trainer.features.collate import TABLES, Batch, Lookup, Lookups, batch_from_columns, collate
-from trainer.features.example import SessionExample
+from trainer.features.example import Examples, SessionExample
 from trainer.features.item_table import CatalogueLike
 from trainer.features.labels import Labels, final_labels, stream_labels
 from trainer.features.query import query_tokens
@@ -27,6 +27,7 @@ from trainer.features.schema import (
     item_f16,
     schema_of,
 )
+from trainer.features.served_list import request_list
 
 __all__ = [
     "AGE_BANDS",
@@ -45,6 +46,7 @@ __all__ = [
     "Batch",
     "CatalogueLike",
     "ExampleBuilder",
+    "Examples",
     "FeatureSchema",
     "Labels",
     "Lookup",
@@ -58,6 +60,7 @@ __all__ = [
     "final_labels",
     "item_f16",
     "query_tokens",
+    "request_list",
     "schema_of",
     "stream_labels",
 ]

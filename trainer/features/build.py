@@ -9,17 +9,16 @@ Source: docs/training.md.
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
-from stream.schemas.events import PRODUCT, History
+from stream.schemas.events import History
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features.categories import covers, ends_with
-from trainer.features.example import SessionExample
+from trainer.features.example import Examples, SessionExample
 from trainer.features.item_table import CatalogueLike, ItemTable
 from trainer.features.labels import Labels, stream_labels
 from trainer.features.ragged import Ragged
@@ -37,23 +36,18 @@ from trainer.features.served_list import (
     HAS_IMAGE,
     HAS_TEXT,
     TOKENS,
-    VECTOR,
-    ServedList,
-    are_valid,
-    from_one,
-    from_session,
-    joined,
-    problem,
+    ServedLists,
+    from_sessions,
+    request_list,
 )
 
 Ints = NDArray[np.int64]
-Keys = tuple[list[str], list[str], list[str], list[str]]
 
 _TOP: Final = 10
 _SCALE: Final = np.array([0.2, 0.2, 0.2, 1, 1, 1, 1, 1], dtype=np.float32)
 _BOUGHT: Final = ACTION_CODES["purchase"]
 _RANK_LIMIT: Final = 32_767
-_TYPES: Final = {name.removeprefix("type_"): column for column, name in enumerate(TYPE_COLUMNS)}
+_TYPES: Final = np.arange(1, 1 + len(TYPE_COLUMNS))
 
 
 class ExampleBuilder:
@@ -65,38 +59,28 @@ class ExampleBuilder:
 
     def from_sessions(
         self, sessions: Sequence[Session], labels: Sequence[Labels] | None = None
-    ) -> list[SessionExample | SchemaError]:
-        """Return the example of each session, or the reason why it has none.
+    ) -> tuple[Examples, dict[int, SchemaError]]:
+        """Return the examples of sessions, and by number of the session the reasons why others have none.
 
         The labels are those of `stream_labels` unless others are given. A list that was logged without features keeps
         its prices and nothing else of the items: looking features up now would read the future. A session has no
         example if its features were logged under an unknown schema, have a wrong length or are not finite.
         """
-        found: list[ServedList | SchemaError] = []
-        for number, session in enumerate(sessions):
-            try:
-                own = stream_labels(session) if labels is None else labels[number]
-                found.append(from_session(session, self.catalogue, own))
-            except SchemaError as error:
-                found.append(error)
-        if not are_valid([each for each in found if isinstance(each, ServedList)]):
-            found = [problem(each) or each if isinstance(each, ServedList) else each for each in found]
-        examples = iter(self._build([each for each in found if isinstance(each, ServedList)]))
-        return [next(examples) if isinstance(each, ServedList) else each for each in found]
+        own = [stream_labels(session) for session in sessions] if labels is None else labels
+        lists, refused = from_sessions(sessions, own, self.catalogue)
+        return self._build(lists), refused
 
-    def from_served(self, served: ServedList) -> SessionExample:
-        """Return the example of one list.
+    def from_request(self, lists: ServedLists) -> Examples:
+        """Return the example of the one list of a request.
 
         Raises:
             SchemaError: If the list is empty, a number is not finite, or a token is out of range.
         """
-        if error := problem(served):
+        if error := lists.problem(0):
             raise error
-        return self._build([served])[0]
+        return self._build(lists)
 
-    def _build(self, lists: Sequence[ServedList]) -> list[SessionExample]:
-        if not lists:
-            return []
+    def _build(self, lists: ServedLists) -> Examples:
         self._items.trim()
         return _Lists(lists, self._items).examples()
 
@@ -107,10 +91,11 @@ def example_from_session(session: Session, catalogue: CatalogueLike, labels: Lab
     Raises:
         SchemaError: If the session has none.
     """
-    (found,) = ExampleBuilder(catalogue).from_sessions([session], None if labels is None else [labels])
-    if isinstance(found, SchemaError):
-        raise found
-    return found
+    examples, refused = ExampleBuilder(catalogue).from_sessions([session], None if labels is None else [labels])
+    if refused:
+        raise refused[0]
+    (example,) = examples.split()
+    return example
 
 
 def example_from_request(
@@ -121,169 +106,120 @@ def example_from_request(
     context: NDArray[np.float16],
     history: History | None,
     category: str | None,
-    catalogue: CatalogueLike | ExampleBuilder,
+    catalogue: CatalogueLike,
     rank_in: Sequence[int] | None = None,
     item_types: Sequence[str] = (),
-    session_id: str | None = None,
 ) -> SessionExample:
-    """Return the example of a rank request, from the very values that its impression will log.
-
-    `items` is `item_f16` of the candidates in incoming order, `context` is `context_f16`; without `rank_in` the
-    incoming order gives the ranks, without `item_types` all are products. A builder in place of the catalogue keeps
-    what it has read of it.
+    """Return the example of a rank request; the arguments are those of `request_list`.
 
     Raises:
         SchemaError: If there is no candidate, or a number is not finite.
     """
-    n = len(item_ids)
-    builder = catalogue if isinstance(catalogue, ExampleBuilder) else ExampleBuilder(catalogue)
-    return builder.from_served(
-        ServedList(
-            query_id=query_id,
-            session_id=session_id,
-            item_ids=item_ids,
-            rank_in=np.arange(1, n + 1) if rank_in is None else np.asarray(rank_in, dtype=np.int64),
-            items=items,
-            item_types=item_types,
-            context=context,
-            hist_item=history.object_id if history else [],
-            hist_category=history.category if history else [],
-            hist_action=np.array([ACTION_CODES.get(name, 0) for name in history.action] if history else [], np.int64),
-            hist_age_s=np.array(history.age_s if history else [], np.int64),
-            category=category,
-            labels=Labels.none(n),
-        )
+    lists = request_list(
+        query_id=query_id,
+        item_ids=item_ids,
+        items=items,
+        context=context,
+        history=history,
+        category=category,
+        rank_in=rank_in,
+        item_types=item_types,
     )
+    (example,) = ExampleBuilder(catalogue).from_request(lists).split()
+    return example
 
 
 class _Lists:
     """The steps of building several lists. Candidates stand in order of `rank_in`, behaviours as logged."""
 
-    def __init__(self, lists: Sequence[ServedList], items: ItemTable) -> None:
+    def __init__(self, lists: ServedLists, items: ItemTable) -> None:
         self._lists = lists
         self._items = items
-        source = Ragged.of_sizes([len(each.item_ids) for each in lists])
-        ids = list(chain.from_iterable(each.item_ids for each in lists))
-        rank = joined([each.rank_in for each in lists]).astype(np.int64)
-        order = _in_rank_order(source, rank, ids)
+        source = lists.cand
+        order = _in_rank_order(source, lists.rank_in, lists.item_ids)
+        # The source row of each candidate.
         self._order = order[source.place < N_MAX]
-        self._index = source.place[self._order]
-        self._rank = rank[self._order]
         self._cand = source.choose(self._order)
-        self._ids = [ids[row] for row in self._order.tolist()]
-        self._rows = items.rows(self._ids)
-        self._logged = joined([each.items for each in lists])[self._order].astype(np.float32)
-        self._hist = Ragged.of_sizes([len(each.hist_item) for each in lists])
-        self._hist_ids = list(chain.from_iterable(each.hist_item for each in lists))
-        self._hist_rows = items.rows(self._hist_ids)
-        self._action = joined([each.hist_action for each in lists]).astype(np.int64)
-        self._age_h = joined([each.hist_age_s for each in lists]).astype(np.float64) / 3600
-        self._query = np.array([items.paths.number((each.category or "",)) for each in lists], np.int64)
+        rows = items.rows(lists.item_ids + lists.hist_item)
+        self._rows, self._hist_rows = rows[self._order], rows[len(order) :]
+        self._logged = lists.items[self._order].astype(np.float32)
+        self._hist = lists.hist
+        self._age_h = lists.hist_age_s.astype(np.float64) / 3600
+        self._query = np.array([items.paths.number((category or "",)) for category in lists.category], np.int64)
 
-    def examples(self) -> list[SessionExample]:
+    def examples(self) -> Examples:
         """Return the examples."""
-        lists, items, cand = self._lists, self._items, self._cand
-        keys = self._keys(self._ids, self._rows)
-        category, path = self._categories(keys[3])
+        lists, items, order, rows = self._lists, self._items, self._order, self._rows
+        category, path = self._categories()
         matches, kept, num_matching = self._matching()
         kept = kept[self._hist.choose(kept).place < HISTORY_MAX]
-        hist, hist_rows = self._hist.choose(kept), self._hist_rows[kept]
-        hist_keys = self._keys([self._hist_ids[row] for row in kept.tolist()], hist_rows)
-        code, hist_code = self._codes()
+        hist_rows = self._hist_rows[kept]
+        # One number for each item of each list.
+        code, hist_code = self._cand.of << 32 | rows, self._hist.of << 32 | self._hist_rows
         _, group, sizes = np.unique(hist_code, return_inverse=True, return_counts=True)
         count = np.log1p(sizes)[group]
-        num = self._numbers(self._touches(code, hist_code, count), matches)
-        hist_num = np.stack([count[kept], np.log1p(self._age_h[kept])], axis=1).astype(np.float32)
-        hist_type = self._action[kept] + 1
-        rank = np.minimum(self._rank, _RANK_LIMIT).astype(np.int16)
-        img, txt = items.image.values[self._rows], items.text.values[self._rows]
-        img_mask = items.image.present[self._rows] & (self._logged[:, HAS_IMAGE] > 0)
-        txt_mask = items.text.present[self._rows] & (self._logged[:, HAS_TEXT] > 0)
-        hist_img, hist_img_mask = items.image.values[hist_rows], items.image.present[hist_rows]
-        hist_txt, hist_txt_mask = items.text.values[hist_rows], items.text.present[hist_rows]
-        position = self._positions()
-        click, conv, money = (
-            joined(parts)[self._order]
-            for parts in (
-                [each.labels.click for each in lists],
-                [each.labels.conv for each in lists],
-                [each.labels.money for each in lists],
-            )
+        index = lists.cand.place[order]
+        return Examples(
+            cand=self._cand,
+            hist=self._hist.choose(kept),
+            query_id=lists.query_id,
+            session_id=lists.session_id,
+            item_ids=[lists.item_ids[row] for row in order.tolist()],
+            index=index,
+            entity=items.entity[rows],
+            num=self._numbers(self._touches(code, hist_code, count), matches),
+            rank=np.minimum(lists.rank_in[order], _RANK_LIMIT).astype(np.int16),
+            img=items.image.values[rows],
+            img_mask=items.image.present[rows] & (self._logged[:, HAS_IMAGE] > 0),
+            txt=items.text.values[rows],
+            txt_mask=items.text.present[rows] & (self._logged[:, HAS_TEXT] > 0),
+            hist_entity=items.entity[hist_rows],
+            hist_type=lists.hist_action[kept] + 1,
+            hist_num=np.stack([count[kept], np.log1p(self._age_h[kept])], axis=1).astype(np.float32),
+            hist_img=items.image.values[hist_rows],
+            hist_img_mask=items.image.present[hist_rows],
+            hist_txt=items.text.values[hist_rows],
+            hist_txt_mask=items.text.present[hist_rows],
+            query=lists.context[:, :CLIENT].astype(np.float32),
+            client=lists.context[:, CLIENT:TOKENS].astype(np.float32),
+            token=lists.context[:, TOKENS:].astype(np.int64),
+            query_vector=lists.query_vector,
+            category=category,
+            path=path,
+            click=lists.click[order],
+            conv=lists.conv[order],
+            money=lists.money[order],
+            click_weight=lists.click_weight,
+            position=lists.position[order],
+            latency_ms=lists.latency_ms,
+            weight=[1.0] * len(category),
+            num_behaviours=np.diff(self._hist.cuts).tolist(),
+            num_matching=num_matching,
+            served_by=lists.served_by,
+            served_score=[
+                None if score is None else score[index[start:stop]]
+                for score, start, stop in zip(lists.served_score, self._cand.cuts, self._cand.cuts[1:], strict=False)
+            ],
         )
-        context = np.stack([each.context[:VECTOR] for each in lists])
-        query, client = context[:, :CLIENT].astype(np.float32), context[:, CLIENT:TOKENS].astype(np.float32)
-        token = context[:, TOKENS:].astype(np.int64)
-        found: list[SessionExample] = []
-        for number, each in enumerate(lists):
-            a, b = cand.cuts[number], cand.cuts[number + 1]
-            c, d = hist.cuts[number], hist.cuts[number + 1]
-            index = self._index[a:b]
-            found.append(
-                SessionExample(
-                    query_id=each.query_id,
-                    session_id=each.session_id,
-                    item_ids=keys[0][a:b],
-                    index=index,
-                    entity=(keys[0][a:b], keys[1][a:b], keys[2][a:b], keys[3][a:b]),
-                    num=num[a:b],
-                    rank=rank[a:b],
-                    img=img[a:b],
-                    img_mask=img_mask[a:b],
-                    txt=txt[a:b],
-                    txt_mask=txt_mask[a:b],
-                    hist_entity=(hist_keys[0][c:d], hist_keys[1][c:d], hist_keys[2][c:d], hist_keys[3][c:d]),
-                    hist_type=hist_type[c:d],
-                    hist_num=hist_num[c:d],
-                    hist_img=hist_img[c:d],
-                    hist_img_mask=hist_img_mask[c:d],
-                    hist_txt=hist_txt[c:d],
-                    hist_txt_mask=hist_txt_mask[c:d],
-                    query=query[number],
-                    client=client[number],
-                    token=token[number],
-                    query_vector=each.context[VECTOR:],
-                    category=category[number],
-                    path=path[number],
-                    click=click[a:b],
-                    conv=conv[a:b],
-                    money=money[a:b],
-                    click_weight=each.labels.click_weight,
-                    position=position[a:b],
-                    latency_ms=each.latency_ms,
-                    num_behaviours=len(each.hist_item),
-                    num_matching=num_matching[number],
-                    served_by=each.served_by,
-                    served_score=None if each.served_score is None else each.served_score[index],
-                )
-            )
-        return found
 
-    def _keys(self, ids: list[str], rows: Ints) -> Keys:
-        table = self._items
-        return ids, table.shop[rows].tolist(), table.brand[rows].tolist(), table.leaf[rows].tolist()
-
-    def _categories(self, leaf: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    def _categories(self) -> tuple[list[str], list[tuple[str, ...]]]:
         """Return the category of each query, by default the commonest of the first candidates, and its path."""
-        paths, cuts = self._items.paths, self._cand.cuts
-        category: list[str] = []
-        path: list[tuple[str, ...]] = []
-        for number, each in enumerate(self._lists):
-            own, about = each.category or "", self._query[number]
+        items, cuts = self._items, self._cand.cuts
+        category, about = [own or "" for own in self._lists.category], self._query.copy()
+        for number, own in enumerate(category):
             if not own:
-                start, stop = cuts[number], cuts[number + 1]
-                own = _commonest(leaf[start : min(start + _TOP, stop)])
-                self._query[number] = about = paths.number((own,))
-                if own:
-                    about = self._items.path[self._rows[leaf.index(own, start, stop)]]
-            category.append(own)
-            path.append(paths.paths[about][-PATH_MAX:])
-        return category, path
+                rows = self._rows[cuts[number] : cuts[number + 1]].tolist()
+                leaf = [items.leaf[row] for row in rows[:_TOP]]
+                category[number] = commonest = _commonest(leaf)
+                self._query[number] = items.paths.number((commonest,))
+                about[number] = items.path[rows[leaf.index(commonest)]] if commonest else 0
+        return category, [items.paths.paths[number][-PATH_MAX:] for number in about.tolist()]
 
     def _matching(self) -> tuple[NDArray[np.bool_], Ints, list[int]]:
         """Return which candidates match the query's category, the behaviours that count, and their number by list."""
         paths, cand, hist = self._items.paths, self._cand, self._hist
         matches = paths.compare(covers, self._query[cand.of], self._items.path[self._rows])
-        logged = paths.of_texts(chain.from_iterable(each.hist_category for each in self._lists))
+        logged = paths.of_texts(self._lists.hist_category)
         own = self._items.path[self._hist_rows]
         # A logged category is a leaf: the path above it is that of the item, or of a candidate with the same leaf.
         fits = paths.compare(ends_with, own, logged)
@@ -292,12 +228,12 @@ class _Lists:
             path[row] = self._path_of_leaf(int(hist.of[row]), int(logged[row]))
         about = self._query[hist.of]
         kept = paths.compare(covers, about, path) | paths.compare(covers, about, logged)
-        num_matching = np.bincount(hist.of[kept], minlength=len(self._lists))
+        num_matching = np.bincount(hist.of[kept], minlength=len(self._query))
         # A category that no candidate and no behaviour has is unknown, and says nothing about the history.
-        has_match = np.bincount(cand.of[matches], minlength=len(self._lists)) > 0
+        has_match = np.bincount(cand.of[matches], minlength=len(self._query)) > 0
         is_unknown = ~has_match & (num_matching == 0)
         kept |= is_unknown[hist.of]
-        sizes = np.bincount(hist.of, minlength=len(self._lists))
+        sizes = np.bincount(hist.of, minlength=len(self._query))
         return matches, np.flatnonzero(kept), np.where(is_unknown, sizes, num_matching).tolist()
 
     def _path_of_leaf(self, number: int, logged: int) -> int:
@@ -307,15 +243,6 @@ class _Lists:
             if path and paths[path][-1] == paths[logged][-1]:
                 return path
         return logged
-
-    def _codes(self) -> tuple[Ints, Ints]:
-        """Return numbers of the candidates and of the behaviours that tell apart both lists and items."""
-        numbers: dict[str, int] = {}
-        code, hist_code = (
-            np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
-            for keys in (self._ids, self._hist_ids)
-        )
-        return self._cand.of << 32 | code, self._hist.of << 32 | hist_code
 
     def _touches(self, code: Ints, hist_code: Ints, count: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return `TOUCH_COLUMNS` of the candidates, without the last one."""
@@ -330,7 +257,7 @@ class _Lists:
         columns[row[::-1], 1] = 1 / (1 + self._age_h[touch[::-1]])
         _, newest = np.unique(self._hist.of[touch], return_index=True)
         columns[row[newest], 2] = 1
-        columns[row[self._action[touch] == _BOUGHT], 3] = 1
+        columns[row[self._lists.hist_action[touch] == _BOUGHT], 3] = 1
         return columns
 
     def _numbers(self, touches: NDArray[np.float32], matches: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -342,31 +269,10 @@ class _Lists:
             relative(padded, mask)[mask],
             touches,
             matches[:, None].astype(np.float32),
-            self._types(),
+            (self._lists.item_types[self._order][:, None] == _TYPES).astype(np.float32),
             neighbour_prices(padded, mask)[mask],
         ]
         return np.concatenate(parts, axis=1)
-
-    def _types(self) -> NDArray[np.float32]:
-        columns = np.zeros((len(self._order), len(TYPE_COLUMNS)), dtype=np.float32)
-        for number, each in enumerate(self._lists):
-            if each.item_types:
-                start, stop = self._cand.cuts[number], self._cand.cuts[number + 1]
-                for row, place in enumerate(self._index[start:stop].tolist(), start):
-                    if (name := each.item_types[place]) != PRODUCT:
-                        columns[row, _TYPES.get(name, _TYPES["other"])] = 1
-        return columns
-
-    def _positions(self) -> NDArray[np.int32]:
-        """Return the positions on the page, from 1; a page that counts from 0 is moved by one, 0 = not shown yet."""
-        position = self._index + 1
-        for number, each in enumerate(self._lists):
-            rows = slice(self._cand.cuts[number], self._cand.cuts[number + 1])
-            if each.position is None:
-                position[rows] = 0
-            elif each.position.size:
-                position[rows] = from_one(each.position)[self._index[rows]]
-        return position.astype(np.int32)
 
 
 def _in_rank_order(lists: Ragged, rank: Ints, ids: Sequence[str]) -> Ints:

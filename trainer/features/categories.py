@@ -45,12 +45,12 @@ class PathIndex:
         self._numbers: dict[Path, int] = {(): 0}
         self._of_categories: dict[Path, int] = {(): 0}
         self._of_texts: dict[str, int] = {}
-        self._known: dict[tuple[Callable[[Path, Path], bool], int], bool] = {}
+        self._known: dict[Callable[[Path, Path], bool], dict[int, bool]] = {}
         self.paths: list[Path] = [()]
 
     def __len__(self) -> int:
         """Return the number of paths and of answers that are kept."""
-        return len(self._of_categories) + len(self._known)
+        return len(self._of_categories) + sum(map(len, self._known.values()))
 
     def number(self, categories: Path) -> int:
         """Return the number of the path of some categories, root first; each may be written as a path."""
@@ -74,11 +74,11 @@ class PathIndex:
         self, test: Callable[[Path, Path], bool], first: NDArray[np.int64], second: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Return `test(path, path)` of each pair of numbers."""
-        pairs, place = np.unique(first << 32 | second, return_inverse=True)
-        answers = np.zeros(len(pairs), dtype=np.bool_)
-        for row, pair in enumerate(pairs.tolist()):
-            answer = self._known.get((test, pair))
-            if answer is None:
-                answer = self._known[test, pair] = test(self.paths[pair >> 32], self.paths[pair & 0xFFFF_FFFF])
-            answers[row] = answer
-        return answers[place]
+        pairs = (first << 32 | second).tolist()
+        known = self._known.setdefault(test, {})
+        answers = [known.get(pair) for pair in pairs]
+        if None in answers:
+            for pair in set(pairs) - known.keys():
+                known[pair] = test(self.paths[pair >> 32], self.paths[pair & 0xFFFF_FFFF])
+            answers = [known[pair] for pair in pairs]
+        return np.array(answers, np.bool_)

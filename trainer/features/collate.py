@@ -3,14 +3,14 @@
 Source: docs/training.md.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.features.example import SessionExample
+from trainer.features.example import Examples
+from trainer.features.hash_index import Hashes
 from trainer.features.schema import (
     HISTORY_MAX,
     MAX_TOKENS,
@@ -31,8 +31,8 @@ TABLES: Final = ("item", "shop", "brand", "category")
 class Lookup(Protocol):
     """A table of ids: slot 0 is padding, slot 1 the cold row."""
 
-    def lookup(self, keys: Sequence[str], /) -> NDArray[np.int64]:
-        """Return the slot of each key: 0 for the empty string, 1 for a key that has none."""
+    def lookup(self, ids: Hashes, /) -> NDArray[np.int64]:
+        """Return the slot of each id: 0 for the empty string, 1 for an id that has none."""
 
 
 class Lookups(Protocol):
@@ -95,7 +95,7 @@ class Batch(NamedTuple):
 
 
 def collate(
-    examples: Sequence[SessionExample],
+    examples: Examples,
     id_maps: Lookups,
     *,
     width: int,
@@ -107,7 +107,7 @@ def collate(
 
     Args:
         examples: At least one.
-        id_maps: The slots of the keys.
+        id_maps: The slots of the ids.
         width: D, the width of the catalogue's vectors; a vector of another width counts as missing.
         history: Behaviours kept per list, the newest.
         schema: Number of the feature schema whose numbers `cand_num` holds.
@@ -116,53 +116,59 @@ def collate(
     Raises:
         ValueError: If there is no example.
     """
-    if not examples:
+    if not len(examples):
         raise ValueError("collate: no example")
-    sizes = np.array([len(example.item_ids) for example in examples])
-    depths = np.array([min(len(example.hist_type), history) for example in examples])
+    newest = np.flatnonzero(examples.hist.place < history)
+    hist = examples.hist.choose(newest)
+    sizes, depths = np.diff(examples.cand.cuts), np.diff(hist.cuts)
     n = N_MAX if fixed else int(sizes.max())
     depth = history if fixed else max(int(depths.max()), 1)
-    cand = np.arange(n) < sizes[:, None]
-    hist = np.arange(depth) < depths[:, None]
-    slots, category, path = _slots(examples, id_maps, depths)
+    cand_mask, hist_mask = np.arange(n) < sizes[:, None], np.arange(depth) < depths[:, None]
+    cand_places, hist_places = examples.cand.places(n), hist.places(depth)
+
+    def of_cand(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:
+        return _spread(rows, cand_places, cand_mask)
+
+    def of_hist(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:
+        return _spread(rows[newest], hist_places, hist_mask)
+
+    slots, hist_slots, query_slots = _slots(examples, newest, id_maps)
+    img, img_mask = _of_width(examples.img, examples.img_mask, width)
+    txt, txt_mask = _of_width(examples.txt, examples.txt_mask, width)
+    hist_img, hist_img_mask = _of_width(examples.hist_img, examples.hist_img_mask, width)
+    hist_txt, hist_txt_mask = _of_width(examples.hist_txt, examples.hist_txt_mask, width)
     query_vec, query_vec_mask = _query_vectors(examples, width)
-    real = int(sizes.sum())
-    img, img_mask = _vectors([(e.img, e.img_mask) for e in examples], cand, width)
-    txt, txt_mask = _vectors([(e.txt, e.txt_mask) for e in examples], cand, width)
-    pairs = list(zip(examples, depths.tolist(), strict=True))
-    hist_img, hist_img_mask = _vectors([(e.hist_img[:k], e.hist_img_mask[:k]) for e, k in pairs], hist, width)
-    hist_txt, hist_txt_mask = _vectors([(e.hist_txt[:k], e.hist_txt_mask[:k]) for e, k in pairs], hist, width)
     return Batch(
-        cand_id=_spread(slots[:real], cand),
-        cand_num=_spread(_numbers(np.concatenate([e.num for e in examples]), SCHEMAS[schema]), cand),
-        cand_rank=_spread(np.concatenate([e.rank for e in examples]), cand),
-        cand_img=img,
-        cand_img_mask=img_mask,
-        cand_txt=txt,
-        cand_txt_mask=txt_mask,
-        cand_mask=cand,
-        hist_id=_spread(slots[real:], hist),
-        hist_type=_spread(np.concatenate([e.hist_type[:k] for e, k in pairs]), hist),
-        hist_num=_spread(np.concatenate([e.hist_num[:k] for e, k in pairs]), hist),
-        hist_img=hist_img,
-        hist_img_mask=hist_img_mask,
-        hist_txt=hist_txt,
-        hist_txt_mask=hist_txt_mask,
-        hist_mask=hist,
-        query=np.stack([e.query for e in examples]),
-        query_category=category,
-        client=np.stack([e.client for e in examples]),
-        query_token=np.stack([e.token for e in examples]),
-        query_path=path,
+        cand_id=of_cand(slots),
+        cand_num=of_cand(_numbers(examples.num, SCHEMAS[schema])),
+        cand_rank=of_cand(examples.rank),
+        cand_img=of_cand(img),
+        cand_img_mask=of_cand(img_mask),
+        cand_txt=of_cand(txt),
+        cand_txt_mask=of_cand(txt_mask),
+        cand_mask=cand_mask,
+        hist_id=_spread(hist_slots, hist_places, hist_mask),
+        hist_type=of_hist(examples.hist_type),
+        hist_num=of_hist(examples.hist_num),
+        hist_img=of_hist(hist_img),
+        hist_img_mask=of_hist(hist_img_mask),
+        hist_txt=of_hist(hist_txt),
+        hist_txt_mask=of_hist(hist_txt_mask),
+        hist_mask=hist_mask,
+        query=examples.query,
+        query_category=query_slots[:, 0],
+        client=examples.client,
+        query_token=examples.token,
+        query_path=query_slots[:, 1:],
         query_vec=query_vec,
         query_vec_mask=query_vec_mask,
-        click=_spread(np.concatenate([e.click for e in examples]), cand),
-        conv=_spread(np.concatenate([e.conv for e in examples]), cand),
-        money=_spread(np.concatenate([e.money for e in examples]), cand),
-        click_weight=np.array([e.click_weight for e in examples], dtype=np.float32),
-        weight=np.array([e.weight for e in examples], dtype=np.float32),
-        position=_spread(np.concatenate([e.position for e in examples]), cand),
-        latency_ms=np.array([e.latency_ms for e in examples], dtype=np.float32),
+        click=of_cand(examples.click),
+        conv=of_cand(examples.conv),
+        money=of_cand(examples.money),
+        click_weight=np.array(examples.click_weight, dtype=np.float32),
+        weight=np.array(examples.weight, dtype=np.float32),
+        position=of_cand(examples.position),
+        latency_ms=np.array(examples.latency_ms, dtype=np.float32),
     )
 
 
@@ -192,56 +198,41 @@ def _numbers(num: NDArray[np.float32], schema: FeatureSchema) -> NDArray[np.floa
     return num[:, [NUM_COLUMNS.index(name) for name in schema.numbers]]
 
 
-def _query_vectors(examples: Sequence[SessionExample], width: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    mask = np.array([e.query_vector.size == width for e in examples])
-    vectors = np.zeros((len(examples), width), dtype=np.float16)
-    for row in np.flatnonzero(mask).tolist():
-        vectors[row] = examples[row].query_vector
+def _query_vectors(examples: Examples, width: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    mask = np.array([vector.size == width for vector in examples.query_vector])
+    vectors = np.zeros((len(mask), width), dtype=np.float16)
+    if mask.any():
+        vectors[mask] = [vector for vector in examples.query_vector if vector.size == width]
     return vectors, mask
 
 
-def _spread(rows: NDArray[ScalarT], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:
-    padded = np.zeros((*mask.shape, *rows.shape[1:]), dtype=rows.dtype)
-    padded[mask] = rows
-    return padded
+def _spread(rows: NDArray[ScalarT], places: NDArray[np.int64], mask: NDArray[np.bool_]) -> NDArray[ScalarT]:
+    padded = np.zeros((mask.size, *rows.shape[1:]), dtype=rows.dtype)
+    padded[places] = rows
+    return padded.reshape(*mask.shape, *rows.shape[1:])
 
 
-def _vectors(
-    parts: list[tuple[NDArray[np.float16], NDArray[np.bool_]]], mask: NDArray[np.bool_], width: int
+def _of_width(
+    vectors: NDArray[np.float16], mask: NDArray[np.bool_], width: int
 ) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
-    if all(part.shape[1] == width for part, _ in parts):
-        vectors, present = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    else:
-        vectors = np.zeros((int(mask.sum()), width), dtype=np.float16)
-        present = np.zeros(len(vectors), dtype=np.bool_)
-        start = 0
-        for part, part_mask in parts:
-            if part.shape[1] == width:
-                vectors[start : start + len(part)], present[start : start + len(part)] = part, part_mask
-            start += len(part)
-    return _spread(vectors, mask), _spread(present, mask)
+    if vectors.shape[1] == width:
+        return vectors, mask
+    return np.zeros((len(vectors), width), np.float16), np.zeros_like(mask)
 
 
 def _slots(
-    examples: Sequence[SessionExample], id_maps: Lookups, depths: NDArray[np.int64]
+    examples: Examples, newest: NDArray[np.int64], id_maps: Lookups
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return slots of all candidates, then of all behaviours, of the query categories, and of the nodes of their paths.
+    """Return slots of all candidates, of the newest behaviours, and of the queries: category, then nodes of the path.
 
-    An empty key has slot 0.
+    An empty id has slot 0.
     """
-    columns = []
-    queries = np.zeros((len(examples), 1 + PATH_MAX), dtype=np.int64)
-    lookups = (id_maps.item, id_maps.shop, id_maps.brand, id_maps.category)
-    for kind, (name, table) in enumerate(zip(TABLES, lookups, strict=True)):
-        keys = list(chain.from_iterable(e.entity[kind] for e in examples))
-        for example, depth in zip(examples, depths.tolist(), strict=True):
-            keys.extend(example.hist_entity[kind][:depth])
-        if name == "category":
-            for example in examples:
-                keys += [example.category, *example.path, *[""] * (PATH_MAX - len(example.path))]
-        slots = table.lookup(keys).astype(np.int64)
-        if name == "category":
-            slots, of_queries = slots[: -queries.size], slots[-queries.size :]
-            queries = of_queries.reshape(queries.shape)
-        columns.append(slots)
-    return np.stack(columns, axis=1), queries[:, 0], queries[:, 1:]
+    entity = np.concatenate([examples.entity, examples.hist_entity[newest]])
+    queries = examples.query_entity()
+    slots = np.empty(entity.shape[:2], np.int64)
+    for kind, table in enumerate((id_maps.item, id_maps.shop, id_maps.brand)):
+        slots[:, kind] = table.lookup(Hashes.of(entity[:, kind]))
+    categories = id_maps.category.lookup(Hashes.of(np.concatenate([entity[:, 3], queries.reshape(-1, 2)])))
+    slots[:, 3] = categories[: len(entity)]
+    num_cand = len(examples.entity)
+    return slots[:num_cand], slots[num_cand:], categories[len(entity) :].reshape(queries.shape[:2])

@@ -24,6 +24,11 @@ class Hashes(NamedTuple):
     high: NDArray[np.uint64]
     low: NDArray[np.uint64]
 
+    @classmethod
+    def of(cls, pairs: NDArray[np.uint64]) -> "Hashes":
+        """Return hashes from their two halves side by side, (k, 2)."""
+        return cls(pairs[:, 0], pairs[:, 1])
+
     @property
     def is_none(self) -> NDArray[np.bool_]:
         """Flags of the empty string, (k,)."""
@@ -40,10 +45,9 @@ def _digest(key: str) -> bytes:
     return blake2b(key.encode(), digest_size=16).digest() if key else _NO_ID
 
 
-def hashes(keys: Iterable[str]) -> Hashes:
-    """Return the hashes of keys."""
-    pairs = np.frombuffer(b"".join(map(_digest, keys)), "<u8").reshape(-1, 2)
-    return Hashes(pairs[:, 0], pairs[:, 1])
+def hash_pairs(keys: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the halves of the hashes of keys side by side, (k, 2); both are 0 for the empty string."""
+    return np.frombuffer(b"".join(map(_digest, keys)), "<u8").reshape(-1, 2)
 
 
 class HashIndex:

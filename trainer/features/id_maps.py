@@ -8,7 +8,7 @@ Source: docs/training.md.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stream.errors import ArtifactError
 from trainer.features import sightings
 from trainer.features.collate import TABLES, Batch
-from trainer.features.hash_index import Hashes, HashIndex, hashes
+from trainer.features.hash_index import Hashes, HashIndex
 from trainer.features.sightings import Counts, Seconds
 from trainer.features.waiting_ids import WaitingIds
 
@@ -64,7 +64,7 @@ class IdMap:
         self._seen_s: Seconds = np.zeros(capacity, np.uint32)
         self._end = FIRST_SLOT
         self._waiting = WaitingIds(capacity, half_life_s)
-        self._unsettled: list[tuple[Hashes, NDArray[np.int64]]] = []
+        self._unsettled: list[Hashes] = []
         self._now_s = 0
 
     def __len__(self) -> int:
@@ -80,40 +80,31 @@ class IdMap:
         """Memory of the arrays."""
         return self._index.nbytes + self._counts.nbytes + self._seen_s.nbytes + self._waiting.nbytes
 
-    def lookup(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Return the slot of each key: padding for the empty string, cold for unknown ids; changes nothing."""
-        return self._slots(hashes(keys))
-
-    def _slots(self, ids: Hashes) -> NDArray[np.int64]:
+    def lookup(self, ids: Hashes) -> NDArray[np.int64]:
+        """Return the slot of each id: padding for the empty string, cold for unknown ids; changes nothing."""
         slots = self._index.find(ids)
         slots[slots < 0] = COLD_SLOT
         slots[ids.is_none] = PADDING_SLOT
         return slots
 
-    def observe(self, keys: Iterable[str]) -> None:
-        """Count one sighting of each key."""
-        counted = Counter(keys)
-        ids = hashes(counted)
-        seen = np.fromiter(counted.values(), np.int64, len(counted))
-        slots = self._slots(ids)
-        own = slots >= FIRST_SLOT
-        known = slots[own]
+    def observe(self, ids: Hashes) -> None:
+        """Count one sighting of each id, the empty string left out."""
+        slots = self.lookup(ids)
+        known, seen = np.unique(slots[slots >= FIRST_SLOT], return_counts=True)
         self._counts[known] = sightings.add(
-            self._counts[known], self._seen_s[known], seen[own], self._now_s, self.half_life_s
+            self._counts[known], self._seen_s[known], seen, self._now_s, self.half_life_s
         )
         self._seen_s[known] = self._now_s
-        cold = slots == COLD_SLOT
-        self._unsettled.append((ids.take(cold), seen[cold]))
-        if sum(len(one) for _, one in self._unsettled) > _UNSETTLED:
+        self._unsettled.append(ids.take(slots == COLD_SLOT))
+        if sum(len(some.high) for some in self._unsettled) > _UNSETTLED:
             self._settle()
 
     def _settle(self) -> None:
         """Move the sightings of unknown ids to those that wait."""
         if not self._unsettled:
             return
-        high = np.concatenate([ids.high for ids, _ in self._unsettled])
-        low = np.concatenate([ids.low for ids, _ in self._unsettled])
-        seen = np.concatenate([one for _, one in self._unsettled])
+        high = np.concatenate([some.high for some in self._unsettled])
+        low = np.concatenate([some.low for some in self._unsettled])
         self._unsettled = []
         order = np.lexsort((low, high))
         is_first = np.ones(len(order), np.bool_)
@@ -121,7 +112,7 @@ class IdMap:
         starts = np.flatnonzero(is_first)
         if not starts.size:
             return
-        totals = np.add.reduceat(seen[order], starts)
+        totals = np.diff(starts, append=len(order))
         firsts = order[starts]
         in_order = np.argsort(firsts)
         firsts = firsts[in_order]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stream.schemas.events import Item
 from trainer.features.categories import PathIndex
+from trainer.features.hash_index import hash_pairs
 
 MAX_ITEMS: Final = 100_000
 """Items that the table holds; beyond it starts anew with those that are asked for."""
@@ -52,11 +53,12 @@ class Vectors:
 
 
 class ItemTable:
-    """Columns of the items that were asked for, by row; row 0 is every item that the catalogue does not hold.
+    """Columns of the items that were asked for, by row, those included that the catalogue does not hold.
 
     Attributes:
         paths: Numbers of category paths.
-        shop, brand, leaf: Keys by row, "" = none.
+        entity: Hashes of item, shop, brand and category, (rows, 4, 2); 0 = none.
+        leaf: Category by row, "" = none.
         path: Number of the category path by row.
         image, text: Vectors by row.
     """
@@ -68,10 +70,9 @@ class ItemTable:
     def _start(self) -> None:
         self.paths = PathIndex()
         self._rows: dict[str, int] = {}
-        self._records: list[Item | None] = [None]
-        self.shop = np.full(_FIRST_ROWS, "", dtype=object)
-        self.brand = np.full(_FIRST_ROWS, "", dtype=object)
-        self.leaf = np.full(_FIRST_ROWS, "", dtype=object)
+        self._records: list[Item | None] = []
+        self.entity = np.zeros((_FIRST_ROWS, 4, 2), np.uint64)
+        self.leaf: list[str] = []
         self.path = np.zeros(_FIRST_ROWS, np.int64)
         self.image = Vectors()
         self.text = Vectors()
@@ -82,41 +83,33 @@ class ItemTable:
             self._start()
 
     def rows(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the row of each item, with the record that the catalogue holds now."""
-        get, row_of, records = self._catalogue.get, self._rows.get, self._records
-        found = [get(item_id) for item_id in item_ids]
-        rows = [row_of(item_id, 0) for item_id in item_ids]
-        for place, (record, row) in enumerate(zip(found, rows, strict=True)):
-            if records[row] is not record:
-                # An item may stand in several places: the first one has put its record.
-                rows[place] = self._put(item_ids[place], record)
-        return np.array(rows, np.int64)
+        """Return the row of each item, one for each id, with the record that the catalogue holds now."""
+        get, known, records = self._catalogue.get, self._rows, self._records
+        for item_id in dict.fromkeys(item_ids):
+            record, row = get(item_id), known.get(item_id, -1)
+            if row < 0 or records[row] is not record:
+                self._put(item_id, row, record)
+        return np.array([known[item_id] for item_id in item_ids], np.int64)
 
-    def _put(self, item_id: str, record: Item | None) -> int:
-        if record is None:
-            # The row stays, since others of this call may name it; no id leads to it.
-            self._rows.pop(item_id, None)
-            return 0
-        row = self._rows.get(item_id, 0)
-        if row and self._records[row] is record:
-            return row
-        if not row:
-            row = len(self._records)
+    def _put(self, item_id: str, row: int, record: Item | None) -> None:
+        """Set the columns of an item; a row below 0 asks for a new one."""
+        if row < 0:
+            row = self._rows[item_id] = len(self._records)
             self._records.append(None)
+            self.leaf.append("")
             if row == len(self.path):
                 self._grow()
-            self._rows[item_id] = row
         self._records[row] = record
-        self.shop[row], self.brand[row] = record.shop_id or "", record.brand_id or ""
-        self.leaf[row] = record.category_ids[-1] if record.category_ids else ""
-        self.path[row] = self.paths.number(tuple(record.category_ids))
-        self.image.put(row, self._catalogue.image(item_id))
-        self.text.put(row, self._catalogue.text(item_id))
-        return row
+        categories = () if record is None else tuple(record.category_ids)
+        self.leaf[row] = categories[-1] if categories else ""
+        self.path[row] = self.paths.number(categories)
+        shop, brand = ("", "") if record is None else (record.shop_id or "", record.brand_id or "")
+        self.entity[row] = hash_pairs((item_id, shop, brand, self.leaf[row]))
+        self.image.put(row, None if record is None else self._catalogue.image(item_id))
+        self.text.put(row, None if record is None else self._catalogue.text(item_id))
 
     def _grow(self) -> None:
-        for name in ("shop", "brand", "leaf", "path"):
-            column = getattr(self, name)
-            setattr(self, name, np.concatenate([column, np.full_like(column, "" if column.dtype == object else 0)]))
+        self.entity = np.concatenate([self.entity, np.zeros_like(self.entity)])
+        self.path = np.concatenate([self.path, np.zeros_like(self.path)])
         self.image.grow()
         self.text.grow()

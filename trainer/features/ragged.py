@@ -5,6 +5,7 @@ Source: docs/training.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,20 @@ class Ragged:
 
     def choose(self, rows: Ints) -> "Ragged":
         """Return the lists with the chosen rows alone; the rows must stand list by list."""
+        if len(rows) == len(self.of):
+            return self
         return Ragged.of_sizes(np.bincount(self.of[rows], minlength=len(self.cuts) - 1))
 
     def mask(self) -> NDArray[np.bool_]:
         """Return which places of the lists, padded to the longest one, are real: (B, n)."""
         sizes = np.diff(self.cuts)
         return np.asarray(np.arange(sizes.max(initial=0)) < sizes[:, None])
+
+    def places(self, width: int) -> Ints:
+        """Return the place of each row in a table of the lists, each padded to `width` rows."""
+        return self.of * width + self.place
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the rows of all parts, one after the other."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -53,8 +53,8 @@ def relative(items_BnF: Array, mask_Bn: Mask) -> Array:
     values, real = items_BnF[:, :, _NUMERIC], mask_Bn[:, :, None]
     size = mask_Bn.sum(axis=1)[:, None, None]
     padded = np.where(real, values, np.float32(np.inf))
-    low = padded.min(axis=1, keepdims=True)
-    spread = np.where(real, values, np.float32(-np.inf)).max(axis=1, keepdims=True) - low
+    low = padded.min(axis=1, keepdims=True, initial=np.inf)
+    spread = np.where(real, values, np.float32(-np.inf)).max(axis=1, keepdims=True, initial=-np.inf) - low
     minmax = (values - low) / np.where(spread > 0, spread, np.float32(1))
     # The sum is taken over sorted values: float addition depends on the order, and the order of rows must not matter.
     ordered = np.sort(padded, axis=1)
@@ -62,7 +62,7 @@ def relative(items_BnF: Array, mask_Bn: Mask) -> Array:
     centred = values - (total / size).astype(np.float32)
     ranks = (average_ranks(values, mask_Bn) / size).astype(np.float32)
     stacked = np.stack([minmax, ranks, centred], axis=3)
-    return stacked.reshape(*mask_Bn.shape, -1)
+    return stacked.reshape(*mask_Bn.shape, 3 * len(_NUMERIC))
 
 
 def neighbour_prices(items_BnF: Array, mask_Bn: Mask) -> Array:

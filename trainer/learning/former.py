@@ -5,14 +5,12 @@ Neither version has learned these lists: both were written before the lists were
 Source: docs/training.md, "Evaluation while learning".
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from trainer.evaluation.metrics import Floats
-from trainer.features import SessionExample, collate
+from trainer.features import Examples, collate
 from trainer.models import MODELS, to_torch
 from trainer.versions.artifact import LoadedVersion
 
@@ -32,13 +30,13 @@ class FormerVersion:
         self._id_maps = version.id_maps
         self._device = device
 
-    def scores(self, examples: Sequence[SessionExample], rows: NDArray[np.bool_], shape: tuple[int, int]) -> Floats:
+    def scores(self, examples: Examples, rows: NDArray[np.bool_], shape: tuple[int, int]) -> Floats:
         """Return the scores [B,n] of the examples in `rows` [B], NaN for the others, 0 at padding."""
         found = np.full(shape, np.nan)
         if not rows.any():
             return found
         batch = collate(
-            [example for example, is_own in zip(examples, rows.tolist(), strict=True) if is_own],
+            examples.take(rows),
             self._id_maps,
             width=self._config.vector_width,
             history=self._config.history,

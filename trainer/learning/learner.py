@@ -11,14 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stream.errors import ArtifactError, SchemaError, ShelfwiseError
+from stream.errors import ArtifactError, ShelfwiseError
 from trainer.configs import LearningSettings
 from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
@@ -29,10 +28,11 @@ from trainer.features import (
     Batch,
     CatalogueLike,
     ExampleBuilder,
-    SessionExample,
+    Examples,
     batch_from_columns,
     collate,
 )
+from trainer.features.hash_index import Hashes
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
@@ -149,9 +149,7 @@ class Learner:
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
         return Step(trained, losses, moved=moved)
 
-    def train(
-        self, examples: Sequence[SessionExample], fresh: Sequence[bool], shuffled: Sequence[bool] | None = None
-    ) -> Step:
+    def train(self, examples: Examples, fresh: Sequence[bool], shuffled: Sequence[bool] | None = None) -> Step:
         """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
 
         Args:
@@ -163,10 +161,10 @@ class Learner:
             LearningHalted: After `halt_after` refused batches in a row.
         """
         self.batch_number += 1
-        if not examples:
+        if not len(examples):
             return Step(0, {}, moved=False)
         # Lists of other data may be longer, and refused examples leave a smaller batch: those steps are not compiled.
-        is_whole = len(examples) == self.learning.batch and max(len(one.item_ids) for one in examples) <= N_MAX
+        is_whole = len(examples) == self.learning.batch and examples.cand.place.max() < N_MAX
         arrays = collate(
             examples,
             self.id_maps,
@@ -192,29 +190,25 @@ class Learner:
             self.counters["quarantined"] += len(examples)
             if self.rejected_in_row >= self._halt_after:
                 raise LearningHalted(f"{self.rejected_in_row} batches in a row had no finite loss or gradient")
-        self.observe([example for example, new in zip(examples, fresh, strict=True) if new])
+        self.observe(examples.take(is_fresh))
         return Step(len(examples) if moved else 0, losses, moved=moved)
 
     def _examples(
         self, pending: Sequence[PendingSession], catalogue: CatalogueLike
-    ) -> tuple[list[SessionExample], list[bool], list[bool]]:
+    ) -> tuple[Examples, list[bool], list[bool]]:
         """Return the examples to train, which of them are first revisions, and which were shown in random order."""
         if self._builder is None or self._builder.catalogue is not catalogue:
             self._builder = ExampleBuilder(catalogue)
-        found = self._builder.from_sessions([one.session for one in pending], [one.labels for one in pending])
-        examples: list[SessionExample] = []
-        fresh: list[bool] = []
-        shuffled: list[bool] = []
-        for one, example in zip(pending, found, strict=True):
-            if isinstance(example, SchemaError):
-                self.counters["rejected_features"] += 1
-                continue
-            examples.append(example)
-            fresh.append(one.session.revision == 0)
-            shuffled.append(was_shuffled(one.session))
-            self.behaviours["kept"] += example.num_matching
-            self.behaviours["other_category"] += example.num_behaviours - example.num_matching
-        return examples, fresh, shuffled
+        examples, refused = self._builder.from_sessions(
+            [one.session for one in pending], [one.labels for one in pending]
+        )
+        if refused:
+            self.counters["rejected_features"] += len(refused)
+        kept = [one.session for number, one in enumerate(pending) if number not in refused]
+        num_behaviours, num_matching = sum(examples.num_behaviours), sum(examples.num_matching)
+        self.behaviours["kept"] += num_matching
+        self.behaviours["other_category"] += num_behaviours - num_matching
+        return examples, [one.revision == 0 for one in kept], [was_shuffled(one) for one in kept]
 
     def _step(
         self,
@@ -281,15 +275,14 @@ class Learner:
         """Return the share of the learning rates that the next step takes: it rises during warm-up."""
         return min(1.0, (self.num_steps + 1) / max(self.learning.warmup_steps, 1))
 
-    def observe(self, examples: Sequence[SessionExample]) -> None:
+    def observe(self, examples: Examples) -> None:
         """Count the ids of examples; ids that were seen often enough get rows at the next boundary."""
+        entity = np.concatenate([examples.entity, examples.hist_entity])
+        reads_path = SCHEMAS[self.config.feature_schema].reads_query
+        queries = examples.query_entity()[:, : None if reads_path else 1].reshape(-1, 2)
         for kind, (table, id_map) in enumerate(self.id_maps.by_name().items()):
-            keys = [one for example in examples for one in (example.entity[kind], example.hist_entity[kind])]
-            if table == "category":
-                keys.append([example.category for example in examples])
-                if SCHEMAS[self.config.feature_schema].reads_query:
-                    keys += [list(example.path) for example in examples]
-            id_map.observe(chain.from_iterable(keys))
+            own = entity[:, kind]
+            id_map.observe(Hashes.of(np.concatenate([own, queries]) if table == "category" else own))
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
         """Apply the changes of a boundary: admit and evict ids, decay the accumulators, remove old keys."""

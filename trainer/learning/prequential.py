@@ -11,13 +11,13 @@ Labels depend on the order in which a list was shown: a series says more beside 
 Source: docs/training.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.evaluation.metrics import Floats, list_auc, log_loss, ranks, reciprocal_rank
-from trainer.features import Batch, SessionExample
+from trainer.features import Batch, Examples
 from trainer.models import Outputs
 
 
@@ -87,10 +87,10 @@ class Prequential:
         return means
 
 
-def served_scores(examples: Sequence[SessionExample], shape: tuple[int, int], lineage: str | None) -> Floats:
+def served_scores(examples: Examples, shape: tuple[int, int], lineage: str | None) -> Floats:
     """Return the scores [B,n] by which a version of the lineage showed each list, else NaN."""
     scores = np.full(shape, np.nan)
-    for row, example in enumerate(examples):
-        if example.served_score is not None and example.served_by == lineage:
-            scores[row, : len(example.served_score)] = example.served_score
+    for row, (score, by) in enumerate(zip(examples.served_score, examples.served_by, strict=True)):
+        if score is not None and by == lineage:
+            scores[row, : len(score)] = score
     return scores

@@ -20,7 +20,7 @@ from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.truth import best_order
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.session import Session
-from trainer.features import collate
+from trainer.features import Examples, collate
 from trainer.feed.batches import Batcher, Boundaries, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.learning.learner import Learner
@@ -138,7 +138,9 @@ def model_orders(learner: Learner, lists: Sequence[ShownList]) -> list[NDArray[n
     found: list[NDArray[np.int64]] = []
     for start in range(0, len(lists), _SCORED_AT_ONCE):
         examples = [shown.example for shown in lists[start : start + _SCORED_AT_ONCE]]
-        batch = collate(examples, learner.id_maps, width=learner.config.vector_width, history=learner.config.history)
+        batch = collate(
+            Examples.of(examples), learner.id_maps, width=learner.config.vector_width, history=learner.config.history
+        )
         logit = MODELS[learner.model].forward(learner.config, learner.params, to_torch(batch, learner.device)).logit
         scores = logit.detach().float().cpu().numpy()
         found += [np.argsort(-scores[row, : len(one.item_ids)], kind="stable") for row, one in enumerate(examples)]

@@ -87,7 +87,8 @@ class _Ranker:
         context.price_minor = self._features.prices(request)
         context.features = self._features.build(request, identity.query_id, identity.event_ts, context.price_minor)
         context.items = rank.order(context)
-        self._found.shown.append(ShownList(listing, context.features.example))
+        (example,) = context.features.example.split()
+        self._found.shown.append(ShownList(listing, example))
         del self._found.shown[: -self._num_shown]
         return Ranked(order=np.arange(len(context.items)), impression=encode(impression(context, {})))
 

@@ -68,9 +68,9 @@ def test_words_vector_path_and_types_reach_the_example_and_the_impression(profil
     asked = request(query=query, candidates=candidates)
     found = builder(profiles).build(asked, "q-1", START_MS, [1, 1, 1])
     words = query_tokens("red SHOES", b"key")
-    assert found.example.token.tolist() == [*words, *[0] * 6]
-    assert found.example.query_vector.tolist() == [0.5, -2.0]
-    assert found.example.path == ("root", "k-0")
+    assert found.example.token.tolist() == [[*words, *[0] * 6]]
+    assert found.example.query_vector[0].tolist() == [0.5, -2.0]
+    assert found.example.path == [("root", "k-0")]
     first = NUM_COLUMNS.index("type_sponsored")
     assert found.example.num[:, first : first + 4].tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
     context = unpack("context_f16", logged(found, [0]).context_f16)

@@ -8,6 +8,7 @@ from serving.ranking import scorer
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
 from tests.serving.world import World, example_of, items, publish, publish_delta, request, scores_of
+from trainer.features.hash_index import hash_pairs
 from trainer.models import MODELS
 from trainer.versions import artifact
 
@@ -34,10 +35,10 @@ def test_candidates_are_counted_by_table_and_row(world: World) -> None:
     loaded = scorer.Loader(world.artifacts, count=counted.update).load(publish(world.artifacts, "base", 1))
     assert not counted, "golden lists are no requests"
     example = example_of(request(num_candidates=7), Catalogue(items()))
-    example.item_ids[0] = example.entity[0][0] = "never seen"
+    (example.entity[0, 0],) = hash_pairs(["never seen"])
     loaded.score(example)
     assert (counted["item", "own"], counted["item", "cold"]) == (6, 1)
-    assert (counted["brand", "own"], counted["brand", "cold"]) == (0, sum(map(bool, example.entity[2])))
+    assert (counted["brand", "own"], counted["brand", "cold"]) == (0, int((example.entity[:, 2, 0] > 0).sum()))
 
 
 def test_golden_scores_that_differ_are_refused(world: World) -> None:

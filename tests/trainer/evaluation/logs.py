@@ -59,6 +59,7 @@ def shortened(each: LabelledList, rows: list[int]) -> LabelledList:
             example,
             item_ids=[example.item_ids[row] for row in rows],
             index=example.index[rows],
+            entity=example.entity[rows],
             num=example.num[rows],
             rank=example.rank[rows],
             click=example.click[rows],

@@ -6,6 +6,7 @@ import pytest
 from stream.errors import ConfigError
 from trainer.evaluation import jdsearch
 from trainer.features import NUM_COLUMNS
+from trainer.features.hash_index import hash_pairs
 from trainer.features.schema import HISTORY_NUM_COLUMNS
 
 SEARCH = (
@@ -65,7 +66,7 @@ def test_a_line_is_a_list_with_its_grades_and_history(tmp_path: Path) -> None:
     assert example.conv.tolist() == [1, 0, 0]
     assert example.click.tolist() == [1, 0, 1]
     # Newest first: the sum of the later intervals is the age.
-    assert example.hist_entity[0] == ["345", "457", "889"]
+    assert example.hist_entity[:, 0].tolist() == hash_pairs(["345", "457", "889"]).tolist()
     age = np.expm1(example.hist_num[:, HISTORY_NUM_COLUMNS.index("log_age_h")]) * 3600
     assert age.tolist() == pytest.approx([3600, 3660, 10_860], rel=1e-4)
     touched = example.num[:, NUM_COLUMNS.index("touch_last")]
@@ -77,8 +78,8 @@ def test_products_give_brand_shop_and_category(tmp_path: Path) -> None:
     (tmp_path / jdsearch.SEARCHES).write_text(f"{SEARCH}\n" * 5)
     data = jdsearch.load(tmp_path)
     example = data.split.train[0].example
-    _, shop, brand, category = example.entity
-    assert (shop, brand, category) == (["", "77", ""], ["", "9", ""], ["", "400", ""])
+    expected = hash_pairs(["", "", "", "77", "9", "400", "", "", ""]).reshape(3, 3, 2)
+    assert example.entity[:, 1:].tolist() == expected.tolist()
     assert data.has_order
     assert data.from_schema
 
@@ -102,7 +103,7 @@ def test_a_client_without_history_and_labels_beyond_the_limit_are_read(tmp_path:
     each = data.split.train[0]
     assert len(each.example.item_ids) == 30
     assert each.num_lost == 1
-    assert each.example.hist_entity[0] == []
+    assert not len(each.example.hist_entity)
 
 
 @pytest.mark.parametrize(

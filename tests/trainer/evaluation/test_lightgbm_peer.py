@@ -11,6 +11,7 @@ from trainer.evaluation import lightgbm_peer
 from trainer.evaluation.evaluate import per_list
 from trainer.evaluation.lists import Columns, Split
 from trainer.features import NUM_COLUMNS
+from trainer.features.hash_index import hash_pairs
 
 
 @cache
@@ -39,9 +40,10 @@ def test_columns_add_the_distance_and_the_steps_to_the_last_touched_item() -> No
         example = each.example
         values = lightgbm_peer.columns(example, from_schema=True)
         assert values[:, rank].tolist() == example.rank.tolist()
-        history = example.hist_entity[0]
+        history = example.hist_entity[:, 0].tolist()
         for row, item_id in enumerate(example.item_ids):
-            expected = history.index(item_id) if item_id in history else np.nan
+            (own,) = hash_pairs([item_id]).tolist()
+            expected = history.index(own) if own in history else np.nan
             np.testing.assert_equal(float(values[row, steps]), float(expected))
         newest = np.flatnonzero(example.num[:, last])
         touched += newest.size

@@ -11,6 +11,7 @@ from stream.schemas.events import PRODUCT, Item
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import CatalogueLike, SessionExample, stream_labels
 from trainer.features.categories import Path, covers, nodes
+from trainer.features.hash_index import hash_pairs
 from trainer.features.schema import (
     CLIENT_COLUMNS,
     CONTEXT_COLUMNS,
@@ -81,8 +82,8 @@ def _build(
     index = np.array(sorted(range(len(item_ids)), key=lambda row: (rank_in[row], item_ids[row])), dtype=np.int64)
     index = index[:N_MAX]
     ids = [item_ids[row] for row in index]
-    entity = _entities(ids, catalogue)
-    query_category = category or _commonest(entity[3][:10])
+    entity, leaves = _entities(ids, catalogue)
+    query_category = category or _commonest(leaves[:10])
     paths = [_path(catalogue.get(item_id)) for item_id in ids]
     query = nodes([query_category])
     matches = [covers(query, path) for path in paths]
@@ -119,7 +120,7 @@ def _build(
         img_mask=img_mask & (items[:, _HAS_IMAGE] > 0),
         txt=txt,
         txt_mask=txt_mask & (items[:, _HAS_TEXT] > 0),
-        hist_entity=_entities(hist_ids, catalogue),
+        hist_entity=_entities(hist_ids, catalogue)[0],
         hist_type=behaviours.action[kept] + 1,
         hist_num=hist_num,
         hist_img=hist_img,
@@ -131,7 +132,7 @@ def _build(
         token=context[_TOKENS : len(CONTEXT_COLUMNS)].astype(np.int64),
         query_vector=context[len(CONTEXT_COLUMNS) :],
         category=query_category,
-        path=_query_path(query, query_category, paths, entity[3], is_given=bool(category))[-PATH_MAX:],
+        path=_query_path(query, query_category, paths, leaves, is_given=bool(category))[-PATH_MAX:],
         num_behaviours=len(behaviours.item),
         num_matching=len(behaviours.item) if is_unknown else len(matching),
         click=labels.click[index],
@@ -145,16 +146,15 @@ def _build(
     )
 
 
-def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[list[str], list[str], list[str], list[str]]:
-    records = [catalogue.get(item_id) for item_id in ids]
-    shops = [(record.shop_id or "") if record is not None else "" for record in records]
-    brands = [(record.brand_id or "") if record is not None else "" for record in records]
-    return (
-        list(ids),
-        shops,
-        brands,
-        [(record.category_ids[-1] if record is not None and record.category_ids else "") for record in records],
-    )
+def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[NDArray[np.uint64], list[str]]:
+    """Return hashes of item, shop, brand and category of each id, and its category."""
+    keys, leaves = [], []
+    for item_id in ids:
+        record = catalogue.get(item_id)
+        leaves.append(record.category_ids[-1] if record is not None and record.category_ids else "")
+        shop, brand = ("", "") if record is None else (record.shop_id or "", record.brand_id or "")
+        keys += [item_id, shop, brand, leaves[-1]]
+    return hash_pairs(keys).reshape(len(ids), 4, 2), leaves
 
 
 def _types(item_types: Sequence[str], index: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -1,9 +1,12 @@
 """The feature schema, the examples of both paths, and their batches."""
 
 import dataclasses
+from collections.abc import Set
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import structs
 
 from stream.errors import SchemaError
@@ -15,11 +18,13 @@ from tests.trainer.lists import (
     MemoryCatalogue,
     batch_of,
     catalogue,
+    id_maps,
     item,
     request,
     served,
 )
 from trainer.features import (
+    HISTORY_MAX,
     ITEM_COLUMNS,
     N_MAX,
     NUM_COLUMNS,
@@ -27,11 +32,13 @@ from trainer.features import (
     Batch,
     ExampleBuilder,
     SessionExample,
+    collate,
     context_f16,
     example_from_request,
     example_from_session,
     item_f16,
 )
+from trainer.features.hash_index import hash_pairs
 
 KNOWN = catalogue()
 
@@ -133,6 +140,12 @@ def test_query_category_falls_back_to_the_commonest_of_the_top() -> None:
     assert column(request(items[:3], category="y"), "category_match") == [0, 0, 1]
 
 
+def history_of(example: SessionExample) -> list[list[int]]:
+    """The hashes of the items of a history."""
+    hashes: list[list[int]] = example.hist_entity[:, 0].tolist()
+    return hashes
+
+
 def with_history(category: str | None, known: MemoryCatalogue = KNOWN) -> SessionExample:
     served_list = served(1, known, n=6, depth=0)
     history = served_list.history
@@ -146,7 +159,7 @@ def with_history(category: str | None, known: MemoryCatalogue = KNOWN) -> Sessio
 def test_history_keeps_the_behaviours_of_the_query_category() -> None:
     example = with_history("c0")
     # i3 was logged without a category: the catalogue knows that it is c0.
-    assert example.hist_entity[0] == ["i0", "i3", "gone"]
+    assert history_of(example) == hash_pairs(["i0", "i3", "gone"]).tolist()
     assert example.hist_type.tolist() == [4, 1, 2]
     assert example.hist_num == pytest.approx(np.log1p(np.array([[1, 2], [1, 2], [1, 10]])))
     assert (example.num_matching, example.num_behaviours) == (3, 6)
@@ -154,7 +167,7 @@ def test_history_keeps_the_behaviours_of_the_query_category() -> None:
 
 def test_an_unknown_category_keeps_all_behaviours() -> None:
     example = with_history("c9")
-    assert len(example.hist_entity[0]) == 6
+    assert len(example.hist_entity) == 6
     assert (example.num_matching, example.num_behaviours) == (6, 6)
 
 
@@ -198,19 +211,19 @@ def with_paths(category: str | None, *, logged: str = "boots", gone: bool = Fals
 @pytest.mark.parametrize("logged", ["boots", "", "Shoes > Men > boots"])
 def test_a_parent_node_keeps_its_children(category: str, kept: list[str], logged: str) -> None:
     example = with_paths(category, logged=logged)
-    assert example.hist_entity[0] == kept
+    assert history_of(example) == hash_pairs(kept).tolist()
     assert column(example, "category_match")[example.item_ids.index("boot")] == float(
         category not in {"garden", "Men > Shoes"}
     )
 
 
 def test_a_behaviour_whose_item_left_the_catalogue_has_the_path_of_its_leaf() -> None:
-    assert with_paths("Shoes", gone=True).hist_entity[0] == ["old-boot", "sandal"]
+    assert history_of(with_paths("Shoes", gone=True)) == hash_pairs(["old-boot", "sandal"]).tolist()
 
 
 def test_a_known_category_without_behaviours_keeps_none() -> None:
     served_list = with_paths("Shirts")
-    assert served_list.hist_entity[0] == ["shirt"]
+    assert history_of(served_list) == hash_pairs(["shirt"]).tolist()
     only_candidates = request([item("a", category="x"), item("b", category="y")], category="x")
     assert (only_candidates.num_matching, only_candidates.num_behaviours) == (0, 0)
 
@@ -218,7 +231,7 @@ def test_a_known_category_without_behaviours_keeps_none() -> None:
 def test_history_counts_and_touches_see_all_behaviours() -> None:
     example = with_history("c1")
     touched = served(1, KNOWN, n=6, depth=0).item_ids[2]
-    assert example.hist_entity[0] == [touched, touched, "i1"]
+    assert history_of(example) == hash_pairs([touched, touched, "i1"]).tolist()
     assert example.hist_num[:, 0] == pytest.approx(np.log1p([2, 2, 1]))
     row = example.item_ids.index(touched)
     assert column(example, "touch_count")[row] == pytest.approx(np.log1p(2))
@@ -262,56 +275,96 @@ def assert_equal(ours: SessionExample, theirs: SessionExample) -> None:
             assert np.array_equal(left, right), field.name
 
 
-def sessions(count: int) -> list[Session]:
-    """Sessions with every peculiarity: equal ranks, unknown items, items listed twice, no category, parts, parents."""
-    found = []
-    for seed in range(count):
-        served_list = served(seed, KNOWN)
-        rng = np.random.default_rng([9, seed])
-        shown = rng.permutation(len(served_list.item_ids)).tolist()
-        session = served_list.session(shown, orders=shown[:1], clicks=shown[:3], gross_minor=1_999)
-        if seed % 3 == 0:
-            session.query_category = [None, "c1", "root", "garden", "root/c2"][seed // 3 % 5]
-        if seed % 4 == 1:
-            session.rank_in = (session.column("rank_in") // 2).tobytes()
-        if seed % 5 == 1:
-            session.item_id[0] = "gone"
-            session.item_id[-1] = session.item_id[1]
-        if seed % 5 == 2 and session.hist_item:
-            session.hist_item[0] = "gone"
-            session.hist_item[-1] = session.item_id[0]
-            session.hist_category[:2] = ["", "root > c1"][: len(session.hist_category)]
-        if seed % 7 == 0:
-            session.position = (3 * np.arange(session.n)).astype("<u4").tobytes()
-        if seed % 6 == 0:
-            session.lineage, session.version = "armmt", "3"
-            session.score = rng.normal(size=session.n).astype("<f4").tobytes()
-        found.append(of_schema_1(session) if seed % 8 == 0 else session)
-    return found
+PECULIARITIES = (
+    *("a category", "equal ranks", "an unknown item", "an item twice", "behaviours of its own", "parts"),
+    *("a score", "schema 1", "no vector of the query"),
+)
 
 
-def test_lists_built_together_equal_those_of_plain_loops() -> None:
-    every = sessions(60)
+def peculiar(seed: int, traits: Set[str], *, n: int | None = None, depth: int | None = None) -> Session:
+    """A session with some of the peculiarities."""
+    served_list = served(seed, KNOWN, n=n, depth=depth)
+    rng = np.random.default_rng([9, seed])
+    shown = rng.permutation(len(served_list.item_ids)).tolist()
+    session = served_list.session(shown, orders=shown[:1], clicks=shown[:3], gross_minor=1_999)
+    if "a category" in traits:
+        session.query_category = [None, "", "c1", "root", "garden", "root/c2"][seed % 6]
+    if "equal ranks" in traits:
+        session.rank_in = (session.column("rank_in") // 2).tobytes()
+    if "an unknown item" in traits:
+        session.item_id[0] = "gone"
+    if "an item twice" in traits:
+        session.item_id[-1] = session.item_id[session.n // 2]
+    if "behaviours of its own" in traits and session.hist_item:
+        session.hist_item[0] = "gone"
+        session.hist_item[-1] = session.item_id[0]
+        session.hist_category[:2] = ["", "root > c1"][: len(session.hist_category)]
+    if "parts" in traits:
+        session.position = (3 * np.arange(session.n) + seed % 2).astype("<u4").tobytes()
+    if "a score" in traits:
+        session.lineage, session.version = "armmt", "3"
+        session.score = rng.normal(size=session.n).astype("<f4").tobytes()
+    if "no vector of the query" in traits:
+        session.context_f16 = session.context_f16[: 2 * len(SCHEMAS[2].context)]
+    return of_schema_1(session) if "schema 1" in traits else session
+
+
+def assert_built_as_by_plain_loops(every: list[Session]) -> list[SessionExample]:
+    """Build sessions at once, by a new builder and by one that knows the items, and return the expected examples."""
     expected = [plain_example(session, KNOWN) for session in every]
     builder = ExampleBuilder(KNOWN)
     for _ in range(2):
-        for ours, theirs in zip(builder.from_sessions(every), expected, strict=True):
-            assert isinstance(ours, SessionExample)
+        examples, refused = builder.from_sessions(every)
+        assert not refused
+        for ours, theirs in zip(examples.split(), expected, strict=True):
             assert_equal(ours, theirs)
-    batch, plain = batch_of([example_from_session(session, KNOWN) for session in every]), batch_of(expected)
-    for name in Batch._fields:
-        assert np.array_equal(getattr(batch, name), getattr(plain, name)), name
+    return expected
+
+
+@pytest.mark.no_cover
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1_000),
+            st.sets(st.sampled_from(PECULIARITIES)),
+            st.sampled_from([1, 2, 7, N_MAX, N_MAX + 9]),
+            st.sampled_from([0, 1, 8, HISTORY_MAX + 9]),
+        ),
+        max_size=5,
+    )
+)
+def test_any_lists_equal_those_of_plain_loops(drawn: list[tuple[int, set[str], int, int]]) -> None:
+    assert_built_as_by_plain_loops([peculiar(seed, traits, n=n, depth=depth) for seed, traits, n, depth in drawn])
+
+
+def test_batches_of_lists_built_together_equal_those_of_plain_loops() -> None:
+    every = [
+        peculiar(seed, {trait for row, trait in enumerate(PECULIARITIES) if seed >> row & 1})
+        for seed in range(1, 2 ** len(PECULIARITIES), 9)
+    ]
+    expected = assert_built_as_by_plain_loops(every)
+    together, _ = ExampleBuilder(KNOWN).from_sessions(every)
+    plain = batch_of(expected)
+    for batch in (
+        batch_of([example_from_session(session, KNOWN) for session in every]),
+        collate(together, id_maps(), width=WIDTH, history=10),
+    ):
+        for name in Batch._fields:
+            assert np.array_equal(getattr(batch, name), getattr(plain, name)), name
 
 
 def test_a_bad_session_leaves_the_others_of_its_batch_alone() -> None:
-    every = sessions(5)
+    every = [peculiar(seed, set()) for seed in range(5)]
     every[1].feature_schema = bytes(32)
     every[3].item_f16 = np.full(every[3].n * len(ITEM_COLUMNS), np.inf, "<f2").tobytes()
-    found = ExampleBuilder(KNOWN).from_sessions(every)
-    reasons = [each.reason if isinstance(each, SchemaError) else None for each in found]
-    assert reasons == [None, "feature_schema", None, "feature_not_finite", None]
-    for number in (0, 2, 4):
-        ours = found[number]
-        assert isinstance(ours, SessionExample)
+    examples, refused = ExampleBuilder(KNOWN).from_sessions(every)
+    assert {number: error.reason for number, error in refused.items()} == {
+        1: "feature_schema",
+        3: "feature_not_finite",
+    }
+    for number, ours in zip((0, 2, 4), examples.split(), strict=True):
         assert_equal(ours, plain_example(every[number], KNOWN))
-    assert ExampleBuilder(KNOWN).from_sessions([]) == []
+    none, refused = ExampleBuilder(KNOWN).from_sessions([every[1]])
+    assert (len(none), none.split(), list(refused)) == (0, [], [0])
+    assert len(ExampleBuilder(KNOWN).from_sessions([])[0]) == 0

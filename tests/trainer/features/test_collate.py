@@ -7,6 +7,7 @@ from tests.trainer.lists import (
     WIDTH,
     batch_of,
     catalogue,
+    hashes,
     id_maps,
     item,
     labelled,
@@ -18,9 +19,12 @@ from trainer.features import (
     SCHEMAS,
     TABLES,
     Batch,
+    ExampleBuilder,
+    Examples,
     batch_from_columns,
     collate,
 )
+from trainer.features.hash_index import Hashes
 from trainer.features.id_maps import IdMaps
 
 KNOWN = catalogue()
@@ -35,11 +39,9 @@ def test_collate_matches_a_loop_over_rows() -> None:
         assert batch.cand_mask[row].tolist() == [True] * n + [False] * (batch.cand_mask.shape[1] - n)
         assert batch.hist_mask[row].sum() == depth
         for kind, table in enumerate((maps.item, maps.shop, maps.brand, maps.category)):
-            keys = example.entity[kind]
-            expected = np.where([key == "" for key in keys], 0, table.lookup(keys))
+            expected = table.lookup(Hashes.of(example.entity[:, kind]))
             assert batch.cand_id[row, :n, kind].tolist() == expected.tolist()
-            keys = example.hist_entity[kind][:depth]
-            expected = np.where([key == "" for key in keys], 0, table.lookup(keys))
+            expected = table.lookup(Hashes.of(example.hist_entity[:depth, kind]))
             assert batch.hist_id[row, :depth, kind].tolist() == expected.tolist()
         for field, source in (
             (batch.cand_num, example.num),
@@ -68,16 +70,16 @@ def test_collate_matches_a_loop_over_rows() -> None:
         assert batch.latency_ms[row] == example.latency_ms
         assert batch.query_token[row].tolist() == example.token.tolist()
         path = [*example.path, *[""] * (4 - len(example.path))]
-        assert batch.query_path[row].tolist() == [maps.category.lookup([node])[0] if node else 0 for node in path]
+        assert batch.query_path[row].tolist() == maps.category.lookup(hashes(path)).tolist()
         assert batch.query_vec_mask[row] == (example.query_vector.size == WIDTH)
         assert np.array_equal(
             batch.query_vec[row], example.query_vector if batch.query_vec_mask[row] else np.zeros(WIDTH)
         )
-        assert batch.query_category[row] == maps.category.lookup([example.category])[0]
+        assert batch.query_category[row] == maps.category.lookup(hashes([example.category]))[0]
 
 
 def test_collate_pads_to_the_limits_when_fixed() -> None:
-    batch = collate([labelled(1, KNOWN, n=3, depth=0)], id_maps(), width=WIDTH, history=10, fixed=True)
+    batch = collate(Examples.of([labelled(1, KNOWN, n=3, depth=0)]), id_maps(), width=WIDTH, history=10, fixed=True)
     assert batch.cand_num.shape == (1, N_MAX, len(NUM_COLUMNS))
     assert batch.hist_num.shape == (1, 10, 2)
     assert batch.cand_mask.sum() == 3
@@ -85,7 +87,7 @@ def test_collate_pads_to_the_limits_when_fixed() -> None:
 
 def test_numbers_are_those_of_the_models_schema() -> None:
     examples = [labelled(seed, KNOWN) for seed in range(3)]
-    new, old = batch_of(examples), collate(examples, id_maps(), width=WIDTH, history=10, schema=1)
+    new, old = batch_of(examples), collate(Examples.of(examples), id_maps(), width=WIDTH, history=10, schema=1)
     types = [column for column, name in enumerate(NUM_COLUMNS) if name.startswith("type_")]
     assert new.cand_num[..., types].any()
     assert np.array_equal(np.delete(new.cand_num, types, axis=2), old.cand_num)
@@ -93,14 +95,14 @@ def test_numbers_are_those_of_the_models_schema() -> None:
 
 
 def test_vectors_of_another_width_count_as_missing() -> None:
-    batch = collate([labelled(1, KNOWN)], id_maps(), width=WIDTH + 1)
+    batch = collate(Examples.of([labelled(1, KNOWN)]), id_maps(), width=WIDTH + 1)
     assert batch.cand_img.shape[2] == WIDTH + 1
     assert not batch.cand_img_mask.any()
     assert not batch.hist_txt_mask.any()
 
 
 def test_an_id_that_is_not_there_is_padding() -> None:
-    batch = collate([request([item("a", category="")])], IdMaps.empty(dict.fromkeys(TABLES, 4)), width=4)
+    batch = collate(Examples.of([request([item("a", category="")])]), IdMaps.empty(dict.fromkeys(TABLES, 4)), width=4)
     assert batch.cand_id.tolist() == [[[1, 0, 0, 0]]]
     assert batch.query_category.tolist() == [0]
 
@@ -123,4 +125,4 @@ def test_a_batch_stored_without_newer_fields_has_unknown_ones() -> None:
 
 def test_collate_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no example"):
-        batch_of([])
+        collate(ExampleBuilder(KNOWN).from_sessions([])[0], id_maps(), width=WIDTH)

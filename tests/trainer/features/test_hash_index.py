@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trainer.lists import hashes
 from trainer.features import hash_index
-from trainer.features.hash_index import Hashes, HashIndex, hashes
+from trainer.features.hash_index import Hashes, HashIndex
 
 
 def narrow(keys: list[str], bits: int) -> Hashes:

@@ -6,6 +6,7 @@ from msgspec import structs
 
 from tests.trainer.lists import MemoryCatalogue, catalogue, item
 from trainer.features import item_table
+from trainer.features.hash_index import hash_pairs
 from trainer.features.item_table import ItemTable
 
 
@@ -14,13 +15,13 @@ def test_rows_hold_the_records_of_the_catalogue_now() -> None:
     table = ItemTable(known)
     ids = ["i3", "gone", "i7", "i3"]
     rows = table.rows(ids)
-    assert rows[1] == 0
-    assert rows[0] == rows[3] != rows[2]
+    assert len(set(rows.tolist())) == 3
+    assert rows[0] == rows[3]
     for item_id, row in zip(ids, rows.tolist(), strict=True):
         record = known.get(item_id)
-        assert table.shop[row] == ((record.shop_id or "") if record else "")
-        assert table.brand[row] == ((record.brand_id or "") if record else "")
+        shop, brand = ((record.shop_id or ""), (record.brand_id or "")) if record else ("", "")
         assert table.leaf[row] == (record.category_ids[-1] if record else "")
+        assert table.entity[row].tolist() == hash_pairs([item_id, shop, brand, table.leaf[row]]).tolist()
         assert table.paths.paths[table.path[row]] == (tuple(record.category_ids) if record else ())
         vector = known.image(item_id)
         assert table.image.present[row] == (vector is not None)
@@ -29,10 +30,12 @@ def test_rows_hold_the_records_of_the_catalogue_now() -> None:
     del known.items["i7"]
     known.items["gone"] = item("gone")
     changed = table.rows(ids)
-    assert table.shop[changed].tolist()[0] == "another"
+    assert changed.tolist() == rows.tolist()
+    assert table.entity[changed[0], 1].tolist() == hash_pairs(["another"])[0].tolist()
     assert not table.image.present[changed[0]]
-    assert changed[2] == 0
-    assert table.leaf[changed[1]] == "c"
+    assert (table.leaf[changed[1]], table.leaf[changed[2]]) == ("c", "")
+    assert table.entity[changed[2], 1:].tolist() == [[0, 0]] * 3
+    assert not table.text.present[changed[2]]
 
 
 def test_the_table_grows_and_starts_anew_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,13 +43,13 @@ def test_the_table_grows_and_starts_anew_when_it_is_full(monkeypatch: pytest.Mon
     table = ItemTable(known)
     rows = table.rows(list(known.items))
     assert len(set(rows.tolist())) == 3_000
-    assert table.leaf[rows].tolist() == [f"c{number % 9}" for number in range(3_000)]
+    assert [table.leaf[row] for row in rows] == [f"c{number % 9}" for number in range(3_000)]
     table.trim()
     assert table.rows(["i5"])[0] == rows[5]
     monkeypatch.setattr(item_table, "MAX_ITEMS", 2_999)
     table.trim()
-    assert table.rows(["i5"]).tolist() == [1]
-    assert table.leaf[1] == "c5"
+    assert table.rows(["i5"]).tolist() == [0]
+    assert table.leaf == ["c5"]
 
 
 def test_a_vector_of_another_width_counts_as_missing() -> None:

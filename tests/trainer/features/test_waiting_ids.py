@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.features.hash_index import hashes
+from tests.trainer.lists import hashes
 from trainer.features.waiting_ids import WaitingIds
 
 

@@ -6,6 +6,7 @@ import torch
 
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES, LearningSettings
+from trainer.features import Examples
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.learner import Learner
 
@@ -49,7 +50,7 @@ def test_a_learner_weighs_labels_by_their_displayed_position_alone() -> None:
 
     def learned(learning: LearningSettings, own: list) -> tuple[torch.Tensor, EffectiveLabels]:  # type: ignore[type-arg]
         learner = Learner("prm", MODEL_PROFILES["prm"]["tiny"], learning, device=torch.device("cpu"))
-        learner.train(own, [True] * len(own))
+        learner.train(Examples.of(own), [True] * len(own))
         return torch.cat([weight.detach().flatten() for weight in learner.params.values()]), learner.labels
 
     plain = LEARNING_PROFILES["tiny"]

@@ -11,7 +11,7 @@ from stream.schemas.session import Session, decode, encode
 from tests.trainer.harness import LINEAGE, Crash, feed, make_loop
 from tests.trainer.lists import catalogue, labelled
 from tests.trainer.session_log import LogRecord, make_log
-from trainer.features import collate
+from trainer.features import Examples, collate
 from trainer.learning.former import FormerVersion
 from trainer.models import MODELS, to_torch
 from trainer.versions import artifact
@@ -63,10 +63,10 @@ def test_scores_are_those_of_the_version_by_its_own_ids(whole: tuple[Path, Engin
     known = catalogue()
     examples = [labelled(seed, known) for seed in range(5)]
     rows = np.array([True, False, True, True, False])
-    found = FormerVersion(version, version.params["rows.item"].device).scores(examples, rows, (5, 30))
+    found = FormerVersion(version, version.params["rows.item"].device).scores(Examples.of(examples), rows, (5, 30))
     assert np.isnan(found[~rows]).all()
     for row in np.flatnonzero(rows):
-        alone = collate([examples[row]], version.id_maps, width=16, history=version.config.history)
+        alone = collate(Examples.of([examples[row]]), version.id_maps, width=16, history=version.config.history)
         logit = MODELS["prm"].forward(version.config, version.params, to_torch(alone)).logit.detach().numpy()[0]
         np.testing.assert_allclose(found[row, : len(logit)], logit, rtol=1e-5, atol=1e-6)
         assert not found[row, len(logit) :].any()

@@ -19,7 +19,7 @@ from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.lists import catalogue, labelled
 from tests.trainer.session_log import make_log
 from trainer.configs import MODEL_PROFILES, LearningSettings
-from trainer.features import N_MAX, SessionExample
+from trainer.features import N_MAX, Examples, SessionExample
 from trainer.learning import forward
 from trainer.learning import learner as learner_module
 from trainer.learning.learner import Learner
@@ -43,7 +43,7 @@ def examples(count: int, *, n: int | None = None) -> list[SessionExample]:
 def train(own: Learner, lists: list[SessionExample]) -> None:
     for start in range(0, len(lists), BATCH):
         part = lists[start : start + BATCH]
-        assert own.train(part, [True] * len(part)).moved
+        assert own.train(Examples.of(part), [True] * len(part)).moved
         own.at_boundary(60_000 * (start + 1), None)
 
 
@@ -108,9 +108,9 @@ def test_without_a_compiler_the_learner_is_refused(monkeypatch: pytest.MonkeyPat
 def test_forward_pass_loss_and_gradient_of_each_model_are_one_graph(model: str) -> None:
     own = learner(compile=False, model=model)
     part = examples(BATCH)
-    own.observe(part)
+    own.observe(Examples.of(part))
     own.at_boundary(60_000, None)
-    assert own.train(part, [True] * BATCH).moved
+    assert own.train(Examples.of(part), [True] * BATCH).moved
     assert own.golden is not None
     plain = forward.plain(model, own.config, device="cpu", low=False)
     graph = torch.compile(plain, backend="aot_eager", fullgraph=True, dynamic=False)

@@ -14,7 +14,7 @@ from stream.schemas.session import encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
-from trainer.features import SessionExample
+from trainer.features import Examples
 from trainer.learning.learner import Learner, LearningHalted, Step
 
 
@@ -124,7 +124,7 @@ def test_every_step_has_a_full_batch_at_any_traffic(
 
     def count(
         self: Learner,
-        examples: Sequence[SessionExample],
+        examples: Examples,
         fresh: Sequence[bool],
         shuffled: Sequence[bool] | None = None,
     ) -> Step:

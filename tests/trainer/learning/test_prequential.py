@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.lists import catalogue, served
 from tests.trainer.models.test_unique_rows import make_batch
-from trainer.features import example_from_session
+from trainer.features import Examples, example_from_session
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.models import MODELS, Outputs
 
@@ -115,8 +115,8 @@ def test_scores_as_served_come_from_lists_that_the_lineage_ranked() -> None:
     session.version = None
     fallback = example_from_session(session, known)
     assert (fallback.served_by, fallback.served_score) == (None, None)
-    scores = served_scores([ranked, fallback], (2, 5), "own")
+    scores = served_scores(Examples.of([ranked, fallback]), (2, 5), "own")
     assert scores[0, :4].tolist() == [7.0, 3.0, 9.0, 5.0]
     assert np.isnan(scores[0, 4])
     assert np.isnan(scores[1]).all()
-    assert np.isnan(served_scores([ranked], (1, 5), "other")).all()
+    assert np.isnan(served_scores(Examples.of([ranked]), (1, 5), "other")).all()

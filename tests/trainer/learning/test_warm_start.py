@@ -12,6 +12,7 @@ from stream import db
 from stream.errors import ConfigError
 from stream.schemas.session import Session, decode
 from tests.trainer.harness import LINEAGE, Crash, feed, make_loop, weights
+from tests.trainer.lists import hashes
 from tests.trainer.session_log import LogRecord, make_log
 from trainer.configs import LearningSettings, Vocabulary
 from trainer.features.id_maps import COLD_SLOT, FIRST_SLOT
@@ -63,7 +64,7 @@ def test_scores_are_those_of_the_version_in_a_table_of_any_size_that_holds_its_i
     rows = rows or FIRST_SLOT + len(version.id_maps.item)
     new = learner(Vocabulary(item=rows, shop=rows, brand=rows, category=rows))
     new.warm_start(version)
-    before, after = version.id_maps.item.lookup(IDS), new.id_maps.item.lookup(IDS)
+    before, after = version.id_maps.item.lookup(hashes(IDS)), new.id_maps.item.lookup(hashes(IDS))
     assert after.tolist() == before.tolist()
     assert (after >= FIRST_SLOT).sum() == len(version.id_maps.item) > 30
     assert new.id_maps.item.capacity == rows
@@ -80,8 +81,8 @@ def test_a_smaller_table_keeps_the_ids_that_the_cold_row_stands_in_for_worst(
     new = learner(Vocabulary(item=12))
     new.warm_start(version)
     rows = version.params["rows.item"].numpy()
-    before = dict(zip(IDS, version.id_maps.item.lookup(IDS).tolist(), strict=True))
-    after = dict(zip(IDS, new.id_maps.item.lookup(IDS).tolist(), strict=True))
+    before = dict(zip(IDS, version.id_maps.item.lookup(hashes(IDS)).tolist(), strict=True))
+    after = dict(zip(IDS, new.id_maps.item.lookup(hashes(IDS)).tolist(), strict=True))
     kept = {name for name, slot in after.items() if slot >= FIRST_SLOT}
     assert len(kept) == 10
 
@@ -103,7 +104,7 @@ def test_ids_that_came_along_are_seen_no_more_and_leave_for_newcomers(
     start_s = version.manifest.boundary_ts // 1000
     newcomers = [f"new{number}" for number in range(10)]
     new.id_maps.item.at_boundary((start_s + 60) * 1000)
-    new.id_maps.item.observe(newcomers * 4)
+    new.id_maps.item.observe(hashes(newcomers * 4))
     changes = new.id_maps.item.at_boundary((start_s + 120) * 1000)
     assert len(changes.evicted) == len(changes.admitted) == 10
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
-from trainer.features import TABLES, Batch, collate, example_from_session
+from trainer.features import TABLES, Batch, Examples, collate, example_from_session
+from trainer.features.hash_index import Hashes
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.models.unique_rows import gather_unique_rows
@@ -23,9 +24,9 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
     ]
     for kind, id_map in enumerate(maps.by_name().values()):
         for example in examples[::2]:
-            id_map.observe(example.entity[kind] * 2)
+            id_map.observe(Hashes.of(example.entity[:, kind].repeat(2, axis=0)))
         id_map.at_boundary(0)
-    return collate(examples, maps, width=config.vector_width, history=config.history)
+    return collate(Examples.of(examples), maps, width=config.vector_width, history=config.history)
 
 
 @settings(deadline=None, max_examples=50)

@@ -16,6 +16,7 @@ from stream import db
 from stream.errors import ArtifactError
 from tests.serving.world import publish, publish_delta
 from tests.trainer.harness import SETTINGS, feed, make_loop
+from tests.trainer.lists import hashes
 from tests.trainer.session_log import make_log
 from trainer.versions import artifact
 from trainer.versions.registry import Registry
@@ -64,7 +65,7 @@ def test_a_version_loads_with_equal_scores(published: tuple[Path, list[str]]) ->
     assert version.manifest.version == len(addresses)
     assert len(version.golden.cand_mask) <= artifact.GOLDEN_SESSIONS
     assert len(version.id_maps.item) > 10
-    assert version.id_maps.item.lookup(["", "never seen"]).tolist() == [0, 1]
+    assert version.id_maps.item.lookup(hashes(["", "never seen"])).tolist() == [0, 1]
     assert not {name for name in version.params if name.startswith("rows.")} - {
         "rows.item",
         "rows.shop",

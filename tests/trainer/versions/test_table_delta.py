@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ArtifactError
+from tests.trainer.lists import hashes
 from trainer.features.id_maps import FIRST_SLOT, IdMaps
 from trainer.versions import table_delta
 from trainer.versions.atomic_folder import Tensors
@@ -30,7 +31,7 @@ class Tables:
     def change(self, draw: Callable[[st.SearchStrategy[object]], object]) -> None:
         self.now_ts += 60_000
         for table, id_map in self.id_maps.by_name().items():
-            id_map.observe(draw(st.lists(st.sampled_from(KEYS), max_size=6)))  # type: ignore[arg-type]
+            id_map.observe(hashes(draw(st.lists(st.sampled_from(KEYS), max_size=6))))  # type: ignore[arg-type]
             admitted = id_map.at_boundary(self.now_ts).admitted
             learned = draw(st.sets(st.integers(1, FIRST_SLOT + len(id_map) - 1), max_size=3))
             for slot in {*admitted.tolist(), *learned}:  # type: ignore[misc]
@@ -57,7 +58,7 @@ def check_equal(found: tuple[Rows, IdMaps], expected: tuple[Rows, IdMaps]) -> No
     for name, array in expected[1].to_arrays(counts=False).items():
         np.testing.assert_array_equal(arrays[name], array)
     for table, id_map in expected[1].by_name().items():
-        assert found[1].by_name()[table].lookup(KEYS).tolist() == id_map.lookup(KEYS).tolist()
+        assert found[1].by_name()[table].lookup(hashes(KEYS)).tolist() == id_map.lookup(hashes(KEYS)).tolist()
 
 
 @given(st.integers(0, 3), st.lists(st.booleans(), min_size=1, max_size=4), st.data())
@@ -127,7 +128,7 @@ def repeat_first_id(files: Files) -> None:
 )
 def test_what_does_not_fit_is_refused(change: Callable[[Files], object]) -> None:
     own = Tables()
-    own.id_maps.item.observe(["a", "b"])
+    own.id_maps.item.observe(hashes(["a", "b"]))
     own.id_maps.item.at_boundary(0)
     own.changed["item"] = {2, 3}
     files = {file: dict(arrays) for file, arrays in own.delta().items()}

@@ -50,7 +50,7 @@ def test_a_shown_list_has_the_example_of_its_session(log: ShopLog) -> None:
         again = example_from_session(found[shown.example.query_id], catalogue)
         assert again.item_ids == shown.example.item_ids
         np.testing.assert_array_equal(again.num, shown.example.num)
-        assert again.hist_entity == shown.example.hist_entity
+        np.testing.assert_array_equal(again.hist_entity, shown.example.hist_entity)
         assert shown.listing.search.event_ts == found[shown.example.query_id].impression_ts
 
 

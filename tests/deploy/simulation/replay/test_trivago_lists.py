@@ -83,7 +83,7 @@ def test_features_do_not_change_when_later_rows_are_cut_off(log: Path, data: Dat
     for example in shared:
         whole = known[example.query_id]
         assert (example.num == whole.num).all()
-        assert example.hist_entity == whole.hist_entity
+        assert (example.hist_entity == whole.hist_entity).all()
         assert (example.conv == whole.conv).all()
 
 
