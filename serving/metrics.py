@@ -53,6 +53,17 @@ class Metrics:
         self.version = Gauge(
             "shelfwise_serving_version", "Number of the active version.", ("lineage",), registry=self.registry
         )
+        self.former_version = Gauge(
+            "shelfwise_serving_former_version",
+            "1 while a former version, or none, answers because the live one is refused.",
+            ("lineage",),
+            registry=self.registry,
+        )
+        self.map_age = Gauge(
+            "shelfwise_serving_map_age_seconds",
+            "Time since the database last told the experiment and the versions.",
+            registry=self.registry,
+        )
         self.version_changes = Counter(
             "shelfwise_serving_version_changes", "Versions activated.", ("lineage",), registry=self.registry
         )

@@ -18,7 +18,8 @@ from serving.ranking import scorer
 from serving.ranking.assignment import Assigner
 from serving.ranking.replicas import ReplicaUpdater
 from serving.ranking.service import Dependencies, Service, System
-from serving.ranking.versions import VersionManager, VersionUpdater
+from serving.ranking.updater import Pointer, VersionUpdater
+from serving.ranking.versions import VersionManager
 from serving.settings import ServingSettings
 from stream.adapters import Options
 from stream.broker.settings import Broker
@@ -28,6 +29,8 @@ from stream.schemas import topics
 from stream.wall_clock import epoch_ms
 from trainer.versions.registry import Registry
 
+DATABASE_TIMEOUT_S = 2
+"""The service answers from memory and from local copies, so a database that stalls is given up soon."""
 SYSTEM = System(clock=time.monotonic, now_ms=epoch_ms, random_bytes=os.urandom, random=default_rng().random)
 
 
@@ -57,6 +60,13 @@ def build(
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
     scorer.use_one_thread()
+    loader = scorer.Loader(artifacts, compiled=settings.compiled, count=metrics.count_candidates)
+
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        found = loader.load(pointer.artifact)
+        found.check_identity(lineage, pointer.number)
+        return found
+
     dependencies = Dependencies(
         catalogue=catalogue,
         catalogue_updater=ReplicaUpdater(broker, topics.ITEMS, catalogue, metrics, random=system.random),
@@ -72,7 +82,7 @@ def build(
         version_updater=VersionUpdater(
             Registry(engine) if engine is not None else None,
             versions,
-            scorer.Loader(artifacts, compiled=settings.compiled, count=metrics.count_candidates).load,
+            load,
             metrics,
             pointers=folder / "versions.json",
             clock=system.clock,

@@ -137,7 +137,12 @@ class CollectAnswer(Struct, kw_only=True, frozen=True):
 
 
 class Health(Struct, kw_only=True, frozen=True):
-    """State of the process: active versions by lineage, the experiment, and the replicas."""
+    """State of the process: active versions by lineage, the experiment, and the replicas.
+
+    Attributes:
+        refused: Reason by lineage whose live version does not answer; a former version answers, if one is intact.
+        map_age_s: Seconds since the database last told the experiment and the versions.
+    """
 
     status: str
     versions: dict[str, str] = {}
@@ -145,6 +150,8 @@ class Health(Struct, kw_only=True, frozen=True):
     epoch: int | None = None
     catalogue: str = ""
     profiles: str = ""
+    refused: dict[str, str] = {}
+    map_age_s: float = 0.0
     num_items: int = 0
     num_profiles: int = 0
 

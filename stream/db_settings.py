@@ -1,6 +1,6 @@
 """Settings of the database; every command reads them, also those that need no SQLAlchemy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stream.settings import secret
@@ -36,3 +36,12 @@ class DatabaseSettings:
             raise ValueError(f"lock_timeout_s = {self.lock_timeout_s}: expected more than 0")
         if self.prepare_threshold != "off" and self.prepare_threshold < 0:
             raise ValueError(f"prepare_threshold = {self.prepare_threshold}: expected 0 or more, or 'off'")
+
+    def at_most(self, seconds: int) -> "DatabaseSettings":
+        """Return the settings with no time-out above `seconds`."""
+        return replace(
+            self,
+            connect_timeout_s=min(self.connect_timeout_s, seconds),
+            statement_timeout_s=min(self.statement_timeout_s or seconds, seconds),
+            lock_timeout_s=min(self.lock_timeout_s, seconds),
+        )

@@ -47,7 +47,7 @@ def run(
         loaded.settings.get("serving", ServingSettings),
         home=loaded.home,
         broker=configured(loaded),
-        engine=open_database(loaded, may_be_unreachable=True),
+        engine=open_database(loaded, may_be_unreachable=True, at_most_s=process.DATABASE_TIMEOUT_S),
         query_hash_key=query_hash_key(loaded.settings.get("privacy", PrivacySettings), loaded.home),
     )
     serve(service)

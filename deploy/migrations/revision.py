@@ -89,18 +89,20 @@ def _compared(engine: Engine, current: str | None) -> Revision:
     return Revision(database=engine.url.render_as_string(hide_password=True), current=current, head=head, state=state)
 
 
-def open_database(context: Context, *, may_be_unreachable: bool = False) -> Engine:
+def open_database(context: Context, *, may_be_unreachable: bool = False, at_most_s: int | None = None) -> Engine:
     """Return an engine on the configured database, whose schema is the one that this program needs.
 
     Args:
         context: Settings of the command.
         may_be_unreachable: Return the engine also if the database does not answer now; the schema is unchecked then.
+        at_most_s: Bound of each time-out of the settings, for a program that can go on without an answer.
 
     Raises:
         ConfigError: If the schema is absent, older or newer, or the URL cannot be read.
         StoreError: If the database is unreachable.
     """
-    engine = db.create(context.database_url(), context.settings.get("database", DatabaseSettings))
+    limits = context.settings.get("database", DatabaseSettings)
+    engine = db.create(context.database_url(), limits if at_most_s is None else limits.at_most(at_most_s))
     try:
         found = revision(engine)
     except StoreError as error:

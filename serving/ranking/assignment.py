@@ -78,35 +78,41 @@ class Assigner:
         self._default_lineage = default_lineage
         self._copy_path = copy_path
         self._is_unavailable = False
+        self._found: ActiveExperiment | None = None
         self.active: ActiveExperiment | None = None
 
     def load_copy(self) -> None:
         """Take the experiment from the local copy; a damaged copy is logged and ignored."""
         try:
-            self.active = load(self._copy_path)
+            self.active = self._found = load(self._copy_path)
         except SchemaError as error:
             _log.warning("the local copy of the experiment is ignored: %s", error)
 
-    def poll(self) -> None:
-        """Read the running experiment from the database once."""
+    def look(self) -> bool:
+        """Read the running experiment once, and return whether the database answered; `adopt` puts it into use."""
         if self._store is None:
-            return
+            return False
         try:
-            found = self._store.active(self._layer)
+            self._found = self._store.active(self._layer)
         except StoreError as error:
             if not self._is_unavailable:
                 _log.warning("experiments are unavailable, the allocation in memory stays: %s", error)
             self._is_unavailable = True
-            return
+            return False
         self._is_unavailable = False
+        return True
+
+    def adopt(self) -> None:
+        """Assign clients by the experiment that was read last."""
+        found = self._found
         if _identity(found) != _identity(self.active):
             self.active = found
             save(found, self._copy_path)
             _log.info("experiment: %s", f"{found.experiment}, epoch {found.epoch}" if found else "none")
 
     def lineages(self) -> list[str]:
-        """Return the lineages that clients can be assigned to."""
-        arms = self.active.arms if self.active else ()
+        """Return the lineages that clients can be assigned to, now or once `adopt` is called."""
+        arms = [arm for each in (self.active, self._found) if each for arm in each.arms]
         return sorted({lineage for lineage in (self._default_lineage, *(arm.lineage for arm in arms)) if lineage})
 
     def assignment_of(self, client_id: str) -> ClientAssignment:

@@ -5,6 +5,7 @@ Weights are arguments of a compiled graph, so versions of one architecture share
 Source: docs/serving.md, docs/training.md.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,19 @@ class TorchScorer:
         scores: list[float] = self._run(batch)[0, : len(example.item_ids)].tolist()
         return scores
 
+    def check_identity(self, lineage: str, number: int) -> None:
+        """Compare the manifest with what the registry says.
+
+        Raises:
+            ArtifactError: If the artifact is a version of another lineage, or another version.
+        """
+        stated = self._version.manifest
+        if (stated.lineage, stated.version) != (lineage, number):
+            raise ArtifactError(
+                f"{self._version.sha256} is version {stated.version} of lineage {stated.lineage},"
+                f" the registry says version {number} of {lineage}"
+            )
+
     def verify(self) -> float:
         """Score the golden set in this process and return the largest difference from the trainer's scores.
 
@@ -102,6 +116,8 @@ class Loader:
         self._count = count
         # Weak references: a version leaves the memory with the last scorer that uses it.
         self._in_use: WeakValueDictionary[str, artifact.LoadedVersion] = WeakValueDictionary()
+        # Lineages load in threads of their own.
+        self._lock = threading.Lock()
 
     def load(self, sha256: str) -> TorchScorer:
         """Return the scorer of a version, verified and warm.
@@ -109,11 +125,14 @@ class Loader:
         Raises:
             ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
         """
-        version = artifact.load(self._folder, sha256, held=list(self._in_use.values()))
+        with self._lock:
+            held = list(self._in_use.values())
+        version = artifact.load(self._folder, sha256, held=held)
         scorer = TorchScorer(version, compiled=self._compiled, count=self._count)
         scorer.verify()
         scorer.warm_up()
-        self._in_use[sha256] = version
+        with self._lock:
+            self._in_use[sha256] = version
         return scorer
 
 

@@ -24,7 +24,8 @@ from serving.ranking.impression import impression
 from serving.ranking.inference import Inference
 from serving.ranking.replicas import CURRENT, STARTING, ReplicaUpdater
 from serving.ranking.swaps import SwapPolicy
-from serving.ranking.versions import VersionManager, VersionUpdater
+from serving.ranking.updater import VersionUpdater
+from serving.ranking.versions import VersionManager
 from serving.schemas import Health, RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from stream.replicas.catalogue import Catalogue
@@ -109,6 +110,9 @@ class Service:
         )
         self._inference = Inference(self._features, self._system.clock)
         self._is_polled = threading.Event()
+        self._is_ready = False
+        self._read_at_s = self._system.clock()
+        self.metrics.map_age.set_function(self._map_age_s)
         self._is_draining = False
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
@@ -186,26 +190,51 @@ class Service:
         self._poller.join(1.0)
 
     def poll(self) -> None:
-        """Read the allocation and the live versions once; a failure leaves the current ones."""
-        self._assigner.poll()
-        self._version_updater.poll(self._assigner.lineages())
-        self._is_polled.set()
+        """Read the allocation and the versions once; a failure leaves the current ones.
+
+        An allocation comes into use after the versions of its lineages are loaded, so that no arm starts without its
+        model.
+        """
+        # A database that stalls costs one time-out: the second question is not asked.
+        is_read = self._assigner.look()
+        lineages = self._assigner.lineages()
+        is_read &= self._version_updater.poll(lineages, from_copy=not is_read, wait_s=self.settings.poll_s)
+        if is_read:
+            self._read_at_s = self._system.clock()
+        if self._version_updater.is_settled(lineages):
+            self._assigner.adopt()
+            self._is_polled.set()
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether the service has been warm: versions loaded, and catalogue and profiles read to their ends.
+
+        Once ready, the service stays ready: it answers from memory without them.
+        """
+        if not self._is_ready:
+            states = {self._catalogue_updater.state, self._profiles_updater.state}
+            self._is_ready = self._is_polled.is_set() and STARTING not in states
+        return self._is_ready
 
     def health(self) -> Health:
-        """Return the state of the service: ready after the first poll and the first read of catalogue and profiles."""
+        """Return the state of the service."""
         catalogue, profiles = self._catalogue_updater.state, self._profiles_updater.state
-        is_ready = self._is_polled.is_set() and STARTING not in {catalogue, profiles}
         active = self._assigner.active
         return Health(
-            status="draining" if self._is_draining else "ready" if is_ready else "starting",
+            status="draining" if self._is_draining else "ready" if self.is_ready else "starting",
             versions=self.versions.numbers(),
             experiment=active.experiment if active else None,
             epoch=active.epoch if active else None,
             catalogue=catalogue,
             profiles=profiles,
+            refused=self._version_updater.refused(),
+            map_age_s=round(self._map_age_s(), 1),
             num_items=len(self.catalogue),
             num_profiles=len(self.profiles),
         )
+
+    def _map_age_s(self) -> float:
+        return self._system.clock() - self._read_at_s
 
     def _attributes(self) -> dict[str, object]:
         return {

@@ -1,30 +1,22 @@
-"""The version manager: the live version of each lineage in memory, and the poll that keeps it current.
+"""The version manager: the active version of each lineage in memory.
 
-A version becomes active when one reference is replaced, after the version was loaded, reproduced its golden scores and
-ran once. A request reads the reference once. A version that cannot be activated leaves the previous one active. The
-registry in SQL is polled; the announcements on `model_versions` are not needed.
+A request reads one reference. The reference is replaced when a version was loaded, reproduced its golden scores and ran
+once (`serving.ranking.updater`).
 
 Source: docs/serving.md, docs/training.md.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Final, Protocol
-
-import msgspec
+from typing import Final
 
 from serving.metrics import Metrics
 from serving.ranking.scorer import Scorer
-from stream.errors import ArtifactError, StoreError
-from stream.files import replace_file
-from trainer.versions.registry import Version
 
 NO_VERSION: Final = "no_version"
 QUARANTINED: Final = "quarantined"
-RETRY_REFUSED_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -117,95 +109,3 @@ class VersionManager:
             version.number,
             self._max_bad_outputs,
         )
-
-
-class Registry(Protocol):
-    """The part of `trainer.versions.registry.Registry` that serving uses."""
-
-    def live(self, lineage: str) -> Version | None:
-        """Return the live version of a lineage."""
-        ...
-
-
-class VersionUpdater:
-    """Poll of the registry that activates new live versions."""
-
-    def __init__(
-        self,
-        registry: Registry | None,
-        versions: VersionManager,
-        load: Callable[[str], Scorer],
-        metrics: Metrics,
-        *,
-        pointers: Path,
-        clock: Callable[[], float],
-    ) -> None:
-        """Prepare the poll.
-
-        Args:
-            registry: The live versions in the database; None works from the local pointers alone.
-            versions: The manager that activates versions.
-            load: Return the verified and warm scorer of an artifact; raises ArtifactError.
-            metrics: Metrics of the process.
-            pointers: File that keeps the live versions for a start without the database.
-            clock: Monotonic seconds.
-        """
-        self._registry = registry
-        self._versions = versions
-        self._load = load
-        self._metrics = metrics
-        self._pointers = pointers
-        self._clock = clock
-        self._retry_at_s: dict[tuple[str, int], float] = {}
-        self._known: dict[str, tuple[int, str]] = _read_pointers(pointers)
-        self._is_unavailable = False
-
-    def poll(self, lineages: Iterable[str]) -> None:
-        """Read the live version of each lineage once; a lineage that fails keeps its active version."""
-        for lineage in lineages:
-            live = self._live(lineage)
-            if live is not None:
-                self._activate(lineage, *live)
-
-    def _live(self, lineage: str) -> tuple[int, str] | None:
-        if self._registry is None:
-            return self._known.get(lineage)
-        try:
-            version = self._registry.live(lineage)
-        except StoreError as error:
-            if not self._is_unavailable:
-                _log.warning("the registry is unavailable, active versions stay: %s", error)
-            self._is_unavailable = True
-            return self._known.get(lineage)
-        self._is_unavailable = False
-        return None if version is None else (version.version, version.artifact)
-
-    def _activate(self, lineage: str, number: int, artifact: str) -> None:
-        current = self._versions.get(lineage)
-        if current is not None and (current.number, current.artifact) == (number, artifact):
-            return
-        key = (lineage, number)
-        if self._versions.is_quarantined(*key) or self._clock() < self._retry_at_s.get(key, -1.0):
-            return
-        try:
-            scorer = self._load(artifact)
-        except ArtifactError as error:
-            if key not in self._retry_at_s:
-                self._metrics.refused_versions.labels(lineage, "artifact").inc()
-                _log.error("lineage %s: version %d is refused, the active one stays: %s", lineage, number, error)
-            self._retry_at_s[key] = self._clock() + RETRY_REFUSED_S
-            return
-        self._retry_at_s.pop(key, None)
-        self._versions.activate(ServedVersion(lineage=lineage, number=number, artifact=artifact, scorer=scorer))
-        self._known[lineage] = (number, artifact)
-        replace_file(self._pointers, msgspec.json.encode(self._known))
-
-
-def _read_pointers(path: Path) -> dict[str, tuple[int, str]]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[int, str]])
-    except FileNotFoundError:
-        return {}
-    except msgspec.MsgspecError as error:
-        _log.warning("%s is damaged and ignored: %s", path.name, error)
-        return {}

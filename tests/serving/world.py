@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from sqlalchemy import Engine
 
 from abtest.store import Arm, ExperimentStore
 from serving import run
@@ -188,13 +189,15 @@ class World:
         )
         self.experiments.create(key=key, arms=chosen, now_ts=START_MS, salt="ranker-2026q1")
 
-    def service(self, settings: ServingSettings | None = None, system: System | None = None) -> Service:
+    def service(
+        self, settings: ServingSettings | None = None, system: System | None = None, engine: Engine | None = None
+    ) -> Service:
         """Return a service on this world, without a broker, that knows the shop's items."""
         built = run.build(
             settings or ServingSettings(deadline_ms=2_000.0, poll_s=0.05),
             home=self.home,
             broker=None,
-            engine=db.create(self.url),
+            engine=engine or db.create(self.url),
             query_hash_key=b"key",
             system=system or run.SYSTEM,
         )

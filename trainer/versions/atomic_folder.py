@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from stream.files import sync_folder, unique_folder
 
 MANIFEST = "manifest.json"
 TEMPORARY_PREFIX = ".tmp-"
+_MANIFEST_MAX_BYTES = 1 << 20
 
 Tensors = Mapping[str, NDArray[np.generic]]
 
@@ -176,11 +178,12 @@ def read_manifest(folder: Path) -> bytes:
     """Return the bytes of a folder's manifest.
 
     Raises:
-        ArtifactError: If the folder or the manifest is missing, a link, or not what the folder's name says.
+        ArtifactError: If the folder or the manifest is missing, a link, no regular file, larger than 1 MiB, or not what
+            the folder's name says.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise ArtifactError(f"{folder.name}: expected a folder")
-    raw = _read(folder / MANIFEST)
+    raw = _read(folder / MANIFEST, _MANIFEST_MAX_BYTES)
     if not folder.name.endswith(hashlib.sha256(raw).hexdigest()):
         raise ArtifactError(f"{folder.name}/{MANIFEST}: belongs to another folder, or is damaged")
     return raw
@@ -190,7 +193,8 @@ def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict
     """Return the tensors of all files of a folder.
 
     Raises:
-        ArtifactError: If a file is missing, surplus, a link, damaged, not finite, or not what its entry says.
+        ArtifactError: If a file is missing, surplus, a link, no regular file, damaged, not finite, or not what its
+            entry says.
     """
     try:
         present = {path.name for path in folder.iterdir()}
@@ -203,7 +207,7 @@ def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict
 
 
 def _read_file(path: Path, entry: FileEntry) -> dict[str, NDArray[np.generic]]:
-    raw = _read(path)
+    raw = _read(path, entry.size)
     where = f"{path.parent.name}/{path.name}"
     if len(raw) != entry.size or hashlib.sha256(raw).hexdigest() != entry.sha256:
         raise ArtifactError(f"{where}: {len(raw)} bytes do not have the size or hash of the manifest")
@@ -220,9 +224,16 @@ def _read_file(path: Path, entry: FileEntry) -> dict[str, NDArray[np.generic]]:
     return tensors
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, max_bytes: int) -> bytes:
+    where = f"{path.parent.name}/{path.name}"
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        # Without blocking, since to open a named pipe would wait for its writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ArtifactError(f"{where}: is no regular file")
+            if found.st_size > max_bytes:
+                raise ArtifactError(f"{where}: {found.st_size} bytes, expected at most {max_bytes}")
             return file.read()
     except OSError as error:
-        raise ArtifactError(f"{path.parent.name}/{path.name}: {error.strerror}") from error
+        raise ArtifactError(f"{where}: {error.strerror}") from error

@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abtest.store import Arm
-from serving.ranking import rank
+from abtest.store import Arm, ExperimentStore
+from serving.ranking import rank, scorer
 from serving.ranking.service import Service, System
 from serving.ranking.versions import NO_VERSION, QUARANTINED, ServedVersion
+from serving.run import DATABASE_TIMEOUT_S
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
+from stream import db
+from stream.db_settings import DatabaseSettings
+from stream.errors import StoreError
 from stream.schemas.events import Behaviour, Profile
 from stream.schemas.session import unpack
+from tests.harness.silent_server import silent_server
+from tests.serving.live import wait_until
 from tests.serving.world import START_MS, StubScorer, World, request, spooled
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item_f16
 
@@ -292,3 +298,75 @@ def test_a_share_of_the_lists_is_swapped_and_logged_with_its_chances(world: Worl
     assert [ids != best_first for ids in shown] == moved
     assert 0 < sum(moved) < 20
     assert service.metrics.registry.get_sample_value("shelfwise_serving_swapped_total", {"arm": "none"}) == sum(moved)
+
+
+def test_r12_an_experiment_opens_when_the_versions_of_its_arms_are_loaded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    load = scorer.Loader.load
+
+    def waiting(loader: scorer.Loader, sha256: str) -> scorer.TorchScorer:
+        released.wait(60.0)
+        return load(loader, sha256)
+
+    monkeypatch.setattr(scorer.Loader, "load", waiting)
+    world.go_live("base", 1)
+    world.go_live("armmt", 1, model="armmt")
+    world.experiment()
+    service = world.service(replace(SETTINGS, default_lineage="", poll_s=0.05))
+    for _ in range(3):
+        service.poll()
+        assert service.health().experiment is None
+    released.set()
+    while service.health().experiment is None:
+        service.poll()
+    assert service.versions.numbers() == {"armmt": "1", "base": "1"}
+
+
+def test_an_experiment_opens_although_a_lineage_has_no_version_or_a_damaged_one(world: World) -> None:
+    (world.artifacts / world.go_live("base", 1) / "dense.safetensors").unlink()
+    world.experiment()
+    service = world.service(replace(SETTINGS, default_lineage=""))
+    service.poll()
+    health = service.health()
+    assert health.experiment == "exp-1"
+    assert list(health.refused) == ["base"]
+    assert health.refused["base"].startswith("version 1: ")
+
+
+def test_the_age_of_the_map_grows_while_the_database_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_store: ExperimentStore, _layer: str) -> None:
+        raise StoreError("connection refused")
+
+    readings = [100.0]
+    system = System(clock=lambda: readings[0], now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
+    service = world.service(SETTINGS, system=system)
+    readings[0] += 7.0
+    service.poll()
+    assert service.health().map_age_s == 0.0
+    monkeypatch.setattr(ExperimentStore, "active", away)
+    readings[0] += 31.0
+    service.poll()
+    assert service.health().map_age_s == 31.0
+    assert service.metrics.registry.get_sample_value("shelfwise_serving_map_age_seconds") == 31.0
+
+
+@pytest.mark.slow
+def test_r11_a_service_that_starts_while_the_database_stalls_uses_the_local_copies(world: World) -> None:
+    world.go_live("base", 1)
+    world.go_live("armmt", 1, model="armmt")
+    world.experiment()
+    world.service(SETTINGS).poll()
+    with silent_server() as port:
+        url = f"postgresql://user:word@127.0.0.1:{port}/shelfwise"
+        stalled = db.create(url, DatabaseSettings().at_most(DATABASE_TIMEOUT_S))
+        service = world.service(SETTINGS, engine=stalled)
+        service.start()
+        try:
+            wait_until(lambda: service.is_ready)
+        finally:
+            service.stop()
+        stalled.dispose()
+    assert service.versions.numbers() == {"armmt": "1", "base": "1"}
+    assert service.health().experiment == "exp-1"

@@ -1,0 +1,398 @@
+import asyncio
+import os
+import shutil
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.metrics import Metrics
+from serving.ranking import scorer
+from serving.ranking.updater import LONGEST_LOAD_S, RETRY_REFUSED_S, Pointer, VersionUpdater
+from serving.ranking.versions import VersionManager
+from serving.schemas import RankAnswer, RankRequest
+from serving.settings import ServingSettings
+from stream.errors import StoreError
+from tests.serving.world import START_MS, World, publish, request, scores_of
+from trainer.versions.registry import Version
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+class Unavailable:
+    """A registry whose database does not answer."""
+
+    def servable(self, lineages: Collection[str], num_former: int) -> Mapping[str, Sequence[Version]]:
+        raise StoreError("connection refused")
+
+
+class Found:
+    """A registry that says what the test says."""
+
+    def __init__(self, rows: Mapping[str, Sequence[Version]]) -> None:
+        self.rows = rows
+
+    def servable(self, lineages: Collection[str], num_former: int) -> Mapping[str, Sequence[Version]]:
+        return self.rows
+
+
+FIELDS: dict[str, Any] = {
+    "lineage": "base",
+    "parent": None,
+    "term": 1,
+    "status": "live",
+    "metrics": {},
+    "offsets": {},
+    "published_ts": START_MS,
+}
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def updater(
+    world: World, versions: VersionManager, metrics: Metrics, clock: Clock, *, unavailable: bool = False
+) -> VersionUpdater:
+    return VersionUpdater(
+        Unavailable() if unavailable else world.registry,
+        versions,
+        partial(_load, scorer.Loader(world.artifacts)),
+        metrics,
+        pointers=world.home / "versions.json",
+        clock=clock,
+    )
+
+
+def _load(loader: scorer.Loader, lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    loaded = loader.load(pointer.artifact)
+    loaded.check_identity(lineage, pointer.number)
+    return loaded
+
+
+def number_of(versions: VersionManager, lineage: str = "base") -> int | None:
+    active = versions.get(lineage)
+    return None if active is None else active.number
+
+
+def refused(metrics: Metrics) -> float:
+    value = metrics.registry.get_sample_value(
+        "shelfwise_serving_refused_versions_total", {"lineage": "base", "reason": "artifact"}
+    )
+    return value or 0.0
+
+
+def is_former(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("shelfwise_serving_former_version", {"lineage": "base"})
+
+
+def test_the_live_version_comes_into_use_and_the_previous_one_stays_loaded(world: World) -> None:
+    metrics, clock = Metrics(), Clock()
+    versions = VersionManager(metrics, max_bad_outputs=5)
+    poller = updater(world, versions, metrics, clock)
+    poller.poll(["base"])
+    assert versions.get("base") is None
+    world.go_live("base", 1)
+    poller.poll(["base"])
+    world.go_live("base", 2)
+    poller.poll(["base"])
+    poller.poll(["base"])
+    used = versions.get("base")
+    assert used is not None
+    assert used.previous is not None
+    assert (used.number, used.previous.number, used.previous.previous) == (2, 1, None)
+    assert metrics.registry.get_sample_value("shelfwise_serving_version_changes_total", {"lineage": "base"}) == 2.0
+    assert metrics.registry.get_sample_value("shelfwise_serving_version", {"lineage": "base"}) == 2.0
+
+
+def flip(folder: Path) -> None:
+    path = folder / "dense.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(raw)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "dense.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def zero_tail(folder: Path) -> None:
+    path = folder / "rows.safetensors"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-64] + bytes(64))
+
+
+def foreign(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes().replace(b'"base"', b'"evil"'))
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def link(folder: Path) -> None:
+    kept = folder.with_name("kept")
+    folder.rename(kept)
+    folder.symlink_to(kept)
+
+
+def folder_for_file(folder: Path) -> None:
+    (folder / "rows.safetensors").unlink()
+    (folder / "rows.safetensors").mkdir()
+
+
+def pipe(folder: Path) -> None:
+    (folder / "dense.safetensors").unlink()
+    os.mkfifo(folder / "dense.safetensors")
+
+
+def pipe_for_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def huge_manifest(folder: Path) -> None:
+    os.truncate(folder / "manifest.json", 3 << 30)
+
+
+def huge_file(folder: Path) -> None:
+    os.truncate(folder / "dense.safetensors", 64 << 30)
+
+
+HOSTILE = [folder_for_file, pipe, pipe_for_manifest, huge_manifest, huge_file]
+
+
+@pytest.mark.parametrize("damage", [flip, cut, zero_tail, foreign, remove, link, *HOSTILE])
+def test_t3_a_damaged_version_is_refused_once_and_the_previous_one_stays(
+    world: World, damage: Callable[[Path], None]
+) -> None:
+    metrics, clock = Metrics(), Clock()
+    versions = VersionManager(metrics, max_bad_outputs=5)
+    poller = updater(world, versions, metrics, clock)
+    world.go_live("base", 1)
+    poller.poll(["base"])
+    damage(world.artifacts / world.go_live("base", 2))
+    for _ in range(5):
+        poller.poll(["base"])
+        clock.now += RETRY_REFUSED_S / 2
+    used = versions.get("base")
+    assert used is not None
+    assert used.number == 1
+    assert refused(metrics) == 1.0
+    world.go_live("base", 3)
+    poller.poll(["base"])
+    repaired = versions.get("base")
+    assert repaired is not None
+    assert repaired.number == 3
+
+
+@pytest.mark.parametrize("damage", [flip, cut, zero_tail, foreign, remove, link])
+def test_a_delta_needs_its_base_on_disk_only_where_none_is_in_use(
+    world: World, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    running, fresh = VersionManager(Metrics(), max_bad_outputs=5), VersionManager(Metrics(), max_bad_outputs=5)
+    poller = updater(world, running, Metrics(), Clock())
+    base = world.go_live("base", 1)
+    poller.poll(["base"])
+    delta = world.go_live("base", 2, base=base)
+    damage(world.artifacts / base)
+    poller.poll(["base"])
+    used = running.get("base")
+    assert used is not None
+    assert used.artifact == delta
+    metrics = Metrics()
+    updater(world, fresh, metrics, Clock()).poll(["base"])
+    assert fresh.get("base") is None
+    assert refused(metrics) == 2.0
+    assert f"{delta}: its base is refused: {base}" in caplog.text
+
+
+def test_without_the_registry_the_versions_stay_and_a_start_uses_the_pointers(world: World) -> None:
+    metrics, clock = Metrics(), Clock()
+    versions = VersionManager(metrics, max_bad_outputs=5)
+    address = world.go_live("base", 4)
+    updater(world, versions, metrics, clock).poll(["base"])
+    unavailable = updater(world, versions, metrics, clock, unavailable=True)
+    unavailable.poll(["base"])
+    used = versions.get("base")
+    assert used is not None
+    assert used.artifact == address
+    fresh = VersionManager(metrics, max_bad_outputs=5)
+    updater(world, fresh, metrics, clock, unavailable=True).poll(["base"])
+    again = fresh.get("base")
+    assert again is not None
+    assert (again.number, again.artifact) == (4, address)
+
+
+def test_r13_after_a_restart_the_newest_intact_former_version_stands_in_for_a_damaged_one(world: World) -> None:
+    addresses = [world.go_live("base", number) for number in (1, 2, 3, 4)]
+    for address in addresses[2:]:
+        flip(world.artifacts / address)
+    metrics, clock = Metrics(), Clock()
+    versions = VersionManager(metrics, max_bad_outputs=5)
+    poller = updater(world, versions, metrics, clock)
+    poller.poll(["base"])
+    assert number_of(versions) == 2
+    assert is_former(metrics) == 1.0
+    assert list(poller.refused()) == ["base"]
+    assert poller.refused()["base"].startswith("version 4: ")
+    without_database = VersionManager(Metrics(), max_bad_outputs=5)
+    updater(world, without_database, Metrics(), Clock(), unavailable=True).poll(["base"])
+    assert number_of(without_database) == 2
+    world.go_live("base", 5)
+    poller.poll(["base"])
+    assert (number_of(versions), poller.refused(), is_former(metrics)) == (5, {}, 0.0)
+
+
+@pytest.mark.parametrize("damage", HOSTILE)
+def test_a_damaged_version_of_one_lineage_delays_no_other(world: World, damage: Callable[[Path], None]) -> None:
+    damage(world.artifacts / world.go_live("armmt", 1))
+    world.go_live("base", 1)
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = updater(world, versions, Metrics(), Clock())
+    poller.poll(["armmt", "base"])
+    assert (number_of(versions, "armmt"), number_of(versions, "base")) == (None, 1)
+    assert list(poller.refused()) == ["armmt"]
+
+
+def test_a_load_that_does_not_end_delays_no_other_lineage(world: World) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        if lineage == "armmt":
+            entered.set()
+            released.wait(60.0)
+        return _load(scorer.Loader(world.artifacts), lineage, pointer)
+
+    world.go_live("armmt", 1)
+    world.go_live("base", 1)
+    clock = Clock()
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = VersionUpdater(
+        world.registry, versions, load, Metrics(), pointers=world.home / "versions.json", clock=clock
+    )
+    try:
+        while number_of(versions) is None:
+            poller.poll(["armmt", "base"], wait_s=0.1)
+        assert entered.is_set()
+        world.go_live("base", 2)
+        while number_of(versions) != 2:
+            poller.poll(["armmt", "base"], wait_s=0.1)
+        assert (poller.is_settled(["armmt", "base"]), poller.is_settled(["base"])) == (False, True)
+        clock.now += LONGEST_LOAD_S
+        assert poller.is_settled(["armmt", "base"])
+        assert poller.refused() == {"armmt": "a version has been loading for 60 s"}
+    finally:
+        released.set()
+    poller.poll(["armmt", "base"])
+    assert (number_of(versions, "armmt"), poller.refused()) == (1, {})
+
+
+def test_a_fault_that_no_one_foresaw_refuses_the_version(world: World) -> None:
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        if pointer.number == 2:
+            raise MemoryError("an absurd capacity")
+        return _load(scorer.Loader(world.artifacts), lineage, pointer)
+
+    metrics = Metrics()
+    versions = VersionManager(metrics, max_bad_outputs=5)
+    poller = VersionUpdater(
+        world.registry, versions, load, metrics, pointers=world.home / "versions.json", clock=Clock()
+    )
+    world.go_live("base", 1)
+    world.go_live("base", 2)
+    poller.poll(["base"])
+    assert (number_of(versions), refused(metrics)) == (1, 1.0)
+    assert poller.refused() == {"base": "version 2: an absurd capacity"}
+
+
+def test_an_artifact_of_another_lineage_or_number_is_refused(world: World) -> None:
+    for lineage, number in (("armmt", 1), ("base", 7)):
+        address = publish(world.artifacts, lineage, number)
+        versions = VersionManager(Metrics(), max_bad_outputs=5)
+        found = Found({"base": [Version(**FIELDS, version=1, artifact=address)]})
+        poller = VersionUpdater(
+            found,
+            versions,
+            partial(_load, scorer.Loader(world.artifacts)),
+            Metrics(),
+            pointers=world.home / "versions.json",
+            clock=Clock(),
+        )
+        poller.poll(["base"])
+        assert number_of(versions) is None
+        assert f"is version {number} of lineage {lineage}" in poller.refused()["base"]
+
+
+def test_a_return_to_the_former_version_loads_nothing(world: World) -> None:
+    loads: list[int] = []
+
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        loads.append(pointer.number)
+        return _load(scorer.Loader(world.artifacts), lineage, pointer)
+
+    one, two = (Version(**FIELDS, version=n, artifact=publish(world.artifacts, "base", n)) for n in (1, 2))
+    found = Found({"base": [one]})
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = VersionUpdater(found, versions, load, Metrics(), pointers=world.home / "versions.json", clock=Clock())
+    for live in (one, two, one):
+        found.rows = {"base": [live]}
+        poller.poll(["base"])
+        assert number_of(versions) == live.version
+    assert loads == [1, 2]
+
+
+@pytest.mark.slow
+def test_v5_version_changes_under_load_fail_no_request_and_mislabel_none(world: World) -> None:
+    num_versions, num_requests = 12, 400
+    addresses = {str(number): "" for number in range(1, num_versions + 1)}
+    service = world.service(
+        ServingSettings(default_lineage="base", deadline_ms=60_000.0, poll_s=3_600.0, trust_event_ts=True)
+    )
+    asked = [request(f"c-{k}", event_ts=START_MS) for k in range(num_requests)]
+    answered: list[RankAnswer] = []
+
+    async def ask(share: list[RankRequest]) -> None:
+        answered.extend([await service.rank(one) for one in share])
+
+    def change_versions() -> None:
+        for number in range(2, num_versions + 1):
+            addresses[str(number)] = world.go_live("base", number)
+            service.poll()
+
+    async def go() -> None:
+        addresses["1"] = world.go_live("base", 1)
+        service.start()
+        try:
+            while service.versions.get("base") is None:
+                await asyncio.sleep(0)
+            changing = asyncio.create_task(asyncio.to_thread(change_versions))
+            while not changing.done():
+                await asyncio.gather(*(ask(asked[k::4]) for k in range(4)))
+            await changing
+        finally:
+            service.stop()
+
+    asyncio.run(go())
+    assert len(answered) >= num_requests
+    assert {answer.fallback for answer in answered} == {None}
+    assert len({answer.version for answer in answered}) >= 3
+    expected = {number: scores_of(world, address, asked[0], service.catalogue) for number, address in addresses.items()}
+    assert len({tuple(sorted(scores.items())) for scores in expected.values()}) == num_versions
+    for answer in answered:
+        found = {item.item_id: item.score for item in answer.items}
+        assert answer.version is not None
+        assert found == pytest.approx(expected[answer.version], abs=1e-6)
