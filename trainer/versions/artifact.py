@@ -254,6 +254,10 @@ def _tables(
 ) -> tuple[dict[str, NDArray[np.float32]], IdMaps, Slots]:
     """Return a version's rows by name of the weight, its ids, and the slots that differ from its base."""
     if manifest.base is None:
+        sizes = {name.removeprefix(ROWS_PREFIX): len(array) for name, array in files["rows"].items()}
+        # Before the id maps take the memory of a capacity.
+        if sizes != manifest.capacities:
+            raise ArtifactError(f"capacities {manifest.capacities}, tables of {sizes} rows")
         rows = {name: array.astype(np.float32) for name, array in files["rows"].items()}
         return rows, IdMaps.from_arrays(files["ids"], manifest.capacities), {}
     changed = table_delta.slots_of(files)
@@ -305,14 +309,17 @@ def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.flo
         score: Scores a batch with the version's weights in the runtime under test.
 
     Raises:
-        ArtifactError: If the difference exceeds 1e-4, or a weight is missing or has a wrong shape.
+        ArtifactError: If the difference exceeds 1e-4, a weight is missing or has a wrong shape, or the golden set has no
+            candidate.
     """
+    if not version.golden.cand_mask.any():
+        raise ArtifactError(f"{version.sha256}: the golden set has no candidate, so it shows nothing")
     try:
         scores = score(version.golden)
     except (KeyError, RuntimeError, IndexError) as error:
         raise ArtifactError(f"{version.sha256}: golden sessions cannot be scored: {error!r}") from error
     difference = np.abs(scores - version.golden_scores)[version.golden.cand_mask]
-    worst = float(difference.max()) if difference.size else 0.0
+    worst = float(difference.max())
     if not worst <= GOLDEN_TOLERANCE:
         raise ArtifactError(f"{version.sha256}: golden scores differ by {worst:.2e}, allowed {GOLDEN_TOLERANCE:.0e}")
     return worst

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from serving.ranking.scorer import Loader
 from stream import db
 from stream.errors import ArtifactError
 from tests.serving.world import publish, publish_delta
@@ -234,6 +235,56 @@ def test_a_version_of_format_2_is_read(copied: tuple[Path, str]) -> None:
     assert after.params.keys() == before.params.keys()
     with pytest.raises(ArtifactError, match="format 2 knows no base"):
         artifact.load(folder, reseal(folder, after.sha256, lambda document: document.update(base=address)))
+
+
+@pytest.mark.parametrize("capacity", [10**12, 1, 0, -5])
+def test_a_capacity_other_than_the_rows_of_its_table_is_refused(copied: tuple[Path, str], capacity: int) -> None:
+    def change(document: dict[str, object]) -> None:
+        capacities = document["capacities"]
+        assert isinstance(capacities, dict)
+        capacities["item"] = capacity
+
+    address = reseal(*copied, change)
+    with pytest.raises(ArtifactError, match=f"{address}: capacities .*'item': {capacity}"):
+        artifact.load(copied[0], address)
+
+
+def test_a_golden_set_without_candidates_proves_nothing(copied: tuple[Path, str]) -> None:
+    folder, address = copied
+
+    def masked(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return golden | {"cand_mask": np.zeros_like(golden["cand_mask"])}
+
+    rewrite(folder / address / "golden.safetensors", masked)
+    version = artifact.load(folder, reseal_files(folder, address))
+    with pytest.raises(ArtifactError, match="no candidate"):
+        artifact.verify_golden(version)
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus"])
+def test_a_weight_that_is_missing_or_surplus_is_refused(copied: tuple[Path, str], change: str) -> None:
+    folder, address = copied
+    name = next(iter(load_file(folder / address / "dense.safetensors")))
+
+    def other(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if change == "surplus":
+            return {**weights, "surplus": np.ones(3, np.float32)}
+        return {key: value for key, value in weights.items() if key != name}
+
+    rewrite(folder / address / "dense.safetensors", other)
+
+    def restate(document: dict[str, object]) -> None:
+        files = document["files"]
+        assert isinstance(files, dict)
+        tensors = files["dense"]["tensors"]
+        if change == "surplus":
+            tensors["surplus"] = {"dtype": "float32", "shape": [3]}
+        else:
+            del tensors[name]
+
+    sealed = reseal(folder, reseal_files(folder, address), restate)
+    with pytest.raises(ArtifactError, match=r"weights|cannot be scored"):
+        Loader(folder).load(sealed)
 
 
 def test_a_surplus_file_and_a_linked_folder_are_refused(copied: tuple[Path, str]) -> None:
