@@ -309,8 +309,8 @@ def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.flo
         score: Scores a batch with the version's weights in the runtime under test.
 
     Raises:
-        ArtifactError: If the difference exceeds 1e-4, a weight is missing or has a wrong shape, or the golden set has no
-            candidate.
+        ArtifactError: If the difference exceeds 1e-4, a weight is missing or has a wrong shape, or the golden set
+            has no candidate.
     """
     if not version.golden.cand_mask.any():
         raise ArtifactError(f"{version.sha256}: the golden set has no candidate, so it shows nothing")
