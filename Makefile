@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer bench-ids docs lock hooks clean setup setup-dev servers
+.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -93,6 +93,10 @@ bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Strea
 
 bench-trainer: setup-dev ## Measure the trainer against a bare torch loop of the same models
 	@$(BIN)/python -m tests.bench.trainer
+
+bench-serving: setup-dev ## Measure a ranking service below and above its capacity: latency, goodput, refusals
+	@$(BIN)/python -m tests.bench.serving
+
 ROWS ?= 1000000
 bench-ids: setup-dev ## Measure an id table of ROWS rows: boundaries, look-ups, checkpoints, versions, memory
 	@$(BIN)/python -m tests.bench.id_tables --rows $(ROWS)

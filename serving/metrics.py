@@ -29,6 +29,15 @@ class Metrics:
         self.refused = Counter(
             "shelfwise_serving_refused", "Refused HTTP requests, by status code.", ("status",), registry=self.registry
         )
+        self.shed = Counter(
+            "shelfwise_serving_shed",
+            "Rank requests that could not be scored in time: answered in incoming order at once (incoming_order), or"
+            " refused with 503 before their body was decoded (refusal).",
+            ("answer",),
+            registry=self.registry,
+        )
+        for answer in ("incoming_order", "refusal"):
+            self.shed.labels(answer)
         self.connections = Gauge("shelfwise_serving_connections", "Open HTTP connections.", registry=self.registry)
         self.closed_connections = Counter(
             "shelfwise_serving_closed_connections",
@@ -45,7 +54,7 @@ class Metrics:
         )
         self.latency = Histogram(
             "shelfwise_serving_latency_seconds",
-            "Time from the arrival of a rank request to its answer.",
+            "Time from the first byte of a rank request to its written answer.",
             ("arm",),
             buckets=LATENCY_BUCKETS,
             registry=self.registry,

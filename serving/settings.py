@@ -21,8 +21,8 @@ class ServingSettings:
         body_timeout_s: Seconds from the end of the headers until the body is complete; then 408.
         keep_alive_s: Seconds that an open connection waits for its next request.
         write_timeout_s: Seconds until a client that reads no answer is disconnected.
-        deadline_ms: Milliseconds from the arrival of a request to its answer, scored or in incoming order. A request
-            that waits for half of it is not scored.
+        deadline_ms: Milliseconds from the first byte of a request to its answer, scored or in incoming order. Scores
+            are waited for until 0.8 of it have passed; a list that cannot be scored by then is not.
         max_body_bytes: Size of a request body above which it is refused with 413.
         num_scored: Number of candidates that the model scores; the others follow in incoming order.
         swap_share: Share of the lists in which two items change places, so that examination by position can be

@@ -6,7 +6,6 @@ Source: docs/adr/0002-web-framework.md.
 """
 
 import logging
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
 
 from serving import metrics
-from serving.http import encodings, openapi
+from serving.http import edge, encodings, openapi
 from serving.http.encodings import TooLargeError, UnknownEncodingError
 from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
 from serving.ranking.service import Service
@@ -27,8 +24,6 @@ from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
 _JSON = "application/json"
-_REQUEST_ID = b"x-request-id"
-_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -50,10 +45,7 @@ _STATUSES: Mapping[type[ShelfwiseError], int] = {
 
 
 def create(service: Service) -> Litestar:
-    """Return the ASGI application, whose lifespan starts and stops the service.
-
-    Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
-    """
+    """Return the routes as an ASGI application, whose lifespan starts and stops the service."""
 
     async def content_of(request: HttpRequest) -> bytes:
         encoding = request.headers.get("content-encoding", "")
@@ -65,7 +57,9 @@ def create(service: Service) -> Litestar:
 
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:
-        answer = await service.rank(decode(await content_of(request)))
+        asked = decode(await content_of(request))
+        answer = await service.rank(asked, edge.arrival_of(request.scope))
+        edge.note_arm(request.scope, answer.arm)
         return _json(_encode(answer))
 
     @post(openapi.EVENTS, status_code=200, include_in_schema=False)
@@ -102,23 +96,6 @@ def create(service: Service) -> Litestar:
             answer.headers["Accept-Encoding"] = encodings.ENCODINGS
         return answer
 
-    def with_request_id(app: ASGIApp) -> ASGIApp:
-        async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-            stated = dict(scope["headers"]).get(_REQUEST_ID, b"").decode("latin-1")
-            request_id = stated if _VALID_ID.fullmatch(stated) else service.new_id()
-
-            async def send_with_headers(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    headers = [*message["headers"], (_REQUEST_ID, request_id.encode())]
-                    # Clients that keep connections open turn to another process before this one closes.
-                    message["headers"] = [*headers, (b"connection", b"close")] if service.is_draining else headers
-                await send(message)
-
-            with bound_contextvars(request_id=request_id):
-                await app(scope, receive, send_with_headers)
-
-        return wrapped
-
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         service.start()
@@ -131,7 +108,6 @@ def create(service: Service) -> Litestar:
         route_handlers=[rank, events, live, ready, text_metrics, openapi_document],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
-        middleware=[with_request_id],
         openapi_config=None,
         request_max_body_size=service.settings.max_body_bytes,
         logging_config=None,

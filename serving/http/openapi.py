@@ -38,8 +38,10 @@ def document() -> dict[str, object]:
                     "responses": {
                         "200": _response("The ordered list; `fallback` is the reason for the incoming order.", answer),
                         "400": _response("The request is not valid; the field and its value are named.", problem),
+                        "408": {"description": "The body was not complete in time."},
                         "413": _response("The body is too large.", problem),
                         "415": _response("The body has an unknown Content-Encoding; see Accept-Encoding.", problem),
+                        "503": _response("The service is overloaded; see Retry-After.", problem),
                     },
                 }
             },
@@ -61,6 +63,7 @@ def document() -> dict[str, object]:
                         "400": _response(
                             "The body is no JSON array of events and no event, or the format is unknown.", problem
                         ),
+                        "408": {"description": "The body was not complete in time."},
                         "413": _response("The body is too large or holds too many events.", problem),
                         "415": _response("The body has an unknown Content-Encoding; see Accept-Encoding.", problem),
                         "429": _response("Too many events wait for the broker; see Retry-After.", problem),

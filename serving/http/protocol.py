@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serving.http.connections import Connections, Phase
+from serving.http.edge import ARRIVAL, EXTENSION
 from serving.metrics import Metrics
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -84,6 +85,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._num_answering = 0
         self._is_unread = False
         self._header_bytes = 0
+        self._received_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection under the guard."""
@@ -98,6 +100,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes of requests; headers above `MAX_HEADER_BYTES` are refused."""
         self._header_bytes += len(data)
+        self._received_s = self._guard.clock()
         super().data_received(data)
         is_in_headers = self._incoming in {None, Phase.HEADERS}
         if is_in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
@@ -107,6 +110,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {ARRIVAL: self._received_s}}
         self._incoming = Phase.HEADERS
         self._moved()
 

@@ -22,6 +22,7 @@ import uvicorn
 
 from serving.http.app import create
 from serving.http.connections import ConnectionLimits, Connections, Phase, limit_of
+from serving.http.edge import with_edge
 from serving.http.protocol import Guard, GuardedProtocol
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
@@ -125,7 +126,7 @@ def server_of(
     settings = service.settings
     guard = Guard(Connections(_limits(settings)), service.metrics, service.clock)
     config = uvicorn.Config(
-        create(service),
+        with_edge(create(service), service),
         # uvicorn calls this with arguments by name, as it calls a class.
         http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard)),
         loop="uvloop",

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.features import RequestFeatures
 from serving.ranking.versions import ServedVersion
 from serving.schemas import RankAnswer, RankedItem, RankRequest
 from stream.schemas.identity import query_hash, uuid7
+
+SCORES_SHARE: Final = 0.8
+"""Share of the deadline within which scores are waited for; the rest is for the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class RankContext:
 
     Attributes:
         request: The decoded request.
-        arrival_s: Clock reading at which the request arrived.
+        arrival_s: Clock reading at which the first byte of the request arrived.
         deadline_s: Clock reading at which the answer is due.
         identity: Ids and time of the answer.
         assignment: The client's arm, and the lineage or fixed policy that answers.
@@ -44,6 +48,7 @@ class RankContext:
         price_minor: Price of each candidate that is logged, in incoming order.
         features: Features of the request; None if the thread had no time to build them.
         scores: Scores of the first candidates; None if no version scored the list.
+        is_shed: Whether no features were built because the list could not be scored in time.
         fallback: Reason why no version scored the list although a lineage was assigned.
         items: The candidates in answer order.
         propensity: The chance of the position of each of these items; empty if all are certain.
@@ -59,10 +64,16 @@ class RankContext:
     price_minor: list[int] = field(default_factory=list)
     features: RequestFeatures | None = None
     scores: Sequence[float] | None = None
+    is_shed: bool = False
     fallback: str | None = None
     items: tuple[RankedItem, ...] = ()
     propensity: Sequence[float] = ()
     latency_us: int = 0
+
+    @property
+    def scores_due_s(self) -> float:
+        """Return the clock reading until which scores are waited for."""
+        return scores_due_s(self.arrival_s, self.deadline_s)
 
     @property
     def scored_by(self) -> str | None:
@@ -84,6 +95,15 @@ class RankContext:
             latency_us=self.latency_us,
             impression_event_id=self.identity.event_id,
         )
+
+
+def scores_due_s(arrival_s: float, deadline_s: float) -> float:
+    """Return the clock reading until which the scores of a request are waited for.
+
+    >>> scores_due_s(100.0, 101.0)
+    100.8
+    """
+    return arrival_s + SCORES_SHARE * (deadline_s - arrival_s)
 
 
 def identify(

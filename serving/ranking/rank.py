@@ -17,6 +17,7 @@ from serving.schemas import RankedItem, RankRequest
 LATE: Final = "late"
 STUCK: Final = "stuck"
 WAITED: Final = "waited"
+OVERLOAD: Final = "overload"
 NOT_FINITE: Final = "not_finite"
 WRONG_LENGTH: Final = "wrong_length"
 ERROR: Final = "error"

@@ -17,8 +17,9 @@ from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.emitter import Emitter
 from serving.ranking import rank
+from serving.ranking.admission import Decision
 from serving.ranking.assignment import Assigner
-from serving.ranking.context import RankContext, identify
+from serving.ranking.context import RankContext, identify, scores_due_s
 from serving.ranking.features import FeatureBuilder
 from serving.ranking.impression import impression
 from serving.ranking.inference import Inference
@@ -117,13 +118,30 @@ class Service:
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
 
-    async def rank(self, request: RankRequest) -> RankAnswer:
-        """Answer one request before its deadline, and hand its impression to the outbox."""
-        clock, arrival_s = self._system.clock, self._system.clock()
+    def refuses(self, arrival_s: float) -> bool:
+        """Return whether a rank request that arrived at that time is refused, and count it then.
+
+        The caller asks before it reads the body, so that a refusal costs little.
+        """
+        due_s = scores_due_s(arrival_s, self._deadline_s(arrival_s))
+        is_refused = self._inference.decide(due_s) is Decision.REFUSE
+        if is_refused:
+            self.metrics.shed.labels("refusal").inc()
+        return is_refused
+
+    async def rank(self, request: RankRequest, arrival_s: float | None = None) -> RankAnswer:
+        """Answer one request before its deadline, and hand its impression to the outbox.
+
+        Args:
+            request: The decoded request.
+            arrival_s: Reading of the service's clock when its first byte arrived; now if it is None.
+        """
+        clock, begun_s = self._system.clock, self._system.clock()
+        arrival_s = begun_s if arrival_s is None else arrival_s
         context = RankContext(
             request=request,
             arrival_s=arrival_s,
-            deadline_s=arrival_s + self.settings.deadline_ms / 1_000,
+            deadline_s=self._deadline_s(arrival_s),
             identity=identify(
                 request,
                 now_ms=self._system.now_ms(),
@@ -146,8 +164,15 @@ class Service:
         self.metrics.requests.labels(arm, context.fallback or NONE).inc()
         if is_swapped:
             self.metrics.swapped.labels(arm).inc()
-        self.metrics.latency.labels(arm).observe(context.latency_us / 1e6)
-        return context.answer()
+        answer = context.answer()
+        if context.is_shed:
+            self.metrics.shed.labels("incoming_order").inc()
+            self._inference.spent(clock() - begun_s)
+        return answer
+
+    def answered(self, arm: str | None, arrival_s: float) -> None:
+        """Note that an answer has been written to a client of an arm, whose request arrived at `arrival_s`."""
+        self.metrics.latency.labels(arm or NONE).observe(self._system.clock() - arrival_s)
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -235,6 +260,9 @@ class Service:
 
     def _map_age_s(self) -> float:
         return self._system.clock() - self._read_at_s
+
+    def _deadline_s(self, arrival_s: float) -> float:
+        return arrival_s + self.settings.deadline_ms / 1_000
 
     def _attributes(self) -> dict[str, object]:
         return {

@@ -30,6 +30,7 @@ def process(
     settings: Mapping[str, object] | None = None,
     num_files: int | None = None,
     log: Path | None = None,
+    cores: set[int] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `shelfwise serving run`, and kill the process at the end if it still runs.
 
@@ -42,10 +43,14 @@ def process(
         settings: Further settings of the section `serving`.
         num_files: Files that it may open; as many as this process if it is None.
         log: File for its standard error.
+        cores: Processor cores on which it runs; those of this process if it is None.
     """
     complete_schema(f"sqlite:///{home}/shelfwise.db")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHELFWISE_")}  # noqa: TID251
-    environment |= {"SHELFWISE_HOME": str(home), "SHELFWISE_BROKER": broker.bootstrap}
+    environment |= {
+        "SHELFWISE_HOME": str(home),
+        "SHELFWISE_BROKER": f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap,
+    }
     program = [sys.executable, "-c", "from deploy.cli import main; main()"]
     chosen = {"default_lineage": "base", "deadline_ms": 5_000, "drain_s": drain_s, **(settings or {})}
     sets = [word for name, value in chosen.items() for word in ("--set", f"serving.{name}={value}")]
@@ -58,6 +63,8 @@ def process(
         )
         if num_files is not None:
             resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (num_files, num_files))
+        if cores is not None:
+            os.sched_setaffinity(child.pid, cores)
         try:
             yield child
         finally:

@@ -70,9 +70,9 @@ def items() -> list[Item]:
     ]
 
 
-def tiny(model: str) -> ModelConfig:
-    """Return a model's tiny configuration for this shop's vectors."""
-    config = MODELS[model].profiles["tiny"]
+def configuration(model: str, profile: str) -> ModelConfig:
+    """Return a model's configuration for this shop's vectors."""
+    config = MODELS[model].profiles[profile]
     values = encode_config(config) | {"vector_width": WIDTH}
     return msgspec.convert(values, type(config))
 
@@ -101,9 +101,11 @@ def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps
     )
 
 
-def publish(folder: Path, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None) -> str:
+def publish(
+    folder: Path, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None, profile: str = "tiny"
+) -> str:
     """Write a version with weights drawn from `seed` (the number by default) and return its address."""
-    config = tiny(model)
+    config = configuration(model, profile)
     params = MODELS[model].init(config, number if seed is None else seed)
     capacities = {name.removeprefix("rows."): len(rows) for name, rows in params.items() if name.startswith("rows.")}
     id_maps = IdMaps.empty(capacities, min_sightings=1)
@@ -165,15 +167,24 @@ class World:
         self._terms: dict[str, int] = {}
 
     def go_live(
-        self, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None, base: str | None = None
+        self,
+        lineage: str,
+        number: int,
+        *,
+        model: str = "mlp",
+        seed: int | None = None,
+        profile: str = "tiny",
+        base: str | None = None,
     ) -> str:
         """Publish a version, or a delta of `base`, and make it live; returns its address."""
         if lineage not in self._terms:
-            self.registry.ensure_lineage(lineage, model, "tiny", architecture_hash(model, tiny(model)))
+            self.registry.ensure_lineage(
+                lineage, model, profile, architecture_hash(model, configuration(model, profile))
+            )
             self._terms[lineage] = self.registry.acquire_lease(lineage, "test", START_MS, 1_000_000)
         term = self._terms[lineage]
         if base is None:
-            address = publish(self.artifacts, lineage, number, model=model, seed=seed)
+            address = publish(self.artifacts, lineage, number, model=model, seed=seed, profile=profile)
         else:
             address = publish_delta(self.artifacts, base, number, rows=[number])
         self.registry.publish(lineage, number, address, None, term, {}, {}, START_MS)

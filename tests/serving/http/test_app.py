@@ -1,8 +1,5 @@
-import io
 import json
-import logging
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.http import openapi
 from serving.http.app import create
 from serving.ranking.service import Service
-from serving.ranking.versions import ServedVersion
 from serving.settings import ServingSettings
-from stream import logs
-from tests.serving.world import START_MS, StubScorer, World, body, request, scores_of
-
-
-def fail(num: int) -> Sequence[float]:
-    raise RuntimeError(f"no scores for {num} items")
+from tests.serving.world import START_MS, World, body, request, scores_of
 
 
 @pytest.fixture
@@ -101,26 +92,6 @@ def test_health_and_metrics(client: TestClient) -> None:  # type: ignore[type-ar
 
 def test_not_ready_before_the_first_look(world: World) -> None:
     assert world.service().health().status == "starting"
-
-
-def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
-    service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
-    service.versions.activate(ServedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
-    root, lines = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers, root.level
-    logs.configure(logs.LoggingSettings(format="json"), lines)
-    try:
-        with TestClient(create(service)) as client:
-            answer = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "r-1"})
-            other = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "no spaces"})
-    finally:
-        root.handlers = handlers
-        root.setLevel(level)
-    assert (answer.headers["X-Request-ID"], answer.json()["fallback"]) == ("r-1", "error")
-    assert uuid.UUID(other.headers["X-Request-ID"]).version == 7
-    logged = [json.loads(line) for line in lines.getvalue().splitlines()]
-    failed = [line["request_id"] for line in logged if line["event"] == "a list could not be scored"]
-    assert failed == ["r-1", other.headers["X-Request-ID"]]
 
 
 def test_the_document_names_every_route(client: TestClient) -> None:  # type: ignore[type-arg]

@@ -1,11 +1,12 @@
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from serving.ranking import rank
+from serving.ranking.admission import Decision
 from serving.ranking.context import RankContext
 from serving.ranking.features import FeatureBuilder
 from serving.ranking.inference import Inference
@@ -115,14 +116,116 @@ def test_a_full_queue_does_not_wait(clock: Clock) -> None:
         return first, second
 
     first, second = asyncio.run(go())
-    assert (first.fallback, second.fallback) == (None, rank.WAITED)
+    assert (first.fallback, second.fallback) == (None, rank.OVERLOAD)
 
 
-def test_a_list_past_half_of_its_deadline_is_not_scored(clock: Clock) -> None:
-    clock.now_s = 30.5
+def test_a_list_whose_scores_are_overdue_is_not_scored(clock: Clock) -> None:
+    clock.now_s = 48.5
     scorer = StubScorer()
     found = scored(inference(clock), asked(scorer))
-    assert (found.features, found.fallback, scorer.num_calls) == (None, rank.WAITED, 0)
+    assert (found.features, found.fallback, found.is_shed, scorer.num_calls) == (None, rank.OVERLOAD, True, 0)
+
+
+def with_one_under_way(
+    clock: Clock, *, takes_s: float, then: Callable[[Inference, Blocked], Awaitable[None]]
+) -> RankContext:
+    """Let the thread score a list in `takes_s` and work on another, whose context is returned, while `then` runs."""
+    thread, blocked = inference(clock), Blocked()
+    last = asked(StubScorer(blocked))
+
+    def slow(num: int) -> Sequence[float]:
+        clock.now_s += takes_s
+        return [1.0] * num
+
+    async def go() -> None:
+        thread.start()
+        await thread.score(asked(StubScorer(slow)))
+        clock.now_s = 0.0
+        waiting = asyncio.create_task(thread.score(last))
+        await asyncio.to_thread(blocked.entered.wait, LIMIT_S)
+        await then(thread, blocked)
+        blocked.released.set()
+        await waiting
+        thread.stop()
+
+    asyncio.run(go())
+    return last
+
+
+def test_a_list_that_cannot_be_scored_in_time_is_shed_at_once(clock: Clock) -> None:
+    found = asked(StubScorer())
+
+    async def then(thread: Inference, _: Blocked) -> None:
+        assert thread.decide(found.scores_due_s) is Decision.INCOMING_ORDER
+        await thread.score(found)
+        thread.spent(1e9)
+        assert thread.decide(found.scores_due_s) is Decision.REFUSE
+
+    last = with_one_under_way(clock, takes_s=20.0, then=then)
+    assert (last.fallback, last.is_shed) == (None, False)
+    assert (found.features, found.fallback, found.is_shed) == (None, rank.OVERLOAD, True)
+
+
+def test_a_client_without_a_version_is_shed_without_a_fallback(clock: Clock) -> None:
+    found = asked(None, fallback=NO_VERSION)
+
+    async def then(thread: Inference, _: Blocked) -> None:
+        await thread.score(found)
+
+    with_one_under_way(clock, takes_s=20.0, then=then)
+    assert (found.features, found.fallback, found.is_shed) == (None, NO_VERSION, True)
+
+
+def test_a_list_whose_turn_comes_too_late_is_not_scored(clock: Clock) -> None:
+    scorer = StubScorer()
+    found = asked(scorer)
+
+    async def then(thread: Inference, blocked: Blocked) -> None:
+        waiting = asyncio.create_task(thread.score(found))
+        await asyncio.sleep(0)
+        clock.now_s = 47.0
+        blocked.released.set()
+        await waiting
+
+    with_one_under_way(clock, takes_s=2.0, then=then)
+    assert (found.features, found.fallback, found.is_shed, scorer.num_calls) == (None, rank.WAITED, False, 0)
+
+
+def test_after_a_stall_the_newest_list_comes_first(clock: Clock) -> None:
+    order: list[int] = []
+
+    def noting(number: int) -> Callable[[int], Sequence[float]]:
+        def answer(num: int) -> Sequence[float]:
+            order.append(number)
+            return [1.0] * num
+
+        return answer
+
+    async def then(thread: Inference, blocked: Blocked) -> None:
+        waiting = [
+            asyncio.create_task(thread.score(asked(StubScorer(noting(number)), arrival_s=number, deadline_s=60.0)))
+            for number in range(4)
+        ]
+        await asyncio.sleep(0)
+        clock.now_s = 40.0
+        blocked.released.set()
+        await asyncio.gather(*waiting)
+
+    with_one_under_way(clock, takes_s=2.0, then=then)
+    assert order[0] == 3
+
+
+def test_while_the_thread_hangs_incoming_order_needs_no_budget(clock: Clock) -> None:
+    async def then(thread: Inference, _: Blocked) -> None:
+        thread.spent(1e9)
+        clock.now_s = 479.0
+        assert thread.decide(500.0) is Decision.REFUSE
+        clock.now_s = 481.0
+        thread.spent(1e9)
+        assert thread.decide(500.0) is Decision.INCOMING_ORDER
+        assert thread.decide(480.0) is Decision.REFUSE
+
+    with_one_under_way(clock, takes_s=2.0, then=then)
 
 
 def test_a_late_result_changes_nothing_and_the_next_list_does_not_wait(clock: Clock) -> None:

@@ -1,0 +1,99 @@
+"""The outermost layer of the application: request ids, refusals before the body is read, and the time of the client.
+
+A rank request that can neither be scored in time nor answered in incoming order within the budget is answered with 503
+here, before the framework sees it. Its latency counts from the first byte at the socket to the written answer, because
+the client waits that long.
+
+Source: ASGI 3.0, HTTP connection scope, `extensions`.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import msgspec
+from structlog.contextvars import bound_contextvars
+
+from serving.http.openapi import RANK
+from serving.ranking.service import Service
+from stream.schemas.problems import Problem
+
+# Servers and frameworks state different types for the same dictionaries.
+Scope = Any
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[..., Coroutine[Any, Any, None]]
+
+EXTENSION: Final = "shelfwise"
+ARRIVAL: Final = "arrival_s"
+"""Entry of the extension: reading of the service's clock when the first byte of the request arrived."""
+RETRY_AFTER_S: Final = 1
+
+_ARM: Final = "shelfwise.arm"
+_REQUEST_ID: Final = b"x-request-id"
+_VALID_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_OVERLOADED: Final = msgspec.json.encode(Problem(error="the service is overloaded; send the request again later"))
+
+
+def arrival_of(scope: Scope) -> float | None:
+    """Return the reading of the clock when the request arrived; None if the server does not state it."""
+    extensions = scope.get("extensions") or {}
+    found: float | None = extensions.get(EXTENSION, {}).get(ARRIVAL)
+    return found
+
+
+def note_arm(scope: Scope, arm: str | None) -> None:
+    """Note the arm of the client of a rank request, so that the time of its answer is counted there."""
+    scope[_ARM] = arm
+
+
+def with_edge(app: App, service: Service) -> App:
+    """Return the application behind the edge of a service.
+
+    Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
+    """
+
+    async def edge(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        arrival_s = arrival_of(scope)
+        if arrival_s is None:
+            arrival_s = service.clock()
+        request_id = _request_id(scope) or service.new_id().encode()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], (_REQUEST_ID, request_id)]
+                # Clients that keep connections open turn to another process before this one closes.
+                message["headers"] = [*headers, (b"connection", b"close")] if service.is_draining else headers
+            await send(message)
+            if _ARM in scope and message["type"] == "http.response.body" and not message.get("more_body"):
+                service.answered(scope[_ARM], arrival_s)
+
+        if scope["path"] == RANK and scope["method"] == "POST" and service.refuses(arrival_s):
+            await _refuse(send_with_headers)
+            service.metrics.refused.labels("503").inc()
+            return
+        with bound_contextvars(request_id=request_id.decode()):
+            await app(scope, receive, send_with_headers)
+
+    return edge
+
+
+def _request_id(scope: Scope) -> bytes | None:
+    for name, value in scope["headers"]:
+        if name == _REQUEST_ID:
+            return value if _VALID_ID.fullmatch(value) else None
+    return None
+
+
+async def _refuse(send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(_OVERLOADED)).encode()),
+        (b"retry-after", str(RETRY_AFTER_S).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": _OVERLOADED})

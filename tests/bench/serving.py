@@ -1,0 +1,186 @@
+"""The program of `make bench-serving`: a ranking service below and above its capacity, into docs/benchmarks/serving.md.
+
+The service is a process of its own at the default deadline, with a memory broker for its impressions. It has the first
+core, the generator and the broker the others. The capacity C is measured just before, and once more after the rounds,
+as the rate of scored answers to two clients that wait for each other's turn.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import uvloop
+
+from deploy.kafka.memory import MemoryBroker
+from serving.settings import ServingSettings
+from stream.broker.producer import Producer
+from stream.replicas import catalogue
+from tests.bench.http_load import Outcome, Pool, closed_loop, open_loop, request
+from tests.bench.report import commit, hardware
+from tests.serving.live import wait_ready
+from tests.serving.process import free_port, process
+from tests.serving.world import World, body, items
+
+_LOADS = (0.5, 1.0, 2.0, 5.0)
+_NUM_CLIENTS = 500
+_MOST_RATE = 3_000.0
+_BUSY = " Other work kept the cores busy, the generator's as well: latencies contain its delays."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Figures of one load.
+
+    Attributes:
+        load: Offered requests per second, as a multiple of the capacity.
+        offered: Requests sent per second.
+        goodput: Scored answers within the deadline, per second.
+        answers_ms: Median and 99 % quantile of the latency of answers, scored or in incoming order.
+        refusals_ms: The same of refusals with 503.
+        fallback: Share of the answers in incoming order.
+        refused: Share of the requests that were refused.
+        failed: Requests with another status, or without an answer.
+        late_ms: 99 % quantile of the generator's own delay.
+    """
+
+    load: float
+    offered: float
+    goodput: float
+    answers_ms: tuple[float, float]
+    refusals_ms: tuple[float, float]
+    fallback: float
+    refused: float
+    failed: int
+    late_ms: float
+
+
+def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, deadline_s: float) -> Row:
+    """Return the figures of one load."""
+    answers = [one for one in outcomes if one.status == 200]
+    refusals = [one for one in outcomes if one.status == 503]
+    scored = [one for one in answers if not one.fallback]
+    total = len(outcomes) + lost
+    return Row(
+        load=load,
+        offered=total / seconds,
+        goodput=sum(1 for one in scored if one.latency_s <= deadline_s) / seconds,
+        answers_ms=_quantiles([one.latency_s for one in answers]),
+        refusals_ms=_quantiles([one.latency_s for one in refusals]),
+        fallback=1 - len(scored) / max(len(answers), 1),
+        refused=len(refusals) / max(total, 1),
+        failed=total - len(answers) - len(refusals),
+        late_ms=_quantiles([one.late_s for one in outcomes])[1],
+    )
+
+
+def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
+    if not seconds:
+        return (float("nan"), float("nan"))
+    p50, p99 = np.quantile(np.array(seconds) * 1_000, [0.5, 0.99])
+    return float(p50), float(p99)
+
+
+async def _measure(port: int, seconds: float, rounds: int, deadline_s: float) -> tuple[list[float], list[Row]]:
+    pool = Pool("127.0.0.1", port)
+    requests = [
+        request(msgspec.json.encode(body(f"c-{number % _NUM_CLIENTS}", query_id=None))) for number in range(2_000)
+    ]
+    await closed_loop(pool, requests, clients=2, seconds=2.0)
+    capacities = [await closed_loop(pool, requests, clients=2, seconds=seconds)]
+    rng = np.random.default_rng(1)
+    rows = []
+    for _ in range(rounds):
+        for load in _LOADS:
+            rate = min(load * statistics.median(capacities), _MOST_RATE)
+            outcomes, lost = await open_loop(pool, requests, rate=rate, seconds=seconds, rng=rng)
+            rows.append(row(load, seconds, outcomes, lost, deadline_s))
+            reasons = Counter(one.fallback for one in outcomes)
+            print(rows[-1], dict(reasons), flush=True)  # noqa: T201 - progress of a program
+            await asyncio.sleep(1.0)
+        capacities.append(await closed_loop(pool, requests, clients=2, seconds=seconds))
+        print(f"capacity {capacities[-1]:.0f}/s", flush=True)  # noqa: T201
+    pool.close()
+    return capacities, rows
+
+
+def measure(
+    model: str, profile: str, seconds: float, rounds: int, settings: ServingSettings
+) -> tuple[list[float], list[Row]]:
+    """Return the capacities and the rows of one model."""
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        World(home).go_live("base", 1, model=model, profile=profile)
+        os.sched_setaffinity(0, cores[1:] or cores)
+        with MemoryBroker(4) as memory:
+            with Producer(memory.broker) as producer:
+                catalogue.publish(producer, items())
+            port = free_port()
+            chosen = {"deadline_ms": settings.deadline_ms}
+            with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}):
+                wait_ready(f"http://127.0.0.1:{port}")
+                found = uvloop.run(_measure(port, seconds, rounds, settings.deadline_ms / 1_000))
+    os.sched_setaffinity(0, cores)
+    return found
+
+
+def markdown(found: dict[str, tuple[list[float], list[Row]]], seconds: float, settings: ServingSettings) -> str:
+    """Return the figures as a page."""
+    machine = hardware()
+    lines = [
+        "# Serving benchmark",
+        "",
+        f"`make bench-serving`, commit {commit()}, {machine['cpu']}, {machine['cores']} cores; load average at the end"
+        f" {machine['load']}. One process on one core, deadline {settings.deadline_ms:g} ms, 30 candidates, impressions"
+        f" to a memory broker; {seconds:g} s per row. Requests arrive at Poisson times, and latency counts from the"
+        " time at which a request was due. C is the rate of scored answers to two clients that each wait for their"
+        " answer. *Goodput* counts scored answers within the deadline."
+        + (_BUSY if float(machine["load"]) > float(machine["cores"]) else ""),
+        "",
+        "| model | load | offered/s | goodput/s | goodput / C | answers p50 / p99, ms | in incoming order | refused |"
+        " refusals p50 / p99, ms | failed | generator late p99, ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, (capacities, rows) in found.items():
+        capacity = statistics.median(capacities)
+        lines += [
+            f"| {name}, C = {capacity:.0f}/s | {one.load:g} C | {one.offered:.0f} | {one.goodput:.0f} |"
+            f" {one.goodput / capacity:.2f} | {_cell(one.answers_ms)} | {100 * one.fallback:.1f} % |"
+            f" {100 * one.refused:.1f} % | {_cell(one.refusals_ms)} | {one.failed} | {one.late_ms:.1f} |"
+            for one in rows
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _cell(quantiles: tuple[float, float]) -> str:
+    return " / ".join("-" if value != value else f"{value:.1f}" for value in quantiles)
+
+
+def main() -> int:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(prog="make bench-serving")
+    parser.add_argument("--models", nargs="+", default=["armmt:tiny", "armmt:full"], help="MODEL:PROFILE")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", default=str(Path(__file__).parents[2] / "docs" / "benchmarks" / "serving.md"))
+    options = parser.parse_args()
+    settings = ServingSettings()
+    found = {}
+    for name in options.models:
+        model, _, profile = name.partition(":")
+        found[f"{model}, {profile}"] = measure(model, profile, options.seconds, options.rounds, settings)
+    Path(options.out).write_text(markdown(found, options.seconds, settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+import asyncio
+import io
+import json
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litestar.testing import TestClient
+
+from serving.http.app import create
+from serving.http.edge import with_edge
+from serving.ranking.service import Service, System
+from serving.ranking.versions import ServedVersion
+from serving.settings import ServingSettings
+from stream import logs
+from tests.serving.world import START_MS, StubScorer, World, body
+
+SETTINGS = ServingSettings(default_lineage="base", deadline_ms=30.0)
+
+
+def fail(num: int) -> Sequence[float]:
+    raise RuntimeError(f"no scores for {num} items")
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def service_at(tmp_path: Path, clock: Clock) -> Service:
+    system = System(clock=clock, now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
+    return World(tmp_path).service(SETTINGS, system=system)
+
+
+def ask(
+    service: Service,
+    arrival_s: float,
+    *,
+    path: str = "/v1/rank",
+    content: bytes = b"{",
+    sent: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Return status, headers and body of a request that arrived at `arrival_s`, and whether its body was read."""
+    found: dict[str, Any] = {"is_read": False, "body": b""}
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "state": {},
+        "extensions": {"shelfwise": {"arrival_s": arrival_s}},
+    }
+
+    async def receive() -> dict[str, Any]:
+        found["is_read"] = True
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            found["status"] = message["status"]
+            found["headers"] = dict(message["headers"])
+        else:
+            found["body"] += message.get("body", b"")
+            sent()
+
+    asyncio.run(with_edge(create(service), service)(scope, receive, send))
+    return found
+
+
+def count(service: Service, name: str, **labels: str) -> float:
+    return service.metrics.registry.get_sample_value(f"shelfwise_serving_{name}", labels) or 0.0
+
+
+def test_a_request_that_is_too_old_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
+    clock = Clock()
+    service = service_at(tmp_path, clock)
+    clock.now_s = 100.025
+    found = ask(service, 100.0)
+    assert (found["status"], found["headers"][b"retry-after"], found["is_read"]) == (503, b"1", False)
+    assert b"overloaded" in found["body"]
+    assert uuid.UUID(found["headers"][b"x-request-id"].decode()).version == 7
+    assert count(service, "refused_total", status="503") == count(service, "shed_total", answer="refusal") == 1
+
+
+def test_a_request_in_time_is_decoded(tmp_path: Path) -> None:
+    clock = Clock()
+    service = service_at(tmp_path, clock)
+    clock.now_s = 100.023
+    found = ask(service, 100.0)
+    assert (found["status"], found["is_read"]) == (400, True)
+    assert count(service, "shed_total", answer="refusal") == 0
+
+
+def test_other_routes_are_never_shed(tmp_path: Path) -> None:
+    clock = Clock()
+    service = service_at(tmp_path, clock)
+    clock.now_s = 200.0
+    assert ask(service, 100.0, path="/v1/events", content=b"[")["status"] == 400
+
+
+def test_the_latency_counts_from_the_arrival_at_the_socket_to_the_written_answer(tmp_path: Path) -> None:
+    clock = Clock()
+    service = service_at(tmp_path, clock)
+    service.versions.activate(ServedVersion(lineage="base", number=1, artifact="a" * 64, scorer=StubScorer()))
+    clock.now_s = 100.02
+
+    def sent() -> None:
+        clock.now_s = 100.025
+
+    service.start()
+    try:
+        found = ask(service, 100.0, content=json.dumps(body()).encode(), sent=sent)
+    finally:
+        service.stop()
+    assert found["status"] == 200
+    assert json.loads(found["body"])["latency_us"] == pytest.approx(20_000, abs=1)
+    assert count(service, "latency_seconds_sum", arm="none") == pytest.approx(0.025)
+    assert count(service, "latency_seconds_count", arm="none") == 1
+
+
+def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
+    service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
+    service.versions.activate(ServedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
+    root, lines = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers, root.level
+    logs.configure(logs.LoggingSettings(format="json"), lines)
+    try:
+        with TestClient(with_edge(create(service), service)) as client:
+            answer = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "r-1"})
+            other = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "no spaces"})
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+    assert (answer.headers["X-Request-ID"], answer.json()["fallback"]) == ("r-1", "error")
+    assert uuid.UUID(other.headers["X-Request-ID"]).version == 7
+    logged = [json.loads(line) for line in lines.getvalue().splitlines()]
+    failed = [line["request_id"] for line in logged if line["event"] == "a list could not be scored"]
+    assert failed == ["r-1", other.headers["X-Request-ID"]]
