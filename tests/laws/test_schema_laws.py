@@ -196,6 +196,12 @@ def put_live(world: World, lineage: Lineage, folder: Path) -> str:
     return str(number)
 
 
+def numbered(folder: Path, world: World) -> Path:
+    """Give a version the number that follows the newest one of its lineage."""
+    number = world.registry.versions(OLD.name)[-1].version + 1
+    return rewritten(folder, lambda document: document.update(version=number))
+
+
 def ask(client: httpx.Client, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a request as a shop of today sends it, and the answer over HTTP."""
     asked = body(
@@ -213,7 +219,7 @@ def test_versions_of_both_schemas_answer_beside_each_other_over_http(tmp_path: P
     (tmp_path / "checkpoints").rename(tmp_path / "checkpoints of old")
     feed(make_loop(tmp_path, world.engine), make_log(90))
     newest = {lineage.name: world.artifacts / versions(world.engine, lineage)[-1] for lineage in (OLD, LINEAGE)}
-    newest[OLD.name] = as_schema_1_wrote_it(newest[OLD.name])
+    newest[OLD.name] = numbered(as_schema_1_wrote_it(newest[OLD.name]), world)
     numbers = {
         OLD.name: put_live(world, OLD, newest[OLD.name]),
         LINEAGE.name: str(world.registry.versions(LINEAGE.name)[-1].version),
@@ -227,7 +233,7 @@ def test_versions_of_both_schemas_answer_beside_each_other_over_http(tmp_path: P
         answered = [ask(client, number) for number in range(8)]
         another = shutil.copytree(newest[OLD.name], world.artifacts / ("0" * 64))
         unknown = rewritten(another, lambda document: document.update(feature_schema="beef"))
-        put_live(world, OLD, unknown)
+        put_live(world, OLD, numbered(unknown, world))
         refused = {"lineage": OLD.name, "reason": "artifact"}
         name = "shelfwise_serving_refused_versions_total"
         wait_until(lambda: service.metrics.registry.get_sample_value(name, refused) == 1)
