@@ -234,9 +234,11 @@ def _labelled(visit: str, visit_ts: int, session: Session, example: SessionExamp
 
 def was_shuffled(session: Session) -> bool:
     """Return whether each item of the list could stand in each place with the same chance."""
+    if session.n < 2 or not session.propensity:
+        return False
     propensity = session.column("propensity")
     # One chance up to the precision of float32; `np.allclose` takes longer than building the list.
-    return session.n > 1 and propensity.size == session.n and bool((np.abs(propensity * session.n - 1) < 1e-5).all())
+    return propensity.size == session.n and bool((np.abs(propensity * session.n - 1) < 1e-5).all())
 
 
 def shuffled_alone(split: Split) -> Split:

@@ -46,14 +46,13 @@ def ranks(score_BL: Floats, mask_BL: Mask, tie_BL: Keys | None = None) -> Floats
     """
     score = np.where(mask_BL, score_BL, -np.inf)
     row, other = score[:, :, None], score[:, None, :]
-    above = np.where(other > row, 1.0, 0.0)
+    real, tied = mask_BL[:, None, :], other == row
+    rank = 1.0 + np.count_nonzero((other > row) & real, axis=2)
     if tie_BL is None:
-        above += np.where(other == row, 0.5, 0.0)
+        # Of the average rank, an item's tie with itself is taken off.
+        rank += np.count_nonzero(tied & real, axis=2) / 2 - 0.5
     else:
-        above += np.where((other == row) & (tie_BL[:, None, :] < tie_BL[:, :, None]), 1.0, 0.0)
-    above *= mask_BL[:, None, :]
-    # Of the average rank, an item's tie with itself is taken off.
-    rank = above.sum(axis=2) + (0.5 if tie_BL is None else 1.0)
+        rank += np.count_nonzero(tied & (tie_BL[:, None, :] < tie_BL[:, :, None]) & real, axis=2)
     return np.where(mask_BL, rank, 0.0)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from stream.errors import ArtifactError
 from trainer.features import sightings
 from trainer.features.collate import TABLES, Batch
+from trainer.features.distinct import distinct
 from trainer.features.hash_index import Hashes, HashIndex
 from trainer.features.sightings import Counts, Seconds
 from trainer.features.waiting_ids import WaitingIds
@@ -90,7 +91,8 @@ class IdMap:
     def observe(self, ids: Hashes) -> None:
         """Count one sighting of each id, the empty string left out."""
         slots = self.lookup(ids)
-        known, seen = np.unique(slots[slots >= FIRST_SLOT], return_counts=True)
+        known, number = distinct(slots[slots >= FIRST_SLOT])
+        seen = np.bincount(number)
         self._counts[known] = sightings.add(
             self._counts[known], self._seen_s[known], seen, self._now_s, self.half_life_s
         )

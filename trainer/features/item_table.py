@@ -89,7 +89,7 @@ class ItemTable:
             record, row = get(item_id), known.get(item_id, -1)
             if row < 0 or records[row] is not record:
                 self._put(item_id, row, record)
-        return np.array([known[item_id] for item_id in item_ids], np.int64)
+        return np.fromiter(map(known.__getitem__, item_ids), np.int64, len(item_ids))
 
     def _put(self, item_id: str, row: int, record: Item | None) -> None:
         """Set the columns of an item; a row below 0 asks for a new one."""

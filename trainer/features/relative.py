@@ -28,20 +28,31 @@ def average_ranks(values_BnF: Array, mask_Bn: Mask) -> Array:
     >>> average_ranks(values, np.array([[True, True, True, False]]))[0, :3].tolist()
     [[2.5], [1.0], [2.5]]
     """
-    # Items last, so that each column is sorted along memory; padding is larger than everything.
-    values = np.where(mask_Bn[:, :, None], values_BnF, np.float32(np.inf)).transpose(0, 2, 1).copy()
-    order = values.argsort(axis=2)
-    ordered = np.take_along_axis(values, order, axis=2)
-    place = np.arange(values.shape[2])
-    is_first = np.ones(values.shape, dtype=np.bool_)
-    is_first[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    is_last = np.ones(values.shape, dtype=np.bool_)
-    is_last[..., :-1] = is_first[..., 1:]
-    first = np.maximum.accumulate(np.where(is_first, place, 0), axis=2)
-    last = np.minimum.accumulate(np.where(is_last, place, len(place))[..., ::-1], axis=2)[..., ::-1]
-    ranks = np.empty(values.shape, dtype=np.float32)
-    np.put_along_axis(ranks, order, ((first + last) / 2 + 1).astype(np.float32), axis=2)
+    _, ranks = _sorted_and_ranked(_columns(values_BnF, mask_Bn))
     return ranks.transpose(0, 2, 1)
+
+
+def _columns(values_BnF: Array, mask_Bn: Mask) -> Array:
+    """Return the columns of the lists, each along memory: (B, F, n); padding is larger than everything."""
+    return np.ascontiguousarray(np.where(mask_Bn[:, :, None], values_BnF, np.float32(np.inf)).transpose(0, 2, 1))
+
+
+def _sorted_and_ranked(columns_BFn: Array) -> tuple[Array, Array]:
+    """Return the columns sorted, and the average rank of each value; (B, F, n) both."""
+    num_lists, num_columns, num = columns_BFn.shape
+    rows = columns_BFn.reshape(num_lists * num_columns, num)
+    start = num * np.arange(len(rows))[:, None]
+    place = rows.argsort(axis=1) + start
+    ordered = rows.ravel()[place]
+    is_first = np.ones(rows.shape, dtype=np.bool_)
+    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # Equal values, and what stands before them in all columns: their ranks if all columns were one.
+    first = np.flatnonzero(is_first)
+    size = np.diff(first, append=rows.size)
+    ranks = np.empty(rows.shape)
+    ranks.ravel()[place.ravel()] = np.repeat(first + (size + 1) / 2, size)
+    ranks -= start
+    return ordered.reshape(columns_BFn.shape), ranks.astype(np.float32).reshape(columns_BFn.shape)
 
 
 def relative(items_BnF: Array, mask_Bn: Mask) -> Array:
@@ -50,19 +61,18 @@ def relative(items_BnF: Array, mask_Bn: Mask) -> Array:
     Shapes: (B, n, len(ITEM_COLUMNS)) to (B, n, 3 x len(NUMERIC_COLUMNS)), three columns per number.
     Guarantees: a flat column gives min-max 0; the order of rows plays no part, and neither does padding.
     """
-    values, real = items_BnF[:, :, _NUMERIC], mask_Bn[:, :, None]
+    values = _columns(items_BnF[:, :, _NUMERIC], mask_Bn)
+    ordered, ranks = _sorted_and_ranked(values)
     size = mask_Bn.sum(axis=1)[:, None, None]
-    padded = np.where(real, values, np.float32(np.inf))
-    low = padded.min(axis=1, keepdims=True, initial=np.inf)
-    spread = np.where(real, values, np.float32(-np.inf)).max(axis=1, keepdims=True, initial=-np.inf) - low
+    low = ordered[:, :, :1]
+    spread = np.take_along_axis(ordered, size - 1, axis=2) - low
     minmax = (values - low) / np.where(spread > 0, spread, np.float32(1))
-    # The sum is taken over sorted values: float addition depends on the order, and the order of rows must not matter.
-    ordered = np.sort(padded, axis=1)
-    total = np.where(real, ordered, np.float32(0)).sum(axis=1, keepdims=True)
+    # The sum is taken over sorted values, one after the other: float addition depends on the order, and neither the
+    # order of rows nor padding must matter.
+    total = np.where(mask_Bn[:, None, :], ordered, np.float32(0)).transpose(2, 0, 1).copy().sum(axis=0)[:, :, None]
     centred = values - (total / size).astype(np.float32)
-    ranks = (average_ranks(values, mask_Bn) / size).astype(np.float32)
-    stacked = np.stack([minmax, ranks, centred], axis=3)
-    return stacked.reshape(*mask_Bn.shape, 3 * len(_NUMERIC))
+    stacked = np.stack([minmax, (ranks / size).astype(np.float32), centred], axis=2)
+    return stacked.transpose(0, 3, 1, 2).reshape(*mask_Bn.shape, 3 * len(_NUMERIC))
 
 
 def neighbour_prices(items_BnF: Array, mask_Bn: Mask) -> Array:

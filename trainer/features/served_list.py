@@ -201,7 +201,12 @@ def _columns(
     sessions, labels = [every[number] for number in logged], [every_label[number] for number in logged]
     cand = Ragged.of_sizes([session.n for session in sessions])
     scores = [_score(session) for session in sessions]
-    contexts, none = [context for _, context in logged.values()], Labels.none(0)
+    contexts = [context for _, context in logged.values()]
+    clicked, in_cart, ordered, gross = (
+        _read(name, *[getattr(session, name) for session in sessions])
+        for name in ("clicks", "carts", "orders", "gross_minor")
+    )
+    conv = _conv(labels, cand)
     return ServedLists(
         query_id=[session.query_id for session in sessions],
         session_id=[session.session_id for session in sessions],
@@ -218,15 +223,23 @@ def _columns(
         hist_action=_read("hist_action", *[session.hist_action for session in sessions]).astype(np.int64),
         hist_age_s=_read("hist_age_s", *[session.hist_age_s for session in sessions]),
         category=[session.query_category for session in sessions],
-        click=np.concatenate([none.click, *(own.click for own in labels)]),
-        conv=np.concatenate([none.conv, *(own.conv for own in labels)]),
-        money=np.concatenate([none.money, *(own.money for own in labels)]),
+        click=((clicked | in_cart | ordered) > 0).astype(np.float32),
+        conv=conv.astype(np.float32),
+        money=np.where(conv, gross, 0).astype(np.float64),
         click_weight=[own.click_weight for own in labels],
         position=_positions(sessions, cand),
         latency_ms=[session.latency_us / 1_000 for session in sessions],
         served_by=[None if own is None else session.lineage for own, session in zip(scores, sessions, strict=True)],
         served_score=scores,
     )
+
+
+def _conv(labels: Sequence[Labels], cand: Ragged) -> NDArray[np.bool_]:
+    conv = np.zeros(len(cand.of), np.bool_)
+    for number, own in enumerate(labels):
+        if own.conv.size:
+            conv[cand.cuts[number] : cand.cuts[number + 1]] = own.conv
+    return conv
 
 
 def _read(name: str, *parts: bytes) -> NDArray[Any]:

@@ -5,7 +5,7 @@ Source: docs/training.md, "From sessions to batches".
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Intake:
             if self.known_until_ts is not None and placed.key.watermark_ts <= self.known_until_ts:
                 left_out["known"] += 1
                 continue
-            if session.revision > 0 and not labels.conv.any():
+            if session.revision > 0 and not labels.conv.size:
                 left_out["without_label"] += 1
                 continue
             self.pending.append(PendingSession(session, labels))
@@ -81,13 +81,13 @@ class Intake:
     def _new_labels(self, session: Session, watermark_ts: int) -> Labels:
         """Return the labels of this revision without the purchases that were trained before."""
         labels = stream_labels(session)
-        if not labels.conv.any():
+        if not labels.conv.size:
             return labels
         conv = labels.conv.copy()
         for row in np.flatnonzero(conv):
             item_key = f"{session.query_id}\0{session.item_id[row]}".encode()
-            conv[row] = float(self._converted.add(item_key, watermark_ts))
-        return _only(labels, conv)
+            conv[row] = self._converted.add(item_key, watermark_ts)
+        return labels.only(conv)
 
     def to_files(self) -> dict[str, Tensors]:
         """Return the arrays of a checkpoint."""
@@ -108,19 +108,18 @@ class Intake:
         self.pending = _unpack(files["pending"])
 
 
-def _only(labels: Labels, conv: NDArray[np.float32]) -> Labels:
-    """Return the labels with these purchases and no others."""
-    return replace(labels, conv=conv, money=np.where(conv > 0, labels.money, 0))
-
-
 def _pack(pending: Sequence[PendingSession]) -> Tensors:
     """Return waiting sessions as arrays: their records end to end, and the purchases that each will train."""
     records = [encode(one.session) for one in pending]
     return {
         "records": np.frombuffer(b"".join(records), np.uint8),
         "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
-        "conv": np.concatenate([np.zeros(0, np.float32), *(one.labels.conv for one in pending)]),
+        "conv": np.concatenate([np.zeros(0, np.float32), *map(_flags, pending)]),
     }
+
+
+def _flags(one: PendingSession) -> NDArray[np.float32]:
+    return one.labels.conv.astype(np.float32) if one.labels.conv.size else np.zeros(one.session.n, np.float32)
 
 
 def _unpack(arrays: Tensors) -> list[PendingSession]:
@@ -129,7 +128,7 @@ def _unpack(arrays: Tensors) -> list[PendingSession]:
     Raises:
         ArtifactError: If they do not decode.
     """
-    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.float32)
+    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.bool_)
     found: list[PendingSession] = []
     start = row = 0
     for end in arrays["ends"].tolist():
@@ -138,6 +137,6 @@ def _unpack(arrays: Tensors) -> list[PendingSession]:
         except SchemaError as error:
             raise ArtifactError(f"checkpoint: waiting session {len(found)}: {error}") from error
         assert isinstance(session, Session), "only sessions wait"
-        found.append(PendingSession(session, _only(stream_labels(session), conv[row : row + session.n])))
+        found.append(PendingSession(session, stream_labels(session).only(conv[row : row + session.n])))
         start, row = end, row + session.n
     return found

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from stream.errors import ArtifactError, ShelfwiseError
 from trainer.configs import LearningSettings
@@ -230,10 +231,9 @@ class Learner:
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
         outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, self._dropout())
-        leaves = [*self._dense.values(), *rows.values()]
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
-        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients if gradient is not None]
-        norm_on_device = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros_like(loss)]))
+        gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True) if loss.requires_grad else ()
+        by_name = {name: own for name, own in zip(weights, gradients, strict=False) if own is not None}
+        norm_on_device = get_total_norm([*by_name.values()] or [torch.zeros_like(loss)])
         # One read of the device decides whether the step is taken; each further one would wait for it again.
         total, norm, *values = torch.stack([loss.detach(), norm_on_device, *parts.values()]).tolist()
         losses = dict(zip(parts, values, strict=True))
@@ -246,10 +246,10 @@ class Learner:
         labelled = is_label(arrays)
         self.labels.add(np.ones(np.count_nonzero(labelled)) if by_label is None else by_label[labelled])
         scale = min(1.0, self.learning.clip_norm / max(norm, 1e-12))
-        by_leaf = dict(zip((id(leaf) for leaf in leaves), gradients, strict=False))
-        for weight in self._dense.values():
-            gradient = by_leaf.get(id(weight))
-            weight.grad = None if gradient is None else gradient * scale
+        if scale < 1:
+            by_name = {name: gradient * scale for name, gradient in by_name.items()}
+        for name, weight in self._dense.items():
+            weight.grad = by_name.get(name)
         if not norm:
             # Nothing is learned from a batch without a label, so momentum must not move the weights either.
             return losses, True
@@ -257,10 +257,10 @@ class Learner:
         self.num_steps += 1
         self._dense_optimizer.step(rate)
         with torch.no_grad():
-            for table, own in rows.items():
-                gradient = by_leaf.get(id(own))
+            for table, slots_in_order in touched.items():
+                gradient = by_name.get(f"rows.{table}")
                 if gradient is not None:
-                    self._row_optimizer.step(table, touched[table], gradient[: len(touched[table])] * scale, rate)
+                    self._row_optimizer.step(table, slots_in_order, gradient[: len(slots_in_order)], rate)
         return losses, True
 
     def _dropout(self) -> Dropout | None:

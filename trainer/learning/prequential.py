@@ -60,6 +60,8 @@ class Prequential:
             self._add("incoming", -batch.cand_rank.astype(np.float64), batch, own)
 
     def _add(self, series: str, score: Floats, batch: Batch, rows: NDArray[np.bool_]) -> None:
+        if not rows.any():
+            return
         mask = batch.cand_mask[rows]
         average = ranks(score[rows], mask)
         for label, values in (("click", batch.click), ("order", batch.conv)):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.features import TABLES, Batch
+from trainer.features.distinct import distinct
 
 
 def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]]]:
@@ -24,7 +25,7 @@ def gather_unique_rows(batch: Batch) -> tuple[Batch, dict[str, NDArray[np.int64]
         parts = [np.zeros(1, np.int64), cand[..., kind].ravel(), hist[..., kind].ravel()]
         if table == "category":
             parts += [category, path.ravel()]
-        slots, numbers = np.unique(np.concatenate(parts), return_inverse=True)
+        slots, numbers = distinct(np.concatenate(parts))
         touched[table] = slots
         split = np.split(numbers, np.cumsum([part.size for part in parts])[:-1])
         cand[..., kind] = split[1].reshape(cand.shape[:-1])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stream.schemas.events import PRODUCT, Item
 from stream.schemas.session import ACTION_CODES, Session
-from trainer.features import CatalogueLike, SessionExample, stream_labels
+from trainer.features import CatalogueLike, SessionExample
 from trainer.features.categories import Path, covers, nodes
 from trainer.features.hash_index import hash_pairs
 from trainer.features.schema import (
@@ -74,7 +74,11 @@ def _build(
     catalogue: CatalogueLike,
 ) -> SessionExample:
     item_ids, rank_in, category = session.item_id, session.column("rank_in").astype(np.int64), session.query_category
-    labels = stream_labels(session)
+    clicks, carts, orders = (session.column(name) for name in ("clicks", "carts", "orders"))
+    new = np.full(session.n, session.revision == 0)
+    if session.reason == "conversion":
+        new[session.column("changed")] = True
+    conv = (orders > 0) & new
     logged = session.column("position").astype(np.int32)
     position = logged + np.int32(logged.min() == 0) if logged.size else np.arange(1, session.n + 1, dtype=np.int32)
     score = session.column("score")
@@ -135,10 +139,10 @@ def _build(
         path=_query_path(query, query_category, paths, leaves, is_given=bool(category))[-PATH_MAX:],
         num_behaviours=len(behaviours.item),
         num_matching=len(behaviours.item) if is_unknown else len(matching),
-        click=labels.click[index],
-        conv=labels.conv[index],
-        money=labels.money[index],
-        click_weight=labels.click_weight,
+        click=((clicks > 0) | (carts > 0) | (orders > 0)).astype(np.float32)[index],
+        conv=conv.astype(np.float32)[index],
+        money=(conv * session.column("gross_minor")).astype(np.float64)[index],
+        click_weight=1.0 if session.revision == 0 else 0.0,
         position=position[index],
         latency_ms=session.latency_us / 1_000,
         served_by=session.lineage if has_score else None,

@@ -277,7 +277,7 @@ def assert_equal(ours: SessionExample, theirs: SessionExample) -> None:
 
 PECULIARITIES = (
     *("a category", "equal ranks", "an unknown item", "an item twice", "behaviours of its own", "parts"),
-    *("a score", "schema 1", "no vector of the query"),
+    *("a score", "schema 1", "no vector of the query", "a later revision"),
 )
 
 
@@ -304,6 +304,10 @@ def peculiar(seed: int, traits: Set[str], *, n: int | None = None, depth: int | 
     if "a score" in traits:
         session.lineage, session.version = "armmt", "3"
         session.score = rng.normal(size=session.n).astype("<f4").tobytes()
+    if "a later revision" in traits:
+        session.revision, session.reason = 1, ["conversion", "refund"][seed % 2]
+        session.orders = np.ones(session.n, "<u2").tobytes()
+        session.changed = np.array([session.n - 1], "<u2").tobytes()
     if "no vector of the query" in traits:
         session.context_f16 = session.context_f16[: 2 * len(SCHEMAS[2].context)]
     return of_schema_1(session) if "schema 1" in traits else session
@@ -341,7 +345,7 @@ def test_any_lists_equal_those_of_plain_loops(drawn: list[tuple[int, set[str], i
 def test_batches_of_lists_built_together_equal_those_of_plain_loops() -> None:
     every = [
         peculiar(seed, {trait for row, trait in enumerate(PECULIARITIES) if seed >> row & 1})
-        for seed in range(1, 2 ** len(PECULIARITIES), 9)
+        for seed in range(1, 2 ** len(PECULIARITIES), 17)
     ]
     expected = assert_built_as_by_plain_loops(every)
     together, _ = ExampleBuilder(KNOWN).from_sessions(every)
