@@ -15,6 +15,7 @@ GROUPS = {
     "kafka": "Start the local Kafka and create the topics.",
     "stream": "Join, produce, replay, check and export events.",
     "trainer": "Train lineages and list their versions.",
+    "rollout": "Gate, canary, promote and roll back versions.",
     "serving": "Run the ranking service.",
     "abtest": "Create experiments, store their facts and report results.",
     "db": "Upgrade and check the schema of the database.",
@@ -35,7 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 120},
     help="Close the loop of e-commerce search re-ranking: join events, train, roll out, experiment.",
-    epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failure, 2 usage or configuration, 3 health check failed or evidence missing, "
+    "4 guardrail breached, 130 interrupted.",
 )
 
 

@@ -52,6 +52,7 @@ class Exit(IntEnum):
     FAILURE = 1
     USAGE = 2
     HEALTH = 3
+    GUARDRAIL = 4
     INTERRUPTED = 130
 
 

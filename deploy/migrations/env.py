@@ -4,10 +4,11 @@ from alembic import context
 from sqlalchemy import Connection
 
 import abtest.tables
+import trainer.rollout.tables
 import trainer.versions.tables
 from stream.db import metadata
 
-_REGISTERED = (abtest.tables.experiments, trainer.versions.tables.versions)
+_REGISTERED = (abtest.tables.experiments, trainer.rollout.tables.servers, trainer.versions.tables.versions)
 
 connection: Connection = context.config.attributes["connection"]
 context.configure(

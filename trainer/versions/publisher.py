@@ -61,7 +61,9 @@ class Publisher:
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
 
     def register(self, sha256: str) -> bool:
-        """Make the version at `sha256` live, then delete versions beyond the retention.
+        """Verify the version at `sha256` and make it live, then delete versions beyond the retention.
+
+        Where versions go live by gates, or the lineage is locked, it stays verified.
 
         Returns whether it verified, now or in an earlier call.
 
@@ -75,7 +77,7 @@ class Publisher:
         status = self._status(number)
         if status is None:
             self._failpoint("before_row")
-            self._registry.publish(
+            status = self._registry.publish(
                 self.lineage,
                 number,
                 sha256,
@@ -86,7 +88,6 @@ class Publisher:
                 self._now_ms(),
             )
             self._failpoint("after_row")
-            status = "published"
         if status == "published":
             try:
                 worst = artifact.verify_golden(artifact.load(self.folder, sha256))
@@ -97,8 +98,9 @@ class Publisher:
             self._registry.advance(self.lineage, number, self.term, "verified", why, self._now_ms())
             self._failpoint("after_verified")
             status = "verified"
-        if status == "verified":
-            self._registry.advance(self.lineage, number, self.term, "live", "checks passed", self._now_ms())
+        if status == "verified" and self._registry.advance(
+            self.lineage, number, self.term, "live", "checks passed", self._now_ms()
+        ):
             self._failpoint("after_live")
             status = "live"
         if status == "live":

@@ -9,13 +9,14 @@ Source: docs/training.md.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, insert, literal, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, insert, literal, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import JSON, BigInteger, Integer, String
 
 from stream import db
 from stream.errors import ConfigError, FencedError, StoreError
 from stream.schemas.names import check_name
+from trainer.rollout import policy as policies
 from trainer.versions.tables import leases, lineages, rollout_events, versions
 
 
@@ -79,7 +80,7 @@ class Registry:
             with db.transaction(self._engine) as connection:
                 if _lineage_row(connection, name) is None:
                     connection.execute(insert(lineages).values(**wanted, status="draft", row_version=1))
-                    connection.execute(insert(leases).values(lineage=name, holder="", term=0, expires_ts=0))
+                    connection.execute(insert(leases).values(name=name, holder="", term=0, expires_ts=0))
         except StoreError as error:
             # Another process created it in between: compared below like any other.
             if not isinstance(error.__cause__, IntegrityError):
@@ -109,10 +110,10 @@ class Registry:
         with db.transaction(self._engine) as connection:
             changed = connection.execute(
                 update(leases)
-                .where(leases.c.lineage == lineage, free)
+                .where(leases.c.name == lineage, free)
                 .values(holder=holder, term=leases.c.term + 1, expires_ts=now_ms + ttl_ms)
             )
-            row = connection.execute(select(leases).where(leases.c.lineage == lineage)).one_or_none()
+            row = connection.execute(select(leases).where(leases.c.name == lineage)).one_or_none()
         if row is None:
             raise FencedError(f"lineage {lineage} has no lease row: call ensure_lineage first")
         if changed.rowcount != 1:
@@ -128,9 +129,7 @@ class Registry:
         """
         with db.transaction(self._engine) as connection:
             changed = connection.execute(
-                update(leases)
-                .where(leases.c.lineage == lineage, leases.c.term == term)
-                .values(expires_ts=now_ms + ttl_ms)
+                update(leases).where(leases.c.name == lineage, leases.c.term == term).values(expires_ts=now_ms + ttl_ms)
             )
         if changed.rowcount != 1:
             raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
@@ -145,14 +144,21 @@ class Registry:
         metrics: Mapping[str, object],
         offsets: Mapping[str, int],
         published_ts: int,
-    ) -> None:
-        """Insert a version as `published`, in one statement that compares the lease term and the newest number.
+    ) -> str:
+        """Insert a version, in one statement that compares the lease term and the newest number; return its status.
+
+        It is `published`, or `quarantined` if its parent is quarantined or was rolled back.
 
         Raises:
             FencedError: If the term is stale or the number does not rise.
             StoreError: If the database is unreachable or refused.
         """
         newer = select(versions.c.version).where(versions.c.lineage == lineage, versions.c.version >= version)
+        bad_parent = select(versions.c.version).where(
+            versions.c.lineage == lineage,
+            versions.c.artifact == parent,
+            versions.c.status.in_(("quarantined", "rolled_back")),
+        )
         # The lock makes PostgreSQL re-read the term after a take-over that commits meanwhile; SQLite has one writer.
         source = (
             select(
@@ -161,46 +167,56 @@ class Registry:
                 literal(artifact, String),
                 literal(parent, String),
                 leases.c.term,
-                literal("published", String),
+                case((bad_parent.exists(), "quarantined"), else_="published"),
                 literal(dict(metrics), JSON),
                 literal(dict(offsets), JSON),
                 literal(published_ts, BigInteger),
                 literal(1, Integer),
             )
-            .where(leases.c.lineage == lineage, leases.c.term == term, ~newer.exists())
+            .where(leases.c.name == lineage, leases.c.term == term, ~newer.exists())
             .with_for_update(of=leases)
         )
-        columns = [column.name for column in versions.columns]
+        # The other columns are set by moves.
+        columns = [column.name for column in versions.columns if not column.name.startswith(("live_", "canary_"))]
         with db.transaction(self._engine) as connection:
-            statement = insert(versions).from_select(columns, source).returning(versions.c.version)
-            if connection.execute(statement).scalar_one_or_none() is None:
+            statement = insert(versions).from_select(columns, source).returning(versions.c.status)
+            status = connection.execute(statement).scalar_one_or_none()
+            if status is None:
                 raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
-            _log(connection, lineage, version, None, "published", f"term {term}", "artifact written", published_ts)
+            why = "artifact written" if status == "published" else "its parent is quarantined or was rolled back"
+            _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)
+        return str(status)
 
-    def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> None:
+    def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.
+
+        Returns:
+            False if the version stays verified, because the lineage's versions go live by gates, or none may.
 
         Raises:
             FencedError: If the term is stale or the version is not in a status that leads there.
             StoreError: If the database is unreachable or refused.
         """
         from_status = {"verified": "published", "rejected": "published", "live": "verified"}[to_status]
-        who = f"term {term}"
+        actor = f"trainer, term {term}"
         with db.transaction(self._engine) as connection:
             _check_term(connection, lineage, term)
+            if to_status == "live" and not _is_direct(connection, lineage):
+                return False
             if to_status == "live":
                 former = connection.execute(
                     select(versions.c.version).where(versions.c.lineage == lineage, versions.c.status == "live")
                 ).scalars()
                 for number in list(former):
-                    _move(connection, lineage, number, "live", "superseded")
-                    _log(connection, lineage, number, "live", "superseded", who, f"by version {version}", now_ms)
-            if not _move(connection, lineage, version, from_status, to_status):
+                    _move(connection, lineage, number, "live", "superseded", now_ms)
+                    _log(connection, lineage, number, "live", "superseded", actor, f"by version {version}", now_ms)
+            if not _move(connection, lineage, version, from_status, to_status, now_ms):
                 raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
-            _log(connection, lineage, version, from_status, to_status, who, why, now_ms)
+            _log(connection, lineage, version, from_status, to_status, actor, why, now_ms)
+        return True
 
     def kept(self, lineage: str, keep: int) -> list[Version]:
-        """Return the versions that stay for their own sake, oldest first: the newest `keep` and a live one."""
+        """Return the versions that stay for their own sake, oldest first: the newest `keep`, and what may serve."""
         statement = select(versions).where(versions.c.lineage == lineage, _is_kept(lineage, keep))
         with db.read(self._engine) as connection:
             return [_version(row) for row in connection.execute(statement.order_by(versions.c.version))]
@@ -208,7 +224,8 @@ class Registry:
     def retire(self, lineage: str, keep: int, term: int, now_ms: int, needed: Collection[str] = ()) -> list[Version]:
         """Move all but the newest `keep` versions to `retired` and return those that moved, oldest first.
 
-        A live version, the newest one, and those whose address is in `needed` always stay.
+        The newest one, those that serving has or may be told to go back to, and those whose address is in `needed`
+        always stay.
 
         Raises:
             FencedError: If the term is stale.
@@ -224,29 +241,34 @@ class Registry:
             _check_term(connection, lineage, term)
             retired = [_version(row) for row in connection.execute(statement)]
             for version in retired:
-                _move(connection, lineage, version.version, version.status, "retired")
-                why = f"beyond the newest {keep}"
-                _log(connection, lineage, version.version, version.status, "retired", f"term {term}", why, now_ms)
+                _move(connection, lineage, version.version, version.status, "retired", now_ms)
+                actor, why = f"trainer, term {term}", f"beyond the newest {keep}"
+                _log(connection, lineage, version.version, version.status, "retired", actor, why, now_ms)
         return retired
 
     def live(self, lineage: str) -> Version | None:
-        """Return the newest version with status live."""
-        statement = select(versions).where(versions.c.lineage == lineage, versions.c.status == "live")
+        """Return the live version; None also if the lineage is killed."""
+        alive = select(lineages.c.name).where(lineages.c.name == lineage, lineages.c.killed.is_(None))
+        statement = select(versions).where(versions.c.lineage.in_(alive), versions.c.status == "live")
         with db.read(self._engine) as connection:
             row = connection.execute(statement.order_by(versions.c.version.desc()).limit(1)).one_or_none()
         return None if row is None else _version(row)
 
     def servable(self, names: Collection[str], num_former: int) -> dict[str, list[Version]]:
-        """Return the live version of each named lineage that has one, followed by former ones, newest first.
+        """Return the live version of each named lineage that has one, followed by those that were live before.
+
+        The one that was live last comes first. A lineage that is killed has none.
 
         Args:
             names: Lineages.
             num_former: Most superseded versions of a lineage.
         """
+        killed = select(lineages.c.name).where(lineages.c.killed.is_not(None))
         statement = (
             select(versions)
-            .where(versions.c.lineage.in_(names), versions.c.status.in_(("live", "superseded")))
-            .order_by(versions.c.version.desc())
+            .where(versions.c.lineage.in_(names), versions.c.lineage.not_in(killed))
+            .where(versions.c.status.in_(("live", "superseded")), versions.c.live_since.is_not(None))
+            .order_by(versions.c.live_since.desc(), versions.c.version.desc())
         )
         with db.read(self._engine) as connection:
             rows = [_version(row) for row in connection.execute(statement)]
@@ -282,21 +304,41 @@ def _version(row: "Row[tuple[object, ...]]") -> Version:
 def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
     numbers = select(versions.c.version).where(versions.c.lineage == lineage)
     newest = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
-    return or_(versions.c.status == "live", versions.c.version.in_(newest))
+    return or_(versions.c.status.in_(("live", "canary")), versions.c.version.in_(newest), _may_return(lineage))
 
 
 def _check_term(connection: Connection, lineage: str, term: int) -> None:
     """Refuse a stale term, and keep the lease row locked until the transaction ends."""
-    holds = select(leases.c.term).where(leases.c.lineage == lineage, leases.c.term == term).with_for_update()
+    holds = select(leases.c.term).where(leases.c.name == lineage, leases.c.term == term).with_for_update()
     if connection.execute(holds).one_or_none() is None:
         raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
 
 
-def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str) -> bool:
+def _is_direct(connection: Connection, lineage: str) -> bool:
+    """Return whether the trainer itself may put versions live."""
+    row = connection.execute(select(lineages).where(lineages.c.name == lineage)).one()
+    is_locked = row.pinned is not None or row.frozen is not None or row.killed is not None
+    return not is_locked and policies.of(row.policy).mode == "direct"
+
+
+def _may_return(lineage: str) -> ColumnElement[bool]:
+    """Return the condition of the versions that serving goes back to: a pinned one and the former one."""
+    former = (
+        select(versions.c.version)
+        .where(versions.c.lineage == lineage, versions.c.status == "superseded", versions.c.live_since.is_not(None))
+        .order_by(versions.c.live_since.desc(), versions.c.version.desc())
+        .limit(1)
+    )
+    pinned = select(lineages.c.pinned).where(lineages.c.name == lineage, lineages.c.pinned.is_not(None))
+    return or_(versions.c.version.in_(former), versions.c.version.in_(pinned))
+
+
+def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str, now_ms: int) -> bool:
+    values = {"live_since": now_ms} if to_status == "live" else {}
     changed = connection.execute(
         update(versions)
         .where(versions.c.lineage == lineage, versions.c.version == version, versions.c.status == from_status)
-        .values(status=to_status, row_version=versions.c.row_version + 1)
+        .values(status=to_status, row_version=versions.c.row_version + 1, **values)
     )
     return changed.rowcount == 1
 
@@ -307,7 +349,7 @@ def _log(
     version: int,
     from_status: str | None,
     to_status: str,
-    who: str,
+    actor: str,
     why: str,
     now_ms: int,
 ) -> None:
@@ -317,9 +359,11 @@ def _log(
             version=version,
             from_status=from_status,
             to_status=to_status,
-            who=who,
+            actor=actor,
             why=why,
             evidence={},
             event_ts=now_ms,
+            before={"versions": {str(version): from_status}},
+            after={"versions": {str(version): to_status}},
         )
     )

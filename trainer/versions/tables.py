@@ -3,7 +3,7 @@
 Source: docs/training.md.
 """
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, Integer, String, Table, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Index, Integer, String, Table, UniqueConstraint
 
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
@@ -21,12 +21,20 @@ lineages = Table(
     Column("data_policy", String(16), nullable=False),
     Column("status", String(16), nullable=False),
     Column("row_version", Integer, nullable=False),
+    # Values that differ from the defaults of trainer.rollout.policy.
+    Column("policy", JSON(none_as_null=True), nullable=True),
+    Column("pinned", BigInteger, nullable=True),
+    Column("frozen", String(255), nullable=True),
+    Column("killed", String(255), nullable=True),
+    Column("rewind_to", BigInteger, nullable=True),
+    Column("rewind_mode", String(8), nullable=True),
 )
 
+# The name is that of a lineage, or another one that no lineage can have.
 leases = Table(
     "leases",
     metadata,
-    Column("lineage", ForeignKey("lineages.name"), primary_key=True),
+    Column("name", String(NAME_LENGTH), primary_key=True),
     Column("holder", String(255), nullable=False),
     Column("term", BigInteger, nullable=False),
     Column("expires_ts", BigInteger, nullable=False),
@@ -45,16 +53,20 @@ versions = Table(
     Column("offsets", JSON, nullable=False),
     Column("published_ts", BigInteger, nullable=False),
     Column("row_version", Integer, nullable=False),
+    Column("live_since", BigInteger, nullable=True),
+    Column("canary_share", Float, nullable=True),
+    Column("canary_since", BigInteger, nullable=True),
     UniqueConstraint("lineage", "artifact"),
 )
 
-Index(
-    "ix_versions_one_live",
-    versions.c.lineage,
-    unique=True,
-    sqlite_where=versions.c.status == "live",
-    postgresql_where=versions.c.status == "live",
-)
+for _only in ("live", "canary"):
+    Index(
+        f"ix_versions_one_{_only}",
+        versions.c.lineage,
+        unique=True,
+        sqlite_where=versions.c.status == _only,
+        postgresql_where=versions.c.status == _only,
+    )
 
 rollout_events = Table(
     "rollout_events",
@@ -64,8 +76,13 @@ rollout_events = Table(
     Column("version", BigInteger, nullable=True),
     Column("from_status", String(16), nullable=True),
     Column("to_status", String(16), nullable=False),
-    Column("who", String(255), nullable=False),
+    Column("actor", String(255), nullable=False),
     Column("why", String(255), nullable=False),
     Column("evidence", JSON, nullable=False),
     Column("event_ts", BigInteger, nullable=False),
+    Column("command", String(16), nullable=True),
+    # A repeated command finds its event by the id of the request.
+    Column("request_id", String(64), nullable=True, unique=True, index=True),
+    Column("before", JSON(none_as_null=True), nullable=True),
+    Column("after", JSON(none_as_null=True), nullable=True),
 )

@@ -10,7 +10,7 @@ from deploy.migrations import upgrade
 from deploy.migrations.revision import configuration, open_database, revision
 from stream import db
 from stream.errors import ConfigError, StoreError
-from tests.deploy.migrations.conftest import set_revision
+from tests.deploy.migrations.conftest import HEAD, set_revision
 from tests.harness.silent_server import silent_server
 
 
@@ -23,8 +23,8 @@ def context(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Contex
 
 @pytest.fixture
 def grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this program need a revision after the only one that exists."""
-    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _scripts: "0002")
+    """Let this program need a revision after those that exist."""
+    monkeypatch.setattr(ScriptDirectory, "get_current_head", lambda _scripts: "9998")
 
 
 def test_a_database_at_head_is_opened(url: str, context: Context) -> None:
@@ -35,21 +35,21 @@ def test_a_database_at_head_is_opened(url: str, context: Context) -> None:
 
 
 def test_a_database_without_schema_is_refused_with_the_command_that_makes_it(url: str, context: Context) -> None:
-    with pytest.raises(ConfigError, match=r"no schema, revision 0001 is needed; run: shelfwise db upgrade$"):
+    with pytest.raises(ConfigError, match=rf"no schema, revision {HEAD} is needed; run: shelfwise db upgrade$"):
         open_database(context)
 
 
 def test_a_newer_schema_is_refused(url: str, context: Context) -> None:
     upgrade.upgrade(url)
-    set_revision(url, "0002")
-    with pytest.raises(ConfigError, match=r"schema revision 0002 is unknown to this release, which needs 0001"):
+    set_revision(url, "9999")
+    with pytest.raises(ConfigError, match=rf"schema revision 9999 is unknown to this release, which needs {HEAD}"):
         open_database(context)
 
 
 @pytest.mark.usefixtures("grown")
 def test_an_older_schema_is_refused_with_the_command_that_upgrades_it(url: str, context: Context) -> None:
     _upgrade_to_the_first(url)
-    with pytest.raises(ConfigError, match=r"schema revision 0001, 0002 is needed; run: shelfwise db upgrade$"):
+    with pytest.raises(ConfigError, match=r"schema revision 0001, 9998 is needed; run: shelfwise db upgrade$"):
         open_database(context)
 
 

@@ -4,16 +4,19 @@ from importlib.resources import files
 from multiprocessing.queues import Queue
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, Table, func, inspect, select
+from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select
 
 from deploy.migrations import upgrade
 from deploy.migrations.revision import configuration, revision
 from stream import db
 from stream.errors import ConfigError
-from tests.deploy.migrations.conftest import set_revision
+from tests.deploy.migrations.conftest import HEAD, set_revision
+from trainer.rollout.store import RolloutStore
+from trainer.versions.registry import Registry
 
 VIEWS = {"v_lift_latest", "v_lift_timeseries", "v_health", "v_traffic", "v_versions"}
 NUM_PROCESSES = 4
@@ -37,6 +40,45 @@ def test_empty_to_head_leaves_no_difference(url: str) -> None:
     engine.dispose()
 
 
+def test_rows_of_the_first_revision_are_kept_and_the_way_back_is_open(url: str) -> None:
+    """A release before the rollout has versions and events; they count as what they were, also after a downgrade."""
+    engine = db.create(url)
+    with db.transaction(engine) as connection:
+        command.upgrade(configuration(connection), "0001")
+        names = ("lineages", "leases", "versions", "rollout_events")
+        old = {name: Table(name, MetaData(), autoload_with=connection, resolve_fks=False) for name in names}
+        lineage = {"name": "prm", "model": "prm", "profile": "tiny", "config_hash": "h", "data_policy": "shared"}
+        connection.execute(insert(old["lineages"]).values(**lineage, status="draft", row_version=1))
+        connection.execute(insert(old["leases"]).values(lineage="prm", holder="one", term=4, expires_ts=9))
+        for number, status in ((1, "rejected"), (2, "superseded"), (3, "live")):
+            row = {"artifact": f"{number:064x}", "term": 4, "status": status, "metrics": {}, "offsets": {}}
+            row |= {"lineage": "prm", "version": number, "published_ts": 10 * number, "row_version": 3}
+            connection.execute(insert(old["versions"]).values(**row))
+        event = {"lineage": "prm", "version": 3, "to_status": "live", "who": "term 4", "why": "checks", "event_ts": 30}
+        connection.execute(insert(old["rollout_events"]).values(**event, evidence={}))
+    assert upgrade.upgrade(url).state == "older"
+    found = RolloutStore(engine).view("prm")
+    assert [(v.number, v.status, v.live_since) for v in found.versions] == [
+        (1, "rejected", None),
+        (2, "superseded", 20),
+        (3, "live", 30),
+    ]
+    assert (found.lock, found.policy) == (None, {})
+    (kept,) = RolloutStore(engine).history("prm")
+    assert (kept.actor, kept.before, kept.after) == ("term 4", None, None)
+    registry = Registry(engine)
+    assert registry.acquire_lease("prm", "one", 5, 10) == 5
+    registry.publish("prm", 4, "4" * 64, None, 5, {}, {}, 40)
+    RolloutStore(engine).ensure_controller_lease()
+    with db.transaction(engine) as connection:
+        command.downgrade(configuration(connection), "0001")
+        old = {name: Table(name, MetaData(), autoload_with=connection, resolve_fks=False) for name in names}
+        assert connection.execute(select(old["leases"].c.lineage, old["leases"].c.term)).all() == [("prm", 5)]
+        assert connection.execute(select(old["rollout_events"].c.who)).scalars().all()[0] == "term 4"
+    assert upgrade.upgrade(url).state == "older"
+    engine.dispose()
+
+
 def test_difference_is_seen(url: str) -> None:
     engine = db.create(url)
     with engine.begin() as connection:
@@ -47,7 +89,7 @@ def test_difference_is_seen(url: str) -> None:
 def test_a_newer_schema_is_left_alone(url: str) -> None:
     upgrade.upgrade(url)
     set_revision(url, "9999")
-    with pytest.raises(ConfigError, match="schema revision 9999 is unknown to this release, which needs 0001"):
+    with pytest.raises(ConfigError, match=f"schema revision 9999 is unknown to this release, which needs {HEAD}"):
         upgrade.upgrade(url)
 
 

@@ -1,0 +1,373 @@
+"""`shelfwise rollout`: what serves and why, commands that move versions, and the controller."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from deploy.commands.output import Exit, JsonFlag, assignments, console, context, fail, print_json, print_table
+from deploy.commands.rollout_output import print_statuses, sentence, shown_time
+from deploy.commands.times import TIME_HELP, parse_time
+from deploy.stop_event import stop_event
+from stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from trainer.rollout.changes import Change, RewindMode
+    from trainer.rollout.states import LineageView, Verdict
+    from trainer.rollout.store import RolloutStore
+
+app = typer.Typer(no_args_is_help=True)
+policy_app = typer.Typer(no_args_is_help=True)
+app.add_typer(policy_app, name="policy", help="Show and set the policy of a lineage.")
+
+LineageArgument = Annotated[str, typer.Argument(help="Name of the lineage.")]
+UserOption = Annotated[str | None, typer.Option("--as", help="Who gives the command; the login name by default.")]
+RequestOption = Annotated[
+    str | None, typer.Option("--request-id", help="Id of the request: a repeat with the same id changes nothing.")
+]
+WhyOption = Annotated[str, typer.Option("--why", help="Reason, for the event.")]
+TrainerOption = Annotated[
+    str | None,
+    typer.Option("--trainer", help="What the trainer does with the range in between: wait, replay or skip."),
+]
+_WATCH_S = 2.0
+_TYPED = "by hand"
+
+
+@app.command("status")
+def status_command(
+    ctx: typer.Context,
+    lineage: Annotated[str | None, typer.Argument(help="Name of the lineage; all by default.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print again every two seconds until Ctrl-C.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what serves, each gate with its numbers, and what comes next.
+
+    The exit code is 4 if a gate failed, and 3 if one waits for evidence.
+    """
+    from stream.wall_clock import epoch_ms
+    from trainer.rollout.status import status
+
+    store, engine = _store(ctx)
+    stopping = stop_event(ctx) if watch else None
+    while True:
+        names = store.names() if lineage is None else [lineage]
+        found = [status(store, engine, name, epoch_ms()) for name in names]
+        if as_json:
+            print_json(found if lineage is None else found[0])
+        else:
+            print_statuses(found)
+        if stopping is None or stopping.wait(_WATCH_S):
+            break
+    if any(each.failed for each in found):
+        raise typer.Exit(Exit.GUARDRAIL)
+    if any(each.waits_for for each in found):
+        raise typer.Exit(Exit.HEALTH)
+
+
+@app.command()
+def history(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"Only what had happened then. {TIME_HELP}")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the events of a lineage, the oldest first, and what served after them."""
+    from trainer.rollout.status import serving_at
+
+    events = _store(ctx)[0].history(lineage, parse_time(at, "--at"))
+    serving = serving_at(events)
+    if as_json:
+        print_json({"lineage": lineage, **serving, "events": events})
+        return
+    columns = ("time", "version", "from", "to", "actor", "why")
+    rows = [
+        (shown_time(e.event_ts), e.version or "-", e.from_status or "-", e.to_status, e.actor, e.why) for e in events
+    ]
+    print_table(f"events of {lineage}", columns, rows)
+    shown = {name: ", ".join(map(str, numbers)) or "none" for name, numbers in serving.items()}
+    console.print(f"live: {shown['live']}; canary: {shown['canary']}", highlight=False)
+
+
+@app.command()
+def promote(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    version: Annotated[
+        int | None, typer.Argument(help="Number; by default the canary, else the newest verified one.")
+    ] = None,
+    override: Annotated[
+        str | None, typer.Option("--override", metavar="REASON", help="Promote without the gates, for this reason.")
+    ] = None,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put a version live.
+
+    In a gated lineage its gates count: the exit code is 4 if one failed, and 3 if one waits for evidence.
+    """
+    from stream.wall_clock import epoch_ms
+    from trainer.rollout import changes
+    from trainer.rollout.controller import as_evidence
+
+    store, engine = _store(ctx)
+    chosen, verdicts = _verdicts_of(store, engine, lineage, version, epoch_ms())
+    for outcome, code in (("fail", Exit.GUARDRAIL), ("wait", Exit.HEALTH)):
+        reasons = [f"{gate}: {verdict.reason}" for gate, verdict in verdicts.items() if verdict.outcome == outcome]
+        if reasons and override is None:
+            state = "failed" if outcome == "fail" else "has no sufficient evidence for"
+            raise fail(f"version {chosen} {state} {'; '.join(reasons)}; --override REASON promotes it anyway", code)
+    why = override if override is not None else _TYPED
+    given = as_evidence(verdicts)
+    _act(store, lineage, "promote", lambda v: changes.promote(v, version, why), user, request_id, as_json, given)
+
+
+@app.command()
+def abort(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    trainer: Annotated[
+        str,
+        typer.Option(
+            help="keep lets it go on; wait, replay or skip call the version bad, and take it back to the live one."
+        ),
+    ] = "keep",
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """End the canary; its clients get the live version."""
+    from trainer.rollout import changes
+
+    mode: RewindMode | Literal["keep"] = "keep" if trainer == "keep" else _mode(trainer, "keep, ")
+    store, _ = _store(ctx)
+    _act(store, lineage, "abort", lambda view: changes.abort(view, mode, why), user, request_id, as_json)
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    to: Annotated[int | None, typer.Option(help="Version to go back to; by default the one live before.")] = None,
+    trainer: TrainerOption = None,
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take the live version back, quarantine what was trained from it, stop its trainer and freeze the lineage."""
+    from trainer.rollout import changes, policy
+
+    given = None if trainer is None else _mode(trainer)
+    store, _ = _store(ctx)
+
+    def decide(view: "LineageView") -> "Change":
+        return changes.rollback(view, to, given or policy.of(view.policy).on_rollback, why)
+
+    _act(store, lineage, "rollback", decide, user, request_id, as_json)
+
+
+@app.command()
+def pin(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    version: Annotated[int | None, typer.Argument(help="Number; the live one by default.")] = None,
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Keep a version live until `unpin`, and end the canary."""
+    from trainer.rollout import changes
+
+    store, _ = _store(ctx)
+    _act(store, lineage, "pin", lambda view: changes.pin(view, version, why), user, request_id, as_json)
+
+
+@app.command()
+def unpin(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove the pin."""
+    from trainer.rollout import changes
+
+    store, _ = _store(ctx)
+    _act(store, lineage, "unpin", lambda view: changes.unpin(view, why), user, request_id, as_json)
+
+
+@app.command()
+def freeze(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    reason: Annotated[str, typer.Argument(help="Reason, for the status and the event.")],
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Stop all moves until `resume`, and end the canary; the live version stays."""
+    from trainer.rollout import changes
+
+    store, _ = _store(ctx)
+    _act(store, lineage, "freeze", lambda view: changes.freeze(view, reason), user, request_id, as_json)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Release a lineage that is frozen or killed."""
+    from trainer.rollout import changes
+
+    store, _ = _store(ctx)
+    _act(store, lineage, "resume", lambda view: changes.resume(view, why), user, request_id, as_json)
+
+
+@app.command()
+def kill(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    reason: Annotated[str, typer.Argument(help="Reason, for the status and the event.")],
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give the lineage's clients the incoming order until `resume`."""
+    from trainer.rollout import changes
+
+    store, _ = _store(ctx)
+    _act(store, lineage, "kill", lambda view: changes.kill(view, reason), user, request_id, as_json)
+
+
+@policy_app.command("show")
+def policy_show(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag = False) -> None:
+    """Print the values of the policy; those that differ from the defaults are marked."""
+    from dataclasses import asdict
+
+    from stream.settings import descriptions
+    from trainer.rollout import policy
+
+    stored = _store(ctx)[0].view(lineage).policy
+    values = asdict(policy.of(stored))
+    if as_json:
+        print_json(values)
+        return
+    described = descriptions(policy.Policy)
+    rows = [(key, value, "set" if key in stored else "default", described[key]) for key, value in values.items()]
+    print_table(f"policy of {lineage}", ("key", "value", "origin", "description"), rows)
+
+
+@policy_app.command("set")
+def policy_set(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    values: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Values to set.")],
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set values of the policy."""
+    from trainer.rollout import changes
+
+    given = assignments(values, "policy set", prefix="policy.")
+    chosen = {key.removeprefix("policy."): value for key, value in given.items()}
+    store, _ = _store(ctx)
+    _act(store, lineage, "policy", lambda view: changes.set_policy(view, chosen, why), user, request_id, as_json)
+
+
+@app.command()
+def run(ctx: typer.Context) -> None:
+    """Run the controller until SIGTERM or Ctrl-C: it moves the versions of gated lineages by their gates."""
+    import os
+    import platform
+    import secrets
+
+    from stream.wall_clock import epoch_ms
+    from trainer.rollout.controller import Controller
+
+    store, engine = _store(ctx)
+    stopping = stop_event(ctx)
+    holder = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    Controller(engine, store, holder=holder, now_ms=epoch_ms).run(stopping.wait)
+    engine.dispose()
+
+
+def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
+    from deploy.migrations.revision import open_database
+    from trainer.rollout.store import RolloutStore
+
+    engine = open_database(context(ctx))
+    return RolloutStore(engine), engine
+
+
+def _act(
+    store: "RolloutStore",
+    lineage: str,
+    name: str,
+    decide: "Callable[[LineageView], Change]",
+    user: str | None,
+    request_id: str | None,
+    as_json: bool,
+    evidence: dict[str, object] | None = None,
+) -> None:
+    """Execute a command and print its event."""
+    import getpass
+
+    from stream.wall_clock import epoch_ms
+
+    event = store.command(
+        lineage,
+        name,
+        decide,
+        user=user if user is not None else getpass.getuser(),
+        request_id=request_id,
+        now_ms=epoch_ms(),
+        evidence=evidence,
+    )
+    if as_json:
+        print_json(event)
+    else:
+        console.print(sentence(event), highlight=False, markup=False, soft_wrap=True)
+
+
+def _verdicts_of(
+    store: "RolloutStore", engine: "Engine", lineage: str, number: int | None, now_ms: int
+) -> "tuple[int | None, dict[str, Verdict]]":
+    """Return the version that `promote` chooses, and the verdicts of the gates that it has to pass."""
+    from trainer.rollout import evidence, policy
+    from trainer.rollout.judgement import before_canary, judge
+
+    view = store.view(lineage)
+    values = policy.of(view.policy)
+    newest = view.only("canary") or view.only("verified")
+    chosen = view.get(number) if number is not None else newest
+    # The command itself names what is wrong with a version that is missing or may not go live.
+    if values.mode == "direct" or chosen is None or chosen.live_since is not None:
+        return number, {}
+    found = evidence.read(engine, view, values, now_ms)
+    if chosen.status == "canary":
+        return chosen.number, dict(judge(view, found, values)[chosen.number])
+    return chosen.number, before_canary(view, chosen, found, values)
+
+
+def _mode(text: str, more: str = "") -> "RewindMode":
+    from trainer.rollout.changes import REWIND_MODES
+
+    for mode in REWIND_MODES:
+        if text == mode:
+            return mode
+    raise ConfigError(f"--trainer {text}: expected {more}{', '.join(REWIND_MODES[:-1])} or {REWIND_MODES[-1]}")

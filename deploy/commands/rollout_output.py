@@ -1,0 +1,62 @@
+"""The status and the events of a rollout as lines and tables for people."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deploy.commands.output import console, print_table
+
+if TYPE_CHECKING:
+    from trainer.rollout.states import Verdict
+    from trainer.rollout.status import Status
+    from trainer.rollout.store import Event
+
+
+def print_statuses(found: "Sequence[Status]") -> None:
+    """Print the status of each lineage, and the gates of those that are gated."""
+    for each in found:
+        canary = "none" if each.canary is None else f"{each.canary} with {each.canary_share or 0:.2%} of the clients"
+        rewind = "" if each.rewind_to is None else f"; trainer goes back to {each.rewind_to} ({each.rewind_mode})"
+        lines = [
+            f"lineage {each.lineage} ({each.mode}): live {each.live or 'none'}, former {each.former or 'none'}, "
+            f"canary {canary}{rewind}",
+            f"next: {each.next}",
+        ]
+        if each.lock is not None:
+            lines.append(f"locked: {each.lock}")
+        if each.servers_behind:
+            lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        rows = [
+            (f"{number} {gate}", verdict.outcome, verdict.reason, _numbers(verdict))
+            for number, verdicts in sorted(each.gates.items())
+            for gate, verdict in verdicts.items()
+        ]
+        if rows and each.mode == "gated":
+            print_table("gates", ("gate", "verdict", "reason", "numbers"), rows)
+
+
+def _numbers(verdict: "Verdict") -> str:
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in verdict.numbers.items()
+    )
+
+
+def shown_time(ts: int) -> str:
+    """Return a time in UTC.
+
+    >>> shown_time(1_767_225_600_000)
+    '2026-01-01 00:00:00+00:00'
+    """
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(ts / 1_000, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def sentence(event: "Event") -> str:
+    """Return what an event changed."""
+    after = event.after or {}
+    changed = [f"version {number} is {status}" for number, status in after.get("versions", {}).items()]
+    changed += [f"{key}: {value if value is not None else 'none'}" for key, value in after.items() if key != "versions"]
+    return f"lineage {event.lineage}: {event.to_status}; {'; '.join(changed)}"

@@ -1,0 +1,234 @@
+"""The operator's commands, against a registry that a trainer would have written; no controller runs."""
+
+import getpass
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, insert
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from deploy.migrations.upgrade import upgrade
+from stream import db
+from stream.errors import ConfigError
+from stream.wall_clock import epoch_ms
+from tests.trainer.rollout.world import GOOD
+from trainer.rollout import judgement
+from trainer.rollout.tables import servers
+from trainer.versions.registry import Registry
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
+    url = f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}"
+    upgrade(url)
+    return db.create(url)
+
+
+def trained(engine: Engine, *published: tuple[str, ...], metrics: Mapping[str, float] | None = None) -> Registry:
+    """Let a trainer publish versions 1, 2, ... and move each through these statuses."""
+    registry = Registry(engine)
+    registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
+    term = registry.acquire_lease("prm", "trainer", 0, 10**15)
+    for number, statuses in enumerate(published, 1):
+        parent = f"{number - 1:064x}" if number > 1 else None
+        registry.publish("prm", number, f"{number:064x}", parent, term, metrics or {}, {}, number)
+        for status in statuses:
+            registry.advance("prm", number, term, status, "test", number)
+    return registry
+
+
+def report(engine: Engine, state: str) -> None:
+    """Let one server report version 3 in this state."""
+    now_ms = epoch_ms()
+    row = {"name": "a:8080", "started_ts": now_ms, "seen_ts": now_ms, "ready": True, "counts": {}}
+    with db.transaction(engine) as connection:
+        connection.execute(insert(servers).values(**row, loaded={"prm": {"2": "ok", "3": state}}))
+
+
+LIVE, VERIFIED = ("verified", "live"), ("verified",)
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["rollout", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def answer(*arguments: str) -> Any:
+    code, out = call(*arguments, "--json")
+    assert code == 0, out
+    return json.loads(out)
+
+
+def live(registry: Registry) -> int | None:
+    found = registry.live("prm")
+    return None if found is None else found.version
+
+
+def test_rollback_goes_to_the_former_version_and_says_so(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, LIVE)
+    event = answer("rollback", "prm", "--as", "ada", "--why", "prices of zero", "--request-id", "r-1")
+    assert live(registry) == 2
+    assert (event["actor"], event["command"], event["why"], event["request_id"]) == (
+        "ada",
+        "rollback",
+        "prices of zero",
+        "r-1",
+    )
+    assert (event["after"]["rewind_to"], event["after"]["rewind_mode"]) == (2, "wait")
+    assert answer("rollback", "prm", "--as", "ada", "--request-id", "r-1") == event
+    assert live(registry) == 2
+    code, out = call("status", "prm")
+    assert code == 0
+    assert "live 2, former 1, canary none; trainer goes back to 2 (wait)" in out
+
+
+def test_rollback_to_a_version_and_its_mode(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, LIVE)
+    assert answer("policy", "set", "prm", "on_rollback=skip")["after"] == {"policy": {"on_rollback": "skip"}}
+    assert answer("rollback", "prm", "--to", "1")["after"]["rewind_mode"] == "skip"
+    assert live(registry) == 1
+    with pytest.raises(ConfigError, match="--trainer stop: expected wait, replay or skip"):
+        call("rollback", "prm", "--trainer", "stop")
+    with pytest.raises(ConfigError, match="version = 9: lineage prm has no such version"):
+        call("rollback", "prm", "--to", "9")
+
+
+def test_a_sentence_for_people(engine: Engine) -> None:
+    trained(engine, LIVE, LIVE)
+    code, out = call("rollback", "prm", "--trainer", "replay")
+    assert code == 0
+    assert "lineage prm: rolled_back; version 2 is rolled_back; version 1 is live; rewind_to: 1" in out
+
+
+def test_the_login_name_is_the_default_user(engine: Engine) -> None:
+    trained(engine, LIVE)
+    assert answer("freeze", "prm", "outage")["actor"] == getpass.getuser()
+
+
+def test_pin_kill_freeze_and_their_way_back(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE)
+    assert answer("pin", "prm", "1")["after"]["pinned"] == 1
+    assert live(registry) == 1
+    assert "pinned to version 1" in call("status", "prm")[1]
+    answer("unpin", "prm")
+    answer("kill", "prm", "wrong prices")
+    assert live(registry) is None
+    assert answer("status", "prm")["lock"] == "killed: wrong prices"
+    answer("resume", "prm")
+    assert live(registry) == 1
+    answer("freeze", "prm", "outage")
+    with pytest.raises(ConfigError, match="lineage prm is frozen: outage; shelfwise rollout unpin or resume"):
+        call("promote", "prm", "2")
+
+
+def test_promote_in_direct_mode_needs_no_gate(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE)
+    answer("promote", "prm", "1")
+    assert live(registry) == 1
+
+
+def test_promote_in_gated_mode_waits_for_evidence(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED)
+    answer("policy", "set", "prm", "mode=gated")
+    code, out = call("promote", "prm")
+    assert (code, live(registry)) == (3, 2)
+    assert "version 3 has no sufficient evidence for integrity: no server reports" in out
+    event = answer("promote", "prm", "--override", "the trial of the shop")
+    assert (live(registry), event["why"]) == (3, "the trial of the shop")
+    assert event["evidence"]["golden"]["outcome"] == "wait"
+
+
+def test_promote_in_gated_mode_refuses_what_failed(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED, metrics={**GOOD, judgement.CORRELATION: 0.1})
+    answer("policy", "set", "prm", "mode=gated")
+    report(engine, "ok")
+    code, out = call("promote", "prm")
+    assert (code, live(registry)) == (4, 2)
+    assert "version 3 failed shadow: rank correlation 0.100" in out
+    assert call("status", "prm")[0] == 4
+    assert call("status")[0] == 4
+
+
+def test_promote_in_gated_mode_takes_what_passed(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED, metrics=GOOD)
+    answer("policy", "set", "prm", "mode=gated")
+    report(engine, "ok")
+    code, out = call("status", "prm")
+    assert code == 0
+    assert "version 3 to canary: gates 1 to 5 passed" in out
+    assert "correlation 0.97" in out
+    event = answer("promote", "prm")
+    assert live(registry) == 3
+    assert {verdict["outcome"] for verdict in event["evidence"].values()} == {"pass"}
+    assert event["evidence"]["shadow"]["numbers"]["churn"] == 0.05
+    # A version that was live before needs no gate to come back.
+    answer("promote", "prm", "2")
+    assert live(registry) == 2
+
+
+def test_status_waits_with_exit_code_3(engine: Engine) -> None:
+    trained(engine, LIVE, LIVE, VERIFIED, metrics=GOOD)
+    answer("policy", "set", "prm", "mode=gated")
+    report(engine, "sha256 of dense.safetensors differs")
+    code, out = call("status", "prm", "--json")
+    found = json.loads(out)
+    assert (code, found["waits_for"], found["failed"]) == (
+        4,
+        [],
+        "version 3: integrity: refused by every server, " + ("a:8080: sha256 of dense.safetensors differs"),
+    )
+
+
+def test_abort_needs_a_canary_and_a_known_mode(engine: Engine) -> None:
+    trained(engine, LIVE)
+    with pytest.raises(ConfigError, match="lineage prm has no canary"):
+        call("abort", "prm")
+    with pytest.raises(ConfigError, match="--trainer stop: expected keep, wait, replay or skip"):
+        call("abort", "prm", "--trainer", "stop")
+
+
+def test_history_tells_what_served_at_a_time(engine: Engine) -> None:
+    trained(engine, LIVE, LIVE)
+    answer("rollback", "prm")
+    now = answer("history", "prm")
+    assert (now["live"], [event["to_status"] for event in now["events"]][-1]) == ([1], "rolled_back")
+    assert answer("history", "prm", "--at", "2")["live"] == [2]
+    assert answer("history", "prm", "--at", "1970-01-01T00:00:00.001Z")["live"] == [1]
+    code, out = call("history", "prm")
+    assert code == 0
+    assert "live: 1; canary: none" in out
+    assert call("history", "prm", "--at", "yesterday")[0] == 2
+
+
+def test_policy_show_names_what_is_set(engine: Engine) -> None:
+    trained(engine, LIVE)
+    answer("policy", "set", "prm", "canary_s=60", "max_churn=0.3")
+    assert answer("policy", "show", "prm")["max_churn"] == 0.3
+    lines = call("policy", "show", "prm")[1].splitlines()
+    (line,) = [each for each in lines if "canary_s " in each]
+    assert "60" in line
+    assert "set" in line
+    with pytest.raises(ConfigError, match="canary_s = -1: expected 0 or more"):
+        call("policy", "set", "prm", "canary_s=-1")
+    with pytest.raises(ConfigError, match="policy set canary_s: expected"):
+        call("policy", "set", "prm", "canary_s")
+
+
+def test_an_unknown_lineage_is_named(engine: Engine) -> None:
+    trained(engine, LIVE)
+    for command in (["status"], ["history"], ["promote"], ["rollback"], ["pin"], ["policy", "show"]):
+        with pytest.raises(ConfigError, match="lineage = 'prn': expected one of: prm"):
+            call(*command, "prn")
+
+
+def test_without_lineages_there_is_nothing_to_print(engine: Engine) -> None:
+    assert answer("status") == []

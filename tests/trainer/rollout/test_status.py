@@ -1,0 +1,58 @@
+"""The status that operators read, and what served at a time."""
+
+import pytest
+from sqlalchemy import Engine
+
+from tests.trainer.rollout.world import LINEAGE, GatedLineage
+from trainer.rollout.status import serving_at, status
+from trainer.rollout.store import Event
+
+
+@pytest.fixture
+def lineage(engine: Engine) -> GatedLineage:
+    return GatedLineage(engine)
+
+
+def test_the_status_names_what_waits_and_who_is_behind(lineage: GatedLineage) -> None:
+    lineage.publish(2)
+    lineage.report("a:1", loaded={1: "ok", 2: "ok"})
+    lineage.report("b:1", loaded={2: "ok"})
+    lineage.report("c:1", loaded={1: "truncated"})
+    found = status(lineage.store, lineage.engine, LINEAGE, 10)
+    assert (found.mode, found.live, found.canary, found.lock, found.failed) == ("gated", 1, None, None, None)
+    assert found.servers_behind == ("b:1", "c:1")
+    assert found.waits_for == ("integrity", "golden")
+    assert found.next == "holds: version 2 waits for integrity, golden: not loaded by c:1"
+    assert found.gates[2]["shadow"].outcome == "pass"
+
+
+def event(number: int, after: dict[str, object] | None, version: int | None = None, to_status: str = "") -> Event:
+    return Event(
+        id=number,
+        lineage=LINEAGE,
+        version=version,
+        from_status=None,
+        to_status=to_status,
+        actor="ada",
+        command=None,
+        request_id=None,
+        why="",
+        before=None,
+        after=after,
+        evidence={},
+        event_ts=number,
+    )
+
+
+def test_what_served_follows_from_the_events() -> None:
+    events = [
+        event(1, None, 1, "live"),
+        event(2, None, 1, "superseded"),
+        event(3, {"versions": {"2": "live"}}),
+        event(4, {"frozen": "why"}),
+        event(5, {"versions": {"3": "canary"}}),
+        event(6, {"versions": {"2": "rolled_back", "1": "live", "3": "quarantined"}}),
+    ]
+    seen = [serving_at(events[:n]) for n in range(len(events) + 1)]
+    assert [found["live"] for found in seen] == [[], [1], [], [2], [2], [2], [1]]
+    assert [found["canary"] for found in seen] == [[], [], [], [], [], [3], []]

@@ -1,0 +1,1 @@
+"""Rollout of versions: states, gates, the store of moves and commands, evidence, the controller."""

@@ -1,0 +1,139 @@
+"""The evidence on a lineage, read from the reports of servers, the facts of the sink and the running experiments.
+
+Source: docs/rollout.md.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
+
+from abtest import buckets
+from abtest.metrics import COLUMNS
+from abtest.moments import Moments
+from abtest.tables import arms, epochs, experiments, session_facts
+from stream import db
+from trainer.rollout.gates import Loads, SliceCounts
+from trainer.rollout.judgement import CANARY, CONTROL, Evidence
+from trainer.rollout.policy import Policy
+from trainer.rollout.states import LineageView, VersionView
+from trainer.rollout.tables import servers
+
+_OK = "ok"
+
+
+def read(engine: Engine, view: LineageView, policy: Policy, now_ms: int) -> Evidence:
+    """Return the evidence on a lineage, as one state of the database holds it.
+
+    Raises:
+        StoreError: If the database is unreachable or refused.
+    """
+    canary, live = view.only("canary"), view.only("live")
+    with db.read(engine) as connection:
+        rows = connection.execute(select(servers).order_by(servers.c.name)).all()
+        facts = {} if canary is None else _facts(connection, view.name, canary, live)
+        share = _bucket_share(connection, view.name)
+    fresh = [row for row in rows if row.ready and now_ms - row.seen_ts <= 1_000 * policy.server_fresh_s]
+    numbers = [version.number for version in view.versions if version.status in {"verified", "canary", "live"}]
+    return Evidence(
+        loads={number: _loads(fresh, view.name, number) for number in numbers},
+        slices=_slices(rows, view.name, canary),
+        facts=facts,
+        bucket_share=share,
+    )
+
+
+def _loads(fresh: Iterable[Row[Any]], lineage: str, number: int) -> Loads:
+    """Return the state of a version on the servers that answer for its lineage."""
+    ok, pending, refused = [], [], {}
+    for row in fresh:
+        states = row.loaded.get(lineage)
+        if states is None:
+            continue
+        state = states.get(str(number))
+        if state == _OK:
+            ok.append(row.name)
+        elif state is None:
+            pending.append(row.name)
+        else:
+            refused[row.name] = str(state)
+    return Loads(ok=tuple(ok), pending=tuple(pending), refused=refused)
+
+
+def _slices(rows: Iterable[Row[Any]], lineage: str, canary: VersionView | None) -> dict[tuple[int, str], SliceCounts]:
+    """Return the counts by version and slice, summed over servers.
+
+    The name of a lineage holds no slash, so the key has three parts. Reports from before the canary hold nothing on it.
+    """
+    since = 0 if canary is None or canary.canary_since is None else canary.canary_since
+    found: dict[tuple[int, str], SliceCounts] = {}
+    for row in rows:
+        for key, counts in row.counts.items():
+            name, version, part = key.split("/")
+            if name != lineage or (part in {CANARY, CONTROL} and row.seen_ts < since):
+                continue
+            place = int(version), part
+            found[place] = found.get(place, SliceCounts()) + _counts(counts)
+    return found
+
+
+def _counts(raw: Mapping[str, Any]) -> SliceCounts:
+    return SliceCounts(
+        answered=int(raw["answered"]),
+        fallbacks=sum(raw.get("fallbacks", {}).values()),
+        bad=int(raw.get("bad", 0)),
+        latency={math.inf if bound == "inf" else float(bound): n for bound, n in raw.get("latency", {}).items()},
+    )
+
+
+def _facts(connection: Connection, lineage: str, canary: VersionView, live: VersionView | None) -> dict[str, Moments]:
+    answered_by = {CANARY: canary, CONTROL: live}
+    return {
+        part: Moments.of(
+            _clients(
+                connection,
+                session_facts.c.lineage == lineage,
+                session_facts.c.slice == part,
+                session_facts.c.impression_ts >= (canary.canary_since or 0),
+                session_facts.c.version == (None if version is None else str(version.number)),
+            )
+        )
+        for part, version in answered_by.items()
+    }
+
+
+def _clients(connection: Connection, *conditions: ColumnElement[bool]) -> np.ndarray[tuple[int, int], Any]:
+    """Return the sums of each client, in the order of `abtest.metrics.COLUMNS`."""
+    own = session_facts.c
+    sums = (
+        select(
+            func.count(),
+            func.sum(own.n_items),
+            func.sum(own.clicks),
+            func.sum(own.orders),
+            func.sum(own.gross_minor),
+            func.sum(own.refund_minor),
+            func.sum(own.gross_minor - own.refund_minor),
+        )
+        .where(*conditions)
+        .group_by(own.client_id)
+        .order_by(own.client_id)
+    )
+    rows = [tuple(float(number) for number in row) for row in connection.execute(sums)]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS))
+
+
+def _bucket_share(connection: Connection, lineage: str) -> float | None:
+    """Return the share of buckets in arms of the lineage, over the open epochs of running experiments."""
+    rows = connection.execute(
+        select(epochs.c.buckets, arms.c.number)
+        .join(experiments, experiments.c.key == epochs.c.experiment)
+        .join(arms, arms.c.experiment == experiments.c.key)
+        .where(experiments.c.status == "running", epochs.c.end_ts.is_(None), arms.c.lineage == lineage)
+    ).all()
+    if not rows:
+        return None
+    share = sum(float(np.mean(buckets.from_bytes(row.buckets) == row.number)) for row in rows)
+    return min(share, 1.0) or None

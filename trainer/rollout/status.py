@@ -1,0 +1,110 @@
+"""The status of a lineage's rollout as operators read it: what serves, each gate with its numbers, what comes next.
+
+Source: docs/rollout.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from trainer.rollout import evidence, policy
+from trainer.rollout.judgement import judge
+from trainer.rollout.states import Hold, LineageView, Verdict, Verdicts, failure_of, next_move
+from trainer.rollout.store import Event, RolloutStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Rollout of one lineage.
+
+    Attributes:
+        lineage: Its name.
+        mode: `direct` or `gated`.
+        live: Number of the live version; None without one.
+        former: Version that a rollback makes live.
+        canary: Number of the canary; None without one.
+        canary_share: Share of the lineage's clients that it serves.
+        canary_since: Time at which it began, epoch milliseconds.
+        lock: Why no version moves to more clients; None if they do.
+        rewind_to: Version that the trainer has to go back to, 0 for fresh weights.
+        rewind_mode: What it does with the range in between.
+        gates: Version to gate to verdict.
+        servers_behind: Servers with a fresh report that do not have the live version.
+        next: The controller's next move, or why it holds.
+        waits_for: Gates without sufficient evidence.
+        failed: Reason of a failed gate of the version that is on its way, or of the rollback that froze the lineage.
+    """
+
+    lineage: str
+    mode: str
+    live: int | None
+    former: int | None
+    canary: int | None
+    canary_share: float | None
+    canary_since: int | None
+    lock: str | None
+    rewind_to: int | None
+    rewind_mode: str | None
+    gates: Mapping[int, Mapping[str, Verdict]]
+    servers_behind: tuple[str, ...]
+    next: str
+    waits_for: tuple[str, ...]
+    failed: str | None
+
+
+def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> Status:
+    """Return the status of a lineage.
+
+    Raises:
+        ConfigError: If there is no such lineage.
+        StoreError: If the database is unreachable or refused.
+    """
+    view = store.view(lineage)
+    values = policy.of(view.policy)
+    found = evidence.read(engine, view, values, now_ms)
+    verdicts = judge(view, found, values)
+    step = next_move(view, verdicts, values, now_ms, bucket_share=found.bucket_share)
+    live, canary, former = view.only("live"), view.only("canary"), view.former
+    loads = None if live is None else found.loads.get(live.number)
+    return Status(
+        lineage=lineage,
+        mode=values.mode,
+        live=None if live is None else live.number,
+        former=None if former is None else former.number,
+        canary=None if canary is None else canary.number,
+        canary_share=None if canary is None else canary.canary_share,
+        canary_since=None if canary is None else canary.canary_since,
+        lock=view.lock,
+        rewind_to=view.rewind_to,
+        rewind_mode=view.rewind_mode,
+        gates=verdicts,
+        servers_behind=() if loads is None else tuple(sorted({*loads.pending, *loads.refused})),
+        next=f"holds: {step.reason}"
+        if isinstance(step, Hold)
+        else f"version {step.version} to {step.to_status}: {step.why}",
+        waits_for=step.waits_for if isinstance(step, Hold) else (),
+        failed=_failed(view, verdicts) if values.mode == "gated" else None,
+    )
+
+
+def _failed(view: LineageView, verdicts: Verdicts) -> str | None:
+    """Return the reason of the first failed gate of a version that serves or is on its way."""
+    for version in reversed(view.versions):
+        if version.status in {"verified", "canary", "live"} and (why := failure_of(verdicts, version.number)):
+            return f"version {version.number}: {why}"
+    return None
+
+
+def serving_at(events: Iterable[Event]) -> dict[str, list[int]]:
+    """Return the live version and the canary after a sequence of events, each as a list of no or one number.
+
+    Events of earlier releases hold a status and no values before and after.
+    """
+    statuses: dict[int, str] = {}
+    for event in events:
+        changed = (event.after or {}).get("versions", {})
+        if event.after is None and event.version is not None:
+            changed = {event.version: event.to_status}
+        statuses |= {int(number): str(status) for number, status in changed.items()}
+    return {name: [n for n, status in sorted(statuses.items()) if status == name] for name in ("live", "canary")}

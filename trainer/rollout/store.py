@@ -1,0 +1,361 @@
+"""The store of the rollout: views of lineages, and moves and commands with their events.
+
+Each change is one transaction. It compares the row version of all rows that it writes, so of two movers that saw the
+same state one is refused, and it appends an event with actor, evidence and the values before and after.
+
+Source: docs/rollout.md.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from stream import db
+from stream.errors import ConfigError, FencedError, StoreError
+from stream.failpoints import Failpoint, no_failpoint
+from trainer.rollout import changes
+from trainer.rollout.changes import Change
+from trainer.rollout.policy import Policy
+from trainer.rollout.states import Actor, LineageView, Move, VersionView
+from trainer.versions.tables import leases, lineages, rollout_events, versions
+
+CONTROLLER: Final = ":controller"
+"""Name of the controller's lease; no lineage can have it."""
+_AUTOMATIC: Final = ("trainer", "controller")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A row of `rollout_events`.
+
+    Attributes:
+        id: Number of the row; later events have higher ones.
+        version: Version that it names; None if it concerns the lineage.
+        from_status: Status of that version before.
+        to_status: Status of that version after, or the word for what happened to the lineage.
+        actor: `trainer` or `controller` with its term, or the name of a user.
+        command: Command of a user.
+        request_id: Id by which a repeated command is known.
+        before: Values that the transaction changed, as they were; `versions` maps number to status.
+        after: The same values afterwards.
+        evidence: Verdicts with their numbers.
+        event_ts: Epoch milliseconds.
+    """
+
+    id: int
+    lineage: str
+    version: int | None
+    from_status: str | None
+    to_status: str
+    actor: str
+    command: str | None
+    request_id: str | None
+    why: str
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    evidence: Mapping[str, Any]
+    event_ts: int
+
+
+class RolloutStore:
+    """Lineages of one database, as the controller and the commands read and change them.
+
+    Args:
+        engine: A database with the newest schema.
+        failpoint: Called with the name of each step, for crash tests.
+    """
+
+    def __init__(self, engine: Engine, failpoint: Failpoint = no_failpoint) -> None:
+        self._engine = engine
+        self._failpoint = failpoint
+
+    def names(self) -> list[str]:
+        """Return the names of all lineages."""
+        with db.read(self._engine) as connection:
+            return list(connection.execute(select(lineages.c.name).order_by(lineages.c.name)).scalars())
+
+    def view(self, lineage: str) -> LineageView:
+        """Return a lineage with its versions, read in one statement.
+
+        Raises:
+            ConfigError: If there is no such lineage.
+            StoreError: If the database is unreachable or refused.
+        """
+        with db.read(self._engine) as connection:
+            return _view(connection, lineage)
+
+    def move(
+        self,
+        seen: LineageView,
+        move: Move,
+        policy: Policy,
+        *,
+        term: int,
+        now_ms: int,
+        evidence: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Make a move of the controller, and return whether the lineage was still as `seen`.
+
+        Raises:
+            FencedError: If another controller has taken over from `term`.
+            StoreError: If the database is unreachable or refused.
+        """
+        with db.transaction(self._engine) as connection:
+            held = select(leases.c.term).where(leases.c.name == CONTROLLER, leases.c.term == term).with_for_update()
+            if connection.execute(held).one_or_none() is None:
+                raise FencedError(f"the controller of term {term} has lost its lease")
+            view = _locked_view(connection, seen.name)
+            was, now = seen.get(move.version), view.get(move.version)
+            if view.row_version != seen.row_version or was is None or was != now:
+                return False
+            change = changes.of_move(view, move, policy)
+            self._write(connection, view, change, "controller", f"controller, term {term}", now_ms, evidence or {})
+        self._failpoint("after_move")
+        return True
+
+    def command(
+        self,
+        lineage: str,
+        name: str,
+        decide: Callable[[LineageView], Change],
+        *,
+        user: str,
+        request_id: str | None,
+        now_ms: int,
+        evidence: Mapping[str, object] | None = None,
+    ) -> Event:
+        """Execute a command of a user and return its event; a repeated request id returns the event of the first time.
+
+        Args:
+            lineage: Name of the lineage.
+            name: Name of the command.
+            decide: Returns the change, from the lineage as it is in the transaction.
+            user: Who gives the command.
+            request_id: Id of the request; None takes each call for a new one.
+            now_ms: Epoch milliseconds.
+            evidence: Verdicts that the user had before the eyes.
+
+        Raises:
+            ConfigError: If the lineage is unknown, the command does not apply to its state, or the request id belongs
+                to another command.
+            StoreError: If the database is unreachable or refused.
+        """
+        _check_user(user)
+        if request_id is not None and not 1 <= len(request_id) <= 64:
+            raise ConfigError(f"request-id = '{request_id[:80]}': expected 1 to 64 characters")
+        try:
+            with db.transaction(self._engine) as connection:
+                view = _locked_view(connection, lineage)
+                earlier = _earlier(connection, request_id)
+                if earlier is None:
+                    change = decide(view)
+                    number = self._write(
+                        connection, view, change, "user", user, now_ms, evidence or {}, name, request_id
+                    )
+                    earlier = _event(connection, number)
+        except StoreError as error:
+            if not isinstance(error.__cause__, IntegrityError) or request_id is None:
+                raise
+            # The same id came in for another lineage meanwhile: reported below.
+            with db.read(self._engine) as connection:
+                earlier = _earlier(connection, request_id)
+            if earlier is None:
+                raise
+        if (earlier.lineage, earlier.command) != (lineage, name):
+            raise ConfigError(
+                f"request-id = '{request_id}': belongs to '{earlier.command}' of lineage {earlier.lineage} already"
+            )
+        self._failpoint("after_command")
+        return earlier
+
+    def history(self, lineage: str, until_ts: int | None = None) -> list[Event]:
+        """Return the events of a lineage, the oldest first, up to a time.
+
+        Raises:
+            ConfigError: If there is no such lineage.
+        """
+        statement = select(rollout_events).where(rollout_events.c.lineage == lineage).order_by(rollout_events.c.id)
+        if until_ts is not None:
+            statement = statement.where(rollout_events.c.event_ts <= until_ts)
+        with db.read(self._engine) as connection:
+            _view(connection, lineage)
+            return [_of_row(row) for row in connection.execute(statement)]
+
+    def ensure_controller_lease(self) -> None:
+        """Create the row of the controller's lease, if it is missing."""
+        try:
+            with db.transaction(self._engine) as connection:
+                if connection.execute(select(leases.c.term).where(leases.c.name == CONTROLLER)).one_or_none() is None:
+                    connection.execute(insert(leases).values(name=CONTROLLER, holder="", term=0, expires_ts=0))
+        except StoreError as error:
+            # Another controller created it in between.
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+
+    def _write(
+        self,
+        connection: Connection,
+        view: LineageView,
+        change: Change,
+        actor: Actor,
+        actor_name: str,
+        now_ms: int,
+        evidence: Mapping[str, object],
+        command: str | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Write a change and its event, and return the number of the event."""
+        changes.check_moves(view, change, actor)
+        self._failpoint("before_move")
+        before: dict[str, object] = {key: getattr(view, key) for key in change.lineage}
+        after: dict[str, object] = dict(change.lineage)
+        # First those that leave live and canary, of which there is one each.
+        for number, to_status in sorted(change.statuses.items(), key=lambda each: each[1] in {"live", "canary"}):
+            version = view.get(number)
+            assert version is not None, "checked with the moves"
+            _set_status(connection, view.name, version, to_status, change, now_ms)
+        if change.statuses:
+            before["versions"] = {str(n): v.status for n in change.statuses if (v := view.get(n)) is not None}
+            after["versions"] = {str(number): status for number, status in change.statuses.items()}
+        bumped = connection.execute(
+            update(lineages)
+            .where(lineages.c.name == view.name, lineages.c.row_version == view.row_version)
+            .values(row_version=view.row_version + 1, **change.lineage)
+        )
+        _check_written(bumped.rowcount, f"lineage {view.name}")
+        if change.share is not None:
+            after["canary_share"] = change.share
+        if change.fences:
+            raised = update(leases).where(leases.c.name == view.name)
+            raised = raised.values(term=leases.c.term + 1, holder="", expires_ts=0)
+            after["term"] = connection.execute(raised.returning(leases.c.term)).scalar_one()
+        self._failpoint("before_event")
+        number = connection.execute(
+            insert(rollout_events)
+            .values(
+                lineage=view.name,
+                version=change.version,
+                from_status=change.from_status,
+                to_status=change.to_status,
+                actor=actor_name,
+                why=change.why[:255],
+                evidence=dict(evidence),
+                event_ts=now_ms,
+                command=command,
+                request_id=request_id,
+                before=before,
+                after=after,
+            )
+            .returning(rollout_events.c.id)
+        ).scalar_one()
+        self._failpoint("after_event")
+        return int(number)
+
+
+def _set_status(
+    connection: Connection, lineage: str, version: VersionView, to_status: str, change: Change, now_ms: int
+) -> None:
+    is_canary = to_status == "canary"
+    values: dict[str, object] = {
+        "status": to_status,
+        "row_version": version.row_version + 1,
+        "canary_share": change.share if is_canary else None,
+        "canary_since": now_ms if is_canary else None,
+    }
+    if to_status == "live":
+        values["live_since"] = now_ms
+    changed = connection.execute(
+        update(versions)
+        .where(
+            versions.c.lineage == lineage,
+            versions.c.version == version.number,
+            versions.c.row_version == version.row_version,
+        )
+        .values(**values)
+    )
+    _check_written(changed.rowcount, f"version {version.number} of {lineage}")
+
+
+def _check_written(num_rows: int, what: str) -> None:
+    """Refuse the transaction if another one has written the row meanwhile."""
+    if num_rows != 1:
+        raise StoreError(f"{what} was changed meanwhile; try again")
+
+
+def _locked_view(connection: Connection, lineage: str) -> LineageView:
+    """Return a lineage that neither commands nor its trainer change before the transaction ends.
+
+    Trainers lock the lease before they write versions, so it comes first here as well. The lock of the lineage lets the
+    foreign keys of their rows be checked.
+    """
+    connection.execute(select(leases.c.term).where(leases.c.name == lineage).with_for_update())
+    connection.execute(select(lineages.c.name).where(lineages.c.name == lineage).with_for_update(key_share=True))
+    return _view(connection, lineage)
+
+
+def _view(connection: Connection, lineage: str) -> LineageView:
+    joined = lineages.outerjoin(versions, versions.c.lineage == lineages.c.name)
+    columns = [
+        *(lineages.c[name].label(f"of_{name}") for name in _LINEAGE_COLUMNS),
+        *(versions.c[name] for name in (*_VERSION_COLUMNS, "version", "row_version")),
+    ]
+    rows = connection.execute(
+        select(*columns).select_from(joined).where(lineages.c.name == lineage).order_by(versions.c.version)
+    ).all()
+    if not rows:
+        known = ", ".join(connection.execute(select(lineages.c.name).order_by(lineages.c.name)).scalars())
+        raise ConfigError(f"lineage = '{lineage}': expected one of: {known or 'none, no trainer has run'}")
+    own = {name: getattr(rows[0], f"of_{name}") for name in _LINEAGE_COLUMNS}
+    return LineageView(**(own | {"policy": own["policy"] or {}, "versions": tuple(_versions(rows))}))
+
+
+_LINEAGE_COLUMNS: Final = (
+    "name",
+    "row_version",
+    "policy",
+    "pinned",
+    "frozen",
+    "killed",
+    "rewind_to",
+    "rewind_mode",
+)
+_VERSION_COLUMNS: Final = (
+    "status",
+    "artifact",
+    "parent",
+    "published_ts",
+    "live_since",
+    "canary_share",
+    "canary_since",
+    "metrics",
+)
+
+
+def _versions(rows: Iterable[Row[Any]]) -> Iterable[VersionView]:
+    for row in rows:
+        if row.version is not None:
+            values = {name: getattr(row, name) for name in _VERSION_COLUMNS}
+            yield VersionView(number=row.version, row_version=row.row_version, **values)
+
+
+def _check_user(user: str) -> None:
+    if not user.strip() or len(user) > 255 or user.startswith(_AUTOMATIC):
+        raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")
+
+
+def _earlier(connection: Connection, request_id: str | None) -> Event | None:
+    if request_id is None:
+        return None
+    row = connection.execute(select(rollout_events).where(rollout_events.c.request_id == request_id)).one_or_none()
+    return None if row is None else _of_row(row)
+
+
+def _event(connection: Connection, number: int) -> Event:
+    return _of_row(connection.execute(select(rollout_events).where(rollout_events.c.id == number)).one())
+
+
+def _of_row(row: Row[Any]) -> Event:
+    return Event(**{name: getattr(row, name) for name in Event.__slots__})
