@@ -15,7 +15,7 @@ _NONE: Final = np.zeros(0, np.bool_)
 
 
 class Labels(NamedTuple):
-    """What a list trains beside its clicks, rows in the order of the source list.
+    """Labels that a list trains beside its clicks, rows in the order of the source list.
 
     Attributes:
         conv: Flags of the bought items; empty if there is none.
