@@ -164,7 +164,7 @@ class Loop:
             ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema, or the
                 version to start from does not verify.
             ConfigError: If the settings of the model differ from the checkpoint's, or those of learning do and are not
-                to be adopted.
+                to be adopted, or the version of the checkpoint was rolled back.
         """
         found = checkpoint.newest(self._folder)
         if found is None:
@@ -178,6 +178,7 @@ class Loop:
                 if not self._register(newest):
                     # What refused it may be its base.
                     self._published = msgspec.structs.replace(self._published, base=None)
+                self._publisher.check_trusted(newest, self._folder)
                 self._load_former(newest)
         self.progress.version = self._published.version
         return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stream.errors import ArtifactError
+from stream.errors import ArtifactError, ConfigError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
 from trainer.versions import artifact, removal
@@ -59,6 +59,27 @@ class Publisher:
     def newest_number(self) -> int:
         """Return the highest version number recorded, 0 without any."""
         return max((version.version for version in self._registry.versions(self.lineage)), default=0)
+
+    def check_trusted(self, sha256: str, checkpoints: Path) -> None:
+        """Refuse to train on from a version that was rolled back or quarantined.
+
+        Args:
+            sha256: Version that the checkpoint to resume from belongs to.
+            checkpoints: Folder of the checkpoints, for the message.
+
+        Raises:
+            ConfigError: If it was; the message says how to start again.
+            StoreError: If the database is unreachable or refused.
+        """
+        found = next((each for each in self._registry.versions(self.lineage) if each.artifact == sha256), None)
+        if found is None or found.status not in {"rolled_back", "quarantined"}:
+            return
+        good = self._registry.rewind_to(self.lineage)
+        start = f"start with --warm-start {self.lineage}:{good}" if good else "start afresh"
+        raise ConfigError(
+            f"lineage {self.lineage}: the newest checkpoint belongs to version {found.version}, which is"
+            f" {found.status}; move {checkpoints} away and {start}"
+        )
 
     def register(self, sha256: str) -> bool:
         """Verify the version at `sha256` and make it live, then delete versions beyond the retention.

@@ -184,8 +184,15 @@ class Registry:
             if status is None:
                 raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
             why = "artifact written" if status == "published" else "its parent is quarantined or was rolled back"
+            if status == "published" and _clear_rewind(connection, lineage):
+                why += ", the first one since a rollback"
             _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)
         return str(status)
+
+    def rewind_to(self, lineage: str) -> int | None:
+        """Return the version from which training has to go on, 0 for fresh weights; None without a rollback."""
+        with db.read(self._engine) as connection:
+            return connection.execute(select(lineages.c.rewind_to).where(lineages.c.name == lineage)).scalar_one()
 
     def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.
@@ -312,6 +319,16 @@ def _check_term(connection: Connection, lineage: str, term: int) -> None:
     holds = select(leases.c.term).where(leases.c.name == lineage, leases.c.term == term).with_for_update()
     if connection.execute(holds).one_or_none() is None:
         raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
+
+
+def _clear_rewind(connection: Connection, lineage: str) -> bool:
+    """Note that the trainer has gone back, and return whether it had to."""
+    changed = connection.execute(
+        update(lineages)
+        .where(lineages.c.name == lineage, lineages.c.rewind_to.is_not(None))
+        .values(rewind_to=None, rewind_mode=None, row_version=lineages.c.row_version + 1)
+    )
+    return changed.rowcount == 1
 
 
 def _is_direct(connection: Connection, lineage: str) -> bool:
