@@ -23,6 +23,7 @@ from serving.schemas import RequestError, decode
 from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
+STARTING_RETRY_S = 1
 _JSON = "application/json"
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -34,6 +35,14 @@ class IncompleteError(ShelfwiseError):
     """A request whose client left, or was disconnected, before its body was complete."""
 
 
+class StartingError(ShelfwiseError):
+    """A rank request before the service is ready; an answer without a model would count in the client's arm."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("the service is starting; see /readyz")
+        self.retry_after_s = retry_after_s
+
+
 _STATUSES: Mapping[type[ShelfwiseError], int] = {
     IncompleteError: 408,
     TooLargeError: 413,
@@ -41,6 +50,7 @@ _STATUSES: Mapping[type[ShelfwiseError], int] = {
     UnknownEncodingError: 415,
     BusyError: 429,
     UnacknowledgedError: 503,
+    StartingError: 503,
 }
 
 
@@ -57,6 +67,8 @@ def create(service: Service) -> Litestar:
 
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:
+        if not service.is_ready:
+            raise StartingError(STARTING_RETRY_S)
         asked = decode(await content_of(request))
         answer = await service.rank(asked, edge.arrival_of(request.scope))
         edge.note_arm(request.scope, answer.arm)
@@ -90,7 +102,7 @@ def create(service: Service) -> Litestar:
         status, problem = _refusal(error)
         service.metrics.refused.labels(str(status)).inc()
         answer = _json(_encode(problem), status)
-        if isinstance(error, BusyError | UnacknowledgedError):
+        if isinstance(error, BusyError | UnacknowledgedError | StartingError):
             answer.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, UnknownEncodingError):
             answer.headers["Accept-Encoding"] = encodings.ENCODINGS

@@ -41,7 +41,7 @@ def document() -> dict[str, object]:
                         "408": {"description": "The body was not complete in time."},
                         "413": _response("The body is too large.", problem),
                         "415": _response("The body has an unknown Content-Encoding; see Accept-Encoding.", problem),
-                        "503": _response("The service is overloaded; see Retry-After.", problem),
+                        "503": _response("The service is overloaded, or starts; see Retry-After.", problem),
                     },
                 }
             },

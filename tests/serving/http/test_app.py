@@ -1,4 +1,5 @@
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from serving.http import openapi
 from serving.http.app import create
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
-from tests.serving.world import START_MS, World, body, request, scores_of
+from tests.serving.live import wait_until
+from tests.serving.world import START_MS, World, body, request, scores_of, spooled
 
 
 @pytest.fixture
@@ -107,3 +109,25 @@ def test_the_query_text_leaves_no_trace(client: TestClient, world: World) -> Non
     assert not [
         path for path in world.home.rglob("*") if path.is_file() and b"planted-secret-query" in path.read_bytes()
     ]
+
+
+def test_before_the_service_is_ready_no_request_is_answered(world: World) -> None:
+    service = world.service(ServingSettings(deadline_ms=5_000.0, trust_event_ts=True, poll_s=3_600.0))
+    polled = threading.Event()
+    poll = service.poll
+
+    def waiting() -> None:
+        polled.wait(60.0)
+        poll()
+
+    service.poll = waiting  # type: ignore[method-assign]
+    with TestClient(create(service)) as client:
+        early = client.post("/v1/rank", json=body("c-1", event_ts=START_MS))
+        assert (early.status_code, early.headers["retry-after"]) == (503, "1")
+        assert early.json()["error"] == "the service is starting; see /readyz"
+        assert client.get("/readyz").status_code == 503
+        polled.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        answer = client.post("/v1/rank", json=body("c-1", event_ts=START_MS)).json()
+    assert (answer["fallback"], answer["version"]) == (None, "1")
+    assert len(spooled(world)) == 1

@@ -36,7 +36,9 @@ class Clock:
 
 def service_at(tmp_path: Path, clock: Clock) -> Service:
     system = System(clock=clock, now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
-    return World(tmp_path).service(SETTINGS, system=system)
+    service = World(tmp_path).service(SETTINGS, system=system)
+    service.poll()
+    return service
 
 
 def ask(
@@ -135,6 +137,7 @@ def test_the_latency_counts_from_the_arrival_at_the_socket_to_the_written_answer
 
 def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
     service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
+    service.poll()
     service.versions.activate(ServedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
     root, lines = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers, root.level
