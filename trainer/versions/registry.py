@@ -192,7 +192,9 @@ class Registry:
     def rewind_to(self, lineage: str) -> int | None:
         """Return the version from which training has to go on, 0 for fresh weights; None without a rollback."""
         with db.read(self._engine) as connection:
-            return connection.execute(select(lineages.c.rewind_to).where(lineages.c.name == lineage)).scalar_one()
+            statement = select(lineages.c.rewind_to).where(lineages.c.name == lineage)
+            found: int | None = connection.execute(statement).scalar_one()
+        return found
 
     def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.
