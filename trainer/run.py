@@ -24,6 +24,7 @@ from stream.schemas import events, topics
 from trainer.configs import architecture_hash
 from trainer.feed.items import KafkaItems
 from trainer.learning.determinism import auto_device, make_deterministic
+from trainer.learning.freed_memory import keep_freed_memory
 from trainer.learning.learner import Learner, LearningHalted
 from trainer.lineage import Lineage
 from trainer.loop import Loop, Pauses
@@ -90,6 +91,7 @@ def run(
         LearningHalted: If too many batches in a row were refused.
     """
     make_deterministic(settings.threads)
+    keep_freed_memory()
     settings.boundaries(lineage.learning)
     store = Registry(engine)
     lease = _Lease(store, lineage.name, holder, settings.lease_ttl_s * 1000, dependencies)

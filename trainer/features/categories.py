@@ -76,9 +76,9 @@ class PathIndex:
         """Return `test(path, path)` of each pair of numbers."""
         pairs = (first << 32 | second).tolist()
         known = self._known.setdefault(test, {})
-        answers = [known.get(pair) for pair in pairs]
+        answers = list(map(known.get, pairs))
         if None in answers:
             for pair in set(pairs) - known.keys():
                 known[pair] = test(self.paths[pair >> 32], self.paths[pair & 0xFFFF_FFFF])
-            answers = [known[pair] for pair in pairs]
-        return np.array(answers, np.bool_)
+            answers = list(map(known.get, pairs))
+        return np.fromiter(answers, np.bool_, len(answers))

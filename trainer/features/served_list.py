@@ -296,7 +296,8 @@ def _types_of(sessions: Sequence[Session], num_rows: int) -> NDArray[np.int64]:
 
 
 def _type_codes(names: Iterable[str]) -> NDArray[np.int64]:
-    return np.array([_TYPES.get(name, _TYPES["other"]) for name in names], np.int64)
+    other = _TYPES["other"]
+    return np.array([_TYPES.get(name, other) for name in names], np.int64)
 
 
 def _positions(sessions: Sequence[Session], cand: Ragged) -> NDArray[np.int32]:
