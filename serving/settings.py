@@ -12,6 +12,8 @@ class ServingSettings:
     Attributes:
         host: Address on which the service listens.
         port: Port of the API, `/livez`, `/readyz` and `/metrics`.
+        allowed_hosts: Host names under which callers reach the service, separated by commas. `localhost`,
+            `serving.host` and addresses are always served. Requests for other names are refused with 421.
         drain_s: Seconds between SIGTERM and the close. Meanwhile `/readyz` answers 503 and requests are still answered,
             so that load balancers can turn away first; 0 closes at once.
         max_connections: Open connections, at most the descriptor limit of the process (`ulimit -n`) less 256. At the
@@ -45,6 +47,7 @@ class ServingSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    allowed_hosts: str = ""
     drain_s: float = 5.0
     max_connections: int = 1_000
     headers_timeout_s: float = 5.0

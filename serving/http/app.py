@@ -18,6 +18,7 @@ from serving import metrics
 from serving.http import edge, encodings, openapi
 from serving.http.encodings import TooLargeError, UnknownEncodingError
 from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
+from serving.outbox.stated import StatedError
 from serving.ranking.service import Service
 from serving.schemas import RequestError, decode
 from stream.errors import ShelfwiseError
@@ -129,6 +130,8 @@ def create(service: Service) -> Litestar:
 def _refusal(error: Exception) -> tuple[int, Problem]:
     if isinstance(error, RequestError):
         return 400, error.problem
+    if isinstance(error, StatedError):
+        return 422, error.problem
     for kind, status in _STATUSES.items():
         if isinstance(error, kind):
             return status, Problem(error=str(error))

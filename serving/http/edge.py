@@ -1,10 +1,13 @@
 """The outermost layer of the application: request ids, refusals before the body is read, and the time of the client.
 
+A browser sends `application/json` to another origin only after a preflight request, which no route answers: with the
+check of the host, a web page reaches neither route.
+
 A rank request that can neither be scored in time nor answered in incoming order within the budget is answered with 503
 here, before the framework sees it. Its latency counts from the first byte at the socket to the written answer, because
 the client waits that long.
 
-Source: ASGI 3.0, HTTP connection scope, `extensions`.
+Source: ASGI 3.0, HTTP connection scope, `extensions`; Fetch Standard, CORS-safelisted request-header.
 """
 
 import re
@@ -14,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from structlog.contextvars import bound_contextvars
 
+from serving.http.hosts import Hosts
 from serving.http.openapi import RANK
 from serving.ranking.service import Service
 from stream.schemas.problems import Problem
@@ -33,7 +37,17 @@ RETRY_AFTER_S: Final = 1
 _ARM: Final = "shelfwise.arm"
 _REQUEST_ID: Final = b"x-request-id"
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_OVERLOADED: Final = msgspec.json.encode(Problem(error="the service is overloaded; send the request again later"))
+_JSON: Final = b"application/json"
+_ERRORS: Final = {
+    400: "expected one valid Host header",
+    415: "the Content-Type is not application/json",
+    421: "the Host is none of serving.allowed_hosts",
+    503: "the service is overloaded; send the request again later",
+}
+_HEADERS: Final[dict[int, list[tuple[bytes, bytes]]]] = {
+    415: [(b"accept", _JSON)],
+    503: [(b"retry-after", str(RETRY_AFTER_S).encode())],
+}
 
 
 def arrival_of(scope: Scope) -> float | None:
@@ -53,6 +67,17 @@ def with_edge(app: App, service: Service) -> App:
 
     Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
     """
+    hosts = Hosts([service.settings.host, *service.settings.allowed_hosts.split(",")])
+
+    def refusal(scope: Scope, arrival_s: float) -> int | None:
+        named = [value for name, value in scope["headers"] if name == b"host"]
+        if status := hosts.refusal(named):
+            return status
+        if scope["method"] != "POST":
+            return None
+        if _content_type(scope) != _JSON:
+            return 415
+        return 503 if scope["path"] == RANK and service.refuses(arrival_s) else None
 
     async def edge(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,9 +97,10 @@ def with_edge(app: App, service: Service) -> App:
             if _ARM in scope and message["type"] == "http.response.body" and not message.get("more_body"):
                 service.answered(scope[_ARM], arrival_s)
 
-        if scope["path"] == RANK and scope["method"] == "POST" and service.refuses(arrival_s):
-            await _refuse(send_with_headers)
-            service.metrics.refused.labels("503").inc()
+        status = refusal(scope, arrival_s)
+        if status is not None:
+            await _refuse(send_with_headers, status)
+            service.metrics.refused.labels(str(status)).inc()
             return
         with bound_contextvars(request_id=request_id.decode()):
             await app(scope, receive, send_with_headers)
@@ -89,11 +115,15 @@ def _request_id(scope: Scope) -> bytes | None:
     return None
 
 
-async def _refuse(send: Send) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(_OVERLOADED)).encode()),
-        (b"retry-after", str(RETRY_AFTER_S).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": _OVERLOADED})
+def _content_type(scope: Scope) -> bytes:
+    """Return the media type of the body without its parameters; empty if none or several are stated."""
+    found = [value for name, value in scope["headers"] if name == b"content-type"]
+    return found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
+
+
+async def _refuse(send: Send, status: int) -> None:
+    body = msgspec.json.encode(Problem(error=_ERRORS[status]))
+    length = (b"content-length", str(len(body)).encode())
+    headers = [(b"content-type", _JSON), length, *_HEADERS.get(status, ())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

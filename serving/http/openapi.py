@@ -26,6 +26,8 @@ def document() -> dict[str, object]:
     kinds = (RankRequest, RankAnswer, Problem, Health, CollectAnswer)
     references, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     request, answer, problem, health, collected = references
+    unsuited = _response("The body is no application/json, or has an unknown Content-Encoding.", problem)
+    misdirected = _response("The Host is none of serving.allowed_hosts.", problem)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Shelfwise ranking service", "version": version("shelfwise")},
@@ -40,7 +42,8 @@ def document() -> dict[str, object]:
                         "400": _response("The request is not valid; the field and its value are named.", problem),
                         "408": {"description": "The body was not complete in time."},
                         "413": _response("The body is too large.", problem),
-                        "415": _response("The body has an unknown Content-Encoding; see Accept-Encoding.", problem),
+                        "415": unsuited,
+                        "421": misdirected,
                         "503": _response("The service is overloaded, or starts; see Retry-After.", problem),
                     },
                 }
@@ -65,7 +68,9 @@ def document() -> dict[str, object]:
                         ),
                         "408": {"description": "The body was not complete in time."},
                         "413": _response("The body is too large or holds too many events.", problem),
-                        "415": _response("The body has an unknown Content-Encoding; see Accept-Encoding.", problem),
+                        "415": unsuited,
+                        "421": misdirected,
+                        "422": _response("An event has a field that only the ranking service states.", problem),
                         "429": _response("Too many events wait for the broker; see Retry-After.", problem),
                         "503": _response("The broker did not acknowledge the events; send all of them again.", problem),
                     },

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from serving.metrics import Metrics
+from serving.outbox import stated
 from serving.outbox.delivery import Delivery
 from serving.schemas import CollectAnswer, EventResult, RequestError
 from stream.adapters import FORMATS, Options, adapt
@@ -125,6 +126,7 @@ class Collector:
         Raises:
             RequestError: If the body is neither, or the format is unknown.
             TooManyError: If the batch holds too many payloads.
+            StatedError: If an event has a field that only the service states; none of the batch is then sent.
             BusyError: If too many payloads wait already.
             UnacknowledgedError: If the broker is unavailable or did not answer in time.
         """
@@ -134,6 +136,9 @@ class Collector:
         payloads = _split(body)
         if len(payloads) > MAX_PAYLOADS:
             raise TooManyError(f"{len(payloads)} events in one batch, at most {MAX_PAYLOADS}")
+        if name == OWN_FORMAT:
+            # No other format has such fields.
+            stated.check(payloads)
         job = _Job(name=name, payloads=payloads, done=Future())
         self._offer(job)
         try:

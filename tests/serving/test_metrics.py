@@ -7,6 +7,8 @@ NAMES = {
     "shelfwise_serving_connections": ("gauge", ()),
     "shelfwise_serving_closed_connections": ("counter", ("reason",)),
     "shelfwise_serving_latency_seconds": ("histogram", ("arm",)),
+    "shelfwise_serving_former_version": ("gauge", ("lineage",)),
+    "shelfwise_serving_map_age_seconds": ("gauge", ()),
     "shelfwise_serving_version": ("gauge", ("lineage",)),
     "shelfwise_serving_version_changes": ("counter", ("lineage",)),
     "shelfwise_serving_refused_versions": ("counter", ("lineage", "reason")),

@@ -47,11 +47,11 @@ def ask(
     *,
     path: str = "/v1/rank",
     content: bytes = b"{",
+    headers: Sequence[tuple[bytes, bytes]] = ((b"host", b"localhost"), (b"content-type", b"application/json")),
     sent: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Return status, headers and body of a request that arrived at `arrival_s`, and whether its body was read."""
     found: dict[str, Any] = {"is_read": False, "body": b""}
-    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     scope = {
         "type": "http",
         "method": "POST",
@@ -59,7 +59,7 @@ def ask(
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": headers,
+        "headers": list(headers),
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
         "scheme": "http",
@@ -108,6 +108,28 @@ def test_a_request_in_time_is_decoded(tmp_path: Path) -> None:
     assert count(service, "shed_total", answer="refusal") == 0
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([(b"host", b"localhost"), (b"content-type", b"Application/JSON; charset=utf-8")], 400),
+        ([(b"host", b"localhost"), (b"content-type", b"text/plain")], 415),
+        ([(b"host", b"localhost")], 415),
+        ([(b"host", b"shop.example"), (b"content-type", b"application/json")], 400),
+        ([(b"host", b"evil.example"), (b"content-type", b"application/json")], 421),
+        ([(b"content-type", b"application/json")], 400),
+    ],
+)
+def test_requests_of_web_pages_are_refused_before_their_body_is_read(
+    tmp_path: Path, headers: list[tuple[bytes, bytes]], status: int
+) -> None:
+    service = World(tmp_path).service(ServingSettings(allowed_hosts="shop.example,other.example", deadline_ms=60_000.0))
+    found = ask(service, service.clock(), path="/v1/events", content=b"[", headers=headers)
+    assert found["status"] == status
+    assert found["is_read"] == (dict(headers).get(b"host") in {b"localhost", b"shop.example"} and status == 400)
+    if status == 415:
+        assert found["headers"][b"accept"] == b"application/json"
+
+
 def test_other_routes_are_never_shed(tmp_path: Path) -> None:
     clock = Clock()
     service = service_at(tmp_path, clock)
@@ -143,7 +165,7 @@ def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
     handlers, level = root.handlers, root.level
     logs.configure(logs.LoggingSettings(format="json"), lines)
     try:
-        with TestClient(with_edge(create(service), service)) as client:
+        with TestClient(with_edge(create(service), service), base_url="http://app.localhost") as client:
             answer = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "r-1"})
             other = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "no spaces"})
     finally:

@@ -60,7 +60,8 @@ def serving(
         engine=db.create(world.url),
         query_hash_key=query_hash_key,
     )
-    with live(service) as address, httpx.Client(base_url=address, timeout=60.0) as client:
+    headers = {"Content-Type": "application/json"}
+    with live(service) as address, httpx.Client(base_url=address, timeout=60.0, headers=headers) as client:
         yield client
 
 
@@ -130,6 +131,17 @@ def test_refusals(tmp_path: Path, memory_broker: Broker) -> None:
         empty = client.post("/v1/events", json=[])
     assert (unknown.status_code, unknown.json()["field"]) == (400, "format")
     assert (many.status_code, large.status_code, empty.status_code) == (413, 413, 200)
+
+
+def test_an_event_with_a_field_of_the_service_refuses_the_batch(tmp_path: Path, memory_broker: Broker) -> None:
+    shown = {"object_id": ["i"], "rank_in": [1], "price_minor": [1]}
+    forged = {**click(1), "action_name": "impression", "query": {"hash": "h"}, "currency": "EUR", "items": shown}
+    with serving(World(tmp_path), memory_broker) as client:
+        answer = client.post("/v1/events", json=[click(0), {**forged, "version": "999"}])
+        free = client.post("/v1/events?format=metarank", json=[{"event": "item", "version": "1"}])
+    assert (answer.status_code, answer.json()["field"], answer.json()["value"]) == (422, "[1].version", '"999"')
+    assert free.status_code == 200
+    assert values(memory_broker, topics.CLICKS) == []
 
 
 def test_without_a_broker_nothing_is_acknowledged(tmp_path: Path) -> None:
