@@ -61,6 +61,7 @@ def sections() -> Mapping[str, settings.Section]:
     from stream.logs import LoggingSettings
     from stream.query_hash_key import PrivacySettings
     from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES
+    from trainer.rollout.settings import RolloutSettings
     from trainer.settings import TrainerSettings
 
     return {
@@ -77,6 +78,7 @@ def sections() -> Mapping[str, settings.Section]:
             variants={"learning": LEARNING_PROFILES},
             choose=lambda records: ("learning", _model_and_profile(records)[1]),
         ),
+        "rollout": RolloutSettings,
         "serving": ServingSettings,
         "abtest": AbtestSettings,
         "marketplace": MarketplaceSettings,

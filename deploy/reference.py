@@ -124,14 +124,17 @@ def prometheus_metrics() -> Mapping[str, list[MetricEntry]]:
     from serving.metrics import Metrics
     from stream.agents.metrics import JoinMetrics
     from trainer.metrics import families
+    from trainer.rollout.metrics import RolloutMetrics
 
-    sink = CollectorRegistry()
+    sink, controller = CollectorRegistry(), CollectorRegistry()
     SinkMetrics(sink)
+    RolloutMetrics(controller)
     return {
         "Joiner (`shelfwise stream worker`)": _registered(JoinMetrics().registry),
         "Trainer (`shelfwise trainer run`)": [_entry(family) for family in families().values()],
         "Serving (`shelfwise serving run`)": _registered(Metrics().registry),
         "Sink (`shelfwise abtest sink`)": _registered(sink),
+        "Controller (`shelfwise rollout run`)": _registered(controller),
     }
 
 

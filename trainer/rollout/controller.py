@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from stream.errors import ConfigError, FencedError, StoreError
 from trainer.rollout import evidence, policy
 from trainer.rollout.judgement import judge
+from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.states import Hold, Verdict, next_move
 from trainer.rollout.store import CONTROLLER, RolloutStore
 from trainer.versions.registry import Registry
@@ -32,9 +33,23 @@ class Controller:
         store: The store of moves.
         holder: Name of this process, which no other one has.
         now_ms: Epoch milliseconds.
+        metrics: Metrics of the process.
+
+    Attributes:
+        why_not_ready: Reason why nothing is decided, None while this controller or another one decides.
     """
 
-    def __init__(self, engine: Engine, store: RolloutStore, *, holder: str, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: RolloutStore,
+        *,
+        holder: str,
+        now_ms: Callable[[], int],
+        metrics: RolloutMetrics,
+    ) -> None:
+        self.why_not_ready: str | None = "no lineage was looked at yet"
+        self._metrics = metrics
         self._engine = engine
         self._store = store
         self._registry = Registry(engine)
@@ -52,11 +67,16 @@ class Controller:
         while True:
             try:
                 self.step()
+                self.why_not_ready = None
+                self._metrics.last_look.set(self._now_ms() / 1_000)
             except FencedError as error:
                 self._term = None
+                self.why_not_ready = None
                 self._say("", f"another controller is at work: {error}")
             except StoreError as error:
-                self._say("", f"the database does not answer, nothing is decided: {error}")
+                self.why_not_ready = f"the database does not answer, nothing is decided: {error}"
+                self._say("", self.why_not_ready)
+            self._metrics.in_charge.set(self._term is not None)
             if wait(PERIOD_S):
                 return
 
@@ -89,10 +109,12 @@ class Controller:
         if values.mode == "direct" or view.lock is not None:
             move = next_move(view, {}, values, now_ms)
             assert isinstance(move, Hold), "a lineage in direct mode, or locked, has no moves"
+            self._metrics.observe(view)
             self._say(lineage, move.reason)
             return False
         found = evidence.read(self._engine, view, values, now_ms)
         verdicts = judge(view, found, values)
+        self._metrics.observe(view, found, verdicts)
         move = next_move(view, verdicts, values, now_ms, bucket_share=found.bucket_share)
         if isinstance(move, Hold):
             self._say(lineage, move.reason)
@@ -101,6 +123,7 @@ class Controller:
             view, move, values, term=term, now_ms=now_ms, evidence=as_evidence(verdicts.get(move.version, {}))
         )
         if is_made:
+            self._metrics.count(lineage, move)
             self._say(lineage, f"version {move.version} is {move.to_status}: {move.why}")
         return is_made
 

@@ -2,7 +2,11 @@
 
 import getpass
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Mapping
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 from sqlalchemy import Engine, insert
 from typer.testing import CliRunner
 
+from deploy import configuration
 from deploy.cli import app
 from deploy.migrations.upgrade import upgrade
 from stream import db
@@ -232,3 +237,23 @@ def test_an_unknown_lineage_is_named(engine: Engine) -> None:
 
 def test_without_lineages_there_is_nothing_to_print(engine: Engine) -> None:
     assert answer("status") == []
+
+
+@pytest.mark.slow
+def test_the_controller_runs_with_probes_until_it_is_told_to_stop(engine: Engine, tmp_path: Path) -> None:
+    trained(engine, LIVE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "deploy", "rollout", "run", "--metrics-port", str(port)]
+    variables = configuration.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("lineage prm: mode is direct" in line for line in process.stderr)
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/metrics")
+        shown = connection.getresponse().read().decode()
+        connection.close()
+        process.terminate()
+        assert process.wait(60) == 0
+    assert 'shelfwise_rollout_state{lineage="prm",status="live",version="1"} 1.0' in shown

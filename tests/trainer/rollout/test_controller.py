@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, update
 
 from stream import db
@@ -17,6 +18,7 @@ from trainer.rollout import changes, judgement
 from trainer.rollout.changes import Change
 from trainer.rollout.controller import LEASE_TTL_MS, Controller
 from trainer.rollout.judgement import CANARY, CONTROL
+from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.states import MOVES, LineageView
 from trainer.rollout.store import Event, RolloutStore
 from trainer.versions.tables import lineages
@@ -46,7 +48,8 @@ def clock() -> Clock:
 
 
 def controller(lineage: GatedLineage, clock: Callable[[], int], holder: str = "one") -> Controller:
-    return Controller(lineage.engine, lineage.store, holder=holder, now_ms=clock)
+    metrics = RolloutMetrics(CollectorRegistry())
+    return Controller(lineage.engine, lineage.store, holder=holder, now_ms=clock, metrics=metrics)
 
 
 def steps(controlled: Controller, clock: Clock, num: int = 4, *, apart_ms: int = 2_000) -> int:
@@ -194,23 +197,30 @@ def test_the_loop_outlives_a_database_that_fails_and_a_lease_that_is_lost(
     lineage: GatedLineage, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     controlled = controller(lineage, clock)
+    reasons: list[str | None] = []
 
     def break_database() -> None:
         def refuse(_store: RolloutStore) -> list[str]:
             raise StoreError("connection refused")
 
+        reasons.append(controlled.why_not_ready)
+
         monkeypatch.setattr(RolloutStore, "names", refuse)
 
     def repair_and_lose() -> None:
         monkeypatch.undo()
+        reasons.append(controlled.why_not_ready)
         clock.now_ms += LEASE_TTL_MS
         controller(lineage, clock, "two").step()
 
     def expire() -> None:
+        reasons.append(controlled.why_not_ready)
         clock.now_ms += LEASE_TTL_MS
 
     with caplog.at_level(logging.INFO):
         controlled.run(Waits(iter([break_database, repair_and_lose, expire])))
+    refused = "the database does not answer, nothing is decided: connection refused"
+    assert [*reasons, controlled.why_not_ready] == [None, refused, None, None]
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("controller: ")]
     assert [text.partition(":")[2].strip()[:30] for text in said] == [
         "in charge, term 1",
@@ -233,7 +243,8 @@ def _controller_that_dies(url: str, now_ms: int, where: str, at_call: int) -> No
 
     engine, clock = db.create(url), Clock(now_ms)
     store = RolloutStore(engine, die)
-    controlled = Controller(engine, store, holder=f"child at {now_ms}", now_ms=clock)
+    metrics = RolloutMetrics(CollectorRegistry())
+    controlled = Controller(engine, store, holder=f"child at {now_ms}", now_ms=clock, metrics=metrics)
     while controlled.step():
         clock.now_ms += 2_000
     # The canary needs its second; without a move after that there is none.

@@ -1,0 +1,55 @@
+"""The metrics of the controller follow what serves; versions that serve no more are no labels."""
+
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry
+
+from tests.trainer.rollout.views import all_gates, lineage
+from trainer.rollout.gates import Loads
+from trainer.rollout.judgement import Evidence
+from trainer.rollout.metrics import RolloutMetrics
+from trainer.rollout.states import Move
+
+
+class Shown:
+    """Metrics with a reader for their samples."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = RolloutMetrics(self.registry)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"shelfwise_rollout_{name}", {"lineage": "prm"} | labels)
+
+
+def test_versions_are_labels_while_they_serve() -> None:
+    shown = Shown()
+    shown.metrics.observe(lineage("superseded", "live", "canary"))
+    assert shown.value("state", version="2", status="live") == 1
+    assert shown.value("state", version="3", status="canary") == 1
+    assert shown.value("canary_share") == 0.01
+    shown.metrics.observe(lineage("superseded", "superseded", "live", frozen="why"))
+    assert shown.value("state", version="2", status="live") is None
+    assert shown.value("state", version="3", status="canary") is None
+    assert shown.value("state", version="3", status="live") == 1
+    assert (shown.value("canary_share"), shown.value("locked")) == (0, 1)
+
+
+def test_gates_of_the_version_on_its_way() -> None:
+    shown = Shown()
+    view = lineage("live", "verified")
+    evidence = Evidence(loads={1: Loads(ok=("a",), pending=("b",), refused={"c": "truncated"})})
+    verdicts = {2: all_gates(shadow="fail", system="wait")}
+    shown.metrics.observe(view, evidence, verdicts)
+    assert [shown.value("gate", gate=gate) for gate in ("golden", "shadow", "system")] == [1, -1, 0]
+    assert shown.value("servers_behind") == 2
+    shown.metrics.observe(replace(view, versions=view.versions[:1]), Evidence(), {})
+    assert shown.value("gate", gate="golden") is None
+    assert shown.value("servers_behind") == 0
+
+
+def test_moves_are_counted() -> None:
+    shown = Shown()
+    for _ in range(2):
+        shown.metrics.count("prm", Move(version=2, from_status="canary", to_status="rolled_back", why=""))
+    assert shown.value("moves_total", to_status="rolled_back") == 2

@@ -1,0 +1,90 @@
+"""Prometheus metrics of the controller: what serves in each lineage, and how its gates stand.
+
+A version is a label only while it is live or canary.
+
+Source: docs/rollout.md.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from trainer.rollout.judgement import Evidence
+from trainer.rollout.states import LineageView, Move, Verdict, Verdicts
+
+_VALUES: Final[Mapping[str, float]] = {"pass": 1.0, "wait": 0.0, "fail": -1.0}
+
+
+class RolloutMetrics:
+    """Metrics of the controller."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.in_charge = Gauge(
+            "shelfwise_rollout_in_charge", "1 while this controller holds the lease, else 0.", registry=registry
+        )
+        self.last_look = Gauge(
+            "shelfwise_rollout_last_look_timestamp_seconds",
+            "Time at which the controller last looked at every lineage.",
+            registry=registry,
+        )
+        self.state = Gauge(
+            "shelfwise_rollout_state",
+            "1 for each version that is live or canary.",
+            ("lineage", "version", "status"),
+            registry=registry,
+        )
+        self.canary_share = Gauge(
+            "shelfwise_rollout_canary_share",
+            "Share of the lineage's clients that the canary serves.",
+            ("lineage",),
+            registry=registry,
+        )
+        self.locked = Gauge(
+            "shelfwise_rollout_locked",
+            "1 while a lineage is pinned, frozen or killed.",
+            ("lineage",),
+            registry=registry,
+        )
+        self.gate = Gauge(
+            "shelfwise_rollout_gate",
+            "Verdict on the version on its way: 1 pass, 0 wait, -1 fail.",
+            ("lineage", "gate"),
+            registry=registry,
+        )
+        self.servers_behind = Gauge(
+            "shelfwise_rollout_servers_behind",
+            "Servers with a fresh report that do not have the live version.",
+            ("lineage",),
+            registry=registry,
+        )
+        self.moves = Counter(
+            "shelfwise_rollout_moves", "Moves that this controller made.", ("lineage", "to_status"), registry=registry
+        )
+        self._serving: dict[str, set[tuple[str, str]]] = {}
+        self._gates: dict[str, set[str]] = {}
+
+    def observe(self, view: LineageView, evidence: Evidence | None = None, verdicts: Verdicts | None = None) -> None:
+        """Show a lineage; without evidence, as in mode `direct`, gates and servers are left out."""
+        name, canary, live = view.name, view.only("canary"), view.only("live")
+        serving: set[tuple[str, str]] = {(str(v.number), v.status) for v in (canary, live) if v is not None}
+        for gone in self._serving.get(name, set()) - serving:
+            self.state.remove(name, *gone)
+        for version, status in serving:
+            self.state.labels(name, version, status).set(1)
+        self._serving[name] = serving
+        self.canary_share.labels(name).set(0.0 if canary is None else canary.canary_share or 0.0)
+        self.locked.labels(name).set(view.lock is not None)
+        on_its_way = canary or view.only("verified")
+        own: Mapping[str, Verdict] = (verdicts or {}).get(on_its_way.number, {}) if on_its_way is not None else {}
+        for gate in self._gates.get(name, set()) - set(own):
+            self.gate.remove(name, gate)
+        for gate, verdict in own.items():
+            self.gate.labels(name, gate).set(_VALUES[verdict.outcome])
+        self._gates[name] = set(own)
+        loads = None if evidence is None or live is None else evidence.loads.get(live.number)
+        self.servers_behind.labels(name).set(0 if loads is None else len(loads.pending) + len(loads.refused))
+
+    def count(self, lineage: str, move: Move) -> None:
+        """Count a move."""
+        self.moves.labels(lineage, move.to_status).inc()
