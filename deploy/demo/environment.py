@@ -6,10 +6,12 @@ from stream.broker.settings import KafkaSettings
 from stream.settings import Settings, as_text
 
 SHOP: Mapping[str, object] = {
-    # Few items and clients: an item is seen often, and clients come back.
+    # Few items and clients: an item is seen often, and clients come back. A visit is short, since searches of one visit
+    # say little about an arm: with the default of long visits, lifts of this size are often not significant.
     "marketplace.categories": 2,
     "marketplace.items": 200,
-    "marketplace.clients": 400,
+    "marketplace.clients": 800,
+    "marketplace.visit_p90": 9.0,
     # Assumptions: shoppers who click and buy more than real ones, so that a short run has labels.
     "marketplace.list_ctr": 0.35,
     "marketplace.conversion_boost": 8.0,
