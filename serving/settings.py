@@ -24,7 +24,7 @@ class ServingSettings:
         keep_alive_s: Seconds that an open connection waits for its next request.
         write_timeout_s: Seconds until a client that reads no answer is disconnected.
         deadline_ms: Milliseconds from the first byte of a request to its answer, scored or in incoming order. Scores
-            are waited for until 0.8 of it have passed; a list that cannot be scored by then is not.
+            are waited for until 0.9 of it have passed; a list that cannot be scored by then is not.
         max_body_bytes: Size of a request body above which it is refused with 413.
         num_scored: Number of candidates that the model scores; the others follow in incoming order.
         swap_share: Share of the lists in which two items change places, so that examination by position can be

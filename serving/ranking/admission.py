@@ -21,6 +21,7 @@ from typing import Final
 _MEAN_GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 _NUM_DEVIATIONS: Final = 2.0
+_MOST_MARGIN: Final = 0.5
 # Answers in incoming order that a burst may cost before refusals begin; it delays all others as well.
 _BURST_S: Final = 0.02
 
@@ -45,9 +46,9 @@ class ServiceTime:
         """Take a list into account.
 
         >>> time = ServiceTime()
-        >>> time.add(0.008)
+        >>> time.add(8.0)
         >>> time.mean_s, time.most_s(1), time.most_s(4)
-        (0.008, 0.016, 0.04)
+        (8.0, 12.0, 36.0)
         """
         if not self._is_known:
             self._is_known = True
@@ -59,11 +60,12 @@ class ServiceTime:
     def most_s(self, num: int) -> float:
         """Return the seconds that `num` lists, one after another, hardly exceed.
 
-        Deviations add as variances. The margin is at most the time of one list: with a wider one, a few slow lists
-        would keep all others out, while one that is admitted in vain costs the thread nothing.
+        Deviations add as variances. The margin is at most half the time of one list: with a wider one, a few slow
+        lists would keep all others out, while one that is admitted in vain leaves the queue and costs the thread
+        nothing.
         """
         margin_s = _NUM_DEVIATIONS * math.sqrt(num) * self._deviation_s
-        return num * self.mean_s + min(margin_s, self.mean_s)
+        return num * self.mean_s + min(margin_s, _MOST_MARGIN * self.mean_s)
 
 
 class Admission:

@@ -10,7 +10,7 @@ from serving.ranking.versions import ServedVersion
 from serving.schemas import RankAnswer, RankedItem, RankRequest
 from stream.schemas.identity import query_hash, uuid7
 
-SCORES_SHARE: Final = 0.8
+SCORES_SHARE: Final = 0.9
 """Share of the deadline within which scores are waited for; the rest is for the answer."""
 
 
@@ -101,7 +101,7 @@ def scores_due_s(arrival_s: float, deadline_s: float) -> float:
     """Return the clock reading until which the scores of a request are waited for.
 
     >>> scores_due_s(100.0, 101.0)
-    100.8
+    100.9
     """
     return arrival_s + SCORES_SHARE * (deadline_s - arrival_s)
 

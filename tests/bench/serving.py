@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,21 @@ from tests.serving.world import World, body, items
 _LOADS = (0.5, 1.0, 2.0, 5.0)
 _NUM_CLIENTS = 500
 _MOST_RATE = 3_000.0
+_COLUMNS = (
+    "model",
+    "load",
+    "offered/s",
+    "goodput/s",
+    "goodput / C",
+    "CPU",
+    "goodput / C per CPU",
+    "answers p50 / p99, ms",
+    "in incoming order",
+    "refused",
+    "refusals p50 / p99, ms",
+    "failed",
+    "generator late p99, ms",
+)
 _BUSY = " Other work kept the cores busy, the generator's as well: latencies contain its delays."
 
 
@@ -49,6 +64,7 @@ class Row:
         fallback: Share of the answers in incoming order.
         refused: Share of the requests that were refused.
         failed: Requests with another status, or without an answer.
+        cpu: Seconds of CPU time of the service per second.
         late_ms: 99 % quantile of the generator's own delay.
     """
 
@@ -60,10 +76,20 @@ class Row:
     fallback: float
     refused: float
     failed: int
+    cpu: float
     late_ms: float
 
 
-def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, deadline_s: float) -> Row:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Figures of one model: its capacities before and after each round, with the CPU time per second, and the rows."""
+
+    capacities: list[float] = field(default_factory=list)
+    cpus: list[float] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, deadline_s: float, cpu_s: float) -> Row:
     """Return the figures of one load."""
     answers = [one for one in outcomes if one.status == 200]
     refusals = [one for one in outcomes if one.status == 503]
@@ -78,6 +104,7 @@ def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, dea
         fallback=1 - len(scored) / max(len(answers), 1),
         refused=len(refusals) / max(total, 1),
         failed=total - len(answers) - len(refusals),
+        cpu=cpu_s / seconds,
         late_ms=_quantiles([one.late_s for one in outcomes])[1],
     )
 
@@ -89,33 +116,44 @@ def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-async def _measure(port: int, seconds: float, rounds: int, deadline_s: float) -> tuple[list[float], list[Row]]:
+def _cpu_s(pid: int) -> float:
+    """Return the seconds of CPU time that a process has used (proc(5), fields utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s: float) -> Found:
     pool = Pool("127.0.0.1", port)
     requests = [
         request(msgspec.json.encode(body(f"c-{number % _NUM_CLIENTS}", query_id=None))) for number in range(2_000)
     ]
+    found = Found()
+
+    async def capacity() -> None:
+        before_s = _cpu_s(pid)
+        found.capacities.append(await closed_loop(pool, requests, clients=2, seconds=seconds))
+        found.cpus.append((_cpu_s(pid) - before_s) / seconds)
+        print(f"capacity {found.capacities[-1]:.0f}/s at {found.cpus[-1]:.2f} CPU", flush=True)  # noqa: T201
+
     await closed_loop(pool, requests, clients=2, seconds=2.0)
-    capacities = [await closed_loop(pool, requests, clients=2, seconds=seconds)]
+    await capacity()
     rng = np.random.default_rng(1)
-    rows = []
     for _ in range(rounds):
         for load in _LOADS:
-            rate = min(load * statistics.median(capacities), _MOST_RATE)
+            rate = min(load * found.capacities[-1], _MOST_RATE)
+            before_s = _cpu_s(pid)
             outcomes, lost = await open_loop(pool, requests, rate=rate, seconds=seconds, rng=rng)
-            rows.append(row(load, seconds, outcomes, lost, deadline_s))
-            reasons = Counter(one.fallback for one in outcomes)
-            print(rows[-1], dict(reasons), flush=True)  # noqa: T201 - progress of a program
+            found.rows.append(row(load, seconds, outcomes, lost, deadline_s, _cpu_s(pid) - before_s))
+            reasons = Counter(one.fallback for one in outcomes if one.status == 200)
+            print(found.rows[-1], dict(reasons), flush=True)  # noqa: T201 - progress of a program
             await asyncio.sleep(1.0)
-        capacities.append(await closed_loop(pool, requests, clients=2, seconds=seconds))
-        print(f"capacity {capacities[-1]:.0f}/s", flush=True)  # noqa: T201
+        await capacity()
     pool.close()
-    return capacities, rows
+    return found
 
 
-def measure(
-    model: str, profile: str, seconds: float, rounds: int, settings: ServingSettings
-) -> tuple[list[float], list[Row]]:
-    """Return the capacities and the rows of one model."""
+def measure(model: str, profile: str, seconds: float, rounds: int, settings: ServingSettings) -> Found:
+    """Return the figures of one model."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
@@ -126,14 +164,14 @@ def measure(
                 catalogue.publish(producer, items())
             port = free_port()
             chosen = {"deadline_ms": settings.deadline_ms}
-            with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}):
+            with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}) as child:
                 wait_ready(f"http://127.0.0.1:{port}")
-                found = uvloop.run(_measure(port, seconds, rounds, settings.deadline_ms / 1_000))
+                found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000))
     os.sched_setaffinity(0, cores)
     return found
 
 
-def markdown(found: dict[str, tuple[list[float], list[Row]]], seconds: float, settings: ServingSettings) -> str:
+def markdown(found: dict[str, Found], seconds: float, settings: ServingSettings) -> str:
     """Return the figures as a page."""
     machine = hardware()
     lines = [
@@ -143,22 +181,37 @@ def markdown(found: dict[str, tuple[list[float], list[Row]]], seconds: float, se
         f" {machine['load']}. One process on one core, deadline {settings.deadline_ms:g} ms, 30 candidates, impressions"
         f" to a memory broker; {seconds:g} s per row. Requests arrive at Poisson times, and latency counts from the"
         " time at which a request was due. C is the rate of scored answers to two clients that each wait for their"
-        " answer. *Goodput* counts scored answers within the deadline."
-        + (_BUSY if float(machine["load"]) > float(machine["cores"]) else ""),
+        " answer. *Goodput* counts scored answers within the deadline. *CPU* is the service's CPU time per second;"
+        " *goodput / C per CPU* compares the goodput per second of CPU time with that at C, which other work on the"
+        " machine disturbs less." + (_BUSY if float(machine["load"]) > float(machine["cores"]) else ""),
         "",
-        "| model | load | offered/s | goodput/s | goodput / C | answers p50 / p99, ms | in incoming order | refused |"
-        " refusals p50 / p99, ms | failed | generator late p99, ms |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(_COLUMNS)} |",
+        f"|---|{'---:|' * (len(_COLUMNS) - 1)}",
     ]
-    for name, (capacities, rows) in found.items():
-        capacity = statistics.median(capacities)
-        lines += [
-            f"| {name}, C = {capacity:.0f}/s | {one.load:g} C | {one.offered:.0f} | {one.goodput:.0f} |"
-            f" {one.goodput / capacity:.2f} | {_cell(one.answers_ms)} | {100 * one.fallback:.1f} % |"
-            f" {100 * one.refused:.1f} % | {_cell(one.refusals_ms)} | {one.failed} | {one.late_ms:.1f} |"
-            for one in rows
-        ]
+    for name, figures in found.items():
+        capacity = statistics.median(figures.capacities)
+        per_cpu = statistics.median(a / b for a, b in zip(figures.capacities, figures.cpus, strict=True))
+        lines += [f"| {name}, C = {capacity:.0f}/s | {_cells(one, capacity, per_cpu)} |" for one in figures.rows]
     return "\n".join([*lines, ""])
+
+
+def _cells(one: Row, capacity: float, per_cpu: float) -> str:
+    return " | ".join(
+        (
+            f"{one.load:g} C",
+            f"{one.offered:.0f}",
+            f"{one.goodput:.0f}",
+            f"{one.goodput / capacity:.2f}",
+            f"{one.cpu:.2f}",
+            f"{one.goodput / one.cpu / per_cpu:.2f}",
+            _cell(one.answers_ms),
+            f"{100 * one.fallback:.1f} %",
+            f"{100 * one.refused:.1f} %",
+            _cell(one.refusals_ms),
+            str(one.failed),
+            f"{one.late_ms:.1f}",
+        )
+    )
 
 
 def _cell(quantiles: tuple[float, float]) -> str:

@@ -91,7 +91,7 @@ def count(service: Service, name: str, **labels: str) -> float:
 def test_a_request_that_is_too_old_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
     clock = Clock()
     service = service_at(tmp_path, clock)
-    clock.now_s = 100.025
+    clock.now_s = 100.028
     found = ask(service, 100.0)
     assert (found["status"], found["headers"][b"retry-after"], found["is_read"]) == (503, b"1", False)
     assert b"overloaded" in found["body"]
@@ -102,7 +102,7 @@ def test_a_request_that_is_too_old_is_refused_before_its_body_is_read(tmp_path: 
 def test_a_request_in_time_is_decoded(tmp_path: Path) -> None:
     clock = Clock()
     service = service_at(tmp_path, clock)
-    clock.now_s = 100.023
+    clock.now_s = 100.026
     found = ask(service, 100.0)
     assert (found["status"], found["is_read"]) == (400, True)
     assert count(service, "shed_total", answer="refusal") == 0

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 import signal
 import socket
 import threading
@@ -134,6 +135,10 @@ def test_v8_idle_and_slow_clients_do_not_keep_others_out(tmp_path: Path) -> None
             # At last every one of the others is closed by the server.
             wait_until(lambda: all(map(_is_closed, held)))
             assert kept.get("/readyz").status_code == 200
+            closed = re.search(r'closed_connections_total\{reason="room"\} (\S+)', kept.get("/metrics").text)
+            # Of 1,700 connections 768 fit into 1,024 descriptors.
+            assert closed is not None
+            assert float(closed[1]) > 0
         child.send_signal(signal.SIGTERM)
         assert child.wait(LIMIT_S) == 0
     logged = log.read_text()

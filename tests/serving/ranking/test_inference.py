@@ -120,7 +120,7 @@ def test_a_full_queue_does_not_wait(clock: Clock) -> None:
 
 
 def test_a_list_whose_scores_are_overdue_is_not_scored(clock: Clock) -> None:
-    clock.now_s = 48.5
+    clock.now_s = 54.5
     scorer = StubScorer()
     found = scored(inference(clock), asked(scorer))
     assert (found.features, found.fallback, found.is_shed, scorer.num_calls) == (None, rank.OVERLOAD, True, 0)
@@ -161,7 +161,7 @@ def test_a_list_that_cannot_be_scored_in_time_is_shed_at_once(clock: Clock) -> N
         thread.spent(1e9)
         assert thread.decide(found.scores_due_s) is Decision.REFUSE
 
-    last = with_one_under_way(clock, takes_s=20.0, then=then)
+    last = with_one_under_way(clock, takes_s=30.0, then=then)
     assert (last.fallback, last.is_shed) == (None, False)
     assert (found.features, found.fallback, found.is_shed) == (None, rank.OVERLOAD, True)
 
@@ -172,7 +172,7 @@ def test_a_client_without_a_version_is_shed_without_a_fallback(clock: Clock) -> 
     async def then(thread: Inference, _: Blocked) -> None:
         await thread.score(found)
 
-    with_one_under_way(clock, takes_s=20.0, then=then)
+    with_one_under_way(clock, takes_s=30.0, then=then)
     assert (found.features, found.fallback, found.is_shed) == (None, NO_VERSION, True)
 
 
@@ -183,7 +183,7 @@ def test_a_list_whose_turn_comes_too_late_is_not_scored(clock: Clock) -> None:
     async def then(thread: Inference, blocked: Blocked) -> None:
         waiting = asyncio.create_task(thread.score(found))
         await asyncio.sleep(0)
-        clock.now_s = 47.0
+        clock.now_s = 53.0
         blocked.released.set()
         await waiting
 
@@ -218,12 +218,12 @@ def test_after_a_stall_the_newest_list_comes_first(clock: Clock) -> None:
 def test_while_the_thread_hangs_incoming_order_needs_no_budget(clock: Clock) -> None:
     async def then(thread: Inference, _: Blocked) -> None:
         thread.spent(1e9)
-        clock.now_s = 479.0
-        assert thread.decide(500.0) is Decision.REFUSE
-        clock.now_s = 481.0
+        clock.now_s = 539.0
+        assert thread.decide(600.0) is Decision.REFUSE
+        clock.now_s = 541.0
         thread.spent(1e9)
-        assert thread.decide(500.0) is Decision.INCOMING_ORDER
-        assert thread.decide(480.0) is Decision.REFUSE
+        assert thread.decide(600.0) is Decision.INCOMING_ORDER
+        assert thread.decide(540.0) is Decision.REFUSE
 
     with_one_under_way(clock, takes_s=2.0, then=then)
 
