@@ -1,5 +1,6 @@
 """Signals that end a demo: raised once, not lost, and ignored while the processes are stopped."""
 
+import logging
 import signal
 import sys
 import time
@@ -13,7 +14,8 @@ class EndSignals:
     """Handlers that turn the first signal into a `KeyboardInterrupt` and ignore later ones.
 
     Python drops an exception that is raised within its hooks around a fork, and every start of a process runs them.
-    The next `sleep` therefore raises it again, and the traceback that Python prints of it is left out.
+    The next `sleep` therefore raises it again, and the traceback that Python prints of it is left out. So are log records
+    of it: a connection pool that is interrupted while it closes a connection logs what it raises again.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,8 @@ class EndSignals:
         """Handle the signals from now on."""
         for number in NUMBERS:
             signal.signal(number, self._handle)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_no_interrupt)
         self._former_hook, sys.unraisablehook = sys.unraisablehook, self._on_dropped
 
     def ignore(self) -> None:
@@ -50,3 +54,7 @@ class EndSignals:
         if not self._received:
             self._received = True
             raise KeyboardInterrupt
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], KeyboardInterrupt)

@@ -63,6 +63,24 @@ def test_other_dropped_exceptions_are_told_as_usual() -> None:
     assert "ValueError: told" in done.stderr
 
 
+def test_a_library_that_logs_the_interrupt_on_its_way_shows_no_traceback() -> None:
+    program = """
+import logging
+logging.basicConfig()
+interrupts.install()
+try:
+    try:
+        press()
+    except BaseException:
+        logging.getLogger("pool").error("closing", exc_info=True)
+        raise
+except KeyboardInterrupt:
+    print("interrupted")
+logging.getLogger("pool").error("another fault")
+"""
+    assert _run(program) == "interrupted\n"
+
+
 def test_an_ignored_signal_breaks_nothing_off_and_leaves_nothing_behind() -> None:
     program = """
 try:
