@@ -14,8 +14,8 @@ class EndSignals:
     """Handlers that turn the first signal into a `KeyboardInterrupt` and ignore later ones.
 
     Python drops an exception that is raised within its hooks around a fork, and every start of a process runs them.
-    The next `sleep` therefore raises it again, and the traceback that Python prints of it is left out. So are log records
-    of it: a connection pool that is interrupted while it closes a connection logs what it raises again.
+    The next `sleep` therefore raises it again, and the traceback that Python prints of it is left out. So are log
+    records of it: a connection pool that is interrupted while it closes a connection logs what it raises again.
     """
 
     def __init__(self) -> None:

@@ -49,7 +49,6 @@ LIBRARIES = {
     "uvicorn": ("should_exit",),
     "sqlite3": ("isolation_level",),
     "io.RawIOBase": ("readable", "readinto"),
-    "logging": ("handlers",),
     "the interpreter, for `with`": ("trace",),
 }
 # Other names, each with its reason.
