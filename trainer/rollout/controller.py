@@ -7,6 +7,7 @@ Source: docs/rollout.md.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -136,4 +137,12 @@ class Controller:
 
 def as_evidence(verdicts: Mapping[str, Verdict]) -> dict[str, object]:
     """Return verdicts as an event keeps them: gate to outcome, reason and numbers."""
-    return {gate: asdict(verdict) for gate, verdict in verdicts.items()}
+    return {
+        gate: asdict(verdict) | {"numbers": {name: _storable(value) for name, value in verdict.numbers.items()}}
+        for gate, verdict in verdicts.items()
+    }
+
+
+def _storable(value: float | str | None) -> float | str | None:
+    """Return a number as JSON can hold it: PostgreSQL refuses those that are not finite."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -130,6 +130,11 @@ class LineageView:
         candidates = [v for v in self.versions if v.status == "superseded" and v.live_since is not None]
         return max(candidates, key=lambda version: (version.live_since or 0, version.number), default=None)
 
+    def is_watched(self, policy: Policy, now_ms: int) -> bool:
+        """Return whether the live version went live so lately that a failed gate still rolls it back."""
+        live = self.only("live")
+        return live is not None and now_ms - (live.live_since or 0) <= 1_000 * policy.watch_s
+
     @property
     def lock(self) -> str | None:
         """The reason why no version may be moved to more clients, or None."""
@@ -235,8 +240,7 @@ def _failure(
     now_ms: int,
 ) -> Move | None:
     """Return the move that a failed gate demands; a rollback of the live version takes its canary along."""
-    is_watched = live is not None and now_ms - (live.live_since or 0) <= 1_000 * policy.watch_s
-    if live is not None and is_watched and (why := failure_of(verdicts, live.number)):
+    if live is not None and view.is_watched(policy, now_ms) and (why := failure_of(verdicts, live.number)):
         return _move(live, "rolled_back", why)
     if canary is not None and (why := failure_of(verdicts, canary.number)):
         return _move(canary, "rolled_back", why)

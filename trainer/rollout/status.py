@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from trainer.rollout import evidence, policy
+from trainer.rollout.changes import RELEASED_BY_HAND
 from trainer.rollout.judgement import judge
+from trainer.rollout.policy import Policy
 from trainer.rollout.states import Hold, LineageView, Verdict, Verdicts, failure_of, next_move
 from trainer.rollout.store import Event, RolloutStore
 
@@ -33,7 +35,7 @@ class Status:
         servers_behind: Servers with a fresh report that do not have the live version.
         next: The controller's next move, or why it holds.
         waits_for: Gates without sufficient evidence.
-        failed: Reason of a failed gate of the version that is on its way, or of the rollback that froze the lineage.
+        failed: Reason of a failed gate of a version on its way or watched, or of the rollback that froze the lineage.
     """
 
     lineage: str
@@ -84,14 +86,19 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         if isinstance(step, Hold)
         else f"version {step.version} to {step.to_status}: {step.why}",
         waits_for=step.waits_for if isinstance(step, Hold) else (),
-        failed=_failed(view, verdicts) if values.mode == "gated" else None,
+        failed=_failed(view, verdicts, values, now_ms),
     )
 
 
-def _failed(view: LineageView, verdicts: Verdicts) -> str | None:
-    """Return the reason of the first failed gate of a version that serves or is on its way."""
+def _failed(view: LineageView, verdicts: Verdicts, policy: Policy, now_ms: int) -> str | None:
+    """Return why a guardrail counts as breached: a rollback that is not released, or else a failed gate."""
+    if view.frozen is not None and view.frozen.startswith(RELEASED_BY_HAND):
+        return view.frozen
+    if policy.mode == "direct":
+        return None
+    statuses = {"verified", "canary", "live"} if view.is_watched(policy, now_ms) else {"verified", "canary"}
     for version in reversed(view.versions):
-        if version.status in {"verified", "canary", "live"} and (why := failure_of(verdicts, version.number)):
+        if version.status in statuses and (why := failure_of(verdicts, version.number)):
             return f"version {version.number}: {why}"
     return None
 

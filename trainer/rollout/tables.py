@@ -19,7 +19,7 @@ servers = Table(
     Column("ready", Boolean, nullable=False),
     # SHA-256 of the map of versions and shares in use.
     Column("map_sha256", String(64), nullable=True),
-    # Lineage to version to "ok", or to the reason of the refusal.
+    # Each lineage that it answers for, to version to "ok", or to the reason of the refusal.
     Column("loaded", JSON, nullable=False),
     # "lineage/version/slice" to answered, fallbacks by reason, bad, and latency by the upper bound of each bucket.
     Column("counts", JSON, nullable=False),

@@ -92,8 +92,11 @@ def test_rollback_goes_to_the_former_version_and_says_so(engine: Engine) -> None
     assert answer("rollback", "prm", "--as", "ada", "--request-id", "r-1") == event
     assert live(registry) == 2
     code, out = call("status", "prm")
-    assert code == 0
+    assert code == 4
     assert "live 2, former 1, canary none; trainer goes back to 2 (wait)" in out
+    assert "locked: frozen: released by hand: version 3 was rolled back" in out
+    answer("resume", "prm")
+    assert call("status", "prm")[0] == 0
 
 
 def test_rollback_to_a_version_and_its_mode(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """The controller on SQLite and PostgreSQL: it moves by evidence, holds without, and survives its own death."""
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -16,11 +17,15 @@ from stream.errors import FencedError, StoreError
 from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage
 from trainer.rollout import changes, judgement
 from trainer.rollout.changes import Change
-from trainer.rollout.controller import LEASE_TTL_MS, Controller
+from trainer.rollout.controller import LEASE_TTL_MS, Controller, as_evidence
 from trainer.rollout.judgement import CANARY, CONTROL
 from trainer.rollout.metrics import RolloutMetrics
-from trainer.rollout.states import MOVES, LineageView
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.policy import Policy
+from trainer.rollout.states import MOVES, LineageView, Move, Verdict
+from trainer.rollout.store import CONTROLLER, Event, RolloutStore
+
+# Gate 7 imports it when it has facts; so the children that are forked need not load SciPy each.
+import abtest.inference  # isort: skip  # noqa: F401
 from trainer.versions.tables import lineages
 
 HOUR_MS = 3_600_000
@@ -107,6 +112,18 @@ def test_a_version_that_fails_before_its_canary_is_rejected(lineage: GatedLineag
     assert controller(lineage, clock).step() == 1
     assert lineage.status_of(2) == "rejected"
     assert "shadow: the first item changes in 90.0%" in lineage.store.history(LINEAGE)[-1].why
+
+
+def test_numbers_that_json_cannot_hold_stop_no_move(lineage: GatedLineage) -> None:
+    lineage.publish(2)
+    unsound = Verdict(outcome="fail", reason="why", numbers={"ratio": math.inf, "other": math.nan, "third": 1.5})
+    move = Move(version=2, from_status="verified", to_status="rejected", why="why")
+    lineage.store.ensure_controller_lease()
+    term = lineage.registry.acquire_lease(CONTROLLER, "test", 0, 1)
+    view = lineage.store.view(LINEAGE)
+    assert lineage.store.move(view, move, Policy(), term=term, now_ms=3, evidence=as_evidence({"calibration": unsound}))
+    stored = lineage.store.history(LINEAGE)[-1].evidence["calibration"]
+    assert stored["numbers"] == {"ratio": "inf", "other": "nan", "third": 1.5}
 
 
 @pytest.mark.parametrize("silent", ["servers", "answers", "facts"])

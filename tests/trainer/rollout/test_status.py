@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
-from tests.trainer.rollout.world import LINEAGE, GatedLineage
+from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage
 from trainer.rollout.status import serving_at, status
 from trainer.rollout.store import Event
 
@@ -24,6 +24,15 @@ def test_the_status_names_what_waits_and_who_is_behind(lineage: GatedLineage) ->
     assert found.waits_for == ("integrity", "golden")
     assert found.next == "holds: version 2 waits for integrity, golden: not loaded by c:1"
     assert found.gates[2]["shadow"].outcome == "pass"
+
+
+def test_a_live_version_counts_as_failed_while_it_is_watched(engine: Engine) -> None:
+    lineage = GatedLineage(engine, QUICK | {"watch_s": "10"})
+    lineage.report("a:1", loaded={1: "5 bad outputs"})
+    assert status(lineage.store, engine, LINEAGE, 10_001).failed == (
+        "version 1: integrity: refused by every server, a:1: 5 bad outputs"
+    )
+    assert status(lineage.store, engine, LINEAGE, 10_002).failed is None
 
 
 def event(number: int, after: dict[str, object] | None, version: int | None = None, to_status: str = "") -> Event:
