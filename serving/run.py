@@ -18,7 +18,7 @@ from serving.ranking import scorer
 from serving.ranking.assignment import Assigner
 from serving.ranking.replicas import ReplicaUpdater
 from serving.ranking.service import Dependencies, Service, System
-from serving.ranking.updater import Pointer, VersionUpdater
+from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
 from serving.settings import ServingSettings
 from stream.adapters import Options
@@ -27,7 +27,7 @@ from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
 from stream.wall_clock import epoch_ms
-from trainer.versions.registry import Registry
+from trainer.rollout.served_map import MapReader, Pointer
 
 DATABASE_TIMEOUT_S = 2
 """The service answers from memory and from local copies, so a database that stalls is given up soon."""
@@ -80,11 +80,11 @@ def build(
         ),
         versions=versions,
         version_updater=VersionUpdater(
-            Registry(engine) if engine is not None else None,
+            MapReader(engine) if engine is not None else None,
             versions,
             load,
             metrics,
-            pointers=folder / "versions.json",
+            copy_path=folder / "map.json",
             clock=system.clock,
         ),
         # Processes of one host share the home folder; the port keeps their spools apart.

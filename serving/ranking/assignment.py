@@ -79,12 +79,14 @@ class Assigner:
         self._copy_path = copy_path
         self._is_unavailable = False
         self._found: ActiveExperiment | None = None
+        self._saved: tuple[str, int, str] | None = None
         self.active: ActiveExperiment | None = None
 
     def load_copy(self) -> None:
         """Take the experiment from the local copy; a damaged copy is logged and ignored."""
         try:
             self.active = self._found = load(self._copy_path)
+            self._saved = _identity(self.active)
         except SchemaError as error:
             _log.warning("the local copy of the experiment is ignored: %s", error)
 
@@ -107,17 +109,18 @@ class Assigner:
         found = self._found
         if _identity(found) != _identity(self.active):
             self.active = found
-            save(found, self._copy_path)
             _log.info("experiment: %s", f"{found.experiment}, epoch {found.epoch}" if found else "none")
+        if _identity(found) != self._saved:
+            try:
+                save(found, self._copy_path)
+                self._saved = _identity(found)
+            except OSError as error:
+                _log.warning("a start without the database would use an older allocation: %s", error)
 
     def lineages(self) -> list[str]:
         """Return the lineages that clients can be assigned to, now or once `adopt` is called."""
         arms = [arm for each in (self.active, self._found) if each for arm in each.arms]
         return sorted({lineage for lineage in (self._default_lineage, *(arm.lineage for arm in arms)) if lineage})
-
-    def assignment_of(self, client_id: str) -> ClientAssignment:
-        """Return the assignment of a client."""
-        return assignment_of(client_id, self.active, self._default_lineage)
 
 
 class _Copy(Struct, kw_only=True, frozen=True):

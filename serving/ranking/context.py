@@ -9,6 +9,7 @@ from serving.ranking.features import RequestFeatures
 from serving.ranking.versions import ServedVersion
 from serving.schemas import RankAnswer, RankedItem, RankRequest
 from stream.schemas.identity import query_hash, uuid7
+from trainer.rollout.slices import Slice
 
 SCORES_SHARE: Final = 0.9
 """Share of the deadline within which scores are waited for; the rest is for the answer."""
@@ -45,6 +46,7 @@ class RankContext:
         identity: Ids and time of the answer.
         assignment: The client's arm, and the lineage or fixed policy that answers.
         version: The version of the lineage that scores the whole list; None without a lineage or a loaded version.
+        slice: Slice of the client while the lineage has a canary.
         price_minor: Price of each candidate that is logged, in incoming order.
         features: Features of the request; None if the thread had no time to build them.
         scores: Scores of the first candidates; None if no version scored the list.
@@ -61,6 +63,7 @@ class RankContext:
     identity: AnswerIdentity
     assignment: ClientAssignment = field(default_factory=ClientAssignment)
     version: ServedVersion | None = None
+    slice: Slice | None = None
     price_minor: list[int] = field(default_factory=list)
     features: RequestFeatures | None = None
     scores: Sequence[float] | None = None

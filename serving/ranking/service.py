@@ -18,7 +18,7 @@ from serving.outbox.collector import Collector
 from serving.outbox.emitter import Emitter
 from serving.ranking import rank
 from serving.ranking.admission import Decision
-from serving.ranking.assignment import Assigner
+from serving.ranking.assignment import Assigner, assignment_of
 from serving.ranking.context import RankContext, identify, scores_due_s
 from serving.ranking.features import FeatureBuilder
 from serving.ranking.impression import impression
@@ -150,8 +150,10 @@ class Service:
                 trust_event_ts=self.settings.trust_event_ts,
             ),
         )
-        context.assignment = self._assigner.assignment_of(request.client_id)
-        context.version, context.fallback = self.versions.select(context.assignment.lineage)
+        # One reference for both, so that no request sees a new allocation with old versions.
+        routes = self.versions.routes
+        context.assignment = assignment_of(request.client_id, routes.experiment, self.settings.default_lineage or None)
+        context.version, context.slice, context.fallback = routes.choose(context.assignment.lineage, request.client_id)
         context.price_minor = self._features.prices(request)
         await self._inference.score(context)
         # An error before the features were built is not the version's.
@@ -186,6 +188,7 @@ class Service:
     def start(self) -> None:
         """Start all threads; `health` tells when the service is ready."""
         self._assigner.load_copy()
+        self.versions.assign(self._assigner.active)
         self._inference.start()
         self._emitter.start()
         self.collector.start()
@@ -228,6 +231,7 @@ class Service:
             self._read_at_s = self._system.clock()
         if self._version_updater.is_settled(lineages):
             self._assigner.adopt()
+            self.versions.assign(self._assigner.active)
             self._is_polled.set()
 
     @property
@@ -273,8 +277,10 @@ class Service:
 
     def _poll_forever(self) -> None:
         while not self._stop.is_set():
+            due_s = self._system.clock() + self.settings.poll_s
             try:
                 self.poll()
             except Exception:  # noqa: BLE001 - the thread must outlive any fault of one poll
                 _log.exception("a poll failed; it is repeated in %s s", self.settings.poll_s)
-            self._stop.wait(self.settings.poll_s)
+            # A poll that waited for loads is followed by the next one at once.
+            self._stop.wait(max(0.0, due_s - self._system.clock()))

@@ -1,52 +1,47 @@
-"""The version updater: the poll of the registry, and the loading of versions beside the requests.
+"""The version updater: the poll of the map, and the loading of versions beside the requests.
 
-The registry in SQL is polled; the announcements on `model_versions` are not needed. Each lineage loads in a thread of
-its own, so that a large or damaged artifact of one lineage does not delay another. If the live version is damaged, the
-newest intact former version answers. A version that cannot be activated leaves the active one in place.
+The map in SQL is polled; the announcements on `model_versions` are not needed. What is in memory takes its role at
+once; what is missing is loaded, and takes its role then. So a promotion, a rollback and a kill load nothing. Each
+lineage loads in a thread of its own, so that a large or damaged artifact of one lineage does not delay another. If the
+live version is damaged, the newest intact former version answers.
 
-Source: docs/serving.md, docs/training.md.
+Source: docs/serving.md, docs/rollout.md.
 """
 
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 from serving.metrics import Metrics
 from serving.ranking.scorer import Scorer
-from serving.ranking.versions import ServedVersion, VersionManager
+from serving.ranking.versions import NO_VERSION, WITHDRAWN, LineageVersions, ServedVersion, VersionManager
 from stream.errors import ArtifactError, StoreError
 from stream.files import replace_file
-from trainer.versions.registry import Version
+from trainer.rollout.served_map import LineageMap, Pointer
 
 RETRY_REFUSED_S = 60.0
 NUM_FORMER = 3
-"""Former versions that may answer in place of a damaged live one."""
+"""Former versions that are tried in place of a damaged live one."""
 LONGEST_LOAD_S = 60.0
 """A load that takes longer holds back neither a new experiment nor the readiness of the process."""
 
 _log = logging.getLogger(__name__)
 
-
-class Pointer(NamedTuple):
-    """Number and address of a version."""
-
-    number: int
-    artifact: str
-
-
 Load = Callable[[str, Pointer], Scorer]
 
 
-class Registry(Protocol):
-    """The part of `trainer.versions.registry.Registry` that serving uses."""
+class MapReader(Protocol):
+    """The part of `trainer.rollout.served_map.MapReader` that serving uses."""
 
-    def servable(self, lineages: Collection[str], num_former: int) -> Mapping[str, Sequence[Version]]:
-        """Return the live version of each lineage, followed by former ones, newest first."""
+    def read(self, names: Collection[str]) -> Mapping[str, LineageMap]:
+        """Return the map of each named lineage that exists."""
         ...
 
 
@@ -56,59 +51,68 @@ class _Loading:
     started_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    reason: str
+    retry_at_s: float
+
+
 class VersionUpdater:
-    """Poll of the registry that activates new live versions."""
+    """Poll of the map that gives versions their roles."""
 
     def __init__(
         self,
-        registry: Registry | None,
+        reader: MapReader | None,
         versions: VersionManager,
         load: Load,
         metrics: Metrics,
         *,
-        pointers: Path,
+        copy_path: Path,
         clock: Callable[[], float],
     ) -> None:
         """Prepare the poll.
 
         Args:
-            registry: The versions in the database; None works from the local pointers alone.
-            versions: The manager that activates versions.
+            reader: The map in the database; None works from the local copy alone.
+            versions: The manager that gives requests their versions.
             load: Return the verified and warm scorer of a lineage's version; raises ArtifactError.
             metrics: Metrics of the process.
-            pointers: File that keeps the live and former versions for a start without the database.
+            copy_path: File that keeps the map for a start without the database.
             clock: Monotonic seconds.
         """
-        self._registry = registry
+        self._reader = reader
         self._versions = versions
         self._load = load
         self._metrics = metrics
-        self._pointers = pointers
+        self._copy_path = copy_path
         self._clock = clock
-        self._retry_at_s: dict[tuple[str, Pointer], float] = {}
-        self._known = _read_pointers(pointers)
+        self._map: Mapping[str, LineageMap] = _read_copy(copy_path)
+        self._kept = self._map
+        self._held: dict[str, dict[Pointer, ServedVersion]] = {}
+        self._refused: dict[tuple[str, Pointer], _Refusal] = {}
         self._loading: dict[str, _Loading] = {}
-        self._refused: dict[str, str] = {}
-        self._lock = threading.Lock()
+        # Guards what loads and polls share.
+        self._lock = threading.RLock()
         self._is_unavailable = False
 
     def poll(self, lineages: Collection[str], *, from_copy: bool = False, wait_s: float | None = None) -> bool:
-        """Read the versions of the lineages once, and load and activate what is new.
+        """Read the map of the lineages once, apply what is in memory, and load what is not.
 
         Args:
             lineages: Names of lineages.
-            from_copy: Whether the local pointers are read in place of the registry.
+            from_copy: Whether the map stays as it is, or as the local copy has it.
             wait_s: Longest wait for loads, which then go on beside the next polls; None waits until they have ended.
 
         Returns:
-            Whether the registry answered.
+            Whether the database answered.
         """
-        wanted, is_read = self._wanted(lineages, None if from_copy else self._registry)
-        for lineage, pointers in wanted.items():
-            if lineage not in self._loading and self._next(lineage, pointers) is not None:
+        is_read = not from_copy and self._read(lineages)
+        for lineage in lineages:
+            self._apply(lineage)
+            if lineage not in self._loading and self._missing(lineage) is not None:
                 # A daemon: a read that a file system never ends must not keep the process.
                 thread = threading.Thread(
-                    target=self._use_first_intact, args=(lineage, pointers), name=f"load-{lineage}", daemon=True
+                    target=self._load_missing, args=(lineage,), name=f"load-{lineage}", daemon=True
                 )
                 self._loading[lineage] = _Loading(thread, self._clock())
                 thread.start()
@@ -116,103 +120,171 @@ class VersionUpdater:
         for each in self._loading.values():
             each.thread.join(None if until_s is None else max(0.0, until_s - self._clock()))
         self._loading = {lineage: each for lineage, each in self._loading.items() if each.thread.is_alive()}
+        self._forget_all_but(lineages)
         return is_read
 
     def is_settled(self, lineages: Collection[str]) -> bool:
-        """Return whether no version of these lineages is being loaded, apart from loads of more than a minute."""
+        """Return whether no version that answers is being loaded, apart from loads of more than a minute."""
         now_s = self._clock()
         return not any(
-            lineage in lineages and now_s - each.started_s < LONGEST_LOAD_S for lineage, each in self._loading.items()
+            lineage in lineages
+            and now_s - each.started_s < LONGEST_LOAD_S
+            and self._missing_answer(lineage) is not None
+            for lineage, each in self._loading.items()
         )
 
     def refused(self) -> dict[str, str]:
         """Return why the live version of a lineage does not answer, by lineage; empty if all do."""
         with self._lock:
-            found = dict(self._refused)
+            lives = {lineage: found.live for lineage, found in self._map.items() if found.live is not None}
+            refusals = {lineage: self._refused.get((lineage, pointer)) for lineage, pointer in lives.items()}
+            found = {
+                lineage: f"version {lives[lineage].number}: {refusal.reason}"
+                for lineage, refusal in refusals.items()
+                if refusal is not None
+            }
         now_s = self._clock()
         for lineage, each in self._loading.copy().items():
             if now_s - each.started_s >= LONGEST_LOAD_S:
                 found[lineage] = f"a version has been loading for {now_s - each.started_s:.0f} s"
         return found
 
-    def _wanted(
-        self, lineages: Collection[str], registry: Registry | None
-    ) -> tuple[Mapping[str, Sequence[Pointer]], bool]:
-        """Return the versions that may answer for each lineage, best first, and whether the registry said so."""
-        copied = {lineage: self._known[lineage] for lineage in lineages if lineage in self._known}
-        if registry is None:
-            return copied, False
+    def _read(self, lineages: Collection[str]) -> bool:
+        """Read the map, and return whether the database answered."""
+        if self._reader is None:
+            return False
         try:
-            found = registry.servable(lineages, NUM_FORMER)
+            found = dict(self._reader.read(lineages))
         except StoreError as error:
             if not self._is_unavailable:
-                _log.warning("the registry is unavailable, active versions stay: %s", error)
+                _log.warning("the map is unavailable, versions keep their roles: %s", error)
             self._is_unavailable = True
-            return copied, False
+            return False
         self._is_unavailable = False
-        return {name: [Pointer(each.version, each.artifact) for each in rows] for name, rows in found.items()}, True
-
-    def _next(self, lineage: str, pointers: Sequence[Pointer]) -> Pointer | None:
-        """Return the version to activate, or None if the active one is the best that is not refused."""
-        for pointer in pointers:
-            is_refused = self._clock() < self._retry_at_s.get((lineage, pointer), -1.0)
-            if is_refused or self._versions.is_quarantined(lineage, pointer.number):
-                continue
-            current = self._versions.get(lineage)
-            return None if current is not None and _pointer(current) == pointer else pointer
-        return None
-
-    def _use_first_intact(self, lineage: str, pointers: Sequence[Pointer]) -> None:
-        while (pointer := self._next(lineage, pointers)) is not None:
-            current = self._versions.get(lineage)
-            kept = None if current is None else current.previous
+        with self._lock:
+            self._map = found
+            known = {(lineage, pointer) for lineage, each in found.items() for pointer in _named(each)}
+            self._refused = {key: refusal for key, refusal in self._refused.items() if key in known}
+        if found != self._kept:
             try:
-                scorer = kept.scorer if kept and _pointer(kept) == pointer else self._load(lineage, pointer)
-            except Exception as error:  # noqa: BLE001 - an artifact is foreign input, and no fault of it may end the poll
-                self._refuse(lineage, pointer, error, is_live=pointer == pointers[0])
-                continue
-            self._versions.activate(
-                ServedVersion(lineage=lineage, number=pointer.number, artifact=pointer.artifact, scorer=scorer)
-            )
-            break
-        self._keep(lineage, pointers)
+                replace_file(self._copy_path, msgspec.json.encode(_Copy(lineages=found, sha256=sha256_of(found))))
+                self._kept = found
+            except OSError as error:
+                _log.warning("a start without the database would use an older map: %s: %s", self._copy_path, error)
+        return True
 
-    def _refuse(self, lineage: str, pointer: Pointer, error: Exception, *, is_live: bool) -> None:
+    def _missing(self, lineage: str) -> Pointer | None:
+        """Return the version to load next, or None if all that have a role are in memory or refused."""
+        answer = self._missing_answer(lineage)
+        if answer is not None:
+            return answer
+        with self._lock:
+            found, held = self._map.get(lineage, LineageMap()), self._held.get(lineage, {})
+            others = (found.canary, found.candidate, self._standby(lineage))
+            return next((each for each in others if each and each not in held and self._may_load(lineage, each)), None)
+
+    def _missing_answer(self, lineage: str) -> Pointer | None:
+        with self._lock:
+            best = next(iter(self._usable(lineage)), None)
+            return best if best not in self._held.get(lineage, {}) else None
+
+    def _usable(self, lineage: str) -> list[Pointer]:
+        """Return the versions that may answer and are not refused, best first."""
+        found = self._map.get(lineage, LineageMap())
+        return [each for each in found.answering[: 1 + NUM_FORMER] if self._may_load(lineage, each)]
+
+    def _standby(self, lineage: str) -> Pointer | None:
+        """Return the version that a rollback would make live."""
+        return next(iter(self._usable(lineage)[1:]), None)
+
+    def _may_load(self, lineage: str, pointer: Pointer) -> bool:
+        refusal = self._refused.get((lineage, pointer))
+        is_refused = refusal is not None and self._clock() < refusal.retry_at_s
+        return not is_refused and not self._versions.is_quarantined(lineage, pointer.number)
+
+    def _load_missing(self, lineage: str) -> None:
+        while (pointer := self._missing(lineage)) is not None:
+            try:
+                scorer = self._load(lineage, pointer)
+            except Exception as error:  # noqa: BLE001 - an artifact is foreign input, and no fault of it may end the poll
+                self._refuse(lineage, pointer, error)
+            else:
+                version = ServedVersion(
+                    lineage=lineage, number=pointer.number, artifact=pointer.artifact, scorer=scorer
+                )
+                with self._lock:
+                    self._held.setdefault(lineage, {})[pointer] = version
+                    self._refused.pop((lineage, pointer), None)
+            self._apply(lineage)
+
+    def _apply(self, lineage: str) -> None:
+        """Give the versions in memory their roles, and let go of those without one."""
+        with self._lock:
+            found, held = self._map.get(lineage, LineageMap()), self._held.get(lineage, {})
+            if lineage not in self._map and not held:
+                return
+            if found.is_killed:
+                versions = LineageVersions(lineage=lineage, missing=WITHDRAWN)
+            else:
+                versions = LineageVersions(
+                    lineage=lineage,
+                    ranked=tuple(held[each] for each in found.answering if each in held),
+                    canary=held.get(found.canary) if found.canary else None,
+                    share=found.canary_share,
+                    missing=WITHDRAWN if found.live is None and found.is_rolled_back else NO_VERSION,
+                )
+            self._versions.use(versions)
+            active = self._versions.get(lineage)
+            kept = {found.live, found.canary, found.candidate, self._standby(lineage)}
+            kept |= set() if active is None else {Pointer(active.number, active.artifact)}
+            self._held[lineage] = {each: version for each, version in held.items() if each in kept}
+            is_refused = found.live is not None and (lineage, found.live) in self._refused
+        self._metrics.former_version.labels(lineage).set(is_refused)
+
+    def _refuse(self, lineage: str, pointer: Pointer, error: Exception) -> None:
         key = (lineage, pointer)
-        if key not in self._retry_at_s:
+        # The address is that of the version, which the reason goes with.
+        reason = str(error).removeprefix(f"{pointer.artifact}: ")
+        with self._lock:
+            is_known = key in self._refused
+            self._refused[key] = _Refusal(reason, self._clock() + RETRY_REFUSED_S)
+        if not is_known:
             self._metrics.refused_versions.labels(lineage, "artifact").inc()
             is_foreseen = isinstance(error, ArtifactError)
             _log.error(
                 "lineage %s: version %d is refused: %s", lineage, pointer.number, error, exc_info=not is_foreseen
             )
-        self._retry_at_s[key] = self._clock() + RETRY_REFUSED_S
-        if is_live:
-            with self._lock:
-                self._refused[lineage] = f"version {pointer.number}: {error}"
 
-    def _keep(self, lineage: str, pointers: Sequence[Pointer]) -> None:
-        """Note whether the live version answers, and keep the versions for a start without the database."""
-        active = self._versions.get(lineage)
-        is_live = active is not None and _pointer(active) == pointers[0]
-        self._metrics.former_version.labels(lineage).set(not is_live)
+    def _forget_all_but(self, lineages: Collection[str]) -> None:
         with self._lock:
-            if is_live:
-                self._refused.pop(lineage, None)
-                self._retry_at_s.pop((lineage, pointers[0]), None)
-            if active is not None and self._known.get(lineage) != list(pointers):
-                self._known[lineage] = list(pointers)
-                replace_file(self._pointers, msgspec.json.encode(self._known))
+            for lineage in [each for each in self._held if each not in lineages and each not in self._loading]:
+                del self._held[lineage]
+                self._versions.drop(lineage)
 
 
-def _pointer(version: ServedVersion) -> Pointer:
-    return Pointer(version.number, version.artifact)
+def _named(found: LineageMap) -> set[Pointer]:
+    return {each for each in (*found.answering, found.canary, found.candidate) if each is not None}
 
 
-def _read_pointers(path: Path) -> dict[str, list[Pointer]]:
+def sha256_of(found: Mapping[str, LineageMap]) -> str:
+    """Return the SHA-256 of a map."""
+    return hashlib.sha256(msgspec.json.encode(found, order="deterministic")).hexdigest()
+
+
+class _Copy(Struct, frozen=True, kw_only=True):
+    lineages: dict[str, LineageMap]
+    sha256: str
+
+
+def _read_copy(path: Path) -> dict[str, LineageMap]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[Pointer]])
+        copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
     except FileNotFoundError:
         return {}
     except msgspec.MsgspecError as error:
         _log.warning("%s is damaged and ignored: %s", path.name, error)
         return {}
+    if sha256_of(copy.lineages) != copy.sha256:
+        _log.warning("%s is damaged and ignored: it does not have its sha256", path.name)
+        return {}
+    return copy.lineages

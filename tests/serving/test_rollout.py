@@ -1,69 +1,193 @@
-"""Serving follows the commands of the rollout through the registry that it polls, with the real store."""
+"""Serving follows the commands of operators and the moves of the controller in one poll, with the real store (R5)."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from serving.metrics import Metrics
 from serving.ranking import scorer
-from serving.ranking.updater import VersionUpdater
-from serving.ranking.versions import VersionManager
-from tests.serving.world import World
-from trainer.rollout import changes
+from serving.ranking.service import Service
+from serving.ranking.versions import NO_VERSION, WITHDRAWN
+from serving.schemas import RankAnswer
+from serving.settings import ServingSettings
+from stream import db
+from stream.errors import StoreError
+from tests.serving.live import wait_until
+from tests.serving.world import START_MS, World, request
+from trainer.rollout import changes, policy
 from trainer.rollout.changes import Change
-from trainer.rollout.states import LineageView
-from trainer.rollout.store import RolloutStore
+from trainer.rollout.served_map import LineageMap, MapReader
+from trainer.rollout.slices import CANARY, salt, slice_of
+from trainer.rollout.states import LineageView, Move
+from trainer.rollout.store import CONTROLLER, RolloutStore
+
+SETTINGS = ServingSettings(default_lineage="base", deadline_ms=60_000.0, poll_s=3_600.0)
+CLIENTS = [f"c-{k}" for k in range(30)]
 
 
-class Server:
-    """A server that polls the registry when it is told to."""
+class Answered(NamedTuple):
+    """Version and fallback of an answer."""
+
+    version: str | None
+    fallback: str | None = None
+
+
+class Rollout:
+    """A lineage, and a server that polls when it is told to. No controller runs."""
 
     def __init__(self, world: World) -> None:
-        loader = scorer.Loader(world.artifacts)
-        self.versions = VersionManager(Metrics(), max_bad_outputs=5)
-        self._updater = VersionUpdater(
-            world.registry,
-            self.versions,
-            lambda _lineage, pointer: loader.load(pointer.artifact),
-            Metrics(),
-            pointers=world.home / "versions.json",
-            clock=lambda: 0.0,
-        )
+        self.world = world
+        self.store = RolloutStore(world.engine)
+        self.store.ensure_controller_lease()
+        self.term = world.registry.acquire_lease(CONTROLLER, "test", START_MS, 1_000_000)
+        self.service = world.service(SETTINGS)
 
-    def after_one_poll(self) -> int | None:
-        self._updater.poll(["base"])
-        active = self.versions.get("base")
-        return None if active is None else active.number
+    def act(self, name: str, decide: Callable[[LineageView], Change]) -> None:
+        """Execute a command."""
+        self.store.command("base", name, decide, user="ada", request_id=None, now_ms=START_MS + 1)
+
+    def gate(self) -> None:
+        """Let versions stop at verified."""
+        self.act("policy", lambda view: changes.set_policy(view, {"mode": "gated"}, "test"))
+
+    def to_canary(self, number: int, share: float) -> None:
+        """Make a verified version the canary, as the controller does."""
+        view = self.store.view("base")
+        move = Move(version=number, from_status="verified", to_status="canary", why="gates", share=share)
+        assert self.store.move(view, move, policy.of(view.policy), term=self.term, now_ms=START_MS + 1)
+
+    def after_one_poll(self) -> dict[str, Answered]:
+        """Return the answer of each client after one poll."""
+        self.service.poll()
+        return answers(self.service)
+
+    def version_after_one_poll(self) -> Answered:
+        """Return the answer that all clients get after one poll."""
+        (answer,) = set(self.after_one_poll().values())
+        return answer
+
+
+def answers(service: Service) -> dict[str, Answered]:
+    async def go() -> list[RankAnswer]:
+        return [await service.rank(request(client)) for client in CLIENTS]
+
+    found = zip(CLIENTS, asyncio.run(go()), strict=True)
+    return {client: Answered(each.version, each.fallback) for client, each in found}
+
+
+def started(service: Service) -> Service:
+    """Start a service, which polls once by itself."""
+    service.start()
+    wait_until(lambda: service.is_ready)
+    return service
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def rollout(tmp_path: Path) -> Iterator[Rollout]:
+    made = Rollout(World(tmp_path))
+    started(made.service)
+    yield made
+    made.service.stop()
 
 
-def act(world: World, name: str, decide: Callable[[LineageView], Change]) -> None:
-    RolloutStore(world.engine).command("base", name, decide, user="ada", request_id=None, now_ms=1)
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Addresses of the versions that were loaded."""
+    found: list[str] = []
+    load = scorer.Loader.load
+
+    def counted(loader: scorer.Loader, sha256: str) -> scorer.TorchScorer:
+        found.append(sha256)
+        return load(loader, sha256)
+
+    monkeypatch.setattr(scorer.Loader, "load", counted)
+    return found
 
 
-def test_one_poll_after_a_rollback_the_former_version_serves(world: World) -> None:
-    server = Server(world)
-    for number in (1, 2, 3):
-        world.go_live("base", number)
-        assert server.after_one_poll() == number
-    act(world, "rollback", lambda view: changes.rollback(view, None, "wait", "why"))
-    assert server.after_one_poll() == 2
-    act(world, "rollback", lambda view: changes.rollback(view, None, "wait", "why"))
-    assert server.after_one_poll() == 1
-
-
-def test_one_poll_after_a_pin_or_a_promotion_that_version_serves(world: World) -> None:
-    server = Server(world)
+def test_rollback_pin_promote_kill_and_resume_load_nothing(loads: list[str], rollout: Rollout) -> None:
+    addresses = []
     for number in (1, 2):
-        world.go_live("base", number)
-        server.after_one_poll()
-    act(world, "pin", lambda view: changes.pin(view, 1, "why"))
-    assert server.after_one_poll() == 1
-    act(world, "unpin", lambda view: changes.unpin(view, "why"))
-    act(world, "promote", lambda view: changes.promote(view, 2, "why"))
-    assert server.after_one_poll() == 2
+        addresses.append(rollout.world.go_live("base", number))
+        assert rollout.version_after_one_poll() == (str(number), None)
+    for name, decide, expected in (
+        ("pin", lambda view: changes.pin(view, 1, "why"), ("1", None)),
+        ("unpin", lambda view: changes.unpin(view, "why"), ("1", None)),
+        ("promote", lambda view: changes.promote(view, 2, "why"), ("2", None)),
+        ("kill", lambda view: changes.kill(view, "why"), (None, WITHDRAWN)),
+        ("resume", lambda view: changes.resume(view, "why"), ("2", None)),
+        ("rollback", lambda view: changes.rollback(view, None, "wait", "why"), ("1", None)),
+        ("rollback", lambda view: changes.rollback(view, None, "wait", "why"), (None, WITHDRAWN)),
+    ):
+        rollout.act(name, decide)
+        assert rollout.version_after_one_poll() == expected
+    assert loads == addresses
+
+
+def test_a_canary_serves_its_clients_and_its_promotion_and_abort_load_nothing(
+    loads: list[str], rollout: Rollout
+) -> None:
+    addresses = [rollout.world.go_live("base", 1)]
+    rollout.gate()
+    for number, ending in ((2, changes.promote), (3, changes.abort)):
+        before = rollout.version_after_one_poll()
+        addresses.append(rollout.world.go_live("base", number))
+        # Verified, so it answers no one, but it is loaded: a canary needs it in memory everywhere.
+        assert rollout.version_after_one_poll() == before
+        assert loads == addresses
+        rollout.to_canary(number, 0.3)
+        key = salt("base", number)
+        in_canary = {client: slice_of(client, key, 0.3) == CANARY for client in CLIENTS}
+        assert set(in_canary.values()) == {True, False}
+        expected = {client: Answered(str(number)) if is_in else before for client, is_in in in_canary.items()}
+        assert rollout.after_one_poll() == expected
+        if ending is changes.promote:
+            rollout.act("promote", lambda view: changes.promote(view, None, "why"))
+            assert rollout.version_after_one_poll() == ("2", None)
+        else:
+            rollout.act("abort", lambda view: changes.abort(view, "wait", "why"))
+            assert rollout.version_after_one_poll() == ("2", None)
+    assert loads == addresses
+
+
+def test_a_kill_and_a_canary_outlive_a_start_without_the_database(rollout: Rollout) -> None:
+    world = rollout.world
+    world.go_live("base", 1)
+    rollout.gate()
+    world.go_live("base", 2)
+    rollout.to_canary(2, 0.3)
+    with_canary = rollout.after_one_poll()
+    assert {answer.version for answer in with_canary.values()} == {"1", "2"}
+
+    def restarted() -> dict[str, Answered]:
+        away = db.create(f"sqlite:///{world.home / 'nowhere' / 'x.db'}")
+        service = started(world.service(SETTINGS, engine=away))
+        try:
+            return answers(service)
+        finally:
+            service.stop()
+
+    assert restarted() == with_canary
+    rollout.act("kill", lambda view: changes.kill(view, "why"))
+    rollout.after_one_poll()
+    assert set(restarted().values()) == {(None, WITHDRAWN)}
+
+
+def test_r11_while_the_database_stalls_versions_keep_their_roles_and_the_decision_arrives_in_the_next_poll(
+    rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stalled(_reader: MapReader, _names: Collection[str]) -> dict[str, LineageMap]:
+        raise StoreError("canceling statement due to statement timeout")
+
+    rollout.world.go_live("base", 1)
+    assert rollout.version_after_one_poll() == ("1", None)
+    rollout.act("kill", lambda view: changes.kill(view, "why"))
+    with monkeypatch.context() as patch:
+        patch.setattr(MapReader, "read", stalled)
+        assert rollout.version_after_one_poll() == ("1", None)
+    assert rollout.version_after_one_poll() == (None, WITHDRAWN)
+
+
+def test_a_lineage_that_never_had_a_version_is_not_withdrawn(rollout: Rollout) -> None:
+    assert rollout.version_after_one_poll() == (None, NO_VERSION)

@@ -16,6 +16,7 @@ from serving.outbox.spool import Spool
 from serving.ranking import scorer
 from serving.ranking.context import AnswerIdentity, RankContext
 from serving.ranking.service import Service, System
+from serving.ranking.versions import LineageVersions, ServedVersion
 from serving.schemas import RankRequest, decode
 from serving.settings import ServingSettings
 from stream import db
@@ -151,6 +152,12 @@ class StubScorer:
         """Return the function's scores for the number of items."""
         self.num_calls += 1
         return self._answer(len(example.item_ids))
+
+
+def answering(lineage: str, scorer: StubScorer, number: int = 1) -> LineageVersions:
+    """Return a lineage whose only version scores as the scorer says."""
+    version = ServedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer)
+    return LineageVersions(lineage=lineage, ranked=(version,))
 
 
 class World:

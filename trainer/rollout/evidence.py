@@ -16,8 +16,9 @@ from abtest.moments import Moments
 from abtest.tables import arms, epochs, experiments, session_facts
 from stream import db
 from trainer.rollout.gates import Loads, SliceCounts
-from trainer.rollout.judgement import CANARY, CONTROL, Evidence
+from trainer.rollout.judgement import Evidence
 from trainer.rollout.policy import Policy
+from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import LineageView, VersionView
 from trainer.rollout.tables import servers
 

@@ -12,11 +12,8 @@ from abtest.moments import Moments
 from trainer.rollout import gates
 from trainer.rollout.gates import Interval, LabelCounts, Loads, Prequential, Shadow, SliceCounts
 from trainer.rollout.policy import Policy
+from trainer.rollout.slices import CANARY, CONTROL, LIVE
 from trainer.rollout.states import LineageView, Verdict, Verdicts, VersionView
-
-CANARY: Final = "canary"
-CONTROL: Final = "control"
-LIVE: Final = "live"
 
 # Names of the numbers that a trainer publishes with a version, among the metrics of its manifest.
 NORM_CHANGE: Final = "gate_norm_change"

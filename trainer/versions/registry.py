@@ -263,30 +263,6 @@ class Registry:
             row = connection.execute(statement.order_by(versions.c.version.desc()).limit(1)).one_or_none()
         return None if row is None else _version(row)
 
-    def servable(self, names: Collection[str], num_former: int) -> dict[str, list[Version]]:
-        """Return the live version of each named lineage that has one, followed by those that were live before.
-
-        The one that was live last comes first. A lineage that is killed has none.
-
-        Args:
-            names: Lineages.
-            num_former: Most superseded versions of a lineage.
-        """
-        killed = select(lineages.c.name).where(lineages.c.killed.is_not(None))
-        statement = (
-            select(versions)
-            .where(versions.c.lineage.in_(names), versions.c.lineage.not_in(killed))
-            .where(versions.c.status.in_(("live", "superseded")), versions.c.live_since.is_not(None))
-            .order_by(versions.c.live_since.desc(), versions.c.version.desc())
-        )
-        with db.read(self._engine) as connection:
-            rows = [_version(row) for row in connection.execute(statement)]
-        found: dict[str, list[Version]] = {row.lineage: [row] for row in rows if row.status == "live"}
-        for row in rows:
-            if row.status == "superseded" and 0 < len(found.get(row.lineage, ())) <= num_former:
-                found[row.lineage].append(row)
-        return found
-
     def versions(self, lineage: str | None = None) -> list[Version]:
         """Return the versions of a lineage, or of all, oldest first."""
         statement = select(versions).order_by(versions.c.lineage, versions.c.version)

@@ -13,10 +13,9 @@ from litestar.testing import TestClient
 from serving.http.app import create
 from serving.http.edge import with_edge
 from serving.ranking.service import Service, System
-from serving.ranking.versions import ServedVersion
 from serving.settings import ServingSettings
 from stream import logs
-from tests.serving.world import START_MS, StubScorer, World, body
+from tests.serving.world import START_MS, StubScorer, World, answering, body
 
 SETTINGS = ServingSettings(default_lineage="base", deadline_ms=30.0)
 
@@ -140,7 +139,7 @@ def test_other_routes_are_never_shed(tmp_path: Path) -> None:
 def test_the_latency_counts_from_the_arrival_at_the_socket_to_the_written_answer(tmp_path: Path) -> None:
     clock = Clock()
     service = service_at(tmp_path, clock)
-    service.versions.activate(ServedVersion(lineage="base", number=1, artifact="a" * 64, scorer=StubScorer()))
+    service.versions.use(answering("base", StubScorer()))
     clock.now_s = 100.02
 
     def sent() -> None:
@@ -160,7 +159,7 @@ def test_the_latency_counts_from_the_arrival_at_the_socket_to_the_written_answer
 def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
     service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
     service.poll()
-    service.versions.activate(ServedVersion(lineage="bad", number=1, artifact="a" * 64, scorer=StubScorer(fail)))
+    service.versions.use(answering("bad", StubScorer(fail)))
     root, lines = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers, root.level
     logs.configure(logs.LoggingSettings(format="json"), lines)

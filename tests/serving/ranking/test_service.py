@@ -12,7 +12,7 @@ import pytest
 from abtest.store import Arm, ExperimentStore
 from serving.ranking import rank, scorer
 from serving.ranking.service import Service, System
-from serving.ranking.versions import NO_VERSION, QUARANTINED, ServedVersion
+from serving.ranking.versions import NO_VERSION, QUARANTINED
 from serving.run import DATABASE_TIMEOUT_S
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
@@ -23,12 +23,14 @@ from stream.schemas.events import Behaviour, Profile
 from stream.schemas.session import unpack
 from tests.harness.silent_server import silent_server
 from tests.serving.live import wait_until
-from tests.serving.world import START_MS, StubScorer, World, request, spooled
+from tests.serving.world import START_MS, StubScorer, World, answering, request, spooled
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item_f16
 
 
 def use(service: Service, scorer: StubScorer, number: int = 1, lineage: str = "base") -> None:
-    service.versions.activate(ServedVersion(lineage=lineage, number=number, artifact=f"{number:064x}", scorer=scorer))
+    """Let a version answer, before those in use."""
+    made, before = answering(lineage, scorer, number), service.versions.routes.lineages.get(lineage)
+    service.versions.use(replace(made, ranked=(*made.ranked, *(before.ranked if before else ()))))
 
 
 def good(n: int) -> Sequence[float]:

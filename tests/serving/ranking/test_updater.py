@@ -1,23 +1,25 @@
 import asyncio
+import gc
 import os
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from serving.metrics import Metrics
 from serving.ranking import scorer
-from serving.ranking.updater import LONGEST_LOAD_S, RETRY_REFUSED_S, Pointer, VersionUpdater
-from serving.ranking.versions import VersionManager
+from serving.ranking import updater as module
+from serving.ranking.updater import LONGEST_LOAD_S, RETRY_REFUSED_S, VersionUpdater
+from serving.ranking.versions import NO_VERSION, WITHDRAWN, Choice, VersionManager
 from serving.schemas import RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from stream.errors import StoreError
 from tests.serving.world import START_MS, World, publish, request, scores_of
-from trainer.versions.registry import Version
+from trainer.rollout.served_map import LineageMap, MapReader, Pointer
 
 
 @pytest.fixture
@@ -26,31 +28,20 @@ def world(tmp_path: Path) -> World:
 
 
 class Unavailable:
-    """A registry whose database does not answer."""
+    """A map whose database does not answer."""
 
-    def servable(self, lineages: Collection[str], num_former: int) -> Mapping[str, Sequence[Version]]:
+    def read(self, names: Collection[str]) -> Mapping[str, LineageMap]:
         raise StoreError("connection refused")
 
 
 class Found:
-    """A registry that says what the test says."""
+    """A map that is what the test says."""
 
-    def __init__(self, rows: Mapping[str, Sequence[Version]]) -> None:
-        self.rows = rows
+    def __init__(self, **lineages: LineageMap) -> None:
+        self.lineages = lineages
 
-    def servable(self, lineages: Collection[str], num_former: int) -> Mapping[str, Sequence[Version]]:
-        return self.rows
-
-
-FIELDS: dict[str, Any] = {
-    "lineage": "base",
-    "parent": None,
-    "term": 1,
-    "status": "live",
-    "metrics": {},
-    "offsets": {},
-    "published_ts": START_MS,
-}
+    def read(self, names: Collection[str]) -> Mapping[str, LineageMap]:
+        return {name: found for name, found in self.lineages.items() if name in names}
 
 
 class Clock:
@@ -67,11 +58,11 @@ def updater(
     world: World, versions: VersionManager, metrics: Metrics, clock: Clock, *, unavailable: bool = False
 ) -> VersionUpdater:
     return VersionUpdater(
-        Unavailable() if unavailable else world.registry,
+        Unavailable() if unavailable else MapReader(world.engine),
         versions,
         partial(_load, scorer.Loader(world.artifacts)),
         metrics,
-        pointers=world.home / "versions.json",
+        copy_path=world.home / "map.json",
         clock=clock,
     )
 
@@ -80,6 +71,12 @@ def _load(loader: scorer.Loader, lineage: str, pointer: Pointer) -> scorer.Torch
     loaded = loader.load(pointer.artifact)
     loaded.check_identity(lineage, pointer.number)
     return loaded
+
+
+def given(world: World, found: Found, versions: VersionManager) -> VersionUpdater:
+    """Return an updater whose map is what the test says."""
+    load = partial(_load, scorer.Loader(world.artifacts))
+    return VersionUpdater(found, versions, load, Metrics(), copy_path=world.home / "map.json", clock=Clock())
 
 
 def number_of(versions: VersionManager, lineage: str = "base") -> int | None:
@@ -109,10 +106,7 @@ def test_the_live_version_comes_into_use_and_the_previous_one_stays_loaded(world
     world.go_live("base", 2)
     poller.poll(["base"])
     poller.poll(["base"])
-    used = versions.get("base")
-    assert used is not None
-    assert used.previous is not None
-    assert (used.number, used.previous.number, used.previous.previous) == (2, 1, None)
+    assert [version.number for version in versions.routes.lineages["base"].ranked] == [2, 1]
     assert metrics.registry.get_sample_value("shelfwise_serving_version_changes_total", {"lineage": "base"}) == 2.0
     assert metrics.registry.get_sample_value("shelfwise_serving_version", {"lineage": "base"}) == 2.0
 
@@ -282,7 +276,7 @@ def test_a_load_that_does_not_end_delays_no_other_lineage(world: World) -> None:
     clock = Clock()
     versions = VersionManager(Metrics(), max_bad_outputs=5)
     poller = VersionUpdater(
-        world.registry, versions, load, Metrics(), pointers=world.home / "versions.json", clock=clock
+        MapReader(world.engine), versions, load, Metrics(), copy_path=world.home / "map.json", clock=clock
     )
     try:
         while number_of(versions) is None:
@@ -310,7 +304,7 @@ def test_a_fault_that_no_one_foresaw_refuses_the_version(world: World) -> None:
     metrics = Metrics()
     versions = VersionManager(metrics, max_bad_outputs=5)
     poller = VersionUpdater(
-        world.registry, versions, load, metrics, pointers=world.home / "versions.json", clock=Clock()
+        MapReader(world.engine), versions, load, metrics, copy_path=world.home / "map.json", clock=Clock()
     )
     world.go_live("base", 1)
     world.go_live("base", 2)
@@ -323,15 +317,7 @@ def test_an_artifact_of_another_lineage_or_number_is_refused(world: World) -> No
     for lineage, number in (("armmt", 1), ("base", 7)):
         address = publish(world.artifacts, lineage, number)
         versions = VersionManager(Metrics(), max_bad_outputs=5)
-        found = Found({"base": [Version(**FIELDS, version=1, artifact=address)]})
-        poller = VersionUpdater(
-            found,
-            versions,
-            partial(_load, scorer.Loader(world.artifacts)),
-            Metrics(),
-            pointers=world.home / "versions.json",
-            clock=Clock(),
-        )
+        poller = given(world, Found(base=LineageMap(live=Pointer(1, address))), versions)
         poller.poll(["base"])
         assert number_of(versions) is None
         assert f"is version {number} of lineage {lineage}" in poller.refused()["base"]
@@ -344,15 +330,127 @@ def test_a_return_to_the_former_version_loads_nothing(world: World) -> None:
         loads.append(pointer.number)
         return _load(scorer.Loader(world.artifacts), lineage, pointer)
 
-    one, two = (Version(**FIELDS, version=n, artifact=publish(world.artifacts, "base", n)) for n in (1, 2))
-    found = Found({"base": [one]})
+    one, two = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2))
+    found = Found()
     versions = VersionManager(Metrics(), max_bad_outputs=5)
-    poller = VersionUpdater(found, versions, load, Metrics(), pointers=world.home / "versions.json", clock=Clock())
-    for live in (one, two, one):
-        found.rows = {"base": [live]}
+    poller = VersionUpdater(found, versions, load, Metrics(), copy_path=world.home / "map.json", clock=Clock())
+    for live, former in ((one, ()), (two, (one,)), (one, (two,))):
+        found.lineages = {"base": LineageMap(live=live, former=former)}
         poller.poll(["base"])
-        assert number_of(versions) == live.version
+        assert number_of(versions) == live.number
     assert loads == [1, 2]
+
+
+def test_a_former_version_answers_where_the_live_row_is_missing(world: World) -> None:
+    one, two = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2))
+    found = Found(base=LineageMap(live=two, former=(one,)))
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = given(world, found, versions)
+    poller.poll(["base"])
+    assert number_of(versions) == 2
+    found.lineages = {"base": LineageMap(former=(one,), is_rolled_back=True)}
+    poller.poll(["base"])
+    assert number_of(versions) == 1
+    cut(world.artifacts / one.artifact)
+    fresh = VersionManager(Metrics(), max_bad_outputs=5)
+    given(world, found, fresh).poll(["base"])
+    assert fresh.routes.choose("base", "c-1") == Choice(fallback=WITHDRAWN)
+
+
+def test_a_canary_that_is_damaged_here_opens_neither_slice(world: World) -> None:
+    one, two = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2))
+    cut(world.artifacts / two.artifact)
+    found = Found(base=LineageMap(live=one, canary=two, canary_share=0.5))
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = given(world, found, versions)
+    poller.poll(["base"])
+    assert {versions.routes.choose("base", f"c-{k}").slice for k in range(50)} == {None}
+    assert (number_of(versions), poller.refused()) == (1, {})
+
+
+def test_versions_without_a_role_leave_the_memory(world: World) -> None:
+    pointers = [Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2, 3, 4)]
+    found = Found()
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    loaded: list[weakref.ref[object]] = []
+
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        made = _load(scorer.Loader(world.artifacts), lineage, pointer)
+        loaded.append(weakref.ref(made))
+        return made
+
+    poller = VersionUpdater(found, versions, load, Metrics(), copy_path=world.home / "map.json", clock=Clock())
+    for at, pointer in enumerate(pointers):
+        found.lineages = {"base": LineageMap(live=pointer, former=tuple(reversed(pointers[:at])))}
+        poller.poll(["base"])
+    gc.collect()
+    assert [reference() is not None for reference in loaded] == [False, False, True, True]
+    poller.poll([])
+    gc.collect()
+    assert [reference() is not None for reference in loaded] == [False] * 4
+    assert versions.routes.lineages == {}
+
+
+def test_a_load_under_way_does_not_delay_a_kill(world: World) -> None:
+    released = threading.Event()
+
+    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+        if pointer.number == 2:
+            released.wait(60.0)
+        return _load(scorer.Loader(world.artifacts), lineage, pointer)
+
+    one, two = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2))
+    found = Found(base=LineageMap(live=one))
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = VersionUpdater(found, versions, load, Metrics(), copy_path=world.home / "map.json", clock=Clock())
+    try:
+        for newest, expected in (
+            (LineageMap(live=one), 1),
+            (LineageMap(live=two, former=(one,)), 1),
+            (LineageMap(live=two, former=(one,), is_killed=True), None),
+        ):
+            found.lineages = {"base": newest}
+            poller.poll(["base"], wait_s=60.0 if newest.live == one else 0.0)
+            assert number_of(versions) == expected
+    finally:
+        released.set()
+    poller.poll(["base"])
+    assert versions.routes.choose("base", "c-1") == Choice(fallback=WITHDRAWN)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b'"is_killed":true', b'"is_killed":false')]
+)
+def test_a_damaged_copy_of_the_map_is_ignored(
+    world: World, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = Pointer(1, publish(world.artifacts, "base", 1))
+    found = Found(base=LineageMap(live=one, is_killed=True))
+    given(world, found, VersionManager(Metrics(), max_bad_outputs=5)).poll(["base"])
+    path = world.home / "map.json"
+    path.write_bytes(damage(path.read_bytes()))
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    updater(world, versions, Metrics(), Clock(), unavailable=True).poll(["base"])
+    assert versions.routes.choose("base", "c-1") == Choice(fallback=NO_VERSION)
+    assert "map.json is damaged and ignored" in caplog.text
+
+
+def test_a_full_disk_keeps_no_map_but_stops_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError("No space left on device")
+
+    world.go_live("base", 1)
+    versions = VersionManager(Metrics(), max_bad_outputs=5)
+    poller = updater(world, versions, Metrics(), Clock())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "replace_file", full)
+        assert poller.poll(["base"])
+    assert number_of(versions) == 1
+    assert "No space left on device" in caplog.text
+    poller.poll(["base"])
+    assert (world.home / "map.json").exists()
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage
 from trainer.rollout import changes, judgement
 from trainer.rollout.changes import Change
 from trainer.rollout.controller import LEASE_TTL_MS, Controller, as_evidence
-from trainer.rollout.judgement import CANARY, CONTROL
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.policy import Policy
+from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import MOVES, LineageView, Move, Verdict
 from trainer.rollout.store import CONTROLLER, Event, RolloutStore
 

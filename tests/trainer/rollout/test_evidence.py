@@ -10,8 +10,9 @@ from abtest.store import Arm, ExperimentStore
 from tests.trainer.rollout.world import LINEAGE, GatedLineage
 from trainer.rollout import changes, evidence
 from trainer.rollout.gates import Loads
-from trainer.rollout.judgement import CANARY, CONTROL, LIVE, Evidence
+from trainer.rollout.judgement import Evidence
 from trainer.rollout.policy import Policy
+from trainer.rollout.slices import CANARY, CONTROL, LIVE
 from trainer.rollout.states import Move
 
 POLICY = Policy(mode="gated", server_fresh_s=10)

@@ -11,8 +11,9 @@ from tests.trainer.rollout.views import lineage
 from tests.trainer.rollout.world import GOOD
 from trainer.rollout import judgement
 from trainer.rollout.gates import Loads, SliceCounts
-from trainer.rollout.judgement import CANARY, CONTROL, LIVE, Evidence, judge
+from trainer.rollout.judgement import Evidence, judge
 from trainer.rollout.policy import Policy
+from trainer.rollout.slices import CANARY, CONTROL, LIVE
 from trainer.rollout.states import BEFORE_CANARY, GATES, LineageView, Status
 
 POLICY = Policy(mode="gated")

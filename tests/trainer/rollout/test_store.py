@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +105,6 @@ def test_a_lock_stops_the_trainer_in_direct_mode_too(
     assert shop.statuses() == {1: "live", 2: "verified"}
     live = shop.registry.live("prm")
     assert (live is None) == (name == "kill")
-    assert [each.version for each in shop.registry.servable(["prm"], 3).get("prm", [])] == [1] * (name != "kill")
 
 
 def test_a_canary_and_its_promotion(shop: Shop) -> None:
@@ -310,18 +308,6 @@ def test_the_database_holds_one_live_version_and_one_canary(shop: Shop, status: 
     with pytest.raises(StoreError) as caught, db.transaction(shop.engine) as connection:
         connection.execute(insert(versions).values(version=2, artifact=address(2), **row))
     assert isinstance(caught.value.__cause__, IntegrityError)
-
-
-def test_serving_falls_back_to_versions_that_were_live_only(shop: Shop) -> None:
-    for number in (1, 2):
-        shop.publish(number, "verified", "live")
-    gate(shop)
-    shop.publish(3, "verified")
-    assert shop.store.move(shop.store.view("prm"), replace(TO_CANARY, version=3), GATED, term=shop.term, now_ms=60)
-    shop.act("abort", lambda view: changes.abort(view, "keep", "why"))
-    assert shop.statuses()[3] == "superseded"
-    shop.act("promote", lambda view: changes.promote(view, 1, "why"))
-    assert [each.version for each in shop.registry.servable(["prm"], 3)["prm"]] == [1, 2]
 
 
 def test_history_ends_at_a_time(shop: Shop) -> None:

@@ -9,7 +9,7 @@ from abtest.tables import session_facts
 from stream import db
 from trainer.rollout import changes, judgement
 from trainer.rollout.changes import Change
-from trainer.rollout.judgement import CANARY, CONTROL
+from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import LineageView, VersionView
 from trainer.rollout.store import RolloutStore
 from trainer.rollout.tables import servers

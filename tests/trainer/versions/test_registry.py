@@ -127,17 +127,3 @@ def test_a_failed_move_leaves_the_live_version_alone(registry: Registry) -> None
     live = registry.live("armmt")
     assert live is not None
     assert live.version == 1
-
-
-def test_servable_versions_are_the_live_one_and_the_newest_former_ones(registry: Registry) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
-    registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
-    assert registry.servable(["armmt", "prm"], 2) == {}
-    for version in range(1, 6):
-        registry.publish("armmt", version, f"{version:064x}", None, term, {}, {}, 1_000)
-        if version != 3:
-            registry.advance("armmt", version, term, "verified", "test", 1_000)
-            registry.advance("armmt", version, term, "live", "test", 1_000)
-    found = registry.servable(["armmt", "prm"], 2)
-    assert {name: [version.version for version in rows] for name, rows in found.items()} == {"armmt": [5, 4, 2]}
-    assert registry.servable(["prm"], 2) == {}
