@@ -159,6 +159,12 @@ def test_rollback_leaves_another_branch_alone() -> None:
     ]
 
 
+def test_rollback_ends_a_canary_that_stems_from_no_version() -> None:
+    versions = (version(1, "superseded"), version(2, "live"), version(3, "canary", parent=0))
+    view = replace(lineage(), versions=versions)
+    assert statuses(after(view, changes.rollback(view, None, "wait", "why"))) == ["live", "rolled_back", "quarantined"]
+
+
 def test_rollback_after_a_promotion_of_an_old_version_keeps_the_newer_one() -> None:
     view = lineage("live", "superseded", "superseded")
     done = after(view, changes.rollback(view, None, "wait", "why"))

@@ -194,6 +194,13 @@ def test_system_fails_before_the_canary_has_all_its_answers(canary: SliceCounts,
     assert words in found.reason
 
 
+@pytest.mark.parametrize(("fallbacks", "outcome"), [(1_400, "pass"), (2_600, "fail")])
+def test_a_rise_counts_from_what_is_allowed_on(fallbacks: int, outcome: str) -> None:
+    """1 % of the answers of the control slice are fallbacks, and one per cent more is allowed."""
+    control = SliceCounts(answered=100_000, fallbacks=1_000)
+    assert gates.system(SliceCounts(answered=100_000, fallbacks=fallbacks), control, POLICY).outcome == outcome
+
+
 def test_without_a_live_version_the_shares_themselves_count() -> None:
     assert gates.system(slice_of(2_000, fallbacks=400), None, POLICY).outcome == "fail"
     assert gates.system(slice_of(2_000, slower=10.0), None, POLICY).outcome == "pass"
@@ -292,6 +299,18 @@ def test_business_waits_without_facts() -> None:
     assert gates.business(some, nothing, POLICY).outcome == "wait"
     assert gates.business(Moments.of(clients(rng, 1)), some, POLICY).outcome == "wait"
     assert gates.business(Moments.of(clients(rng, 20, cvr=0.0)), some, POLICY).outcome == "wait"
+
+
+def test_an_early_look_needs_a_larger_drop() -> None:
+    """Thirty clients without an order against 16 of 30: at a single look that were certain, at all looks it is not."""
+    control = np.zeros((30, len(COLUMNS)))
+    control[:, COLUMNS.index("sessions")] = 1.0
+    canary = control.copy()
+    control[:16, COLUMNS.index("orders")] = 1.0
+    assert stats.fisher_exact([[0, 30], [16, 14]]).pvalue < 1e-5
+    assert gates.business(Moments.of(canary), Moments.of(control), POLICY).outcome == "wait"
+    more = Moments.of(np.tile(canary, (3, 1))), Moments.of(np.tile(control, (3, 1)))
+    assert gates.business(*more, POLICY).outcome == "fail"
 
 
 def test_equal_slices_fail_the_business_gate_no_more_often_than_alpha_over_all_looks() -> None:
