@@ -8,6 +8,8 @@ import pytest
 
 from abtest.settings import AbtestSettings
 from serving.settings import ServingSettings
+from trainer.rollout.policy import Policy
+from trainer.rollout.settings import RolloutSettings
 from trainer.settings import TrainerSettings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -84,6 +86,7 @@ def test_every_alert_says_what_and_how_bad() -> None:
 
 def test_thresholds_follow_the_settings() -> None:
     assert f"> {0.8 * ServingSettings().deadline_ms / 1000:g}" in rules()["ShelfwiseServingSlow"].expr
+    assert rules()["ShelfwiseCanaryWaits"].expr.endswith(f"> {3 * Policy().canary_s}")
     assert f"[{3 * TrainerSettings().publish_s // 60}m]" in rules()["ShelfwiseTrainerStale"].expr
 
 
@@ -97,6 +100,7 @@ def test_the_documented_ports_are_scraped_on_loopback() -> None:
     assert f"127.0.0.1:{AbtestSettings().metrics_port}" in targets["shelfwise-sink"]
     assert f"127.0.0.1:{TrainerSettings().metrics_port}" in targets["shelfwise-trainer"]
     assert f"127.0.0.1:{ServingSettings().port}" in targets["shelfwise-serving"]
+    assert f"127.0.0.1:{RolloutSettings().metrics_port}" in targets["shelfwise-controller"]
     assert "127.0.0.1:9101" in targets["shelfwise-joiner"]
     every = [target for group in targets.values() for target in group]
     assert len(every) == len(set(every))

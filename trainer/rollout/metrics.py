@@ -40,6 +40,12 @@ class RolloutMetrics:
             ("lineage",),
             registry=registry,
         )
+        self.canary_since = Gauge(
+            "shelfwise_rollout_canary_since_timestamp_seconds",
+            "Time at which the canary began; nothing without a canary.",
+            ("lineage",),
+            registry=registry,
+        )
         self.locked = Gauge(
             "shelfwise_rollout_locked",
             "1 while a lineage is pinned, frozen or killed.",
@@ -68,13 +74,20 @@ class RolloutMetrics:
         """Show a lineage; without evidence, as in mode `direct`, gates and servers are left out."""
         name, canary, live = view.name, view.only("canary"), view.only("live")
         serving: set[tuple[str, str]] = {(str(v.number), v.status) for v in (canary, live) if v is not None}
-        for gone in self._serving.get(name, set()) - serving:
+        before = self._serving.get(name, set())
+        for gone in before - serving:
             self.state.remove(name, *gone)
         for version, status in serving:
             self.state.labels(name, version, status).set(1)
         self._serving[name] = serving
         self.canary_share.labels(name).set(0.0 if canary is None else canary.canary_share or 0.0)
+        if canary is not None and canary.canary_since is not None:
+            self.canary_since.labels(name).set(canary.canary_since / 1_000)
+        elif any(status == "canary" for _, status in before):
+            self.canary_since.remove(name)
         self.locked.labels(name).set(view.lock is not None)
+        # A counter that begins with its first move would show no increase.
+        self.moves.labels(name, "rolled_back")
         on_its_way = canary or view.only("verified")
         own: Mapping[str, Verdict] = (verdicts or {}).get(on_its_way.number, {}) if on_its_way is not None else {}
         for gate in self._gates.get(name, set()) - set(own):

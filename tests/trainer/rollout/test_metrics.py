@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
-from tests.trainer.rollout.views import all_gates, lineage
+from tests.trainer.rollout.views import NOW_MS, all_gates, lineage
 from trainer.rollout.gates import Loads
 from trainer.rollout.judgement import Evidence
 from trainer.rollout.metrics import RolloutMetrics
@@ -28,11 +28,14 @@ def test_versions_are_labels_while_they_serve() -> None:
     assert shown.value("state", version="2", status="live") == 1
     assert shown.value("state", version="3", status="canary") == 1
     assert shown.value("canary_share") == 0.01
+    assert shown.value("canary_since_timestamp_seconds") == NOW_MS / 1_000
+    assert shown.value("moves_total", to_status="rolled_back") == 0
     shown.metrics.observe(lineage("superseded", "superseded", "live", frozen="why"))
     assert shown.value("state", version="2", status="live") is None
     assert shown.value("state", version="3", status="canary") is None
     assert shown.value("state", version="3", status="live") == 1
     assert (shown.value("canary_share"), shown.value("locked")) == (0, 1)
+    assert shown.value("canary_since_timestamp_seconds") is None
 
 
 def test_gates_of_the_version_on_its_way() -> None:
