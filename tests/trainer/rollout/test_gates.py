@@ -307,7 +307,7 @@ def test_an_early_look_needs_a_larger_drop() -> None:
     control[:, COLUMNS.index("sessions")] = 1.0
     canary = control.copy()
     control[:16, COLUMNS.index("orders")] = 1.0
-    assert stats.fisher_exact([[0, 30], [16, 14]]).pvalue < 1e-5
+    assert stats.fisher_exact(np.array([[0, 30], [16, 14]])).pvalue < 1e-5
     assert gates.business(Moments.of(canary), Moments.of(control), POLICY).outcome == "wait"
     more = Moments.of(np.tile(canary, (3, 1))), Moments.of(np.tile(control, (3, 1)))
     assert gates.business(*more, POLICY).outcome == "fail"
