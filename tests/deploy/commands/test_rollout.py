@@ -260,3 +260,19 @@ def test_the_controller_runs_with_probes_until_it_is_told_to_stop(engine: Engine
         process.terminate()
         assert process.wait(60) == 0
     assert 'shelfwise_rollout_state{lineage="prm",status="live",version="1"} 1.0' in shown
+
+
+def test_watch_prints_again_until_it_is_told_to_stop(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(engine, LIVE)
+
+    class Stop:
+        """An event that is set while the second status waits."""
+
+        waits = iter([False, True])
+
+        def wait(self, seconds: float) -> bool:
+            return next(self.waits)
+
+    monkeypatch.setattr("deploy.commands.rollout.stop_event", lambda _ctx: Stop())
+    code, out = call("status", "prm", "--watch")
+    assert (code, out.count("lineage prm (direct): live 1")) == (0, 2)
