@@ -7,7 +7,6 @@ items by score, less the AUC by the incoming order.
 Source: docs/training.md.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,12 +24,10 @@ class ShuffledEvidence:
     Attributes:
         lists: Number of lists, those before each ageing halved.
         lead: Sum of the differences in AUC.
-        squares: Sum of their squares.
     """
 
     lists: float = 0.0
     lead: float = 0.0
-    squares: float = 0.0
 
     def update(self, logit: Floats, batch: Batch, rows: NDArray[np.bool_]) -> None:
         """Add the lists of a batch in `rows` [B], by their scores [B,n]."""
@@ -42,24 +39,17 @@ class ShuffledEvidence:
         mask, positive = mask[usable], positive[usable]
         own = list_auc(ranks(logit[rows][usable], mask), positive, mask)
         incoming = list_auc(ranks(-batch.cand_rank[rows][usable].astype(np.float64), mask), positive, mask)
-        difference = own - incoming
         self.lists += float(usable.sum())
-        self.lead += float(difference.sum())
-        self.squares += float((difference**2).sum())
+        self.lead += float((own - incoming).sum())
 
     def age(self) -> None:
         """Let what was seen so far count half: it rates weights that have learned since."""
         self.lists /= 2
         self.lead /= 2
-        self.squares /= 2
 
     def is_ahead(self, num_lists: int) -> bool:
-        """Return whether at least so many lists say that the scores are better, by more than one standard error."""
-        if self.lists < num_lists or self.lead <= 0:
-            return False
-        mean = self.lead / self.lists
-        variance = max(0.0, self.squares / self.lists - mean**2)
-        return mean > math.sqrt(variance / self.lists)
+        """Return whether at least so many lists say, in the mean, that the scores are better."""
+        return self.lists >= num_lists and self.lead > 0
 
     def means(self) -> dict[str, float]:
         """Return the number of lists and the mean lead, for metrics and manifests; nothing before the first list."""
@@ -67,9 +57,9 @@ class ShuffledEvidence:
 
     def sums(self) -> dict[str, float]:
         """Return the sums, for a checkpoint."""
-        return {"lists": self.lists, "lead": self.lead, "squares": self.squares}
+        return {"lists": self.lists, "lead": self.lead}
 
     @classmethod
     def of(cls, sums: Mapping[str, float]) -> "ShuffledEvidence":
         """Return the evidence with these sums."""
-        return cls(**{name: sums.get(name, 0.0) for name in ("lists", "lead", "squares")})
+        return cls(lists=sums.get("lists", 0.0), lead=sums.get("lead", 0.0))
