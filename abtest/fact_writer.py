@@ -157,6 +157,7 @@ class FactWriter:
             "bucket": arm and arm.bucket,
             "lineage": fact.lineage,
             "version": fact.version,
+            "slice": fact.slice,
             "fallback": fact.fallback,
             "impression_ts": fact.impression_ts,
             "watermark_ts": fact.watermark_ts,

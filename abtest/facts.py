@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from stream.schemas.events import Slice
 from stream.schemas.money import NO_CURRENCY
 from stream.schemas.session import AssignedArm, Evidence, Line, Session, refunds
 
@@ -32,6 +33,7 @@ class Fact:
     assignment: tuple[AssignedArm, ...]
     lineage: str | None
     version: str | None
+    slice: Slice | None
     fallback: str | None
     triggered: bool | None
     impression_ts: int
@@ -75,6 +77,7 @@ def fact_of(session: Session) -> Fact:
         assignment=tuple(_arm(entry) for entry in session.assignment if 0 <= entry.epoch <= _MAX_EPOCH),
         lineage=_optional(session.lineage),
         version=_optional(session.version),
+        slice=session.slice,
         fallback=_optional(session.fallback),
         triggered=session.triggered,
         impression_ts=session.impression_ts,

@@ -29,6 +29,7 @@ class _Event(Struct):
     assignment: Raw | UnsetType = UNSET
     lineage: Raw | UnsetType = UNSET
     version: Raw | UnsetType = UNSET
+    slice: Raw | UnsetType = UNSET
     features: Raw | UnsetType = UNSET
     items: Raw | UnsetType = UNSET
 
@@ -37,7 +38,7 @@ class _Items(Struct):
     propensity: Raw | UnsetType = UNSET
 
 
-_FIELDS: Final = ("assignment", "lineage", "version", "features")
+_FIELDS: Final = ("assignment", "lineage", "version", "slice", "features")
 _event = msgspec.json.Decoder(_Event).decode
 _items = msgspec.json.Decoder(_Items).decode
 _SHOWN: Final = 80

@@ -8,8 +8,8 @@ from serving.ranking.assignment import ClientAssignment
 from serving.ranking.features import RequestFeatures
 from serving.ranking.versions import ServedVersion
 from serving.schemas import RankAnswer, RankedItem, RankRequest
+from stream.schemas.events import Slice
 from stream.schemas.identity import query_hash, uuid7
-from trainer.rollout.slices import Slice
 
 SCORES_SHARE: Final = 0.9
 """Share of the deadline within which scores are waited for; the rest is for the answer."""

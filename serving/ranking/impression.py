@@ -56,6 +56,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
         assignment=_assignments(context.assignment),
         lineage=context.assignment.lineage,
         version=context.scored_by,
+        slice=context.slice,
         fallback=context.fallback,
         latency_us=context.latency_us,
         features=None if context.features is None else logged(context.features, rows),

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from abtest.store import ActiveExperiment
 from serving.metrics import Metrics
 from serving.ranking.scorer import Scorer
-from trainer.rollout.slices import CANARY, Slice, salt, slice_of
+from stream.schemas.events import Slice
+from trainer.rollout.slices import CANARY, salt, slice_of
 
 NO_VERSION: Final = "no_version"
 WITHDRAWN: Final = "withdrawn"

@@ -145,6 +145,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             fallback=impression.fallback,
             triggered=impression.triggered,
             latency_us=impression.latency_us,
+            slice=impression.slice,
             n=n,
             item_id=items.object_id,
             item_type=items.type or [],

@@ -190,6 +190,7 @@ def _impression_keys(event: _Impression) -> int:
         + (event.user_id is not None)
         + (event.lineage is not None)
         + (event.version is not None)
+        + (event.slice is not None)
         + (event.fallback is not None)
         + (event.triggered is not None)
         + (query.category is not None)

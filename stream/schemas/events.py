@@ -38,6 +38,8 @@ Offset = Annotated[int, Meta(ge=0, le=2**53)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
 ItemType = Annotated[str, Meta(pattern="^[a-z][a-z_]{0,31}$")]
 SourceName = Annotated[str, Meta(max_length=64)]
+Slice = Literal["canary", "control"]
+"""Part of a lineage's clients while one of its versions is a canary."""
 SchemaVersion = Annotated[int, Meta(ge=1)]
 
 
@@ -144,6 +146,7 @@ class Impression(Event, kw_only=True, omit_defaults=True):
     assignment: list[Assignment] = []
     lineage: str | None = None
     version: str | None = None
+    slice: Slice | None = None
     fallback: str | None = None
     triggered: bool | None = None
     latency_us: Annotated[int, Meta(ge=0, le=2**53)] = 0
@@ -290,6 +293,7 @@ __all__ = [
     "Profile",
     "Query",
     "ShownItems",
+    "Slice",
     "Tick",
     "encode",
 ]

@@ -20,6 +20,7 @@ from msgspec.structs import fields
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
+from stream.schemas.events import Slice
 from stream.schemas.money import NO_CURRENCY
 
 SCHEMA_VERSION = 1
@@ -129,6 +130,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
         src: Partition and offset of the impression, of parts those of the first one.
         parts: The impressions that show the list; empty if one impression without positions shows all of it.
         latency_us: Time that ranking took; 0 if unknown.
+        slice: Part of the lineage's clients while one of its versions was a canary; None for the others.
         item_type: Type of each item; empty if all are of type `product`.
         position: Position of each item on the page; empty for 1 to n.
         list_currency: The currency that the impression names; `XXX` = unknown.
@@ -161,6 +163,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     fallback: str | None
     triggered: bool | None
     latency_us: int = 0
+    slice: Slice | None = None
 
     n: int
     item_id: list[str]

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Engine, Row, Table, create_engine, select
 
 from abtest.fact_writer import FactWriter
@@ -10,6 +11,7 @@ from abtest.tables import exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError
 from stream.schemas import topics
+from stream.schemas.events import Slice
 from stream.schemas.session import Progress, Session
 from tests.harness.sessions import click, log_of, make_session, purchase, refund, unlinked
 
@@ -65,6 +67,15 @@ def test_a_session_becomes_one_row_of_counts(store_engine: Engine) -> None:
     )
     assert (fact._mapping["experiment"], fact._mapping["arm"], fact._mapping["bucket"]) == ("first", "control", 17)
     assert [row._mapping["transaction_id"] for row in rows(store_engine, session_orders)] == ["t1", "t2", "t3"]
+
+
+@pytest.mark.parametrize("part", ["canary", "control", None])
+def test_a_fact_keeps_the_slice_of_its_client(store_engine: Engine, part: Slice | None) -> None:
+    sink = writer(store_engine)
+    for revision in (0, 1):
+        sink.apply(log_of([replace(make_session("q1", "c1", revision=revision), slice=part)], first=revision))
+        (fact,) = rows(store_engine, session_facts)
+        assert (fact._mapping["revision"], fact._mapping["slice"]) == (revision, part)
 
 
 def test_revisions_replace_and_copies_unite(store_engine: Engine) -> None:

@@ -8,11 +8,11 @@ Source: docs/rollout.md.
 """
 
 import hashlib
-from typing import Final, Literal
+from typing import Final
 
 from abtest import buckets
+from stream.schemas.events import Slice
 
-Slice = Literal["canary", "control"]
 CANARY: Final = "canary"
 CONTROL: Final = "control"
 LIVE: Final = "live"

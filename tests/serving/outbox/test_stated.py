@@ -14,6 +14,7 @@ FORGED: dict[str, Any] = {
     "assignment": [{"layer": "ranker", "experiment": "e", "arm": "treatment", "epoch": 1, "bucket": 3}],
     "lineage": "armmt",
     "version": "999",
+    "slice": "canary",
     "features": {"schema": "0" * 64},
 }
 

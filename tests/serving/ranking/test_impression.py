@@ -5,6 +5,7 @@ from serving.ranking.assignment import ClientAssignment
 from serving.ranking.impression import impression
 from serving.ranking.rank import by_score, in_incoming_order
 from serving.ranking.versions import ServedVersion
+from stream.schemas.events import Slice
 from tests.serving.world import START_MS, StubScorer, context, request
 
 VERSION = ServedVersion(lineage="base", number=4, artifact="a" * 64, scorer=StubScorer())
@@ -23,6 +24,13 @@ def test_the_list_is_logged_in_shown_order_with_prices_of_the_incoming_rows() ->
     assert found.items.propensity == [1.0, 1.0, 1.0]
     assert (found.event_ts, found.session_id, found.user_id, found.source) == (START_MS, "visit-1", "u-1", "serving")
     assert (found.version, found.attributes) == ("4", {"host": "h"})
+
+
+@pytest.mark.parametrize("part", ["canary", "control", None])
+def test_the_slice_of_the_client_is_logged(part: Slice | None) -> None:
+    asked = request(num_candidates=1)
+    found = impression(context(asked, slice=part, items=in_incoming_order(asked), price_minor=[1]), {})
+    assert found.slice == part
 
 
 @pytest.mark.parametrize(

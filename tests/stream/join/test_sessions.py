@@ -77,6 +77,12 @@ def test_types_sources_and_the_latency_travel_on() -> None:
     assert [event.source for event in found.events] == ["web"]
 
 
+@pytest.mark.parametrize("part", ["canary", "control", None])
+def test_the_slice_travels_on(part: events.Slice | None) -> None:
+    assert _built(_impression(slice=part), None).slice == part
+    assert _built(_impression(), None).slice is None
+
+
 def test_labels_replace_the_empty_columns() -> None:
     merged = labels.empty()
     merged.merge(ClickLabel("k", "click", 1, 1_250, 1_300, 5, "query_id"))

@@ -43,6 +43,12 @@ def test_unknown_fields_explicit_defaults_and_colons_in_strings_are_fine() -> No
     assert decode.impression(raw).source == "urn:shop"
 
 
+@pytest.mark.parametrize("part", ["canary", "control", None])
+def test_the_slice_is_read(part: str | None) -> None:
+    assert decode.impression(_with(slice=part)).slice == part
+    assert decode.impression(encode(impression(1))).slice is None
+
+
 @pytest.mark.parametrize(
     ("reason", "raw"),
     [
@@ -73,6 +79,7 @@ def test_unknown_fields_explicit_defaults_and_colons_in_strings_are_fine() -> No
         ("wrong_type", _with(items=[])),
         ("bad_value", _with(event_ts=-1)),
         ("bad_value", _with(client_id="")),
+        ("bad_value", _with(slice="holdout")),
         ("bad_value", _with(client_id="c" * 129)),
         ("bad_value", _with(currency="eur")),
         ("bad_value", _with(action_name="click")),

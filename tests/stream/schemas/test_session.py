@@ -47,6 +47,12 @@ def test_records_decode_to_what_was_encoded() -> None:
     assert [session.decode(session.encode(record)) for record in records] == list(records)
 
 
+def test_a_session_from_before_slices_decodes() -> None:
+    older = msgspec.msgpack.decode(session.encode(make_session("q", "c")))
+    del older["slice"]
+    assert session.decode(msgspec.msgpack.encode(older)) == make_session("q", "c")
+
+
 def test_other_records_are_refused() -> None:
     newer = session.encode(replace(make_session("q", "c"), schema_version=2))
     for raw, reason in ((newer, "schema_unknown"), (b"", "wrong_type"), (b"\x80", "wrong_type")):
