@@ -243,7 +243,9 @@ def system(canary: SliceCounts, control: SliceCounts | None, policy: Policy) -> 
     other = control if control is not None else SliceCounts()
     numbers: dict[str, float | int | str | None] = {"answered": canary.answered, "control_answered": other.answered}
     if canary.answered == 0:
-        return Verdict(outcome="wait", reason="the canary has no answers", numbers=numbers)
+        return Verdict(outcome="wait", reason="the version has no answers", numbers=numbers)
+    if control is not None and control.answered == 0:
+        return Verdict(outcome="wait", reason="there are no answers to compare with", numbers=numbers)
     failure = ""
     for name, own, its, allowed in (
         ("bad outputs", canary.bad, other.bad, policy.max_bad),

@@ -88,7 +88,7 @@ def _while_watched(view: LineageView, live: VersionView, evidence: Evidence, pol
     """Return the verdicts on a live version, whose control slice are the answers of the former one."""
     loads = evidence.loads.get(live.number, Loads())
     former = view.former
-    before = evidence.slices.get((former.number, LIVE)) if former is not None else None
+    before = evidence.slices.get((former.number, LIVE), SliceCounts()) if former is not None else None
     return {
         "integrity": gates.integrity(loads, None, (), policy),
         "golden": gates.golden(loads),

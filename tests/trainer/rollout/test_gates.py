@@ -178,6 +178,7 @@ def test_system_passes_equal_slices_and_waits_for_answers() -> None:
     assert gates.system(SliceCounts(), slice_of(10), POLICY).outcome == "wait"
     assert gates.system(slice_of(2_000), None, POLICY).outcome == "pass"
     assert gates.system(slice_of(2_000), SliceCounts(), POLICY).outcome == "wait"
+    assert gates.system(slice_of(2_000, fallbacks=2_000), SliceCounts(), POLICY).outcome == "wait"
 
 
 @pytest.mark.parametrize(

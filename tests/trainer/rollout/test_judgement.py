@@ -125,5 +125,8 @@ def test_the_live_version_is_held_against_the_former_one() -> None:
     evidence = Evidence(loads={2: OK}, slices={(1, LIVE): good, (2, LIVE): bad})
     assert outcomes(found, evidence, 2)["system"] == "fail"
     assert outcomes(found, replace(evidence, slices={(1, LIVE): bad, (2, LIVE): bad}), 2)["system"] == "pass"
+    unknown = replace(evidence, slices={(2, LIVE): bad})
+    assert outcomes(found, unknown, 2)["system"] == "wait"
+    assert outcomes(view("live"), Evidence(slices={(1, LIVE): bad}), 1)["system"] == "fail"
     refused = Evidence(loads={2: Loads(refused={"a:1": "5 bad outputs"})})
     assert outcomes(found, refused, 2)["integrity"] == "fail"
