@@ -1,0 +1,77 @@
+"""Lifts between looks, by an asymptotic two-sided confidence sequence: it holds at all times together.
+
+Source: docs/experiments.md; Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2021 (arXiv 2103.06476), theorem 2.2 and
+appendix B.2; Robbins 1970 (the normal mixture).
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+from abtest.inference import Estimate, Lift, fieller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitored(Lift):
+    """Lift with its confidence sequence.
+
+    Attributes:
+        cs_lo: Lower root of the lift's confidence sequence.
+        cs_hi: Upper root.
+        cs_kind: `interval` between the roots, `outside` of them, or `line` if every lift is compatible; None without
+            a test.
+        cs_p: Always-valid p-value.
+    """
+
+    cs_lo: float | None = None
+    cs_hi: float | None = None
+    cs_kind: str | None = None
+    cs_p: float | None = None
+
+
+def monitored(control: Estimate, arm: Estimate, lift: Lift, *, alpha: float, tightest: int) -> Monitored:
+    """Return a lift with its confidence sequence at the present number of clients.
+
+    Args:
+        control: The control's estimate.
+        arm: The arm's estimate.
+        lift: Their comparison.
+        alpha: Two-sided error of all times together.
+        tightest: Number of clients of both arms at which the sequence is tightest, fixed before the data are seen.
+    """
+    if lift.diff is None or lift.se is None or not control.value or control.variance is None:
+        return Monitored(**asdict(lift))
+    n = control.n + arm.n
+    q = multiplier(n, alpha, tightest)
+    lo, hi, kind = fieller(control.value, lift.diff, control.variance, lift.se**2, -control.variance, q)
+    p = p_value(lift.diff / lift.se, n, alpha, tightest)
+    return Monitored(**asdict(lift), cs_lo=lo, cs_hi=hi, cs_kind=kind, cs_p=p)
+
+
+def multiplier(n: int, alpha: float, tightest: int) -> float:
+    """Return the half-width of the sequence in standard errors.
+
+    >>> [round(multiplier(n, 0.05, 10_000), 2) for n in (100, 10_000, 1_000_000)]
+    [9.08, 3.04, 3.56]
+
+    Args:
+        n: Clients so far.
+        alpha: Two-sided error of all times together.
+        tightest: Number of clients at which the half-width is about the smallest.
+    """
+    growth = _growth(n, alpha, tightest)
+    return math.sqrt(2.0 * growth / (growth - 1.0) * math.log(math.sqrt(growth) / alpha))
+
+
+def p_value(z: float, n: int, alpha: float, tightest: int) -> float:
+    """Return the always-valid p-value of a standardised difference, at most 1.
+
+    It is at most `alpha` exactly if the sequence excludes zero.
+    """
+    growth = _growth(n, alpha, tightest)
+    return min(1.0, math.exp(0.5 * math.log(growth) - z**2 * (growth - 1.0) / (2.0 * growth)))
+
+
+def _growth(n: int, alpha: float, tightest: int) -> float:
+    """Return n rho^2 + 1, with the rho that makes the sequence tightest at `tightest` clients."""
+    rho_squared = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tightest
+    return n * rho_squared + 1.0
