@@ -1,155 +1,114 @@
-"""Analysis of an experiment, as a pure function: health checks, lifts, then the verdict or the reason of a refusal.
+"""Analysis of an experiment, as a pure function: lifts between looks, and the standing verdict.
 
 Source: docs/experiments.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from abtest import inference
-from abtest.inference import Estimate, Lift
-from abtest.metrics import COLUMNS, METRICS, Metric
-from abtest.moments import Moments
+from abtest import health, inference, standing
+from abtest.estimates import estimate
+from abtest.inference import Lift
+from abtest.looks import KEEP_RUNNING, Look
+from abtest.metrics import METRICS, Metric
+from abtest.monitoring import Monitored, monitored
 from abtest.plan import Plan
 from abtest.queries import Facts
-from abtest.results import Check, Report, Result
-from abtest.srm import sample_ratio
+from abtest.results import ArmVerdict, Report, Result
 from abtest.store import Epoch, Experiment
+from abtest.strays import BLOCK_SHARE
 
-MULTI_ARM_ALERT = 0.001
 WANTED_POWER = 0.8
+# Number of clients at which the confidence sequence is tightest, for a plan without a number of clients.
+TIGHTEST_CLIENTS = 10_000
+_MAX_REASON = 255
 
 
-def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> Report:
-    """Return the report of an experiment from its facts."""
-    checks = _checks(epochs, facts)
-    as_of = (
-        facts.data_range.watermark_ts if facts.data_range.watermark_ts is not None else facts.data_range.last_ts or 0
+def as_of(facts: Facts) -> int:
+    """Return the watermark of the facts, or the time of the last one before the join has reported a watermark."""
+    found = facts.data_range
+    return found.watermark_ts if found.watermark_ts is not None else found.last_ts or 0
+
+
+def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, looks: Sequence[Look] = ()) -> Report:
+    """Return the report of an experiment from its facts and its looks so far; it takes no look."""
+    plan = experiment.plan
+    checks = health.checks(experiment, epochs, facts)
+    hindrance = standing.obstacle(experiment, epochs, facts, checks)
+    verdicts = standing.arm_verdicts(experiment, facts, looks, hindrance)
+    verdict, reason = standing.overall(verdicts)
+    waits = standing.outlook(experiment, facts) if verdict == KEEP_RUNNING else None
+    results = _adjusted(
+        tuple(result for metric in METRICS.values() for result in _metric_results(metric, experiment, facts)), plan
     )
-    currency = experiment.plan.currency or (facts.currencies[0] if len(facts.currencies) == 1 else None)
-    mixed = set(facts.currencies) - {currency} != set() or any(count.foreign_lines for count in facts.counts)
-    results = tuple(
-        result
-        for metric in METRICS.values()
-        for result in _metric_results(metric, experiment, facts, undefined=metric.is_money and mixed)
-    )
-    results = _adjusted(results, experiment.plan)
-    looks = {*facts.looks, *(() if facts.partial else (as_of,))}
-    refusal = _refusal(experiment, epochs, facts, checks, num_looks=len(looks))
-    results = tuple(_decided(result, experiment, results, refusal) for result in results)
-    verdict, reason = _overall(results, experiment, refusal)
+    complete = plan.primary is not None and facts.is_complete(METRICS[plan.primary])
     return Report(
         experiment=experiment.key,
         layer=experiment.layer,
         status=experiment.status,
         spec_hash=experiment.spec_hash,
-        plan=experiment.plan,
+        plan=plan,
         arms=experiment.arms,
         epochs=epochs,
-        as_of=as_of,
+        as_of=as_of(facts),
         matured_ts=facts.data_range.matured_ts,
         partial=facts.partial,
-        currency=currency,
+        complete=complete,
+        currency=facts.strays.currency,
         counts=facts.counts,
         checks=checks,
-        results=results,
+        results=tuple(_described(result, plan, verdicts) for result in results),
         verdict=verdict,
         verdict_reason=reason,
-        caveats=_caveats(experiment, facts, results, num_looks=len(looks)),
+        verdicts=verdicts,
+        until_ts=None if waits is None else waits.until_ts,
+        more_clients=None if waits is None else waits.more_clients,
+        looks=tuple(looks),
+        caveats=_caveats(experiment, facts, results),
     )
 
 
-def _checks(epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
-    exposed = [count.exposed for count in facts.counts]
-    ratio = sample_ratio(exposed, epochs[-1].weights)
-    shown = ", ".join(
-        f"{count.arm} {count.exposed} (expected {expected:.1f})"
-        for count, expected in zip(facts.counts, ratio.expected, strict=True)
-    )
-    multi, total = sum(count.multi_arm for count in facts.counts), sum(exposed)
-    share = multi / total if total else 0.0
-    return (
-        Check(
-            check_name="sample_ratio",
-            stat=ratio.stat,
-            p=ratio.p,
-            status=ratio.status,
-            detail=f"exposed clients: {shown}" + (f"; {ratio.reason}" if ratio.reason else ""),
-        ),
-        Check(
-            check_name="multi_arm",
-            stat=share,
-            p=None,
-            status="alert" if share > MULTI_ARM_ALERT else "ok",
-            detail=f"{multi} of {total} clients were seen in more than one arm and are left out",
-        ),
-        Check(
-            check_name="unknown_arm",
-            stat=float(facts.unknown_arm),
-            p=None,
-            status="blocked" if facts.unknown_arm else "ok",
-            detail=f"{facts.unknown_arm} clients were exposed to arms that the plan does not have",
-        ),
-        Check(
-            check_name="maturity",
-            stat=float(facts.open_sessions),
-            p=None,
-            status="alert" if facts.partial else "ok",
-            detail="sessions with open attribution windows are included"
-            if facts.partial
-            else f"{facts.open_sessions} sessions with open attribution windows are left out",
-        ),
-        Check(
-            check_name="fallback",
-            stat=_fallback_share(facts),
-            p=None,
-            status="ok",
-            detail=", ".join(f"{count.arm} {count.fallbacks} of {count.sessions}" for count in facts.counts)
-            + " sessions in the incoming order",
-        ),
-    )
-
-
-def _fallback_share(facts: Facts) -> float | None:
-    sessions = sum(count.sessions for count in facts.counts)
-    return sum(count.fallbacks for count in facts.counts) / sessions if sessions else None
-
-
-def _metric_results(metric: Metric, experiment: Experiment, facts: Facts, *, undefined: bool) -> list[Result]:
-    control = experiment.control.name
-    base = _estimate(metric, facts.moments[control])
+def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> list[Result]:
+    plan, control = experiment.plan, experiment.control.name
+    undefined = metric.is_money and facts.strays.foreign_share > BLOCK_SHARE
+    base = estimate(metric, facts.sample(metric, control).moments)
+    level = plan.alpha / (len(experiment.arms) - 1)
     results: list[Result] = []
     for arm in experiment.arms:
-        estimate = _estimate(metric, facts.moments[arm.name])
-        lift = Lift() if arm.is_control else inference.compare(base, estimate, experiment.plan.alpha)
+        found = estimate(metric, facts.sample(metric, arm.name).moments)
+        lift = Lift() if arm.is_control else inference.compare(base, found, plan.alpha)
         if undefined:
             lift = Lift(reason="mixed_currency")
+        elif metric.waits_for_refunds and not found.n and facts.matured[arm.name].moments.n:
+            lift = Lift(reason="refund_window_open")
+        lift = replace(lift, reason=lift.reason or (found.reason if arm.is_control else None))
+        shown = Monitored(**asdict(lift))
+        if _may_be_monitored(experiment, facts, metric, arm.name):
+            shown = monitored(base, found, lift, alpha=level, tightest=plan.clients or TIGHTEST_CLIENTS)
         se = lift.lift_se
-        planned = experiment.plan.mde
+        planned = plan.mde
         results.append(
             Result(
                 metric=metric.name,
                 arm=arm.name,
                 method="mean" if metric.denominator is None else "ratio",
-                n=estimate.n,
+                n=found.n,
                 n_control=base.n,
-                mean=None if undefined else estimate.value,
+                mean=None if undefined else found.value,
                 mean_control=None if undefined else base.value,
-                **asdict(replace(lift, reason=lift.reason or (estimate.reason if arm.is_control else None))),
-                mde=inference.smallest_effect(se, experiment.plan.alpha, WANTED_POWER) if se else None,
-                power=inference.power(planned, se, experiment.plan.alpha) if se and planned else None,
-                exaggeration_ratio=inference.exaggeration_ratio(planned, se, experiment.plan.alpha)
-                if se and planned
-                else None,
+                **asdict(shown),
+                mde=inference.smallest_effect(se, plan.alpha, WANTED_POWER) if se else None,
+                power=inference.power(planned, se, plan.alpha) if se and planned else None,
+                exaggeration_ratio=inference.exaggeration_ratio(planned, se, plan.alpha) if se and planned else None,
             )
         )
     return results
 
 
-def _estimate(metric: Metric, moments: Moments) -> Estimate:
-    numerator = COLUMNS.index(metric.numerator)
-    if metric.denominator is None:
-        return inference.mean(moments, numerator)
-    return inference.ratio(moments, numerator, COLUMNS.index(metric.denominator))
+def _may_be_monitored(experiment: Experiment, facts: Facts, metric: Metric, arm: str) -> bool:
+    # The confidence sequence is asymptotic: with few buyers it does not hold.
+    fewest = min(facts.sample(metric, name).buyers for name in (arm, experiment.control.name))
+    return fewest >= experiment.plan.min_buyers
 
 
 def _adjusted(results: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
@@ -159,66 +118,31 @@ def _adjusted(results: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
     return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in results)
 
 
-def _refusal(
-    experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, checks: tuple[Check, ...], *, num_looks: int
-) -> str | None:
-    blocked = [check.check_name for check in checks if check.status == "blocked"]
-    if blocked:
-        return f"{' and '.join(blocked)} failed: the arms cannot be compared"
-    if len({(epoch.weights, epoch.coverage) for epoch in epochs}) > 1:
-        return "the allocation changed between epochs: pooled numbers are biased"
-    if experiment.plan.primary is None:
-        return "no primary metric was declared"
-    if facts.partial:
-        return "attribution windows are still open"
-    if num_looks > experiment.plan.looks:
-        return f"look {num_looks} of {experiment.plan.looks} declared: p-values of unplanned looks are too small"
-    return None
-
-
-def _decided(entry: Result, experiment: Experiment, results: tuple[Result, ...], refusal: str | None) -> Result:
+def _described(entry: Result, plan: Plan, verdicts: Sequence[ArmVerdict]) -> Result:
     described = replace(entry, sentence=_sentence(entry))
-    if entry.metric != experiment.plan.primary or entry.arm == experiment.control.name:
+    if entry.metric != plan.primary:
         return described
-    if refusal is not None:
-        return replace(described, verdict="refused", reason=refusal)
-    tested = [other for other in results if other.metric == entry.metric and other.p_fixed is not None]
-    if entry not in tested:
-        return replace(described, verdict="refused", reason=entry.reason)
-    # The primary is tested alone, over all arms; reports show the p adjusted over the goals beside it.
-    p_values = inference.holm([other.p_fixed for other in tested if other.p_fixed is not None])
-    p = p_values[tested.index(entry)]
-    if p >= experiment.plan.alpha:
-        return replace(described, verdict="inconclusive")
-    return replace(described, verdict="win" if (entry.diff or 0.0) > 0.0 else "loss")
-
-
-def _overall(results: tuple[Result, ...], experiment: Experiment, refusal: str | None) -> tuple[str, str]:
-    if refusal is not None:
-        return "refused", refusal
-    decided = [entry for entry in results if entry.verdict is not None]
-    verdicts = {entry.verdict for entry in decided}
-    title = METRICS[experiment.plan.primary or ""].title
-    by_arm = "; ".join(f"{entry.arm}: {entry.verdict}" for entry in decided)
-    for verdict in ("win", "loss", "inconclusive"):
-        if verdict in verdicts:
-            return verdict, f"{title} (primary): {by_arm}"
-    return "refused", f"{title} (primary) is undefined: {', '.join(sorted({e.reason or '?' for e in decided}))}"
+    for found in verdicts:
+        if found.arm == entry.arm:
+            return replace(described, verdict=found.verdict, reason=entry.reason or found.reason[:_MAX_REASON])
+    return described
 
 
 def _sentence(entry: Result) -> str:
-    title = METRICS[entry.metric].title
+    title = f"{METRICS[entry.metric].title}, {entry.arm}"
     if entry.p_fixed is None or entry.lift is None:
         return f"{title}: undefined ({entry.reason})" if entry.reason else ""
-    if entry.set_kind != "interval" or entry.lo is None or entry.hi is None:
+    if entry.cs_kind is None:
+        return f"{title}: too few buyers for a confidence sequence"
+    if entry.cs_kind != "interval" or entry.cs_lo is None or entry.cs_hi is None:
         return f"{title}: the control is too close to zero for bounds on the lift"
-    bounds = f"{entry.lo:+.2%} to {entry.hi:+.2%}"
-    if entry.lo <= 0.0 <= entry.hi:
-        return f"{title}: no evidence of a change; lifts outside {bounds} are excluded"
-    return f"{title}: {'higher' if entry.lift > 0.0 else 'lower'}; lifts outside {bounds} are excluded"
+    bounds = f"{entry.cs_lo:+.2%} to {entry.cs_hi:+.2%}"
+    if entry.cs_lo <= 0.0 <= entry.cs_hi:
+        return f"{title}: no evidence of a change so far; lifts outside {bounds} are excluded"
+    return f"{title}: {'higher' if entry.lift > 0.0 else 'lower'} so far; lifts outside {bounds} are excluded"
 
 
-def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...], *, num_looks: int) -> tuple[str, ...]:
+def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...]) -> tuple[str, ...]:
     plan = experiment.plan
     notes: list[str] = []
     if facts.partial:
@@ -231,8 +155,14 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...], 
             f"{len(plan.goals)} goals are also shown adjusted by Holm."
         )
     notes.append(
-        f"Fixed-horizon p-values, look {num_looks} of {plan.looks} declared. They hold for the declared looks only."
+        "Only looks (`shelfwise abtest decide`) give a verdict. Between them, intervals and p-values are a confidence "
+        "sequence, which holds however often one reads it (asymptotic; arXiv 2103.06476)."
     )
+    num_treated = len(experiment.arms) - 1
+    if num_treated > 1:
+        notes.append(
+            f"{num_treated} arms are compared with the control, each at {plan.alpha:g} / {num_treated} (Bonferroni)."
+        )
     for entry in results:
         if entry.metric != plan.primary or entry.mde is None:
             continue
@@ -248,7 +178,8 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...], 
             "Lineages that train on the sessions of all arms learn from each other, which biases the lift "
             "(arXiv 2309.07107, 2310.17496)."
         )
-    if len(facts.currencies) > 1 or any(count.foreign_lines for count in facts.counts):
-        named = sorted({*facts.currencies, *facts.foreign_currencies})
+    strays = facts.strays
+    if strays.foreign_currencies:
+        named = sorted({strays.currency or "", *strays.foreign_currencies} - {""})
         notes.append(f"Amounts in several currencies ({', '.join(named)}) are not added up.")
     return tuple(notes)

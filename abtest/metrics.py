@@ -21,6 +21,7 @@ class Metric:
         denominator: Column of `COLUMNS`; None divides by the number of exposed clients.
         is_money: Whether the metric is an amount in minor units.
         can_decide: Whether an experiment can declare it as a goal or as its primary metric.
+        waits_for_refunds: Whether a session counts only after its refund window.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     denominator: str | None = None
     is_money: bool = False
     can_decide: bool = False
+    waits_for_refunds: bool = False
 
 
 METRICS: Mapping[str, Metric] = {
@@ -66,6 +68,7 @@ METRICS: Mapping[str, Metric] = {
             numerator="net_minor",
             is_money=True,
             can_decide=True,
+            waits_for_refunds=True,
         ),
         Metric(
             name="aov",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from abtest.metrics import METRICS
 from stream.errors import ConfigError
+from stream.join.settings import JoinSettings
 
 GOALS = ("ctr", "cvr", "gmv")
+_JOIN = JoinSettings()
 _CURRENCY = re.compile("[A-Z]{3}")
 
 
@@ -20,10 +22,15 @@ class Plan:
     Attributes:
         primary: Experiment metric that decides; None gives no verdict.
         goals: Experiment metrics whose p-values are adjusted together; the primary is one of them.
-        alpha: Two-sided error level.
+        alpha: Two-sided error level of all looks and arms together.
         mde: Relative lift that the experiment is sized for, or None.
-        looks: Declared number of looks.
-        currency: Currency of all sums of money; None takes the only one in the facts.
+        looks: Declared number of looks. More than one needs a planned number of clients or days.
+        clients: Planned number of analysed clients, all arms together, at which the last look is due.
+        days: Planned duration, at the end of which the last look is due.
+        min_buyers: Clients with an order that the smallest arm needs before a look; 0 needs none.
+        currency: Currency of all sums of money; None takes the most frequent one in the facts.
+        attribution_s: Attribution window of the join, after which a session's labels are complete.
+        refund_s: Refund window of the join, which money after refunds waits for besides.
     """
 
     primary: str | None = "cvr"
@@ -31,7 +38,12 @@ class Plan:
     alpha: float = 0.05
     mde: float | None = None
     looks: int = 1
+    clients: int | None = None
+    days: float | None = None
+    min_buyers: int = 100
     currency: str | None = None
+    attribution_s: int = _JOIN.attribution_s
+    refund_s: int = _JOIN.refund_s
 
     def __post_init__(self) -> None:
         for field, names in (("goals", self.goals), ("primary", (self.primary,) if self.primary else ())):
@@ -47,5 +59,20 @@ class Plan:
             raise ConfigError(f"mde = {self.mde}: expected a relative lift above 0, such as 0.02 for 2 %")
         if self.looks < 1:
             raise ConfigError(f"looks = {self.looks}: expected 1 or more")
+        if self.clients is not None and self.days is not None:
+            raise ConfigError(f"clients = {self.clients}, days = {self.days}: the last look has one date, give one")
+        if self.clients is not None and self.clients < 2:
+            raise ConfigError(f"clients = {self.clients}: expected 2 or more")
+        if self.days is not None and not 0.0 < self.days < 3_650.0:
+            raise ConfigError(f"days = {self.days}: expected more than 0, less than 3650")
+        if self.looks > 1 and self.clients is None and self.days is None:
+            raise ConfigError(f"looks = {self.looks}: several looks need a planned number of clients or days")
+        for field, number in (
+            ("min_buyers", self.min_buyers),
+            ("attribution_s", self.attribution_s),
+            ("refund_s", self.refund_s),
+        ):
+            if number < 0:
+                raise ConfigError(f"{field} = {number}: expected 0 or more")
         if self.currency is not None and not _CURRENCY.fullmatch(self.currency):
             raise ConfigError(f"currency = '{self.currency}': expected three capital letters of ISO 4217")

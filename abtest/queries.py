@@ -3,21 +3,19 @@
 Source: docs/experiments.md.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy import distinct as distinct_of
 
-from abtest.client_vectors import client_vectors
+from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
 from abtest.fact_writer import SINK
-from abtest.facts import decode_evidence, is_foreign
-from abtest.metrics import COLUMNS
+from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments
-from abtest.store import Experiment
-from abtest.tables import exposures, results, session_facts, sink_offsets
-from stream.schemas.money import NO_CURRENCY
-
-_MAX_FOREIGN_SESSIONS = 1_000
+from abtest.store import Epoch, Experiment
+from abtest.strays import Strays, read_strays
+from abtest.tables import exposures, session_facts, sink_offsets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +23,20 @@ class DataRange:
     """Range of the facts of an experiment.
 
     Attributes:
-        watermark_ts: Watermark of the join over all partitions; None before every partition has reported one.
-        matured_ts: Newest impression time whose attribution window is closed in all partitions.
+        watermark_ts: Watermark of the join over all partitions; None before every partition has reported one. It ends
+            with the windows of a stopped experiment.
+        matured_ts: Newest impression time that counts: its attribution window is closed in all partitions, and the
+            experiment ran.
+        settled_ts: The same for money after refunds: the refund window is closed too.
+        end_ts: End of a stopped experiment.
         first_ts: First impression of the experiment.
         last_ts: Last impression of the experiment.
     """
 
     watermark_ts: int | None
     matured_ts: int | None
+    settled_ts: int | None
+    end_ts: int | None
     first_ts: int | None
     last_ts: int | None
 
@@ -45,14 +49,15 @@ class ArmCounts:
         exposed: Clients whose first exposure was in this arm.
         multi_arm: Exposed clients that were also seen in another arm; the analysis leaves them out.
         analysed: Clients of the analysis.
+        buyers: Analysed clients with an order.
         fallbacks: Sessions that serving answered in the incoming order.
-        foreign_lines: Order lines in another currency than their list.
     """
 
     arm: str
     exposed: int
     multi_arm: int
     analysed: int
+    buyers: int
     sessions: int
     items: int
     clicks: int
@@ -60,8 +65,15 @@ class ArmCounts:
     gross_minor: int
     refund_minor: int
     fallbacks: int
-    foreign_lines: int
     num_versions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Clients of one arm that a metric is computed from."""
+
+    moments: Moments
+    buyers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,98 +82,89 @@ class Facts:
 
     Attributes:
         data_range: Range of the facts.
-        partial: Whether sessions with open attribution windows count.
+        partial: Whether sessions with open windows count.
         counts: Counts of each arm, in the order of the plan.
-        moments: Moments of the clients' sums, by arm.
-        currencies: Currencies of the facts that have money or name a currency.
-        foreign_currencies: Currencies of order lines that differ from that of their list.
+        matured: Clients by arm, from sessions whose attribution window is closed.
+        settled: Clients by arm, from sessions whose refund window is closed too.
+        strays: Sessions and clients that fit the plan in part, or not at all.
         open_sessions: Sessions that are left out because their attribution windows are open.
-        unknown_arm: Exposed clients in arms that the plan does not have.
-        looks: Watermarks of the mature reports so far.
     """
 
     data_range: DataRange
     partial: bool
     counts: tuple[ArmCounts, ...]
-    moments: dict[str, Moments]
-    currencies: tuple[str, ...]
-    foreign_currencies: tuple[str, ...]
+    matured: Mapping[str, Sample]
+    settled: Mapping[str, Sample]
+    strays: Strays
     open_sessions: int
-    unknown_arm: int
-    looks: tuple[int, ...]
+
+    def sample(self, metric: Metric, arm: str) -> Sample:
+        """Return the clients of one arm that the metric is computed from."""
+        return (self.settled if metric.waits_for_refunds else self.matured)[arm]
+
+    def until_ts(self, metric: Metric) -> int | None:
+        """Return the newest impression time whose windows are closed for the metric."""
+        return self.data_range.settled_ts if metric.waits_for_refunds else self.data_range.matured_ts
+
+    def is_complete(self, metric: Metric) -> bool:
+        """Return whether the experiment has stopped and all of its windows for the metric are closed."""
+        end_ts, until_ts = self.data_range.end_ts, self.until_ts(metric)
+        return end_ts is not None and until_ts is not None and until_ts >= end_ts
 
 
-def read(connection: Connection, experiment: Experiment, *, partial: bool | None = None) -> Facts:
+def read(
+    connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...], *, partial: bool | None = None
+) -> Facts:
     """Return the data of an experiment's report.
 
     Args:
         connection: A transaction that sees one state of the database throughout.
         experiment: The experiment.
+        epochs: Its epochs. The end of the last one freezes the data: no later impression counts.
         partial: Whether sessions with open windows count; None means only while no session is mature.
     """
-    data_range = _data_range(connection, experiment.key)
+    data_range = _data_range(connection, experiment, epochs)
     if partial is None:
         partial = (
             data_range.matured_ts is None or data_range.first_ts is None or data_range.matured_ts < data_range.first_ts
         )
-    matured_ts = None if partial else data_range.matured_ts
-    vectors = client_vectors(connection, experiment.key, matured_ts)
-    moments = {
-        arm.name: Moments.of(vectors[arm.name]) if arm.name in vectors else Moments.empty(len(COLUMNS))
-        for arm in experiment.arms
-    }
-    counted = session_facts.c.experiment == experiment.key
-    # A session without a currency and without money fits any other.
-    has_money = or_(
-        session_facts.c.currency != NO_CURRENCY, session_facts.c.gross_minor > 0, session_facts.c.refund_minor > 0
+    counted = Counted(
+        experiment=experiment.key,
+        epochs=tuple(epoch.number for epoch in epochs),
+        start_ts=epochs[0].start_ts,
+        until_ts=data_range.end_ts if partial else _up_to(data_range.matured_ts),
     )
-    currencies = connection.execute(
-        select(session_facts.c.currency).where(counted, has_money).distinct().order_by(session_facts.c.currency)
-    ).scalars()
+    strays = read_strays(connection, experiment, counted, end_ts=data_range.end_ts)
+    counted = replace(counted, currency=strays.currency)
+    clients = client_vectors(connection, counted)
+    matured = _samples(experiment, clients)
+    settled = matured
+    if not partial and data_range.settled_ts != data_range.matured_ts:
+        settled = _samples(
+            experiment, client_vectors(connection, replace(counted, until_ts=_up_to(data_range.settled_ts)))
+        )
     return Facts(
         data_range=data_range,
         partial=partial,
-        counts=_counts(connection, experiment, moments, matured_ts),
-        moments=moments,
-        currencies=tuple(currencies),
-        foreign_currencies=_foreign_currencies(connection, counted),
-        open_sessions=0
-        if matured_ts is None
-        else connection.execute(
-            select(func.count()).where(counted, session_facts.c.impression_ts > matured_ts)
-        ).scalar_one(),
-        unknown_arm=connection.execute(
-            select(func.count()).where(
-                exposures.c.experiment == experiment.key,
-                exposures.c.arm.not_in([arm.name for arm in experiment.arms]),
-            )
-        ).scalar_one(),
-        looks=tuple(
-            connection.execute(
-                select(results.c.as_of)
-                .where(results.c.experiment == experiment.key, results.c.partial.is_(False))
-                .distinct()
-                .order_by(results.c.as_of)
-            ).scalars()
-        ),
+        counts=_counts(connection, experiment, counted, clients, matured),
+        matured=matured,
+        settled=settled,
+        strays=strays,
+        open_sessions=0 if partial else _num_open(connection, counted, data_range.end_ts),
     )
 
 
-def _foreign_currencies(connection: Connection, counted: ColumnElement[bool]) -> tuple[str, ...]:
-    """Return the currencies of order lines that no sum contains, as far as some sessions show them."""
-    evidence = connection.execute(
-        select(session_facts.c.currency, session_facts.c.evidence)
-        .where(counted, session_facts.c.foreign_lines > 0)
-        .order_by(session_facts.c.query_id)
-        .limit(_MAX_FOREIGN_SESSIONS)
-    )
-    found = {
-        line.currency for currency, raw in evidence for line in decode_evidence(raw)[1] if is_foreign(line, currency)
-    }
-    return tuple(sorted(found))
+def _up_to(time_ts: int | None) -> int:
+    # Nothing counts before the join has said how far it is.
+    return -1 if time_ts is None else time_ts
 
 
-def _data_range(connection: Connection, key: str) -> DataRange:
+def _samples(experiment: Experiment, clients: Mapping[str, Clients]) -> dict[str, Sample]:
+    found = {arm.name: clients.get(arm.name, NO_CLIENTS) for arm in experiment.arms}
+    return {arm: Sample(moments=Moments.of(part.vectors), buyers=part.buyers) for arm, part in found.items()}
+
+
+def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...]) -> DataRange:
     partitions, reporting, watermark, matured = connection.execute(
         select(
             func.count(),
@@ -170,98 +173,95 @@ def _data_range(connection: Connection, key: str) -> DataRange:
             func.min(sink_offsets.c.matured_ts),
         ).where(sink_offsets.c.sink == SINK)
     ).one()
+    end_ts = epochs[-1].end_ts
+    whole = Counted(
+        experiment=experiment.key,
+        epochs=tuple(epoch.number for epoch in epochs),
+        start_ts=epochs[0].start_ts,
+        until_ts=end_ts,
+    )
     first, last = connection.execute(
         select(func.min(session_facts.c.impression_ts), func.max(session_facts.c.impression_ts)).where(
-            session_facts.c.experiment == key
+            *whole.sessions()
         )
     ).one()
-    complete = partitions > 0 and reporting == partitions
+    if not partitions or reporting != partitions:
+        watermark = matured = None
+    refund_ms = experiment.plan.refund_s * 1_000
+    windows_ms = experiment.plan.attribution_s * 1_000 + refund_ms
+
+    def at_most(time_ts: int | None, end_after_ms: int = 0) -> int | None:
+        if time_ts is None or end_ts is None:
+            return time_ts
+        return min(time_ts, end_ts + end_after_ms)
+
     return DataRange(
-        watermark_ts=watermark if complete else None,
-        matured_ts=matured if complete else None,
+        watermark_ts=at_most(watermark, windows_ms),
+        matured_ts=at_most(matured),
+        settled_ts=None if matured is None else at_most(matured - refund_ms),
+        end_ts=end_ts,
         first_ts=first,
         last_ts=last,
     )
 
 
+def _num_open(connection: Connection, counted: Counted, end_ts: int | None) -> int:
+    whole = replace(counted, until_ts=end_ts)
+    return connection.execute(
+        select(func.count())
+        .select_from(session_facts)
+        .where(*whole.sessions(), session_facts.c.impression_ts > counted.until_ts)
+    ).scalar_one()
+
+
 def _counts(
-    connection: Connection, experiment: Experiment, moments: dict[str, Moments], matured_ts: int | None
+    connection: Connection,
+    experiment: Experiment,
+    counted: Counted,
+    clients: Mapping[str, Clients],
+    samples: Mapping[str, Sample],
 ) -> tuple[ArmCounts, ...]:
-    seen = [exposures.c.experiment == experiment.key]
-    if matured_ts is not None:
-        seen.append(exposures.c.first_ts <= matured_ts)
     exposed = {
-        row.arm: row
+        row.arm: int(row.clients)
         for row in connection.execute(
-            select(
-                exposures.c.arm,
-                func.count().label("clients"),
-                func.sum(case((exposures.c.multi_arm, 1), else_=0)).label("multi_arm"),
-            )
-            .where(*seen)
-            .group_by(exposures.c.arm)
+            select(exposures.c.arm, func.count().label("clients")).where(*counted.exposures()).group_by(exposures.c.arm)
         )
     }
-    mature = [] if matured_ts is None else [session_facts.c.impression_ts <= matured_ts]
-    served = {
-        row.arm: row
+    versions = {
+        row.arm: int(row.versions)
         for row in connection.execute(
-            select(
-                exposures.c.arm,
-                func.sum(case((session_facts.c.fallback.is_not(None), 1), else_=0)).label("fallbacks"),
-                func.sum(session_facts.c.foreign_lines).label("foreign_lines"),
-                func.count(distinct_of(session_facts.c.version)).label("versions"),
-            )
-            .join(
-                session_facts,
-                and_(
-                    session_facts.c.client_id == exposures.c.client_id,
-                    session_facts.c.experiment == exposures.c.experiment,
-                    exposures.c.multi_arm.is_(False),
-                    *mature,
-                ),
-            )
-            .where(exposures.c.experiment == experiment.key)
-            .group_by(exposures.c.arm)
+            select(session_facts.c.arm, func.count(distinct_of(session_facts.c.version)).label("versions"))
+            .where(*counted.sessions())
+            .group_by(session_facts.c.arm)
         )
     }
     return tuple(
         _arm_counts(
             arm.name,
-            int(exposed[arm.name].clients) if arm.name in exposed else 0,
-            int(exposed[arm.name].multi_arm) if arm.name in exposed else 0,
-            moments[arm.name],
-            fallbacks=int(served[arm.name].fallbacks) if arm.name in served else 0,
-            foreign_lines=int(served[arm.name].foreign_lines) if arm.name in served else 0,
-            num_versions=int(served[arm.name].versions) if arm.name in served else 0,
+            exposed.get(arm.name, 0),
+            clients.get(arm.name, NO_CLIENTS),
+            samples[arm.name],
+            num_versions=versions.get(arm.name, 0),
         )
         for arm in experiment.arms
     )
 
 
-def _arm_counts(
-    arm: str,
-    exposed: int,
-    multi_arm: int,
-    moments: Moments,
-    *,
-    fallbacks: int,
-    foreign_lines: int,
-    num_versions: int,
-) -> ArmCounts:
+def _arm_counts(arm: str, exposed: int, clients: Clients, sample: Sample, *, num_versions: int) -> ArmCounts:
+    moments = sample.moments
     totals = {column: round(moments.n * float(moments.mean[index])) for index, column in enumerate(COLUMNS)}
     return ArmCounts(
         arm=arm,
         exposed=exposed,
-        multi_arm=multi_arm,
+        multi_arm=clients.multi_arm,
         analysed=moments.n,
+        buyers=sample.buyers,
         sessions=totals["sessions"],
         items=totals["items"],
         clicks=totals["clicks"],
         orders=totals["orders"],
         gross_minor=totals["gross_minor"],
         refund_minor=totals["refund_minor"],
-        fallbacks=fallbacks,
-        foreign_lines=foreign_lines,
+        fallbacks=clients.fallbacks,
         num_versions=num_versions,
     )

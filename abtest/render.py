@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from abtest.looks import INVALID, KEEP_RUNNING
 from abtest.metrics import METRICS
 from abtest.results import Report, Result, decomposition
 from stream.schemas.money import format_minor
@@ -58,6 +59,15 @@ def report_html(found: Report, *, appendix: str = "") -> str:
     return _render("report.html.jinja", found, appendix)
 
 
+def verdict_line(found: Report) -> str:
+    """Return the verdict, and what an experiment without one waits for."""
+    if found.verdict != KEEP_RUNNING:
+        return f"{found.verdict} because {found.verdict_reason}" if found.verdict == INVALID else found.verdict
+    until = f" until {moment(found.until_ts)[:10]}" if found.until_ts is not None else ""
+    more = f" ({found.more_clients:,} more clients)" if found.more_clients is not None else ""
+    return f"{found.verdict}{until}{more}"
+
+
 def table_rows(found: Report) -> list[tuple[str, ...]]:
     """Return the rows of the table of lifts, with the columns of `table_columns`."""
     return [
@@ -65,20 +75,60 @@ def table_rows(found: Report) -> list[tuple[str, ...]]:
             METRICS[entry.metric].title,
             entry.arm,
             improvement(entry),
-            interval(entry),
-            p_value(entry.p_fixed),
-            p_value(entry.p_adj),
-            value(found, entry, entry.mean_control),
-            value(found, entry, entry.mean),
+            interval(entry.cs_lo, entry.cs_hi, entry.cs_kind),
+            p_value(entry.cs_p),
+            *(
+                (interval(entry.lo, entry.hi, entry.set_kind), p_value(entry.p_fixed), p_value(entry.p_adj))
+                if found.complete
+                else ()
+            ),
+            value(found, entry.metric, entry.mean_control),
+            value(found, entry.metric, entry.mean),
         )
         for entry in _compared(found)
     ]
 
 
 def table_columns(found: Report) -> tuple[str, ...]:
-    """Return the names of the columns of `table_rows`."""
-    level = f"{100.0 * (1.0 - found.plan.alpha):.4g} %"
-    return ("metric", "arm", "improvement", f"{level} interval", "p-value", "p (Holm)", "control", "arm's value")
+    """Return the names of the columns of `table_rows`; those of one fixed horizon appear after the end."""
+    fixed = (f"{_level(found.plan.alpha)} interval (fixed horizon)", "p-value (fixed)", "p (Holm)")
+    return (
+        "metric",
+        "arm",
+        "improvement",
+        f"{_level(found.plan.alpha / max(1, len(found.arms) - 1))} confidence sequence",
+        "p (always valid)",
+        *(fixed if found.complete else ()),
+        "control",
+        "arm's value",
+    )
+
+
+LOOK_COLUMNS = ("look", "data up to", "arm", "plan done", "alpha spent", "boundary", "z", "lift", "set", "p", "verdict")
+
+
+def look_rows(found: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of looks, with the columns of `LOOK_COLUMNS`."""
+    return [
+        (
+            str(look.number),
+            moment(look.as_of),
+            look.arm,
+            f"{look.fraction:.0%}",
+            f"{look.spent:.4g} of {look.alpha:.4g}",
+            _DASH if look.boundary is None else f"{look.boundary:.3f}",
+            f"{look.z:+.3f}",
+            _DASH if look.lift is None else f"{look.lift:+.2%}",
+            interval(look.lo, look.hi, look.set_kind),
+            p_value(look.p),
+            look.verdict,
+        )
+        for look in found.looks
+    ]
+
+
+def _level(alpha: float) -> str:
+    return f"{100.0 * (1.0 - alpha):.4g} %"
 
 
 def improvement(entry: Result) -> str:
@@ -86,15 +136,17 @@ def improvement(entry: Result) -> str:
     return f"{entry.lift:+.2%}" if entry.lift is not None else f"undefined ({entry.reason})"
 
 
-def interval(entry: Result) -> str:
-    """Return the confidence set of the lift."""
-    if entry.set_kind is None:
+def interval(lo: float | None, hi: float | None, kind: str | None) -> str:
+    """Return a confidence set of the lift in words.
+
+    >>> interval(-0.01, 0.02, "interval"), interval(-0.5, 2.0, "outside")
+    ('-1.00% .. +2.00%', 'below -50.00% or above +200.00%')
+    """
+    if kind is None:
         return _DASH
-    if entry.set_kind == "line" or entry.lo is None or entry.hi is None:
+    if kind == "line" or lo is None or hi is None:
         return "any lift"
-    if entry.set_kind == "outside":
-        return f"below {entry.lo:+.2%} or above {entry.hi:+.2%}"
-    return f"{entry.lo:+.2%} .. {entry.hi:+.2%}"
+    return f"below {lo:+.2%} or above {hi:+.2%}" if kind == "outside" else f"{lo:+.2%} .. {hi:+.2%}"
 
 
 def p_value(p: float | None) -> str:
@@ -108,9 +160,9 @@ def p_value(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-def value(found: Report, entry: Result, number: float | None) -> str:
+def value(found: Report, name: str, number: float | None) -> str:
     """Return the value of an experiment metric: percent for rates, an amount for money."""
-    metric = METRICS[entry.metric]
+    metric = METRICS[name]
     if number is None:
         return _DASH
     if metric.is_money:
@@ -130,10 +182,10 @@ def moment(timestamp_ms: int | None) -> str:
 
 
 def forest(found: Report) -> Forest:
-    """Return the forest plot of all lifts; a set without bounds extends to the ends of the axis."""
-    shown = [entry for entry in _compared(found) if entry.lift is not None]
-    bounded = [entry for entry in shown if entry.set_kind == "interval"]
-    extents = [abs(edge) for entry in bounded for edge in (entry.lo, entry.hi) if edge is not None]
+    """Return the forest plot of all confidence sequences; a set without bounds extends to the ends of the axis."""
+    shown = [entry for entry in _compared(found) if entry.lift is not None and entry.cs_kind is not None]
+    bounded = [entry for entry in shown if entry.cs_kind == "interval"]
+    extents = [abs(edge) for entry in bounded for edge in (entry.cs_lo, entry.cs_hi) if edge is not None]
     extents += [abs(entry.lift or 0.0) for entry in shown]
     # A metric with a very wide interval would flatten the others, so its bar ends in an arrow at the axis' end.
     limit = (
@@ -143,16 +195,17 @@ def forest(found: Report) -> Forest:
     def place(lift: float) -> float:
         return round(50.0 + 50.0 * max(-1.0, min(1.0, lift / limit)), 3)
 
+    level = found.plan.alpha / max(1, len(found.arms) - 1)
     bars = tuple(
         Bar(
             label=f"{METRICS[entry.metric].title} · {entry.arm}",
             point=place(entry.lift or 0.0),
-            left=place(entry.lo) if entry.set_kind == "interval" and entry.lo is not None else 0.0,
-            right=place(entry.hi) if entry.set_kind == "interval" and entry.hi is not None else 100.0,
-            open_left=entry.set_kind != "interval" or (entry.lo or 0.0) < -limit,
-            open_right=entry.set_kind != "interval" or (entry.hi or 0.0) > limit,
-            text=f"{improvement(entry)} [{interval(entry)}], p {p_value(entry.p_fixed)}",
-            excludes_zero=entry.p_fixed is not None and entry.p_fixed < found.plan.alpha,
+            left=place(entry.cs_lo) if entry.cs_kind == "interval" and entry.cs_lo is not None else 0.0,
+            right=place(entry.cs_hi) if entry.cs_kind == "interval" and entry.cs_hi is not None else 100.0,
+            open_left=entry.cs_kind != "interval" or (entry.cs_lo or 0.0) < -limit,
+            open_right=entry.cs_kind != "interval" or (entry.cs_hi or 0.0) > limit,
+            text=f"{improvement(entry)} [{interval(entry.cs_lo, entry.cs_hi, entry.cs_kind)}]",
+            excludes_zero=entry.cs_p is not None and entry.cs_p < level,
         )
         for entry in shown
     )
@@ -180,6 +233,9 @@ def _render(template: str, found: Report, appendix: str = "") -> str:
         columns=table_columns(found),
         rows=table_rows(found),
         forest=forest(found),
+        verdict=verdict_line(found),
+        look_columns=LOOK_COLUMNS,
+        looks=look_rows(found),
         decomposition=decomposition(found),
         sentences=[entry.sentence for entry in _compared(found) if entry.sentence],
         definitions=[(metric.title, metric.definition) for metric in METRICS.values()],

@@ -1,4 +1,4 @@
-"""Records of a report: health checks, results, counts and the verdict.
+"""Records of a report: health checks, results, counts, looks and verdicts.
 
 Source: docs/experiments.md.
 """
@@ -6,7 +6,8 @@ Source: docs/experiments.md.
 import math
 from dataclasses import dataclass
 
-from abtest.inference import Lift
+from abtest.looks import Look
+from abtest.monitoring import Monitored
 from abtest.plan import Plan
 from abtest.queries import ArmCounts
 from abtest.store import Arm, Epoch
@@ -14,7 +15,7 @@ from abtest.store import Arm, Epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """Health check with status `ok`, `alert`, `blocked` or `undefined`; `blocked` refuses the verdict."""
+    """Health check with status `ok`, `alert`, `blocked` or `undefined`; a blocked one prevents every look."""
 
     check_name: str
     stat: float | None
@@ -24,7 +25,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result(Lift):
+class Result(Monitored):
     """Experiment metric of one arm against the control; a control's result has a mean and no lift.
 
     The fields are columns of the table `results`, `sentence` apart.
@@ -39,7 +40,7 @@ class Result(Lift):
         mde: Smallest relative lift that is found with 80 % power.
         power: Power against the planned lift; None without a planned lift.
         exaggeration_ratio: Type-M error of a significant result if the planned lift is true.
-        verdict: Decision about the primary metric of this arm; None for other experiment metrics.
+        verdict: Verdict of this arm, at the primary metric; None for other experiment metrics.
         sentence: The numbers in words.
     """
 
@@ -59,15 +60,30 @@ class Result(Lift):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmVerdict:
+    """Verdict of one arm: `ship`, `do not ship`, `keep running` or `invalid`; `is_last` if it never changes."""
+
+    arm: str
+    verdict: str
+    reason: str
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Report of an experiment.
 
     Attributes:
         as_of: Watermark of the data, in epoch milliseconds; 0 without data.
         matured_ts: Newest impression time whose attribution window is closed.
-        partial: Whether sessions with open windows count; their labels still arrive, so the verdict is refused.
-        verdict: Decision of the experiment: `win`, `loss`, `inconclusive` or `refused`.
-        verdict_reason: Reason of the decision or of the refusal.
+        partial: Whether sessions with open windows count; their labels still arrive, so no look can be taken.
+        complete: Whether the experiment has stopped and all windows of its primary metric are closed.
+        verdict: Verdict of the experiment: `ship`, `do not ship`, `keep running` or `invalid`.
+        verdict_reason: Reason of the verdict.
+        verdicts: Verdict of each arm but the control.
+        until_ts: Time until which an experiment without a verdict should run; None if unknown or decided.
+        more_clients: Clients that it needs until then; None if unknown or decided.
+        looks: Looks so far, the oldest first.
     """
 
     experiment: str
@@ -80,17 +96,22 @@ class Report:
     as_of: int
     matured_ts: int | None
     partial: bool
+    complete: bool
     currency: str | None
     counts: tuple[ArmCounts, ...]
     checks: tuple[Check, ...]
     results: tuple[Result, ...]
     verdict: str
     verdict_reason: str
+    verdicts: tuple[ArmVerdict, ...]
+    until_ts: int | None
+    more_clients: int | None
+    looks: tuple[Look, ...]
     caveats: tuple[str, ...]
 
     @property
     def blocked(self) -> bool:
-        """Return whether a health check refuses the verdict."""
+        """Return whether a health check prevents every look."""
         return any(check.status == "blocked" for check in self.checks)
 
     @property

@@ -13,6 +13,7 @@ from stream.wall_clock import epoch_ms
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from abtest.results import Report
     from abtest.store import Arm, Experiment
     from deploy.configuration import Context
 
@@ -43,20 +44,43 @@ def create(
     layer: LayerOption = "ranker",
     salt: Annotated[str | None, typer.Option(help="Salt of the layer; by default the one in use.")] = None,
     primary: Annotated[
-        str, typer.Option(help="Experiment metric that decides: ctr, cvr or gmv; 'none' gives no verdict.")
+        str,
+        typer.Option(help="Experiment metric that decides: ctr, cvr, gmv, net_gmv or aov; 'none' gives no verdict."),
     ] = "cvr",
     mde: Annotated[float | None, typer.Option(help="Relative lift the experiment is sized for, such as 0.02.")] = None,
-    looks: Annotated[int, typer.Option(help="Declared number of looks.")] = 1,
+    looks: Annotated[int, typer.Option(help="Declared number of looks; several need --clients or --days.")] = 1,
+    clients: Annotated[
+        int | None, typer.Option(help="Analysed clients of all arms at which the last look is due.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(help="Days after which the last look is due.")] = None,
+    min_buyers: Annotated[
+        int, typer.Option(help="Clients with an order that the smallest arm needs for a look.")
+    ] = 100,
     alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
     currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Create an experiment and start it; its plan cannot change later."""
-    from abtest.plan import Plan
+    from abtest.plan import GOALS, Plan
     from abtest.store import ExperimentStore
+    from stream.join.settings import JoinSettings
 
-    plan = Plan(primary=None if primary == "none" else primary, mde=mde, looks=looks, alpha=alpha, currency=currency)
-    made = ExperimentStore(_engine(context(ctx))).create(
+    chosen = context(ctx)
+    join = chosen.settings.get("join", JoinSettings)
+    plan = Plan(
+        primary=None if primary == "none" else primary,
+        goals=GOALS if primary in {*GOALS, "none"} else (*GOALS, primary),
+        mde=mde,
+        looks=looks,
+        clients=clients,
+        days=days,
+        min_buyers=min_buyers,
+        alpha=alpha,
+        currency=currency,
+        attribution_s=join.attribution_s,
+        refund_s=join.refund_s,
+    )
+    made = ExperimentStore(_engine(chosen)).create(
         key=name,
         arms=[_arm(text, control) for text in arm],
         now_ts=epoch_ms(),
@@ -152,7 +176,7 @@ def report(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print lifts with p-values and intervals; exit code 3 if a health check refuses the verdict."""
+    """Print the verdict so far and lifts for monitoring; it takes no look. Exit code 3 if a health check is blocked."""
     from abtest import render
     from abtest.report import report as compute
 
@@ -161,21 +185,75 @@ def report(
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text(found))
-    if as_json:
-        print_json(found)
-    else:
-        print_table(
-            f"{name}: {found.verdict} ({found.verdict_reason})", render.table_columns(found), render.table_rows(found)
-        )
-        for check in found.checks:
-            console.print(f"{check.check_name}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
-        for caveat in found.caveats:
-            console.print(f"- {caveat}", highlight=False, soft_wrap=True)
+    _print_report(found, as_json=as_json)
+    if not as_json:
         for path in (html, markdown):
             if path is not None:
                 console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if found.blocked:
         raise typer.Exit(Exit.HEALTH)
+
+
+@app.command()
+def decide(ctx: typer.Context, name: NameArgument, as_json: JsonFlag = False) -> None:
+    """Take a look, which spends a part of alpha, and print the verdict; exit code 3 if a health check is blocked.
+
+    A look needs mature sessions and enough buyers. After the last look the verdict never changes.
+    """
+    from abtest.report import decide as look
+
+    found = look(_engine(context(ctx)), name)
+    _print_report(found, as_json=as_json)
+    if found.blocked:
+        raise typer.Exit(Exit.HEALTH)
+
+
+def _print_report(found: "Report", *, as_json: bool) -> None:
+    from abtest import render
+
+    if as_json:
+        print_json(found)
+        return
+    console.print(f"{found.experiment}: {render.verdict_line(found)}", highlight=False, soft_wrap=True)
+    console.print(found.verdict_reason, highlight=False, soft_wrap=True)
+    if found.looks:
+        print_table("looks", render.LOOK_COLUMNS, render.look_rows(found))
+    print_table("lifts, for monitoring", render.table_columns(found), render.table_rows(found))
+    for check in found.checks:
+        console.print(f"{check.check_name}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
+    for caveat in found.caveats:
+        console.print(f"- {caveat}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def validate(
+    runs: Annotated[int, typer.Option(help="Experiments of each number of looks.")] = 2_000,
+    looks: Annotated[list[int] | None, typer.Option(help="Equally spaced looks; 1, 7 and 30 by default.")] = None,
+    primary: Annotated[str, typer.Option(help="Experiment metric that decides.")] = "cvr",
+    seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 2026,
+    as_json: JsonFlag = False,
+) -> None:
+    """Simulate experiments without an effect and print how often the verdict is wrong; alpha is 0.05."""
+    from abtest.validation import validate as simulate
+
+    found = [simulate(seed, runs=runs, num_looks=number, primary=primary) for number in looks or (1, 7, 30)]
+    if as_json:
+        print_json(found)
+    else:
+        rows = [
+            (
+                entry.looks,
+                entry.runs,
+                f"{entry.error:.2%}",
+                entry.higher,
+                entry.lower,
+                f"{entry.sequence / entry.runs:.2%}",
+                entry.without_look,
+            )
+            for entry in found
+        ]
+        columns = ("looks", "runs", "decided", "ship", "do not ship", "outside the sequence", "without a look")
+        print_table(f"{primary} without an effect, seed {seed}", columns, rows)
 
 
 @app.command()

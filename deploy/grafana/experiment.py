@@ -21,9 +21,7 @@ def _colours(*pairs: tuple[str, str]) -> tuple[tuple[str, object], ...]:
 
 
 # Lifts are grey: only the verdict takes the plan and the number of looks into account, so only it is green or red.
-_VERDICT = _colours(
-    ("win", "green"), ("loss", "red"), ("no harm", "blue"), ("inconclusive", "text"), ("refused", "orange")
-)
+_VERDICT = _colours(("ship", "green"), ("do not ship", "red"), ("keep running", "text"), ("invalid", "orange"))
 _HEALTH = _colours(("ok", "green"), ("alert", "orange"), ("blocked", "red"), ("undefined", "text"))
 
 
@@ -109,14 +107,14 @@ _SCORES = Section(
     panels=(
         Panel(
             title="Scorecard",
-            description="Newest lift of every metric and arm, its interval and p-values. The colour belongs to the"
-            " verdict;"
-            " a lift has no colour. `partial` counts sessions whose windows are still open.",
+            description="Newest lift of every metric and arm, with its confidence sequence and always-valid p. The"
+            " colour belongs to the verdict of the looks; a lift has no colour. `partial` counts sessions whose windows"
+            " are still open.",
             unit="short",
             kind="table",
             queries=(
                 Query(
-                    text="SELECT metric, arm, mean_control, mean, lift, lo, hi, p_fixed, p_adj, verdict, reason,"
+                    text="SELECT metric, arm, mean_control, mean, lift, cs_lo, cs_hi, cs_p, verdict, reason,"
                     f" n_control, n, partial, time FROM v_lift_latest WHERE {_EXPERIMENT}"
                     " ORDER BY partial, metric, arm",
                 ),
@@ -124,21 +122,42 @@ _SCORES = Section(
             width=24,
             height=8,
             overrides=(
-                *(override(name, _PERCENT) for name in ("lift", "lo", "hi")),
-                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "p_fixed", "p_adj")),
+                *(override(name, _PERCENT) for name in ("lift", "cs_lo", "cs_hi")),
+                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "cs_p")),
+                override("verdict", _VERDICT),
+                override("time", (("unit", "dateTimeAsIso"),)),
+            ),
+        ),
+        Panel(
+            title="Looks",
+            description="Looks that the owner took: fraction of the plan, error spent, boundary, and the verdict of"
+            " each arm. Its set of lifts is at the level of the boundary.",
+            unit="short",
+            kind="table",
+            queries=(
+                Query(
+                    text="SELECT number, arm, metric, fraction, spent, boundary, z, p, lift, lo, hi, verdict, reason,"
+                    f" time FROM v_looks WHERE {_EXPERIMENT} ORDER BY number, arm",
+                ),
+            ),
+            width=24,
+            height=6,
+            overrides=(
+                *(override(name, _PERCENT) for name in ("fraction", "lift", "lo", "hi")),
+                *(override(name, _P_VALUE) for name in ("spent", "p")),
                 override("verdict", _VERDICT),
                 override("time", (("unit", "dateTimeAsIso"),)),
             ),
         ),
         Panel(
             title="Lift over time",
-            description="Lift of the chosen metric and arm at each report, with its interval. Trust an interval that"
-            " shrinks around a steady line.",
+            description="Lift of the chosen metric and arm at each report, with its confidence sequence, which holds"
+            " however often one reads it.",
             unit="percentunit",
             kind="timeseries",
             queries=(
                 Query(
-                    text="SELECT time, lo, lift, hi FROM v_lift_timeseries"
+                    text="SELECT time, cs_lo, lift, cs_hi FROM v_lift_timeseries"
                     f" WHERE {_OF_METRIC} AND $__timeFilter(time) AND NOT partial ORDER BY time",
                     series=True,
                 ),
@@ -150,18 +169,20 @@ _SCORES = Section(
             ),
             width=12,
             overrides=(
-                override("lo", _INVISIBLE),
-                override("hi", (("custom.lineWidth", 0), ("custom.fillBelowTo", "lo"), ("custom.fillOpacity", 20))),
+                override("cs_lo", _INVISIBLE),
+                override(
+                    "cs_hi", (("custom.lineWidth", 0), ("custom.fillBelowTo", "cs_lo"), ("custom.fillOpacity", 20))
+                ),
             ),
         ),
         Panel(
             title="p over time",
-            description="p-values at each report. They hold for the declared number of looks only.",
+            description="Always-valid p-values at each report, from the confidence sequence.",
             unit="none",
             kind="timeseries",
             queries=(
                 Query(
-                    text="SELECT time, p_fixed FROM v_lift_timeseries"
+                    text="SELECT time, cs_p FROM v_lift_timeseries"
                     f" WHERE {_OF_METRIC} AND $__timeFilter(time) ORDER BY time",
                     series=True,
                 ),

@@ -1,27 +1,57 @@
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
-from abtest.client_vectors import client_vectors
+from abtest.client_vectors import Counted, client_vectors
 from abtest.metrics import COLUMNS
 from stream import db
 from tests.harness.generated_facts import arrays, fill, generate
+from tests.harness.sessions import make_session, purchase
+
+ALL = Counted(experiment="first", epochs=(1,), start_ts=0, until_ts=None)
 
 
 def test_sums_equal_the_generated_truth(store_engine: Engine) -> None:
     sessions, truth = generate(seed=41, num_clients=60)
     fill(store_engine, sessions)
     with db.read(store_engine) as connection:
-        vectors = client_vectors(connection, "first", None)
-        mature = client_vectors(connection, "first", 1_100)
-    for arm, found in vectors.items():
+        clients = client_vectors(connection, ALL)
+        mature = client_vectors(connection, replace(ALL, until_ts=1_100))
+    for arm, found in clients.items():
         expected = arrays(truth, arm)
-        assert np.array_equal(found[:, :6], expected)
-        assert np.array_equal(found[:, 6], expected[:, 4] - expected[:, 5])
-    assert {len(vector) for arm in vectors.values() for vector in arm} == {len(COLUMNS)}
+        assert np.array_equal(found.vectors[:, :6], expected)
+        assert np.array_equal(found.vectors[:, 6], expected[:, 4] - expected[:, 5])
+        assert found.buyers == (expected[:, 3] > 0).sum()
+        assert found.vectors.shape[1] == len(COLUMNS)
     num_mature = sum(session.impression_ts <= 1_100 for session in sessions)
-    assert sum(float(arm[:, 0].sum()) for arm in mature.values()) == num_mature
+    assert sum(float(arm.vectors[:, 0].sum()) for arm in mature.values()) == num_mature
+
+
+def test_sessions_out_of_the_period_or_of_an_unknown_epoch_do_not_count(store_engine: Engine) -> None:
+    lost = make_session("q1", "c1", impression_ts=1_000)
+    lost.assignment[0] = msgspec.structs.replace(lost.assignment[0], epoch=7)
+    early, inside = (make_session(f"q{at_ts}", f"c{at_ts}", impression_ts=at_ts) for at_ts in (900, 1_000))
+    fill(store_engine, [lost, early, inside])
+    with db.read(store_engine) as connection:
+        found = client_vectors(connection, replace(ALL, start_ts=950, until_ts=1_000))
+    assert {arm: clients.vectors[:, 0].tolist() for arm, clients in found.items()} == {"control": [1.0]}
+
+
+def test_amounts_of_other_currencies_count_as_zero(store_engine: Engine) -> None:
+    sessions = [
+        make_session(f"q{currency}", currency, currency=currency, lines=[purchase(currency, 1, 500, currency=currency)])
+        for currency in ("EUR", "USD")
+    ]
+    fill(store_engine, sessions)
+    with db.read(store_engine) as connection:
+        found = client_vectors(connection, replace(ALL, currency="EUR"))
+    gross, orders = COLUMNS.index("gross_minor"), COLUMNS.index("orders")
+    assert found["control"].vectors[:, gross].tolist() == [500.0, 0.0]
+    assert found["control"].vectors[:, orders].tolist() == [1.0, 1.0]
 
 
 def test_an_unknown_experiment_has_no_clients(store_engine: Engine) -> None:
     with db.read(store_engine) as connection:
-        assert client_vectors(connection, "first", None) == {}
+        assert client_vectors(connection, ALL) == {}

@@ -13,6 +13,11 @@ from stream.errors import ConfigError
         ({"alpha": 0.0}, "alpha"),
         ({"mde": 0.0}, "mde"),
         ({"looks": 0}, "looks"),
+        ({"looks": 7}, "several looks need"),
+        ({"clients": 1}, "clients"),
+        ({"days": 0.0}, "days"),
+        ({"days": 7, "clients": 100}, "give one"),
+        ({"min_buyers": -1}, "min_buyers"),
         ({"currency": "eur"}, "currency"),
     ],
 )

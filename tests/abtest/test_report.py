@@ -1,25 +1,27 @@
 import math
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
-from sqlalchemy import Connection, Engine, distinct, func, select
+from sqlalchemy import Connection, Engine, column, distinct, func, select, table
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from abtest import queries
 from abtest.fact_writer import FactWriter
+from abtest.plan import Plan
 from abtest.queries import Facts
-from abtest.report import report
-from abtest.store import ActiveExperiment, Experiment, ExperimentStore
-from abtest.tables import exposures, health, results, session_facts, session_orders
+from abtest.report import Report, decide, report
+from abtest.store import ActiveExperiment, Epoch, Experiment, ExperimentStore
+from abtest.tables import exposures, health, looks, results, session_facts, session_orders
 from stream.errors import ConfigError
 from stream.schemas import topics
-from tests.harness.generated_facts import LAST_TS, arrays, fill, generate
-from tests.harness.sessions import log_of
+from tests.harness.generated_facts import LAST_TS, append, arrays, fill, generate
+from tests.harness.sessions import log_of, make_session
 
 pytestmark = pytest.mark.slow
 
@@ -134,16 +136,95 @@ def test_the_sink_and_serving_go_on_while_a_report_reads(store_engine: Engine, m
     read = queries.read
     active: list[ActiveExperiment | None] = []
 
-    def read_while_others_work(connection: Connection, experiment: Experiment, *, partial: bool | None) -> Facts:
-        found = read(connection, experiment, partial=partial)
+    def read_while_others_work(
+        connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...], *, partial: bool | None
+    ) -> Facts:
+        found = read(connection, experiment, epochs, partial=partial)
         sink = FactWriter(store_engine)
         position = sink.open({(topics.SESSIONS, 0): 0})[topics.SESSIONS, 0]
         assert sink.apply(log_of(sessions[-1:], first=position)).num_written == 1
         active.append(ExperimentStore(store_engine).active())
-        assert read(connection, experiment, partial=partial).counts == found.counts
+        assert read(connection, experiment, epochs, partial=partial).counts == found.counts
         return found
 
     monkeypatch.setattr(queries, "read", read_while_others_work)
     counted = report(store_engine, "first").counts
     assert sum(count.sessions for count in counted) == len(sessions) - 1
     assert active[0] is not None
+
+
+SEVERAL = Plan(looks=3, clients=900, min_buyers=10)
+
+
+def test_reading_takes_no_look(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0], plan=SEVERAL)
+    for step in range(5):
+        append(store_engine, [], matured_ts=LAST_TS + step, watermark_ts=LAST_TS + 10 + step)
+        assert report(store_engine, "first").looks == ()
+    with store_engine.connect() as connection:
+        assert connection.execute(select(func.count()).select_from(looks)).scalar_one() == 0
+
+
+def test_a_look_is_stored_once_for_its_watermark(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=1.0)[0], plan=SEVERAL)
+    first = decide(store_engine, "first")
+    assert (first.verdict, len(first.looks)) == ("keep running", 1)
+    assert decide(store_engine, "first") == first == report(store_engine, "first")
+    append(store_engine, [], matured_ts=LAST_TS + 1, watermark_ts=LAST_TS + 10)
+    assert [look.number for look in decide(store_engine, "first").looks] == [1, 2]
+
+
+def test_a_finished_verdict_is_printed_again_unchanged(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=13, lift=2.0)
+    fill(store_engine, sessions, plan=Plan(min_buyers=20))
+    won = decide(store_engine, "first")
+    assert won.verdict == "ship"
+    ExperimentStore(store_engine).stop("first", now_ts=LAST_TS)
+    month_ms = 30 * 86_400_000
+    # New clients in one arm: were there a second look, the sample ratio would prevent it.
+    strangers = [make_session(f"s{index}", f"s{index}", impression_ts=5_000) for index in range(900)]
+    append(store_engine, strangers, matured_ts=LAST_TS + month_ms, watermark_ts=LAST_TS + month_ms)
+    for read_again in (report, decide, report):
+        found = read_again(store_engine, "first")
+        assert found.blocked
+        assert (found.verdict, found.verdict_reason, found.looks) == (won.verdict, won.verdict_reason, won.looks)
+
+
+def test_two_looks_at_once_are_one(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store_engine, generate(seed=13, lift=1.0)[0], plan=SEVERAL)
+    read = queries.read
+    others: list[Report] = []
+
+    def read_while_another_decides(*arguments: Any, **options: Any) -> Facts:
+        found = read(*arguments, **options)
+        if not others:
+            monkeypatch.setattr(queries, "read", read)
+            others.append(decide(store_engine, "first"))
+        return found
+
+    monkeypatch.setattr(queries, "read", read_while_another_decides)
+    found = decide(store_engine, "first")
+    assert found.looks == others[0].looks
+    assert len(found.looks) == 1
+
+
+def test_a_preview_hides_no_mature_row(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0], plan=Plan(min_buyers=20))
+    decide(store_engine, "first")
+    append(store_engine, [], matured_ts=LAST_TS, watermark_ts=LAST_TS + 50)
+    report(store_engine, "first", partial=True)
+    latest = table("v_lift_latest", column("verdict"), column("partial"), column("metric"), column("arm"))
+    with store_engine.connect() as connection:
+        rows = connection.execute(
+            select(latest.c.verdict, latest.c.partial).where(latest.c.metric == "cvr", latest.c.arm == "treatment")
+        ).all()
+    assert [(verdict, bool(partial)) for verdict, partial in rows] == [("ship", False)]
+
+
+def test_the_looks_of_a_view_are_those_of_the_report(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=13, lift=2.0)[0], plan=Plan(min_buyers=20))
+    (look,) = decide(store_engine, "first").looks
+    view = table("v_looks", column("boundary"), column("verdict"), column("p"))
+    with store_engine.connect() as connection:
+        (row,) = connection.execute(select(view)).all()
+    assert (row.boundary, row.verdict, row.p) == (look.boundary, look.verdict, look.p)

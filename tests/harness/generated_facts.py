@@ -1,6 +1,7 @@
 """A seeded experiment with clients of unequal habits, written by the sink's own code, and its true numbers."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,13 +69,32 @@ def generate(
     return sessions, truth
 
 
-def fill(engine: Engine, sessions: list[Session], *, matured_ts: int = LAST_TS, plan: Plan | None = None) -> None:
-    """Create the experiment `first` and write the sessions, with a progress record at their end."""
-    ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0, plan=plan)
+def fill(
+    engine: Engine,
+    sessions: Sequence[Session],
+    *,
+    matured_ts: int = LAST_TS,
+    plan: Plan | None = None,
+    arms: Sequence[Arm] = ARMS,
+    weights: Sequence[float] | None = None,
+) -> None:
+    """Create the experiment `first` and write the sessions, with a progress record at their end.
+
+    The refund window of the default plan is zero, so that net money is mature with everything else.
+    """
+    plan = plan or Plan()
+    if plan.refund_s == Plan().refund_s:
+        plan = replace(plan, refund_s=0)
+    ExperimentStore(engine).create(key="first", arms=arms, now_ts=0, plan=plan, weights=weights)
+    append(engine, sessions, matured_ts=matured_ts)
+
+
+def append(engine: Engine, sessions: Sequence[Session], *, matured_ts: int, watermark_ts: int = LAST_TS + 7) -> None:
+    """Write more sessions after those in the database, and a progress record."""
     writer = FactWriter(engine)
-    writer.open({(topics.SESSIONS, 0): 0})
-    progress = Progress(partition=0, watermark_ts=LAST_TS + 7, matured_ts=matured_ts, now_ts=LAST_TS, counters={})
-    writer.apply(log_of([*sessions, progress]))
+    first = writer.open({(topics.SESSIONS, 0): 0})[topics.SESSIONS, 0]
+    progress = Progress(partition=0, watermark_ts=watermark_ts, matured_ts=matured_ts, now_ts=watermark_ts, counters={})
+    writer.apply(log_of([*sessions, progress], first=first))
 
 
 def arrays(truth: dict[str, ClientTruth], arm: str) -> NDArray[np.float64]:

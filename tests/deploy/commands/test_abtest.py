@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from abtest.plan import Plan
 from deploy.cli import app
 from deploy.migrations import upgrade
 from stream import db
@@ -33,7 +34,7 @@ def call(*arguments: str) -> tuple[int, str]:
 def fill_home(home: Path, **options: float) -> None:
     url = f"sqlite:///{home / 'shelfwise.db'}"
     engine = db.create(url)
-    fill(engine, generate(seed=31, num_clients=200, **options)[0])
+    fill(engine, generate(seed=31, num_clients=200, **options)[0], plan=Plan(min_buyers=20))
     engine.dispose()
 
 
@@ -79,7 +80,8 @@ def test_fixed_policy_arm(home: Path) -> None:
         (("--arm", "control"), "--arm control: expected"),
         (("--arm", "control=a"), "two or more"),
         (("--arm", "a=x", "--arm", "b=y"), "exactly one control"),
-        (("--arm", "control=a", "--arm", "b=y", "--primary", "revenue"), "primary = 'revenue'"),
+        (("--arm", "control=a", "--arm", "b=y", "--primary", "revenue"), "= 'revenue': expected one of"),
+        (("--arm", "control=a", "--arm", "b=y", "--looks", "7"), "several looks need a planned number"),
     ],
 )
 def test_refused_values_are_named(home: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -88,24 +90,34 @@ def test_refused_values_are_named(home: Path, arguments: tuple[str, ...], messag
 
 
 @pytest.mark.slow
-def test_report_prints_and_writes(home: Path, tmp_path: Path) -> None:
+def test_decide_gives_the_verdict_and_report_prints_and_writes_it(home: Path, tmp_path: Path) -> None:
     fill_home(home, lift=2.0)
     code, out = call("abtest", "report", "first", "--json")
-    found = json.loads(out)
-    assert (code, found["verdict"]) == (0, "win")
+    assert (code, json.loads(out)["verdict"], json.loads(out)["looks"]) == (0, "keep running", [])
+    code, out = call("abtest", "decide", "first")
+    assert (code, out.startswith("first: ship\nCVR is higher; lifts outside")) == (0, True)
     page, text = tmp_path / "out" / "report.html", tmp_path / "out" / "report.markdown"
     code, out = call("abtest", "report", "first", "--html", str(page), "--markdown", str(text))
-    assert code == 0
-    assert "CVR" in out
+    assert (code, out.startswith("first: ship")) == (0, True)
     assert page.read_text().startswith("<!doctype html>")
     assert "## Lifts against control" in text.read_text()
+    assert json.loads(call("abtest", "decide", "first", "--json")[1])["looks"][0]["verdict"] == "ship"
 
 
 @pytest.mark.slow
-def test_report_ends_with_3_when_the_sample_ratio_blocks(home: Path) -> None:
+def test_a_blocked_check_ends_report_and_decide_with_3(home: Path) -> None:
     fill_home(home, treatment=0.25)
-    code, out = call("abtest", "report", "first", "--json")
-    assert (code, json.loads(out)["verdict"]) == (3, "refused")
+    for command in ("report", "decide"):
+        code, out = call("abtest", command, "first", "--json")
+        assert (code, json.loads(out)["verdict"]) == (3, "invalid")
+
+
+def test_money_after_refunds_can_be_the_primary(home: Path) -> None:
+    assert call(*CREATE, "--primary", "net_gmv", "--looks", "7", "--days", "14")[0] == 0
+    out = call("abtest", "list", "--json")[1]
+    plan = json.loads(out)[0]["plan"]
+    assert (plan["goals"], plan["days"], plan["min_buyers"]) == (["ctr", "cvr", "gmv", "net_gmv"], 14.0, 100)
+    assert (plan["attribution_s"], plan["refund_s"]) == (86_400, 604_800)
 
 
 @pytest.mark.slow
@@ -117,3 +129,11 @@ def test_a_database_that_never_answers_is_an_error_within_the_time_out(
         monkeypatch.setenv("SHELFWISE_DATABASE", f"postgresql://shelfwise:secret@127.0.0.1:{port}/shelfwise")
         with pytest.raises(StoreError, match=r"shelfwise:\*\*\*@127.* connection timeout expired"):
             call("abtest", "list")
+
+
+@pytest.mark.slow
+def test_validate_prints_the_errors_of_runs_without_an_effect(home: Path) -> None:
+    code, out = call("abtest", "validate", "--runs", "5", "--looks", "1", "--looks", "3", "--json")
+    found = json.loads(out)
+    assert (code, [(entry["looks"], entry["runs"]) for entry in found]) == (0, [(1, 5), (3, 5)])
+    assert "decided" in call("abtest", "validate", "--runs", "2", "--looks", "1")[1]

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, insert
 from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics
 from abtest.store import Arm, ExperimentStore
-from abtest.tables import health, results
+from abtest.tables import health, looks, results
 from deploy.grafana import generate
 from deploy.migrations import upgrade
 from serving.metrics import Metrics
@@ -94,6 +94,7 @@ def fill(engine: Engine) -> None:
         connection.execute(
             insert(results), [result(look, metric) for look in (1, 2) for metric in ("ctr", "cvr", "gmv")]
         )
+        connection.execute(insert(looks).values(look()))
         connection.execute(insert(health), [check_row(look) for look in (1, 2)])
 
 
@@ -126,8 +127,32 @@ def result(look: int, metric: str) -> dict[str, object]:
         "lo": -0.2,
         "hi": 0.4,
         "p_fixed": 0.5,
-        "verdict": "inconclusive",
+        "cs_lo": -0.4,
+        "cs_hi": 0.6,
+        "cs_p": 1.0,
+        "verdict": "keep running",
         "spec_hash": "0" * 64,
+    }
+
+
+def look() -> dict[str, object]:
+    return {
+        "experiment": "first",
+        "arm": "treatment",
+        "number": 1,
+        "as_of": START_TS + 60 * MINUTE_MS,
+        "metric": "cvr",
+        "fraction": 0.5,
+        "information": 100.0,
+        "alpha": 0.05,
+        "spent": 0.003,
+        "boundary": 2.96,
+        "z": 1.0,
+        "n": 30,
+        "n_control": 30,
+        "is_last": False,
+        "verdict": "keep running",
+        "reason": "",
     }
 
 
@@ -162,6 +187,7 @@ def test_sql_panels_give_the_rows_that_were_written(filled_database: Engine) -> 
     assert rows(found, "Plan") == 2
     assert rows(found, "Exposed clients") == 2
     assert rows(found, "Scorecard") == 3
+    assert rows(found, "Looks") == 1
     assert rows(found, "Lift over time") == 2
     assert rows(found, "Versions") == 4
     assert rows(found, "Sessions") == 2 * 120 // 5

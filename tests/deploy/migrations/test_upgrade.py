@@ -18,7 +18,7 @@ from tests.deploy.migrations.conftest import HEAD, set_revision
 from trainer.rollout.store import RolloutStore
 from trainer.versions.registry import Registry
 
-VIEWS = {"v_lift_latest", "v_lift_timeseries", "v_health", "v_traffic", "v_versions"}
+VIEWS = {"v_lift_latest", "v_lift_timeseries", "v_health", "v_traffic", "v_versions", "v_looks"}
 NUM_PROCESSES = 4
 
 

@@ -1,0 +1,102 @@
+"""Health checks of an experiment, as pure functions.
+
+Source: docs/experiments.md.
+"""
+
+from abtest.metrics import METRICS
+from abtest.queries import Facts
+from abtest.results import Check
+from abtest.srm import sample_ratio
+from abtest.store import Epoch, Experiment
+from abtest.strays import BLOCK_SHARE
+
+MULTI_ARM_ALERT = 0.001
+
+
+def checks(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
+    """Return the health checks of an experiment."""
+    exposed = [count.exposed for count in facts.counts]
+    ratio = sample_ratio(exposed, epochs[-1].weights)
+    shown = ", ".join(
+        f"{count.arm} {count.exposed} (expected {expected:.1f})"
+        for count, expected in zip(facts.counts, ratio.expected, strict=True)
+    )
+    multi, total = sum(count.multi_arm for count in facts.counts), sum(exposed)
+    share = multi / total if total else 0.0
+    return (
+        Check(
+            check_name="sample_ratio",
+            stat=ratio.stat,
+            p=ratio.p,
+            status=ratio.status,
+            detail=f"exposed clients: {shown}" + (f"; {ratio.reason}" if ratio.reason else ""),
+        ),
+        Check(
+            check_name="multi_arm",
+            stat=share,
+            p=None,
+            status="alert" if share > MULTI_ARM_ALERT else "ok",
+            detail=f"{multi} of {total} clients were seen in more than one arm and are left out",
+        ),
+        *_stray_checks(experiment, facts),
+        Check(
+            check_name="maturity",
+            stat=float(facts.open_sessions),
+            p=None,
+            status="alert" if facts.partial else "ok",
+            detail="sessions with open attribution windows are included"
+            if facts.partial
+            else f"{facts.open_sessions} sessions with open attribution windows are left out",
+        ),
+        Check(
+            check_name="fallback",
+            stat=_fallback_share(facts),
+            p=None,
+            status="ok",
+            detail=", ".join(f"{count.arm} {count.fallbacks} of {count.sessions}" for count in facts.counts)
+            + " sessions in the incoming order",
+        ),
+    )
+
+
+def _stray_checks(experiment: Experiment, facts: Facts) -> tuple[Check, ...]:
+    strays = facts.strays
+    primary = experiment.plan.primary
+    foreign = _stray_status(strays.foreign_sessions, strays.foreign_share)
+    if foreign == "blocked" and not (primary and METRICS[primary].is_money):
+        foreign = "alert"
+    others = f" ({', '.join(strays.foreign_currencies)})" if strays.foreign_currencies else ""
+    return (
+        Check(
+            check_name="unknown_arm",
+            stat=strays.unknown_arm_share,
+            p=None,
+            status=_stray_status(strays.unknown_arm, strays.unknown_arm_share),
+            detail=f"{strays.unknown_arm} of {strays.clients} clients were exposed to arms that the plan does not have",
+        ),
+        Check(
+            check_name="epoch",
+            stat=strays.no_epoch_share,
+            p=None,
+            status=_stray_status(strays.no_epoch, strays.no_epoch_share),
+            detail=f"{strays.no_epoch} of {strays.sessions} sessions belong to no epoch, {strays.after_end} came after "
+            "the end; they are left out",
+        ),
+        Check(
+            check_name="currency",
+            stat=strays.foreign_share,
+            p=None,
+            status=foreign,
+            detail=f"{strays.foreign_sessions} sessions have another currency than {strays.currency or 'any'}{others}; "
+            f"{strays.foreign_money} of {strays.money_sessions} sessions with money, whose foreign amounts count as 0",
+        ),
+    )
+
+
+def _stray_status(number: int, share: float) -> str:
+    return "blocked" if share > BLOCK_SHARE else "alert" if number else "ok"
+
+
+def _fallback_share(facts: Facts) -> float | None:
+    sessions = sum(count.sessions for count in facts.counts)
+    return sum(count.fallbacks for count in facts.counts) / sessions if sessions else None

@@ -1,0 +1,142 @@
+"""Strays: sessions and clients of an experiment that its plan does not foresee, as shares of all.
+
+One stray record never decides about an experiment. A share above `BLOCK_SHARE` does.
+
+Source: docs/experiments.md.
+"""
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from abtest.client_vectors import Counted
+from abtest.facts import decode_evidence, is_foreign
+from abtest.store import Experiment
+from abtest.tables import exposures, session_facts
+from stream.schemas.money import NO_CURRENCY
+
+BLOCK_SHARE = 0.01
+_MAX_FOREIGN_SESSIONS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strays:
+    """Numbers of strays.
+
+    Attributes:
+        currency: Currency whose amounts are added up: the plan's, or else the most frequent one; None without money.
+        foreign_currencies: Other currencies, of lists and of order lines.
+        foreign_sessions: Sessions in another currency, or with an order line in one. Their foreign amounts count as
+            zero.
+        foreign_money: Those of them with money.
+        money_sessions: Sessions with money.
+        unknown_arm: Exposed clients in arms that the plan does not have.
+        clients: Exposed clients of all arms.
+        no_epoch: Sessions before the start, or of an epoch that the experiment does not have.
+        sessions: Sessions up to the newest that counts, those of no epoch included.
+        after_end: Sessions after the end of a stopped experiment.
+    """
+
+    currency: str | None = None
+    foreign_currencies: tuple[str, ...] = ()
+    foreign_sessions: int = 0
+    foreign_money: int = 0
+    money_sessions: int = 0
+    unknown_arm: int = 0
+    clients: int = 0
+    no_epoch: int = 0
+    sessions: int = 0
+    after_end: int = 0
+
+    @property
+    def foreign_share(self) -> float:
+        """Return the share of foreign sessions among those with money."""
+        return _share(self.foreign_money, self.money_sessions)
+
+    @property
+    def unknown_arm_share(self) -> float:
+        """Return the share of exposed clients in unknown arms."""
+        return _share(self.unknown_arm, self.clients)
+
+    @property
+    def no_epoch_share(self) -> float:
+        """Return the share of sessions of no epoch."""
+        return _share(self.no_epoch, self.sessions)
+
+
+def read_strays(connection: Connection, experiment: Experiment, counted: Counted, *, end_ts: int | None) -> Strays:
+    """Return the strays of an experiment.
+
+    Args:
+        connection: A transaction that sees one state of the database throughout.
+        experiment: The experiment.
+        counted: Its sessions that count.
+        end_ts: End of a stopped experiment.
+    """
+    known = [arm.name for arm in experiment.arms]
+    clients, unknown_arm = connection.execute(
+        select(func.count(), func.count(case((exposures.c.arm.not_in(known), 1)))).where(*counted.exposures())
+    ).one()
+    facts = session_facts.c
+    up_to = [facts.experiment == experiment.key]
+    if counted.until_ts is not None:
+        up_to.append(facts.impression_ts <= counted.until_ts)
+    fits = and_(*counted.sessions())
+    sessions, inside = connection.execute(select(func.count(), func.count(case((fits, 1)))).where(*up_to)).one()
+    after_end = 0
+    if end_ts is not None:
+        after_end = connection.execute(
+            select(func.count()).where(facts.experiment == experiment.key, facts.impression_ts > end_ts)
+        ).scalar_one()
+    return replace(
+        _money(connection, experiment.plan.currency, counted),
+        unknown_arm=unknown_arm,
+        clients=clients,
+        no_epoch=sessions - inside,
+        sessions=sessions,
+        after_end=after_end,
+    )
+
+
+def _money(connection: Connection, planned: str | None, counted: Counted) -> Strays:
+    facts = session_facts.c
+    paid = or_(facts.gross_minor > 0, facts.refund_minor > 0, facts.foreign_lines > 0)
+    rows = connection.execute(
+        select(
+            facts.currency,
+            func.count().label("sessions"),
+            func.count(case((paid, 1))).label("paid"),
+            func.count(case((facts.foreign_lines > 0, 1))).label("foreign"),
+        )
+        # A session without a currency and without money fits any other.
+        .where(*counted.sessions(), or_(facts.currency != NO_CURRENCY, paid))
+        .group_by(facts.currency)
+    ).all()
+    named = [row for row in rows if row.currency != NO_CURRENCY] or rows
+    currency = planned or max(named, key=lambda row: (row.sessions, row.currency)).currency if rows else planned
+    others = {row.currency for row in rows if row.currency != currency}
+    lines = _foreign_currencies(connection, counted) if any(row.foreign for row in rows) else set()
+    return Strays(
+        currency=currency,
+        foreign_currencies=tuple(sorted((others | lines) - {currency})),
+        foreign_sessions=sum(row.foreign if row.currency == currency else row.sessions for row in rows),
+        foreign_money=sum(row.foreign if row.currency == currency else row.paid for row in rows),
+        money_sessions=sum(row.paid for row in rows),
+    )
+
+
+def _foreign_currencies(connection: Connection, counted: Counted) -> set[str]:
+    """Return the currencies of order lines that no sum contains, as far as some sessions show them."""
+    evidence = connection.execute(
+        select(session_facts.c.currency, session_facts.c.evidence)
+        .where(*counted.sessions(), session_facts.c.foreign_lines > 0)
+        .order_by(session_facts.c.query_id)
+        .limit(_MAX_FOREIGN_SESSIONS)
+    )
+    return {
+        line.currency for currency, raw in evidence for line in decode_evidence(raw)[1] if is_foreign(line, currency)
+    }
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

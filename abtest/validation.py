@@ -1,0 +1,192 @@
+"""Validation of the verdict: seeded experiments without an effect, through health checks, looks and verdicts.
+
+The share of runs that end with a decided arm is the error of the verdict; the plan's alpha is what it should be.
+
+Source: docs/experiments.md; Kohavi, Tang, Xu 2020, chapter 19 (the A/A test).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abtest import health, looks, standing
+from abtest.estimates import estimate
+from abtest.inference import compare
+from abtest.looks import DO_NOT_SHIP, SHIP, Look
+from abtest.metrics import COLUMNS, METRICS
+from abtest.moments import Moments
+from abtest.monitoring import monitored
+from abtest.plan import Plan
+from abtest.queries import ArmCounts, DataRange, Facts, Sample
+from abtest.store import Arm, Epoch, Experiment
+from abtest.strays import Strays
+
+ARMS = (Arm(name="control", lineage="a", is_control=True), Arm(name="treatment", lineage="a"))
+CLIENTS_PER_ARM = 2_400
+_ORDERS = COLUMNS.index("orders")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Errors of the verdict without an effect.
+
+    Attributes:
+        seed: Seed of the runs.
+        primary: Primary metric.
+        looks: Looks of the plan.
+        runs: Number of experiments.
+        higher: Runs in which a look found the treatment better.
+        lower: Runs in which a look found it worse.
+        sequence: Runs in which the confidence sequence excluded zero at any of the looks.
+        without_look: Runs in which no look could be taken.
+    """
+
+    seed: int
+    primary: str
+    looks: int
+    runs: int
+    higher: int
+    lower: int
+    sequence: int
+    without_look: int
+
+    @property
+    def error(self) -> float:
+        """Return the share of runs with a decided arm."""
+        return (self.higher + self.lower) / self.runs
+
+
+def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buyers: float = 0.08) -> Validation:
+    """Return the errors of seeded experiments without an effect.
+
+    Args:
+        seed: Seed of the runs.
+        runs: Number of experiments.
+        num_looks: Equally spaced looks of each.
+        primary: Metric that decides.
+        buyers: Chance of an order in a session.
+    """
+    ends: list[str] = []
+    wrong = without_look = 0
+    for random in np.random.default_rng(seed).spawn(runs):
+        taken, excluded = _run(random, num_looks, primary, buyers)
+        wrong += excluded
+        without_look += not taken
+        if taken and abs(taken[-1].z) >= (taken[-1].boundary or np.inf):
+            ends.append(taken[-1].verdict)
+    return Validation(
+        seed=seed,
+        primary=primary,
+        looks=num_looks,
+        runs=runs,
+        higher=ends.count(SHIP),
+        lower=ends.count(DO_NOT_SHIP),
+        sequence=wrong,
+        without_look=without_look,
+    )
+
+
+def _run(random: np.random.Generator, num_looks: int, primary: str, buyers: float) -> tuple[list[Look], bool]:
+    plan = Plan(primary=primary, looks=num_looks, clients=2 * CLIENTS_PER_ARM, refund_s=0)
+    experiment = experiment_of(plan)
+    epochs = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), sha256=""),)
+    taken: list[Look] = []
+    excluded = False
+    for number, facts in enumerate(_growing(random, num_looks, buyers), start=1):
+        hindrance = standing.obstacle(experiment, epochs, facts, health.checks(experiment, epochs, facts))
+        if hindrance is not None:
+            continue
+        taken += looks.take(experiment, facts, number, taken, with_p=False)
+        excluded = excluded or _sequence_excludes(plan, facts)
+    return taken, excluded
+
+
+def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
+    metric = METRICS[plan.primary or ""]
+    control, treated = (estimate(metric, facts.sample(metric, arm.name).moments) for arm in ARMS)
+    lift = compare(control, treated)
+    found = monitored(control, treated, lift, alpha=plan.alpha, tightest=plan.clients or 1)
+    return found.cs_p is not None and found.cs_p < plan.alpha
+
+
+def _growing(random: np.random.Generator, num_looks: int, buyers: float) -> Iterator[Facts]:
+    """Yield the facts at each look, as new clients arrive and are assigned by chance."""
+    total = 2 * CLIENTS_PER_ARM
+    samples = {arm.name: Sample(moments=Moments.empty(len(COLUMNS)), buyers=0) for arm in ARMS}
+    edges = [round(total * look / num_looks) for look in range(num_looks + 1)]
+    for before, after in pairwise(edges):
+        vectors = client_sums(random, after - before, buyers)
+        treated = random.random(after - before) < 0.5
+        for arm, members in zip(ARMS, (~treated, treated), strict=True):
+            old, new = samples[arm.name], vectors[members]
+            samples[arm.name] = Sample(
+                moments=old.moments + Moments.of(new), buyers=old.buyers + int((new[:, _ORDERS] > 0).sum())
+            )
+        yield facts_of(samples)
+
+
+def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[np.float64]:
+    """Return sums of clients with unequal habits (n, columns of `metrics.COLUMNS`).
+
+    Clients differ in sessions and in their taste for clicks and orders; amounts are log-normal.
+    """
+    sessions = 1 + random.poisson(2.0, n)
+    items = 10 * sessions
+    clicks = random.binomial(items, random.beta(2.0, 18.0, n))
+    orders = random.binomial(sessions, random.beta(1.0, 1.0 / buyers - 1.0, n))
+    gross = np.zeros(n)
+    np.add.at(gross, np.repeat(np.arange(n), orders), np.round(random.lognormal(8.0, 1.1, int(orders.sum()))))
+    refunds = np.where(random.random(n) < 0.1, gross, 0.0)
+    return np.column_stack([sessions, items, clicks, orders, gross, refunds, gross - refunds]).astype(np.float64)
+
+
+def experiment_of(plan: Plan, arms: tuple[Arm, ...] = ARMS) -> Experiment:
+    """Return an experiment that started at time 0 and runs."""
+    return Experiment(
+        key="validation",
+        layer="ranker",
+        salt="ranker-1",
+        plan=plan,
+        spec_hash="",
+        status="running",
+        decision=None,
+        created_ts=0,
+        arms=arms,
+    )
+
+
+def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | None = None) -> Facts:
+    """Return the facts of an experiment whose clients are all mature and without strays."""
+    counts = tuple(
+        ArmCounts(
+            arm=arm,
+            exposed=sample.moments.n,
+            multi_arm=0,
+            analysed=sample.moments.n,
+            buyers=sample.buyers,
+            sessions=0,
+            items=0,
+            clicks=0,
+            orders=0,
+            gross_minor=0,
+            refund_minor=0,
+            fallbacks=0,
+            num_versions=1,
+        )
+        for arm, sample in samples.items()
+    )
+    found = dict(samples)
+    return Facts(
+        data_range=DataRange(
+            watermark_ts=until_ts, matured_ts=until_ts, settled_ts=until_ts, end_ts=end_ts, first_ts=0, last_ts=until_ts
+        ),
+        partial=False,
+        counts=counts,
+        matured=found,
+        settled=found,
+        strays=Strays(clients=sum(sample.moments.n for sample in samples.values())),
+        open_sessions=0,
+    )
