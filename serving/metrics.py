@@ -62,6 +62,13 @@ class Metrics:
         self.version = Gauge(
             "shelfwise_serving_version", "Number of the active version.", ("lineage",), registry=self.registry
         )
+        self.version_requests = Counter(
+            "shelfwise_serving_version_requests",
+            "Answered rank requests of the live version, the former one and the canary, by slice of the client (live ="
+            " in none) and by reason of the fallback. The control slice counts under the version of its canary.",
+            ("lineage", "version", "slice", "fallback"),
+            registry=self.registry,
+        )
         self.former_version = Gauge(
             "shelfwise_serving_former_version",
             "1 while a former version, or none, answers because the live one is refused.",

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 from numpy.random import default_rng
@@ -17,6 +18,7 @@ from serving.outbox.spool import Spool
 from serving.ranking import scorer
 from serving.ranking.assignment import Assigner
 from serving.ranking.replicas import ReplicaUpdater
+from serving.ranking.reports import AnswersByVersion, Reporter
 from serving.ranking.service import Dependencies, Service, System
 from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
@@ -27,6 +29,7 @@ from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
 from stream.wall_clock import epoch_ms
+from trainer.rollout import reports
 from trainer.rollout.served_map import MapReader, Pointer
 
 DATABASE_TIMEOUT_S = 2
@@ -103,6 +106,13 @@ def build(
             max_bytes=settings.collect_bytes,
             timeout_s=settings.collect_timeout_s,
             now_ms=system.now_ms,
+        ),
+        reporter=Reporter(
+            partial(reports.write, engine) if engine is not None else None,
+            AnswersByVersion(metrics),
+            name=f"{socket.gethostname()}:{settings.port}",
+            now_ms=system.now_ms,
+            clock=system.clock,
         ),
         metrics=metrics,
         system=system,

@@ -47,6 +47,7 @@ class RankContext:
         assignment: The client's arm, and the lineage or fixed policy that answers.
         version: The version of the lineage that scores the whole list; None without a lineage or a loaded version.
         slice: Slice of the client while the lineage has a canary.
+        counts_for: Number of the version in whose counts the answer is reported.
         price_minor: Price of each candidate that is logged, in incoming order.
         features: Features of the request; None if the thread had no time to build them.
         scores: Scores of the first candidates; None if no version scored the list.
@@ -64,6 +65,7 @@ class RankContext:
     assignment: ClientAssignment = field(default_factory=ClientAssignment)
     version: ServedVersion | None = None
     slice: Slice | None = None
+    counts_for: int | None = None
     price_minor: list[int] = field(default_factory=list)
     features: RequestFeatures | None = None
     scores: Sequence[float] | None = None

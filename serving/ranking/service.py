@@ -24,6 +24,7 @@ from serving.ranking.features import FeatureBuilder
 from serving.ranking.impression import impression
 from serving.ranking.inference import Inference
 from serving.ranking.replicas import CURRENT, STARTING, ReplicaUpdater
+from serving.ranking.reports import Reporter
 from serving.ranking.swaps import SwapPolicy
 from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
@@ -67,6 +68,7 @@ class Dependencies:
     version_updater: VersionUpdater
     emitter: Emitter
     collector: Collector
+    reporter: Reporter
     metrics: Metrics
     system: System
 
@@ -93,6 +95,7 @@ class Service:
         self.collector = dependencies.collector
         self._assigner = dependencies.assigner
         self._version_updater = dependencies.version_updater
+        self._reporter = dependencies.reporter
         self._emitter = dependencies.emitter
         self._catalogue_updater = dependencies.catalogue_updater
         self._profiles_updater = dependencies.profiles_updater
@@ -153,7 +156,8 @@ class Service:
         # One reference for both, so that no request sees a new allocation with old versions.
         routes = self.versions.routes
         context.assignment = assignment_of(request.client_id, routes.experiment, self.settings.default_lineage or None)
-        context.version, context.slice, context.fallback = routes.choose(context.assignment.lineage, request.client_id)
+        choice = routes.choose(context.assignment.lineage, request.client_id)
+        context.version, context.slice, context.fallback, context.counts_for = choice
         context.price_minor = self._features.prices(request)
         await self._inference.score(context)
         # An error before the features were built is not the version's.
@@ -164,6 +168,7 @@ class Service:
         self._emitter.offer(impression(context, self._attributes()))
         arm = context.assignment.arm or NONE
         self.metrics.requests.labels(arm, context.fallback or NONE).inc()
+        self._reporter.answers.add(context)
         if is_swapped:
             self.metrics.swapped.labels(arm).inc()
         answer = context.answer()
@@ -233,6 +238,13 @@ class Service:
             self._assigner.adopt()
             self.versions.assign(self._assigner.active)
             self._is_polled.set()
+        self._reporter.answers.keep(self._version_updater.judged())
+        if is_read:
+            self._reporter.report(
+                self._version_updater.states(lineages),
+                map_sha256=self._version_updater.map_sha256,
+                is_ready=self.is_ready and not self._is_draining,
+            )
 
     @property
     def is_ready(self) -> bool:

@@ -24,6 +24,7 @@ from serving.ranking.scorer import Scorer
 from serving.ranking.versions import NO_VERSION, WITHDRAWN, LineageVersions, ServedVersion, VersionManager
 from stream.errors import ArtifactError, StoreError
 from stream.files import replace_file
+from trainer.rollout.reports import OK
 from trainer.rollout.served_map import LineageMap, Pointer
 
 RETRY_REFUSED_S = 60.0
@@ -148,6 +149,35 @@ class VersionUpdater:
             if now_s - each.started_s >= LONGEST_LOAD_S:
                 found[lineage] = f"a version has been loading for {now_s - each.started_s:.0f} s"
         return found
+
+    @property
+    def map_sha256(self) -> str | None:
+        """Return the SHA-256 of the map in use, None before there is one."""
+        with self._lock:
+            return sha256_of(self._map) if self._map else None
+
+    def states(self, lineages: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return lineage to number of a version to `ok` if it is in memory, or to the reason why it is refused."""
+        found: dict[str, dict[str, str]] = {lineage: {} for lineage in lineages}
+        with self._lock:
+            for (lineage, pointer), refusal in self._refused.items():
+                found.setdefault(lineage, {})[str(pointer.number)] = refusal.reason
+            for lineage, held in self._held.items():
+                for pointer in held:
+                    is_bad = self._versions.is_quarantined(lineage, pointer.number)
+                    state = "quarantined after bad outputs" if is_bad else OK
+                    found.setdefault(lineage, {})[str(pointer.number)] = state
+        return found
+
+    def judged(self) -> set[tuple[str, int]]:
+        """Return lineage and number of the versions whose answers are compared: live, former and canary."""
+        with self._lock:
+            return {
+                (lineage, pointer.number)
+                for lineage, found in self._map.items()
+                for pointer in (*found.answering[: 1 + NUM_FORMER], found.canary)
+                if pointer is not None
+            }
 
     def _read(self, lineages: Collection[str]) -> bool:
         """Read the map, and return whether the database answered."""

@@ -54,11 +54,13 @@ class Choice(NamedTuple):
         version: The version; None if there is none.
         slice: Slice of the client while a canary is open.
         fallback: Reason why there is no version although a lineage was assigned.
+        counts_for: Number of the version that the answer tells something about: in both slices the canary.
     """
 
     version: ServedVersion | None = None
     slice: Slice | None = None
     fallback: str | None = None
+    counts_for: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,13 @@ class LineageVersions:
         """Return the version for a client."""
         part = None if self.canary is None else slice_of(client_id, self._salt, self.share)
         version = self.canary if part == CANARY else self.active
-        return Choice(version, part, self.missing if version is None else None)
+        judged = version if part is None else self.canary
+        return Choice(
+            version,
+            part,
+            self.missing if version is None else None,
+            None if judged is None else judged.number,
+        )
 
     def without(self, bad: Collection[tuple[str, int]]) -> "LineageVersions":
         """Return the same without versions of these lineages and numbers."""

@@ -10,6 +10,7 @@ NAMES = {
     "shelfwise_serving_former_version": ("gauge", ("lineage",)),
     "shelfwise_serving_map_age_seconds": ("gauge", ()),
     "shelfwise_serving_version": ("gauge", ("lineage",)),
+    "shelfwise_serving_version_requests": ("counter", ("lineage", "version", "slice", "fallback")),
     "shelfwise_serving_version_changes": ("counter", ("lineage",)),
     "shelfwise_serving_refused_versions": ("counter", ("lineage", "reason")),
     "shelfwise_serving_candidates": ("counter", ("table", "row")),

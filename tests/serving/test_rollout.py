@@ -1,13 +1,18 @@
 """Serving follows the commands of operators and the moves of the controller in one poll, with the real store (R5)."""
 
 import asyncio
+import socket
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from serving import run
 from serving.ranking import scorer
+from serving.ranking.reports import REPORT_S
 from serving.ranking.service import Service
 from serving.ranking.versions import NO_VERSION, WITHDRAWN
 from serving.schemas import RankAnswer
@@ -16,10 +21,12 @@ from stream import db
 from stream.errors import StoreError
 from tests.serving.live import wait_until
 from tests.serving.world import START_MS, World, request
-from trainer.rollout import changes, policy
+from trainer.rollout import changes, evidence, policy
 from trainer.rollout.changes import Change
+from trainer.rollout.gates import Loads
+from trainer.rollout.judgement import Evidence
 from trainer.rollout.served_map import LineageMap, MapReader
-from trainer.rollout.slices import CANARY, salt, slice_of
+from trainer.rollout.slices import CANARY, CONTROL, LIVE, salt, slice_of
 from trainer.rollout.states import LineageView, Move
 from trainer.rollout.store import CONTROLLER, RolloutStore
 
@@ -42,7 +49,12 @@ class Rollout:
         self.store = RolloutStore(world.engine)
         self.store.ensure_controller_lease()
         self.term = world.registry.acquire_lease(CONTROLLER, "test", START_MS, 1_000_000)
-        self.service = world.service(SETTINGS)
+        self.now_s = 0.0
+        system = replace(run.SYSTEM, clock=lambda: self.now_s, now_ms=self.now_ms)
+        self.service = world.service(SETTINGS, system=system)
+
+    def now_ms(self) -> int:
+        return START_MS + round(1_000 * self.now_s)
 
     def act(self, name: str, decide: Callable[[LineageView], Change]) -> None:
         """Execute a command."""
@@ -58,10 +70,20 @@ class Rollout:
         move = Move(version=number, from_status="verified", to_status="canary", why="gates", share=share)
         assert self.store.move(view, move, policy.of(view.policy), term=self.term, now_ms=START_MS + 1)
 
+    def evidence(self) -> Evidence:
+        """Return what the controller reads."""
+        view = self.store.view("base")
+        return evidence.read(self.world.engine, view, policy.of(view.policy), self.now_ms())
+
     def after_one_poll(self) -> dict[str, Answered]:
         """Return the answer of each client after one poll."""
-        self.service.poll()
+        self.poll()
         return answers(self.service)
+
+    def poll(self) -> None:
+        """Poll once, after the time in which a report falls due."""
+        self.now_s += REPORT_S
+        self.service.poll()
 
     def version_after_one_poll(self) -> Answered:
         """Return the answer that all clients get after one poll."""
@@ -187,6 +209,34 @@ def test_r11_while_the_database_stalls_versions_keep_their_roles_and_the_decisio
         patch.setattr(MapReader, "read", stalled)
         assert rollout.version_after_one_poll() == ("1", None)
     assert rollout.version_after_one_poll() == (None, WITHDRAWN)
+
+
+def test_servers_report_what_the_controller_reads(rollout: Rollout) -> None:
+    world = rollout.world
+    world.go_live("base", 1)
+    rollout.gate()
+    (world.artifacts / world.go_live("base", 2) / "dense.safetensors").unlink()
+    rollout.poll()
+    seen = rollout.evidence()
+    assert seen.loads[1] == Loads(ok=(f"{socket.gethostname()}:8080",))
+    (reason,) = seen.loads[2].refused.values()
+    assert reason.startswith("holds ['golden.safetensors', ")
+    world.go_live("base", 3)
+    rollout.after_one_poll()
+    assert rollout.evidence().loads[3].ok
+    rollout.to_canary(3, 0.3)
+    rollout.after_one_poll()
+    num = Counter(slice_of(client, salt("base", 3), 0.3) for client in CLIENTS)
+    rollout.poll()
+    slices = rollout.evidence().slices
+    assert slices[3, CANARY].answered == num[CANARY]
+    assert slices[3, CONTROL].answered == num[CONTROL]
+    assert slices[1, LIVE].answered == len(CLIENTS) + num[None]
+    assert sum(slices[3, CANARY].latency.values()) == num[CANARY]
+    assert (slices[3, CANARY].fallbacks, slices[3, CANARY].bad) == (0, 0)
+    rollout.service.drain()
+    rollout.poll()
+    assert rollout.evidence().loads[3] == Loads()
 
 
 def test_a_lineage_that_never_had_a_version_is_not_withdrawn(rollout: Rollout) -> None:

@@ -3,26 +3,24 @@
 Source: docs/rollout.md.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, func, select
 
 from abtest import buckets
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.tables import arms, epochs, experiments, session_facts
 from stream import db
+from trainer.rollout import reports
 from trainer.rollout.gates import Loads, SliceCounts
 from trainer.rollout.judgement import Evidence
 from trainer.rollout.policy import Policy
+from trainer.rollout.reports import AnswerCounts, Report
 from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import LineageView, VersionView
-from trainer.rollout.tables import servers
-
-_OK = "ok"
 
 
 def read(engine: Engine, view: LineageView, policy: Policy, now_ms: int) -> Evidence:
@@ -33,59 +31,58 @@ def read(engine: Engine, view: LineageView, policy: Policy, now_ms: int) -> Evid
     """
     canary, live = view.only("canary"), view.only("live")
     with db.read(engine) as connection:
-        rows = connection.execute(select(servers).order_by(servers.c.name)).all()
+        found = reports.read(connection)
         facts = {} if canary is None else _facts(connection, view.name, canary, live)
         share = _bucket_share(connection, view.name)
-    fresh = [row for row in rows if row.ready and now_ms - row.seen_ts <= 1_000 * policy.server_fresh_s]
+    fresh = [each for each in found if each.ready and now_ms - each.seen_ts <= 1_000 * policy.server_fresh_s]
     numbers = [version.number for version in view.versions if version.status in {"verified", "canary", "live"}]
     return Evidence(
         loads={number: _loads(fresh, view.name, number) for number in numbers},
-        slices=_slices(rows, view.name, canary),
+        slices=_slices(found, view.name, canary),
         facts=facts,
         bucket_share=share,
     )
 
 
-def _loads(fresh: Iterable[Row[Any]], lineage: str, number: int) -> Loads:
+def _loads(fresh: Iterable[Report], lineage: str, number: int) -> Loads:
     """Return the state of a version on the servers that answer for its lineage."""
     ok, pending, refused = [], [], {}
-    for row in fresh:
-        states = row.loaded.get(lineage)
+    for report in fresh:
+        states = report.loaded.get(lineage)
         if states is None:
             continue
         state = states.get(str(number))
-        if state == _OK:
-            ok.append(row.name)
+        if state == reports.OK:
+            ok.append(report.name)
         elif state is None:
-            pending.append(row.name)
+            pending.append(report.name)
         else:
-            refused[row.name] = str(state)
+            refused[report.name] = state
     return Loads(ok=tuple(ok), pending=tuple(pending), refused=refused)
 
 
-def _slices(rows: Iterable[Row[Any]], lineage: str, canary: VersionView | None) -> dict[tuple[int, str], SliceCounts]:
+def _slices(found: Iterable[Report], lineage: str, canary: VersionView | None) -> dict[tuple[int, str], SliceCounts]:
     """Return the counts by version and slice, summed over servers.
 
-    The name of a lineage holds no slash, so the key has three parts. Reports from before the canary hold nothing on it.
+    Reports from before the canary hold nothing on it.
     """
     since = 0 if canary is None or canary.canary_since is None else canary.canary_since
-    found: dict[tuple[int, str], SliceCounts] = {}
-    for row in rows:
-        for key, counts in row.counts.items():
-            name, version, part = key.split("/")
-            if name != lineage or (part in {CANARY, CONTROL} and row.seen_ts < since):
+    slices: dict[tuple[int, str], SliceCounts] = {}
+    for report in found:
+        for key, counts in report.by_key().items():
+            if key.lineage != lineage or (key.part in {CANARY, CONTROL} and report.seen_ts < since):
                 continue
-            place = int(version), part
-            found[place] = found.get(place, SliceCounts()) + _counts(counts)
-    return found
+            place = key.version, key.part
+            slices[place] = slices.get(place, SliceCounts()) + _counts(counts)
+    return slices
 
 
-def _counts(raw: Mapping[str, Any]) -> SliceCounts:
+def _counts(counts: AnswerCounts) -> SliceCounts:
     return SliceCounts(
-        answered=int(raw["answered"]),
-        fallbacks=sum(raw.get("fallbacks", {}).values()),
-        bad=int(raw.get("bad", 0)),
-        latency={math.inf if bound == "inf" else float(bound): n for bound, n in raw.get("latency", {}).items()},
+        answered=counts.answered,
+        fallbacks=sum(counts.fallbacks.values()),
+        bad=counts.bad,
+        latency={float(bound): num for bound, num in counts.latency.items()},
     )
 
 

@@ -20,6 +20,7 @@ from serving.settings import ServingSettings
 from stream.errors import StoreError
 from tests.serving.world import START_MS, World, publish, request, scores_of
 from trainer.rollout.served_map import LineageMap, MapReader, Pointer
+from trainer.versions import artifact
 
 
 @pytest.fixture
@@ -366,6 +367,32 @@ def test_a_canary_that_is_damaged_here_opens_neither_slice(world: World) -> None
     poller.poll(["base"])
     assert {versions.routes.choose("base", f"c-{k}").slice for k in range(50)} == {None}
     assert (number_of(versions), poller.refused()) == (1, {})
+
+
+def test_the_states_name_what_is_in_memory_and_why_the_rest_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2, 3))
+    found = Found(base=LineageMap(live=one))
+    versions = VersionManager(Metrics(), max_bad_outputs=1)
+    poller = given(world, found, versions)
+    assert (poller.states(["base"]), poller.map_sha256) == ({"base": {}}, None)
+    poller.poll(["base"])
+    monkeypatch.setattr(artifact, "GOLDEN_TOLERANCE", -1.0)
+    found.lineages = {"base": LineageMap(live=one, candidate=two)}
+    poller.poll(["base"])
+    (state,) = (state for number, state in poller.states(["base"])["base"].items() if number == "2")
+    # Gate 2 knows the reason by its first word.
+    assert state.startswith("golden scores differ by ")
+    monkeypatch.undo()
+    found.lineages = {"base": LineageMap(live=one, canary=three)}
+    poller.poll(["base", "armmt"])
+    assert poller.states(["base", "armmt"]) == {"base": {"1": "ok", "3": "ok"}, "armmt": {}}
+    assert poller.judged() == {("base", 1), ("base", 3)}
+    canary = versions.routes.lineages["base"].canary
+    assert canary is not None
+    versions.report_bad_output(canary)
+    assert poller.states(["base"])["base"]["3"] == "quarantined after bad outputs"
 
 
 def test_versions_without_a_role_leave_the_memory(world: World) -> None:

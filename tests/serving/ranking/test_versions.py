@@ -33,7 +33,7 @@ def test_a_choice_says_why_there_is_no_version() -> None:
     assert versions.routes.choose(None, "c-1") == Choice()
     assert versions.routes.choose("base", "c-1") == Choice(fallback=NO_VERSION)
     versions.use(LineageVersions(lineage="base", ranked=(ONE,)))
-    assert versions.routes.choose("base", "c-1") == Choice(version=ONE)
+    assert versions.routes.choose("base", "c-1") == Choice(version=ONE, counts_for=1)
     versions.report_bad_output(ONE)
     assert versions.routes.choose("base", "c-1") == Choice(fallback=QUARANTINED)
     assert (versions.is_quarantined("base", 1), versions.is_quarantined("base", 2)) == (True, False)
@@ -55,7 +55,9 @@ def test_clients_of_the_canary_get_it_and_those_of_the_control_slice_the_live_ve
     key = salt("base", 2)
     for client in CLIENTS:
         part = slice_of(client, key, 0.1)
-        assert versions.routes.choose("base", client) == Choice(TWO if part == "canary" else ONE, part)
+        assert versions.routes.choose("base", client) == Choice(
+            TWO if part == "canary" else ONE, part, None, 2 if part else 1
+        )
     parts = Counter(versions.routes.choose("base", client).slice for client in CLIENTS)
     assert min(parts["canary"], parts["control"]) > 60
     assert parts[None] > 700
@@ -66,8 +68,8 @@ def test_without_a_live_version_the_canary_answers_its_clients_only() -> None:
     versions.use(LineageVersions(lineage="base", canary=TWO, share=0.1))
     found = {versions.routes.choose("base", client) for client in CLIENTS}
     assert found == {
-        Choice(TWO, "canary"),
-        Choice(None, "control", NO_VERSION),
+        Choice(TWO, "canary", None, 2),
+        Choice(None, "control", NO_VERSION, 2),
         Choice(None, None, NO_VERSION),
     }
 
@@ -76,7 +78,7 @@ def test_a_quarantined_canary_opens_neither_slice() -> None:
     versions = manager()
     versions.use(LineageVersions(lineage="base", ranked=(ONE,), canary=TWO, share=0.5))
     versions.report_bad_output(TWO)
-    assert {versions.routes.choose("base", client) for client in CLIENTS} == {Choice(ONE)}
+    assert {versions.routes.choose("base", client) for client in CLIENTS} == {Choice(version=ONE, counts_for=1)}
 
 
 def test_readers_keep_the_routes_that_they_took() -> None:
@@ -84,7 +86,7 @@ def test_readers_keep_the_routes_that_they_took() -> None:
     versions.use(LineageVersions(lineage="base", ranked=(ONE,)))
     taken = versions.routes
     versions.use(LineageVersions(lineage="base", ranked=(TWO, ONE), canary=THREE, share=1.0))
-    assert taken.choose("base", "c-1") == Choice(version=ONE)
+    assert taken.choose("base", "c-1") == Choice(version=ONE, counts_for=1)
     versions.drop("base")
     assert versions.routes.choose("base", "c-1") == Choice(fallback=NO_VERSION)
 
