@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select
 
 from abtest import buckets
 from abtest.metrics import COLUMNS
@@ -87,7 +87,9 @@ def _counts(counts: AnswerCounts) -> SliceCounts:
 
 
 def _facts(connection: Connection, lineage: str, canary: VersionView, live: VersionView | None) -> dict[str, Moments]:
+    """Return the moments of each slice; a list that fell back to the incoming order has no version, and counts."""
     answered_by = {CANARY: canary, CONTROL: live}
+    number = session_facts.c.version
     return {
         part: Moments.of(
             _clients(
@@ -95,7 +97,7 @@ def _facts(connection: Connection, lineage: str, canary: VersionView, live: Vers
                 session_facts.c.lineage == lineage,
                 session_facts.c.slice == part,
                 session_facts.c.impression_ts >= (canary.canary_since or 0),
-                session_facts.c.version == (None if version is None else str(version.number)),
+                or_(number.is_(None), number == (None if version is None else str(version.number))),
             )
         )
         for part, version in answered_by.items()

@@ -91,6 +91,16 @@ def test_facts_of_the_slices_since_the_canary_began(lineage: GatedLineage) -> No
     assert found[CANARY].covariance is not None
 
 
+def test_lists_in_incoming_order_stay_in_the_slice_of_their_client(lineage: GatedLineage) -> None:
+    lineage.publish(2)
+    start_canary(lineage, 2, at_ts=500)
+    lineage.search(CANARY, 2, at_ts=501, clients=4)
+    lineage.search(CANARY, None, at_ts=502, clients=5)
+    lineage.search(CONTROL, 1, at_ts=503, clients=6)
+    lineage.search(CONTROL, None, at_ts=504, clients=7)
+    assert {part: moments.n for part, moments in read(lineage).facts.items()} == {CANARY: 5, CONTROL: 7}
+
+
 def test_without_a_live_version_the_control_slice_has_the_incoming_order(lineage: GatedLineage) -> None:
     lineage.publish(2)
     lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "x"))
