@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BUCKETS = 10_000
+MIN_BUCKETS = 10
 UNASSIGNED = -1
 MAX_SALT_BYTES = 64
 
@@ -67,6 +68,20 @@ def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np
         table[order[left : left + round(coverage * (right - left))]] = arm
     table.setflags(write=False)
     return table
+
+
+def check_dealt(table: NDArray[np.int16], weights: Sequence[float], names: Sequence[str]) -> None:
+    """Refuse an allocation that gives an arm of some weight fewer than 10 buckets.
+
+    With fewer, rounding changes the planned weights, and an arm can be without clients.
+
+    Raises:
+        ValueError: If an arm has too few buckets.
+    """
+    for arm, (weight, name) in enumerate(zip(weights, names, strict=True)):
+        dealt = int((table == arm).sum())
+        if weight > 0.0 and dealt < MIN_BUCKETS:
+            raise ValueError(f"arm '{name}': {dealt} of {NUM_BUCKETS} buckets, expected {MIN_BUCKETS} or more")
 
 
 def to_bytes(table: NDArray[np.int16]) -> bytes:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from abtest import facts
 from abtest.facts import Fact, Outcome
-from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from abtest.tables import ANALYSED_LAYER, exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
@@ -58,7 +58,7 @@ class FactWriter:
         failpoint: Called with the name of each step; crash tests raise or exit in it.
     """
 
-    def __init__(self, engine: Engine, *, layer: str = "ranker", failpoint: Failpoint = no_failpoint) -> None:
+    def __init__(self, engine: Engine, *, layer: str = ANALYSED_LAYER, failpoint: Failpoint = no_failpoint) -> None:
         self._engine = engine
         self._layer = layer
         self._failpoint = failpoint

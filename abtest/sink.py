@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Partition
+from abtest.tables import ANALYSED_LAYER
 from stream.backoff import Backoff
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
@@ -91,7 +92,7 @@ def run(
     monotonic_s: Callable[[], float] = time.monotonic,
     metrics: SinkMetrics | None = None,
     readiness: Readiness | None = None,
-    layer: str = "ranker",
+    layer: str = ANALYSED_LAYER,
     until_end: bool = False,
     max_records: int = 2_000,
     failpoint: Failpoint = no_failpoint,

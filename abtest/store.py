@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
 from abtest.plan import Plan
-from abtest.tables import POLICIES, arms, epochs, experiments
+from abtest.tables import ANALYSED_LAYER, DECISION_LENGTH, POLICIES, arms, epochs, experiments
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.schemas.names import check_name
@@ -100,7 +100,7 @@ class ExperimentStore:
         key: str,
         arms: Sequence[Arm],
         now_ts: int,
-        layer: str = "ranker",
+        layer: str = ANALYSED_LAYER,
         salt: str | None = None,
         share: float = 1.0,
         weights: Sequence[float] | None = None,
@@ -133,6 +133,7 @@ class ExperimentStore:
             )
         try:
             table = buckets.allocate(key, shares, share)
+            buckets.check_dealt(table, shares, [arm.name for arm in arms])
         except ValueError as error:
             raise ConfigError(f"experiment '{key}': {error}") from error
         with db.transaction(self._engine) as connection:
@@ -150,7 +151,7 @@ class ExperimentStore:
             raise StoreError(f"experiment '{key}' was stopped by another process while it was created")
         return found
 
-    def active(self, layer: str = "ranker") -> ActiveExperiment | None:
+    def active(self, layer: str = ANALYSED_LAYER) -> ActiveExperiment | None:
         """Return the running experiment of a layer with its newest allocation.
 
         Raises:
@@ -218,9 +219,11 @@ class ExperimentStore:
         """Stop an experiment and end its epoch; facts and results stay. A second stop changes nothing.
 
         Raises:
-            ConfigError: If there is no experiment of that name.
+            ConfigError: If there is no experiment of that name, or the decision is too long.
         """
         self.get(key)
+        if decision is not None and len(decision) > DECISION_LENGTH:
+            raise ConfigError(f"decision: {len(decision)} characters, expected at most {DECISION_LENGTH}")
         with db.transaction(self._engine) as connection:
             stopped = connection.execute(
                 update(experiments)

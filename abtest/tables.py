@@ -26,6 +26,9 @@ from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
 
 POLICIES = ("incoming_order", "shuffle")
+ANALYSED_LAYER = "ranker"
+"""Layer whose experiments the facts name."""
+DECISION_LENGTH = 255
 
 # SQLite numbers rows by itself only if the column type is INTEGER.
 _BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -42,7 +45,7 @@ experiments = Table(
     Column("plan", JSON, nullable=False),
     Column("spec_hash", String(64), nullable=False),
     Column("status", String(16), nullable=False),
-    Column("decision", String(255), nullable=True),
+    Column("decision", String(DECISION_LENGTH), nullable=True),
     Column("created_ts", BigInteger, nullable=False),
 )
 Index(

@@ -63,8 +63,11 @@ def create(
     """Create an experiment and start it; its plan cannot change later."""
     from abtest.plan import GOALS, Plan
     from abtest.store import ExperimentStore
+    from abtest.tables import ANALYSED_LAYER
     from stream.join.settings import JoinSettings
 
+    if layer != ANALYSED_LAYER:
+        raise ConfigError(f"--layer {layer}: the facts name experiments of layer '{ANALYSED_LAYER}' only")
     chosen = context(ctx)
     join = chosen.settings.get("join", JoinSettings)
     plan = Plan(

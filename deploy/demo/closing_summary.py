@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Engine, func, select
 
 from abtest.render import report_html
-from abtest.report import Report, report
+from abtest.report import Report, decide
 from abtest.tables import session_facts
 from deploy.demo import truth_report
 from deploy.demo.arms import Arm
@@ -61,7 +61,8 @@ def gather(
             query_ids.add(content.query_id)
         elif isinstance(content, Progress):
             counters[content.partition] = content.counters
-    found = report(engine, experiment)
+    # The plan of a demo has one look, at its end.
+    found = decide(engine, experiment)
     html = home / "report.html"
     truth = truth_report.truth_of(simulated["truth"], arms)
     html.write_text(report_html(found, appendix=truth_report.section(truth, start_ts=found.epochs[0].start_ts)))

@@ -84,3 +84,11 @@ def test_salt_is_limited_by_the_hash() -> None:
     for salt in ("", "s" * 65, "ü" * 33):
         with pytest.raises(ValueError, match="64 bytes"):
             buckets.check_salt(salt)
+
+
+def test_an_arm_with_few_buckets_is_named() -> None:
+    table = buckets.allocate("first", (0.5, 0.5), 0.002)
+    buckets.check_dealt(table, (0.5, 0.5), ("a", "b"))
+    table = buckets.allocate("first", (0.9, 0.1), 0.009)
+    with pytest.raises(ValueError, match="arm 'b': 9 of 10000 buckets"):
+        buckets.check_dealt(table, (0.9, 0.1), ("a", "b"))

@@ -19,9 +19,10 @@ from abtest.report import Report, decide, report
 from abtest.store import ActiveExperiment, Epoch, Experiment, ExperimentStore
 from abtest.tables import exposures, health, looks, results, session_facts, session_orders
 from stream.errors import ConfigError
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
-from tests.harness.generated_facts import LAST_TS, append, arrays, fill, generate
-from tests.harness.sessions import log_of, make_session
+from tests.harness.generated_facts import ARMS, LAST_TS, append, arrays, fill, generate
+from tests.harness.sessions import log_of, make_session, purchase, refund
 
 pytestmark = pytest.mark.slow
 
@@ -228,3 +229,28 @@ def test_the_looks_of_a_view_are_those_of_the_report(store_engine: Engine) -> No
     with store_engine.connect() as connection:
         (row,) = connection.execute(select(view)).all()
     assert (row.boundary, row.verdict, row.p) == (look.boundary, look.verdict, look.p)
+
+
+def test_returns_turn_a_gain_into_a_loss_and_no_verdict_comes_before_their_window(store_engine: Engine) -> None:
+    random = np.random.default_rng(4)
+    sold, returned = [], []
+    for index in range(1_000):
+        arm = "control" if index % 2 else "treatment"
+        bought = random.random() < (0.3 if arm == "control" else 0.45)
+        lines = [purchase(f"t{index}", 1, 1_000)] if bought else []
+        sold.append(make_session(f"q{index}", f"c{index}", arm=arm, lines=lines))
+        if bought and arm == "treatment" and random.random() < 0.6:
+            lines = [*lines, refund(f"t{index}", 1, 1_000)]
+            returned.append(make_session(f"q{index}", f"c{index}", arm=arm, lines=lines, revision=1))
+    plan = Plan(primary="net_gmv", goals=("net_gmv", "gmv"), refund_s=604_800)
+    assert plan.refund_s == JoinSettings().refund_s
+    ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=0, plan=plan)
+    append(store_engine, sold, matured_ts=LAST_TS)
+    early = decide(store_engine, "first")
+    assert (early.verdict, early.verdict_reason, early.looks) == ("keep running", "refund windows are still open", ())
+    assert early.result("net_gmv", "treatment").p_fixed is None
+    assert (early.result("gmv", "treatment").lift or 0.0) > 0.2
+    append(store_engine, returned, matured_ts=LAST_TS + 1_000 * plan.refund_s, watermark_ts=LAST_TS + 10**9)
+    settled = decide(store_engine, "first")
+    assert settled.verdict == "do not ship"
+    assert settled.verdict_reason.startswith("net GMV is lower")

@@ -51,6 +51,20 @@ def test_stop_frees_the_layer_and_keeps_its_salt(store_engine: Engine) -> None:
     assert [experiment.key for experiment in store.list()] == ["first", "second"]
 
 
+def test_a_long_decision_is_refused_by_both_databases(store_engine: Engine) -> None:
+    store = ExperimentStore(store_engine)
+    store.create(key="first", arms=ARMS, now_ts=1_000)
+    with pytest.raises(ConfigError, match="256 characters, expected at most 255"):
+        store.stop("first", now_ts=3_000, decision="x" * 256)
+    assert store.get("first").status == "running"
+    store.stop("first", now_ts=3_000, decision="x" * 255)
+
+
+def test_an_arm_of_weight_zero_needs_no_buckets(store_engine: Engine) -> None:
+    made = ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=1_000, weights=(1.0, 0.0))
+    assert (made.table == 0).all()
+
+
 def test_layers_are_independent(store_engine: Engine) -> None:
     store = ExperimentStore(store_engine)
     assert store.create(key="first", arms=ARMS, now_ts=1_000).salt == "ranker-1"
@@ -71,6 +85,8 @@ def test_layers_are_independent(store_engine: Engine) -> None:
         ({"arms": (ARMS[0], Arm(name="other"))}, "either a lineage or a fixed policy"),
         ({"arms": (ARMS[0], Arm(name="other", policy="best"))}, "policy 'best'"),
         ({"share": 0.0}, "coverage = 0.0"),
+        ({"share": 0.0001}, "arm 'control': 0 of 10000 buckets"),
+        ({"share": 0.004, "weights": (0.99, 0.01)}, "arm 'treatment': 0 of 10000 buckets, expected 10 or more"),
         ({"weights": (0.5, 0.2)}, "weights"),
         ({"weights": (1.0,)}, "one for each of 2 arms"),
         ({"salt": "s" * 65}, "64 bytes"),
