@@ -152,7 +152,7 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...]) 
     elif len(plan.goals) > 1:
         notes.append(
             f"Only the primary metric, {METRICS[plan.primary].title}, decides. The p-values of the "
-            f"{len(plan.goals)} goals are also shown adjusted by Holm."
+            f"{len(plan.goals)} goals are also shown, adjusted by Holm, after the end."
         )
     notes.append(
         "Only looks (`shelfwise abtest decide`) give a verdict. Between them, intervals and p-values are a confidence "
