@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def print_statuses(found: "Sequence[Status]") -> None:
     """Print the status of each lineage, and the gates of those that are gated."""
+    if not found:
+        console.print("no lineage yet: the first start of a trainer creates its lineage", soft_wrap=True)
     for each in found:
         canary = "none" if each.canary is None else f"{each.canary} with {each.canary_share or 0:.2%} of the clients"
         rewind = "" if each.rewind_to is None else f"; trainer goes back to {each.rewind_to} ({each.rewind_mode})"

@@ -238,8 +238,9 @@ def test_an_unknown_lineage_is_named(engine: Engine) -> None:
             call(*command, "prn")
 
 
-def test_without_lineages_there_is_nothing_to_print(engine: Engine) -> None:
+def test_without_lineages_the_status_says_so(engine: Engine) -> None:
     assert answer("status") == []
+    assert call("status") == (0, "no lineage yet: the first start of a trainer creates its lineage\n")
 
 
 @pytest.mark.slow
