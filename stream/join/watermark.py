@@ -1,6 +1,7 @@
 """The event time up to which one partition is complete: `now` from ticks, the watermark from events.
 
-Source: docs/stream.md, Time; docs/adr/0006-idle-by-what-ticks-saw.md; docs/adr/0008-now-bounds-the-watermark.md.
+Source: docs/stream.md, Time; docs/adr/0006-idle-by-what-ticks-saw.md; docs/adr/0008-now-bounds-the-watermark.md;
+docs/adr/0018-unread-conversions-hold-the-watermark.md.
 """
 
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ class Watermark:
 
     Attributes:
         now_ts: Time of the newest tick, 0 before the first.
-        watermark_ts: The join expects no impression or click at or before this time; 0 = unknown.
-        conversions_ts: The same for conversions, which delay only the expiry of rows.
+        watermark_ts: The join expects no impression or click at or before this time, and has read each conversion at or
+            before it that came within the lateness; 0 = unknown.
+        conversions_ts: The join expects no conversion at or before this time; 0 = unknown. Only the expiry of rows
+            waits for it.
         newest_ts: Topic to its newest event time, clamped to the clock.
     """
 
@@ -70,7 +73,7 @@ class Watermark:
         """Move the watermarks as far as the inputs allow."""
         if not self.now_ts:
             return
-        complete_ts = [self._complete_ts(topic) for topic in HOLDING]
+        complete_ts = [*(self._complete_ts(topic) for topic in HOLDING), self._read_conversions_ts()]
         if all(complete_ts):
             self.watermark_ts = max(self.watermark_ts, min(complete_ts))
         self.conversions_ts = max(self.conversions_ts, self._complete_ts(topics.CONVERSIONS))
@@ -81,6 +84,13 @@ class Watermark:
         if self._is_idle(topic):
             return max(by_events, self.now_ts - self._idle_ms)
         return max(by_events, 0)
+
+    def _read_conversions_ts(self) -> int:
+        """Return the time up to which each conversion that came within the lateness is read."""
+        if self._positions.has_read_all(topics.CONVERSIONS):
+            # Orders may come hours late by nature. So what the log holds counts, not how new its events are.
+            return self.now_ts - (self._idle_ms if self._is_idle(topics.CONVERSIONS) else self._lateness_ms)
+        return self._complete_ts(topics.CONVERSIONS)
 
     def _is_idle(self, topic: str) -> bool:
         # The ticks decide, not the time of reading: a process may read ticks long before the events.

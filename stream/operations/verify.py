@@ -2,7 +2,7 @@
 
 The oracle (`event_tables`, `batch_join`) shares nothing with the streaming core but the strict decoder. What it cannot
 know, because it depends on when a record arrived, it takes from the side topics: records there are left out of the
-expectation. Orphans that it could have placed are counted apart.
+expectation. Orphans that it could have placed, and late events that happened in time, are counted apart.
 
 Source: docs/stream.md.
 """
@@ -34,6 +34,8 @@ class Comparison:
         extra: Emitted but not expected.
         differing: Both, with other evidence or labels.
         misplaced_orphans: Pieces of evidence that the oracle would gain by joining what lies in `unjoined` as orphans.
+        late_arrivals: Pieces of evidence that the oracle would gain by joining what lies in `unjoined` as too late: by
+            their own time these events are early enough. A replay has none.
         examples: Query ids of up to 20 differences.
     """
 
@@ -43,6 +45,7 @@ class Comparison:
     extra: int
     differing: int
     misplaced_orphans: int
+    late_arrivals: int
     examples: tuple[str, ...]
 
     @property
@@ -102,16 +105,22 @@ def verify(
     extra = set(shown) - set(wanted)
     both = pl.Series("query_id", sorted(set(wanted) & set(shown)), dtype=pl.String)
     differing = _differences(expected, emitted, both, settled_ts)
-    # An oracle that admits the orphans places none of them.
-    admitted = join(event_tables(inputs, set(reasons) - orphans), settings) if orphans else expected
-    misplaced = max(0, len(admitted.evidence) - len(expected.evidence))
+
+    def num_gained(admitted: set[tuple[str, int, int, str]]) -> int:
+        """Return how much evidence an oracle finds in addition that admits some of the records left out."""
+        if not admitted:
+            return 0
+        more = join(event_tables(inputs, set(reasons) - admitted), settings)
+        return max(0, len(more.evidence) - len(expected.evidence))
+
     return Comparison(
         expected=len(wanted),
         emitted=len(shown),
         missing=len(missing),
         extra=len(extra),
         differing=len(differing),
-        misplaced_orphans=misplaced,
+        misplaced_orphans=num_gained(orphans),
+        late_arrivals=num_gained({where for where, reason in reasons.items() if reason == "too_late"}),
         examples=tuple(sorted(missing | extra | differing)[:_MAX_SHOWN]),
     )
 

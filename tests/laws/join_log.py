@@ -5,7 +5,6 @@ have any size. After a crash, changelogs and outputs reach at least as far as th
 least as far as the last acknowledged micro-batch. The restart begins at any commit up to that micro-batch.
 """
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -416,8 +415,6 @@ def micro_batches(
 ) -> Iterator[list[Stored]]:
     """Yield micro-batches of the log in a random interleaving of the topics.
 
-    Conversions do not hold the watermark, so they are never read later than a record that arrived after them.
-
     Args:
         log: The log.
         rng: Decides the interleaving and the sizes.
@@ -426,11 +423,8 @@ def micro_batches(
         paused: Returns the topics that are not read now.
     """
     position = dict.fromkeys(topics.INPUTS, 0) | (start or {})
-    conversions = log.records[topics.CONVERSIONS]
-    arrivals = [record.timestamp for record in conversions]
-    others = [name for name in topics.INPUTS if name != topics.CONVERSIONS]
     while True:
-        left = [name for name in others if position[name] < len(log.records[name])]
+        left = [name for name in topics.INPUTS if position[name] < len(log.records[name])]
         if not left:
             break
         left = [name for name in left if name not in paused()]
@@ -443,17 +437,8 @@ def micro_batches(
         size = int(rng.integers(1, max_batch + 1))
         if name == topics.TICKS:
             size = min(size, to_drain) if to_drain > 0 else 1
-        batch = log.records[name][position[name] : position[name] + size]
-        due = bisect_right(arrivals, batch[-1].timestamp)
-        while position[topics.CONVERSIONS] < due and topics.CONVERSIONS not in paused():
-            at = position[topics.CONVERSIONS]
-            end = min(due, at + int(rng.integers(1, max_batch + 1)))
-            yield conversions[at:end]
-            position[topics.CONVERSIONS] = end
-        yield batch
-        position[name] += len(batch)
-    if position[topics.CONVERSIONS] < len(conversions):
-        yield conversions[position[topics.CONVERSIONS] :]
+        yield log.records[name][position[name] : position[name] + size]
+        position[name] += size
 
 
 @dataclass

@@ -16,6 +16,7 @@ from tests.laws.join_log import (
     purchase,
     reversal,
     run,
+    run_in_order,
     send,
 )
 from tests.stream.join.runs import WINDOW_S, last_session, reasons, run_events
@@ -44,15 +45,14 @@ def test_an_unclicked_list_closes_with_no_labels() -> None:
 
 def test_later_events_of_a_clicked_session_are_revisions() -> None:
     order = purchase(1, 1, ["item-2"], at_s=WINDOW_S + 900)
-    result = run_events(
-        [
-            impression(1),
-            click(1, 1, "item-1", at_s=30),
-            click(2, 1, "item-2", at_s=WINDOW_S + 500),
-            order,
-            reversal(order, 1, after_s=3_000),
-        ]
-    )
+    happened: list[Event] = [
+        impression(1),
+        click(1, 1, "item-1", at_s=30),
+        click(2, 1, "item-2", at_s=WINDOW_S + 500),
+        order,
+        reversal(order, 1, after_s=3_000),
+    ]
+    result = run_in_order(Log.of(send(event) for event in happened))
     revisions = result.outputs.sessions()
     assert [(s.revision, s.reason) for s in revisions] == [(0, "close"), (1, "click"), (2, "conversion"), (3, "refund")]
     assert [s.column("changed").tolist() for s in revisions] == [[1], [2], [2], [2]]

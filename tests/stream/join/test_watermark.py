@@ -23,16 +23,41 @@ def test_the_slower_topic_decides() -> None:
     assert clock.watermark.watermark_ts == NOW_TS - 65_000
 
 
-def test_conversions_hold_nothing_but_expiry() -> None:
+def test_conversions_that_come_late_hold_nothing_but_expiry() -> None:
     clock = _clock()
+    clock.tick(NOW_TS, ENDS | {topics.CONVERSIONS: 1})
+    for topic in (topics.IMPRESSIONS, topics.CLICKS):
+        clock.read(topic, NOW_TS)
+    clock.read(topics.CONVERSIONS, NOW_TS - 3_600_000)
+    clock.watermark.advance()
+    assert clock.watermark.watermark_ts == NOW_TS - 60_000
+    assert clock.watermark.expiry_ts == NOW_TS - 3_660_000
+    clock.tick(NOW_TS + 30_000, ENDS | {topics.CONVERSIONS: 1})
+    clock.watermark.advance()
+    assert clock.watermark.expiry_ts == NOW_TS, "conversions are known to be read and quiet"
+
+
+def test_unread_conversions_hold_the_watermark() -> None:
+    clock = _clock()
+    clock.tick(NOW_TS, ENDS | {topics.CONVERSIONS: 2})
     for topic in (topics.IMPRESSIONS, topics.CLICKS):
         clock.read(topic, NOW_TS)
     clock.watermark.advance()
-    assert clock.watermark.watermark_ts == NOW_TS - 60_000
-    assert clock.watermark.expiry_ts == 0
-    clock.tick(NOW_TS + 30_000, ENDS)
+    assert clock.watermark.watermark_ts == 0, "two conversions are unread"
+    clock.read(topics.CONVERSIONS, NOW_TS - 900_000)
     clock.watermark.advance()
-    assert clock.watermark.expiry_ts == NOW_TS, "conversions are known to be empty and quiet"
+    assert clock.watermark.watermark_ts == NOW_TS - 960_000, "the unread one may be as old as the read one"
+    clock.read(topics.CONVERSIONS, NOW_TS - 3_600_000)
+    clock.watermark.advance()
+    assert clock.watermark.watermark_ts == NOW_TS - 60_000
+
+
+def test_conversions_past_the_newest_tick_hold_nothing() -> None:
+    clock = _clock()
+    for topic in topics.EVENT_TOPICS:
+        clock.read(topic, NOW_TS - 5_000)
+    clock.watermark.advance()
+    assert clock.watermark.watermark_ts == NOW_TS - 65_000
 
 
 def test_a_quiet_topic_lets_go_only_when_caught_up() -> None:

@@ -5,7 +5,20 @@ from dataclasses import replace
 from stream.operations.verify import verify
 from stream.schemas import session, topics
 from stream.schemas.session import Session
-from tests.laws.join_log import SETTINGS, START_TS, Event, Log, Stored, click, impression, purchase, reversal, run, send
+from tests.laws.join_log import (
+    SETTINGS,
+    START_TS,
+    Event,
+    Log,
+    Stored,
+    click,
+    impression,
+    purchase,
+    reversal,
+    run,
+    run_in_order,
+    send,
+)
 
 
 def _records() -> list[Stored]:
@@ -40,6 +53,15 @@ def test_an_honest_log_is_equal() -> None:
     verdict = verify(_records(), SETTINGS)
     assert verdict.is_equal, verdict
     assert (verdict.expected, verdict.emitted, verdict.misplaced_orphans) == (3, 3, 0)
+    assert verdict.late_arrivals == 0, "the click on the second list is late by its own time"
+
+
+def test_an_event_in_time_that_arrived_too_late() -> None:
+    happened = [send(impression(1)), send(click(1, 1, "item-1", at_s=5), 1_200_000)]
+    log = Log.of(happened)
+    verdict = verify([*log.events(), *run_in_order(log).outputs.records], SETTINGS)
+    assert verdict.is_equal, verdict
+    assert verdict.late_arrivals == 1
 
 
 def test_a_range_of_time_is_compared_alone() -> None:
