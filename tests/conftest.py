@@ -23,6 +23,7 @@ __all__ = [
 
 # The time of one example says nothing on a loaded machine.
 settings.register_profile("default", settings.get_profile("default"), deadline=None)
+settings.register_profile("long", settings.get_profile("default"), max_examples=1_500)
 # `make system` runs the laws of the join with this profile.
 settings.register_profile("system", settings.get_profile("default"), max_examples=20_000)
 if settings.get_current_profile_name() == "default":

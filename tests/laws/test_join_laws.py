@@ -38,8 +38,9 @@ from tests.laws.join_log import (
 )
 from tests.laws.shop_days import ShopDay, hostile_days, shop_days
 
+_NUM_EXAMPLES = {"long": 1_500, "system": 20_000}
 _laws = settings(
-    max_examples=20_000 if settings.get_current_profile_name() == "system" else 40,
+    max_examples=_NUM_EXAMPLES.get(settings.get_current_profile_name(), 40),
     deadline=None,
     # New examples on the machines of continuous integration too.
     derandomize=False,
