@@ -24,8 +24,9 @@ class TrainerSettings:
         checkpoint_every_wall_s: Seconds of wall-clock time that must pass after a checkpoint before a boundary writes
             the next; 0 writes at each. A version always has its checkpoint.
         publish_s: Seconds of watermark time between versions, a multiple of `learning.checkpoint_s`.
-        hold_lists: Clicked lists in random order on which a lineage must rank better than the incoming order before its
-            first version is published; those before the last `publish_s` count half, and so on. 0 publishes at once.
+        hold_lists: Clicked lists in random order on which a lineage must rank better than the incoming order, at two
+            lines of the grid `publish_s` in a row, before its first version is published; those before the last line
+            count half, and so on. 0 publishes at once.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
         threads: Threads of torch; bit-equal weights need the same number.

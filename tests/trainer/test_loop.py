@@ -22,6 +22,7 @@ from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, wei
 from tests.trainer.lists import hashes
 from tests.trainer.session_log import LogRecord, make_log
 from trainer.configs import Vocabulary
+from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.lineage import Lineage
 from trainer.loop import Loop
 from trainer.versions import artifact, checkpoint
@@ -367,6 +368,17 @@ def test_the_first_version_comes_when_enough_lists_say_that_it_is_better(tmp_pat
     assert 20 <= first.metrics["shuffled_lists"] < 40
     assert first.metrics["shuffled_lead"] > 0
     assert found[0].metrics["shuffled_lead"] == first.metrics["shuffled_lead"]
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(("was_ahead", "num_held_back"), [(False, 1), (True, 0)])
+def test_one_good_number_is_not_enough(
+    tmp_path: Path, log: list[LogRecord], was_ahead: bool, num_held_back: int
+) -> None:
+    loop = make_loop(tmp_path, make_engine(tmp_path), settings=HOLDING)
+    loop.learner.shuffled = ShuffledEvidence(lists=1_000, lead=500.0, was_ahead=was_ahead)
+    feed(loop, shuffled(log))
+    assert loop.progress.num_held_back == num_held_back
 
 
 @pytest.mark.no_cover

@@ -24,10 +24,12 @@ class ShuffledEvidence:
     Attributes:
         lists: Number of lists, those before each ageing halved.
         lead: Sum of the differences in AUC.
+        was_ahead: Whether enough lists said at the last ageing that the scores are better.
     """
 
     lists: float = 0.0
     lead: float = 0.0
+    was_ahead: bool = False
 
     def update(self, logit: Floats, batch: Batch, rows: NDArray[np.bool_]) -> None:
         """Add the lists of a batch in `rows` [B], by their scores [B,n]."""
@@ -42,8 +44,12 @@ class ShuffledEvidence:
         self.lists += float(usable.sum())
         self.lead += float((own - incoming).sum())
 
-    def age(self) -> None:
-        """Let what was seen so far count half: it rates weights that have learned since."""
+    def age(self, num_lists: int) -> None:
+        """Note whether `num_lists` lists put the scores ahead, and let what was seen so far count half from now on.
+
+        What was seen rates weights that have learned since.
+        """
+        self.was_ahead = self.is_ahead(num_lists)
         self.lists /= 2
         self.lead /= 2
 
@@ -57,9 +63,9 @@ class ShuffledEvidence:
 
     def sums(self) -> dict[str, float]:
         """Return the sums, for a checkpoint."""
-        return {"lists": self.lists, "lead": self.lead}
+        return {"lists": self.lists, "lead": self.lead, "was_ahead": float(self.was_ahead)}
 
     @classmethod
     def of(cls, sums: Mapping[str, float]) -> "ShuffledEvidence":
         """Return the evidence with these sums."""
-        return cls(lists=sums.get("lists", 0.0), lead=sums.get("lead", 0.0))
+        return cls(lists=sums.get("lists", 0.0), lead=sums.get("lead", 0.0), was_ahead=sums.get("was_ahead", 0.0) > 0)

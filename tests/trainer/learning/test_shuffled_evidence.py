@@ -40,10 +40,18 @@ def test_the_lead_is_the_mean_difference_of_auc_over_clicked_lists() -> None:
 
 def test_lists_of_the_past_count_less() -> None:
     found = ShuffledEvidence(lists=40, lead=-4.0)
-    found.age()
+    found.age(40)
     found.lists += 10
     found.lead += 3.0
     assert found.means() == {"shuffled_lists": 30, "shuffled_lead": pytest.approx(1 / 30)}
+
+
+@pytest.mark.parametrize(("lists", "lead", "was_ahead"), [(40, 0.1, True), (39, 0.1, False), (40, 0.0, False)])
+def test_ageing_notes_whether_the_scores_were_ahead(lists: float, lead: float, was_ahead: bool) -> None:
+    found = ShuffledEvidence(lists=lists, lead=lead, was_ahead=not was_ahead)
+    found.age(40)
+    assert found.was_ahead is was_ahead
+    assert ShuffledEvidence.of(found.sums()) == found
 
 
 @pytest.mark.parametrize(
