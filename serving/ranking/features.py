@@ -18,7 +18,6 @@ from trainer.features import (
     ExampleBuilder,
     Examples,
     context_f16,
-    item_f16,
     query_tokens,
     request_list,
 )
@@ -73,7 +72,7 @@ class FeatureBuilder:
     def build(self, request: RankRequest, query_id: str, event_ts: int, prices: list[int]) -> RequestFeatures:
         """Return the features of a request as of `event_ts`, with the candidates' `prices`."""
         ids = [candidate.item_id for candidate in request.candidates[:MAX_ITEMS]]
-        items = item_f16([self._catalogue.get(item_id) for item_id in ids], prices)
+        items = self._examples.item_f16(ids, prices)
         traits = request.client
         context = context_f16(
             event_ts=event_ts,

@@ -18,6 +18,7 @@ from torch import Tensor
 from stream.errors import ArtifactError
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import count_candidates
+from trainer.features.slot_cache import SlotCache
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
 
@@ -52,6 +53,7 @@ class TorchScorer:
         self._version = version
         self._compiled = compiled
         self._count = count
+        self._slots = SlotCache(version.id_maps)
         self._forward = _compiled(version) if compiled else _eager(version)
 
     def score(self, example: Examples) -> Sequence[float]:
@@ -59,7 +61,7 @@ class TorchScorer:
         config = self._version.config
         batch = collate(
             example,
-            self._version.id_maps,
+            self._slots,
             width=config.vector_width,
             history=config.history,
             schema=config.feature_schema,

@@ -67,6 +67,10 @@ class HashLookups:
     brand: Lookup
     category: Lookup
 
+    def slots(self, entity: NDArray[np.uint64]) -> NDArray[np.int64]:
+        tables = enumerate((self.item, self.shop, self.brand, self.category))
+        return np.stack([table.lookup(Hashes.of(entity[:, kind])) for kind, table in tables], axis=1)
+
 
 def id_maps(rows: int = 200) -> HashLookups:
     table = HashLookup(rows)

@@ -57,6 +57,13 @@ class ExampleBuilder:
         self.catalogue = catalogue
         self._items = ItemTable(catalogue)
 
+    def item_f16(self, item_ids: Sequence[str], price_minor: Sequence[int]) -> NDArray[np.float16]:
+        """Return the columns of `ITEM_COLUMNS` of candidates at these prices, as they are logged.
+
+        Shapes: (n, len(ITEM_COLUMNS)).
+        """
+        return self._items.item_f16(item_ids, price_minor)
+
     def from_sessions(
         self, sessions: Sequence[Session], labels: Sequence[Labels] | None = None
     ) -> tuple[Examples, dict[int, SchemaError]]:

@@ -39,20 +39,11 @@ class Lookups(Protocol):
     """The lookups of the four id tables; `trainer.features.id_maps.IdMaps` is one."""
 
     @property
-    def item(self) -> Lookup:
-        """Items."""
-
-    @property
-    def shop(self) -> Lookup:
-        """Shops."""
-
-    @property
-    def brand(self) -> Lookup:
-        """Brands."""
-
-    @property
     def category(self) -> Lookup:
         """Categories."""
+
+    def slots(self, entity: NDArray[np.uint64], /) -> NDArray[np.int64]:
+        """Return the slots of hashes of item, shop, brand and category: (k, 4, 2) to (k, 4)."""
 
 
 class Batch(NamedTuple):
@@ -229,10 +220,7 @@ def _slots(
     """
     entity = np.concatenate([examples.entity, examples.hist_entity[newest]])
     queries = examples.query_entity()
-    slots = np.empty(entity.shape[:2], np.int64)
-    for kind, table in enumerate((id_maps.item, id_maps.shop, id_maps.brand)):
-        slots[:, kind] = table.lookup(Hashes.of(entity[:, kind]))
-    categories = id_maps.category.lookup(Hashes.of(np.concatenate([entity[:, 3], queries.reshape(-1, 2)])))
-    slots[:, 3] = categories[: len(entity)]
+    slots = id_maps.slots(entity)
+    query_slots = id_maps.category.lookup(Hashes.of(queries.reshape(-1, 2)))
     num_cand = len(examples.entity)
-    return slots[:num_cand], slots[num_cand:], categories[len(entity) :].reshape(queries.shape[:2])
+    return slots[:num_cand], slots[num_cand:], query_slots.reshape(queries.shape[:2])

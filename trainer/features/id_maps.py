@@ -259,6 +259,11 @@ class IdMaps:
         """Return table name to map, in a fixed order."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def slots(self, entity: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the slots of hashes of item, shop, brand and category: (k, 4, 2) to (k, 4)."""
+        tables = enumerate(self.by_name().values())
+        return np.stack([table.lookup(Hashes.of(entity[:, kind])) for kind, table in tables], axis=1)
+
     def to_arrays(self, *, counts: bool = True, slots: Mapping[str, NDArray[np.int64]] | None = None) -> Arrays:
         """Return all maps as arrays named `<table>.<array>`, or the ids of these slots only."""
         return {

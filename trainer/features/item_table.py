@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from stream.schemas.events import Item
 from trainer.features.categories import PathIndex
 from trainer.features.hash_index import hash_pairs
+from trainer.features.schema import ITEM_COLUMNS, item_f16, price_column
 
 MAX_ITEMS: Final = 100_000
 """Items that the table holds; beyond it starts anew with those that are asked for."""
 
 _FIRST_ROWS: Final = 1_024
+_PRICE: Final = ITEM_COLUMNS.index("price")
 
 
 class CatalogueLike(Protocol):
@@ -60,6 +62,7 @@ class ItemTable:
         entity: Hashes of item, shop, brand and category, (rows, 4, 2); 0 = none.
         leaf: Category by row, "" = none.
         path: Number of the category path by row.
+        columns: `item_f16` of each item at the catalogue's price, (rows, len(ITEM_COLUMNS)).
         image, text: Vectors by row.
     """
 
@@ -74,6 +77,7 @@ class ItemTable:
         self.entity = np.zeros((_FIRST_ROWS, 4, 2), np.uint64)
         self.leaf: list[str] = []
         self.path = np.zeros(_FIRST_ROWS, np.int64)
+        self.columns = np.zeros((_FIRST_ROWS, len(ITEM_COLUMNS)), np.float16)
         self.image = Vectors()
         self.text = Vectors()
 
@@ -91,6 +95,19 @@ class ItemTable:
                 self._put(item_id, row, record)
         return np.fromiter(map(known.__getitem__, item_ids), np.int64, len(item_ids))
 
+    def item_f16(self, item_ids: Sequence[str], price_minor: Sequence[int]) -> NDArray[np.float16]:
+        """Return what `trainer.features.schema.item_f16` returns for the catalogue's records, one for each id.
+
+        Args:
+            item_ids: The candidates.
+            price_minor: Their prices as shown.
+
+        Shapes: (n, len(ITEM_COLUMNS)).
+        """
+        columns = self.columns[self.rows(item_ids)]
+        columns[:, _PRICE] = price_column(np.array(price_minor, np.float64))
+        return columns
+
     def _put(self, item_id: str, row: int, record: Item | None) -> None:
         """Set the columns of an item; a row below 0 asks for a new one."""
         if row < 0:
@@ -105,11 +122,13 @@ class ItemTable:
         self.path[row] = self.paths.number(categories)
         shop, brand = ("", "") if record is None else (record.shop_id or "", record.brand_id or "")
         self.entity[row] = hash_pairs((item_id, shop, brand, self.leaf[row]))
+        self.columns[row] = item_f16([record])[0]
         self.image.put(row, None if record is None else self._catalogue.image(item_id))
         self.text.put(row, None if record is None else self._catalogue.text(item_id))
 
     def _grow(self) -> None:
         self.entity = np.concatenate([self.entity, np.zeros_like(self.entity)])
         self.path = np.concatenate([self.path, np.zeros_like(self.path)])
+        self.columns = np.concatenate([self.columns, np.zeros_like(self.columns)])
         self.image.grow()
         self.text.grow()

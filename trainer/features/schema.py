@@ -194,9 +194,15 @@ def item_f16(
             item.image_vec is not None,
             item.text_vec is not None,
         )
-    columns[:, 0] = np.log1p(np.maximum(price, 0) / 100)
+    columns[:, 0] = price_column(price)
     columns[:, 1] = np.log1p(np.maximum(sales, 0))
     return columns.astype(np.float16)
+
+
+def price_column(price_minor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the column `price` of `ITEM_COLUMNS` for prices in minor units, of the same shape."""
+    found: NDArray[np.float64] = np.log1p(np.maximum(price_minor, 0) / 100)
+    return found
 
 
 def context_f16(

@@ -5,7 +5,7 @@ import pytest
 from msgspec import structs
 
 from tests.trainer.lists import MemoryCatalogue, catalogue, item
-from trainer.features import item_table
+from trainer.features import item_f16, item_table
 from trainer.features.hash_index import hash_pairs
 from trainer.features.item_table import ItemTable
 
@@ -59,3 +59,24 @@ def test_a_vector_of_another_width_counts_as_missing() -> None:
     rows = table.rows(["i1", "i2"])
     assert table.text.present[rows].tolist() == [True, False]
     assert table.text.values[rows].shape == (2, 16)
+
+
+def test_item_columns_are_those_of_the_records_at_the_prices_shown() -> None:
+    known = catalogue(90)
+    table = ItemTable(known)
+    rng = np.random.default_rng(3)
+    ids = [*known.items, "gone"]
+    for changed in ("i1", "i2", "i3"):
+        prices = [int(price) for price in rng.integers(-5, 90_000, size=len(ids))]
+        expected = item_f16([known.get(item_id) for item_id in ids], prices)
+        assert table.item_f16(ids, prices).tobytes() == expected.tobytes()
+        known.items[changed] = structs.replace(known.items[changed], sales_28d=77, image_vec=None, attributes=None)
+
+
+def test_a_price_as_shown_stays_with_its_request() -> None:
+    known = catalogue(4)
+    table = ItemTable(known)
+    own = known.items["i1"].price_minor
+    before = table.item_f16(["i1"], [own])
+    assert table.item_f16(["i1"], [own + 10_000])[0, 0] > before[0, 0]
+    assert table.item_f16(["i1"], [own]).tobytes() == before.tobytes()
