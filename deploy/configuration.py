@@ -63,6 +63,7 @@ def sections() -> Mapping[str, settings.Section]:
     from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES
     from trainer.rollout.settings import RolloutSettings
     from trainer.settings import TrainerSettings
+    from trainer.versions.signature import SigningSettings
 
     return {
         "logging": LoggingSettings,
@@ -70,6 +71,7 @@ def sections() -> Mapping[str, settings.Section]:
         "local_kafka": LocalKafkaSettings,
         "database": DatabaseSettings,
         "privacy": PrivacySettings,
+        "signing": SigningSettings,
         "join": JoinSettings,
         "worker": WorkerSettings,
         "trainer": TrainerSettings,

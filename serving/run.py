@@ -31,6 +31,7 @@ from stream.schemas import topics
 from stream.wall_clock import epoch_ms
 from trainer.rollout import reports
 from trainer.rollout.served_map import MapReader, Pointer
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 DATABASE_TIMEOUT_S = 2
 """The service answers from memory and from local copies, so a database that stalls is given up soon."""
@@ -44,6 +45,7 @@ def build(
     broker: Broker | None,
     engine: Engine | None,
     query_hash_key: bytes,
+    version_keys: VersionKeys = NO_KEYS,
     system: System = SYSTEM,
 ) -> Service:
     """Return a service with its components, not started.
@@ -54,6 +56,7 @@ def build(
         broker: None sends impressions to the spool, leaves catalogue and profiles empty and refuses posted events.
         engine: None takes versions and the experiment from the local copies.
         query_hash_key: Key of the hash that replaces query texts.
+        version_keys: Keys of the signatures of versions.
         system: Clocks and random bytes.
     """
     folder = home / "serving"
@@ -63,7 +66,7 @@ def build(
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
     scorer.use_one_thread()
-    loader = scorer.Loader(artifacts, compiled=settings.compiled, count=metrics.count_candidates)
+    loader = scorer.Loader(artifacts, keys=version_keys, compiled=settings.compiled, count=metrics.count_candidates)
 
     def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
         found = loader.load(pointer.artifact)

@@ -9,6 +9,7 @@ caller passes the TOML text and the environment; the loader itself reads no file
 import difflib
 import inspect
 import re
+import stat
 import tomllib
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,20 +26,22 @@ MASK = "********"
 Record = typing.TypeVar("Record")
 Secrecy = Literal["", "value", "url"]
 _SECRECY = "shelfwise.secrecy"
+_PRIVATE_FILE = "shelfwise.private_file"
 _FILE = "_file"
 
 
-def secret(*, url: bool = False) -> str:
+def secret(*, url: bool = False, private_file: bool = False) -> str:
     """Declare a field whose value is never printed and which can also come from the file `<field>_file`.
 
     Args:
         url: The value is a URL that may hold a password; only the password is masked.
+        private_file: The file is refused if others than its owner may read or write it.
 
     Example:
         A record declares `password: str = secret()`.
     """
     secrecy: Secrecy = "url" if url else "value"
-    return field(default="", repr=False, metadata={_SECRECY: secrecy})
+    return field(default="", repr=False, metadata={_SECRECY: secrecy, _PRIVATE_FILE: private_file})
 
 
 def secrecy_of(declared: Field[object]) -> Secrecy:
@@ -265,7 +268,9 @@ def _resolve(
             if file and chosen.get(name):
                 raise ConfigError(f"{path} and {path}{_FILE} are both set: set one of them")
             if file:
-                chosen[name], origins[name] = _read(path + _FILE, str(file)), name + _FILE
+                is_private = bool(declared.metadata.get(_PRIVATE_FILE))
+                chosen[name] = _read(path + _FILE, str(file), is_private=is_private)
+                origins[name] = name + _FILE
     try:
         plain = kind()
         record = _build(kind, chosen, base if base is not None else plain)
@@ -300,8 +305,11 @@ def _build(kind: type, chosen: Mapping[str, object], base: object, prefix: str =
     return kind(**values)
 
 
-def _read(path: str, file: str) -> str:
+def _read(path: str, file: str, *, is_private: bool) -> str:
     try:
+        mode = stat.S_IMODE(Path(file).stat().st_mode)
+        if is_private and mode & 0o077:
+            raise ConfigError(f"{path} = '{file}': mode {mode:04o} lets others in, expected 0600: chmod 600 {file}")
         text = Path(file).read_text().rstrip("\r\n")
     except OSError as error:
         raise ConfigError(f"{path} = '{file}': {error.strerror or error}") from error

@@ -134,6 +134,7 @@ class Loop:
             max_share=settings.version_delta_share,
             keep_versions=settings.keep_versions,
             rows_dtype=settings.rows_dtype,
+            keys=publisher.keys,
         )
         self._pauses = pauses
         self._failpoint = failpoint
@@ -184,7 +185,7 @@ class Loop:
         return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
 
     def _warm_start(self, origin: Origin) -> None:
-        version = artifact.load(self._publisher.folder, origin.artifact)
+        version = artifact.load(self._publisher.folder, origin.artifact, keys=self._publisher.keys)
         self.learner.warm_start(version)
         self.catalogue = Catalogue(image_space=version.manifest.image_space, text_space=version.manifest.text_space)
         _log.info("lineage %s starts from version %s", self._lineage.name, origin)
@@ -392,6 +393,7 @@ class Loop:
             own.golden,
             changed=changed,
             rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
+            keys=self._publisher.keys,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )
         return Published(version=number, artifact=sha256, base=base or sha256, batch_number=own.batch_number)

@@ -34,6 +34,7 @@ from trainer.versions.atomic_folder import TEMPORARY_PREFIX
 from trainer.versions.origin import Wanted, find
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 _POLL_RECORDS = 512
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def run(
     device: str = "auto",
     adopt: bool = False,
     warm_start: Wanted | None = None,
+    keys: VersionKeys = NO_KEYS,
     holder: str,
     failpoint: Failpoint = no_failpoint,
 ) -> Loop:
@@ -116,6 +118,7 @@ def run(
                 registry=store,
                 versions=folders.artifacts,
                 checkpoints=folders.checkpoints,
+                keys=keys,
             )
         store.ensure_lineage(
             lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config), "shared"
@@ -134,6 +137,7 @@ def run(
             dependencies.now_ms,
             settings.keep_versions,
             failpoint,
+            keys=keys,
         )
         first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
         loop = Loop(

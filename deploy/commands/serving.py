@@ -30,10 +30,12 @@ def run(
     """Answer rank requests until SIGTERM or SIGINT, and for another `serving.drain_s`."""
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database
+    from serving import exposure
     from serving import run as process
     from serving.http.server import serve
     from serving.settings import ServingSettings
     from stream.query_hash_key import PrivacySettings, query_hash_key
+    from trainer.versions.signature import SigningSettings, VersionKeys
 
     flags = {
         "host": host,
@@ -43,12 +45,16 @@ def run(
         "trust_event_ts": trust_event_ts,
     }
     loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
+    settings = loaded.settings.get("serving", ServingSettings)
+    version_keys = VersionKeys.of(loaded.settings.get("signing", SigningSettings))
+    exposure.check(settings, version_keys)
     service = process.build(
-        loaded.settings.get("serving", ServingSettings),
+        settings,
         home=loaded.home,
         broker=configured(loaded),
         engine=open_database(loaded, may_be_unreachable=True, at_most_s=process.DATABASE_TIMEOUT_S),
         query_hash_key=query_hash_key(loaded.settings.get("privacy", PrivacySettings), loaded.home),
+        version_keys=version_keys,
     )
     serve(service)
 

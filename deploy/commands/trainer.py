@@ -67,6 +67,7 @@ def run(
     from trainer.run import run as train
     from trainer.settings import TrainerSettings
     from trainer.versions.origin import Wanted
+    from trainer.versions.signature import SigningSettings, VersionKeys
 
     loaded = context(
         ctx,
@@ -109,6 +110,7 @@ def run(
         device=device,
         adopt=adopt,
         warm_start=None if warm_start is None else Wanted.parse(warm_start),
+        keys=VersionKeys.of(loaded.settings.get("signing", SigningSettings)),
         # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.
         holder=f"{platform.node()}:{folders.checkpoints.resolve()}"[-255:],
     )
@@ -147,13 +149,17 @@ def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def show(ctx: typer.Context, sha256: str) -> None:
-    """Verify one version in full and print its manifest as JSON."""
+    """Verify one version in full, its signature too if there is a key, and print its manifest as JSON."""
     from trainer.versions import artifact
+    from trainer.versions.signature import SigningSettings, VersionKeys
 
-    folder = context(ctx).home / "artifacts"
-    version = artifact.load(folder, sha256)
+    called = context(ctx)
+    keys = VersionKeys.of(called.settings.get("signing", SigningSettings))
+    version = artifact.load(called.home / "artifacts", sha256, keys=keys)
     worst = artifact.verify_golden(version)
-    print_json({"sha256": sha256, "golden_difference": worst, "manifest": version.manifest})
+    print_json(
+        {"sha256": sha256, "is_signature_checked": bool(keys), "golden_difference": worst, "manifest": version.manifest}
+    )
 
 
 def _registry(ctx: typer.Context) -> "Registry":

@@ -16,8 +16,8 @@ from requests import RequestException, Response
 from deploy.grafana.compare import differences, normalised
 from deploy.grafana.model import Json
 from deploy.grafana.settings import GrafanaSettings
-from deploy.loopback import is_loopback
 from stream.errors import ConfigError, ShelfwiseError
+from stream.loopback import is_loopback
 
 OLDEST_MAJOR = 11
 _BUSY = frozenset({429, 502, 503, 504})

@@ -9,9 +9,9 @@ from deploy.kafka.jars import Report
 from deploy.kafka.local import LocalKafka
 from deploy.kafka.memory import MemoryBroker
 from deploy.kafka.settings import LocalKafkaSettings
-from deploy.loopback import is_loopback
 from stream.broker.settings import Broker, KafkaSettings
 from stream.errors import BusError, ConfigError
+from stream.loopback import is_loopback
 
 _hosted: list[MemoryBroker] = []
 

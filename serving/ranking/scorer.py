@@ -21,6 +21,7 @@ from trainer.features.id_maps import count_candidates
 from trainer.features.slot_cache import SlotCache
 from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 Forward = Callable[[Batch], Tensor]
 Count = Callable[[Mapping[tuple[str, str], int]], None]
@@ -108,12 +109,21 @@ class Loader:
 
     Args:
         folder: Folder of the versions.
+        keys: Keys of the signatures of versions.
         compiled: Whether torch compiles the forward pass.
         count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
     """
 
-    def __init__(self, folder: Path, *, compiled: bool = False, count: Count = lambda _: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keys: VersionKeys = NO_KEYS,
+        compiled: bool = False,
+        count: Count = lambda _: None,
+    ) -> None:
         self._folder = folder
+        self._keys = keys
         self._compiled = compiled
         self._count = count
         # Weak references: a version leaves the memory with the last scorer that uses it.
@@ -125,11 +135,11 @@ class Loader:
         """Return the scorer of a version, verified and warm.
 
         Raises:
-            ArtifactError: If the version is incomplete or damaged, or its golden scores differ in this process.
+            ArtifactError: If the version is incomplete, damaged or not signed, or its golden scores differ here.
         """
         with self._lock:
             held = list(self._in_use.values())
-        version = artifact.load(self._folder, sha256, held=held)
+        version = artifact.load(self._folder, sha256, held, self._keys)
         scorer = TorchScorer(version, compiled=self._compiled, count=self._count)
         scorer.verify()
         scorer.warm_up()

@@ -67,6 +67,18 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     ]
 
 
+def test_serving_beyond_loopback_without_a_key_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["shelfwise", "serving", "run", "--host", "0.0.0.0"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == output.Exit.USAGE
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("configuration error: serving.host = 0.0.0.0 is not on loopback: set signing.key")
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,16 +17,22 @@ from abtest.settings import AbtestSettings
 from deploy.cli import app
 from deploy.configuration import load
 from deploy.kafka import choice
+from serving import exposure
 from serving.settings import ServingSettings
 from stream import db
 from stream.agents.settings import WorkerSettings
 from stream.errors import ConfigError
 from stream.probes import ProbeServer
 from trainer.settings import TrainerSettings
+from trainer.versions.signature import SigningSettings, VersionKeys
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose"
 ROOT = FOLDER.parents[1]
-PASSWORDS = {"SHELFWISE_DB_PASSWORD": "p4ssword", "SHELFWISE_GRAFANA_PASSWORD": "gr4fana"}
+SECRETS = {
+    "SHELFWISE_DB_PASSWORD": "p4ssword",
+    "SHELFWISE_GRAFANA_PASSWORD": "gr4fana",
+    "SHELFWISE_SIGNING_KEY": "5" * 64,
+}
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -99,7 +105,7 @@ def parse(words: list[str]) -> Mapping[str, object]:
 def environment(service: Service) -> dict[str, str]:
     """Return the environment of a service after Compose has put in the values of `.env`."""
     return {
-        name: re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: PASSWORDS[match[1]], str(value))
+        name: re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: SECRETS[match[1]], str(value))
         for name, value in service.environment.items()
     }
 
@@ -240,8 +246,15 @@ def test_our_processes_have_few_rights() -> None:
 def test_no_password_stands_in_the_file() -> None:
     for service in COMPOSE.services.values():
         for variable, value in service.environment.items():
-            if "PASSWORD" in variable or variable == "SHELFWISE_DATABASE":
-                assert re.search(r"\$\{SHELFWISE_\w+_PASSWORD:\?", str(value)), variable
+            if "PASSWORD" in variable or variable in {"SHELFWISE_DATABASE", "SHELFWISE_SIGNING__KEY"}:
+                assert re.search(r"\$\{SHELFWISE_\w+_(PASSWORD|KEY):\?", str(value)), variable
+
+
+def test_serving_may_listen_for_other_hosts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deploy.configuration.environment", lambda: environment(OURS["serving"]))
+    monkeypatch.chdir(tmp_path)
+    found = load().settings
+    exposure.check(found.get("serving", ServingSettings), VersionKeys.of(found.get("signing", SigningSettings)))
 
 
 def test_mounted_files_and_volumes_exist() -> None:

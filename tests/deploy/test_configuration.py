@@ -28,6 +28,13 @@ SECRETS = [
     for field in fields(typing.cast("type[typing.Any]", kind))
     if secrecy_of(field)
 ]
+KEY = "c0ffee47" * 8
+VALUES = {
+    ("database", "url"): "postgresql://me:canary-4711@db/shop",
+    ("signing", "key"): KEY,
+    ("signing", "accepted_key"): KEY,
+}
+"""Values of secrets that are not any text."""
 
 
 def test_every_settings_record_is_a_section() -> None:
@@ -60,8 +67,9 @@ def test_fields_that_sound_secret_are_secret() -> None:
 
 @pytest.mark.parametrize(("section", "key"), SECRETS)
 def test_a_planted_secret_is_printed_nowhere(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted = "postgresql://me:canary-4711@db/shop" if (section, key) == ("database", "url") else "canary-4711"
-    monkeypatch.setattr("deploy.configuration.environment", lambda: {f"SHELFWISE_{section}__{key}".upper(): planted})
+    planted = VALUES.get((section, key), "canary-4711")
+    variables = {"SHELFWISE_SIGNING__KEY": KEY, f"SHELFWISE_{section}__{key}".upper(): planted}
+    monkeypatch.setattr("deploy.configuration.environment", lambda: variables)
     context = load()
     record = context.settings.records[section]
     assert getattr(record, key) == planted
@@ -69,6 +77,7 @@ def test_a_planted_secret_is_printed_nowhere(section: str, key: str, monkeypatch
     assert all("default" in text for text in shown)
     for text in (repr(record), str(record), repr(context), str(context), *shown):
         assert "canary" not in text
+        assert "c0ffee" not in text
 
 
 @pytest.mark.parametrize(("section", "key"), SECRETS)
@@ -76,10 +85,15 @@ def test_every_secret_comes_from_a_file(
     section: str, key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "secret"
-    file.write_text("sqlite:///canary.db\n")
-    variable = f"SHELFWISE_{section}__{key}_FILE".upper()
-    monkeypatch.setattr("deploy.configuration.environment", lambda: {variable: str(file)})
-    assert getattr(load().settings.records[section], key) == "sqlite:///canary.db"
+    value = VALUES.get((section, key), "canary-4711")
+    file.write_text(f"{value}\n")
+    file.chmod(0o600)
+    # The second key needs the first one.
+    variables = {
+        f"SHELFWISE_{section}__{each}_FILE".upper(): str(file) for each in {key, key.removeprefix("accepted_")}
+    }
+    monkeypatch.setattr("deploy.configuration.environment", lambda: variables)
+    assert getattr(load().settings.records[section], key) == value
 
 
 def test_aliases_lead_to_settings() -> None:

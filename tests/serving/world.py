@@ -38,6 +38,7 @@ from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
 from trainer.versions import artifact
 from trainer.versions.registry import Registry
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 import abtest.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
 import trainer.versions.tables  # isort: skip  # noqa: F401 - registers tables on the metadata
@@ -103,7 +104,14 @@ def manifest(lineage: str, number: int, model: str, config: ModelConfig, id_maps
 
 
 def publish(
-    folder: Path, lineage: str, number: int, *, model: str = "mlp", seed: int | None = None, profile: str = "tiny"
+    folder: Path,
+    lineage: str,
+    number: int,
+    *,
+    model: str = "mlp",
+    seed: int | None = None,
+    profile: str = "tiny",
+    keys: VersionKeys = NO_KEYS,
 ) -> str:
     """Write a version with weights drawn from `seed` (the number by default) and return its address."""
     config = configuration(model, profile)
@@ -129,16 +137,17 @@ def publish(
         for start in range(4)
     ]
     golden = collate(Examples.of(examples), id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
-    return artifact.publish(folder, manifest(lineage, number, model, config, id_maps), params, id_maps, golden)
+    head = manifest(lineage, number, model, config, id_maps)
+    return artifact.publish(folder, head, params, id_maps, golden, keys=keys)
 
 
-def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int]) -> str:
+def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int], keys: VersionKeys = NO_KEYS) -> str:
     """Write version `number` with other values in these rows of items than the version `base`; return its address."""
     full = artifact.load(folder, base)
     changed = {table: np.zeros(0, np.int64) for table in full.id_maps.by_name()} | {"item": np.array(sorted(rows))}
     full.params["rows.item"][changed["item"]] += number
     head = msgspec.structs.replace(full.manifest, version=number, parent=base, base=base)
-    return artifact.publish(folder, head, full.params, full.id_maps, full.golden, changed=changed)
+    return artifact.publish(folder, head, full.params, full.id_maps, full.golden, changed=changed, keys=keys)
 
 
 class StubScorer:

@@ -22,6 +22,7 @@ class DoorSettings:
         mode: How it opens.
         code: Code of the lock.
         link: URL of the key's owner.
+        key: Key of the lock.
 
     Example:
         port: is no attribute here.
@@ -32,6 +33,7 @@ class DoorSettings:
     mode: Literal["in", "out"] = "in"
     code: str = secret()
     link: str = secret(url=True)
+    key: str = secret(private_file=True)
 
     def __post_init__(self) -> None:
         if self.port < 0:
@@ -117,6 +119,8 @@ def test_descriptions_come_from_the_docstring() -> None:
         "code_file": "File that holds `code`.",
         "link": "URL of the key's owner.",
         "link_file": "File that holds `link`.",
+        "key": "Key of the lock.",
+        "key_file": "File that holds `key`.",
     }
     assert load().resolved[1].description == "Number of the door."
 
@@ -155,6 +159,19 @@ def test_an_unreadable_secret_file_is_refused_with_setting_and_path(tmp_path: Pa
         assert "door.code_file" in str(caught.value)
         assert str(file) in str(caught.value)
         assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o777])
+def test_a_private_file_that_others_may_open_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "key"
+    file.write_text("canary")
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"door\.key_file .*mode {mode:04o} lets others in, expected 0600") as caught:
+        door(environment={"SHELFWISE_DOOR__KEY_FILE": str(file)})
+    assert "canary" not in str(caught.value)
+    for own in (0o600, 0o400):
+        file.chmod(own)
+        assert door(environment={"SHELFWISE_DOOR__KEY_FILE": str(file)}).key == "canary"
 
 
 @pytest.mark.parametrize(

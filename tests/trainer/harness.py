@@ -17,6 +17,7 @@ from trainer.settings import TrainerSettings
 from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 LINEAGE = Lineage(
     name="test",
@@ -44,6 +45,7 @@ def make_loop(
     adopt: bool = False,
     origin: Origin | None = None,
     monotonic_s: Callable[[], float] = lambda: 0.0,
+    keys: VersionKeys = NO_KEYS,
 ) -> Loop:
     make_deterministic(1)
     registry = Registry(engine)
@@ -60,6 +62,7 @@ def make_loop(
         lambda: 0,
         settings.keep_versions,
         failpoint,
+        keys=keys,
     )
     return Loop(
         lineage,

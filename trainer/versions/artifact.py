@@ -27,6 +27,7 @@ from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions import atomic_folder, table_delta
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
+from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
 
 ROWS_PREFIX = "rows."
@@ -116,6 +117,7 @@ def publish(
     *,
     changed: Slots | None = None,
     rows_dtype: torch.dtype = torch.float32,
+    keys: VersionKeys = NO_KEYS,
     failpoint: Failpoint = no_failpoint,
 ) -> str:
     """Write a version and return its address.
@@ -130,6 +132,7 @@ def publish(
         golden: Sessions to be scored; the first 64 are kept.
         changed: Slots by table that hold all changes since `manifest.base`, ascending; None if there is no base.
         rows_dtype: Number format of embedding rows.
+        keys: Keys, the first of which signs the version.
         failpoint: Called with the name of each step, for crash tests.
 
     Raises:
@@ -158,19 +161,28 @@ def publish(
     def complete(entries: dict[str, FileEntry]) -> Manifest:
         return msgspec.structs.replace(manifest, files=entries)
 
-    return atomic_folder.write(folder, files, complete, failpoint).name
+    return atomic_folder.write(folder, files, complete, failpoint, sign=keys.sign).name
 
 
-def read_manifest(folder: Path, sha256: str) -> Manifest:
+def read_manifest(folder: Path, sha256: str, keys: VersionKeys = NO_KEYS) -> Manifest:
     """Return the verified manifest of a version, without reading its weights.
 
+    Args:
+        folder: Folder of the versions.
+        sha256: Address of the version.
+        keys: Keys of signatures; without keys none is asked for.
+
     Raises:
-        ArtifactError: If the address is none, or the manifest is missing, damaged or foreign.
+        ArtifactError: If the address is none, the manifest is missing, damaged or foreign, or its signature is missing
+            or wrong.
     """
     if not is_address(sha256):
         raise ArtifactError(f"'{sha256[:80]}' is no address: expected 64 lower-case hexadecimal digits")
     try:
-        manifest = msgspec.json.decode(atomic_folder.read_manifest(folder / sha256), type=Manifest)
+        raw = atomic_folder.read_manifest(folder / sha256)
+        if keys:
+            keys.check(sha256, raw, atomic_folder.read_signature(folder / sha256))
+        manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.MsgspecError as error:
         raise ArtifactError(f"{sha256}/{atomic_folder.MANIFEST}: {error}") from error
     if manifest.format not in (_FORMAT_WITHOUT_BASE, _FORMAT):
@@ -211,18 +223,20 @@ def config_of(manifest: Manifest, sha256: str) -> ModelConfig:
         raise ArtifactError(f"{sha256}: {error!r}") from error
 
 
-def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = ()) -> LoadedVersion:
-    """Return a version after checking every hash, name, dtype, shape and number.
+def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: VersionKeys = NO_KEYS) -> LoadedVersion:
+    """Return a version after checking its signature, and every hash, name, dtype, shape and number.
 
     Args:
         folder: Folder of the versions.
         sha256: Address of the version.
         held: Versions in memory. If a delta can be put into a copy of one of them, its base is not read.
+        keys: Keys of signatures; without keys none is asked for.
 
     Raises:
-        ArtifactError: If anything is missing, surplus, a link, damaged, foreign or not finite, in a delta's base too.
+        ArtifactError: If anything is missing, surplus, a link, damaged, foreign, not finite or not signed, in a delta's
+            base too.
     """
-    manifest = read_manifest(folder, sha256)
+    manifest = read_manifest(folder, sha256, keys)
     files = atomic_folder.read_files(folder / sha256, manifest.files)
     config = config_of(manifest, sha256)
     try:
@@ -231,7 +245,7 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = ()) -> Loade
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     try:
-        rows, id_maps, changed = _tables(folder, manifest, files, held)
+        rows, id_maps, changed = _tables(folder, manifest, files, held, keys)
     except (ArtifactError, KeyError) as error:
         raise ArtifactError(f"{sha256}: {error}") from error
     params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}
@@ -250,7 +264,11 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = ()) -> Loade
 
 
 def _tables(
-    folder: Path, manifest: Manifest, files: Mapping[str, atomic_folder.Tensors], held: Iterable[LoadedVersion]
+    folder: Path,
+    manifest: Manifest,
+    files: Mapping[str, atomic_folder.Tensors],
+    held: Iterable[LoadedVersion],
+    keys: VersionKeys,
 ) -> tuple[dict[str, NDArray[np.float32]], IdMaps, Slots]:
     """Return a version's rows by name of the weight, its ids, and the slots that differ from its base."""
     if manifest.base is None:
@@ -262,7 +280,7 @@ def _tables(
         return rows, IdMaps.from_arrays(files["ids"], manifest.capacities), {}
     changed = table_delta.slots_of(files)
     near = next((version for version in held if _holds_the_rest(version, manifest, changed)), None)
-    full = near or _base_of(folder, manifest, manifest.base)
+    full = near or _base_of(folder, manifest, manifest.base, keys)
     tables = {table: full.params[f"{ROWS_PREFIX}{table}"].numpy() for table in changed}
     found, id_maps = table_delta.put_in(tables, full.id_maps, files, in_place=near is None)
     return {f"{ROWS_PREFIX}{table}": rows for table, rows in found.items()}, id_maps, changed
@@ -276,11 +294,11 @@ def _holds_the_rest(version: LoadedVersion, manifest: Manifest, changed: Slots) 
     return all(np.isin(slots, changed[table]).all() for table, slots in version.changed.items())
 
 
-def _base_of(folder: Path, manifest: Manifest, address: str) -> LoadedVersion:
+def _base_of(folder: Path, manifest: Manifest, address: str, keys: VersionKeys) -> LoadedVersion:
     try:
-        base = read_manifest(folder, address)
+        base = read_manifest(folder, address, keys)
         is_base = base.base is None and _are_alike(base, manifest)
-        version = load(folder, address) if is_base else None
+        version = load(folder, address, keys=keys) if is_base else None
     except ArtifactError as error:
         raise ArtifactError(f"its base is refused: {error}") from error
     if version is None:

@@ -27,10 +27,18 @@ from stream.failpoints import Failpoint, no_failpoint
 from stream.files import sync_folder, unique_folder
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""File with the signature of the manifest; a folder need not have one."""
 TEMPORARY_PREFIX = ".tmp-"
 _MANIFEST_MAX_BYTES = 1 << 20
+_SIGNATURE_MAX_BYTES = 1 << 10
 
 Tensors = Mapping[str, NDArray[np.generic]]
+Sign = Callable[[bytes], bytes | None]
+
+
+def no_signature(_manifest: bytes) -> None:
+    """Return None: a folder without a signature."""
 
 
 class WriteError(ArtifactError):
@@ -59,6 +67,7 @@ def write(
     failpoint: Failpoint = no_failpoint,
     *,
     prefix: str = "",
+    sign: Sign = no_signature,
 ) -> Path:
     """Write a folder in one atomic rename and return its path, named `prefix` + sha256 of its manifest.
 
@@ -70,6 +79,7 @@ def write(
         manifest: Makes the manifest from the entries of the files.
         failpoint: Called with the name of each step, for crash tests.
         prefix: Put before the hash in the folder's name.
+        sign: Returns the signature of the manifest's bytes; None for none.
 
     Raises:
         WriteError: If the file system refuses a step.
@@ -78,7 +88,7 @@ def write(
         failpoint("before_write")
         with unique_folder(parent, TEMPORARY_PREFIX) as staging:
             try:
-                target = _write(parent, staging.folder, files, manifest, failpoint, prefix)
+                target = _write(parent, staging.folder, files, manifest, failpoint, prefix, sign)
                 sync_folder(parent)
             except (OSError, safetensors.SafetensorError):
                 # A disk that is full needs the space at once.
@@ -108,6 +118,7 @@ def _write(
     manifest: Callable[[dict[str, FileEntry]], msgspec.Struct],
     failpoint: Failpoint,
     prefix: str,
+    sign: Sign,
 ) -> Path:
     # A folder of its own: the content must neither hold the lock file nor keep the private mode of the outer one.
     content = staging / "content"
@@ -119,17 +130,21 @@ def _write(
     raw = msgspec.json.encode(msgspec.to_builtins(manifest(entries), str_keys=True), order="sorted")
     (content / MANIFEST).write_bytes(raw)
     _sync_file(content / MANIFEST)
+    signature = sign(raw)
+    if signature is not None:
+        (content / SIGNATURE).write_bytes(signature)
+        _sync_file(content / SIGNATURE)
     sync_folder(content)
     failpoint("after_fsync")
     target = parent / (prefix + hashlib.sha256(raw).hexdigest())
     failpoint("before_rename")
-    _install(content, target, entries)
+    _install(content, target, entries, signature)
     failpoint("after_rename")
     return target
 
 
-def _install(content: Path, target: Path, entries: Mapping[str, FileEntry]) -> None:
-    """Rename `content` to `target`. Equal content that is already there stays; damaged content gives way."""
+def _install(content: Path, target: Path, entries: Mapping[str, FileEntry], signature: bytes | None) -> None:
+    """Rename `content` to `target`. Equal content that is there stays, unless it is damaged or signed otherwise."""
     while True:
         try:
             content.rename(target)
@@ -138,7 +153,7 @@ def _install(content: Path, target: Path, entries: Mapping[str, FileEntry]) -> N
                 raise
         else:
             return
-        if _is_whole(target, entries):
+        if _is_whole(target, entries, signature):
             os.utime(target)  # as young as if it had been renamed: what is old and unregistered is removed
             return
         damaged = content.with_name("damaged")
@@ -148,13 +163,13 @@ def _install(content: Path, target: Path, entries: Mapping[str, FileEntry]) -> N
             damaged.unlink() if damaged.is_symlink() else shutil.rmtree(damaged)
 
 
-def _is_whole(folder: Path, entries: Mapping[str, FileEntry]) -> bool:
+def _is_whole(folder: Path, entries: Mapping[str, FileEntry], signature: bytes | None) -> bool:
     try:
         read_manifest(folder)
         read_files(folder, entries)
+        return signature is None or read_signature(folder) == signature
     except (ArtifactError, OSError):
         return False
-    return True
 
 
 def _write_file(path: Path, tensors: Tensors) -> FileEntry:
@@ -189,6 +204,20 @@ def read_manifest(folder: Path) -> bytes:
     return raw
 
 
+def read_signature(folder: Path) -> bytes | None:
+    """Return the signature of a folder's manifest without its line break, None if there is none.
+
+    Raises:
+        ArtifactError: If it is a link, no regular file, or larger than 1 KiB.
+    """
+    try:
+        return _read(folder / SIGNATURE, _SIGNATURE_MAX_BYTES).strip()
+    except ArtifactError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
 def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict[str, NDArray[np.generic]]]:
     """Return the tensors of all files of a folder.
 
@@ -201,7 +230,7 @@ def read_files(folder: Path, entries: Mapping[str, FileEntry]) -> dict[str, dict
     except OSError as error:
         raise ArtifactError(f"{folder.name}: {error.strerror}") from error
     expected = {MANIFEST, *(f"{file}.safetensors" for file in entries)}
-    if present != expected:
+    if present - {SIGNATURE} != expected:
         raise ArtifactError(f"{folder.name}: holds {sorted(present)}, expected {sorted(expected)}")
     return {file: _read_file(folder / f"{file}.safetensors", entry) for file, entry in entries.items()}
 

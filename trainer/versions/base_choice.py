@@ -14,6 +14,7 @@ import msgspec
 from stream.errors import ArtifactError
 from trainer.versions import artifact
 from trainer.versions.artifact import ROWS_PREFIX, Manifest
+from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
 
 _ALIKE: Final = (
@@ -37,11 +38,14 @@ class BaseChoice:
         max_share: Largest share of the rows of all tables that a delta may hold; 0 = no deltas.
         keep_versions: Newest versions that stay on disk.
         rows_dtype: Number format of the rows.
+        keys: Keys of signatures. A base must have the signature of the key that signs: another one is refused when its
+            key is removed, and its deltas with it.
     """
 
     max_share: float
     keep_versions: int
     rows_dtype: str
+    keys: VersionKeys = NO_KEYS
 
     def changed(
         self, folder: Path, address: str | None, head: Manifest, changed_since: Callable[[int], Slots]
@@ -60,7 +64,7 @@ class BaseChoice:
         if not self.max_share or address is None:
             return None
         try:
-            base = artifact.read_manifest(folder, address)
+            base = artifact.read_manifest(folder, address, self.keys.signing)
         except ArtifactError as error:
             _log.warning("lineage %s: version %d is written in full: %s", head.lineage, head.version, error)
             return None

@@ -14,6 +14,7 @@ from trainer.configs import ModelConfig
 from trainer.versions import artifact, checkpoint
 from trainer.versions.checkpoint import Origin
 from trainer.versions.registry import Registry, Version
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 MAY_DIFFER: Final = ("main_loss", "clicked_weight", "aux_weight", "pcvr_weight")
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
@@ -51,7 +52,14 @@ class Wanted:
 
 
 def find(
-    wanted: Wanted, model: str, config: ModelConfig, *, registry: Registry, versions: Path, checkpoints: Path
+    wanted: Wanted,
+    model: str,
+    config: ModelConfig,
+    *,
+    registry: Registry,
+    versions: Path,
+    checkpoints: Path,
+    keys: VersionKeys = NO_KEYS,
 ) -> Origin | None:
     """Return the version that a lineage with this model starts from; None if it has done so already.
 
@@ -62,11 +70,12 @@ def find(
         registry: Record of the versions.
         versions: Folder of the versions.
         checkpoints: Folder of the new lineage's checkpoints.
+        keys: Keys of the signatures of versions.
 
     Raises:
         ConfigError: If the lineage has a checkpoint that started otherwise, the version is unknown or gone, or its
             model is another one.
-        ArtifactError: If the manifest of the version is missing, damaged or foreign.
+        ArtifactError: If the manifest of the version is missing, damaged, foreign or not signed.
         StoreError: If the database is unreachable or refused.
     """
     state = checkpoint.newest_state(checkpoints)
@@ -79,7 +88,7 @@ def find(
             )
         return None
     version = _version(wanted, registry)
-    manifest = artifact.read_manifest(versions, version.artifact)
+    manifest = artifact.read_manifest(versions, version.artifact, keys)
     if manifest.model != model:
         raise ConfigError(f"--warm-start {wanted}: trainer.model is {manifest.model!r} there and {model!r} here")
     there = values_by_key("model", artifact.config_of(manifest, version.artifact))

@@ -14,6 +14,7 @@ from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
 from trainer.versions import artifact, removal
 from trainer.versions.registry import Registry, Version
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 Announce = Callable[[ModelVersionAnnouncement], None]
 Clock = Callable[[], int]
@@ -33,6 +34,7 @@ class Publisher:
         announce: Sends the hint to servers.
         now_ms: Clock for the registry's times.
         keep_versions: Newest versions that stay on disk.
+        keys: Keys of the signatures of versions.
         failpoint: Called with the name of each step, for crash tests.
     """
 
@@ -46,6 +48,8 @@ class Publisher:
         now_ms: Clock,
         keep_versions: int,
         failpoint: Failpoint = no_failpoint,
+        *,
+        keys: VersionKeys = NO_KEYS,
     ) -> None:
         self._registry = registry
         self.folder = folder
@@ -55,6 +59,7 @@ class Publisher:
         self._now_ms = now_ms
         self._keep_versions = keep_versions
         self._failpoint = failpoint
+        self.keys = keys
 
     def newest_number(self) -> int:
         """Return the highest version number recorded, 0 without any."""
@@ -111,7 +116,7 @@ class Publisher:
             self._failpoint("after_row")
         if status == "published":
             try:
-                worst = artifact.verify_golden(artifact.load(self.folder, sha256))
+                worst = artifact.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
             except ArtifactError as error:
                 self._registry.advance(self.lineage, number, self.term, "rejected", str(error)[:255], self._now_ms())
                 raise

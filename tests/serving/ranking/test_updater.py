@@ -21,6 +21,7 @@ from stream.errors import StoreError
 from tests.serving.world import START_MS, World, publish, request, scores_of
 from trainer.rollout.served_map import LineageMap, MapReader, Pointer
 from trainer.versions import artifact
+from trainer.versions.signature import VersionKeys
 
 
 @pytest.fixture
@@ -322,6 +323,25 @@ def test_an_artifact_of_another_lineage_or_number_is_refused(world: World) -> No
         poller.poll(["base"])
         assert number_of(versions) is None
         assert f"is version {number} of lineage {lineage}" in poller.refused()["base"]
+
+
+def test_a_version_without_a_signature_is_refused_by_number_and_reason(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions, metrics = VersionManager(Metrics(), max_bad_outputs=5), Metrics()
+    load = partial(_load, scorer.Loader(world.artifacts, keys=VersionKeys((bytes(32),))))
+    poller = VersionUpdater(
+        MapReader(world.engine), versions, load, metrics, copy_path=world.home / "map.json", clock=Clock()
+    )
+    world.go_live("base", 1)
+    poller.poll(["base"])
+    reason = "it is not signed, and signing.key asks for a signature"
+    assert versions.get("base") is None
+    assert poller.refused() == {"base": f"version 1: {reason}"}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"lineage base: version 1 is refused: {world.registry.versions()[0].artifact}: {reason}"
+    ]
+    assert refused(metrics) == 1.0
 
 
 def test_a_return_to_the_former_version_loads_nothing(world: World) -> None:

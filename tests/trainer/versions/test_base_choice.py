@@ -10,6 +10,7 @@ import pytest
 from tests.serving.world import publish, publish_delta
 from trainer.versions import artifact
 from trainer.versions.base_choice import BaseChoice
+from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
 
 RULE = BaseChoice(max_share=0.25, keep_versions=3, rows_dtype="float32")
@@ -77,6 +78,13 @@ def test_a_full_version_that_is_unknown_damaged_or_no_full_one_asks_for_another(
     damaged = publish(tmp_path, "base", 2)
     (tmp_path / damaged / "manifest.json").write_text("{}")
     assert chosen(tmp_path, base, damaged) is None
+
+
+def test_a_full_version_that_is_not_signed_asks_for_one_that_is(tmp_path: Path) -> None:
+    keys = VersionKeys((bytes(32), b"1" * 32))
+    for signer, is_base in ((NO_KEYS, False), (VersionKeys(keys.keys[1:]), False), (keys, True)):
+        address = publish(tmp_path, "base", 1, keys=signer)
+        assert (chosen(tmp_path, address, address, rule=replace(RULE, keys=keys)) is not None) is is_base
 
 
 def test_settings_agree_in_the_form_in_which_they_are_written(tmp_path: Path, base: str) -> None:

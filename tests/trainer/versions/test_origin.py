@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from stream import db
-from stream.errors import ConfigError
+from stream.errors import ArtifactError, ConfigError
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.configs import MODEL_PROFILES, ModelConfig, Vocabulary
 from trainer.versions.checkpoint import Origin
 from trainer.versions.origin import Wanted, find
 from trainer.versions.registry import Registry
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def found(
     model: str = LINEAGE.model,
     config: ModelConfig = LINEAGE.config,
     checkpoints: str = "none",
+    keys: VersionKeys = NO_KEYS,
 ) -> Origin | None:
     folder, registry = trained
     return find(
@@ -42,7 +44,15 @@ def found(
         registry=registry,
         versions=folder / "artifacts",
         checkpoints=folder / checkpoints,
+        keys=keys,
     )
+
+
+def test_a_version_that_is_not_signed_is_no_start_where_a_key_asks_for_signatures(
+    trained: tuple[Path, Registry],
+) -> None:
+    with pytest.raises(ArtifactError, match="it is not signed"):
+        found(trained, "test", keys=VersionKeys((bytes(32),)))
 
 
 def test_a_lineage_alone_names_its_live_version(trained: tuple[Path, Registry]) -> None:

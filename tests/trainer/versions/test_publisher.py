@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from stream import db
-from stream.errors import ConfigError, FencedError, StoreError
+from stream.errors import ArtifactError, ConfigError, FencedError, StoreError
 from stream.failpoints import no_failpoint
 from tests.serving.world import publish, publish_delta
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop
@@ -22,6 +22,7 @@ from trainer.versions import artifact, removal
 from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import ORPHAN_AGE_MS, Publisher
 from trainer.versions.registry import Registry
+from trainer.versions.signature import NO_KEYS, VersionKeys
 
 KEEP_THREE = replace(SETTINGS, keep_versions=3, version_delta_share=0)
 DELTAS_OF_THREE = replace(KEEP_THREE, version_delta_share=1)
@@ -39,10 +40,41 @@ def on_disk(folder: Path) -> set[str]:
     return {path.name for path in (folder / "artifacts").iterdir() if artifact.is_address(path.name)}
 
 
-def publisher(engine: Engine, folder: Path, *, term: int, now_ms: Callable[[], int]) -> Publisher:
+def publisher(
+    engine: Engine, folder: Path, *, term: int, now_ms: Callable[[], int], keys: VersionKeys = NO_KEYS
+) -> Publisher:
     return Publisher(
-        Registry(engine), folder / "artifacts", LINEAGE.name, term, lambda _: None, now_ms, 3, no_failpoint
+        Registry(engine), folder / "artifacts", LINEAGE.name, term, lambda _: None, now_ms, 3, no_failpoint, keys=keys
     )
+
+
+def test_a_trainer_signs_full_versions_and_deltas_and_goes_on_from_unsigned_ones(
+    engine: Engine, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, version_delta_share=1)
+    log = make_log(200)
+    feed(make_loop(tmp_path, engine, settings=settings), log[: len(log) // 2])
+    num_unsigned = len(Registry(engine).versions())
+    keys = VersionKeys((bytes(32),))
+    feed(make_loop(tmp_path, engine, settings=settings, keys=keys), log)
+    versions = Registry(engine).versions()
+    folder = tmp_path / "artifacts"
+    bases = [artifact.load(folder, version.artifact, keys=keys).manifest.base for version in versions[num_unsigned:]]
+    assert num_unsigned >= 2
+    assert bases[0] is None, "servers would refuse a delta of a version that is not signed"
+    assert set(bases[1:]) == {versions[num_unsigned].artifact}
+    assert versions[-1].status == "live"
+
+
+def test_a_written_version_without_a_signature_is_rejected(engine: Engine, tmp_path: Path) -> None:
+    registry = Registry(engine)
+    registry.ensure_lineage(LINEAGE.name, "mlp", "tiny", "0" * 64)
+    term = registry.acquire_lease(LINEAGE.name, "test", 0, 1_000_000)
+    address = publish(tmp_path / "artifacts", LINEAGE.name, 1)
+    registering = publisher(engine, tmp_path, term=term, now_ms=lambda: 0, keys=VersionKeys((bytes(32),)))
+    with pytest.raises(ArtifactError, match="it is not signed"):
+        registering.register(address)
+    assert [version.status for version in registry.versions()] == ["rejected"]
 
 
 @pytest.mark.slow

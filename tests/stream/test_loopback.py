@@ -1,6 +1,6 @@
 import pytest
 
-from deploy.loopback import is_loopback
+from stream.loopback import is_loopback
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]"])
