@@ -287,6 +287,7 @@ class Loop:
                 lambda name: self._failpoint(f"checkpoint.{name}"),
                 self._settings.keep_checkpoints,
                 base,
+                self._publisher.recoverable(),
             )
         except WriteError as error:
             # Learning goes on; what was due is written with the weights of a later boundary.

@@ -9,7 +9,7 @@ Source: docs/training.md.
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -173,11 +173,12 @@ def save(
     failpoint: Failpoint = no_failpoint,
     keep: int = KEEP,
     base: Base | None = None,
+    needed: Collection[str] | None = (),
 ) -> Base:
     """Write a checkpoint, remove old ones, and return the full checkpoint of the next deltas.
 
-    The newest `keep` stay, with the full ones that they need. If they all are deltas of one full checkpoint, the newest
-    of the one before stays too.
+    The newest `keep` and those of `needed` stay, with the full ones that they need. If the newest all are deltas of one
+    full checkpoint, the newest of the one before stays too.
 
     Args:
         folder: Folder of the checkpoints.
@@ -186,6 +187,7 @@ def save(
         failpoint: Called with the name of each step, for crash tests.
         keep: Newest checkpoints that stay.
         base: The full checkpoint that the files need; None if they are a full one.
+        needed: Addresses of the versions whose checkpoints stay; None if that is unknown, so all stay.
 
     Raises:
         WriteError: If the file system refuses the checkpoint; the earlier ones stay.
@@ -197,9 +199,11 @@ def save(
         return CheckpointManifest(state=state, files=entries, base=base.name, num_deltas=base.num_deltas + 1)
 
     path = atomic_folder.write(folder, files, manifest, failpoint, prefix=f"{state.boundary_number:012d}-")
-    for old in set(_newest_first(folder)) - _needed(_newest_first(folder), keep):
-        # A folder that cannot be removed is tried again after the next checkpoint.
-        shutil.rmtree(old, ignore_errors=True)
+    if needed is not None:
+        found = _newest_first(folder)
+        for old in set(found) - _needed(found, keep) - _with_bases(_by_version(found, needed).values()):
+            # A folder that cannot be removed is tried again after the next checkpoint.
+            shutil.rmtree(old, ignore_errors=True)
     if base is None:
         return Base(name=path.name, boundary_ts=state.position.boundary_ts)
     return replace(base, num_deltas=base.num_deltas + 1)
@@ -212,7 +216,26 @@ def _needed(newest_first: list[Path], keep: int) -> set[Path]:
     if len(bases) == 1 and not bases & set(kept[:1]):
         # If one full checkpoint is damaged, all its deltas are lost with it.
         kept += [path for path in newest_first[keep:] if _base_of(path) not in bases][:1]
-    return {*kept, *map(_base_of, kept)}
+    return _with_bases(kept)
+
+
+def _by_version(newest_first: list[Path], addresses: Collection[str]) -> dict[str | None, Path]:
+    """Return the checkpoints that were written with these versions, by address: the oldest with the same weights."""
+    found: dict[str | None, Path] = {}
+    for path in newest_first:
+        try:
+            state = _manifest(path).state
+        except ArtifactError:
+            continue
+        address = state.published.artifact
+        # A later one that names the version holds other weights, or waiting sessions that came after it.
+        if address in addresses and state.learning.batch_number == state.published.batch_number:
+            found[address] = path
+    return found
+
+
+def _with_bases(paths: Iterable[Path]) -> set[Path]:
+    return {each for path in paths for each in (path, _base_of(path))}
 
 
 def _base_of(path: Path) -> Path:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from stream.errors import ArtifactError, ConfigError
+from stream.errors import ArtifactError, ConfigError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
 from trainer.versions import artifact, removal
@@ -85,6 +85,14 @@ class Publisher:
             f"lineage {self.lineage}: the newest checkpoint belongs to version {found.version}, which is"
             f" {found.status}; move {checkpoints} away and {start}"
         )
+
+    def recoverable(self) -> set[str] | None:
+        """Return the addresses of the versions that training may have to go back to; None if the database is away."""
+        try:
+            return self._registry.recoverable(self.lineage)
+        except StoreError as error:
+            _log.warning("no checkpoint of %s is removed: %s", self.lineage, error)
+            return None
 
     def register(self, sha256: str) -> bool:
         """Verify the version at `sha256` and make it live, then delete versions beyond the retention.

@@ -9,7 +9,7 @@ Source: docs/training.md.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, case, insert, literal, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, case, func, insert, literal, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import JSON, BigInteger, Integer, String
 
@@ -255,6 +255,27 @@ class Registry:
                 _log(connection, lineage, version.version, version.status, "retired", actor, why, now_ms)
         return retired
 
+    def recoverable(self, lineage: str) -> set[str]:
+        """Return the addresses of the versions that training may have to go back to.
+
+        They are those that serve or may be told to serve again, and the newest one that has not served yet.
+        """
+        serving = select(func.coalesce(func.max(versions.c.version), 0)).where(
+            versions.c.lineage == lineage, versions.c.status.in_(("live", "canary"))
+        )
+        on_its_way = (
+            select(versions.c.version)
+            .where(versions.c.lineage == lineage, versions.c.status.in_(("published", "verified")))
+            .where(versions.c.version > serving.scalar_subquery())
+            .order_by(versions.c.version.desc())
+            .limit(1)
+        )
+        statement = select(versions.c.artifact).where(
+            versions.c.lineage == lineage, or_(_may_serve(lineage), versions.c.version.in_(on_its_way))
+        )
+        with db.read(self._engine) as connection:
+            return set(connection.execute(statement).scalars())
+
     def live(self, lineage: str) -> Version | None:
         """Return the live version; None also if the lineage is killed."""
         alive = select(lineages.c.name).where(lineages.c.name == lineage, lineages.c.killed.is_(None))
@@ -289,7 +310,7 @@ def _version(row: "Row[tuple[object, ...]]") -> Version:
 def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
     numbers = select(versions.c.version).where(versions.c.lineage == lineage)
     newest = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
-    return or_(versions.c.status.in_(("live", "canary")), versions.c.version.in_(newest), _may_return(lineage))
+    return or_(versions.c.version.in_(newest), _may_serve(lineage))
 
 
 def _check_term(connection: Connection, lineage: str, term: int) -> None:
@@ -316,16 +337,19 @@ def _is_direct(connection: Connection, lineage: str) -> bool:
     return not is_locked and policies.of(row.policy).mode == "direct"
 
 
-def _may_return(lineage: str) -> ColumnElement[bool]:
-    """Return the condition of the versions that serving goes back to: a pinned one and the former one."""
+def _may_serve(lineage: str) -> ColumnElement[bool]:
+    """Return the condition of the versions that serve, that serving goes back to, and that training goes back to."""
     former = (
         select(versions.c.version)
         .where(versions.c.lineage == lineage, versions.c.status == "superseded", versions.c.live_since.is_not(None))
         .order_by(versions.c.live_since.desc(), versions.c.version.desc())
         .limit(1)
     )
-    pinned = select(lineages.c.pinned).where(lineages.c.name == lineage, lineages.c.pinned.is_not(None))
-    return or_(versions.c.version.in_(former), versions.c.version.in_(pinned))
+    named = [
+        versions.c.version.in_(select(column).where(lineages.c.name == lineage, column.is_not(None)))
+        for column in (lineages.c.pinned, lineages.c.rewind_to)
+    ]
+    return or_(versions.c.status.in_(("live", "canary")), versions.c.version.in_(former), *named)
 
 
 def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str, now_ms: int) -> bool:

@@ -62,10 +62,10 @@ def test_no_checkpoint_is_without_the_full_one_that_it_needs(tmp_path: Path, kee
 
     settings = replace(SETTINGS, keep_checkpoints=keep, keep_versions=3)
     feed(make_loop(tmp_path, engine, failpoint=watch, settings=settings), make_log(240))
-    assert max(counts) <= keep + 3
+    assert max(counts) <= keep + 6, "with those of two versions"
     found = manifests(tmp_path / "checkpoints")
     newest_is_full = list(found.values())[-1].base is None
-    assert newest_is_full or len({one.base or name for name, one in found.items()}) == 2, "should one be damaged"
+    assert newest_is_full or len({one.base or name for name, one in found.items()}) >= 2, "should one be damaged"
 
 
 def test_a_delta_is_smaller_and_loads_as_the_whole(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Retention of versions: the registry retires, then the folder goes; orphans go after a day."""
 
 import errno
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tests.trainer.session_log import make_log
 from trainer.rollout import changes
 from trainer.rollout.states import LineageView
 from trainer.rollout.store import RolloutStore
-from trainer.versions import artifact, removal
+from trainer.versions import artifact, checkpoint, removal
 from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import ORPHAN_AGE_MS, Publisher
 from trainer.versions.registry import Registry
@@ -204,6 +205,57 @@ def test_the_live_version_and_the_newest_stay(engine: Engine) -> None:
     assert [version.version for version in registry.retire("prm", 0, term, 6)] == [2, 3]
     assert registry.retire("prm", 0, term, 7) == []
     assert [version.status for version in registry.versions()] == ["live", "retired", "retired", "rejected"]
+
+
+def test_no_checkpoint_or_version_that_may_be_needed_again_is_removed(engine: Engine, tmp_path: Path) -> None:
+    """Versions go live, are pinned and put live again in turn: those to go back to load, and few others stay."""
+    registry, store = Registry(engine), RolloutStore(engine)
+    steps = itertools.cycle(["pin", "wait", "wait", "wait", "unpin", "wait", "promote", "wait"])
+    sizes: list[tuple[int, int]] = []
+    checkpoints = tmp_path / "checkpoints"
+
+    def command(name: str) -> None:
+        view = store.view(LINEAGE.name)
+        former = view.former
+        if name == "wait" or (name == "promote" and former is None):
+            return
+        decide = {
+            "pin": lambda v: changes.pin(v, None, "test"),
+            "unpin": lambda v: changes.unpin(v, "test"),
+            "promote": lambda v: changes.promote(v, former.number if former else None, "test"),
+        }[name]
+        store.command(LINEAGE.name, name, decide, user="ada", request_id=None, now_ms=0)
+
+    def watch(name: str) -> None:
+        if name != "artifact.before_write" or registry.live(LINEAGE.name) is None:
+            return
+        command(next(steps))
+        states = [checkpoint.load(path).state for path in sorted(checkpoints.glob("0*"))]
+        for address in registry.recoverable(LINEAGE.name):
+            state = next(each for each in states if each.published.artifact == address)
+            assert state.learning.batch_number == state.published.batch_number
+            assert state.position.boundary_ts == artifact.load(tmp_path / "artifacts", address).manifest.boundary_ts
+        sizes.append((len(on_disk(tmp_path)), len(list(checkpoints.glob("0*")))))
+
+    often = replace(LINEAGE, learning=replace(LINEAGE.learning, batch=2, checkpoint_s=2))
+    settings = replace(DELTAS_OF_THREE, publish_s=4, keep_checkpoints=1)
+    feed(make_loop(tmp_path, engine, lineage=often, settings=settings, failpoint=watch), make_log(100))
+    assert len(registry.versions(LINEAGE.name)) == len(sizes) + 1 == 25
+    versions, checkpoints_kept = (max(column) for column in zip(*sizes, strict=True))
+    assert versions <= 8, "three and those that they and recovery need"
+    assert checkpoints_kept <= 10
+
+
+def test_while_the_database_is_away_no_checkpoint_is_removed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> set[str]:
+        raise StoreError("away")
+
+    monkeypatch.setattr(Registry, "recoverable", away)
+    loop = make_loop(tmp_path, engine, settings=KEEP_THREE)
+    feed(loop, make_log(160))
+    assert len(list((tmp_path / "checkpoints").glob("0*"))) == loop.progress.num_boundaries
 
 
 def test_training_does_not_go_on_from_a_version_that_was_rolled_back(engine: Engine, tmp_path: Path) -> None:
