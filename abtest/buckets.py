@@ -78,10 +78,18 @@ def check_dealt(table: NDArray[np.int16], weights: Sequence[float], names: Seque
     Raises:
         ValueError: If an arm has too few buckets.
     """
-    for arm, (weight, name) in enumerate(zip(weights, names, strict=True)):
-        dealt = int((table == arm).sum())
-        if weight > 0.0 and dealt < MIN_BUCKETS:
-            raise ValueError(f"arm '{name}': {dealt} of {NUM_BUCKETS} buckets, expected {MIN_BUCKETS} or more")
+    for number, weight, name in zip(dealt(table, len(names)), weights, names, strict=True):
+        if weight > 0.0 and number < MIN_BUCKETS:
+            raise ValueError(f"arm '{name}': {number} of {NUM_BUCKETS} buckets, expected {MIN_BUCKETS} or more")
+
+
+def dealt(table: NDArray[np.int16], num_arms: int) -> tuple[int, ...]:
+    """Return the number of buckets of each arm.
+
+    >>> dealt(allocate("first", (0.9, 0.1), 0.015), 2)
+    (135, 15)
+    """
+    return tuple(int((table == arm).sum()) for arm in range(num_arms))
 
 
 def to_bytes(table: NDArray[np.int16]) -> bytes:

@@ -84,6 +84,7 @@ class Facts:
         data_range: Range of the facts.
         partial: Whether sessions with open windows count.
         counts: Counts of each arm, in the order of the plan.
+        exposed_in: Epoch to the number of clients first exposed in it.
         matured: Clients by arm, from sessions whose attribution window is closed.
         settled: Clients by arm, from sessions whose refund window is closed too.
         strays: Sessions and clients that fit the plan in part, or not at all.
@@ -93,6 +94,7 @@ class Facts:
     data_range: DataRange
     partial: bool
     counts: tuple[ArmCounts, ...]
+    exposed_in: Mapping[int, int]
     matured: Mapping[str, Sample]
     settled: Mapping[str, Sample]
     strays: Strays
@@ -147,6 +149,7 @@ def read(
         data_range=data_range,
         partial=partial,
         counts=_counts(connection, experiment, counted, clients, matured),
+        exposed_in=_exposed_in(connection, counted),
         matured=matured,
         settled=settled,
         strays=strays,
@@ -212,6 +215,13 @@ def _num_open(connection: Connection, counted: Counted, end_ts: int | None) -> i
         .select_from(session_facts)
         .where(*whole.sessions(), session_facts.c.impression_ts > counted.until_ts)
     ).scalar_one()
+
+
+def _exposed_in(connection: Connection, counted: Counted) -> dict[int, int]:
+    rows = connection.execute(
+        select(exposures.c.epoch, func.count().label("clients")).where(*counted.exposures()).group_by(exposures.c.epoch)
+    )
+    return {int(row.epoch): int(row.clients) for row in rows}
 
 
 def _counts(

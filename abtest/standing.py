@@ -29,8 +29,8 @@ def obstacle(experiment: Experiment, epochs: Sequence[Epoch], facts: Facts, chec
         return Obstacle(verdict=INVALID, reason="no primary metric was declared")
     if blocked:
         return Obstacle(verdict=INVALID, reason=f"{' and '.join(blocked)} failed: the arms cannot be compared")
-    if len({(epoch.weights, epoch.coverage) for epoch in epochs}) > 1:
-        return Obstacle(verdict=INVALID, reason="the allocation changed between epochs: pooled numbers are biased")
+    if len({epoch.weights for epoch in epochs}) > 1:
+        return Obstacle(verdict=INVALID, reason="the weights of the arms changed between epochs: pooling is biased")
     metric = METRICS[experiment.plan.primary]
     windows = "refund windows" if metric.waits_for_refunds else "attribution windows"
     complete = facts.is_complete(metric)

@@ -92,7 +92,9 @@ def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buye
 def _run(random: np.random.Generator, num_looks: int, primary: str, buyers: float) -> tuple[list[Look], bool]:
     plan = Plan(primary=primary, looks=num_looks, clients=2 * CLIENTS_PER_ARM, refund_s=0)
     experiment = experiment_of(plan)
-    epochs = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), sha256=""),)
+    epochs = (
+        Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256=""),
+    )
     taken: list[Look] = []
     excluded = False
     for number, facts in enumerate(_growing(random, num_looks, buyers), start=1):
@@ -185,6 +187,7 @@ def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | 
         ),
         partial=False,
         counts=counts,
+        exposed_in={1: sum(count.exposed for count in counts)},
         matured=found,
         settled=found,
         strays=Strays(clients=sum(sample.moments.n for sample in samples.values())),

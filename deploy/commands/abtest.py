@@ -155,6 +155,27 @@ def assign(
 
 
 @app.command()
+def ramp(
+    ctx: typer.Context,
+    name: NameArgument,
+    share: Annotated[
+        float | None, typer.Option(help="Share of all clients; by default the next of 1, 5, 10, 25, 50 and 100 %.")
+    ] = None,
+    shrink: Annotated[bool, typer.Option("--shrink", help="Allow a smaller share: clients leave.")] = False,
+    why: Annotated[str, typer.Option(help="Text that is stored with the epoch.")] = "ramp",
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the share of clients that take part, in a new epoch; refused while a health check is blocked."""
+    from abtest.ramp import ramp as change
+
+    opened = change(_engine(context(ctx)), name, share, now_ts=epoch_ms(), reason=why, shrink=shrink)
+    if as_json:
+        print_json(opened)
+    else:
+        console.print(f"experiment {name}: epoch {opened.number}, {opened.coverage:g} of all clients", highlight=False)
+
+
+@app.command()
 def stop(
     ctx: typer.Context,
     name: NameArgument,

@@ -11,7 +11,7 @@ from abtest.results import Check
 from abtest.store import Epoch
 from abtest.strays import Strays
 
-EPOCHS = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), sha256=""),)
+EPOCHS = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256=""),)
 
 
 def facts(strays: Strays) -> Facts:
@@ -36,6 +36,26 @@ def test_strays_are_shares_of_ten_thousand(number: int, status: str) -> None:
         money_sessions=10_000,
     )
     assert {checked(name, strays, "gmv").status for name in ("unknown_arm", "epoch", "currency")} == {status}
+
+
+def ratio_check(dealt: list[tuple[int, int]], clients: dict[int, int], exposed: tuple[int, int]) -> Check:
+    epochs = tuple(replace(EPOCHS[0], number=at, dealt=buckets) for at, buckets in enumerate(dealt, start=1))
+    found = facts(Strays())
+    counts = tuple(replace(count, exposed=n) for count, n in zip(found.counts, exposed, strict=True))
+    checks = health.checks(validation.experiment_of(Plan()), epochs, replace(found, counts=counts, exposed_in=clients))
+    return next(check for check in checks if check.check_name == "sample_ratio")
+
+
+def test_the_sample_ratio_follows_the_buckets_dealt() -> None:
+    """Weights of one half each, but 14 and 15 buckets: 29,000 clients would fail against the weights."""
+    assert ratio_check([(14, 15)], {1: 29_000}, (14_000, 15_000)).p == pytest.approx(1.0)
+    assert ratio_check([(15, 15)], {1: 29_000}, (14_000, 15_000)).status == "blocked"
+
+
+def test_the_sample_ratio_weighs_epochs_by_their_clients() -> None:
+    found = ratio_check([(10, 30), (5_000, 5_000)], {1: 4_000, 2: 10_000}, (6_000, 8_000))
+    assert found.p == pytest.approx(1.0)
+    assert "control 6000 (expected 6000.0)" in found.detail
 
 
 def test_foreign_money_does_not_block_a_rate() -> None:

@@ -11,7 +11,7 @@ from abtest.standing import Obstacle, Outlook
 from abtest.store import Epoch
 from tests.abtest.test_looks import facts
 
-EPOCH = Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), sha256="")
+EPOCH = Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256="")
 WINDOWS_MS = 1_000 * (Plan().attribution_s + Plan().refund_s)
 
 
@@ -53,11 +53,16 @@ def test_money_after_refunds_waits_for_the_refund_window() -> None:
     assert obstacle(ended, Plan(primary="gmv")) is None
 
 
-def test_a_changed_allocation_is_invalid() -> None:
+def test_a_ramp_hinders_no_look() -> None:
+    epochs = (replace(EPOCH, coverage=0.1, dealt=(500, 500)), replace(EPOCH, number=2))
+    assert standing.obstacle(validation.experiment_of(Plan()), epochs, facts(2_000), ()) is None
+
+
+def test_changed_weights_are_invalid() -> None:
     epochs = (EPOCH, replace(EPOCH, number=2, weights=(0.9, 0.1)))
     found = standing.obstacle(validation.experiment_of(Plan()), epochs, facts(2_000), ())
     assert found is not None
-    assert (found.verdict, "allocation changed" in found.reason) == ("invalid", True)
+    assert (found.verdict, "weights of the arms changed" in found.reason) == ("invalid", True)
 
 
 def test_the_last_look_stands_whatever_the_facts_say_later() -> None:

@@ -1,0 +1,46 @@
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import Engine
+
+from abtest.plan import Plan
+from abtest.ramp import ramp
+from abtest.report import report
+from abtest.store import ExperimentStore
+from stream.errors import ConfigError
+from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
+
+pytestmark = pytest.mark.slow
+
+
+def test_steps_up_to_all_clients(store_engine: Engine) -> None:
+    store = ExperimentStore(store_engine)
+    store.create(key="first", arms=ARMS, now_ts=0, share=0.1)
+    shares = [ramp(store_engine, "first", None, now_ts=at, reason="ramp").coverage for at in (1, 2, 3)]
+    assert shares == [0.25, 0.5, 1.0]
+    with pytest.raises(ConfigError, match="all clients take part already"):
+        ramp(store_engine, "first", None, now_ts=4, reason="ramp")
+
+
+def test_a_blocked_check_freezes_the_share_but_lets_it_shrink(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=15, num_clients=400)
+    of_control = [each for each in sessions if each.assignment[0].arm == ARMS[0].name or each.client_id < "c00100"]
+    fill(store_engine, of_control, plan=Plan(min_buyers=20))
+    store = ExperimentStore(store_engine)
+    store.ramp("first", 0.5, now_ts=LAST_TS + 1, reason="smaller", shrink=True)
+    with pytest.raises(ConfigError, match=r"stays at 0\.5 of all clients, as a check is blocked: sample_ratio"):
+        ramp(store_engine, "first", 1.0, now_ts=LAST_TS + 2, reason="ramp")
+    assert ramp(store_engine, "first", 0.2, now_ts=LAST_TS + 2, reason="stop", shrink=True).coverage == 0.2
+
+
+def test_facts_of_all_epochs_count_together(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=15, num_clients=400)
+    fill(store_engine, sessions[: len(sessions) // 2], plan=Plan(min_buyers=20))
+    before = report(store_engine, "first")
+    ExperimentStore(store_engine).ramp("first", 0.5, now_ts=LAST_TS + 1, reason="smaller", shrink=True)
+    for session in sessions[len(sessions) // 2 :]:
+        session.assignment = [replace(session.assignment[0], epoch=2)]
+    append(store_engine, sessions[len(sessions) // 2 :], matured_ts=LAST_TS)
+    after = report(store_engine, "first")
+    assert sum(count.sessions for count in before.counts) < sum(count.sessions for count in after.counts)
+    assert sum(count.sessions for count in after.counts) == len(sessions)
+    assert "weights" not in after.verdict_reason
