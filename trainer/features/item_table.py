@@ -104,7 +104,9 @@ class ItemTable:
 
         Shapes: (n, len(ITEM_COLUMNS)).
         """
-        columns = self.columns[self.rows(item_ids)]
+        # The look-up may replace the arrays by larger ones.
+        rows = self.rows(item_ids)
+        columns = self.columns[rows]
         columns[:, _PRICE] = price_column(np.array(price_minor, np.float64))
         return columns
 

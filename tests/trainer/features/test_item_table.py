@@ -52,6 +52,13 @@ def test_the_table_grows_and_starts_anew_when_it_is_full(monkeypatch: pytest.Mon
     assert table.leaf == ["c5"]
 
 
+def test_the_columns_of_a_list_that_makes_the_table_grow_are_read_from_the_grown_one() -> None:
+    known = MemoryCatalogue({f"i{number}": item(f"i{number}") for number in range(1_100)})
+    ids = list(known.items)
+    expected = item_f16(list(known.items.values()), [5] * len(ids))
+    assert ItemTable(known).item_f16(ids, [5] * len(ids)).tobytes() == expected.tobytes()
+
+
 def test_a_vector_of_another_width_counts_as_missing() -> None:
     known = catalogue(4, p_missing=0.0)
     known.items["i2"] = structs.replace(known.items["i2"], text_vec=bytes(8))
