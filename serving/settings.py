@@ -41,7 +41,7 @@ class ServingSettings:
         collect_bytes: Size of posted events that wait in memory for the broker; further ones are refused with 429.
         collect_timeout_s: Seconds after which posted events that the broker has not acknowledged are answered with 503.
         collect_currency: Currency of posted lists and orders that name none, such as EUR; empty = unknown.
-        profiles_capacity: Clients whose profile is kept in memory.
+        profiles_capacity: Clients whose profile is kept in memory, about 2 KB each at most.
         artifacts: Folder of model artifacts; empty = `artifacts` under the home folder.
     """
 

@@ -12,7 +12,6 @@ from serving.schemas import RankRequest
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas.events import MAX_ITEMS, Features, History
-from stream.schemas.session import ACTION_CODES
 from trainer.features import (
     FEATURE_SCHEMA,
     ExampleBuilder,
@@ -83,7 +82,7 @@ class FeatureBuilder:
             tokens=query_tokens(request.query.text or "", self._query_hash_key),
             query_vector=request.query.vector or (),
         )
-        history = self.history(request.client_id, event_ts)
+        history = self._profiles.history(request.client_id, event_ts)
         lists = request_list(
             query_id=query_id,
             item_ids=ids[: self._num_scored],
@@ -96,16 +95,6 @@ class FeatureBuilder:
         )
         return RequestFeatures(
             items=items, context=context, history=history, example=self._examples.from_request(lists)
-        )
-
-    def history(self, client_id: str, event_ts: int) -> History:
-        """Return the client's behaviours, newest first, with their age at `event_ts`."""
-        known = [b for b in self._profiles.behaviours(client_id) if b.action in ACTION_CODES]
-        return History(
-            object_id=[b.item_id for b in known],
-            action=[b.action for b in known],
-            age_s=[max(event_ts - b.event_ts, 0) // 1_000 for b in known],
-            category=[b.category or "" for b in known],
         )
 
 

@@ -13,6 +13,7 @@ item interactions are its history, and a hotel's earlier click-outs are its sale
 order, which stands in for the incoming order. A hotel has no text, image, brand or rating; its city is its category.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from serving.schemas import Candidate, QueryText, RankRequest
 from stream.errors import ConfigError
 from stream.operations.replay import Replayed
 from stream.replicas.catalogue import Catalogue
-from stream.replicas.profiles import MAX_BEHAVIOURS, Profiles
+from stream.replicas.profiles import DEFAULT_CAPACITY, MAX_BEHAVIOURS, Profiles
 from stream.schemas import topics
 from stream.schemas.events import (
     Behaviour,
@@ -134,6 +135,7 @@ class _Past:
     def __init__(self) -> None:
         self._catalogue = Catalogue()
         self._profiles = Profiles()
+        self._known: OrderedDict[str, list[Behaviour]] = OrderedDict()
         self._builder = FeatureBuilder(self._catalogue, self._profiles, num_scored=N_MAX, query_hash_key=b"")
 
     def features(self, row: _Row, hotels: list[str], prices: list[int]) -> Features:
@@ -156,7 +158,7 @@ class _Past:
     def touch(self, row: _Row, *actions: str) -> None:
         """Add the item of a row to the history of its visit; a purchase counts as a sale."""
         hotel = row.text("reference")
-        known = list(self._profiles.behaviours(row.visit))
+        known = self._known.pop(row.visit, [])
         known += [
             Behaviour(
                 event_id=row.id_of(action, row.event_ts),
@@ -168,6 +170,9 @@ class _Past:
             for action in actions
         ]
         known.sort(key=lambda behaviour: (behaviour.event_ts, behaviour.event_id), reverse=True)
+        self._known[row.visit] = known[:MAX_BEHAVIOURS]
+        if len(self._known) > DEFAULT_CAPACITY:
+            self._known.popitem(last=False)
         self._profiles.put(Profile(client_id=row.visit, behaviours=known[:MAX_BEHAVIOURS], updated_ts=row.event_ts))
         if "purchase" in actions:
             item = self._catalogue[hotel]

@@ -35,18 +35,11 @@ def test_at_most_two_hundred_candidates_have_a_price(profiles: Profiles) -> None
     assert len(builder(profiles).prices(request(num_candidates=201))) == 200
 
 
-def test_the_history_holds_known_actions_with_their_age(profiles: Profiles) -> None:
-    found = builder(profiles).history("c-1", START_MS)
-    assert (found.object_id, found.action, found.age_s) == (["i-0", "i-2"], ["click", "purchase"], [0, 3])
-    assert found.category == ["", ""]
-
-
-def test_an_action_after_the_query_has_age_zero(profiles: Profiles) -> None:
-    assert builder(profiles).history("c-1", START_MS - 10_000).age_s == [0, 0]
-
-
-def test_an_unknown_client_has_no_history(profiles: Profiles) -> None:
-    assert builder(profiles).history("c-2", START_MS).object_id == []
+def test_the_history_is_that_of_the_client_at_the_time_of_the_query(profiles: Profiles) -> None:
+    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30)
+    assert found.history == profiles.history("c-1", START_MS)
+    assert found.history.object_id == ["i-0", "i-2"]
+    assert found.example.hist_type.tolist() == [2, 4]
 
 
 def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Profiles) -> None:

@@ -1,9 +1,13 @@
+import tracemalloc
+
+import numpy as np
 import pytest
 
 from stream.errors import SchemaError
 from stream.replicas.profiles import MAX_BEHAVIOURS, Profiles, decode
 from stream.schemas import topics
-from stream.schemas.events import Behaviour, Profile, encode
+from stream.schemas.events import Behaviour, History, Profile, encode
+from stream.schemas.session import ACTION_CODES
 from tests.stream.replicas.test_catalogue import StoredRecord
 
 
@@ -22,9 +26,9 @@ def record(value: Profile | None, offset: int, client: str) -> StoredRecord:
 def test_behaviours_come_newest_first_and_are_capped() -> None:
     profiles = Profiles()
     profiles.apply([record(profile("a", *range(1, 71)), 0, "a")])
-    times = [b.event_ts for b in profiles.behaviours("a")]
-    assert times == list(range(70, 70 - MAX_BEHAVIOURS, -1))
-    assert profiles.behaviours("nobody") == ()
+    newest = range(70, 70 - MAX_BEHAVIOURS, -1)
+    assert profiles.history("a", 70).object_id == [f"i{time}" for time in newest]
+    assert profiles.history("nobody", 70) == History(object_id=[], action=[], age_s=[], category=[])
 
 
 def test_tombstones_delete_and_bad_records_are_counted() -> None:
@@ -40,7 +44,7 @@ def test_the_client_used_longest_ago_leaves_first() -> None:
     profiles = Profiles(capacity=2)
     profiles.put(profile("a", 1))
     profiles.put(profile("b", 1))
-    assert profiles.behaviours("a")
+    assert profiles.history("a", 1).object_id
     profiles.put(profile("c", 1))
     assert "b" not in profiles
     assert len(profiles) == 2
@@ -52,3 +56,50 @@ def test_refusals_name_the_field() -> None:
         Profiles(capacity=0)
     with pytest.raises(SchemaError, match="schema_version 9"):
         decode(encode(Profile(schema_version=9, client_id="a", behaviours=[], updated_ts=0)))
+
+
+def visits(client: str, rng: np.random.Generator, num: int) -> Profile:
+    actions = [*ACTION_CODES, "hover"]
+    behaviours = [
+        Behaviour(
+            event_id=f"{client}-{number}",
+            item_id=f"item-{rng.integers(1_000_000):08d}",
+            action=actions[rng.integers(len(actions))],
+            event_ts=int(rng.integers(0, 2**50)),
+            category=(None, "", "Shoes", "Shoes > Men", "\u00e9\0")[rng.integers(5)],
+            price_minor=int(rng.integers(1_000_000)),
+        )
+        for number in range(num)
+    ]
+    return Profile(client_id=client, behaviours=behaviours, updated_ts=2**51)
+
+
+@pytest.mark.parametrize("num", [0, 1, 30, 70])
+def test_a_history_shows_what_its_behaviours_say(num: int) -> None:
+    profiles, made = Profiles(), visits("a", np.random.default_rng(num), num)
+    profiles.put(made)
+    newest = sorted(made.behaviours, key=lambda b: (b.event_ts, b.event_id), reverse=True)[:MAX_BEHAVIOURS]
+    known = [b for b in newest if b.action in ACTION_CODES]
+    asked_ts = known[len(known) // 2].event_ts + 1_999 if known else 0
+    assert profiles.history("a", asked_ts) == History(
+        object_id=[b.item_id for b in known],
+        action=[b.action for b in known],
+        age_s=[max(asked_ts - b.event_ts, 0) // 1_000 for b in known],
+        category=[b.category or "" for b in known],
+    )
+
+
+def test_a_full_history_takes_at_most_2_kb() -> None:
+    rng, num_clients = np.random.default_rng(1), 200
+    made = [visits(f"client-{number:032d}", rng, MAX_BEHAVIOURS) for number in range(num_clients)]
+    raw = [StoredRecord(b"", encode(each), offset, topic=topics.PROFILES) for offset, each in enumerate(made)]
+    profiles = Profiles()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        profiles.apply(raw)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(profiles) == num_clients
+    assert after - before < 2_048 * num_clients
