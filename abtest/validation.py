@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abtest import health, looks, standing
+from abtest.buckets import allocate, check_dealt, dealt
 from abtest.estimates import estimate
 from abtest.inference import compare
 from abtest.looks import DO_NOT_SHIP, SHIP, Look
@@ -25,7 +26,7 @@ from abtest.store import Arm, Epoch, Experiment
 from abtest.strays import Strays
 
 ARMS = (Arm(name="control", lineage="a", is_control=True), Arm(name="treatment", lineage="a"))
-CLIENTS_PER_ARM = 2_400
+CLIENTS = 4_800
 _ORDERS = COLUMNS.index("orders")
 
 
@@ -36,6 +37,8 @@ class Validation:
     Attributes:
         seed: Seed of the runs.
         primary: Primary metric.
+        weight: Share of the clients in the treatment.
+        buyers: Chance of an order in a session.
         looks: Looks of the plan.
         runs: Number of experiments.
         higher: Runs in which a look found the treatment better.
@@ -46,6 +49,8 @@ class Validation:
 
     seed: int
     primary: str
+    weight: float
+    buyers: float
     looks: int
     runs: int
     higher: int
@@ -59,7 +64,16 @@ class Validation:
         return (self.higher + self.lower) / self.runs
 
 
-def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buyers: float = 0.08) -> Validation:
+def validate(
+    seed: int,
+    *,
+    runs: int,
+    num_looks: int,
+    primary: str = "cvr",
+    weight: float = 0.5,
+    buyers: float = 0.08,
+    clients: int = CLIENTS,
+) -> Validation:
     """Return the errors of seeded experiments without an effect.
 
     Args:
@@ -67,12 +81,26 @@ def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buye
         runs: Number of experiments.
         num_looks: Equally spaced looks of each.
         primary: Metric that decides.
+        weight: Share of the clients in the treatment.
         buyers: Chance of an order in a session.
+        clients: Clients of both arms.
+
+    Raises:
+        ValueError: If a share lies outside of its bounds, or an arm would have fewer than 10 buckets.
     """
     ends: list[str] = []
     wrong = without_look = 0
+    if not 0.0 < buyers < 1.0:
+        raise ValueError(f"buyers = {buyers}: expected more than 0, less than 1")
+    weights = (1.0 - weight, weight)
+    table = allocate("validation", weights, 1.0)
+    check_dealt(table, weights, [arm.name for arm in ARMS])
+    epoch = Epoch(
+        number=1, start_ts=0, end_ts=None, coverage=1.0, weights=weights, dealt=dealt(table, len(ARMS)), sha256=""
+    )
     for random in np.random.default_rng(seed).spawn(runs):
-        taken, excluded = _run(random, num_looks, primary, buyers)
+        plan = Plan(primary=primary, goals=(primary,), looks=num_looks, clients=clients, refund_s=0)
+        taken, excluded = _run(random, plan, epoch, buyers)
         wrong += excluded
         without_look += not taken
         if taken and abs(taken[-1].z) >= (taken[-1].boundary or np.inf):
@@ -80,6 +108,8 @@ def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buye
     return Validation(
         seed=seed,
         primary=primary,
+        weight=weight,
+        buyers=buyers,
         looks=num_looks,
         runs=runs,
         higher=ends.count(SHIP),
@@ -89,15 +119,11 @@ def validate(seed: int, *, runs: int, num_looks: int, primary: str = "cvr", buye
     )
 
 
-def _run(random: np.random.Generator, num_looks: int, primary: str, buyers: float) -> tuple[list[Look], bool]:
-    plan = Plan(primary=primary, looks=num_looks, clients=2 * CLIENTS_PER_ARM, refund_s=0)
-    experiment = experiment_of(plan)
-    epochs = (
-        Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256=""),
-    )
+def _run(random: np.random.Generator, plan: Plan, epoch: Epoch, buyers: float) -> tuple[list[Look], bool]:
+    experiment, epochs = experiment_of(plan), (epoch,)
     taken: list[Look] = []
     excluded = False
-    for number, facts in enumerate(_growing(random, num_looks, buyers), start=1):
+    for number, facts in enumerate(_growing(random, plan, epoch.weights[1], buyers), start=1):
         hindrance = standing.obstacle(experiment, epochs, facts, health.checks(experiment, epochs, facts))
         if hindrance is not None:
             continue
@@ -114,14 +140,14 @@ def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
     return found.cs_p is not None and found.cs_p < plan.alpha
 
 
-def _growing(random: np.random.Generator, num_looks: int, buyers: float) -> Iterator[Facts]:
+def _growing(random: np.random.Generator, plan: Plan, weight: float, buyers: float) -> Iterator[Facts]:
     """Yield the facts at each look, as new clients arrive and are assigned by chance."""
-    total = 2 * CLIENTS_PER_ARM
+    total = plan.clients or 0
     samples = {arm.name: Sample(moments=Moments.empty(len(COLUMNS)), buyers=0) for arm in ARMS}
-    edges = [round(total * look / num_looks) for look in range(num_looks + 1)]
+    edges = [round(total * look / plan.looks) for look in range(plan.looks + 1)]
     for before, after in pairwise(edges):
         vectors = client_sums(random, after - before, buyers)
-        treated = random.random(after - before) < 0.5
+        treated = random.random(after - before) < weight
         for arm, members in zip(ARMS, (~treated, treated), strict=True):
             old, new = samples[arm.name], vectors[members]
             samples[arm.name] = Sample(

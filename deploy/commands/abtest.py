@@ -254,13 +254,22 @@ def validate(
     runs: Annotated[int, typer.Option(help="Experiments of each number of looks.")] = 2_000,
     looks: Annotated[list[int] | None, typer.Option(help="Equally spaced looks; 1, 7 and 30 by default.")] = None,
     primary: Annotated[str, typer.Option(help="Experiment metric that decides.")] = "cvr",
+    weight: Annotated[float, typer.Option(help="Share of the clients in the treatment.")] = 0.5,
+    buyers: Annotated[float, typer.Option(help="Chance of an order in a session.")] = 0.08,
+    clients: Annotated[int, typer.Option(min=2, help="Clients of both arms.")] = 4_800,
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 2026,
     as_json: JsonFlag = False,
 ) -> None:
     """Simulate experiments without an effect and print how often the verdict is wrong; alpha is 0.05."""
     from abtest.validation import validate as simulate
 
-    found = [simulate(seed, runs=runs, num_looks=number, primary=primary) for number in looks or (1, 7, 30)]
+    try:
+        found = [
+            simulate(seed, runs=runs, num_looks=number, primary=primary, weight=weight, buyers=buyers, clients=clients)
+            for number in looks or (1, 7, 30)
+        ]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if as_json:
         print_json(found)
     else:
@@ -277,7 +286,8 @@ def validate(
             for entry in found
         ]
         columns = ("looks", "runs", "decided", "ship", "do not ship", "outside the sequence", "without a look")
-        print_table(f"{primary} without an effect, seed {seed}", columns, rows)
+        title = f"{primary} without an effect, treatment {weight:g}, buyers {buyers:g}, seed {seed}"
+        print_table(title, columns, rows)
 
 
 @app.command()

@@ -9,6 +9,24 @@ def test_a_seed_repeats_its_runs() -> None:
     assert validate(3, runs=4, num_looks=2) == validate(3, runs=4, num_looks=2)
 
 
+def test_a_small_arm_with_few_buyers_takes_no_look() -> None:
+    found = validate(3, runs=3, num_looks=1, weight=0.01)
+    assert (found.without_look, found.error) == (3, 0.0)
+
+
+def test_a_small_arm_with_enough_buyers_takes_one() -> None:
+    assert validate(3, runs=2, num_looks=1, primary="aov", weight=0.1, clients=12_000).without_look == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"weight": 1.5}, "weights"), ({"weight": 0.0001}, "1 of 10000 buckets"), ({"buyers": 0.0}, "buyers = 0.0")],
+)
+def test_impossible_values_are_refused(options: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        validate(3, runs=1, num_looks=1, **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_seven_looks_decide_no_more_often_than_alpha_allows() -> None:
     found = validate(5, runs=400, num_looks=7)
