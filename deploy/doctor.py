@@ -24,6 +24,7 @@ from deploy.grafana.settings import GrafanaSettings
 from deploy.kafka import choice, jars
 from deploy.kafka.settings import LocalKafkaSettings
 from deploy.migrations.revision import revision
+from serving import exposure
 from serving.settings import ServingSettings
 from stream import db
 from stream.agents.settings import WorkerSettings
@@ -34,6 +35,7 @@ from stream.errors import ConfigError, ShelfwiseError
 from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from trainer.settings import TrainerSettings
+from trainer.versions.signature import SigningSettings, VersionKeys
 
 CONNECT_S = 2.0
 MIN_FREE_BYTES = 1 << 30
@@ -70,6 +72,7 @@ def examine(context: Context) -> list[Check]:
         ("disk space", _disk),
         ("gpu", _gpu),
         ("serving port", _serving_port),
+        ("serving access", _serving_access),
         ("joiner port", _joiner_port),
         ("trainer port", _trainer_port),
         ("sink port", _sink_port),
@@ -200,6 +203,15 @@ def _gpu(_context: Context) -> tuple[Status, str]:
 def _serving_port(context: Context) -> tuple[Status, str]:
     settings = context.settings.get("serving", ServingSettings)
     return _port(settings.host, settings.port)
+
+
+def _serving_access(context: Context) -> tuple[Status, str]:
+    settings = context.settings.get("serving", ServingSettings)
+    keys = VersionKeys.of(context.settings.get("signing", SigningSettings))
+    exposure.check(settings, keys)
+    callers = "callers need a token" if settings.tokens else "everybody on this machine may call"
+    versions = "signed versions only" if keys else "versions are not signed"
+    return "ok", f"{settings.host}: {callers}; {versions}"
 
 
 def _joiner_port(context: Context) -> tuple[Status, str]:

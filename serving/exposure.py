@@ -22,5 +22,9 @@ def check(settings: ServingSettings, version_keys: VersionKeys) -> None:
     if is_loopback(settings.host):
         return
     where = f"serving.host = {settings.host} is not on loopback"
+    if not settings.tokens:
+        raise ConfigError(
+            f"{where}: set serving.tokens; `shelfwise serving token ROLE` makes a token and prints its line"
+        )
     if not version_keys:
         raise ConfigError(f"{where}: set signing.key, so that only signed versions are loaded")

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from serving.tokens import parse
 from stream.schemas.money import currency_code
+from stream.settings import secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +16,12 @@ class ServingSettings:
         port: Port of the API, `/livez`, `/readyz` and `/metrics`.
         allowed_hosts: Host names under which callers reach the service, separated by commas. `localhost`,
             `serving.host` and addresses are always served. Requests for other names are refused with 421.
+        tokens: Tokens of callers as lines `ROLE:SHA256` or `ROLE:SHA256:YYYY-MM-DD`, separated by white space or
+            commas. The roles are `score`, `collect` and `read`, with two tokens each at most; a token is refused from
+            that day on (UTC). `shelfwise serving token` makes them. Empty = everybody may call, on loopback only.
+        caller_rate: Requests per second of one token, in each process; 0 = no limit.
+        caller_burst: Requests that a token may send at once after a pause.
+        caller_token: Token that `shelfwise serving rank` and the simulated shop send.
         drain_s: Seconds between SIGTERM and the close. Meanwhile `/readyz` answers 503 and requests are still answered,
             so that load balancers can turn away first; 0 closes at once.
         max_connections: Open connections, at most the descriptor limit of the process (`ulimit -n`) less 256. At the
@@ -48,6 +56,10 @@ class ServingSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     allowed_hosts: str = ""
+    tokens: str = secret(private_file=True)
+    caller_rate: float = 0.0
+    caller_burst: int = 100
+    caller_token: str = secret(private_file=True)
     drain_s: float = 5.0
     max_connections: int = 1_000
     headers_timeout_s: float = 5.0
@@ -91,8 +103,13 @@ class ServingSettings:
                 currency_code(self.collect_currency)
             except ValueError as error:
                 raise ValueError(f"collect_currency = {error}") from error
+        parse(self.tokens)
+        if self.caller_burst < 1:
+            raise ValueError(f"caller_burst = {self.caller_burst}: expected at least 1")
+        if not (self.caller_token.isascii() and self.caller_token.isprintable()):
+            raise ValueError("caller_token: expected printable ASCII characters")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port = {self.port}: expected 0 to 65535")
-        for name in ("drain_s", "spool_bytes"):
+        for name in ("drain_s", "spool_bytes", "caller_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")

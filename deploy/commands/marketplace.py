@@ -83,6 +83,7 @@ def run(
     from deploy.simulation.marketplace.market import Market
     from deploy.simulation.marketplace.rankers import IncomingOrder, Ranker, RankingService
     from deploy.simulation.marketplace.settings import MarketplaceSettings
+    from serving.settings import ServingSettings
     from stream.broker.producer import Producer
     from stream.operations.tick_writer import Ticker
 
@@ -100,7 +101,10 @@ def run(
     # One thread is enough where nothing is waited for.
     market = Market(replace(settings, concurrency=1) if direct else settings)
     stopping = stop_event(ctx)
-    ranker: Ranker = IncomingOrder(market) if direct else RankingService(market, settings.serving, wait=stopping.wait)
+    token = loaded.settings.get("serving", ServingSettings).caller_token
+    ranker: Ranker = (
+        IncomingOrder(market) if direct else RankingService(market, settings.serving, token=token, wait=stopping.wait)
+    )
     with Producer(broker) as producer, Ticker(broker, producer, writer="marketplace") as ticker:
         summary = Driver(
             market,

@@ -68,6 +68,35 @@ def openapi() -> None:
 
 
 @app.command()
+def token(
+    role: Annotated[str, typer.Argument(help="score, collect or read.")],
+    expires: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="First day (UTC) on which it is refused; never by default.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a bearer token, and print it with the line for `serving.tokens`; the token itself is stored nowhere."""
+    import os
+    from datetime import date
+
+    from serving.tokens import Role, make
+    from stream.errors import ConfigError
+
+    roles = {each.value: each for each in Role}
+    if role not in roles:
+        raise ConfigError(f"role '{role}': expected one of {', '.join(roles)}")
+    try:
+        day = None if expires is None else date.fromisoformat(expires)
+    except ValueError as error:
+        raise ConfigError(f"--expires {expires}: expected a day such as 2027-03-01") from error
+    text, line = make(roles[role], os.urandom, day)
+    if as_json:
+        print_json({"token": text, "line": str(line)})
+    else:
+        typer.echo(f"token: {text}\nline:  {line}")
+
+
+@app.command()
 def rank(
     ctx: typer.Context,
     file: Annotated[str, typer.Argument(help="JSON file with one request; - reads standard input.")],
@@ -80,7 +109,7 @@ def rank(
 
     settings = context(ctx).settings.get("serving", ServingSettings)
     body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    answer = ask(url or f"http://{settings.host}:{settings.port}", body)
+    answer = ask(url or f"http://{settings.host}:{settings.port}", body, token=settings.caller_token)
     if as_json:
         print_json(answer)
         return

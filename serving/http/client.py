@@ -27,8 +27,13 @@ class UnavailableError(UnreachableError):
 class RankClient:
     """Connections to a ranking service, one kept per thread."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float = 10.0, token: str = "") -> None:
         """Check the address; nothing is opened yet.
+
+        Args:
+            base_url: Address of the service.
+            timeout_s: Seconds until a connection or an answer is given up.
+            token: Bearer token of the role `score`; empty sends none.
 
         Raises:
             ConfigError: If the address is not of the form http://HOST:PORT or https://HOST:PORT.
@@ -45,6 +50,9 @@ class RankClient:
         self._host, self._port = parts.hostname, port or _DEFAULT_PORTS[parts.scheme]
         self._path = parts.path.rstrip("/") + RANK
         self._timeout_s = timeout_s
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._kept = threading.local()
         self._opened: list[http.client.HTTPConnection] = []
 
@@ -76,7 +84,7 @@ class RankClient:
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
         connection = self._connection()
-        connection.request("POST", self._path, body, {"Content-Type": "application/json"})
+        connection.request("POST", self._path, body, self._headers)
         response = connection.getresponse()
         if response.length is not None and response.length <= MAX_ANSWER_BYTES:
             return response.status, response.read()
@@ -112,7 +120,7 @@ class RankClient:
         return SchemaError("refused", f"{where}{problem.error} (status {status})")
 
 
-def rank(base_url: str, body: bytes, *, timeout_s: float = 10.0) -> RankAnswer:
+def rank(base_url: str, body: bytes, *, timeout_s: float = 10.0, token: str = "") -> RankAnswer:
     """Post one request over a connection of its own and return the answer.
 
     Raises:
@@ -120,7 +128,7 @@ def rank(base_url: str, body: bytes, *, timeout_s: float = 10.0) -> RankAnswer:
         UnreachableError: If no service answers, or the answer is not a ranking service's.
     """
     try:
-        client = RankClient(base_url, timeout_s=timeout_s)
+        client = RankClient(base_url, timeout_s=timeout_s, token=token)
     except ConfigError as error:
         raise UnreachableError(str(error)) from error
     try:

@@ -1,5 +1,7 @@
 """The outermost layer of the application: request ids, refusals before the body is read, and the time of the client.
 
+Who may call is asked before anything else but the host.
+
 A browser sends `application/json` to another origin only after a preflight request, which no route answers: with the
 check of the host, a web page reaches neither route.
 
@@ -17,9 +19,12 @@ from typing import Any, Final
 import msgspec
 from structlog.contextvars import bound_contextvars
 
+from serving.http.access import Access, Denial
 from serving.http.hosts import Hosts
 from serving.http.openapi import RANK
+from serving.http.rate_limit import RateLimit
 from serving.ranking.service import Service
+from serving.tokens import parse
 from stream.schemas.problems import Problem
 
 # Servers and frameworks state different types for the same dictionaries.
@@ -38,15 +43,18 @@ _ARM: Final = "shelfwise.arm"
 _REQUEST_ID: Final = b"x-request-id"
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON: Final = b"application/json"
-_ERRORS: Final = {
-    400: "expected one valid Host header",
-    415: "the Content-Type is not application/json",
-    421: "the Host is none of serving.allowed_hosts",
-    503: "the service is overloaded; send the request again later",
-}
-_HEADERS: Final[dict[int, list[tuple[bytes, bytes]]]] = {
-    415: [(b"accept", _JSON)],
-    503: [(b"retry-after", str(RETRY_AFTER_S).encode())],
+_DENIALS: Final = {
+    denial.status: denial
+    for denial in (
+        Denial(400, "expected one valid Host header"),
+        Denial(415, "the Content-Type is not application/json", ((b"accept", _JSON),)),
+        Denial(421, "the Host is none of serving.allowed_hosts"),
+        Denial(
+            503,
+            "the service is overloaded; send the request again later",
+            ((b"retry-after", str(RETRY_AFTER_S).encode()),),
+        ),
+    )
 }
 
 
@@ -67,17 +75,21 @@ def with_edge(app: App, service: Service) -> App:
 
     Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
     """
-    hosts = Hosts([service.settings.host, *service.settings.allowed_hosts.split(",")])
+    settings = service.settings
+    hosts = Hosts([settings.host, *settings.allowed_hosts.split(",")])
+    limit = RateLimit(settings.caller_rate, settings.caller_burst, service.clock)
+    access = Access(parse(settings.tokens), limit, service.now_ms)
 
-    def refusal(scope: Scope, arrival_s: float) -> int | None:
-        named = [value for name, value in scope["headers"] if name == b"host"]
-        if status := hosts.refusal(named):
-            return status
+    def denial_of(scope: Scope, arrival_s: float) -> Denial | None:
+        if status := hosts.refusal(_values(scope, b"host")):
+            return _DENIALS[status]
+        if denial := access.denial(scope["path"], _values(scope, b"authorization")):
+            return denial
         if scope["method"] != "POST":
             return None
         if _content_type(scope) != _JSON:
-            return 415
-        return 503 if scope["path"] == RANK and service.refuses(arrival_s) else None
+            return _DENIALS[415]
+        return _DENIALS[503] if scope["path"] == RANK and service.refuses(arrival_s) else None
 
     async def edge(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,15 +109,19 @@ def with_edge(app: App, service: Service) -> App:
             if _ARM in scope and message["type"] == "http.response.body" and not message.get("more_body"):
                 service.answered(scope[_ARM], arrival_s)
 
-        status = refusal(scope, arrival_s)
-        if status is not None:
-            await _refuse(send_with_headers, status)
-            service.metrics.refused.labels(str(status)).inc()
+        denial = denial_of(scope, arrival_s)
+        if denial is not None:
+            await _refuse(send_with_headers, denial)
+            service.metrics.refused.labels(str(denial.status)).inc()
             return
         with bound_contextvars(request_id=request_id.decode()):
             await app(scope, receive, send_with_headers)
 
     return edge
+
+
+def _values(scope: Scope, header: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == header]
 
 
 def _request_id(scope: Scope) -> bytes | None:
@@ -117,13 +133,13 @@ def _request_id(scope: Scope) -> bytes | None:
 
 def _content_type(scope: Scope) -> bytes:
     """Return the media type of the body without its parameters; empty if none or several are stated."""
-    found = [value for name, value in scope["headers"] if name == b"content-type"]
+    found = _values(scope, b"content-type")
     return found[0].partition(b";")[0].strip().lower() if len(found) == 1 else b""
 
 
-async def _refuse(send: Send, status: int) -> None:
-    body = msgspec.json.encode(Problem(error=_ERRORS[status]))
+async def _refuse(send: Send, denial: Denial) -> None:
+    body = msgspec.json.encode(Problem(error=denial.error))
     length = (b"content-length", str(len(body)).encode())
-    headers = [(b"content-type", _JSON), length, *_HEADERS.get(status, ())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    headers = [(b"content-type", _JSON), length, *denial.headers]
+    await send({"type": "http.response.start", "status": denial.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

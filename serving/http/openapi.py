@@ -12,6 +12,8 @@ from stream.schemas.problems import Problem
 EVENTS = "/v1/events"
 RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics", "/openapi.json"
 _JSON = "application/json"
+# The empty alternative: without tokens in the settings everybody may call.
+_SECURITY: list[dict[str, list[str]]] = [{"token": []}, {}]
 _EVENTS_BODY = {
     "oneOf": [
         # A line of Snowplow's TSV is a JSON string.
@@ -26,6 +28,10 @@ def document() -> dict[str, object]:
     kinds = (RankRequest, RankAnswer, Problem, Health, CollectAnswer)
     references, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     request, answer, problem, health, collected = references
+    unknown = _response("The bearer token is missing, unknown or expired; only where the service has tokens.", problem)
+    forbidden = _response("The bearer token has not the role of this path.", problem)
+    too_often = _response("The rate of the bearer token is used up; see Retry-After.", problem)
+    access: dict[str, object] = {"401": unknown, "403": forbidden, "429": too_often}
     unsuited = _response("The body is no application/json, or has an unknown Content-Encoding.", problem)
     misdirected = _response("The Host is none of serving.allowed_hosts.", problem)
     return {
@@ -36,6 +42,7 @@ def document() -> dict[str, object]:
                 "post": {
                     "operationId": "rank",
                     "summary": "Order the candidates of one query for one client.",
+                    "security": _SECURITY,
                     "requestBody": {"required": True, "content": {_JSON: {"schema": request}}},
                     "responses": {
                         "200": _response("The ordered list; `fallback` is the reason for the incoming order.", answer),
@@ -45,13 +52,15 @@ def document() -> dict[str, object]:
                         "415": unsuited,
                         "421": misdirected,
                         "503": _response("The service is overloaded, or starts; see Retry-After.", problem),
-                    },
+                    }
+                    | access,
                 }
             },
             EVENTS: {
                 "post": {
                     "operationId": "collect",
                     "summary": "Post recorded events; answered after the broker has acknowledged them.",
+                    "security": _SECURITY,
                     "parameters": [
                         {
                             "name": "format",
@@ -61,7 +70,8 @@ def document() -> dict[str, object]:
                         }
                     ],
                     "requestBody": {"required": True, "content": {_JSON: {"schema": _EVENTS_BODY}}},
-                    "responses": {
+                    "responses": access
+                    | {
                         "200": _response("A result per event; rejected events are dead letters.", collected),
                         "400": _response(
                             "The body is no JSON array of events and no event, or the format is unknown.", problem
@@ -71,7 +81,10 @@ def document() -> dict[str, object]:
                         "415": unsuited,
                         "421": misdirected,
                         "422": _response("An event has a field that only the ranking service states.", problem),
-                        "429": _response("Too many events wait for the broker; see Retry-After.", problem),
+                        "429": _response(
+                            "Too many events wait for the broker, or the token's rate is used up; see Retry-After.",
+                            problem,
+                        ),
                         "503": _response("The broker did not acknowledge the events; send all of them again.", problem),
                     },
                 }
@@ -94,15 +107,25 @@ def document() -> dict[str, object]:
                         "200": {
                             "description": "Prometheus text format.",
                             "content": {"text/plain": {"schema": {"type": "string"}}},
-                        }
+                        },
+                        **access,
                     },
                 )
+                | {"security": _SECURITY}
             },
             OPENAPI: {
-                "get": _get("openapi", "Return this document.", {"200": _response("OpenAPI 3.1.", {"type": "object"})})
+                "get": _get(
+                    "openapi",
+                    "Return this document.",
+                    {"200": _response("OpenAPI 3.1.", {"type": "object"}), **access},
+                )
+                | {"security": _SECURITY}
             },
         },
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 

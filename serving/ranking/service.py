@@ -186,6 +186,11 @@ class Service:
         """Return the clock of the deadlines, in seconds that never go back."""
         return self._system.clock
 
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """Return the clock of the records, in epoch milliseconds."""
+        return self._system.now_ms
+
     def new_id(self) -> str:
         """Return a new id that sorts by time."""
         return uuid7(self._system.now_ms(), self._system.random_bytes)

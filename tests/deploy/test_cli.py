@@ -5,6 +5,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -13,6 +14,8 @@ from deploy import cli
 from deploy.cli import app
 from deploy.commands import output
 from deploy.configuration import Context
+from serving.tokens import Role, parse, sha256_of
+from stream.errors import ConfigError
 from stream.logs import LoggingSettings
 
 
@@ -67,7 +70,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     ]
 
 
-def test_serving_beyond_loopback_without_a_key_is_one_line_and_exit_code_2(
+def test_serving_beyond_loopback_without_tokens_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,7 +79,29 @@ def test_serving_beyond_loopback_without_a_key_is_one_line_and_exit_code_2(
         cli.main()
     assert ended.value.code == output.Exit.USAGE
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("configuration error: serving.host = 0.0.0.0 is not on loopback: set signing.key")
+    assert line.startswith("configuration error: serving.host = 0.0.0.0 is not on loopback: set serving.tokens; ")
+
+
+def test_a_token_is_made_with_the_line_by_which_the_service_knows_it() -> None:
+    made = msgspec.json.decode(
+        CliRunner().invoke(app, ["serving", "token", "score", "--expires", "2027-03-01", "--json"]).output
+    )
+    [line] = parse(made["line"])
+    assert (line.role, line.sha256, line.expires_ms) == (
+        Role.SCORE,
+        sha256_of(made["token"].encode()),
+        1_803_859_200_000,
+    )
+    lines = CliRunner().invoke(app, ["serving", "token", "read"]).output.splitlines()
+    assert [text.partition(":")[0] for text in lines] == ["token", "line"]
+    assert made["token"] not in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["admin"], ["score", "--expires", "2027-02-30"], ["score", "--expires", "soon"]])
+def test_a_token_of_an_unknown_role_or_day_is_refused(arguments: list[str]) -> None:
+    refused = CliRunner().invoke(app, ["serving", "token", *arguments])
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.output == ""
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(

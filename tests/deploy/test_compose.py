@@ -1,6 +1,7 @@
 """The compose files, as far as they can be checked without a Docker engine."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from deploy.configuration import load
 from deploy.kafka import choice
 from serving import exposure
 from serving.settings import ServingSettings
+from serving.tokens import parse as parse_tokens
+from serving.tokens import sha256_of
 from stream import db
 from stream.agents.settings import WorkerSettings
 from stream.errors import ConfigError
@@ -32,6 +35,7 @@ SECRETS = {
     "SHELFWISE_DB_PASSWORD": "p4ssword",
     "SHELFWISE_GRAFANA_PASSWORD": "gr4fana",
     "SHELFWISE_SIGNING_KEY": "5" * 64,
+    "SHELFWISE_SERVING_TOKENS": f"score:{'5' * 64}",
 }
 
 
@@ -257,10 +261,32 @@ def test_serving_may_listen_for_other_hosts(monkeypatch: pytest.MonkeyPatch, tmp
     exposure.check(found.get("serving", ServingSettings), VersionKeys.of(found.get("signing", SigningSettings)))
 
 
+def test_the_script_makes_every_secret_that_the_file_asks_for(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "make-secrets", tmp_path)
+    script = [str(tmp_path / "make-secrets")]
+    subprocess.run(script, check=True, capture_output=True)
+    made = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    asked = set(re.findall(r"\$\{(\w+):\?", (FOLDER / "compose.yaml").read_text()))
+    assert made.keys() == asked == SECRETS.keys()
+    SigningSettings(key=made["SHELFWISE_SIGNING_KEY"])
+    known = parse_tokens(ServingSettings(tokens=made["SHELFWISE_SERVING_TOKENS"]).tokens)
+    written = {path.name: sha256_of(path.read_bytes()) for path in (tmp_path / "secrets").iterdir()}
+    assert {token.role.value: token.sha256 for token in known} == written
+    assert len(set(made.values())) == len(made)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / ".env", tmp_path / "secrets")}
+    assert modes == {".env": 0o600, "secrets": 0o700}
+    again = subprocess.run(script, check=False, capture_output=True)
+    assert again.returncode == 1
+    assert dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines()) == made
+
+
 def test_mounted_files_and_volumes_exist() -> None:
+    made = {"./secrets/read"}
     for service in COMPOSE.services.values():
         for volume in service.volumes:
             source = volume.split(":")[0]
+            if source in made:
+                continue
             assert (FOLDER / source).exists() if source.startswith(".") else source in COMPOSE.volumes
 
 

@@ -33,6 +33,7 @@ VALUES = {
     ("database", "url"): "postgresql://me:canary-4711@db/shop",
     ("signing", "key"): KEY,
     ("signing", "accepted_key"): KEY,
+    ("serving", "tokens"): f"score:{KEY}",
 }
 """Values of secrets that are not any text."""
 

@@ -175,6 +175,29 @@ def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert checked(tmp_path)["disk space"].status == "fail"
 
 
+def test_a_service_for_other_machines_needs_tokens_and_signed_versions(tmp_path: Path) -> None:
+    hosts = {"serving.host": "0.0.0.0"}
+    tokens = {"serving.tokens": f"score:{'5' * 64}"}
+    keys = {"signing.key": "6" * 64}
+    found = {
+        given: checked(tmp_path, **flags)["serving access"]
+        for given, flags in {
+            "loopback": {},
+            "nothing": hosts,
+            "tokens": hosts | tokens,
+            "all": hosts | tokens | keys,
+        }.items()
+    }
+    assert {given: check.status for given, check in found.items()} == {
+        "loopback": "ok",
+        "nothing": "fail",
+        "tokens": "fail",
+        "all": "ok",
+    }
+    assert "serving.tokens" in found["nothing"].detail
+    assert "signing.key" in found["tokens"].detail
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     list(zip(PORTS, ("serving port", "joiner port", "trainer port", "sink port"), strict=True)),

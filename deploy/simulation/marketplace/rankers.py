@@ -77,11 +77,12 @@ class RankingService:
         market: Market,
         url: str,
         *,
+        token: str = "",
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         try:
-            self._client = RankClient(url, timeout_s=REQUEST_TIMEOUT_S)
+            self._client = RankClient(url, timeout_s=REQUEST_TIMEOUT_S, token=token)
         except ConfigError as error:
             raise ConfigError(f"marketplace.serving: {error}") from error
         self._market = market

@@ -14,6 +14,7 @@ from serving.http.app import create
 from serving.http.edge import with_edge
 from serving.ranking.service import Service, System
 from serving.settings import ServingSettings
+from serving.tokens import sha256_of
 from stream import logs
 from tests.serving.world import START_MS, StubScorer, World, answering, body
 
@@ -127,6 +128,42 @@ def test_requests_of_web_pages_are_refused_before_their_body_is_read(
     assert found["is_read"] == (dict(headers).get(b"host") in {b"localhost", b"shop.example"} and status == 400)
     if status == 415:
         assert found["headers"][b"accept"] == b"application/json"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"), [([], 401), ([b"x"], 401), ([b"Bearer t"], 400), ([b"Bearer t", b"Bearer t"], 401)]
+)
+def test_who_may_not_call_is_refused_before_the_body_is_read(
+    tmp_path: Path, authorization: list[bytes], status: int
+) -> None:
+    settings = ServingSettings(tokens=f"collect:{sha256_of(b't').hex()}", deadline_ms=60_000.0)
+    service = World(tmp_path).service(settings)
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    headers += [(b"authorization", value) for value in authorization]
+    found = ask(service, service.clock(), path="/v1/events", content=b"[", headers=headers)
+    assert (found["status"], found["is_read"]) == (status, status == 400)
+    assert count(service, "refused_total", status=str(status)) == 1
+    if status == 401:
+        assert json.loads(found["body"])["error"] == "expected one Authorization header with a bearer token"
+        assert found["headers"][b"www-authenticate"] == b"Bearer"
+    wrong = ask(service, service.clock(), headers=[*headers[:2], (b"authorization", b"Bearer t")])
+    assert (wrong["status"], wrong["is_read"]) == (403, False)
+
+
+def test_a_token_beyond_its_rate_is_refused_until_the_clock_goes_on(tmp_path: Path) -> None:
+    clock = Clock()
+    settings = ServingSettings(tokens=f"score:{sha256_of(b't').hex()}", caller_rate=0.5, caller_burst=2)
+    system = System(clock=clock, now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
+    service = World(tmp_path).service(settings, system=system)
+    service.poll()
+    edge = with_edge(create(service), service)
+    headers = {"Authorization": "Bearer t", "Content-Type": "application/json"}
+    with TestClient(edge, base_url="http://app.localhost") as client:
+        answers = [client.post("/v1/rank", content=b"{", headers=headers) for _ in range(3)]
+        clock.now_s += 2.0
+        later = client.post("/v1/rank", content=b"{", headers=headers)
+    assert [answer.status_code for answer in answers] == [400, 400, 429]
+    assert (answers[2].headers["Retry-After"], later.status_code) == ("2", 400)
 
 
 def test_other_routes_are_never_shed(tmp_path: Path) -> None:
