@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from abtest import health, inference, standing
 from abtest.estimates import estimate
-from abtest.inference import Lift
+from abtest.inference import WANTED_POWER, Lift
 from abtest.looks import KEEP_RUNNING, Look
 from abtest.metrics import METRICS, Metric
 from abtest.monitoring import Monitored, monitored
@@ -18,7 +18,6 @@ from abtest.results import ArmVerdict, Report, Result
 from abtest.store import Epoch, Experiment
 from abtest.strays import BLOCK_SHARE
 
-WANTED_POWER = 0.8
 # Number of clients at which the confidence sequence is tightest, for a plan without a number of clients.
 TIGHTEST_CLIENTS = 10_000
 _MAX_REASON = 255

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, distinct, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, distinct, func, select
 
 from abtest.metrics import COLUMNS
 from abtest.tables import exposures, session_facts, session_orders
@@ -103,34 +103,39 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
     }
 
 
-def _vectors(counted: Counted) -> Select[str, int, int, int, int, int, int, int, int]:
-    facts = session_facts.c
-    gross, refund = (
-        column if counted.currency is None else case((facts.currency == counted.currency, column), else_=0)
-        for column in (facts.gross_minor, facts.refund_minor)
-    )
-    orders = (
-        select(facts.client_id, func.count(distinct(session_orders.c.transaction_id)).label("orders"))
-        .join(session_orders, session_orders.c.query_id == facts.query_id)
-        .where(*counted.sessions())
-        .group_by(facts.client_id)
-        .subquery()
-    )
-    sums = (
+def history_vectors(
+    connection: Connection, *, from_ts: int, until_ts: int, currency: str | None = None
+) -> NDArray[np.float64]:
+    """Return the sums of each client over sessions shown in a time, in any experiment or none.
+
+    Args:
+        connection: A transaction that sees one state of the database throughout.
+        from_ts: First impression time.
+        until_ts: Last impression time.
+        currency: Currency whose amounts are added up; None adds all.
+
+    Shapes: (N, columns of `metrics.COLUMNS`).
+    """
+    inside = (session_facts.c.impression_ts >= from_ts, session_facts.c.impression_ts <= until_ts)
+    sums, orders = _sums(inside, currency), _orders(inside)
+    found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(
         select(
-            facts.client_id,
-            case((func.min(facts.arm) == func.max(facts.arm), 1), else_=2).label("num_arms"),
-            func.count(facts.fallback).label("fallbacks"),
-            func.count().label("sessions"),
-            func.sum(facts.n_items).label("items"),
-            func.sum(facts.clicks).label("clicks"),
-            func.sum(gross).label("gross_minor"),
-            func.sum(refund).label("refund_minor"),
+            sums.c.sessions,
+            sums.c["items"],
+            sums.c.clicks,
+            func.coalesce(orders.c.orders, 0),
+            sums.c.gross_minor,
+            sums.c.refund_minor,
         )
-        .where(*counted.sessions())
-        .group_by(facts.client_id)
-        .subquery()
+        .outerjoin(orders, orders.c.client_id == sums.c.client_id)
+        .order_by(sums.c.client_id)
     )
+    rows = [[float(number or 0) for number in row] for row in found]
+    return np.array([(*row, row[4] - row[5]) for row in rows], dtype=np.float64).reshape(-1, len(COLUMNS))
+
+
+def _vectors(counted: Counted) -> Select[str, int, int, int, int, int, int, int, int]:
+    sums, orders = _sums(counted.sessions(), counted.currency), _orders(counted.sessions())
     return (
         select(
             exposures.c.arm,
@@ -146,4 +151,40 @@ def _vectors(counted: Counted) -> Select[str, int, int, int, int, int, int, int,
         .join(sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures()))
         .outerjoin(orders, orders.c.client_id == exposures.c.client_id)
         .order_by(exposures.c.arm, exposures.c.client_id)
+    )
+
+
+def _orders(conditions: tuple[ColumnElement[bool], ...]) -> Subquery:
+    """Return the number of transactions of each client with one."""
+    facts = session_facts.c
+    return (
+        select(facts.client_id, func.count(distinct(session_orders.c.transaction_id)).label("orders"))
+        .join(session_orders, session_orders.c.query_id == facts.query_id)
+        .where(*conditions)
+        .group_by(facts.client_id)
+        .subquery()
+    )
+
+
+def _sums(conditions: tuple[ColumnElement[bool], ...], currency: str | None) -> Subquery:
+    """Return the other sums of each client."""
+    facts = session_facts.c
+    gross, refund = (
+        column if currency is None else case((facts.currency == currency, column), else_=0)
+        for column in (facts.gross_minor, facts.refund_minor)
+    )
+    return (
+        select(
+            facts.client_id,
+            case((func.min(facts.arm) == func.max(facts.arm), 1), else_=2).label("num_arms"),
+            func.count(facts.fallback).label("fallbacks"),
+            func.count().label("sessions"),
+            func.sum(facts.n_items).label("items"),
+            func.sum(facts.clicks).label("clicks"),
+            func.sum(gross).label("gross_minor"),
+            func.sum(refund).label("refund_minor"),
+        )
+        .where(*conditions)
+        .group_by(facts.client_id)
+        .subquery()
     )

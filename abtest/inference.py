@@ -17,6 +17,9 @@ from statsmodels.stats.power import NormalIndPower
 
 from abtest.moments import Moments
 
+WANTED_POWER = 0.8
+"""Chance of finding the lift that an experiment is sized for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -174,7 +177,7 @@ def power(effect: float, se: float, alpha: float) -> float:
     return float(found)
 
 
-def smallest_effect(se: float, alpha: float, wanted: float = 0.8) -> float:
+def smallest_effect(se: float, alpha: float, wanted: float = WANTED_POWER) -> float:
     """Return the effect that the test finds with power `wanted`, without the far tail.
 
     >>> round(smallest_effect(0.109, 0.05), 3)

@@ -58,6 +58,10 @@ def create(
     ] = 100,
     alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
     currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
+    from_history: Annotated[
+        float | None,
+        typer.Option(metavar="DAYS", help="Compute --clients for --mde from the clients of the last days."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Create an experiment and start it; its plan cannot change later."""
@@ -69,7 +73,19 @@ def create(
     if layer != ANALYSED_LAYER:
         raise ConfigError(f"--layer {layer}: the facts name experiments of layer '{ANALYSED_LAYER}' only")
     chosen = context(ctx)
-    join = chosen.settings.get("join", JoinSettings)
+    join, engine = chosen.settings.get("join", JoinSettings), _engine(chosen)
+    members = [_arm(text, control) for text in arm]
+    if from_history is not None:
+        from abtest.planning import baseline, clients_needed
+
+        if mde is None or clients is not None or days is not None:
+            raise ConfigError("--from-history: expected --mde, and neither --clients nor --days")
+        controls = [number for number, entry in enumerate(members) if entry.is_control]
+        if not controls or (weight is not None and len(weight) != len(members)):
+            raise ConfigError(f"--from-history: expected an arm '{control}', and one --weight for each arm or none")
+        history = baseline(engine, primary, from_history, currency=currency)
+        shares = weight or [1.0 / len(members)] * len(members)
+        clients = clients_needed(history, mde, alpha=alpha, weights=shares, control=controls[0], looks=looks)
     plan = Plan(
         primary=None if primary == "none" else primary,
         goals=GOALS if primary in {*GOALS, "none"} else (*GOALS, primary),
@@ -83,9 +99,9 @@ def create(
         attribution_s=join.attribution_s,
         refund_s=join.refund_s,
     )
-    made = ExperimentStore(_engine(chosen)).create(
+    made = ExperimentStore(engine).create(
         key=name,
-        arms=[_arm(text, control) for text in arm],
+        arms=members,
         now_ts=epoch_ms(),
         layer=layer,
         salt=salt,
@@ -101,6 +117,7 @@ def create(
         "arms": made.arms,
         "buckets": {entry.name: int((made.table == number).sum()) for number, entry in enumerate(made.arms)},
         "sha256": made.sha256,
+        "clients": plan.clients,
     }
     if as_json:
         print_json(document)
@@ -110,6 +127,46 @@ def create(
                 f"{entry.name}: {entry.lineage or entry.policy}, {int((made.table == number).sum())} of 10,000 buckets"
             )
         console.print(f"experiment {made.experiment} runs in layer {made.layer} (salt {made.salt})", highlight=False)
+        if plan.clients is not None:
+            console.print(f"the last look is due at {plan.clients} analysed clients", highlight=False)
+
+
+@app.command()
+def power(
+    ctx: typer.Context,
+    primary: Annotated[str, typer.Option(help="Experiment metric that decides.")] = "cvr",
+    mde: Annotated[list[float] | None, typer.Option(help="Relative lift; 1, 2, 5 and 10 % by default.")] = None,
+    days: Annotated[float, typer.Option(help="Days of history before the newest mature session.")] = 14.0,
+    share: Annotated[float, typer.Option(help="Share of all clients that will take part.")] = 1.0,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Share of each arm, the control first; two equal arms by default.")
+    ] = None,
+    looks: Annotated[int, typer.Option(min=1, help="Equally spaced looks.")] = 1,
+    alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
+    power_: Annotated[float, typer.Option("--power", help="Chance of finding the lift.")] = 0.8,
+    currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the clients and days by which an experiment finds a lift, from the clients of the last days."""
+    from dataclasses import asdict
+
+    from abtest.planning import baseline, clients_needed
+
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(f"--share {share:g}: expected more than 0, at most 1")
+    history = baseline(_engine(context(ctx)), primary, days, currency=currency)
+    rate = history.clients / history.days * share
+    needed = {
+        lift: clients_needed(history, lift, alpha=alpha, weights=weight or (0.5, 0.5), looks=looks, power=power_)
+        for lift in mde or (0.01, 0.02, 0.05, 0.1)
+    }
+    if as_json:
+        plans = [{"mde": lift, "clients": number, "days": number / rate} for lift, number in needed.items()]
+        print_json({"history": asdict(history), "plans": plans})
+        return
+    title = f"{primary} {history.value:.4g} of {history.clients} clients in {history.days:g} days, power {power_:.0%}"
+    rows = [(f"{lift:+.1%}", number, f"{number / rate:.1f}") for lift, number in needed.items()]
+    print_table(title, ("lift", "clients of all arms", "days at the rate of the history"), rows)
 
 
 @app.command("list")

@@ -138,3 +138,19 @@ def test_validate_prints_the_errors_of_runs_without_an_effect(home: Path) -> Non
     found = json.loads(out)
     assert (code, [(entry["looks"], entry["runs"]) for entry in found]) == (0, [(1, 5), (3, 5)])
     assert "decided" in call("abtest", "validate", "--runs", "2", "--looks", "1")[1]
+
+
+@pytest.mark.slow
+def test_a_plan_from_history(home: Path) -> None:
+    fill_home(home)
+    code, out = call("abtest", "power", "--mde", "0.5", "--days", "1", "--json")
+    found = json.loads(out)
+    assert (code, found["history"]["clients"]) == (0, 200)
+    (plan,) = found["plans"]
+    assert plan["days"] == pytest.approx(plan["clients"] / 200)
+    assert call("abtest", "stop", "first")[0] == 0
+    arms = ("--arm", "control=prm-1", "--arm", "treatment=armmt-1")
+    code, out = call("abtest", "create", "second", *arms, "--mde", "0.5", "--from-history", "1", "--json")
+    assert (code, json.loads(out)["clients"]) == (0, plan["clients"])
+    with pytest.raises(ConfigError, match="expected --mde, and neither"):
+        call("abtest", "create", "third", *arms, "--from-history", "1")

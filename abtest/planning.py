@@ -1,0 +1,150 @@
+"""Plan of an experiment from history: the clients that a lift needs, at the spread that clients had.
+
+Source: docs/experiments.md, Planning; Jennison and Turnbull 2000, chapter 2.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine, func, select
+
+from abtest import group_sequential
+from abtest.client_vectors import history_vectors
+from abtest.estimates import estimate
+from abtest.fact_writer import SINK
+from abtest.inference import WANTED_POWER
+from abtest.looks import DAY_MS
+from abtest.metrics import METRICS
+from abtest.moments import Moments
+from abtest.tables import sink_offsets
+from stream import db
+from stream.errors import ConfigError
+
+MIN_CLIENTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Clients of some past days, of all experiments and of none.
+
+    Attributes:
+        metric: Experiment metric.
+        days: Length of the time.
+        clients: Clients with a mature session in that time.
+        value: Value of the metric.
+        client_variance: Variance of `value` for one client: that of the metric, times the clients.
+    """
+
+    metric: str
+    days: float
+    clients: int
+    value: float
+    client_variance: float
+
+
+def baseline(engine: Engine, metric: str, days: float, *, currency: str | None = None) -> Baseline:
+    """Return the clients of the last days whose windows are closed.
+
+    Args:
+        engine: A database with the newest schema.
+        metric: Experiment metric.
+        days: Days before the newest mature session.
+        currency: Currency whose amounts are added up; None adds all.
+
+    Raises:
+        ConfigError: If there is no such metric, or too little history for a plan.
+        StoreError: If the database is unreachable or refused.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"primary = '{metric}': expected one of {', '.join(METRICS)}")
+    if not 0.0 < days < 3_650.0:
+        raise ConfigError(f"days = {days}: expected more than 0, less than 3650")
+    with db.read(engine) as connection:
+        until_ts = _matured_ts(connection)
+        if until_ts is None:
+            raise ConfigError("there is no history: the sink has written no mature session")
+        vectors = history_vectors(
+            connection, from_ts=until_ts - round(days * DAY_MS), until_ts=until_ts, currency=currency
+        )
+    if len(vectors) < MIN_CLIENTS:
+        raise ConfigError(
+            f"the last {days:g} days have {len(vectors)} clients with a mature session, expected {MIN_CLIENTS} or more"
+        )
+    found = estimate(METRICS[metric], Moments.of(vectors))
+    if not found.value or not found.variance:
+        raise ConfigError(f"the last {days:g} days have no {METRICS[metric].title} that differs between clients")
+    return Baseline(
+        metric=metric,
+        days=days,
+        clients=found.n,
+        value=found.value,
+        client_variance=found.variance * found.n,
+    )
+
+
+def clients_needed(
+    history: Baseline,
+    mde: float,
+    *,
+    alpha: float = 0.05,
+    weights: Sequence[float] = (0.5, 0.5),
+    control: int = 0,
+    looks: int = 1,
+    power: float = WANTED_POWER,
+) -> int:
+    """Return the clients of all arms together by which a lift is found with the wanted power.
+
+    Clients are assumed to be as in the history, over a time of the same length. Several looks count by the boundary of
+    the last one, which gives slightly too many clients.
+
+    >>> history = Baseline(metric="cvr", days=14, clients=9_000, value=0.05, client_variance=0.0475)
+    >>> clients_needed(history, 0.1), clients_needed(history, 0.1, weights=(0.9, 0.1))
+    (59652, 165699)
+
+    Args:
+        history: Clients of the past.
+        mde: Relative lift.
+        alpha: Two-sided error level of all arms and looks.
+        weights: Share of each arm; an arm of share zero is not compared.
+        control: Number of the control arm.
+        looks: Equally spaced looks.
+        power: Chance of finding the lift in the weakest arm.
+
+    Raises:
+        ConfigError: If a value is refused.
+    """
+    if not 0.0 < mde < 10.0:
+        raise ConfigError(f"mde = {mde}: expected a relative lift above 0, such as 0.02 for 2 %")
+    if not alpha / 2.0 < power < 1.0:
+        raise ConfigError(f"power = {power}: expected more than alpha / 2, less than 1")
+    arms = [weight for number, weight in enumerate(weights) if number != control and weight > 0.0]
+    if not arms or weights[control] <= 0.0:
+        raise ConfigError(f"weights = {list(weights)}: expected a control and another arm above 0")
+    drift = last_boundary(alpha / len(arms), looks) + group_sequential.z_of(2.0 * (1.0 - power))
+    spread = history.client_variance * (1.0 / weights[control] + 1.0 / min(arms))
+    return math.ceil(spread * (drift / (mde * abs(history.value))) ** 2)
+
+
+def last_boundary(alpha: float, looks: int) -> float:
+    """Return the z of the last of equally spaced looks.
+
+    >>> round(last_boundary(0.05, 1), 3), round(last_boundary(0.05, 5), 3)
+    (1.96, 2.031)
+    """
+    path, boundary = group_sequential.Path(), math.inf
+    for look in range(1, looks + 1):
+        total = group_sequential.spent(alpha, look / looks)
+        boundary = path.boundary(float(look), total)
+        if look < looks:
+            path = path.passed(float(look), boundary, total)
+    return boundary
+
+
+def _matured_ts(connection: Connection) -> int | None:
+    partitions, reporting, matured = connection.execute(
+        select(func.count(), func.count(sink_offsets.c.matured_ts), func.min(sink_offsets.c.matured_ts)).where(
+            sink_offsets.c.sink == SINK
+        )
+    ).one()
+    return matured if partitions and partitions == reporting else None

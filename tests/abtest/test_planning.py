@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine
+from statsmodels.stats.power import NormalIndPower
+
+from abtest import group_sequential
+from abtest.planning import Baseline, baseline, clients_needed, last_boundary
+from stream.errors import ConfigError
+from tests.harness.generated_facts import arrays, fill, generate
+
+DAY_MS = 86_400_000
+CVR = Baseline(metric="cvr", days=14.0, clients=9_000, value=0.05, client_variance=0.0475)
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.9, 0.1), (0.3, 0.7)])
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_one_look_equals_statsmodels(weights: tuple[float, float], power: float) -> None:
+    effect = 0.02 * CVR.value / math.sqrt(CVR.client_variance)
+    control = NormalIndPower().solve_power(
+        effect_size=effect, alpha=0.05, power=power, ratio=weights[1] / weights[0], alternative="two-sided"
+    )
+    found = clients_needed(CVR, 0.02, weights=weights, power=power)
+    assert found == pytest.approx(control / weights[0], rel=2e-4)
+
+
+def test_the_smallest_of_several_arms_decides() -> None:
+    three = clients_needed(CVR, 0.05, weights=(0.5, 0.4, 0.1))
+    assert three == clients_needed(CVR, 0.05, alpha=0.025, weights=(0.5, 0.1))
+    assert three == clients_needed(CVR, 0.05, weights=(0.1, 0.5, 0.4, 0.0), control=1)
+
+
+def test_the_last_boundary_spends_the_rest() -> None:
+    # Reboussin, DeMets, Kim, Lan 2000: five looks of the O'Brien-Fleming type at .05.
+    assert last_boundary(0.05, 5) == pytest.approx(2.031, abs=2e-3)
+    assert last_boundary(0.05, 1) == pytest.approx(group_sequential.z_of(0.05))
+    assert clients_needed(CVR, 0.05, looks=5) > clients_needed(CVR, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"mde": 0.0}, "mde = 0.0"),
+        ({"mde": 0.1, "power": 1.0}, "power = 1.0"),
+        ({"mde": 0.1, "weights": (1.0,)}, "weights"),
+        ({"mde": 0.1, "weights": (0.0, 1.0)}, "weights"),
+    ],
+)
+def test_impossible_values_are_refused(options: dict[str, float], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        clients_needed(CVR, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_history_is_all_clients_of_the_time(store_engine: Engine) -> None:
+    sessions, truth = generate(seed=15, num_clients=300)
+    fill(store_engine, sessions)
+    found = baseline(store_engine, "cvr", 1.0)
+    numbers = np.concatenate([arrays(truth, arm) for arm in ("control", "treatment")])
+    orders, shown = numbers[:, 3], numbers[:, 0]
+    ratio = orders.sum() / shown.sum()
+    assert found.clients == 300
+    assert found.value == pytest.approx(ratio)
+    assert found.client_variance == pytest.approx(np.var(orders - ratio * shown, ddof=1) / shown.mean() ** 2)
+    with pytest.raises(ConfigError, match="have 0 clients"):
+        baseline(store_engine, "cvr", 1_000 / DAY_MS / 1_000)
+
+
+@pytest.mark.slow
+def test_too_little_history_is_refused(store_engine: Engine) -> None:
+    with pytest.raises(ConfigError, match="there is no history"):
+        baseline(store_engine, "cvr", 14.0)
+    fill(store_engine, generate(seed=15, num_clients=40)[0])
+    with pytest.raises(ConfigError, match="40 clients with a mature session, expected 100"):
+        baseline(store_engine, "cvr", 14.0)
+    with pytest.raises(ConfigError, match="primary = 'profit'"):
+        baseline(store_engine, "profit", 14.0)
