@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from abtest import inference
@@ -195,3 +196,9 @@ def test_hillstrom_sample_ratio() -> None:
     spend = hillstrom()
     found = sample_ratio([len(values) for values in spend.values()], [1, 1, 1])
     assert found.p == pytest.approx(0.904, abs=5e-4)
+
+
+@given(st.lists(st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 1e-300, 0.01, 0.5, 1.0])), max_size=30))
+def test_holm_equals_statsmodels(p_values: list[float]) -> None:
+    expected = list(multipletests(p_values, method="holm")[1]) if p_values else []
+    assert inference.holm(p_values) == pytest.approx(expected, rel=1e-12)
