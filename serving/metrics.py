@@ -18,7 +18,13 @@ class Metrics:
     spooled impressions that the broker acknowledged later, including those of an earlier process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scores_due_s: float | None = None) -> None:
+        """Prepare the metrics.
+
+        Args:
+            scores_due_s: Seconds from the first byte of a request until which its scores are awaited. It is an edge of
+                the buckets of the latency, so that a quantile is compared with it exactly.
+        """
         self.registry = process_registry()
         self.requests = Counter(
             "shelfwise_serving_requests",
@@ -56,7 +62,7 @@ class Metrics:
             "shelfwise_serving_latency_seconds",
             "Time from the first byte of a rank request to its written answer.",
             ("arm",),
-            buckets=LATENCY_BUCKETS,
+            buckets=sorted({*LATENCY_BUCKETS, *(() if scores_due_s is None else (scores_due_s,))}),
             registry=self.registry,
         )
         self.version = Gauge(
@@ -75,6 +81,13 @@ class Metrics:
             ("lineage",),
             registry=self.registry,
         )
+        self.scores_due = Gauge(
+            "shelfwise_serving_scores_due_seconds",
+            "Time from the first byte of a rank request until which its scores are awaited: 0.9 of the deadline.",
+            registry=self.registry,
+        )
+        if scores_due_s is not None:
+            self.scores_due.set(scores_due_s)
         self.map_age = Gauge(
             "shelfwise_serving_map_age_seconds",
             "Time since the database last told the experiment and the versions.",

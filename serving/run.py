@@ -17,6 +17,7 @@ from serving.outbox.emitter import Emitter
 from serving.outbox.spool import Spool
 from serving.ranking import scorer
 from serving.ranking.assignment import Assigner
+from serving.ranking.context import scores_due_s
 from serving.ranking.replicas import ReplicaUpdater
 from serving.ranking.reports import AnswersByVersion, Reporter
 from serving.ranking.service import Dependencies, Service, System
@@ -60,7 +61,7 @@ def build(
         system: Clocks and random bytes.
     """
     folder = home / "serving"
-    metrics = Metrics()
+    metrics = Metrics(scores_due_s(0.0, settings.deadline_ms / 1_000))
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)

@@ -141,6 +141,8 @@ class Health(Struct, kw_only=True, frozen=True):
 
     Attributes:
         refused: Reason by lineage whose live version does not answer; a former version answers, if one is intact.
+        withdrawn: Reason by lineage of which no version may answer any more: it is killed, or rolled back without a
+            former version.
         map_age_s: Seconds since the database last told the experiment and the versions.
     """
 
@@ -151,6 +153,7 @@ class Health(Struct, kw_only=True, frozen=True):
     catalogue: str = ""
     profiles: str = ""
     refused: dict[str, str] = {}
+    withdrawn: dict[str, str] = {}
     map_age_s: float = 0.0
     num_items: int = 0
     num_profiles: int = 0

@@ -151,7 +151,9 @@ def serve(service: Service) -> None:
     settings = service.settings
     server = server_of(service)
     with listen(settings.host, settings.port) as listening:
-        _log.info("listening on port %d", listening.getsockname()[1])
+        port = listening.getsockname()[1]
+        service.listens_on(port)
+        _log.info("listening on port %d", port)
         # uvicorn raises a second signal again after its clean stop; the process then still ends with code 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)

@@ -99,7 +99,7 @@ class Reporter:
         """
         self.answers = answers
         self._write = write
-        self._name = name
+        self.name = name
         self._now_ms = now_ms
         self._clock = clock
         self._started_ts = now_ms()
@@ -120,7 +120,7 @@ class Reporter:
         # A poll that comes a little early must not wait for another period.
         self._due_s = now_s + _EARLY * REPORT_S
         report = Report(
-            name=self._name,
+            name=self.name,
             started_ts=self._started_ts,
             seen_ts=self._now_ms(),
             ready=is_ready,

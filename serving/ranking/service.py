@@ -195,6 +195,10 @@ class Service:
         """Return a new id that sorts by time."""
         return uuid7(self._system.now_ms(), self._system.random_bytes)
 
+    def listens_on(self, port: int) -> None:
+        """Name the reports of this process after its host and the port on which it listens; called before `start`."""
+        self._reporter.name = f"{self._host}:{port}"
+
     def start(self) -> None:
         """Start all threads; `health` tells when the service is ready."""
         self._assigner.load_copy()
@@ -274,6 +278,7 @@ class Service:
             catalogue=catalogue,
             profiles=profiles,
             refused=self._version_updater.refused(),
+            withdrawn=self._version_updater.withdrawn(),
             map_age_s=round(self._map_age_s(), 1),
             num_items=len(self.catalogue),
             num_profiles=len(self.profiles),

@@ -150,6 +150,11 @@ class VersionUpdater:
                 found[lineage] = f"a version has been loading for {now_s - each.started_s:.0f} s"
         return found
 
+    def withdrawn(self) -> dict[str, str]:
+        """Return why no version of a lineage may answer any more, by lineage."""
+        with self._lock:
+            return {lineage: why for lineage, found in self._map.items() if (why := found.withdrawn) is not None}
+
     @property
     def map_sha256(self) -> str | None:
         """Return the SHA-256 of the map in use, None before there is one."""
@@ -253,7 +258,7 @@ class VersionUpdater:
             found, held = self._map.get(lineage, LineageMap()), self._held.get(lineage, {})
             if lineage not in self._map and not held:
                 return
-            if found.is_killed:
+            if found.killed is not None:
                 versions = LineageVersions(lineage=lineage, missing=WITHDRAWN)
             else:
                 versions = LineageVersions(
@@ -261,7 +266,7 @@ class VersionUpdater:
                     ranked=tuple(held[each] for each in found.answering if each in held),
                     canary=held.get(found.canary) if found.canary else None,
                     share=found.canary_share,
-                    missing=WITHDRAWN if found.live is None and found.is_rolled_back else NO_VERSION,
+                    missing=WITHDRAWN if found.live is None and found.rolled_back is not None else NO_VERSION,
                 )
             self._versions.use(versions)
             active = self._versions.get(lineage)

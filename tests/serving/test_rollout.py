@@ -209,6 +209,7 @@ def test_r11_while_the_database_stalls_versions_keep_their_roles_and_the_decisio
         patch.setattr(MapReader, "read", stalled)
         assert rollout.version_after_one_poll() == ("1", None)
     assert rollout.version_after_one_poll() == (None, WITHDRAWN)
+    assert rollout.service.health().withdrawn == {"base": "killed: why"}
 
 
 def test_servers_report_what_the_controller_reads(rollout: Rollout) -> None:

@@ -29,8 +29,9 @@ class LineageMap(Struct, frozen=True, kw_only=True):
         canary: The canary.
         canary_share: Share of the lineage's clients that it serves.
         candidate: The version that may become the next canary, for which servers have to have it in memory.
-        is_killed: Whether no version may answer.
-        is_rolled_back: Whether a version was taken back; without a live and a former version, nothing is left then.
+        killed: Reason why no version may answer; None if they may.
+        rolled_back: Number of the version that was taken back last; without a live and a former version, nothing is
+            left then.
     """
 
     live: Pointer | None = None
@@ -38,13 +39,22 @@ class LineageMap(Struct, frozen=True, kw_only=True):
     canary: Pointer | None = None
     canary_share: float = 0.0
     candidate: Pointer | None = None
-    is_killed: bool = False
-    is_rolled_back: bool = False
+    killed: str | None = None
+    rolled_back: int | None = None
 
     @property
     def answering(self) -> tuple[Pointer, ...]:
         """The versions that may answer for the lineage, best first."""
         return self.former if self.live is None else (self.live, *self.former)
+
+    @property
+    def withdrawn(self) -> str | None:
+        """The reason why no version may answer any more; None if one may, or none was ever live."""
+        if self.killed is not None:
+            return f"killed: {self.killed}"
+        if self.rolled_back is not None and not self.answering:
+            return f"version {self.rolled_back} was rolled back, and no version is left that was live before it"
+        return None
 
 
 class MapReader:
@@ -91,15 +101,15 @@ class MapReader:
 def _map(rows: Iterable[Row[Any]]) -> LineageMap:
     """Return the map of a lineage from its rows, the version that was live last first."""
     rows = list(rows)
-    live, canary = _only(rows, "live"), _only(rows, "canary")
+    live, canary, rolled_back = (_only(rows, status) for status in ("live", "canary", "rolled_back"))
     return LineageMap(
         live=None if live is None else _pointer(live),
         former=tuple(_pointer(row) for row in rows if row.status == "superseded"),
         canary=None if canary is None else _pointer(canary),
         canary_share=0.0 if canary is None else canary.canary_share or 0.0,
         candidate=_candidate(rows) if canary is None else None,
-        is_killed=rows[0].killed is not None,
-        is_rolled_back=_only(rows, "rolled_back") is not None,
+        killed=rows[0].killed,
+        rolled_back=None if rolled_back is None else rolled_back.version,
     )
 
 

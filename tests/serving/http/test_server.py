@@ -12,9 +12,12 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from sqlalchemy import select
 
+from serving.http import server as module
 from serving.http.server import listen, server_of
 from serving.settings import ServingSettings
+from stream import db
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
@@ -23,6 +26,7 @@ from stream.schemas.topics import IMPRESSIONS
 from tests.serving.live import LIMIT_S, wait_ready, wait_until
 from tests.serving.process import free_port, process
 from tests.serving.world import START_MS, World, body
+from trainer.rollout.tables import servers
 
 
 class Timer:
@@ -68,6 +72,28 @@ def test_the_server_is_unready_and_answers_until_the_drain_is_over(tmp_path: Pat
     assert not thread.is_alive()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/readyz")
+
+
+def test_the_reports_are_named_after_host_and_the_port_that_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    service = world.service(ServingSettings(port=0))
+    taken: list[int] = []
+
+    class Server:
+        """A server that polls once instead of answering."""
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            taken.append(sockets[0].getsockname()[1])
+            service.poll()
+
+    monkeypatch.setattr(module, "server_of", lambda _: Server())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    module.serve(service)
+    with db.read(world.engine) as connection:
+        names = connection.execute(select(servers.c.name)).scalars().all()
+    assert names == [f"{socket.gethostname()}:{taken[0]}"]
 
 
 def test_a_signal_before_the_start_needs_no_drain(tmp_path: Path) -> None:

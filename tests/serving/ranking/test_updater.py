@@ -362,6 +362,21 @@ def test_a_return_to_the_former_version_loads_nothing(world: World) -> None:
     assert loads == [1, 2]
 
 
+def test_a_withdrawn_lineage_is_named_with_the_reason(world: World) -> None:
+    one = Pointer(1, publish(world.artifacts, "base", 1))
+    found = Found(base=LineageMap(live=one, killed="prices are wrong"), armmt=LineageMap(rolled_back=3))
+    poller = given(world, found, VersionManager(Metrics(), max_bad_outputs=5))
+    assert poller.withdrawn() == {}
+    poller.poll(["base", "armmt"])
+    assert poller.withdrawn() == {
+        "base": "killed: prices are wrong",
+        "armmt": "version 3 was rolled back, and no version is left that was live before it",
+    }
+    found.lineages = {"base": LineageMap(live=one), "armmt": LineageMap(former=(one,), rolled_back=3)}
+    poller.poll(["base", "armmt"])
+    assert poller.withdrawn() == {}
+
+
 def test_a_former_version_answers_where_the_live_row_is_missing(world: World) -> None:
     one, two = (Pointer(n, publish(world.artifacts, "base", n)) for n in (1, 2))
     found = Found(base=LineageMap(live=two, former=(one,)))
@@ -369,7 +384,7 @@ def test_a_former_version_answers_where_the_live_row_is_missing(world: World) ->
     poller = given(world, found, versions)
     poller.poll(["base"])
     assert number_of(versions) == 2
-    found.lineages = {"base": LineageMap(former=(one,), is_rolled_back=True)}
+    found.lineages = {"base": LineageMap(former=(one,), rolled_back=2)}
     poller.poll(["base"])
     assert number_of(versions) == 1
     cut(world.artifacts / one.artifact)
@@ -454,7 +469,7 @@ def test_a_load_under_way_does_not_delay_a_kill(world: World) -> None:
         for newest, expected in (
             (LineageMap(live=one), 1),
             (LineageMap(live=two, former=(one,)), 1),
-            (LineageMap(live=two, former=(one,), is_killed=True), None),
+            (LineageMap(live=two, former=(one,), killed="why"), None),
         ):
             found.lineages = {"base": newest}
             poller.poll(["base"], wait_s=60.0 if newest.live == one else 0.0)
@@ -465,14 +480,12 @@ def test_a_load_under_way_does_not_delay_a_kill(world: World) -> None:
     assert versions.routes.choose("base", "c-1") == Choice(fallback=WITHDRAWN)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b'"is_killed":true', b'"is_killed":false')]
-)
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b'"killed":"why"', b'"killed":null')])
 def test_a_damaged_copy_of_the_map_is_ignored(
     world: World, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     one = Pointer(1, publish(world.artifacts, "base", 1))
-    found = Found(base=LineageMap(live=one, is_killed=True))
+    found = Found(base=LineageMap(live=one, killed="why"))
     given(world, found, VersionManager(Metrics(), max_bad_outputs=5)).poll(["base"])
     path = world.home / "map.json"
     path.write_bytes(damage(path.read_bytes()))

@@ -77,14 +77,17 @@ def test_former_versions_are_those_that_were_live_the_last_one_first(shop: Shop)
 
 def test_a_rollback_to_nothing_leaves_nothing(shop: Shop) -> None:
     shop.command("rollback", lambda view: changes.rollback(view, None, "wait", "why"))
-    assert shop.map == LineageMap(is_rolled_back=True)
+    assert shop.map == LineageMap(rolled_back=1)
+    assert shop.map.withdrawn == "version 1 was rolled back, and no version is left that was live before it"
 
 
 def test_a_killed_lineage_keeps_its_versions_for_its_return(shop: Shop) -> None:
     shop.command("kill", lambda view: changes.kill(view, "why"))
-    assert shop.map == LineageMap(live=ONE, is_killed=True)
+    assert shop.map == LineageMap(live=ONE, killed="why")
+    assert shop.map.withdrawn == "killed: why"
     shop.command("resume", lambda view: changes.resume(view, "why"))
     assert shop.map == LineageMap(live=ONE)
+    assert shop.map.withdrawn is None
 
 
 @pytest.mark.parametrize(
