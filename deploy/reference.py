@@ -121,19 +121,22 @@ class MetricEntry:
 def prometheus_metrics() -> Mapping[str, list[MetricEntry]]:
     """Return the metrics of each process of Shelfwise, read from the objects that the process registers."""
     from abtest.sink import SinkMetrics
+    from abtest.watch import WatchMetrics
     from serving.metrics import Metrics
     from stream.agents.metrics import JoinMetrics
     from trainer.metrics import families
     from trainer.rollout.metrics import RolloutMetrics
 
-    sink, controller = CollectorRegistry(), CollectorRegistry()
+    sink, watcher, controller = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
     SinkMetrics(sink)
+    WatchMetrics(watcher)
     RolloutMetrics(controller)
     return {
         "Joiner (`shelfwise stream worker`)": _registered(JoinMetrics().registry),
         "Trainer (`shelfwise trainer run`)": [_entry(family) for family in families().values()],
         "Serving (`shelfwise serving run`)": _registered(Metrics().registry),
         "Sink (`shelfwise abtest sink`)": _registered(sink),
+        "Watcher (`shelfwise abtest watch`)": _registered(watcher),
         "Controller (`shelfwise rollout run`)": _registered(controller),
     }
 

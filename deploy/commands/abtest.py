@@ -392,6 +392,51 @@ def sink(
         print_json(total)
 
 
+@app.command()
+def watch(
+    ctx: typer.Context,
+    watch_s: Annotated[float | None, typer.Option(help="Seconds between two reports of an experiment.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Report on each experiment and stop.")] = False,
+) -> None:
+    """Report on all experiments that still change, for dashboards, until SIGTERM or SIGINT; it takes no look."""
+    from contextlib import ExitStack
+
+    import numpy as np
+
+    from abtest.settings import AbtestSettings
+    from abtest.watch import Watcher, WatchMetrics, WatchReadiness, run
+    from stream.probes import ProbeServer
+    from stream.process_metrics import process_registry
+
+    chosen = context(
+        ctx, {"abtest.watch_s": watch_s, "abtest.watch_port": metrics_port, "abtest.metrics_host": metrics_host}
+    )
+    settings = chosen.settings.get("abtest", AbtestSettings)
+    with ExitStack() as stack:
+        engine = _engine(chosen)
+        stack.callback(engine.dispose)
+        if once:
+            for found in Watcher(engine).round():
+                console.print(f"{found.experiment}: {found.verdict}", highlight=False)
+            return
+        stopping, registry, readiness = stop_event(ctx), process_registry(), WatchReadiness()
+        if settings.watch_port:
+            probes = ProbeServer(
+                settings.metrics_host, settings.watch_port, registry, lambda: readiness.reason, section="abtest"
+            )
+            stack.enter_context(probes)
+        run(
+            engine,
+            stopping,
+            settings.watch_s,
+            random=np.random.default_rng().random,
+            metrics=WatchMetrics(registry),
+            readiness=readiness,
+        )
+
+
 def _arm(text: str, control: str) -> "Arm":
     from abtest.store import Arm
 

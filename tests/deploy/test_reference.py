@@ -21,7 +21,7 @@ def test_the_metrics_reference_is_up_to_date() -> None:
 def test_a_name_belongs_to_one_metric_with_a_help_text() -> None:
     assert len(NAMES) == len(ENTRIES) > 30
     for entry in ENTRIES:
-        assert re.fullmatch(r"shelfwise_(join|trainer|serving|sink|rollout)_[a-z_]+", entry.name), entry
+        assert re.fullmatch(r"shelfwise_(join|trainer|serving|sink|watch|rollout)_[a-z_]+", entry.name), entry
         assert len(entry.help) > 5, entry
 
 
