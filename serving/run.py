@@ -26,6 +26,7 @@ from serving.ranking.versions import VersionManager
 from serving.settings import ServingSettings
 from stream.adapters import Options
 from stream.broker.settings import Broker
+from stream.files import private_folder
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas import topics
@@ -60,7 +61,7 @@ def build(
         version_keys: Keys of the signatures of versions.
         system: Clocks and random bytes.
     """
-    folder = home / "serving"
+    folder = private_folder(home / "serving")
     metrics = Metrics(scores_due_s(0.0, settings.deadline_ms / 1_000))
     catalogue, profiles = Catalogue(), Profiles(settings.profiles_capacity)
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
 _LOCK_NAME = "in-use.lock"
 
 
@@ -43,6 +45,20 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def private_folder(folder: Path) -> Path:
+    """Create a folder that only its owner may read, or take these rights from others, and return it.
+
+    The folders above it that are missing get the usual rights.
+
+    Raises:
+        OSError: If the folder cannot be created, or belongs to someone else.
+    """
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o777 != PRIVATE_FOLDER:
+        folder.chmod(PRIVATE_FOLDER)
+    return folder
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.files import replace_file
+from stream.files import PRIVATE_FILE, replace_file
 from stream.settings import secret
 
 KEY_BYTES = 32
@@ -30,5 +30,5 @@ def query_hash_key(settings: PrivacySettings, folder: Path, random_bytes: Callab
         return settings.query_hash_key.encode()
     path = folder / _FILE_NAME
     if not path.exists():
-        replace_file(path, random_bytes(KEY_BYTES), mode=0o600)
+        replace_file(path, random_bytes(KEY_BYTES), mode=PRIVATE_FILE)
     return path.read_bytes()

@@ -2,6 +2,7 @@
 
 A batch is one file that is replaced as a whole, so a kill leaves it complete or absent. A new process finds the batches
 of an earlier one. A batch that was sent but not deleted is sent again; the join recognises impressions by `event_id`.
+Impressions name clients, so only the user of the process may read them.
 """
 
 import itertools
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from serving.metrics import Metrics
-from stream.files import replace_file
+from stream.files import PRIVATE_FILE, private_folder, replace_file
 
 Pair = tuple[bytes, bytes]
 _SUFFIX = ".spool"
@@ -32,7 +33,7 @@ class Spool:
         """
         self._folder = folder
         self._max_bytes = max_bytes
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{_SUFFIX}"))}
         last = int(max(self._sizes).stem) if self._sizes else 0
         self._numbers = itertools.count(last + 1)
@@ -53,7 +54,7 @@ class Spool:
             return False
         path = self._folder / f"{next(self._numbers):012d}{_SUFFIX}"
         try:
-            replace_file(path, raw)
+            replace_file(path, raw, mode=PRIVATE_FILE)
         except OSError:
             return False
         self._sizes[path] = len(raw)

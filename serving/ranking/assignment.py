@@ -16,7 +16,7 @@ from msgspec import Struct
 from abtest import buckets
 from abtest.store import ActiveExperiment, Arm
 from stream.errors import SchemaError, StoreError
-from stream.files import replace_file
+from stream.files import PRIVATE_FILE, replace_file
 
 INCOMING_ORDER: Final = "incoming_order"
 SHUFFLE: Final = "shuffle"
@@ -165,7 +165,8 @@ def save(active: ActiveExperiment | None, path: Path) -> None:
         table=buckets.to_bytes(active.table),
         sha256=active.sha256,
     )
-    replace_file(path, msgspec.json.encode(copy))
+    # The salt tells everybody's arm.
+    replace_file(path, msgspec.json.encode(copy), mode=PRIVATE_FILE)
 
 
 def load(path: Path) -> ActiveExperiment | None:

@@ -23,7 +23,7 @@ from serving.metrics import Metrics
 from serving.ranking.scorer import Scorer
 from serving.ranking.versions import NO_VERSION, WITHDRAWN, LineageVersions, ServedVersion, VersionManager
 from stream.errors import ArtifactError, StoreError
-from stream.files import replace_file
+from stream.files import PRIVATE_FILE, replace_file
 from trainer.rollout.reports import OK
 from trainer.rollout.served_map import LineageMap, Pointer
 
@@ -202,7 +202,8 @@ class VersionUpdater:
             self._refused = {key: refusal for key, refusal in self._refused.items() if key in known}
         if found != self._kept:
             try:
-                replace_file(self._copy_path, msgspec.json.encode(_Copy(lineages=found, sha256=sha256_of(found))))
+                copy = msgspec.json.encode(_Copy(lineages=found, sha256=sha256_of(found)))
+                replace_file(self._copy_path, copy, mode=PRIVATE_FILE)
                 self._kept = found
             except OSError as error:
                 _log.warning("a start without the database would use an older map: %s: %s", self._copy_path, error)

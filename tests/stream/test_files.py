@@ -7,7 +7,14 @@ from threading import Thread
 
 import pytest
 
-from stream.files import FolderInUseError, FolderLock, remove_abandoned, replace_file, unique_folder
+from stream.files import (
+    FolderInUseError,
+    FolderLock,
+    private_folder,
+    remove_abandoned,
+    replace_file,
+    unique_folder,
+)
 
 HOLD = """
 import sys
@@ -42,6 +49,14 @@ def test_a_replaced_file_has_its_content_and_mode(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_private_folder_is_closed_to_others_also_where_it_was_open(tmp_path: Path) -> None:
+    folder = tmp_path / "above" / "own"
+    for _ in range(2):
+        assert private_folder(folder) == folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o755)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

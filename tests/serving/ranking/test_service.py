@@ -326,6 +326,20 @@ def test_r12_an_experiment_opens_when_the_versions_of_its_arms_are_loaded(
     assert service.versions.numbers() == {"armmt": "1", "base": "1"}
 
 
+def test_others_on_this_machine_read_neither_the_spool_nor_the_local_copies(world: World) -> None:
+    world.go_live("base", 1)
+    world.experiment()
+    (world.home / "serving").mkdir(mode=0o755)
+    service = world.service()
+    service.poll()
+    run(service)
+    found = {path: path.stat().st_mode & 0o777 for path in (world.home / "serving").rglob("*")}
+    assert {path.suffix for path, mode in found.items() if path.is_file()} == {".json", ".spool"}
+    assert {mode for path, mode in found.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in found.items() if path.is_dir()} == {0o700}
+    assert (world.home / "serving").stat().st_mode & 0o777 == 0o700
+
+
 def test_an_experiment_opens_although_a_lineage_has_no_version_or_a_damaged_one(world: World) -> None:
     (world.artifacts / world.go_live("base", 1) / "dense.safetensors").unlink()
     world.experiment()

@@ -498,7 +498,7 @@ def test_a_damaged_copy_of_the_map_is_ignored(
 def test_a_full_disk_keeps_no_map_but_stops_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(_path: Path, _content: bytes) -> None:
+    def full(_path: Path, _content: bytes, *, mode: int) -> None:
         raise OSError("No space left on device")
 
     world.go_live("base", 1)
