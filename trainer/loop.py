@@ -16,7 +16,7 @@ import msgspec
 import torch
 
 from stream.backoff import Backoff
-from stream.errors import ArtifactError, FencedError, SchemaError, StoreError
+from stream.errors import ArtifactError, ConfigError, FencedError, SchemaError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
@@ -32,11 +32,12 @@ from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
 from trainer.progress import Progress
 from trainer.settings import TrainerSettings
-from trainer.versions import artifact, checkpoint
+from trainer.versions import artifact, checkpoint, rewind
 from trainer.versions.atomic_folder import WriteError
 from trainer.versions.base_choice import BaseChoice
-from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, State
+from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, SkippedRange, State
 from trainer.versions.publisher import Publisher
+from trainer.versions.registry import Rewind
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class Loop:
         self._adopt = adopt
         self._origin = origin
         self._adopted: tuple[Adoption, ...] = ()
+        self._skipped: tuple[SkippedRange, ...] = ()
         self._boundaries = settings.boundaries(lineage.learning)
         self._base_choice = BaseChoice(
             max_share=settings.version_delta_share,
@@ -159,30 +161,71 @@ class Loop:
         self.progress.watermark_ts = position.watermark_ts
 
     def start(self) -> dict[int, int]:
-        """Restore the newest checkpoint, finish its publication, and return the next offset of each partition.
+        """Restore a checkpoint and return the next offset of each partition.
+
+        It is the newest one, whose publication is finished, or after a rollback that of the last good version.
 
         Raises:
             ArtifactError: If no checkpoint verifies, or it belongs to another lineage, model or feature schema, or the
                 version to start from does not verify.
             ConfigError: If the settings of the model differ from the checkpoint's, or those of learning do and are not
-                to be adopted, or the version of the checkpoint was rolled back.
+                to be adopted, the version of the checkpoint was rolled back, or the state that a rollback demands is
+                missing.
         """
+        demand = self._publisher.rewind()
+        if demand is None:
+            self._resume()
+        else:
+            self._go_back(demand)
+        self.progress.version = self._published.version
+        return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
+
+    def _resume(self) -> None:
         found = checkpoint.newest(self._folder)
         if found is None:
             self._published = Published(version=self._publisher.newest_number())
             if self._origin is not None:
                 self._warm_start(self._origin)
-        else:
+            return
+        self._restore(found)
+        newest = self._published.artifact
+        if newest is not None:
+            if not self._register(newest):
+                # What refused it may be its base.
+                self._published = msgspec.structs.replace(self._published, base=None)
+            self._publisher.check_trusted(newest, self._folder)
+            self._load_former(newest)
+
+    def _go_back(self, demand: Rewind) -> None:
+        """Take the state that a rollback demands. The next version clears the demand, so that a crash repeats this."""
+        if demand.mode == "wait":
+            raise ConfigError(f"lineage {self._lineage.name} waits after a rollback to version {demand.to}")
+        versions = self._publisher.versions()
+        found = rewind.find_state(demand, self._lineage.name, versions, self._folder, self._origin)
+        self._origin = None
+        if isinstance(found, Checkpoint):
             self._restore(found)
-            newest = self._published.artifact
-            if newest is not None:
-                if not self._register(newest):
-                    # What refused it may be its base.
-                    self._published = msgspec.structs.replace(self._published, base=None)
-                self._publisher.check_trusted(newest, self._folder)
-                self._load_former(newest)
-        self.progress.version = self._published.version
-        return {number: cursor.next_offset for number, cursor in self._batcher.position.cursors.items()}
+            if self._published.artifact is not None:
+                self._load_former(self._published.artifact)
+        elif found is not None:
+            self._origin = found
+            self._warm_start(found)
+        self._published = msgspec.structs.replace(self._published, version=self._publisher.newest_number())
+        position = self._batcher.position
+        skipped = None
+        if demand.mode == "skip":
+            skipped = rewind.skipped_range(demand, versions, self._publisher.folder, position)
+        if skipped is not None:
+            self._skipped += (skipped,)
+            self.learner.leave_out(skipped.until_ts)
+        self._failpoint("rewind.before_event")
+        self._publisher.record_rewound(demand, rewind.evidence(demand, self._published.artifact, position, skipped))
+        self._failpoint("rewind.after_event")
+        # A fresh start counts its boundaries from 1; otherwise later checkpoints come after all that stay.
+        kept = checkpoint.clean(self._folder, self._publisher.recoverable() if isinstance(found, Checkpoint) else ())
+        self._boundary_number = max(self._boundary_number, kept)
+        self._failpoint("rewind.after_removal")
+        _log.info("lineage %s goes back to version %d: %s", self._lineage.name, demand.to, demand.mode)
 
     def _warm_start(self, origin: Origin) -> None:
         version = artifact.load(self._publisher.folder, origin.artifact, keys=self._publisher.keys)
@@ -202,6 +245,8 @@ class Loop:
         self._origin = state.origin
         if state.origin is not None:
             self.learner.pass_over(state.origin.boundary_ts)
+        # A range that is left out lies before the first version since, and so before each position that is resumed.
+        self._skipped = state.skipped
         self._base = found.base
         self._boundary_number = state.boundary_number
         self._published = state.published
@@ -287,7 +332,7 @@ class Loop:
                 lambda name: self._failpoint(f"checkpoint.{name}"),
                 self._settings.keep_checkpoints,
                 base,
-                self._publisher.recoverable(),
+                self._recoverable(),
             )
         except WriteError as error:
             # Learning goes on; what was due is written with the weights of a later boundary.
@@ -310,6 +355,14 @@ class Loop:
             self.progress.num_published += 1
             self.progress.version = self._published.version
             self.progress.version_bytes = artifact.size(self._publisher.folder, self._published.artifact)
+
+    def _recoverable(self) -> set[str] | None:
+        """Return the versions whose checkpoints stay; None while the database does not say."""
+        try:
+            return self._publisher.recoverable()
+        except StoreError as error:
+            _log.warning("no checkpoint of %s is removed: %s", self._lineage.name, error)
+            return None
 
     def _base_of_delta(self) -> Base | None:
         """Return the full checkpoint that the next one may leave rows to; None if it must be full itself."""
@@ -409,6 +462,7 @@ class Loop:
             settings=self._lineage.settings(),
             adopted=self._adopted,
             origin=self._origin,
+            skipped=self._skipped,
             position=self._batcher.position,
             boundary_number=self._boundary_number,
             published=self._published,

@@ -37,6 +37,7 @@ from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
 _POLL_RECORDS = 512
+_DECISION_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -162,6 +163,8 @@ def run(
             is_stopping=dependencies.is_stopping,
         )
         metrics.register(LoopCollector(lineage.name, loop, dependencies.pauses.monotonic_s))
+        if not _is_decided(publisher, lease, dependencies, readiness):
+            return loop
         offsets = loop.start()
         publisher.remove_orphans()
         positions = {(topics.SESSIONS, partition): offset for partition, offset in offsets.items()}
@@ -169,6 +172,34 @@ def run(
         _log.info("lineage %s: term %d, version %d, from %s", lineage.name, lease.term, loop.progress.version, offsets)
         _follow(loop, reader, dependencies, lease, settings.max_waiting, readiness)
     return loop
+
+
+def _is_decided(publisher: Publisher, lease: "_Lease", dependencies: Dependencies, readiness: "_Readiness") -> bool:
+    """Wait, after a rollback of mode `wait`, until a user decides; return False if a stop comes first.
+
+    Raises:
+        FencedError: If a later term has taken over.
+    """
+    first = readiness.reason
+    while True:
+        lease.keep()
+        try:
+            demand = publisher.rewind()
+        except StoreError as error:
+            _log.warning("lineage %s: whether a rollback demands something is unknown: %s", publisher.lineage, error)
+        else:
+            if demand is None or demand.mode != "wait":
+                readiness.reason = first
+                return True
+            waits = (
+                f"waits after a rollback to version {demand.to}: shelfwise rollout rewind {publisher.lineage}"
+                " replay or skip, or shelfwise rollout resume, lets training go on"
+            )
+            if readiness.reason != waits:
+                _log.warning("lineage %s %s", publisher.lineage, waits)
+            readiness.reason = waits
+        if dependencies.is_stopping() or dependencies.pauses.wait(_DECISION_S):
+            return False
 
 
 def _follow(

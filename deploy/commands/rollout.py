@@ -172,6 +172,24 @@ def rollback(
 
 
 @app.command()
+def rewind(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    mode: Annotated[str, typer.Argument(help="wait, replay or skip.")],
+    why: WhyOption = _TYPED,
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set what the trainer does with the range since the version that a rollback takes it back to."""
+    from trainer.rollout import changes
+
+    given = _mode(mode, option="mode")
+    store, _ = _store(ctx)
+    _act(store, lineage, "rewind", lambda view: changes.rewind(view, given, why), user, request_id, as_json)
+
+
+@app.command()
 def pin(
     ctx: typer.Context,
     lineage: LineageArgument,
@@ -229,7 +247,7 @@ def resume(
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Release a lineage that is frozen or killed."""
+    """Release a lineage that is frozen or killed; a trainer that waits learns the range again."""
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
@@ -393,10 +411,10 @@ def _verdicts_of(
     return chosen.number, before_canary(view, chosen, found, values)
 
 
-def _mode(text: str, more: str = "") -> "RewindMode":
+def _mode(text: str, more: str = "", option: str = "--trainer") -> "RewindMode":
     from trainer.rollout.changes import REWIND_MODES
 
     for mode in REWIND_MODES:
         if text == mode:
             return mode
-    raise ConfigError(f"--trainer {text}: expected {more}{', '.join(REWIND_MODES[:-1])} or {REWIND_MODES[-1]}")
+    raise ConfigError(f"{option} {text}: expected {more}{', '.join(REWIND_MODES[:-1])} or {REWIND_MODES[-1]}")

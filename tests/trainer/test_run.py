@@ -20,6 +20,10 @@ from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from trainer.loop import Pauses
+from trainer.rollout import changes
+from trainer.rollout.changes import Change
+from trainer.rollout.states import LineageView
+from trainer.rollout.store import RolloutStore
 from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
 from trainer.versions.origin import Wanted
@@ -160,6 +164,56 @@ def test_without_a_database_training_pauses_at_the_version_and_goes_on(engine: E
     feed(resumed, log)
     assert [version.status for version in Registry(engine).versions(LINEAGE.name)][-1] == "live"
     assert resumed.learner.counters["trained"] == 120 + 40
+
+
+@pytest.mark.parametrize("decides", [True, False], ids=["decided", "stopped"])
+def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
+    memory_broker: Broker, engine: Engine, tmp_path: Path, *, decides: bool
+) -> None:
+    folders = Folders.under(tmp_path, LINEAGE.name)
+    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(lambda: True), device="cpu", holder="one")
+    registry, settings = Registry(engine), replace(_NO_METRICS, metrics_port=free_port())
+    publish_live(registry)
+    act(engine, lambda view: changes.rollback(view, None, "wait", "test"))
+    answers: list[tuple[int, str]] = []
+
+    def wait(_seconds: float) -> bool:
+        answers.append(answer(settings.metrics_port, "/readyz"))
+        assert [event.to_status for event in RolloutStore(engine).history(LINEAGE.name)][-1] == "rolled_back"
+        if decides and len(answers) == 2:
+            act(engine, lambda view: changes.rewind(view, "replay", "test"))
+        return not decides and len(answers) == 2
+
+    loop = run(
+        LINEAGE,
+        settings,
+        memory_broker,
+        engine,
+        folders,
+        dependencies(lambda: len(answers) == 2, wait),
+        device="cpu",
+        holder="one",
+    )
+    expected = (
+        f"waits after a rollback to version 0: shelfwise rollout rewind {LINEAGE.name} replay or skip, or"
+        " shelfwise rollout resume, lets training go on\n"
+    )
+    assert answers == [(503, expected)] * 2
+    has_gone_back = [event.to_status for event in RolloutStore(engine).history(LINEAGE.name)][-1] == "rewound"
+    assert has_gone_back == decides
+    assert loop.progress.version == (1 if decides else 0)
+
+
+def publish_live(registry: Registry) -> None:
+    """Let version 1 of the lineage go live."""
+    term = registry.acquire_lease(LINEAGE.name, "one", 0, 1_000)
+    registry.publish(LINEAGE.name, 1, "a" * 64, None, term, {}, {}, 0)
+    for status in ("verified", "live"):
+        registry.advance(LINEAGE.name, 1, term, status, "test", 0)
+
+
+def act(engine: Engine, decide: Callable[[LineageView], Change]) -> None:
+    RolloutStore(engine).command(LINEAGE.name, "test", decide, user="ada", request_id=None, now_ms=0)
 
 
 def answer(port: int, path: str) -> tuple[int, str]:

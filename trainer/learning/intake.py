@@ -34,6 +34,7 @@ class Intake:
         pending: Sessions that wait for their batch to fill.
         known_until_ts: Sessions with a watermark up to this time were learned by the version that the lineage started
             from; None if it started from fresh weights.
+        skipped_until_ts: Sessions with an earlier watermark are left out after a rollback; None if none are.
     """
 
     def __init__(self, learning: LearningSettings) -> None:
@@ -42,6 +43,7 @@ class Intake:
         self._converted = SeenSet()
         self.pending: list[PendingSession] = []
         self.known_until_ts: int | None = None
+        self.skipped_until_ts: int | None = None
 
     def take(self, batch: SessionBatch) -> Counter[str]:
         """Append the sessions that have something to train; return the number of the others by outcome."""
@@ -58,6 +60,9 @@ class Intake:
             labels = self._new_labels(session, placed.key.watermark_ts)
             if self.known_until_ts is not None and placed.key.watermark_ts <= self.known_until_ts:
                 left_out["known"] += 1
+                continue
+            if self.skipped_until_ts is not None and placed.key.watermark_ts < self.skipped_until_ts:
+                left_out["rolled_back"] += 1
                 continue
             if session.revision > 0 and not labels.conv.size:
                 left_out["without_label"] += 1

@@ -78,7 +78,7 @@ class Learner:
         candidates: Candidates of trained lists since the process began, by id table and `own` or `cold` row.
         labels: Clicked and bought items trained since the process began, by their weights.
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, known,
-            quarantined.
+            rolled_back, quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
         shuffled: How the scores compare with the incoming order on lists that were shown in random order.
@@ -359,6 +359,10 @@ class Learner:
     def pass_over(self, until_ts: int) -> None:
         """Train no session with a watermark up to this time: the weights that learning started from know it."""
         self._intake.known_until_ts = until_ts
+
+    def leave_out(self, until_ts: int) -> None:
+        """Train no session with a watermark before this time: a rollback said that its range is bad."""
+        self._intake.skipped_until_ts = until_ts
 
     def restore(self, files: Mapping[str, Tensors], state: LearningState, boundary_ts: int) -> None:
         """Continue from the files and the state of a checkpoint of this boundary.

@@ -6,7 +6,7 @@ Source: docs/rollout.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from stream.errors import ConfigError
@@ -167,14 +167,29 @@ def kill(view: LineageView, reason: str) -> Change:
 
 
 def resume(view: LineageView, why: str) -> Change:
-    """Return the change that releases a frozen or killed lineage.
+    """Return the change that releases a frozen or killed lineage; a trainer that waits learns the range again.
 
     Raises:
         ConfigError: If it is neither.
     """
     if view.frozen is None and view.killed is None:
         raise ConfigError(f"lineage {view.name} is neither frozen nor killed")
-    return _on_lineage("resumed", why, {"frozen": None, "killed": None})
+    decided = {"rewind_mode": "replay"} if view.rewind_mode == "wait" else {}
+    return _on_lineage("resumed", why, {"frozen": None, "killed": None, **decided})
+
+
+def rewind(view: LineageView, mode: RewindMode, why: str) -> Change:
+    """Return the change that tells the trainer what to do with the range since the version that it goes back to.
+
+    A trainer that waits takes notice. One that has gone back already is refused, so that it goes back once more.
+
+    Raises:
+        ConfigError: If the trainer need not go back, or has published since.
+    """
+    if view.rewind_to is None:
+        raise ConfigError(f"lineage {view.name} need not go back: no rollback since its newest version")
+    change = _on_lineage("rewind", why, {"rewind_mode": mode})
+    return replace(change, fences=view.rewind_mode != "wait")
 
 
 def set_policy(view: LineageView, given: Mapping[str, object], why: str) -> Change:

@@ -19,7 +19,7 @@ from stream.errors import ArtifactError
 from stream.failpoints import Failpoint, no_failpoint
 from trainer.feed.batches import Position
 from trainer.versions import atomic_folder, delta
-from trainer.versions.atomic_folder import FileEntry, Tensors
+from trainer.versions.atomic_folder import FileEntry, Tensors, WriteError
 
 KEEP = 3
 _FORMAT = 2
@@ -99,6 +99,22 @@ class Origin(msgspec.Struct, kw_only=True, frozen=True):
         return f"{self.lineage}:{self.version}"
 
 
+class SkippedRange(msgspec.Struct, kw_only=True, frozen=True):
+    """A range of the log that no later weights learn, since only versions that were rolled back had learned it.
+
+    Attributes:
+        from_offsets: Partition to the first offset of the range.
+        until_offsets: Partition to the first offset behind it.
+        from_ts: The boundary of the last good version, in watermark time; None for the beginning of the log.
+        until_ts: The boundary at which the range ends: sessions with an earlier watermark are left out.
+    """
+
+    from_offsets: dict[int, int]
+    until_offsets: dict[int, int]
+    from_ts: int | None
+    until_ts: int
+
+
 class State(msgspec.Struct, kw_only=True, frozen=True):
     """The part of a checkpoint that is not a tensor.
 
@@ -108,6 +124,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
         settings: Settings of the model and of learning, by dotted key.
         adopted: Learning settings that were changed, oldest first.
         origin: The version that the lineage started from; None for fresh weights.
+        skipped: Ranges that were left out after rollbacks, oldest first.
         environment: Conditions of bit-equal weights: torch version, threads, CPU capability.
     """
 
@@ -118,6 +135,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     settings: dict[str, object]
     adopted: tuple[Adoption, ...] = ()
     origin: Origin | None = None
+    skipped: tuple[SkippedRange, ...] = ()
     position: Position
     boundary_number: int
     published: Published
@@ -217,6 +235,28 @@ def _needed(newest_first: list[Path], keep: int) -> set[Path]:
         # If one full checkpoint is damaged, all its deltas are lost with it.
         kept += [path for path in newest_first[keep:] if _base_of(path) not in bases][:1]
     return _with_bases(kept)
+
+
+def of_version(folder: Path, address: str) -> Path | None:
+    """Return the checkpoint that was written with a version, or None; tensors are not read."""
+    return _by_version(_newest_first(folder) if folder.is_dir() else [], {address}).get(address)
+
+
+def clean(folder: Path, needed: Collection[str]) -> int:
+    """Remove the checkpoints that were not written with these versions; return the highest boundary number that stays.
+
+    Raises:
+        WriteError: If the file system refuses; it can be called again.
+    """
+    found = _newest_first(folder) if folder.is_dir() else []
+    kept = _with_bases(_by_version(found, needed).values())
+    try:
+        for path in found:
+            if path not in kept:
+                atomic_folder.remove(path)
+    except OSError as error:
+        raise WriteError(f"{folder}: a checkpoint is not removed: {error}") from error
+    return max((int(path.name[:12]) for path in kept), default=0)
 
 
 def _by_version(newest_first: list[Path], addresses: Collection[str]) -> dict[str | None, Path]:

@@ -6,14 +6,14 @@ Source: docs/training.md.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from stream.errors import ArtifactError, ConfigError, StoreError
+from stream.errors import ArtifactError, ConfigError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
 from trainer.versions import artifact, removal
-from trainer.versions.registry import Registry, Version
+from trainer.versions.registry import Registry, Rewind, Version
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
 Announce = Callable[[ModelVersionAnnouncement], None]
@@ -61,9 +61,26 @@ class Publisher:
         self._failpoint = failpoint
         self.keys = keys
 
+    def versions(self) -> list[Version]:
+        """Return the versions of the lineage, oldest first."""
+        return self._registry.versions(self.lineage)
+
     def newest_number(self) -> int:
         """Return the highest version number recorded, 0 without any."""
-        return max((version.version for version in self._registry.versions(self.lineage)), default=0)
+        return max((version.version for version in self.versions()), default=0)
+
+    def rewind(self) -> Rewind | None:
+        """Return what a rollback demands of training; None without a demand."""
+        return self._registry.rewind(self.lineage)
+
+    def record_rewound(self, rewind: Rewind, evidence: Mapping[str, object]) -> None:
+        """Append the event that training goes on from the last good version.
+
+        Raises:
+            FencedError: If this writer is stale.
+            StoreError: If the database is unreachable or refused.
+        """
+        self._registry.record_rewound(self.lineage, self.term, rewind, evidence, self._now_ms())
 
     def check_trusted(self, sha256: str, checkpoints: Path) -> None:
         """Refuse to train on from a version that was rolled back or quarantined.
@@ -76,23 +93,20 @@ class Publisher:
             ConfigError: If it was; the message says how to start again.
             StoreError: If the database is unreachable or refused.
         """
-        found = next((each for each in self._registry.versions(self.lineage) if each.artifact == sha256), None)
-        if found is None or found.status not in {"rolled_back", "quarantined"}:
-            return
-        good = self._registry.rewind_to(self.lineage)
-        start = f"start with --warm-start {self.lineage}:{good}" if good else "start afresh"
-        raise ConfigError(
-            f"lineage {self.lineage}: the newest checkpoint belongs to version {found.version}, which is"
-            f" {found.status}; move {checkpoints} away and {start}"
-        )
+        found = next((each for each in self.versions() if each.artifact == sha256), None)
+        if found is not None and found.status in {"rolled_back", "quarantined"}:
+            raise ConfigError(
+                f"lineage {self.lineage}: the newest checkpoint belongs to version {found.version}, which is"
+                f" {found.status}; move {checkpoints} away and start with --warm-start {self.lineage}"
+            )
 
-    def recoverable(self) -> set[str] | None:
-        """Return the addresses of the versions that training may have to go back to; None if the database is away."""
-        try:
-            return self._registry.recoverable(self.lineage)
-        except StoreError as error:
-            _log.warning("no checkpoint of %s is removed: %s", self.lineage, error)
-            return None
+    def recoverable(self) -> set[str]:
+        """Return the addresses of the versions that training may have to go back to.
+
+        Raises:
+            StoreError: If the database is unreachable or refused.
+        """
+        return self._registry.recoverable(self.lineage)
 
     def register(self, sha256: str) -> bool:
         """Verify the version at `sha256` and make it live, then delete versions beyond the retention.

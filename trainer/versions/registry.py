@@ -8,6 +8,7 @@ Source: docs/training.md.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, case, func, insert, literal, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -17,6 +18,7 @@ from stream import db
 from stream.errors import ConfigError, FencedError, StoreError
 from stream.schemas.names import check_name
 from trainer.rollout import policy as policies
+from trainer.rollout.changes import RewindMode
 from trainer.versions.tables import leases, lineages, rollout_events, versions
 
 
@@ -50,6 +52,18 @@ class Version:
     def is_gone(self) -> bool:
         """True if its folder may be missing or damaged: it was retired or rejected."""
         return self.status in ("retired", "rejected")
+
+
+class Rewind(NamedTuple):
+    """The demand of a rollback that training goes back.
+
+    Attributes:
+        to: Version from whose state it goes on; 0 for fresh weights.
+        mode: What it does with the range since then: learn it again, leave it out, or wait for a decision.
+    """
+
+    to: int
+    mode: RewindMode
 
 
 class Registry:
@@ -189,12 +203,38 @@ class Registry:
             _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)
         return str(status)
 
-    def rewind_to(self, lineage: str) -> int | None:
-        """Return the version from which training has to go on, 0 for fresh weights; None without a rollback."""
+    def rewind(self, lineage: str) -> Rewind | None:
+        """Return what a rollback demands of training; None if it demands nothing, or training has met the demand."""
         with db.read(self._engine) as connection:
-            statement = select(lineages.c.rewind_to).where(lineages.c.name == lineage)
-            found: int | None = connection.execute(statement).scalar_one()
-        return found
+            statement = select(lineages.c.rewind_to, lineages.c.rewind_mode).where(lineages.c.name == lineage)
+            to, mode = connection.execute(statement).one()
+        return None if to is None else Rewind(to=to, mode=mode)
+
+    def record_rewound(
+        self, lineage: str, term: int, rewind: Rewind, evidence: Mapping[str, object], now_ms: int
+    ) -> None:
+        """Append the event that training goes on from the last good version.
+
+        Raises:
+            FencedError: If the term is stale.
+            StoreError: If the database is unreachable or refused.
+        """
+        state = f"the state of version {rewind.to}" if rewind.to else "fresh weights"
+        with db.transaction(self._engine) as connection:
+            _check_term(connection, lineage, term)
+            connection.execute(
+                insert(rollout_events).values(
+                    lineage=lineage,
+                    version=rewind.to or None,
+                    to_status="rewound",
+                    actor=f"trainer, term {term}",
+                    why=f"training goes on from {state}: {rewind.mode}",
+                    evidence=dict(evidence),
+                    event_ts=now_ms,
+                    before={},
+                    after={},
+                )
+            )
 
     def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.

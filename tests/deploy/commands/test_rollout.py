@@ -23,7 +23,7 @@ from stream.wall_clock import epoch_ms
 from tests.trainer.rollout.world import GOOD
 from trainer.rollout import judgement
 from trainer.rollout.tables import servers
-from trainer.versions.registry import Registry
+from trainer.versions.registry import Registry, Rewind
 
 
 @pytest.fixture
@@ -108,6 +108,17 @@ def test_rollback_to_a_version_and_its_mode(engine: Engine) -> None:
         call("rollback", "prm", "--trainer", "stop")
     with pytest.raises(ConfigError, match="version = 9: lineage prm has no such version"):
         call("rollback", "prm", "--to", "9")
+
+
+def test_rewind_changes_the_mode_and_nothing_else(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE)
+    answer("rollback", "prm")
+    event = answer("rewind", "prm", "skip", "--why", "prices of zero")
+    assert (event["to_status"], event["after"], event["why"]) == ("rewind", {"rewind_mode": "skip"}, "prices of zero")
+    assert registry.rewind("prm") == Rewind(to=1, mode="skip")
+    assert "locked: frozen" in call("status", "prm")[1]
+    with pytest.raises(ConfigError, match="mode keep: expected wait, replay or skip"):
+        call("rewind", "prm", "keep")
 
 
 def test_a_sentence_for_people(engine: Engine) -> None:

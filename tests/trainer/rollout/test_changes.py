@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[[LineageView, int | None], Change]] = {
     "freeze": lambda view, _n: changes.freeze(view, "why"),
     "kill": lambda view, _n: changes.kill(view, "why"),
     "resume": lambda view, _n: changes.resume(view, "why"),
+    "rewind": lambda view, _n: changes.rewind(view, "skip", "why"),
     "policy": lambda view, _n: changes.set_policy(view, {"canary_s": 1}, "why"),
 }
 
@@ -220,6 +221,27 @@ def test_freeze_and_kill_end_the_canary_and_resume_releases_both() -> None:
         changes.resume(resumed, "why")
     with pytest.raises(ConfigError, match="reason = ' ': expected some words"):
         changes.freeze(view, " ")
+
+
+def test_the_decision_on_the_range_reaches_a_trainer_that_waits_and_ends_one_that_does_not() -> None:
+    view = lineage("superseded", "live")
+    with pytest.raises(ConfigError, match="lineage prm need not go back"):
+        changes.rewind(view, "skip", "why")
+    waiting = after(view, changes.rollback(view, None, "wait", "why"))
+    change = changes.rewind(waiting, "skip", "why")
+    assert (change.fences, after(waiting, change).rewind_mode) == (False, "skip")
+    skipping = after(waiting, change)
+    assert (skipping.rewind_to, skipping.frozen) == (1, waiting.frozen)
+    assert changes.rewind(skipping, "replay", "why").fences
+
+
+def test_resume_lets_a_trainer_that_waits_learn_the_range_again() -> None:
+    view = lineage("superseded", "live")
+    for mode, expected in (("wait", "replay"), ("skip", "skip"), ("replay", "replay")):
+        done = after(view, changes.rollback(view, None, mode, "why"))  # type: ignore[arg-type] # one of the modes
+        assert after(done, changes.resume(done, "why")).rewind_mode == expected
+    frozen = after(view, changes.freeze(view, "outage"))
+    assert after(frozen, changes.resume(frozen, "why")).rewind_mode is None
 
 
 def test_a_policy_is_kept_as_what_differs() -> None:

@@ -17,10 +17,8 @@ from tests.serving.world import publish, publish_delta
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.rollout import changes
-from trainer.rollout.states import LineageView
 from trainer.rollout.store import RolloutStore
 from trainer.versions import artifact, checkpoint, removal
-from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import ORPHAN_AGE_MS, Publisher
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
@@ -259,62 +257,24 @@ def test_while_the_database_is_away_no_checkpoint_is_removed(
 
 
 def test_training_does_not_go_on_from_a_version_that_was_rolled_back(engine: Engine, tmp_path: Path) -> None:
-    """After a rollback the trainer names the way out: the weights of the last good version, other checkpoints."""
-    log = make_log()
-    feed(make_loop(tmp_path, engine), log[:-1])
-    store, registry = RolloutStore(engine), Registry(engine)
-
-    def rollback(view: LineageView) -> changes.Change:
-        return changes.rollback(view, None, "wait", "test")
-
-    store.command(LINEAGE.name, "rollback", rollback, user="ada", request_id=None, now_ms=1)
-    good = registry.live(LINEAGE.name)
-    assert good is not None
-    bad = good.version + 1
-    with pytest.raises(
-        ConfigError,
-        match=f"belongs to version {bad}, which is rolled_back; move .*checkpoints away and start with "
-        f"--warm-start {LINEAGE.name}:{good.version}",
-    ):
-        make_loop(tmp_path, engine).start()
-    manifest = artifact.read_manifest(tmp_path / "artifacts", good.artifact)
-    origin = Origin(
-        lineage=LINEAGE.name, version=good.version, artifact=good.artifact, boundary_ts=manifest.boundary_ts
-    )
-    (tmp_path / "checkpoints").rename(tmp_path / "bad")
-    again = make_loop(tmp_path, engine, origin=origin)
-    feed(again, log)
-    first, *_, newest = registry.versions(LINEAGE.name)[bad:]
-    assert (first.version, first.parent, first.status, newest.status) == (bad + 1, None, "verified", "verified")
-    assert registry.rewind_to(LINEAGE.name) is None
-    assert registry.live(LINEAGE.name) == good
-    store.command(LINEAGE.name, "resume", lambda v: changes.resume(v, "fixed"), user="ada", request_id=None, now_ms=2)
-    make_loop(tmp_path, engine).start()
-    live = registry.live(LINEAGE.name)
-    assert live is not None
-    assert live.version == newest.version
-
-
-def test_a_version_of_a_bad_state_that_was_not_yet_known_is_quarantined(engine: Engine, tmp_path: Path) -> None:
-    """A crash before the row of a version: the rollback comes first, so its child is born quarantined and refused."""
-
-    def crash(name: str) -> None:
-        if name == "before_row" and len(Registry(engine).versions()) == 2:
-            raise Crash(name)
-
-    with pytest.raises(Crash):
-        feed(make_loop(tmp_path, engine, failpoint=crash), make_log())
+    """Checkpoints of a bad version that someone has put back are refused; the message names the way out."""
+    feed(make_loop(tmp_path, engine), make_log(120)[:-1])
     RolloutStore(engine).command(
         LINEAGE.name,
         "rollback",
-        lambda view: changes.rollback(view, None, "wait", "test"),
+        lambda view: changes.rollback(view, None, "replay", "test"),
         user="ada",
         request_id=None,
         now_ms=1,
     )
-    with pytest.raises(ConfigError, match="belongs to version 3, which is quarantined"):
+    with db.transaction(engine) as connection:
+        connection.exec_driver_sql("UPDATE lineages SET rewind_to = NULL, rewind_mode = NULL")
+    with pytest.raises(
+        ConfigError,
+        match="belongs to version 2, which is rolled_back; move .*checkpoints away and start with "
+        f"--warm-start {LINEAGE.name}",
+    ):
         make_loop(tmp_path, engine).start()
-    assert [version.status for version in Registry(engine).versions()] == ["live", "rolled_back", "quarantined"]
 
 
 def test_retention_is_repeated_when_the_database_comes_back(engine: Engine, tmp_path: Path) -> None:
