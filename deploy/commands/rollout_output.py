@@ -17,14 +17,15 @@ def print_statuses(found: "Sequence[Status]") -> None:
         console.print("no lineage yet: the first start of a trainer creates its lineage", soft_wrap=True)
     for each in found:
         canary = "none" if each.canary is None else f"{each.canary} with {each.canary_share or 0:.2%} of the clients"
-        rewind = "" if each.rewind_to is None else f"; trainer goes back to {each.rewind_to} ({each.rewind_mode})"
         lines = [
             f"lineage {each.lineage} ({each.mode}): live {each.live or 'none'}, former {each.former or 'none'}, "
-            f"canary {canary}{rewind}",
+            f"canary {canary}",
             f"next: {each.next}",
         ]
         if each.lock is not None:
             lines.append(f"locked: {each.lock}")
+        if each.trainer is not None:
+            lines.append(f"trainer: {each.trainer}")
         if each.servers_behind:
             lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
         for line in lines:

@@ -31,6 +31,7 @@ class Status:
         lock: Why no version moves to more clients; None if they do.
         rewind_to: Version that the trainer has to go back to, 0 for fresh weights.
         rewind_mode: What it does with the range in between.
+        trainer: What the trainer does since the rollback; None if there was none since its newest version.
         gates: Version to gate to verdict.
         servers_behind: Servers with a fresh report that do not have the live version.
         next: The controller's next move, or why it holds.
@@ -48,6 +49,7 @@ class Status:
     lock: str | None
     rewind_to: int | None
     rewind_mode: str | None
+    trainer: str | None
     gates: Mapping[int, Mapping[str, Verdict]]
     servers_behind: tuple[str, ...]
     next: str
@@ -80,6 +82,7 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         lock=view.lock,
         rewind_to=view.rewind_to,
         rewind_mode=view.rewind_mode,
+        trainer=_trainer(view, has_rewound=view.rewind_to is not None and store.has_rewound(lineage)),
         gates=verdicts,
         servers_behind=() if loads is None else tuple(sorted({*loads.pending, *loads.refused})),
         next=f"holds: {step.reason}"
@@ -101,6 +104,18 @@ def _failed(view: LineageView, verdicts: Verdicts, policy: Policy, now_ms: int) 
         if version.status in statuses and (why := failure_of(verdicts, version.number)):
             return f"version {version.number}: {why}"
     return None
+
+
+def _trainer(view: LineageView, *, has_rewound: bool) -> str | None:
+    """Return what the trainer does since a rollback."""
+    if view.rewind_to is None:
+        return None
+    state = f"version {view.rewind_to}" if view.rewind_to else "fresh weights"
+    if has_rewound:
+        return f"has gone back to {state} ({view.rewind_mode}) and has not published since"
+    if view.rewind_mode == "wait":
+        return f"waits before it goes back to {state}: rewind or resume says how"
+    return f"goes back to {state} ({view.rewind_mode}) when it starts"
 
 
 def serving_at(events: Iterable[Event]) -> dict[str, list[int]]:

@@ -184,6 +184,18 @@ class RolloutStore:
             _view(connection, lineage)
             return [_of_row(row) for row in connection.execute(statement)]
 
+    def has_rewound(self, lineage: str) -> bool:
+        """Return whether the trainer has gone back since the newest rollback, and since the mode was last set."""
+        statement = (
+            select(rollout_events.c.to_status)
+            .where(rollout_events.c.lineage == lineage)
+            .where(rollout_events.c.to_status.in_(("rolled_back", "rewind", "rewound")))
+            .order_by(rollout_events.c.id.desc())
+            .limit(1)
+        )
+        with db.read(self._engine) as connection:
+            return connection.execute(statement).scalar_one_or_none() == "rewound"
+
     def ensure_controller_lease(self) -> None:
         """Create the row of the controller's lease, if it is missing."""
         try:

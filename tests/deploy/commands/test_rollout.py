@@ -93,7 +93,8 @@ def test_rollback_goes_to_the_former_version_and_says_so(engine: Engine) -> None
     assert live(registry) == 2
     code, out = call("status", "prm")
     assert code == 4
-    assert "live 2, former 1, canary none; trainer goes back to 2 (wait)" in out
+    assert "live 2, former 1, canary none\n" in out
+    assert "trainer: waits before it goes back to version 2: rewind or resume says how" in out
     assert "locked: frozen: released by hand: version 3 was rolled back" in out
     answer("resume", "prm")
     assert call("status", "prm")[0] == 0

@@ -3,9 +3,12 @@
 import pytest
 from sqlalchemy import Engine
 
-from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage
+from stream.errors import FencedError
+from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage, address
+from trainer.rollout import changes
 from trainer.rollout.status import serving_at, status
 from trainer.rollout.store import Event
+from trainer.versions.registry import Rewind
 
 
 @pytest.fixture
@@ -33,6 +36,29 @@ def test_a_live_version_counts_as_failed_while_it_is_watched(engine: Engine) -> 
         "version 1: integrity: refused by every server, a:1: 5 bad outputs"
     )
     assert status(lineage.store, engine, LINEAGE, 10_002).failed is None
+
+
+def test_the_status_says_what_the_trainer_does_after_a_rollback(engine: Engine) -> None:
+    lineage = GatedLineage(engine)
+
+    def trainer() -> str | None:
+        return status(lineage.store, engine, LINEAGE, 10).trainer
+
+    assert trainer() is None
+    lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "test"))
+    assert trainer() == "waits before it goes back to fresh weights: rewind or resume says how"
+    lineage.command("rewind", lambda view: changes.rewind(view, "skip", "test"))
+    assert trainer() == "goes back to fresh weights (skip) when it starts"
+    term = lineage.registry.acquire_lease(LINEAGE, "another", 10**16, 1)
+    lineage.registry.record_rewound(LINEAGE, term, Rewind(to=0, mode="skip"), {}, 3)
+    assert trainer() == "has gone back to fresh weights (skip) and has not published since"
+    lineage.command("rewind", lambda view: changes.rewind(view, "replay", "test"))
+    assert trainer() == "goes back to fresh weights (replay) when it starts"
+    with pytest.raises(FencedError):
+        lineage.registry.record_rewound(LINEAGE, term, Rewind(to=0, mode="replay"), {}, 4)
+    term = lineage.registry.acquire_lease(LINEAGE, "another", 10**16, 1)
+    lineage.registry.publish(LINEAGE, 2, address(2), None, term, {}, {}, 5)
+    assert trainer() is None
 
 
 def event(number: int, after: dict[str, object] | None, version: int | None = None, to_status: str = "") -> Event:
