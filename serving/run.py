@@ -47,6 +47,7 @@ def build(
     broker: Broker | None,
     engine: Engine | None,
     query_hash_key: bytes,
+    client_id_key: bytes = b"",
     version_keys: VersionKeys = NO_KEYS,
     system: System = SYSTEM,
 ) -> Service:
@@ -58,6 +59,7 @@ def build(
         broker: None sends impressions to the spool, leaves catalogue and profiles empty and refuses posted events.
         engine: None takes versions and the experiment from the local copies.
         query_hash_key: Key of the hash that replaces query texts.
+        client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
         version_keys: Keys of the signatures of versions.
         system: Clocks and random bytes.
     """
@@ -107,7 +109,11 @@ def build(
         collector=Collector(
             Delivery(broker, clock=system.clock, random=system.random),
             metrics,
-            options=Options(query_hash_key=query_hash_key, currency=settings.collect_currency or None),
+            options=Options(
+                query_hash_key=query_hash_key,
+                client_id_key=client_id_key,
+                currency=settings.collect_currency or None,
+            ),
             max_bytes=settings.collect_bytes,
             timeout_s=settings.collect_timeout_s,
             now_ms=system.now_ms,
@@ -122,4 +128,10 @@ def build(
         metrics=metrics,
         system=system,
     )
-    return Service(settings, dependencies, query_hash_key=query_hash_key, host=socket.gethostname())
+    return Service(
+        settings,
+        dependencies,
+        query_hash_key=query_hash_key,
+        client_id_key=client_id_key,
+        host=socket.gethostname(),
+    )

@@ -24,6 +24,7 @@ from stream.schemas.events import (
     QueryId,
     Timestamp,
 )
+from stream.schemas.identity import hashed_ids
 from stream.schemas.problems import Problem, problem
 
 MAX_CANDIDATES = 1_000
@@ -165,6 +166,12 @@ class RequestError(SchemaError):
     def __init__(self, problem: Problem) -> None:
         super().__init__("bad_request", f"{problem.field or 'body'}: {problem.error}")
         self.problem = problem
+
+
+def with_hashed_ids(request: RankRequest, key: bytes) -> RankRequest:
+    """Return the request with hashes in place of the ids of the client, the visit and the account."""
+    found = hashed_ids(request.client_id, request.session_id, request.user_id, key)
+    return msgspec.structs.replace(request, **found)
 
 
 _decoder = msgspec.json.Decoder(RankRequest)

@@ -1,4 +1,7 @@
-"""The key of the hash that replaces query texts: one per shop, so that a query has the same hash in every record."""
+"""The keys of the hashes that replace query texts and client ids.
+
+One per shop, so that a query or a client has the same hash in every record.
+"""
 
 import os
 from collections.abc import Callable
@@ -9,6 +12,8 @@ from stream.files import PRIVATE_FILE, replace_file
 from stream.settings import secret
 
 KEY_BYTES = 32
+MIN_CLIENT_ID_KEY = 32
+"""Characters of the key of client ids: few ids are possible, so a short key would be found by trying."""
 _FILE_NAME = "query_hash_key"
 
 
@@ -19,9 +24,19 @@ class PrivacySettings:
     Attributes:
         query_hash_key: Secret key of the hash of query texts, the same for all processes of a shop; empty = a random
             key that the first process makes and keeps under its home folder.
+        client_id_key: Secret key of the hash that replaces the ids of clients, visits and accounts in rank requests,
+            posted events and ingested events, the same for all of them, of at least 32 characters; empty = ids stay as
+            they come.
     """
 
     query_hash_key: str = secret()
+    client_id_key: str = secret(private_file=True)
+
+    def __post_init__(self) -> None:
+        if self.client_id_key and len(self.client_id_key) < MIN_CLIENT_ID_KEY:
+            raise ValueError(
+                f"client_id_key: expected at least {MIN_CLIENT_ID_KEY} characters, got {len(self.client_id_key)}"
+            )
 
 
 def query_hash_key(settings: PrivacySettings, folder: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> bytes:

@@ -188,13 +188,17 @@ def assign(
     layer: LayerOption = "ranker",
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the bucket and the arm of a client."""
+    """Print the bucket and the arm of a client, by the id under which the shop knows it."""
     from abtest.store import ExperimentStore
+    from stream.query_hash_key import PrivacySettings
+    from stream.schemas.identity import client_hash
 
-    active = ExperimentStore(_engine(context(ctx))).active(layer)
+    called = context(ctx)
+    active = ExperimentStore(_engine(called)).active(layer)
     if active is None:
         raise fail(f"no experiment runs in layer '{layer}'")
-    bucket, arm = active.assign(client)
+    key = called.settings.get("privacy", PrivacySettings).client_id_key.encode()
+    bucket, arm = active.assign(client_hash(client, key) if key else client)
     document = {
         "client_id": client,
         "layer": layer,

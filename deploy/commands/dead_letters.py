@@ -151,7 +151,12 @@ def redrive(
             topic,
             planned,
             read_to_end(broker, topic),
-            options=Options(query_hash_key=key, currency=currency, query_name=query_name),
+            options=Options(
+                query_hash_key=key,
+                client_id_key=privacy.client_id_key.encode(),
+                currency=currency,
+                query_name=query_name,
+            ),
             bucket=redrive.TokenBucket(rate, time.monotonic, time.sleep),
             now_ms=_now_ms,
         )

@@ -82,7 +82,13 @@ def ingest(
     # A dry run makes no key, because its hashes are not kept.
     privacy = called.settings.get("privacy", PrivacySettings)
     key = b"" if dry_run else query_hash_key(privacy, called.home)
-    options = Options(query_hash_key=key, currency=currency, query_name=query_name, keep_unmapped=keep_unmapped)
+    options = Options(
+        query_hash_key=key,
+        client_id_key=privacy.client_id_key.encode(),
+        currency=currency,
+        query_name=query_name,
+        keep_unmapped=keep_unmapped,
+    )
     windows = called.settings.get("join", JoinSettings)
     live_s = windows.click_window_s + windows.lateness_s
 

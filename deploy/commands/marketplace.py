@@ -85,7 +85,9 @@ def run(
     from deploy.simulation.marketplace.settings import MarketplaceSettings
     from serving.settings import ServingSettings
     from stream.broker.producer import Producer
+    from stream.errors import ConfigError
     from stream.operations.tick_writer import Ticker
+    from stream.query_hash_key import PrivacySettings
 
     overrides = _overrides(seed=seed, clients=clients, items=items, start=start)
     overrides |= {
@@ -96,6 +98,8 @@ def run(
         "marketplace.pace": pace,
     }
     loaded = context(ctx, overrides)
+    if loaded.settings.get("privacy", PrivacySettings).client_id_key:
+        raise ConfigError("privacy.client_id_key is set: the simulated shop sends events under ids that are not hashed")
     broker = configured(loaded)
     settings = _started(loaded.settings.get("marketplace", MarketplaceSettings), broker, start)
     # One thread is enough where nothing is waited for.

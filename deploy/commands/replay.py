@@ -72,7 +72,8 @@ def files(
     called = context(ctx)
     payloads = event_files.EventFiles(event_files.find(files))
     broker = _broker(called)
-    key = query_hash_key(called.settings.get("privacy", PrivacySettings), called.home)
+    privacy = called.settings.get("privacy", PrivacySettings)
+    key = query_hash_key(privacy, called.home)
     done = Ingested()
     started_s = time.monotonic()
     with Producer(broker) as dead_letters:
@@ -81,7 +82,13 @@ def files(
             format_,
             payloads,
             done,
-            options=Options(query_hash_key=key, currency=currency, query_name=query_name, keep_unmapped=keep_unmapped),
+            options=Options(
+                query_hash_key=key,
+                client_id_key=privacy.client_id_key.encode(),
+                currency=currency,
+                query_name=query_name,
+                keep_unmapped=keep_unmapped,
+            ),
             now_ms=lambda: time.time_ns() // 1_000_000,
         )
         first = next(events, None)

@@ -48,12 +48,14 @@ def run(
     settings = loaded.settings.get("serving", ServingSettings)
     version_keys = VersionKeys.of(loaded.settings.get("signing", SigningSettings))
     exposure.check(settings, version_keys)
+    privacy = loaded.settings.get("privacy", PrivacySettings)
     service = process.build(
         settings,
         home=loaded.home,
         broker=configured(loaded),
         engine=open_database(loaded, may_be_unreachable=True, at_most_s=process.DATABASE_TIMEOUT_S),
-        query_hash_key=query_hash_key(loaded.settings.get("privacy", PrivacySettings), loaded.home),
+        query_hash_key=query_hash_key(privacy, loaded.home),
+        client_id_key=privacy.client_id_key.encode(),
         version_keys=version_keys,
     )
     serve(service)

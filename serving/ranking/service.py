@@ -28,7 +28,7 @@ from serving.ranking.reports import Reporter
 from serving.ranking.swaps import SwapPolicy
 from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
-from serving.schemas import Health, RankAnswer, RankRequest
+from serving.schemas import Health, RankAnswer, RankRequest, with_hashed_ids
 from serving.settings import ServingSettings
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
@@ -77,7 +77,13 @@ class Service:
     """The ranking service of one process, from `start` to `stop`."""
 
     def __init__(
-        self, settings: ServingSettings, dependencies: Dependencies, *, query_hash_key: bytes, host: str
+        self,
+        settings: ServingSettings,
+        dependencies: Dependencies,
+        *,
+        query_hash_key: bytes,
+        client_id_key: bytes = b"",
+        host: str,
     ) -> None:
         """Prepare a service that is not started.
 
@@ -85,6 +91,7 @@ class Service:
             settings: The section `serving`.
             dependencies: Its components.
             query_hash_key: Key of the hash that replaces query texts.
+            client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
             host: Name of this host in impressions.
         """
         self.settings = settings
@@ -101,6 +108,7 @@ class Service:
         self._profiles_updater = dependencies.profiles_updater
         self._system = dependencies.system
         self._query_hash_key = query_hash_key
+        self._client_id_key = client_id_key
         self._host = host
         self._features = FeatureBuilder(
             self.catalogue, self.profiles, num_scored=settings.num_scored, query_hash_key=query_hash_key
@@ -140,6 +148,8 @@ class Service:
             arrival_s: Reading of the service's clock when its first byte arrived; now if it is None.
         """
         clock, begun_s = self._system.clock, self._system.clock()
+        if self._client_id_key:
+            request = with_hashed_ids(request, self._client_id_key)
         arrival_s = begun_s if arrival_s is None else arrival_s
         context = RankContext(
             request=request,

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from stream.adapters import source
 from stream.adapters.source import Fields, UnmappedError
 from stream.errors import SchemaError
 from stream.schemas import decode, topics
 from stream.schemas.events import MAX_EVENT_BYTES, Click, Conversion, Impression, encode
+from stream.schemas.identity import hashed_ids
 
 OurEvent = Impression | Click | Conversion
 
@@ -18,12 +21,14 @@ class Options:
 
     Attributes:
         query_hash_key: Key of the hash of query texts, the same as in the ranking service.
+        client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
         currency: Currency of lists and orders whose source names none; None leaves theirs unknown.
         query_name: Name of the parameter or property that carries the query id where the source has none of its own.
         keep_unmapped: Write events of unmapped kinds to `dead_letters`, for debugging; else they are only counted.
     """
 
     query_hash_key: bytes = b""
+    client_id_key: bytes = b""
     currency: str | None = None
     query_name: str = "query_id"
     keep_unmapped: bool = False
@@ -125,6 +130,10 @@ def checked(record: OurEvent) -> Adapted:
     Raises:
         SchemaError: If the join would refuse it.
     """
+    return _checked(record, _TOPICS[type(record)])
+
+
+def _checked(record: OurEvent, topic: str) -> Adapted:
     try:
         value = encode(record)
     except UnicodeEncodeError as fault:
@@ -132,7 +141,18 @@ def checked(record: OurEvent) -> Adapted:
     if len(value) > MAX_EVENT_BYTES and record.attributes:
         record.attributes = {"left_out": "too_large"}
         value = encode(record)
-    return accepted(_TOPICS[type(record)], value)
+    return accepted(topic, value)
+
+
+def with_hashed_ids(adapted: Adapted, key: bytes) -> Adapted:
+    """Return the record with hashes in place of the ids of the client, the visit and the account.
+
+    Raises:
+        SchemaError: If the hashes alone make it too large.
+    """
+    record = adapted.record
+    found = hashed_ids(record.client_id, record.session_id, record.user_id, key)
+    return _checked(msgspec.structs.replace(record, **found), adapted.topic)
 
 
 def accepted(topic: str, value: bytes) -> Adapted:

@@ -4,8 +4,9 @@ Event ids are for sources that replay, simulate or are adapted: the same key giv
 deduplicated.
 """
 
+import hmac
 from collections.abc import Callable
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 
 _RANDOM_BYTES = 10
 
@@ -51,6 +52,26 @@ def query_hash(text: str, key: bytes) -> str:
         True
     """
     return blake2b(text.strip().casefold().encode(), digest_size=16, key=key[:64]).hexdigest()
+
+
+def client_hash(client_id: str, key: bytes) -> str:
+    """Return the keyed hash that stands for the id of a client: the first 32 hexadecimal digits of its HMAC-SHA256.
+
+    Programs outside of Shelfwise compute it too, so it is the most common keyed hash.
+
+    Source: RFC 2104.
+
+    Example:
+        >>> client_hash("c-1", b"k"), client_hash("c-1", b"k") != client_hash("c-1", b"other")
+        ('19189b4fa8dcc860e2c4a664a738676d', True)
+    """
+    return hmac.new(key, client_id.encode(), sha256).hexdigest()[:32]
+
+
+def hashed_ids(client_id: str, session_id: str | None, user_id: str | None, key: bytes) -> dict[str, str | None]:
+    """Return the hashes of the client, the visit and the account by field; some sources name a client by its visit."""
+    given = {"client_id": client_id, "session_id": session_id, "user_id": user_id}
+    return {name: None if value is None else client_hash(value, key) for name, value in given.items()}
 
 
 def _uuid7(ts: int, high: int, low: int) -> str:

@@ -31,6 +31,7 @@ SECRETS = [
 KEY = "c0ffee47" * 8
 VALUES = {
     ("database", "url"): "postgresql://me:canary-4711@db/shop",
+    ("privacy", "client_id_key"): KEY,
     ("signing", "key"): KEY,
     ("signing", "accepted_key"): KEY,
     ("serving", "tokens"): f"score:{KEY}",

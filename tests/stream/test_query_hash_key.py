@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from stream.query_hash_key import KEY_BYTES, PrivacySettings, query_hash_key
 
 
@@ -13,6 +15,13 @@ def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
 def test_the_key_of_the_settings_wins(tmp_path: Path) -> None:
     assert query_hash_key(PrivacySettings(query_hash_key="mine"), tmp_path) == b"mine"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["x", "x" * 31])
+def test_a_short_key_of_client_ids_is_refused_and_not_printed(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"client_id_key: expected at least 32 characters, got {len(key)}$"):
+        PrivacySettings(client_id_key=key)
+    assert "x" * 32 not in repr(PrivacySettings(client_id_key="x" * 32))
 
 
 def test_the_key_is_not_printed() -> None:

@@ -9,6 +9,7 @@ from deploy.cli import app
 from deploy.migrations import upgrade
 from stream import db
 from stream.errors import ConfigError, StoreError
+from stream.schemas.identity import client_hash
 from tests.harness.generated_facts import fill, generate
 from tests.harness.silent_server import silent_server
 
@@ -45,6 +46,12 @@ def test_create_list_assign_stop(home: Path) -> None:
     assert (code, made["buckets"], made["salt"]) == (0, {"control": 2_500, "treatment": 2_500}, "ranker-2026q1")
     code, out = call("abtest", "assign", "c-1", "--json")
     assert (code, json.loads(out)["bucket"]) == (0, 6198)
+    key = "k" * 32
+    hashed = client_hash("c-1", key.encode())
+    by_hash = json.loads(call("abtest", "assign", hashed, "--json")[1])["bucket"]
+    code, out = call("--set", f"privacy.client_id_key={key}", "abtest", "assign", "c-1", "--json")
+    assert (code, json.loads(out)["bucket"]) == (0, by_hash)
+    assert by_hash != 6198
     assert call("abtest", "stop", "first", "--decision", "kept")[0] == 0
     code, out = call("abtest", "list", "--json")
     (listed,) = json.loads(out)

@@ -28,6 +28,13 @@ def call(broker: Broker, home: Path, *arguments: str) -> dict[str, object]:
     return document
 
 
+def test_the_shop_runs_under_plain_client_ids_only(tmp_path: Path) -> None:
+    environment = {"SHELFWISE_HOME": str(tmp_path), "SHELFWISE_PRIVACY__CLIENT_ID_KEY": "k" * 32}
+    refused = CliRunner().invoke(app, ["marketplace", "run"], env=environment)
+    assert isinstance(refused.exception, ConfigError)
+    assert "ids that are not hashed" in str(refused.exception)
+
+
 @pytest.mark.kafka
 def test_items_then_shoppers_then_a_continued_run(fresh_kafka: Broker, tmp_path: Path) -> None:
     published = call(fresh_kafka, tmp_path, "publish-items", "--json")

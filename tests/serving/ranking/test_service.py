@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from abtest.store import Arm, ExperimentStore
+from serving import run as run_module
 from serving.ranking import rank, scorer
 from serving.ranking.service import Service, System
 from serving.ranking.versions import NO_VERSION, QUARANTINED
@@ -20,6 +21,7 @@ from stream import db
 from stream.db_settings import DatabaseSettings
 from stream.errors import StoreError
 from stream.schemas.events import Behaviour, Profile
+from stream.schemas.identity import client_hash
 from stream.schemas.session import unpack
 from tests.harness.silent_server import silent_server
 from tests.serving.live import wait_until
@@ -324,6 +326,39 @@ def test_r12_an_experiment_opens_when_the_versions_of_its_arms_are_loaded(
     while service.health().experiment is None:
         service.poll()
     assert service.versions.numbers() == {"armmt": "1", "base": "1"}
+
+
+def test_with_a_key_only_the_hash_of_a_client_is_assigned_and_logged(world: World) -> None:
+    world.go_live("base", 1)
+    world.experiment()
+    key = b"0123456789abcdef0123456789abcdef"
+    service = run_module.build(
+        ServingSettings(deadline_ms=5_000.0),
+        home=world.home,
+        broker=None,
+        engine=world.engine,
+        query_hash_key=b"key",
+        client_id_key=key,
+    )
+    service.poll()
+
+    async def go() -> RankAnswer:
+        service.start()
+        try:
+            return await service.rank(request("planted", session_id="planted", user_id="planted"))
+        finally:
+            service.stop()
+
+    answer = asyncio.run(go())
+    raw = b"".join(path.read_bytes() for path in (world.home / "serving").rglob("*.spool"))
+    (logged,) = spooled(world)
+    hashed = client_hash("planted", key)
+    assert (logged.client_id, logged.session_id, logged.user_id) == (hashed, hashed, hashed)
+    active = world.experiments.active("ranker")
+    assert active is not None
+    assert answer.bucket == active.assign(hashed)[0] != active.assign("planted")[0]
+    assert hashed.encode() in raw
+    assert b"planted" not in raw
 
 
 def test_others_on_this_machine_read_neither_the_spool_nor_the_local_copies(world: World) -> None:
