@@ -32,8 +32,8 @@ class Intake:
 
     Attributes:
         pending: Sessions that wait for their batch to fill.
-        known_until_ts: Sessions with a watermark up to this time were learned by the version that the lineage started
-            from; None if it started from fresh weights.
+        known_until_ts: Sessions with an earlier watermark were learned by the version that the lineage started from;
+            None if it started from fresh weights.
         skipped_until_ts: Sessions with an earlier watermark are left out after a rollback; None if none are.
     """
 
@@ -58,7 +58,7 @@ class Intake:
                 left_out["repeated"] += 1
                 continue
             labels = self._new_labels(session, placed.key.watermark_ts)
-            if self.known_until_ts is not None and placed.key.watermark_ts <= self.known_until_ts:
+            if self.known_until_ts is not None and placed.key.watermark_ts < self.known_until_ts:
                 left_out["known"] += 1
                 continue
             if self.skipped_until_ts is not None and placed.key.watermark_ts < self.skipped_until_ts:

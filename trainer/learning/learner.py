@@ -357,7 +357,7 @@ class Learner:
         self.pass_over(version.manifest.boundary_ts)
 
     def pass_over(self, until_ts: int) -> None:
-        """Train no session with a watermark up to this time: the weights that learning started from know it."""
+        """Train no session with a watermark before this time: the weights that learning started from know it."""
         self._intake.known_until_ts = until_ts
 
     def leave_out(self, until_ts: int) -> None:
