@@ -17,9 +17,9 @@ from stream.errors import ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
-from tests.trainer.harness import LINEAGE, feed, make_loop
+from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_items, make_log
-from trainer.loop import Pauses
+from trainer.loop import Loop, Pauses
 from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.states import LineageView
@@ -164,6 +164,33 @@ def test_without_a_database_training_pauses_at_the_version_and_goes_on(engine: E
     feed(resumed, log)
     assert [version.status for version in Registry(engine).versions(LINEAGE.name)][-1] == "live"
     assert resumed.learner.counters["trained"] == 120 + 40
+
+
+@pytest.mark.slow
+def test_after_a_rollback_the_next_process_reads_the_range_again(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    log = make_log(120, partitions=PARTITIONS)
+    produce(memory_broker, log)
+    registry, folders = Registry(engine), Folders.under(tmp_path, LINEAGE.name)
+
+    def train(until: int) -> Loop:
+        def is_done() -> bool:
+            return any(each.version == until and each.status != "published" for each in registry.versions(LINEAGE.name))
+
+        return run(
+            LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(is_done), device="cpu", holder="one"
+        )
+
+    first = train(3)
+    act(engine, lambda view: changes.rollback(view, 1, "replay", "test"))
+    second = train(5)
+    assert weights(second) == weights(first)
+    assert second.learner.counters == first.learner.counters
+    found = registry.versions(LINEAGE.name)
+    assert [each.status for each in found] == ["live", "quarantined", "rolled_back", "verified", "verified"]
+    assert [each.parent for each in found[3:]] == [found[0].artifact, found[3].artifact]
+    assert [each.offsets for each in found[3:]] == [each.offsets for each in found[1:3]]
 
 
 @pytest.mark.parametrize("decides", [True, False], ids=["decided", "stopped"])
