@@ -24,6 +24,8 @@ from stream.schemas.session import UnlinkedLine
 from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
+from trainer.gate_evidence import GateEvidence
+from trainer.learning import gate_numbers
 from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
@@ -138,6 +140,7 @@ class Loop:
             rows_dtype=settings.rows_dtype,
             keys=publisher.keys,
         )
+        self._gate_evidence = GateEvidence(publisher, learner, settings)
         self._pauses = pauses
         self._failpoint = failpoint
         self._before_step = before_step
@@ -184,6 +187,7 @@ class Loop:
         found = checkpoint.newest(self._folder)
         if found is None:
             self._published = Published(version=self._publisher.newest_number())
+            self._gate_evidence.begin()
             if self._origin is not None:
                 self._warm_start(self._origin)
             return
@@ -207,7 +211,9 @@ class Loop:
             self._restore(found)
             if self._published.artifact is not None:
                 self._load_former(self._published.artifact)
-        elif found is not None:
+        else:
+            self._gate_evidence.begin()
+        if isinstance(found, Origin):
             self._origin = found
             self._warm_start(found)
         self._published = msgspec.structs.replace(self._published, version=self._publisher.newest_number())
@@ -242,6 +248,7 @@ class Loop:
         if state.environment != environment():
             _log.warning("resumed weights may differ in last bits: %s then, %s now", state.environment, environment())
         self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
+        self._gate_evidence.restore(found.files)
         self._origin = state.origin
         if state.origin is not None:
             self.learner.pass_over(state.origin.boundary_ts)
@@ -413,6 +420,7 @@ class Loop:
         assert own.golden is not None, "checked by the caller"
         assert position.boundary_ts is not None, "versions are written at boundaries"
         number = self._published.version + 1
+        norm = own.norm()
         manifest = artifact.Manifest(
             lineage=self._lineage.name,
             version=number,
@@ -431,7 +439,9 @@ class Loop:
             cursors=dict(position.cursors),
             boundary_ts=position.boundary_ts,
             metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()}
-            | own.shuffled.means(),
+            | own.shuffled.means()
+            | gate_numbers.norm_change(norm, self._published.norm)
+            | self._gate_evidence.numbers(self.catalogue),
             capacities=dict(own.capacities),
             num_sessions=own.counters["trained"],
             code_version=self._lineage.code_version,
@@ -450,7 +460,7 @@ class Loop:
             keys=self._publisher.keys,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )
-        return Published(version=number, artifact=sha256, base=base or sha256, batch_number=own.batch_number)
+        return Published(version=number, artifact=sha256, base=base or sha256, batch_number=own.batch_number, norm=norm)
 
     def _state(self, *, publishes: bool) -> State:
         prequential = Prequential() if publishes else self.learner.prequential

@@ -27,6 +27,8 @@ class TrainerSettings:
         hold_lists: Clicked lists in random order on which a lineage must rank better than the incoming order, at two
             lines of the grid `publish_s` in a row, before its first version is published; those before the last line
             count half, and so on. 0 publishes at once.
+        gate_lists: Newest judged lists of a gated lineage, by which the trainer compares a version with the live one.
+        gate_sessions: Newest of them whose session is kept, so that each version scores them before it is published.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
         threads: Threads of torch; bit-equal weights need the same number.
@@ -47,6 +49,8 @@ class TrainerSettings:
     checkpoint_every_wall_s: float = 1.0
     publish_s: int = 300
     hold_lists: int = 0
+    gate_lists: int = 20_000
+    gate_sessions: int = 1_250
     halt_after: int = 5
     rows_dtype: Literal["float32", "float16"] = "float32"
     threads: int = 1
@@ -58,9 +62,12 @@ class TrainerSettings:
     version_delta_share: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("publish_s", "halt_after", "threads", "max_waiting", "lease_ttl_s", "keep_checkpoints"):
+        positive = ("publish_s", "gate_lists", "gate_sessions", "halt_after", "threads", "max_waiting", "lease_ttl_s")
+        for name in (*positive, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        if self.gate_sessions > self.gate_lists:
+            raise ValueError(f"gate_sessions = {self.gate_sessions}: expected at most gate_lists = {self.gate_lists}")
         if self.hold_lists < 0:
             raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
         if self.deltas_per_base < 0:

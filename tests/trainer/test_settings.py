@@ -21,6 +21,8 @@ def test_versions_fall_on_boundaries() -> None:
     ("values", "message"),
     [
         ({"publish_s": 0}, "publish_s = 0: expected at least 1"),
+        ({"gate_lists": 0}, "gate_lists = 0: expected at least 1"),
+        ({"gate_lists": 5, "gate_sessions": 6}, "gate_sessions = 6: expected at most gate_lists = 5"),
         ({"threads": 0}, "threads = 0: expected at least 1"),
         ({"keep_versions": 2}, "keep_versions = 2: expected at least 3"),
         ({"version_delta_share": 1.5}, "version_delta_share = 1.5: expected 0 to 1"),

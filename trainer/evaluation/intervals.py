@@ -43,14 +43,27 @@ def paired_bootstrap(
     if not defined.any():
         raise ValueError("no list defines both values")
     names, unit = np.unique(np.asarray(visit, dtype=np.str_)[defined], return_inverse=True)
-    sums = np.bincount(unit, weights=(new - old)[defined])
+    sums = np.bincount(unit, weights=(new - old)[defined]).astype(np.float64)
     counts = np.bincount(unit).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for draw in range(resamples):
-        rows = rng.integers(0, names.size, size=names.size)
-        means[draw] = sums[rows].sum() / counts[rows].sum()
+    means = resampled_ratios(sums, counts, resamples=resamples, seed=seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(
         difference=float(sums.sum() / counts.sum()), low=float(low), high=float(high), num_visits=names.size
     )
+
+
+def resampled_ratios(top: Floats, bottom: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """Return the ratios [resamples] of two sums over units that are drawn with replacement.
+
+    Args:
+        top: Sum of each unit.
+        bottom: The other sum of each unit.
+        resamples: Draws of as many units as there are.
+        seed: Seed of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    for draw in range(resamples):
+        rows = rng.integers(0, top.size, size=top.size)
+        ratios[draw] = top[rows].sum() / bottom[rows].sum()
+    return ratios

@@ -5,13 +5,16 @@ Neither version has learned these lists: both were written before the lists were
 Source: docs/training.md, "Evaluation while learning".
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from trainer.evaluation.metrics import Floats
-from trainer.features import Examples, collate
-from trainer.models import MODELS, to_torch
+from trainer.features import Batch, Examples, collate
+from trainer.features.id_maps import IdMaps
+from trainer.models import MODELS, ModelConfig, Outputs, to_torch
 from trainer.versions.artifact import LoadedVersion
 
 
@@ -35,16 +38,28 @@ class FormerVersion:
         found = np.full(shape, np.nan)
         if not rows.any():
             return found
-        batch = collate(
-            examples.take(rows),
-            self._id_maps,
-            width=self._config.vector_width,
-            history=self._config.history,
-            schema=self._config.feature_schema,
-        )
-        with torch.no_grad():
-            logit = MODELS[self._model].forward(self._config, self._params, to_torch(batch, self._device)).logit
+        _, outputs = score(self._model, self._config, self._params, self._id_maps, examples.take(rows), self._device)
+        logit = outputs.logit
         own = np.zeros((len(logit), shape[1]))
         own[:, : logit.shape[1]] = logit.float().cpu().numpy()
         found[rows] = own
         return found
+
+
+def score(
+    model: str,
+    config: ModelConfig,
+    params: Mapping[str, torch.Tensor],
+    id_maps: IdMaps,
+    examples: Examples,
+    device: torch.device,
+) -> tuple[Batch, Outputs]:
+    """Return the batch of examples and a model's outputs for it; nothing is learned."""
+    batch = collate(examples, id_maps, width=config.vector_width, history=config.history, schema=config.feature_schema)
+    with torch.no_grad():
+        return batch, MODELS[model].forward(config, params, to_torch(batch, device))
+
+
+def as_floats(logit: torch.Tensor) -> Floats:
+    """Return scores on the host, in double precision."""
+    return logit.detach().float().cpu().numpy().astype(np.float64)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.errors import ArtifactError, SchemaError
-from stream.schemas.session import Session, decode, encode
+from stream.schemas.session import Session
 from trainer.configs import LearningSettings
 from trainer.features import Labels, stream_labels
 from trainer.feed.batches import SessionBatch
 from trainer.feed.seen import SeenSet
+from trainer.learning import session_records
 from trainer.versions.atomic_folder import Tensors
 
 
@@ -114,13 +114,9 @@ class Intake:
 
 
 def _pack(pending: Sequence[PendingSession]) -> Tensors:
-    """Return waiting sessions as arrays: their records end to end, and the purchases that each will train."""
-    records = [encode(one.session) for one in pending]
-    return {
-        "records": np.frombuffer(b"".join(records), np.uint8),
-        "ends": np.cumsum([len(record) for record in records], dtype=np.int64),
-        "conv": np.concatenate([np.zeros(0, np.float32), *map(_flags, pending)]),
-    }
+    """Return waiting sessions as arrays: their records, and the purchases that each will train."""
+    conv = np.concatenate([np.zeros(0, np.float32), *map(_flags, pending)])
+    return {**session_records.pack(one.session for one in pending), "conv": conv}
 
 
 def _flags(one: PendingSession) -> NDArray[np.float32]:
@@ -133,15 +129,10 @@ def _unpack(arrays: Tensors) -> list[PendingSession]:
     Raises:
         ArtifactError: If they do not decode.
     """
-    raw, conv = arrays["records"].tobytes(), arrays["conv"].astype(np.bool_)
+    conv = arrays["conv"].astype(np.bool_)
     found: list[PendingSession] = []
-    start = row = 0
-    for end in arrays["ends"].tolist():
-        try:
-            session = decode(raw[start:end])
-        except SchemaError as error:
-            raise ArtifactError(f"checkpoint: waiting session {len(found)}: {error}") from error
-        assert isinstance(session, Session), "only sessions wait"
+    row = 0
+    for session in session_records.unpack(arrays):
         found.append(PendingSession(session, stream_labels(session).only(conv[row : row + session.n])))
-        start, row = end, row + session.n
+        row += session.n
     return found

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from stream.errors import ArtifactError, ShelfwiseError
+from stream.schemas.session import Session
 from trainer.configs import LearningSettings
 from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
@@ -37,14 +38,15 @@ from trainer.features.hash_index import Hashes
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
-from trainer.learning.former import FormerVersion
+from trainer.learning.former import FormerVersion, as_floats
 from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits
 from trainer.learning.intake import Intake, PendingSession
+from trainer.learning.judged_lists import JudgedLists
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.learning.warm_start import take_over
-from trainer.models import MODELS, ModelConfig, TensorBatch, to_device
+from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, to_device
 from trainer.models.blocks import Dropout
 from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions.artifact import LoadedVersion
@@ -68,6 +70,25 @@ class Step:
     moved: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """The columns of a batch that are measured before it is learned.
+
+    Attributes:
+        fresh: [B] lists that are first revisions.
+        served: [B,n] scores when shown, NaN if none.
+        former: [B,n] scores of the version before the newest one; None without such a version.
+        shuffled: [B] first revisions that were shown in random order.
+        sessions: Session of each list; empty where the caller has none.
+    """
+
+    fresh: NDArray[np.bool_]
+    served: Floats
+    former: Floats | None
+    shuffled: NDArray[np.bool_]
+    sessions: Sequence[Session]
+
+
 class Learner:
     """Weights, optimisers, id maps and memory of one lineage.
 
@@ -85,6 +106,7 @@ class Learner:
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
         former: The version before the newest one, where there is one.
+        judged: The lists by which gates judge the next version; None in a lineage without gates.
     """
 
     def __init__(
@@ -128,6 +150,12 @@ class Learner:
         self.golden: Batch | None = None
         self.lineage: str | None = None
         self.former: FormerVersion | None = None
+        self.judged: JudgedLists | None = None
+
+    @property
+    def learns_clicks(self) -> bool:
+        """Return whether a list without an order trains the main loss by its clicks."""
+        return self.config.clicked_weight > 0
 
     @property
     def pending(self) -> Sequence[PendingSession]:
@@ -150,13 +178,20 @@ class Learner:
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
         return Step(trained, losses, moved=moved)
 
-    def train(self, examples: Examples, fresh: Sequence[bool], shuffled: Sequence[bool] | None = None) -> Step:
+    def train(
+        self,
+        examples: Examples,
+        fresh: Sequence[bool],
+        shuffled: Sequence[bool] | None = None,
+        sessions: Sequence[Session] = (),
+    ) -> Step:
         """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
 
         Args:
             examples: Lists with their labels.
             fresh: Which of them are first revisions.
             shuffled: Which of them were shown in random order; None if none was.
+            sessions: Session of each list, for the judged lists.
 
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
@@ -181,7 +216,8 @@ class Learner:
         forward = self._compiled if is_whole else None
         shown = is_fresh & ~np.isnan(served).all(axis=1)
         former = None if self.former is None else self.former.scores(examples, shown, served.shape)
-        losses, moved = self._step(forward, arrays, is_fresh, (served, former), is_shuffled)
+        measured = _Measured(fresh=is_fresh, served=served, former=former, shuffled=is_shuffled, sessions=sessions)
+        losses, moved = self._step(forward, arrays, measured)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += len(examples)
@@ -196,8 +232,8 @@ class Learner:
 
     def _examples(
         self, pending: Sequence[PendingSession], catalogue: CatalogueLike
-    ) -> tuple[Examples, list[bool], list[bool]]:
-        """Return the examples to train, which of them are first revisions, and which were shown in random order."""
+    ) -> tuple[Examples, list[bool], list[bool], list[Session]]:
+        """Return the examples to train, which are first revisions, which were shuffled, and their sessions."""
         if self._builder is None or self._builder.catalogue is not catalogue:
             self._builder = ExampleBuilder(catalogue)
         examples, refused = self._builder.from_sessions(
@@ -209,15 +245,13 @@ class Learner:
         num_behaviours, num_matching = sum(examples.num_behaviours), sum(examples.num_matching)
         self.behaviours["kept"] += num_matching
         self.behaviours["other_category"] += num_behaviours - num_matching
-        return examples, [one.revision == 0 for one in kept], [was_shuffled(one) for one in kept]
+        return examples, [one.revision == 0 for one in kept], [was_shuffled(one) for one in kept], kept
 
     def _step(
         self,
         forward: Forward | None,
         arrays: Batch,
-        fresh: NDArray[np.bool_],
-        served_and_former: tuple[Floats, Floats | None],
-        shuffled: NDArray[np.bool_],
+        measured: _Measured,
     ) -> tuple[dict[str, float], bool]:
         """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
         local, touched = gather_unique_rows(arrays)
@@ -239,10 +273,7 @@ class Learner:
         losses = dict(zip(parts, values, strict=True))
         if not (math.isfinite(total) and math.isfinite(norm)):
             return losses, False
-        self.prequential.update(outputs, arrays, fresh, *served_and_former)
-        if shuffled.any():
-            logit = outputs.logit.detach().float().cpu().numpy().astype(np.float64)
-            self.shuffled.update(logit, arrays, shuffled)
+        self._measure(outputs, arrays, measured, by_label)
         labelled = is_label(arrays)
         self.labels.add(np.ones(np.count_nonzero(labelled)) if by_label is None else by_label[labelled])
         scale = min(1.0, self.learning.clip_norm / max(norm, 1e-12))
@@ -262,6 +293,25 @@ class Learner:
                 if gradient is not None:
                     self._row_optimizer.step(table, slots_in_order, gradient[: len(slots_in_order)], rate)
         return losses, True
+
+    def _measure(
+        self, outputs: Outputs, arrays: Batch, measured: _Measured, by_label: NDArray[np.float32] | None
+    ) -> None:
+        """Add the lists of a batch, scored and not yet learned, to what is measured."""
+        self.prequential.update(outputs, arrays, measured.fresh, measured.served, measured.former)
+        if measured.shuffled.any():
+            self.shuffled.update(as_floats(outputs.logit), arrays, measured.shuffled)
+        if self.judged is not None and measured.sessions:
+            self.judged.update(
+                (as_floats(outputs.logit), None if outputs.click_logit is None else as_floats(outputs.click_logit)),
+                arrays,
+                measured.sessions,
+                measured.fresh,
+                served=measured.served,
+                shuffled=measured.shuffled,
+                weight=by_label,
+                learns_clicks=self.learns_clicks,
+            )
 
     def _dropout(self) -> Dropout | None:
         """Return the dropout of this batch; a resumed run draws the same, from the seed and the number of the batch."""
@@ -334,6 +384,7 @@ class Learner:
             "ids": ids,
             "golden": {} if self.golden is None else self.golden._asdict(),
             **self._intake.to_files(),
+            **({} if self.judged is None else self.judged.to_files()),
         }
 
     def state(self, prequential: Prequential) -> LearningState:
@@ -346,6 +397,10 @@ class Learner:
             prequential=dict(prequential.sums),
             shuffled=self.shuffled.sums(),
         )
+
+    def norm(self) -> float:
+        """Return the Euclidean norm of the dense weights."""
+        return float(get_total_norm([weight.detach() for weight in self._dense.values()]))
 
     def restart_prequential(self) -> None:
         """Reset the prequential evaluation, for the next version."""

@@ -177,13 +177,17 @@ def prequential(found: Prequential | None, policy: Policy) -> Verdict:
     return Verdict(outcome="pass", numbers=numbers)
 
 
-def calibration(counts: Sequence[LabelCounts], policy: Policy) -> Verdict:
+def calibration(counts: Sequence[LabelCounts], policy: Policy, *, has_head: bool = True) -> Verdict:
     """Judge gate 4: predicted and observed labels agree, overall and in each category with enough of them.
+
+    A model without a head for probabilities passes: its scores only order a list.
 
     It fails where chance cannot explain the ratio: the interval of a Poisson count, by the square-root transform and
     shared among the ratios, lies outside of the allowed range.
     """
     numbers: dict[str, float | int | str | None] = {}
+    if not has_head:
+        return Verdict(outcome="pass", reason="the model predicts no probabilities")
     overall = next((each for each in counts if each.category == ""), None)
     if overall is None or overall.observed < policy.calibration_labels:
         observed = 0.0 if overall is None else overall.observed

@@ -20,6 +20,7 @@ NORM_CHANGE: Final = "gate_norm_change"
 LISTS: Final = "gate_lists"
 LOSS: Final = "gate_loss"
 LEAD: Final = "gate_lead"
+HEADS: Final = "gate_heads"
 PREDICTED: Final = "gate_predicted"
 OBSERVED: Final = "gate_observed"
 SHADOW_LISTS: Final = "gate_shadow_lists"
@@ -69,7 +70,7 @@ def before_canary(view: LineageView, version: VersionView, evidence: Evidence, p
         "integrity": gates.integrity(loads, version.metrics.get(NORM_CHANGE), _history(view, version), policy),
         "golden": gates.golden(loads),
         "prequential": gates.prequential(_prequential(version.metrics, has_live=has_live), policy),
-        "calibration": gates.calibration(_labels(version.metrics), policy),
+        "calibration": gates.calibration(_labels(version.metrics), policy, has_head=version.metrics.get(HEADS) != 0.0),
         "shadow": gates.shadow(_shadow(version.metrics), policy, has_live=has_live),
     }
 

@@ -39,12 +39,14 @@ class Published(msgspec.Struct, kw_only=True, frozen=True):
         artifact: Its address.
         base: Address of the full version that the next one may be a delta of: its own, or that of its base.
         batch_number: Batches seen when it was written.
+        norm: Norm of its dense weights; None of a version of an earlier release.
     """
 
     version: int = 0
     artifact: str | None = None
     base: str | None = None
     batch_number: int = 0
+    norm: float | None = None
 
 
 class LearningState(msgspec.Struct, kw_only=True, frozen=True):

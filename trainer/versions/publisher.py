@@ -82,6 +82,15 @@ class Publisher:
         """
         self._registry.record_rewound(self.lineage, self.term, rewind, evidence, self._now_ms())
 
+    def gating(self) -> tuple[bool, int | None]:
+        """Return whether the lineage's versions go live by gates, and the number of its live version, if any.
+
+        Raises:
+            StoreError: If the database is unreachable or refused.
+        """
+        live = (version.version for version in self.versions() if version.status == "live")
+        return self._registry.is_gated(self.lineage), next(live, None)
+
     def check_trusted(self, sha256: str, checkpoints: Path) -> None:
         """Refuse to train on from a version that was rolled back or quarantined.
 

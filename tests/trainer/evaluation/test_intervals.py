@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.evaluation.intervals import paired_bootstrap
+from trainer.evaluation.intervals import paired_bootstrap, resampled_ratios
 
 
 def test_bootstrap_interval_covers_and_draws_whole_visits() -> None:
@@ -37,3 +37,14 @@ def test_bootstrap_refuses_columns_that_do_not_fit_or_say_nothing() -> None:
         paired_bootstrap(np.zeros(2), np.zeros(3), ["a", "b"])
     with pytest.raises(ValueError, match="no list"):
         paired_bootstrap(np.array([np.nan]), np.zeros(1), ["a"])
+
+
+def test_ratios_of_resampled_sums_spread_as_the_delta_method_says() -> None:
+    rng = np.random.default_rng(7)
+    bottom = rng.uniform(1, 3, size=300)
+    top = 2 * bottom + rng.normal(size=300)
+    ratios = resampled_ratios(top, bottom, resamples=2_000)
+    error = (top - top.sum() / bottom.sum() * bottom).std() / (np.sqrt(300) * bottom.mean())
+    assert ratios.mean() == pytest.approx(top.sum() / bottom.sum(), abs=error / 5)
+    assert ratios.std() == pytest.approx(error, rel=0.1)
+    assert resampled_ratios(3 * bottom, bottom, resamples=10) == pytest.approx(3.0)

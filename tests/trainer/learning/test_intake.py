@@ -94,5 +94,5 @@ def test_a_damaged_waiting_session_is_refused() -> None:
     files = intake.to_files()
     records = np.asarray(files["pending"]["records"]).copy()
     records[0] = 0xC1
-    with pytest.raises(ArtifactError, match="waiting session 0"):
+    with pytest.raises(ArtifactError, match="session 0"):
         Intake(LEARNING).restore({**files, "pending": {**files["pending"], "records": records}})

@@ -10,7 +10,7 @@ import torch
 from sqlalchemy import Engine
 
 from stream import db
-from stream.schemas.session import encode
+from stream.schemas.session import Session, encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
@@ -127,9 +127,10 @@ def test_every_step_has_a_full_batch_at_any_traffic(
         examples: Examples,
         fresh: Sequence[bool],
         shuffled: Sequence[bool] | None = None,
+        sessions: Sequence[Session] = (),
     ) -> Step:
         sizes.append(len(examples))
-        return train(self, examples, fresh, shuffled)
+        return train(self, examples, fresh, shuffled, sessions)
 
     monkeypatch.setattr(Learner, "train", count)
     loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)

@@ -119,6 +119,7 @@ def test_calibration_fails_where_a_poisson_count_cannot_explain_it(observed: int
 
 def test_calibration_waits_for_labels_and_looks_into_categories() -> None:
     assert gates.calibration([], POLICY).reason == "0 of 400 labels"
+    assert gates.calibration([], POLICY, has_head=False).outcome == "pass"
     assert gates.calibration([counts(900, 399)], POLICY).outcome == "wait"
     good = counts(5_000, 5_000)
     found = gates.calibration([good, counts(700, 400, "shoes"), counts(90, 30, "hats")], POLICY)

@@ -39,34 +39,23 @@ def address(number: int) -> str:
     return f"{number:064x}"
 
 
-class GatedLineage:
-    """A lineage whose trainer publishes when it is told to, and whose servers and shoppers answer as they are told to.
+class ServedLineage:
+    """A lineage whose servers and shoppers answer as they are told to.
 
     Args:
         engine: A database with the newest schema.
-        policy: Values of its policy.
+        name: Name of the lineage.
     """
 
-    def __init__(self, engine: Engine, policy: Mapping[str, str] = QUICK) -> None:
+    def __init__(self, engine: Engine, name: str = LINEAGE) -> None:
         self.engine = engine
+        self.name = name
         self.registry = Registry(engine)
         self.store = RolloutStore(engine)
-        self.registry.ensure_lineage(LINEAGE, "prm", "tiny", "h" * 64)
-        self.term = self.registry.acquire_lease(LINEAGE, "trainer", 0, 10**15)
-        self.publish(1)
-        self.registry.advance(LINEAGE, 1, self.term, "live", "test", 1)
-        self.command("policy", lambda view: changes.set_policy(view, policy, "test"))
 
     def command(self, name: str, decide: Callable[[LineageView], Change]) -> None:
         """Execute a command of the user `ada`."""
-        self.store.command(LINEAGE, name, decide, user="ada", request_id=None, now_ms=2)
-
-    def publish(self, number: int, **metrics: float) -> None:
-        """Publish and verify a version that passes gates 3 to 5, but for the given numbers."""
-        parent = address(number - 1) if number > 1 else None
-        found = {**GOOD, **metrics}
-        self.registry.publish(LINEAGE, number, address(number), parent, self.term, found, {}, number)
-        self.registry.advance(LINEAGE, number, self.term, "verified", "test", number)
+        self.store.command(self.name, name, decide, user="ada", request_id=None, now_ms=2)
 
     def report(
         self,
@@ -76,7 +65,7 @@ class GatedLineage:
         ready: bool = True,
         loaded: Mapping[int, str] | None = None,
         counts: Mapping[str, Mapping[str, Any]] | None = None,
-        lineage: str = LINEAGE,
+        lineage: str | None = None,
     ) -> None:
         """Write the row of a server; by default its report stays fresh."""
         states = {str(number): state for number, state in (loaded or {}).items()}
@@ -85,7 +74,7 @@ class GatedLineage:
             "started_ts": 0,
             "seen_ts": seen_ts,
             "ready": ready,
-            "loaded": {lineage: states},
+            "loaded": {lineage or self.name: states},
             "counts": dict(counts or {}),
         }
         with db.transaction(self.engine) as connection:
@@ -95,7 +84,7 @@ class GatedLineage:
     def answers(self, canary: int, *, bad: int = 0, answered: int = 1_000) -> dict[str, dict[str, Any]]:
         """Return the counts of a canary and of its control slice."""
         counts = {"answered": answered, "fallbacks": {}, "bad": 0, "latency": {"0.01": answered}}
-        return {f"{LINEAGE}/{canary}/{CANARY}": counts | {"bad": bad}, f"{LINEAGE}/{canary}/{CONTROL}": counts}
+        return {f"{self.name}/{canary}/{CANARY}": counts | {"bad": bad}, f"{self.name}/{canary}/{CONTROL}": counts}
 
     def search(self, part: str | None, version: int | None, *, at_ts: int, clients: int = 150, orders: int = 1) -> None:
         """Let clients of a slice search once, click once and order."""
@@ -107,7 +96,7 @@ class GatedLineage:
                         "query_id": f"{part}-{version}-{at_ts}-{number}",
                         "revision": 0,
                         "client_id": f"{part}-{number}",
-                        "lineage": LINEAGE,
+                        "lineage": self.name,
                         "version": None if version is None else str(version),
                         "slice": part,
                         "impression_ts": at_ts,
@@ -133,6 +122,30 @@ class GatedLineage:
 
     def version(self, number: int) -> VersionView:
         """Return a version."""
-        found = self.store.view(LINEAGE).get(number)
+        found = self.store.view(self.name).get(number)
         assert found is not None
         return found
+
+
+class GatedLineage(ServedLineage):
+    """A lineage whose trainer, too, publishes when it is told to.
+
+    Args:
+        engine: A database with the newest schema.
+        policy: Values of its policy.
+    """
+
+    def __init__(self, engine: Engine, policy: Mapping[str, str] = QUICK) -> None:
+        super().__init__(engine)
+        self.registry.ensure_lineage(LINEAGE, "prm", "tiny", "h" * 64)
+        self.term = self.registry.acquire_lease(LINEAGE, "trainer", 0, 10**15)
+        self.publish(1)
+        self.registry.advance(LINEAGE, 1, self.term, "live", "test", 1)
+        self.command("policy", lambda view: changes.set_policy(view, policy, "test"))
+
+    def publish(self, number: int, **metrics: float) -> None:
+        """Publish and verify a version that passes gates 3 to 5, but for the given numbers."""
+        parent = address(number - 1) if number > 1 else None
+        found = {**GOOD, **metrics}
+        self.registry.publish(LINEAGE, number, address(number), parent, self.term, found, {}, number)
+        self.registry.advance(LINEAGE, number, self.term, "verified", "test", number)

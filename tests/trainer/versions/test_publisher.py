@@ -76,6 +76,27 @@ def test_a_written_version_without_a_signature_is_rejected(engine: Engine, tmp_p
     assert [version.status for version in registry.versions()] == ["rejected"]
 
 
+def test_it_tells_whether_versions_go_live_by_gates_and_which_one_is_live(engine: Engine, tmp_path: Path) -> None:
+    registry = Registry(engine)
+    registry.ensure_lineage(LINEAGE.name, "prm", "tiny", "h" * 64)
+    term = registry.acquire_lease(LINEAGE.name, "one", 0, 10**6)
+    own = publisher(engine, tmp_path, term=term, now_ms=lambda: 0)
+    assert own.gating() == (False, None)
+    for number, status in ((1, "live"), (2, "verified")):
+        registry.publish(LINEAGE.name, number, f"{number:064x}", None, term, {}, {}, 0)
+        for to_status in ("verified", "live")[: 1 + (status == "live")]:
+            registry.advance(LINEAGE.name, number, term, to_status, "test", 0)
+    RolloutStore(engine).command(
+        LINEAGE.name,
+        "policy",
+        lambda view: changes.set_policy(view, {"mode": "gated"}, "test"),
+        user="ada",
+        request_id=None,
+        now_ms=0,
+    )
+    assert own.gating() == (True, 1)
+
+
 @pytest.mark.slow
 def test_versions_beyond_the_retention_are_retired_and_removed(engine: Engine, tmp_path: Path) -> None:
     feed(make_loop(tmp_path, engine, settings=KEEP_THREE), make_log())
