@@ -15,7 +15,7 @@ from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import LineageView, Move
 from trainer.rollout.store import CONTROLLER, Event, RolloutStore
-from trainer.versions.registry import Registry
+from trainer.versions.registry import Registry, Rewind
 from trainer.versions.tables import rollout_events, versions
 
 GATED = Policy(mode="gated")
@@ -337,6 +337,30 @@ def test_retention_keeps_what_a_command_may_make_live_again(shop: Shop) -> None:
     kept = {number for number, status in shop.statuses().items() if status != "retired"}
     # 1 is live, 10 is the newest, 2 was live before.
     assert kept == {1, 2, 10}
+
+
+def test_training_may_go_back_to_what_serves_or_may_serve_again(shop: Shop) -> None:
+    def recoverable() -> list[int]:
+        return sorted(int(found, 16) for found in shop.registry.recoverable("prm"))
+
+    for number in range(1, 6):
+        shop.publish(number, "verified", "live")
+    assert recoverable() == [4, 5], "former and live"
+    shop.act("pin", lambda view: changes.pin(view, 2, "why"))
+    gate(shop)
+    for number in (6, 7):
+        shop.publish(number, "verified")
+    assert recoverable() == [2, 5, 7], "pinned and live, former, and the newest that has not served yet"
+    shop.act("unpin", lambda view: changes.unpin(view, "why"))
+    move = Move(version=7, from_status="verified", to_status="canary", why="why", share=0.1)
+    assert shop.store.move(shop.store.view("prm"), move, GATED, term=shop.term, now_ms=60)
+    assert recoverable() == [2, 5, 7], "the canary, and none newer"
+    shop.act("rollback", lambda view: changes.rollback(view, 5, "wait", "why"))
+    shop.act("resume", lambda view: changes.resume(view, "why"))
+    shop.act("promote", lambda view: changes.promote(view, 4, "why"), now_ms=70)
+    shop.act("promote", lambda view: changes.promote(view, 3, "why"), now_ms=80)
+    assert shop.registry.rewind("prm") == Rewind(to=5, mode="replay")
+    assert recoverable() == [3, 4, 5], "live and former, and the one that training has to go back to"
 
 
 @pytest.mark.slow
