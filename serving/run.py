@@ -69,10 +69,9 @@ def build(
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
-    scorer.use_one_thread()
-    loader = scorer.Loader(artifacts, keys=version_keys, compiled=settings.compiled, count=metrics.count_candidates)
+    loader = scorer.Loader(artifacts, keys=version_keys, runtime=_runtime(settings), count=metrics.count_candidates)
 
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         found = loader.load(pointer.artifact)
         found.check_identity(lineage, pointer.number)
         return found
@@ -135,3 +134,13 @@ def build(
         client_id_key=client_id_key,
         host=socket.gethostname(),
     )
+
+
+def _runtime(settings: ServingSettings) -> scorer.Runtime:
+    """Return the runtime, and limit torch to one thread if it is the one."""
+    if settings.runtime == "onnx":
+        return "onnx"
+    from serving.ranking import torch_runtime
+
+    torch_runtime.use_one_thread()
+    return "torch-compiled" if settings.compiled else "torch"

@@ -1,6 +1,7 @@
 """Settings of the ranking service."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from serving.tokens import parse
 from stream.schemas.money import currency_code
@@ -42,6 +43,8 @@ class ServingSettings:
         default_lineage: Lineage that scores clients outside of the experiment; empty = incoming order.
         layer: Experiment layer of this service.
         poll_s: Seconds between two polls of the registry and the experiment.
+        runtime: Runtime of the models. `onnx` takes less time and memory, imports no torch, and needs versions that
+            were written with `trainer.onnx_graph`.
         compiled: Run models through torch.compile; needs a C++ compiler and pays off for large models.
         max_bad_outputs: Bad outputs after which this process quarantines a version.
         spool_bytes: Disk space for impressions while the broker is unavailable.
@@ -75,6 +78,7 @@ class ServingSettings:
     default_lineage: str = ""
     layer: str = "ranker"
     poll_s: float = 2.0
+    runtime: Literal["torch", "onnx"] = "torch"
     compiled: bool = False
     max_bad_outputs: int = 5
     spool_bytes: int = 64 * 1024 * 1024
@@ -96,6 +100,8 @@ class ServingSettings:
         # Below one half, the items that were moved are known by their propensity.
         if not 0 <= self.swap_share < 0.5:
             raise ValueError(f"swap_share = {self.swap_share}: expected at least 0 and less than 0.5")
+        if self.compiled and self.runtime != "torch":
+            raise ValueError(f"compiled = true, runtime = {self.runtime}: torch alone compiles")
         if self.swap_reach < 1:
             raise ValueError(f"swap_reach = {self.swap_reach}: expected at least 1")
         if self.collect_currency:

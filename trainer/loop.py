@@ -34,7 +34,7 @@ from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
 from trainer.progress import Progress
 from trainer.settings import TrainerSettings
-from trainer.versions import artifact, checkpoint, rewind
+from trainer.versions import artifact, checkpoint, rewind, writing
 from trainer.versions.atomic_folder import WriteError
 from trainer.versions.base_choice import BaseChoice
 from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, SkippedRange, State
@@ -449,7 +449,7 @@ class Loop:
         folder = self._publisher.folder
         changed = self._base_choice.changed(folder, self._published.base, manifest, own.changed_since)
         base = None if changed is None else self._published.base
-        sha256 = artifact.publish(
+        sha256 = writing.publish(
             folder,
             msgspec.structs.replace(manifest, base=base),
             own.params,
@@ -457,6 +457,7 @@ class Loop:
             own.golden,
             changed=changed,
             rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
+            with_graph=self._settings.onnx_graph,
             keys=self._publisher.keys,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )

@@ -31,6 +31,8 @@ class TrainerSettings:
         gate_sessions: Newest of them whose session is kept, so that each version scores them before it is published.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
+        onnx_graph: Whether versions hold a graph, which servers with `serving.runtime = "onnx"` need. It takes some
+            seconds at the first version, and less than 1 MB in each.
         threads: Threads of torch; bit-equal weights need the same number.
         max_waiting: Records of one partition that may wait for slower ones before it is paused.
         lease_ttl_s: Life of the lease between renewals.
@@ -53,6 +55,7 @@ class TrainerSettings:
     gate_sessions: int = 1_250
     halt_after: int = 5
     rows_dtype: Literal["float32", "float16"] = "float32"
+    onnx_graph: bool = False
     threads: int = 1
     max_waiting: int = 20_000
     lease_ttl_s: int = 30

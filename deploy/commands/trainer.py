@@ -150,13 +150,13 @@ def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 @app.command()
 def show(ctx: typer.Context, sha256: str) -> None:
     """Verify one version in full, its signature too if there is a key, and print its manifest as JSON."""
-    from trainer.versions import artifact
+    from trainer.versions import artifact, writing
     from trainer.versions.signature import SigningSettings, VersionKeys
 
     called = context(ctx)
     keys = VersionKeys.of(called.settings.get("signing", SigningSettings))
     version = artifact.load(called.home / "artifacts", sha256, keys=keys)
-    worst = artifact.verify_golden(version)
+    worst = writing.verify_golden(version)
     print_json(
         {"sha256": sha256, "is_signature_checked": bool(keys), "golden_difference": worst, "manifest": version.manifest}
     )

@@ -1,29 +1,28 @@
-"""Scoring of lists by one version with torch; no other module of serving imports torch.
-
-Weights are arguments of a compiled graph, so versions of one architecture share it.
+"""Scoring of lists by one version, in a runtime that the settings name; this module imports none of them.
 
 Source: docs/serving.md, docs/training.md.
 """
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import count_candidates
 from trainer.features.slot_cache import SlotCache
-from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
 from trainer.versions import artifact
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
-Forward = Callable[[Batch], Tensor]
+Runtime = Literal["torch", "torch-compiled", "onnx"]
+"""Runtime of a forward pass; the compiled one costs a compilation at the first version of an architecture."""
+
+Forward = Callable[[Batch], NDArray[np.float32]]
 Count = Callable[[Mapping[tuple[str, str], int]], None]
 
 
@@ -35,27 +34,27 @@ class Scorer(Protocol):
         ...
 
 
-class TorchScorer:
-    """Forward pass of one verified version, without gradients."""
+class VersionScorer:
+    """Forward pass of one verified version in a runtime."""
 
     def __init__(
-        self, version: artifact.LoadedVersion, *, compiled: bool = False, count: Count = lambda _: None
+        self, version: artifact.LoadedVersion, *, runtime: Runtime = "torch", count: Count = lambda _: None
     ) -> None:
         """Prepare the forward pass.
 
         Args:
             version: The version, with its weights in memory.
-            compiled: Whether torch compiles the forward pass.
+            runtime: The runtime.
             count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
 
         Raises:
-            ArtifactError: If the weights are not those of its model.
+            ArtifactError: If the weights are not those of its model, or the runtime needs a graph and there is none.
         """
         self._version = version
-        self._compiled = compiled
+        self._is_fixed = runtime == "torch-compiled"
         self._count = count
         self._slots = SlotCache(version.id_maps)
-        self._forward = _compiled(version) if compiled else _eager(version)
+        self._forward = _forward(version, runtime)
 
     def score(self, example: Examples) -> Sequence[float]:
         """Return the logits of the example's candidates."""
@@ -66,10 +65,10 @@ class TorchScorer:
             width=config.vector_width,
             history=config.history,
             schema=config.feature_schema,
-            fixed=self._compiled,
+            fixed=self._is_fixed,
         )
         self._count(count_candidates(batch))
-        scores: list[float] = self._run(batch)[0, : len(example.item_ids)].tolist()
+        scores: list[float] = self._forward(batch)[0, : len(example.item_ids)].tolist()
         return scores
 
     def check_identity(self, lineage: str, number: int) -> None:
@@ -91,17 +90,13 @@ class TorchScorer:
         Raises:
             ArtifactError: If the difference exceeds the tolerance, or the weights do not fit the architecture.
         """
-        return artifact.check_golden(self._version, lambda batch: self._run(batch).float().numpy())
+        return artifact.check_golden(self._version, self._forward)
 
     def warm_up(self, num_runs: int = 3) -> None:
         """Score single golden lists, so that the first request does not pay for first calls."""
         one = Batch._make(column[:1] for column in self._version.golden)
         for _ in range(num_runs):
-            self._run(one)
-
-    def _run(self, batch: Batch) -> Tensor:
-        with torch.inference_mode():
-            return self._forward(batch)
+            self._forward(one)
 
 
 class Loader:
@@ -110,7 +105,7 @@ class Loader:
     Args:
         folder: Folder of the versions.
         keys: Keys of the signatures of versions.
-        compiled: Whether torch compiles the forward pass.
+        runtime: Runtime of the forward passes.
         count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
     """
 
@@ -119,19 +114,19 @@ class Loader:
         folder: Path,
         *,
         keys: VersionKeys = NO_KEYS,
-        compiled: bool = False,
+        runtime: Runtime = "torch",
         count: Count = lambda _: None,
     ) -> None:
         self._folder = folder
         self._keys = keys
-        self._compiled = compiled
+        self._runtime = runtime
         self._count = count
         # Weak references: a version leaves the memory with the last scorer that uses it.
         self._in_use: WeakValueDictionary[str, artifact.LoadedVersion] = WeakValueDictionary()
         # Lineages load in threads of their own.
         self._lock = threading.Lock()
 
-    def load(self, sha256: str) -> TorchScorer:
+    def load(self, sha256: str) -> VersionScorer:
         """Return the scorer of a version, verified and warm.
 
         Raises:
@@ -140,7 +135,7 @@ class Loader:
         with self._lock:
             held = list(self._in_use.values())
         version = artifact.load(self._folder, sha256, held, self._keys)
-        scorer = TorchScorer(version, compiled=self._compiled, count=self._count)
+        scorer = VersionScorer(version, runtime=self._runtime, count=self._count)
         scorer.verify()
         scorer.warm_up()
         with self._lock:
@@ -148,30 +143,14 @@ class Loader:
         return scorer
 
 
-def use_one_thread() -> None:
-    """Limit torch to one thread, because the inference thread scores one list at a time beside the event loop."""
-    torch.set_num_threads(1)
+def _forward(version: artifact.LoadedVersion, runtime: Runtime) -> Forward:
+    # Each runtime takes memory and time to import, and a process uses one.
+    if runtime == "onnx":
+        from trainer.versions.graph import Graph
 
+        if version.graph is None:
+            raise ArtifactError(f"{version.sha256}: it has no graph, which serving.runtime = onnx needs")
+        return Graph(version.graph, version.weights).scores
+    from serving.ranking import torch_runtime
 
-def _eager(version: artifact.LoadedVersion) -> Forward:
-    try:
-        module = MODELS[version.model_name].load(version.config, version.params)
-    except RuntimeError as error:
-        raise ArtifactError(f"{version.sha256}: the weights are not those of its model: {error}") from error
-
-    def logits(batch: Batch) -> Tensor:
-        return torch.as_tensor(module(to_torch(batch)).logit)
-
-    return logits
-
-
-def _compiled(version: artifact.LoadedVersion) -> Forward:
-    graph, weights = _graph(version.model_name, version.config), dict(version.params)
-    return lambda batch: graph(weights, to_torch(batch))
-
-
-@lru_cache(maxsize=8)
-def _graph(model_name: str, config: ModelConfig) -> Callable[[dict[str, Tensor], TensorBatch], Tensor]:
-    """Return the compiled graph that all versions of one architecture share: weights are its arguments."""
-    module = MODELS[model_name].build(config)
-    return torch.compile(lambda weights, batch: call(module, weights, batch).logit)
+    return torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)

@@ -35,6 +35,7 @@ from stream.replicas.profiles import Profiles
 from stream.schemas.identity import uuid7
 
 NONE: Final = "none"
+_RUNTIMES: Final = {("torch", False): "torch-eager", ("torch", True): "torch-compiled", ("onnx", False): "onnx"}
 _log = logging.getLogger(__name__)
 
 
@@ -304,7 +305,7 @@ class Service:
         return {
             "host": self._host,
             "profile_state": "warm" if self._profiles_updater.state == CURRENT else "cold",
-            "runtime": "torch-compiled" if self.settings.compiled else "torch-eager",
+            "runtime": _RUNTIMES[self.settings.runtime, self.settings.compiled],
         }
 
     def _poll_forever(self) -> None:

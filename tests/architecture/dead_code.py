@@ -44,6 +44,8 @@ LIBRARIES = {
         "server_version",
         "sys_version",
     ),
+    "onnx": ("data_location", "data_type"),
+    "ONNX Runtime": ("inter_op_num_threads", "intra_op_num_threads"),
     "requests": ("max_redirects", "trust_env"),
     "torch": ("recompile_limit",),
     "uvicorn": ("should_exit",),

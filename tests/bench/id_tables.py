@@ -25,7 +25,7 @@ from trainer.learning.determinism import environment
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.models import decode_config, encode_config
-from trainer.versions import artifact, checkpoint
+from trainer.versions import artifact, checkpoint, writing
 from trainer.versions.checkpoint import Published, State
 
 _CHUNK = 100_000
@@ -138,7 +138,7 @@ def measure(rows: int, folder: Path) -> None:
     head = manifest("bench", 1, "mlp", config, own.id_maps)
     address = _timed(
         "version, float16 rows",
-        lambda: artifact.publish(folder, head, own.params, own.id_maps, golden, rows_dtype=torch.float16),
+        lambda: writing.publish(folder, head, own.params, own.id_maps, golden, rows_dtype=torch.float16),
     )
     sys.stdout.write(f"version: {_size(folder / address):.1f} MB\n")
     change_rows()
@@ -146,7 +146,7 @@ def measure(rows: int, folder: Path) -> None:
     next_head = msgspec.structs.replace(head, version=2, parent=address, base=address)
     delta = _timed(
         f"delta with {sum(map(len, changed.values()))} changed rows",
-        lambda: artifact.publish(
+        lambda: writing.publish(
             folder, next_head, own.params, own.id_maps, golden, changed=changed, rows_dtype=torch.float16
         ),
     )

@@ -140,7 +140,7 @@ def test_versions_of_both_schemas_score_beside_each_other(tmp_path: Path) -> Non
     feed(make_loop(tmp_path, engine, lineage=OLD), make_log(90, schema=1))
     feed(make_loop(tmp_path / "new", engine), make_log(90))
     before = artifact.load(tmp_path / "artifacts", versions(engine, OLD)[-1])
-    expected = scorer.TorchScorer(before).score(example(2))
+    expected = scorer.VersionScorer(before).score(example(2))
     old = scorer.Loader(tmp_path / "artifacts").load(as_schema_1_wrote_it(tmp_path / "artifacts" / before.sha256).name)
     new = scorer.Loader(tmp_path / "new" / "artifacts").load(versions(engine, LINEAGE)[-1])
     assert old.score(example(2)) == expected

@@ -120,7 +120,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     load = scorer.Loader.load
 
-    def counted(loader: scorer.Loader, sha256: str) -> scorer.TorchScorer:
+    def counted(loader: scorer.Loader, sha256: str) -> scorer.VersionScorer:
         found.append(sha256)
         return load(loader, sha256)
 

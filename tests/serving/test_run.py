@@ -1,5 +1,7 @@
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,36 @@ from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS
 from tests.serving.live import wait_ready
 from tests.serving.process import free_port, process
-from tests.serving.world import START_MS, World, body, items
+from tests.serving.world import START_MS, World, body, items, publish
+
+_WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+
+import deploy.commands.serving
+import serving.http.server
+from serving.ranking.scorer import Loader
+from serving.run import build
+from serving.settings import ServingSettings
+
+home = Path(sys.argv[1])
+build(ServingSettings(runtime="onnx"), home=home, broker=None, engine=None, query_hash_key=b"key")
+assert Loader(home / "artifacts", runtime="onnx").load(sys.argv[2]).verify() < 1e-4
+print(*sorted({"onnxruntime", "onnx", "torch"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.slow
+def test_with_onnx_as_the_runtime_a_process_loads_and_scores_without_torch(tmp_path: Path) -> None:
+    address = publish(tmp_path / "artifacts", "base", 1, model="armmt", with_graph=True)
+    told = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, tmp_path, address],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout == "onnxruntime\n"
 
 
 @pytest.mark.system

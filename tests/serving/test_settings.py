@@ -34,6 +34,13 @@ def test_a_value_out_of_range_is_refused(name: str, value: float | str, expected
         ServingSettings(**changes)
 
 
+def test_only_torch_compiles() -> None:
+    ServingSettings(runtime="onnx")
+    ServingSettings(compiled=True)
+    with pytest.raises(ValueError, match="compiled = true, runtime = onnx"):
+        ServingSettings(runtime="onnx", compiled=True)
+
+
 def test_the_bounds_are_accepted() -> None:
     ServingSettings(num_scored=1, port=0, spool_bytes=0, drain_s=0)
     ServingSettings(num_scored=30, port=65_535, collect_currency="EUR")

@@ -36,7 +36,7 @@ from trainer.features import (
 )
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
-from trainer.versions import artifact
+from trainer.versions import artifact, writing
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
@@ -111,6 +111,7 @@ def publish(
     model: str = "mlp",
     seed: int | None = None,
     profile: str = "tiny",
+    with_graph: bool = False,
     keys: VersionKeys = NO_KEYS,
 ) -> str:
     """Write a version with weights drawn from `seed` (the number by default) and return its address."""
@@ -138,7 +139,7 @@ def publish(
     ]
     golden = collate(Examples.of(examples), id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
     head = manifest(lineage, number, model, config, id_maps)
-    return artifact.publish(folder, head, params, id_maps, golden, keys=keys)
+    return writing.publish(folder, head, params, id_maps, golden, with_graph=with_graph, keys=keys)
 
 
 def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int], keys: VersionKeys = NO_KEYS) -> str:
@@ -147,7 +148,16 @@ def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int], 
     changed = {table: np.zeros(0, np.int64) for table in full.id_maps.by_name()} | {"item": np.array(sorted(rows))}
     full.params["rows.item"][changed["item"]] += number
     head = msgspec.structs.replace(full.manifest, version=number, parent=base, base=base)
-    return artifact.publish(folder, head, full.params, full.id_maps, full.golden, changed=changed, keys=keys)
+    return writing.publish(
+        folder,
+        head,
+        full.params,
+        full.id_maps,
+        full.golden,
+        changed=changed,
+        with_graph=full.graph is not None,
+        keys=keys,
+    )
 
 
 class StubScorer:
@@ -191,6 +201,7 @@ class World:
         seed: int | None = None,
         profile: str = "tiny",
         base: str | None = None,
+        with_graph: bool = False,
     ) -> str:
         """Publish a version, or a delta of `base`, and make it live; returns its address."""
         if lineage not in self._terms:
@@ -200,7 +211,9 @@ class World:
             self._terms[lineage] = self.registry.acquire_lease(lineage, "test", START_MS, 1_000_000)
         term = self._terms[lineage]
         if base is None:
-            address = publish(self.artifacts, lineage, number, model=model, seed=seed, profile=profile)
+            address = publish(
+                self.artifacts, lineage, number, model=model, seed=seed, profile=profile, with_graph=with_graph
+            )
         else:
             address = publish_delta(self.artifacts, base, number, rows=[number])
         self.registry.publish(lineage, number, address, None, term, {}, {}, START_MS)
@@ -275,7 +288,7 @@ def context(asked: RankRequest, **filled: Any) -> RankContext:
 def scores_of(world: World, address: str, asked: RankRequest, shop: Catalogue) -> dict[str, float]:
     """Return each item's score, computed apart from the service, by the version at `address`."""
     example = example_of(asked, shop)
-    version = scorer.TorchScorer(artifact.load(world.artifacts, address))
+    version = scorer.VersionScorer(artifact.load(world.artifacts, address))
     return dict(zip(example.item_ids, version.score(example), strict=True))
 
 

@@ -25,7 +25,7 @@ from trainer.configs import Vocabulary
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.lineage import Lineage
 from trainer.loop import Loop
-from trainer.versions import artifact, checkpoint
+from trainer.versions import artifact, checkpoint, writing
 from trainer.versions.registry import Registry
 
 POINTS = [
@@ -113,7 +113,7 @@ def test_crash_at_each_point_resumes_to_equal_weights(
     assert [version.status for version in versions] == ["superseded"] * (undisturbed[2] - 1) + ["live"]
     assert [version.parent for version in versions[1:]] == [version.artifact for version in versions[:-1]]
     for version in versions:
-        artifact.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
+        writing.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
     assert has_base(tmp_path, engine) == [False] + [True] * (undisturbed[2] - 1)
 
 
@@ -198,7 +198,7 @@ def test_a_write_that_the_file_system_refuses_is_retried_and_learning_goes_on(
     assert [version.version for version in versions] == list(range(1, undisturbed[2] + 1))
     assert [version.parent for version in versions[1:]] == [version.artifact for version in versions[:-1]]
     for version in versions:
-        artifact.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
+        writing.verify_golden(artifact.load(tmp_path / "artifacts", version.artifact))
     assert not list((tmp_path / place.replace("artifact", "artifacts").replace("point", "points")).glob(".tmp-*"))
     resumed = make_loop(tmp_path, engine)
     feed(resumed, log)

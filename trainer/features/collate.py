@@ -85,6 +85,10 @@ class Batch(NamedTuple):
     latency_ms: NDArray[np.float32]  # [B] 0 = unknown
 
 
+MODEL_INPUTS: Final = Batch._fields[: Batch._fields.index("click")]
+"""The fields that forward passes read."""
+
+
 def collate(
     examples: Examples,
     id_maps: Lookups,

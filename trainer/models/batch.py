@@ -1,6 +1,6 @@
 """The batch as tensors, and what a forward pass returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -70,6 +70,11 @@ class Outputs(NamedTuple):
 def to_torch(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:
     """Return the batch as tensors on a device, as `to_device`."""
     return TensorBatch(*to_device(batch, device))
+
+
+def tensors_of(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Return weights as tensors that share memory with the arrays."""
+    return {name: torch.from_numpy(array) for name, array in weights.items()}
 
 
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device | str = "cpu") -> list[Tensor]:

@@ -8,30 +8,32 @@ Source: docs/adr/0012-artifact-format.md.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stream.errors import ArtifactError, SchemaError
-from stream.failpoints import Failpoint, no_failpoint
+from trainer.configs import MODEL_PROFILES, ModelConfig
 from trainer.features import Batch, batch_from_columns, schema_of
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
-from trainer.models import MODELS, ModelConfig, to_torch
-from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions import atomic_folder, table_delta
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
 from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
+GRAPH = "graph"
+"""Name of the graph's bytes in the file `golden`, where releases without graphs pass it over."""
 GOLDEN_TOLERANCE = 1e-4
 _ADDRESS = re.compile("[0-9a-f]{64}")
 _FORMAT = 3
@@ -88,80 +90,37 @@ class LoadedVersion:
     """A version in memory, verified byte by byte.
 
     Attributes:
+        weights: All weights by name.
         changed: Slots by table in which a delta may differ from its base; empty for a full version.
         golden: Sessions as the trainer saw them, and `golden_scores` the logits [B,n] it gave them.
+        graph: The graph of `trainer.versions.graph`, if the version has one.
     """
 
     sha256: str
     manifest: Manifest
     model_name: str
     config: ModelConfig
-    params: dict[str, Tensor]
+    weights: dict[str, NDArray[np.float32]]
     id_maps: IdMaps
     changed: Slots
     golden: Batch
     golden_scores: NDArray[np.float32]
+    graph: bytes | None = None
+    _params: "dict[str, Tensor]" = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def params(self) -> "dict[str, Tensor]":
+        """Return the weights as tensors that share their memory; imports torch."""
+        if not self._params:
+            from trainer.models.batch import tensors_of
+
+            self._params.update(tensors_of(self.weights))
+        return self._params
 
 
 def is_address(text: str) -> bool:
     """Return whether `text` is a version's address: 64 lower-case hexadecimal digits and nothing else."""
     return _ADDRESS.fullmatch(text) is not None
-
-
-def publish(
-    folder: Path,
-    manifest: Manifest,
-    params: Mapping[str, Tensor],
-    id_maps: IdMaps,
-    golden: Batch,
-    *,
-    changed: Slots | None = None,
-    rows_dtype: torch.dtype = torch.float32,
-    keys: VersionKeys = NO_KEYS,
-    failpoint: Failpoint = no_failpoint,
-) -> str:
-    """Write a version and return its address.
-
-    The golden scores are computed from the values as they are written, so a narrower `rows_dtype` is no difference.
-
-    Args:
-        folder: Folder of the versions.
-        manifest: The manifest, without the files.
-        params: All weights by name.
-        id_maps: Rows of the ids.
-        golden: Sessions to be scored; the first 64 are kept.
-        changed: Slots by table that hold all changes since `manifest.base`, ascending; None if there is no base.
-        rows_dtype: Number format of embedding rows.
-        keys: Keys, the first of which signs the version.
-        failpoint: Called with the name of each step, for crash tests.
-
-    Raises:
-        ArtifactError: If a weight or a golden score is not finite; nothing is visible then.
-    """
-    if (changed is None) != (manifest.base is None):
-        raise ValueError("changed slots and the base that they changed since go together")
-    written = {
-        name: _as_written(name, weight, rows_dtype) for name, weight in _rows_only(params, changed or {}).items()
-    }
-    for name, tensor in written.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
-    config = msgspec.convert(manifest.config, MODELS[manifest.model].config_class)
-    small = Batch(**{name: column[:GOLDEN_SESSIONS] for name, column in golden._asdict().items()})
-    scores = _scores(manifest.model, config, *_touched(params, small, rows_dtype))
-    if not np.isfinite(scores[small.cand_mask]).all():
-        raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")
-    rows = {name: tensor.numpy() for name, tensor in written.items() if name.startswith(ROWS_PREFIX)}
-    files: dict[str, atomic_folder.Tensors] = {
-        "dense": {name: tensor.numpy() for name, tensor in written.items() if name not in rows},
-        **_table_files(rows, id_maps, changed),
-        "golden": {**small._asdict(), "scores": np.where(small.cand_mask, scores, np.float32(0))},
-    }
-
-    def complete(entries: dict[str, FileEntry]) -> Manifest:
-        return msgspec.structs.replace(manifest, files=entries)
-
-    return atomic_folder.write(folder, files, complete, failpoint, sign=keys.sign).name
 
 
 def read_manifest(folder: Path, sha256: str, keys: VersionKeys = NO_KEYS) -> Manifest:
@@ -193,7 +152,7 @@ def read_manifest(folder: Path, sha256: str, keys: VersionKeys = NO_KEYS) -> Man
         raise ArtifactError(f"{sha256}: format {manifest.format} knows no base")
     if manifest.base is not None and not is_address(manifest.base):
         raise ArtifactError(f"{sha256}: base '{manifest.base[:80]}' is no address")
-    if manifest.model not in MODELS or set(manifest.files) != _FILES:
+    if manifest.model not in MODEL_PROFILES or set(manifest.files) != _FILES:
         raise ArtifactError(f"{sha256}: model '{manifest.model}' or its files are unknown")
     return manifest
 
@@ -216,7 +175,9 @@ def config_of(manifest: Manifest, sha256: str) -> ModelConfig:
     try:
         # Versions of schema 1 were written before the schema was a setting: the manifest's hash decides.
         number = schema_of(manifest.feature_schema).number
-        return msgspec.convert({"feature_schema": number, **manifest.config}, MODELS[manifest.model].config_class)
+        return msgspec.convert(
+            {"feature_schema": number, **manifest.config}, type(MODEL_PROFILES[manifest.model]["full"])
+        )
     except SchemaError as error:
         raise ArtifactError(f"{sha256}: {error}") from error
     except (msgspec.MsgspecError, ValueError) as error:
@@ -242,24 +203,24 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
     try:
         golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
+        graph = files["golden"].get(GRAPH)
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     try:
         rows, id_maps, changed = _tables(folder, manifest, files, held, keys)
     except (ArtifactError, KeyError) as error:
         raise ArtifactError(f"{sha256}: {error}") from error
-    params = {name: torch.from_numpy(array) for name, array in files["dense"].items()}
-    params |= {name: torch.from_numpy(array) for name, array in rows.items()}
     return LoadedVersion(
         sha256=sha256,
         manifest=manifest,
         model_name=manifest.model,
         config=config,
-        params=params,
+        weights={**files["dense"], **rows},  # type: ignore[dict-item]
         id_maps=id_maps,
         changed=changed,
         golden=golden,
         golden_scores=scores,
+        graph=None if graph is None else graph.tobytes(),
     )
 
 
@@ -281,7 +242,7 @@ def _tables(
     changed = table_delta.slots_of(files)
     near = next((version for version in held if _holds_the_rest(version, manifest, changed)), None)
     full = near or _base_of(folder, manifest, manifest.base, keys)
-    tables = {table: full.params[f"{ROWS_PREFIX}{table}"].numpy() for table in changed}
+    tables = {table: full.weights[f"{ROWS_PREFIX}{table}"] for table in changed}
     found, id_maps = table_delta.put_in(tables, full.id_maps, files, in_place=near is None)
     return {f"{ROWS_PREFIX}{table}": rows for table, rows in found.items()}, id_maps, changed
 
@@ -310,15 +271,6 @@ def _are_alike(one: Manifest, other: Manifest) -> bool:
     return (one.model, one.capacities) == (other.model, other.capacities)
 
 
-def verify_golden(version: LoadedVersion) -> float:
-    """Score the golden set and return the largest difference from the trainer's scores.
-
-    Raises:
-        ArtifactError: As `check_golden`.
-    """
-    return check_golden(version, lambda batch: _scores(version.model_name, version.config, version.params, batch))
-
-
 def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.float32]]) -> float:
     """Return the largest difference between a runtime's scores of the golden set and the trainer's scores.
 
@@ -341,37 +293,3 @@ def check_golden(version: LoadedVersion, score: Callable[[Batch], NDArray[np.flo
     if not worst <= GOLDEN_TOLERANCE:
         raise ArtifactError(f"{version.sha256}: golden scores differ by {worst:.2e}, allowed {GOLDEN_TOLERANCE:.0e}")
     return worst
-
-
-def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
-    return weight.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else weight.dtype)
-
-
-def _touched(params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype) -> tuple[dict[str, Tensor], Batch]:
-    """Return the weights that a batch touches, with the values as written, and the batch with their slots."""
-    local, slots = gather_unique_rows(batch)
-    own = _rows_only(params, slots)
-    return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local
-
-
-def _rows_only(params: Mapping[str, Tensor], slots: Slots) -> dict[str, Tensor]:
-    """Return the weights, with only these rows of the tables that `slots` names."""
-    found = dict(params)
-    for table, own in slots.items():
-        weight = params[f"{ROWS_PREFIX}{table}"]
-        found[f"{ROWS_PREFIX}{table}"] = weight.detach()[torch.from_numpy(own).to(weight.device)]
-    return found
-
-
-def _table_files(
-    rows: atomic_folder.Tensors, id_maps: IdMaps, changed: Slots | None
-) -> dict[str, atomic_folder.Tensors]:
-    if changed is None:
-        return {"rows": rows, "ids": id_maps.to_arrays(counts=False)}
-    return table_delta.to_files({name.removeprefix(ROWS_PREFIX): own for name, own in rows.items()}, id_maps, changed)
-
-
-def _scores(model: str, config: ModelConfig, params: Mapping[str, Tensor], batch: Batch) -> NDArray[np.float32]:
-    with torch.no_grad():
-        logit = MODELS[model].forward(config, params, to_torch(batch)).logit
-    return logit.float().cpu().numpy()

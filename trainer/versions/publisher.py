@@ -12,7 +12,7 @@ from pathlib import Path
 from stream.errors import ArtifactError, ConfigError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
-from trainer.versions import artifact, removal
+from trainer.versions import artifact, removal, writing
 from trainer.versions.registry import Registry, Rewind, Version
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
@@ -147,7 +147,7 @@ class Publisher:
             self._failpoint("after_row")
         if status == "published":
             try:
-                worst = artifact.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
+                worst = writing.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
             except ArtifactError as error:
                 self._registry.advance(self.lineage, number, self.term, "rejected", str(error)[:255], self._now_ms())
                 raise

@@ -43,18 +43,18 @@ def test_candidates_are_counted_by_table_and_row(world: World) -> None:
 
 def test_golden_scores_that_differ_are_refused(world: World) -> None:
     loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
-    assert scorer.TorchScorer(loaded).verify() <= 1e-6
+    assert scorer.VersionScorer(loaded).verify() <= 1e-6
     for name in [name for name in loaded.params if name.endswith("weight")]:
         loaded.params[name] = loaded.params[name] + 0.5
     with pytest.raises(ArtifactError, match="golden"):
-        scorer.TorchScorer(loaded).verify()
+        scorer.VersionScorer(loaded).verify()
 
 
 def test_a_missing_weight_is_refused(world: World) -> None:
     loaded = artifact.load(world.artifacts, publish(world.artifacts, "base", 1))
     del loaded.params[next(name for name in loaded.params if name.endswith("weight"))]
     with pytest.raises(ArtifactError, match="the weights are not those of its model"):
-        scorer.TorchScorer(loaded).verify()
+        scorer.VersionScorer(loaded).verify()
 
 
 def test_a_delta_is_put_into_a_version_in_use_and_else_into_its_base_on_disk(world: World) -> None:
@@ -71,6 +71,22 @@ def test_a_delta_is_put_into_a_version_in_use_and_else_into_its_base_on_disk(wor
     del used
     with pytest.raises(ArtifactError, match=f"{first}: its base is refused: {base}: expected a folder"):
         loader.load(first)
+
+
+def test_a_graph_scores_as_torch_does(world: World) -> None:
+    address = publish(world.artifacts, "base", 1, model="din", with_graph=True)
+    found = scorer.Loader(world.artifacts, runtime="onnx").load(address)
+    example = example_of(request(), Catalogue(items()))
+    expected = scorer.Loader(world.artifacts).load(address).score(example)
+    assert found.score(example) == pytest.approx(expected, abs=2e-5)
+    second = publish_delta(world.artifacts, address, 2, rows=[3, 7])
+    assert scorer.Loader(world.artifacts, runtime="onnx").load(second).score(example) != found.score(example)
+
+
+def test_a_version_without_a_graph_is_refused_by_the_runtime_that_needs_one(world: World) -> None:
+    address = publish(world.artifacts, "base", 1)
+    with pytest.raises(ArtifactError, match=f"{address}: it has no graph"):
+        scorer.Loader(world.artifacts, runtime="onnx").load(address)
 
 
 def test_a_missing_version_is_refused(world: World) -> None:

@@ -310,7 +310,7 @@ def test_r12_an_experiment_opens_when_the_versions_of_its_arms_are_loaded(
     released = threading.Event()
     load = scorer.Loader.load
 
-    def waiting(loader: scorer.Loader, sha256: str) -> scorer.TorchScorer:
+    def waiting(loader: scorer.Loader, sha256: str) -> scorer.VersionScorer:
         released.wait(60.0)
         return load(loader, sha256)
 

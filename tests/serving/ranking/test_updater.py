@@ -69,7 +69,7 @@ def updater(
     )
 
 
-def _load(loader: scorer.Loader, lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+def _load(loader: scorer.Loader, lineage: str, pointer: Pointer) -> scorer.VersionScorer:
     loaded = loader.load(pointer.artifact)
     loaded.check_identity(lineage, pointer.number)
     return loaded
@@ -267,7 +267,7 @@ def test_a_damaged_version_of_one_lineage_delays_no_other(world: World, damage: 
 def test_a_load_that_does_not_end_delays_no_other_lineage(world: World) -> None:
     entered, released = threading.Event(), threading.Event()
 
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         if lineage == "armmt":
             entered.set()
             released.wait(60.0)
@@ -298,7 +298,7 @@ def test_a_load_that_does_not_end_delays_no_other_lineage(world: World) -> None:
 
 
 def test_a_fault_that_no_one_foresaw_refuses_the_version(world: World) -> None:
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         if pointer.number == 2:
             raise MemoryError("an absurd capacity")
         return _load(scorer.Loader(world.artifacts), lineage, pointer)
@@ -347,7 +347,7 @@ def test_a_version_without_a_signature_is_refused_by_number_and_reason(
 def test_a_return_to_the_former_version_loads_nothing(world: World) -> None:
     loads: list[int] = []
 
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         loads.append(pointer.number)
         return _load(scorer.Loader(world.artifacts), lineage, pointer)
 
@@ -436,7 +436,7 @@ def test_versions_without_a_role_leave_the_memory(world: World) -> None:
     versions = VersionManager(Metrics(), max_bad_outputs=5)
     loaded: list[weakref.ref[object]] = []
 
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         made = _load(scorer.Loader(world.artifacts), lineage, pointer)
         loaded.append(weakref.ref(made))
         return made
@@ -456,7 +456,7 @@ def test_versions_without_a_role_leave_the_memory(world: World) -> None:
 def test_a_load_under_way_does_not_delay_a_kill(world: World) -> None:
     released = threading.Event()
 
-    def load(lineage: str, pointer: Pointer) -> scorer.TorchScorer:
+    def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         if pointer.number == 2:
             released.wait(60.0)
         return _load(scorer.Loader(world.artifacts), lineage, pointer)

@@ -19,7 +19,7 @@ from tests.serving.world import publish, publish_delta
 from tests.trainer.harness import SETTINGS, feed, make_loop
 from tests.trainer.lists import hashes
 from tests.trainer.session_log import make_log
-from trainer.versions import artifact
+from trainer.versions import artifact, writing
 from trainer.versions.registry import Registry
 
 
@@ -61,7 +61,7 @@ def delta(published_deltas: tuple[Path, list[str]], tmp_path: Path) -> tuple[Pat
 def test_a_version_loads_with_equal_scores(published: tuple[Path, list[str]]) -> None:
     folder, addresses = published
     version = artifact.load(folder, addresses[-1])
-    assert artifact.verify_golden(version) == 0
+    assert writing.verify_golden(version) == 0
     assert version.manifest.parent == addresses[-2]
     assert version.manifest.version == len(addresses)
     assert len(version.golden.cand_mask) <= artifact.GOLDEN_SESSIONS
@@ -156,7 +156,7 @@ def test_a_delta_with_a_damaged_file_or_base_is_refused_by_name(
     damage(folder / base / f"{file}.safetensors")
     with pytest.raises(ArtifactError, match=f"^{address}: its base is refused: {base}"):
         artifact.load(folder, address)
-    assert artifact.verify_golden(artifact.load(folder, address, [held])) == 0
+    assert writing.verify_golden(artifact.load(folder, address, [held])) == 0
     damage(folder / address / f"{file}.safetensors")
     with pytest.raises(ArtifactError, match=f"^{address}"):
         artifact.load(folder, address, [held])
@@ -194,7 +194,7 @@ def test_shuffled_weights_fail_the_golden_sessions(copied: tuple[Path, str]) -> 
     rewrite(folder / address / "dense.safetensors", lambda tensors: {n: a[::-1].copy() for n, a in tensors.items()})
     version = artifact.load(folder, reseal_files(folder, address))
     with pytest.raises(ArtifactError, match="golden scores differ"):
-        artifact.verify_golden(version)
+        writing.verify_golden(version)
 
 
 def test_a_manifest_of_another_version_is_refused(published: tuple[Path, list[str]], copied: tuple[Path, str]) -> None:
@@ -231,7 +231,7 @@ def test_a_version_of_format_2_is_read(copied: tuple[Path, str]) -> None:
     folder, address = copied
     before = artifact.load(folder, address)
     after = artifact.load(folder, reseal(folder, address, as_format_2_wrote_it))
-    assert artifact.verify_golden(after) == 0
+    assert writing.verify_golden(after) == 0
     assert after.params.keys() == before.params.keys()
     with pytest.raises(ArtifactError, match="format 2 knows no base"):
         artifact.load(folder, reseal(folder, after.sha256, lambda document: document.update(base=address)))
@@ -258,7 +258,7 @@ def test_a_golden_set_without_candidates_proves_nothing(copied: tuple[Path, str]
     rewrite(folder / address / "golden.safetensors", masked)
     version = artifact.load(folder, reseal_files(folder, address))
     with pytest.raises(ArtifactError, match="no candidate"):
-        artifact.verify_golden(version)
+        writing.verify_golden(version)
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus"])
@@ -310,24 +310,24 @@ def test_weights_that_are_not_finite_are_not_published(copied: tuple[Path, str],
     version = artifact.load(*copied)
     version.params["rows.item"][3, 0] = torch.inf
     with pytest.raises(ArtifactError, match="not published"):
-        artifact.publish(tmp_path / "new", version.manifest, version.params, version.id_maps, version.golden)
+        writing.publish(tmp_path / "new", version.manifest, version.params, version.id_maps, version.golden)
     assert not (tmp_path / "new").exists()
 
 
 def test_half_precision_rows_keep_golden_scores_equal(copied: tuple[Path, str], tmp_path: Path) -> None:
     version = artifact.load(*copied)
-    narrow = artifact.publish(
+    narrow = writing.publish(
         tmp_path / "new", version.manifest, version.params, version.id_maps, version.golden, rows_dtype=torch.float16
     )
     loaded = artifact.load(tmp_path / "new", narrow)
-    assert artifact.verify_golden(loaded) == 0
+    assert writing.verify_golden(loaded) == 0
     assert not torch.equal(loaded.params["rows.item"], version.params["rows.item"])
     wide = (tmp_path / "new" / narrow / "rows.safetensors").stat().st_size
     assert wide < 0.6 * (copied[0] / copied[1] / "rows.safetensors").stat().st_size
 
 
 def check_equal(found: artifact.LoadedVersion, expected: artifact.LoadedVersion) -> None:
-    assert artifact.verify_golden(found) == 0
+    assert writing.verify_golden(found) == 0
     assert found.params.keys() == expected.params.keys()
     for name, weight in expected.params.items():
         assert torch.equal(found.params[name], weight)
@@ -361,7 +361,7 @@ def test_a_delta_with_other_rows_is_no_copy_to_put_the_next_one_into(tmp_path: P
     near, expected = artifact.load(tmp_path, first), artifact.load(tmp_path, second)
     check_equal(artifact.load(tmp_path, second, [near]), expected)
     shutil.rmtree(tmp_path / base)
-    assert artifact.verify_golden(artifact.load(tmp_path, third, [near])) == 0
+    assert writing.verify_golden(artifact.load(tmp_path, third, [near])) == 0
     with pytest.raises(ArtifactError, match="its base is refused"):
         artifact.load(tmp_path, second, [near])
 
@@ -385,7 +385,7 @@ def test_a_delta_is_written_with_its_base(copied: tuple[Path, str]) -> None:
     version = artifact.load(*copied)
     head = msgspec.structs.replace(version.manifest, base=copied[1])
     with pytest.raises(ValueError, match="go together"):
-        artifact.publish(copied[0], head, version.params, version.id_maps, version.golden)
+        writing.publish(copied[0], head, version.params, version.id_maps, version.golden)
 
 
 def test_changed_rows_that_are_not_finite_are_not_published(copied: tuple[Path, str]) -> None:
@@ -395,7 +395,7 @@ def test_changed_rows_that_are_not_finite_are_not_published(copied: tuple[Path, 
     version.params["rows.item"][3, 0] = 1e6
     head = msgspec.structs.replace(version.manifest, base=address)
     with pytest.raises(ArtifactError, match=r"rows\.item holds NaN or infinity, not published"):
-        artifact.publish(
+        writing.publish(
             folder,
             head,
             version.params,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.serving.world import publish, publish_delta
-from trainer.versions import artifact
+from trainer.versions import artifact, writing
 from trainer.versions.base_choice import BaseChoice
 from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
@@ -90,6 +90,6 @@ def test_a_full_version_that_is_not_signed_asks_for_one_that_is(tmp_path: Path) 
 def test_settings_agree_in_the_form_in_which_they_are_written(tmp_path: Path, base: str) -> None:
     full = artifact.load(tmp_path, base)
     head = msgspec.structs.replace(full.manifest, learning={"examination": (1.0, 0.5)})
-    curved = artifact.publish(tmp_path, head, full.params, full.id_maps, full.golden)
+    curved = writing.publish(tmp_path, head, full.params, full.id_maps, full.golden)
     assert chosen(tmp_path, base, curved, learning={"examination": (1.0, 0.5)}) is not None
     assert chosen(tmp_path, base, curved, learning={"examination": (1.0, 0.6)}) is None

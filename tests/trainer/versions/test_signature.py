@@ -9,7 +9,7 @@ import pytest
 
 from stream.errors import ArtifactError
 from tests.serving.world import publish, publish_delta
-from trainer.versions import artifact
+from trainer.versions import artifact, writing
 from trainer.versions.signature import NO_KEYS, SigningSettings, VersionKeys
 
 OLD, NEW, FOREIGN = (VersionKeys((bytes([number]) * 32,)) for number in (1, 2, 3))
@@ -42,8 +42,8 @@ def test_a_version_and_a_delta_load_with_any_accepted_key(signed: tuple[Path, st
     folder, base, delta = signed
     for keys in (OLD, BOTH, NO_KEYS):
         held = artifact.load(folder, base, keys=keys)
-        assert artifact.verify_golden(artifact.load(folder, delta, [held], keys)) == 0
-        assert artifact.verify_golden(artifact.load(folder, delta, keys=keys)) == 0
+        assert writing.verify_golden(artifact.load(folder, delta, [held], keys)) == 0
+        assert writing.verify_golden(artifact.load(folder, delta, keys=keys)) == 0
 
 
 @pytest.mark.parametrize("keys", [NEW, FOREIGN])
@@ -140,7 +140,7 @@ def test_the_signature_is_checked_before_anything_is_parsed(tmp_path: Path) -> N
 def test_a_version_that_is_written_again_gets_the_signature_of_the_present_key(copied: tuple[Path, str, str]) -> None:
     folder, base, _ = copied
     assert publish(folder, "base", 1, keys=NEW) == base
-    assert artifact.verify_golden(artifact.load(folder, base, keys=NEW)) == 0
+    assert writing.verify_golden(artifact.load(folder, base, keys=NEW)) == 0
     assert publish(folder, "base", 1) == base
     artifact.load(folder, base, keys=NEW)
 

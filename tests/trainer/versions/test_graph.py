@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stream.errors import ArtifactError
+from tests.trainer.lists import batch_of, catalogue, labelled
+from trainer.models import MODELS
+from trainer.versions.graph import GRAPH_TOLERANCE, Graph, check
+from trainer.versions.onnx_export import export
+
+BATCH = batch_of([labelled(seed, catalogue()) for seed in range(3)])
+CONFIG = MODELS["mlp"].profiles["tiny"]
+
+
+def weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    return {name: weight.numpy() for name, weight in MODELS["mlp"].init(CONFIG, seed).items()}
+
+
+def test_versions_share_a_graph_and_have_scores_of_their_own() -> None:
+    graph = export("mlp", CONFIG, BATCH)
+    one, other = Graph(graph, weights(1)), Graph(graph, weights(2))
+    assert np.array_equal(one.scores(BATCH), Graph(graph, weights(1)).scores(BATCH))
+    assert not np.allclose(one.scores(BATCH), other.scores(BATCH))
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing", "table", "shape"])
+def test_a_graph_and_weights_that_do_not_belong_together_are_refused(fault: str) -> None:
+    graph, own = export("mlp", CONFIG, BATCH), weights()
+    first = sorted(name for name in own if not name.startswith("rows."))[0]
+    if fault == "damaged":
+        graph = graph[: len(graph) // 2]
+    elif fault == "missing":
+        del own[first]
+    elif fault == "table":
+        del own["rows.category"]
+    else:
+        own[first] = np.zeros((5, 5, 5), np.float32)
+    with pytest.raises(ArtifactError, match="not those of its graph"):
+        Graph(graph, own)
+
+
+def test_a_batch_that_cannot_be_scored_is_a_runtime_error() -> None:
+    graph = Graph(export("mlp", CONFIG, BATCH), weights())
+    with pytest.raises(RuntimeError, match="ONNX Runtime"):
+        graph.scores(BATCH._replace(cand_num=BATCH.cand_num[..., :3]))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 50.0])
+def test_scores_agree_within_the_tolerance_of_their_size(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    expected = (scale * rng.normal(size=(8, 30))).astype(np.float32)
+    mask = np.arange(30) < 20
+    mask = np.broadcast_to(mask, expected.shape)
+    size = max(1.0, float(np.sqrt(np.square(expected[mask]).mean())))
+    near, far = expected.copy(), expected.copy()
+    near[~mask] = 9.0
+    near[mask] += 0.5 * size * GRAPH_TOLERANCE
+    far[mask] += 3 * size * GRAPH_TOLERANCE
+    assert check(near, expected, mask) < size * GRAPH_TOLERANCE
+    with pytest.raises(ArtifactError, match="differ"):
+        check(far, expected, mask)
+    far[0, 0] = np.nan
+    with pytest.raises(ArtifactError, match="differ"):
+        check(far, expected, mask)

@@ -1,0 +1,103 @@
+"""Scores of a version by ONNX Runtime, from the graph in its files and its weights; imports no torch.
+
+Source: ONNX Runtime, "Python API"; docs/training.md, "Graphs".
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from stream.errors import ArtifactError
+from trainer.features.collate import MODEL_INPUTS, Batch
+
+GRAPH_TOLERANCE: Final = 1e-5
+"""Difference between scores of a graph and of torch, as a root mean square, in units of that of the scores or of 1."""
+
+_OUTPUT: Final = "logit"
+
+
+class StoredGraph(msgspec.Struct, frozen=True, array_like=True):
+    """A graph as it stands in a version.
+
+    Attributes:
+        dense: Names of the dense weights that the logits need, whose values are not in the model.
+        model: The serialized ONNX model.
+    """
+
+    dense: list[str]
+    model: bytes
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(StoredGraph)
+
+
+class Graph:
+    """A graph with the weights of one version, on one thread.
+
+    The runtime reads the weights where they are, so a version is in memory once.
+    """
+
+    def __init__(self, graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Prepare the runtime.
+
+        Args:
+            graph: The graph of the version.
+            weights: All weights by name, or of the tables of ids only the rows that batches ask for.
+
+        Raises:
+            ArtifactError: If the graph is damaged, or the weights are not those of its model.
+        """
+        # The runtime reads them where they are, so they live as long as the session.
+        self._weights = {name: ort.OrtValue.ortvalue_from_numpy(_contiguous(own)) for name, own in weights.items()}
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            stored = _decoder.decode(graph)
+            options.add_external_initializers(stored.dense, [self._weights[name] for name in stored.dense])
+            self._session = ort.InferenceSession(stored.model, options, providers=["CPUExecutionProvider"])
+            names = [each.name for each in self._session.get_inputs()]
+            self._tables = {name: self._weights[name] for name in names if name not in MODEL_INPUTS}
+        except Exception as error:
+            raise ArtifactError(f"the weights are not those of its graph: {error!r:.200}") from error
+        self._fields = [name for name in names if name in MODEL_INPUTS]
+
+    def scores(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits [B,n] of a batch.
+
+        Raises:
+            RuntimeError: If the runtime cannot score it.
+        """
+        fields = {name: ort.OrtValue.ortvalue_from_numpy(_contiguous(getattr(batch, name))) for name in self._fields}
+        try:
+            (logit,) = self._session.run_with_ort_values([_OUTPUT], {**fields, **self._tables})
+        except Exception as error:
+            raise RuntimeError(f"ONNX Runtime: {error}") from error
+        found: NDArray[np.float32] = logit.numpy()
+        return found
+
+
+def check(found: NDArray[np.float32], expected: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """Compare scores of a graph with those of torch, and return the largest difference.
+
+    Both runtimes round, each about as much, so single scores may differ by a few times the tolerance.
+
+    Raises:
+        ArtifactError: If the root mean square of the differences exceeds `GRAPH_TOLERANCE`.
+    """
+    difference = np.abs(found - expected)[mask].astype(np.float64)
+    scale = max(1.0, float(np.sqrt(np.square(expected[mask].astype(np.float64)).mean())))
+    distance = float(np.sqrt(np.square(difference).mean()))
+    if not distance <= GRAPH_TOLERANCE * scale:
+        raise ArtifactError(
+            f"scores of the graph differ by {distance:.1e} from those of torch, allowed {GRAPH_TOLERANCE * scale:.1e}"
+        )
+    return float(difference.max())
+
+
+def _contiguous(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    return np.ascontiguousarray(array)
