@@ -27,7 +27,7 @@ from trainer.rollout.store import RolloutStore
 from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
 from trainer.versions.origin import Wanted
-from trainer.versions.registry import Registry
+from trainer.versions.registry import Registry, Rewind
 
 _NO_METRICS = TrainerSettings(publish_s=40, metrics_port=0)
 
@@ -195,7 +195,7 @@ def test_after_a_rollback_the_next_process_reads_the_range_again(
 
 @pytest.mark.parametrize("decides", [True, False], ids=["decided", "stopped"])
 def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
-    memory_broker: Broker, engine: Engine, tmp_path: Path, *, decides: bool
+    memory_broker: Broker, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, decides: bool
 ) -> None:
     folders = Folders.under(tmp_path, LINEAGE.name)
     run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(lambda: True), device="cpu", holder="one")
@@ -203,13 +203,20 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
     publish_live(registry)
     act(engine, lambda view: changes.rollback(view, None, "wait", "test"))
     answers: list[tuple[int, str]] = []
+    read = Registry.rewind
+
+    def fail_once(_own: Registry, _lineage: str) -> Rewind | None:
+        monkeypatch.setattr(Registry, "rewind", read)
+        raise StoreError("the database is away")
+
+    monkeypatch.setattr(Registry, "rewind", fail_once)
 
     def wait(_seconds: float) -> bool:
         answers.append(answer(settings.metrics_port, "/readyz"))
         assert [event.to_status for event in RolloutStore(engine).history(LINEAGE.name)][-1] == "rolled_back"
-        if decides and len(answers) == 2:
+        if decides and len(answers) == 3:
             act(engine, lambda view: changes.rewind(view, "replay", "test"))
-        return not decides and len(answers) == 2
+        return not decides and len(answers) == 3
 
     loop = run(
         LINEAGE,
@@ -217,7 +224,7 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
         memory_broker,
         engine,
         folders,
-        dependencies(lambda: len(answers) == 2, wait),
+        dependencies(lambda: len(answers) == 3, wait),
         device="cpu",
         holder="one",
     )
@@ -225,7 +232,7 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
         f"waits after a rollback to version 0: shelfwise rollout rewind {LINEAGE.name} replay or skip, or"
         " shelfwise rollout resume, lets training go on\n"
     )
-    assert answers == [(503, expected)] * 2
+    assert answers == [(503, "no record of the topic sessions was read yet\n"), *[(503, expected)] * 2]
     has_gone_back = [event.to_status for event in RolloutStore(engine).history(LINEAGE.name)][-1] == "rewound"
     assert has_gone_back == decides
     assert loop.progress.version == (1 if decides else 0)

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,30 @@ def test_no_checkpoint_is_without_the_full_one_that_it_needs(tmp_path: Path, kee
     found = manifests(tmp_path / "checkpoints")
     newest_is_full = list(found.values())[-1].base is None
     assert newest_is_full or len({one.base or name for name, one in found.items()}) >= 2, "should one be damaged"
+
+
+def test_all_are_removed_but_those_of_the_versions_that_are_needed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = manifests(trained)
+    name, newest = next((n, one) for n, one in before.items() if one.base is not None and one.state.published.artifact)
+    address = newest.state.published.artifact
+    assert address is not None
+
+    def refused(_path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic_folder, "remove", refused)
+        with pytest.raises(atomic_folder.WriteError, match="is not removed"):
+            checkpoint.clean(trained, {address})
+    assert manifests(trained) == before
+    assert checkpoint.clean(trained, {address}) == int(name[:12])
+    assert set(manifests(trained)) == {name, newest.base}
+    assert checkpoint.of_version(trained, address) == trained / name
+    assert checkpoint.clean(trained, ()) == 0
+    assert manifests(trained) == {}
+    assert checkpoint.clean(trained / "missing", ()) == 0
 
 
 def test_a_delta_is_smaller_and_loads_as_the_whole(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from stream.errors import ConfigError
 from stream.schemas.session import Session, decode, encode
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_log, make_progress
+from trainer.feed.batches import Position
 from trainer.loop import Loop
 from trainer.rollout import changes
 from trainer.rollout.changes import RewindMode
 from trainer.rollout.store import Event, RolloutStore
-from trainer.versions import artifact, checkpoint
+from trainer.versions import artifact, checkpoint, rewind
 from trainer.versions.artifact import Manifest
 from trainer.versions.checkpoint import Origin, State
 from trainer.versions.registry import Registry, Rewind, Version
@@ -300,6 +301,27 @@ def test_a_range_whose_end_is_unknown_is_not_skipped(home: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match=r"the range of version 4 cannot be left out: .*replay"):
         trainer(tmp_path, engine).start()
     assert events(engine) == []
+
+
+def test_no_range_is_skipped_if_no_bad_version_has_learned_more(home: Path, tmp_path: Path) -> None:
+    engine = rolled_back(home, tmp_path, "skip")
+    versions, artifacts = Registry(engine).versions(NAME), tmp_path / "artifacts"
+    demand = Rewind(to=3, mode="skip")
+    good, bad = (manifest_of(tmp_path, each) for each in versions[2:4])
+    starts = [Position(cursors={}, boundary_ts=own.boundary_ts) for own in (good, bad)]
+    assert [rewind.skipped_range(demand, versions, artifacts, each) is None for each in starts] == [False, True]
+    assert rewind.skipped_range(demand, versions[:3], artifacts, starts[0]) is None
+    # An older version was live again when it was rolled back: the one to go back to has learned more.
+    assert rewind.skipped_range(Rewind(to=5, mode="skip"), versions, artifacts, starts[0]) is None
+
+
+@pytest.mark.parametrize("started_from", ["other", NAME])
+def test_without_a_good_version_a_warm_start_from_another_lineage_is_repeated(
+    tmp_path: Path, started_from: str
+) -> None:
+    origin = Origin(lineage=started_from, version=4, artifact="a" * 64, boundary_ts=1)
+    found = rewind.find_state(Rewind(to=0, mode="replay"), NAME, [], tmp_path, origin)
+    assert found == (origin if started_from == "other" else None)
 
 
 def test_training_waits_for_a_decision(home: Path, tmp_path: Path) -> None:
