@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 from abtest import health, inference, standing
 from abtest.estimates import estimate
+from abtest.experiment import Epoch, Experiment
 from abtest.inference import WANTED_POWER, Lift
 from abtest.looks import KEEP_RUNNING, Look
 from abtest.metrics import METRICS, Metric
@@ -15,7 +16,6 @@ from abtest.monitoring import Monitored, monitored
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.results import ArmVerdict, Report, Result
-from abtest.store import Epoch, Experiment
 from abtest.strays import BLOCK_SHARE
 
 # Number of clients at which the confidence sequence is tightest, for a plan without a number of clients.

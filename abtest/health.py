@@ -3,11 +3,11 @@
 Source: docs/experiments.md.
 """
 
+from abtest.experiment import Epoch, Experiment
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.results import Check
 from abtest.srm import sample_ratio
-from abtest.store import Epoch, Experiment
 from abtest.strays import BLOCK_SHARE
 
 MULTI_ARM_ALERT = 0.001

@@ -14,11 +14,11 @@ from functools import lru_cache
 
 from abtest import group_sequential, inference
 from abtest.estimates import estimate
+from abtest.experiment import Experiment
 from abtest.group_sequential import Path
 from abtest.inference import Estimate, Lift
 from abtest.metrics import METRICS
 from abtest.queries import Facts
-from abtest.store import Experiment
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, INVALID = "ship", "do not ship", "keep running", "invalid"
 DAY_MS = 86_400_000

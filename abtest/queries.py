@@ -10,10 +10,10 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy import distinct as distinct_of
 
 from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
+from abtest.experiment import Epoch, Experiment
 from abtest.fact_writer import SINK
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments
-from abtest.store import Epoch, Experiment
 from abtest.strays import Strays, read_strays
 from abtest.tables import exposures, session_facts, sink_offsets
 

@@ -6,7 +6,8 @@ Source: docs/experiments.md, Ramp.
 from sqlalchemy import Engine
 
 from abtest import health, queries
-from abtest.store import Epoch, ExperimentStore
+from abtest.experiment import Epoch
+from abtest.store import ExperimentStore
 from stream import db
 from stream.errors import ConfigError
 

@@ -6,11 +6,11 @@ Source: docs/experiments.md.
 import math
 from dataclasses import dataclass
 
+from abtest.experiment import Arm, Epoch
 from abtest.looks import Look
 from abtest.monitoring import Monitored
 from abtest.plan import Plan
 from abtest.queries import ArmCounts
-from abtest.store import Arm, Epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

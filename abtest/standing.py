@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from abtest.experiment import Epoch, Experiment
 from abtest.looks import DAY_MS, DO_NOT_SHIP, INVALID, KEEP_RUNNING, SHIP, Look, fraction
 from abtest.metrics import METRICS, Metric
 from abtest.queries import Facts
 from abtest.results import ArmVerdict, Check
-from abtest.store import Epoch, Experiment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

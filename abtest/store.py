@@ -5,7 +5,7 @@ Source: docs/experiments.md.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import msgspec
 import numpy as np
@@ -14,86 +14,12 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
+from abtest.experiment import ActiveExperiment, Arm, Epoch, Experiment
 from abtest.plan import Plan
 from abtest.tables import ANALYSED_LAYER, DECISION_LENGTH, POLICIES, arms, epochs, experiments
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.schemas.names import check_name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """Arm of an experiment: a lineage or a fixed policy (`incoming_order`, `shuffle`)."""
-
-    name: str
-    lineage: str | None = None
-    policy: str | None = None
-    is_control: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActiveExperiment:
-    """Allocation by which serving assigns clients to arms.
-
-    Attributes:
-        salt: Salt of the layer, the key of the bucket hash.
-        table: Arm number of each of the 10,000 buckets; -1 for buckets outside of the experiment.
-        sha256: SHA-256 of `table`.
-    """
-
-    experiment: str
-    layer: str
-    salt: str
-    epoch: int
-    arms: tuple[Arm, ...]
-    table: NDArray[np.int16]
-    sha256: str
-
-    def assign(self, client_id: str) -> tuple[int, Arm | None]:
-        """Return the bucket and the arm of a client; the arm is None outside of the experiment."""
-        number = buckets.bucket(client_id, self.salt)
-        arm = int(self.table[number])
-        return number, None if arm == buckets.UNASSIGNED else self.arms[arm]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """Experiment with its plan and status."""
-
-    key: str
-    layer: str
-    salt: str
-    plan: Plan
-    spec_hash: str
-    status: str
-    decision: str | None
-    created_ts: int
-    arms: tuple[Arm, ...]
-
-    @property
-    def control(self) -> Arm:
-        """Return the arm that the others are compared with."""
-        return next(arm for arm in self.arms if arm.is_control)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """Period of constant allocation.
-
-    Attributes:
-        coverage: Share of all clients that take part.
-        weights: Planned share of each arm among those.
-        dealt: Number of buckets of each arm.
-        sha256: SHA-256 of the allocation.
-    """
-
-    number: int
-    start_ts: int
-    end_ts: int | None
-    coverage: float
-    weights: tuple[float, ...]
-    dealt: tuple[int, ...]
-    sha256: str
 
 
 class ExperimentStore:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from abtest.client_vectors import Counted
+from abtest.experiment import Experiment
 from abtest.facts import decode_evidence, is_foreign
-from abtest.store import Experiment
 from abtest.tables import exposures, session_facts
 from stream.schemas.money import NO_CURRENCY
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from abtest import health, looks, standing
 from abtest.buckets import allocate, check_dealt, dealt
 from abtest.estimates import estimate
+from abtest.experiment import Arm, Epoch, Experiment
 from abtest.inference import compare
 from abtest.looks import DO_NOT_SHIP, SHIP, Look
 from abtest.metrics import COLUMNS, METRICS
@@ -22,7 +23,6 @@ from abtest.moments import Moments
 from abtest.monitoring import monitored
 from abtest.plan import Plan
 from abtest.queries import ArmCounts, DataRange, Facts, Sample
-from abtest.store import Arm, Epoch, Experiment
 from abtest.strays import Strays
 
 ARMS = (Arm(name="control", lineage="a", is_control=True), Arm(name="treatment", lineage="a"))

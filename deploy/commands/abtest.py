@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands import abtest_services
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
-from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from abtest.experiment import Arm, Experiment
     from abtest.results import Report
-    from abtest.store import Arm, Experiment
     from deploy.configuration import Context
 
 app = typer.Typer(no_args_is_help=True)
@@ -351,98 +351,8 @@ def validate(
         print_table(title, columns, rows)
 
 
-@app.command()
-def sink(
-    ctx: typer.Context,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
-    until_end: Annotated[bool, typer.Option(help="Stop at the present end of the topic.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Write the `sessions` topic as facts into the database until SIGTERM or SIGINT."""
-    from contextlib import ExitStack
-
-    import numpy as np
-
-    from abtest.settings import AbtestSettings
-    from abtest.sink import Readiness, SinkMetrics, run
-    from deploy.kafka.choice import configured
-    from stream.probes import ProbeServer
-    from stream.process_metrics import process_registry
-
-    chosen = context(ctx, {"abtest.metrics_port": metrics_port, "abtest.metrics_host": metrics_host})
-    stopping = stop_event(ctx)
-    engine = _engine(chosen)
-    broker = configured(chosen)
-    registry = process_registry()
-    settings, readiness = chosen.settings.get("abtest", AbtestSettings), Readiness()
-    with ExitStack() as stack:
-        stack.callback(engine.dispose)
-        if settings.metrics_port:
-            probes = ProbeServer(
-                settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready, section="abtest"
-            )
-            stack.enter_context(probes)
-        total = run(
-            broker,
-            engine,
-            stopping,
-            random=np.random.default_rng().random,
-            metrics=SinkMetrics(registry),
-            readiness=readiness,
-            until_end=until_end,
-        )
-    if as_json:
-        print_json(total)
-
-
-@app.command()
-def watch(
-    ctx: typer.Context,
-    watch_s: Annotated[float | None, typer.Option(help="Seconds between two reports of an experiment.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="Report on each experiment and stop.")] = False,
-) -> None:
-    """Report on all experiments that still change, for dashboards, until SIGTERM or SIGINT; it takes no look."""
-    from contextlib import ExitStack
-
-    import numpy as np
-
-    from abtest.settings import AbtestSettings
-    from abtest.watch import Watcher, WatchMetrics, WatchReadiness, run
-    from stream.probes import ProbeServer
-    from stream.process_metrics import process_registry
-
-    chosen = context(
-        ctx, {"abtest.watch_s": watch_s, "abtest.watch_port": metrics_port, "abtest.metrics_host": metrics_host}
-    )
-    settings = chosen.settings.get("abtest", AbtestSettings)
-    with ExitStack() as stack:
-        engine = _engine(chosen)
-        stack.callback(engine.dispose)
-        if once:
-            for found in Watcher(engine).round():
-                console.print(f"{found.experiment}: {found.verdict}", highlight=False)
-            return
-        stopping, registry, readiness = stop_event(ctx), process_registry(), WatchReadiness()
-        if settings.watch_port:
-            probes = ProbeServer(
-                settings.metrics_host, settings.watch_port, registry, lambda: readiness.reason, section="abtest"
-            )
-            stack.enter_context(probes)
-        run(
-            engine,
-            stopping,
-            settings.watch_s,
-            random=np.random.default_rng().random,
-            metrics=WatchMetrics(registry),
-            readiness=readiness,
-        )
-
-
 def _arm(text: str, control: str) -> "Arm":
-    from abtest.store import Arm
+    from abtest.experiment import Arm
 
     name, separator, target = text.partition("=")
     if not separator or not target:
@@ -461,3 +371,7 @@ def _engine(chosen: "Context") -> "Engine":
     from deploy.migrations.revision import open_database
 
     return open_database(chosen)
+
+
+app.command()(abtest_services.sink)
+app.command()(abtest_services.watch)

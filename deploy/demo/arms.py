@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from abtest import store
+from abtest import experiment
 from stream.errors import ConfigError
 from trainer.configs import MODEL_PROFILES
 
@@ -18,9 +18,9 @@ class Arm:
     lineage: str | None = None
     model: str | None = None
 
-    def stored(self) -> store.Arm:
+    def stored(self) -> experiment.Arm:
         """Return the arm as an experiment stores it; the shuffled one is the control."""
-        return store.Arm(name=self.name, lineage=self.lineage, policy=self.policy, is_control=self == SHUFFLE)
+        return experiment.Arm(name=self.name, lineage=self.lineage, policy=self.policy, is_control=self == SHUFFLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

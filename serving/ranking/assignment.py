@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from abtest import buckets
-from abtest.store import ActiveExperiment, Arm
+from abtest.experiment import ActiveExperiment, Arm
 from stream.errors import SchemaError, StoreError
 from stream.files import PRIVATE_FILE, replace_file
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from abtest.store import ActiveExperiment
+from abtest.experiment import ActiveExperiment
 from serving.metrics import Metrics
 from serving.ranking.scorer import Scorer
 from stream.schemas.events import Slice

@@ -3,10 +3,11 @@ import pytest
 from sqlalchemy import Engine
 
 from abtest import render
+from abtest.experiment import Arm
 from abtest.plan import Plan
 from abtest.report import decide, report
 from abtest.results import decomposition
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from stream.schemas.session import Session
 from tests.harness.generated_facts import ARMS, LAST_TS, fill, generate
 

@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 
 from abtest import health, validation
+from abtest.experiment import Epoch
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.plan import Plan
 from abtest.queries import Facts, Sample
 from abtest.results import Check
-from abtest.store import Epoch
 from abtest.strays import Strays
 
 EPOCHS = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256=""),)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from abtest import looks, validation
 from abtest.estimates import estimate
+from abtest.experiment import Arm
 from abtest.group_sequential import boundaries
 from abtest.inference import compare
 from abtest.looks import Look
@@ -16,7 +17,6 @@ from abtest.metrics import METRICS
 from abtest.moments import Moments
 from abtest.plan import Plan
 from abtest.queries import Facts, Sample
-from abtest.store import Arm
 
 ARMS = (*validation.ARMS, Arm(name="third", lineage="b"))
 TWO = validation.ARMS

@@ -12,11 +12,12 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from abtest import queries
+from abtest.experiment import ActiveExperiment, Epoch, Experiment
 from abtest.fact_writer import FactWriter
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.report import Report, decide, report
-from abtest.store import ActiveExperiment, Epoch, Experiment, ExperimentStore
+from abtest.store import ExperimentStore
 from abtest.tables import exposures, health, looks, results, session_facts, session_orders
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
+from abtest.experiment import Arm
 from abtest.plan import Plan
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from abtest.tables import epochs
 from stream.db import transaction
 from stream.errors import ConfigError, StoreError

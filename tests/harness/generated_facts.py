@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from abtest.experiment import Arm
 from abtest.fact_writer import FactWriter
 from abtest.plan import Plan
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from stream.schemas import topics
 from stream.schemas.session import Progress, Session
 from tests.harness.sessions import click, log_of, make_session, purchase, refund

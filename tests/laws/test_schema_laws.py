@@ -15,7 +15,7 @@ from msgspec import structs
 from safetensors.numpy import load_file, save_file
 from sqlalchemy import Engine
 
-from abtest.store import Arm
+from abtest.experiment import Arm
 from serving.ranking import scorer
 from serving.settings import ServingSettings
 from stream import db

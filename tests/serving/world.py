@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from sqlalchemy import Engine
 
-from abtest.store import Arm, ExperimentStore
+from abtest.experiment import Arm
+from abtest.store import ExperimentStore
 from serving import run
 from serving.metrics import Metrics
 from serving.outbox.spool import Spool

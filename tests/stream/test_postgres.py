@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Engine
 
-from abtest.store import Arm, ExperimentStore
+from abtest.experiment import Arm
+from abtest.store import ExperimentStore
 from deploy.migrations import upgrade
 from stream import db
 from stream.db_settings import DatabaseSettings

@@ -12,9 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 from sqlalchemy import Engine, insert
 
+from abtest.experiment import Arm
 from abtest.fact_writer import FactWriter
 from abtest.sink import SinkMetrics
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from abtest.tables import health, looks, results
 from deploy.grafana import generate
 from deploy.migrations import upgrade

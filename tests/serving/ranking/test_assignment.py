@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from abtest.store import Arm
+from abtest.experiment import Arm
 from serving.ranking import assignment
 from serving.ranking.assignment import assignment_of
 from stream.errors import SchemaError

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abtest.store import Arm, ExperimentStore
+from abtest.experiment import Arm
+from abtest.store import ExperimentStore
 from serving import run as run_module
 from serving.ranking import rank, scorer
 from serving.ranking.service import Service, System

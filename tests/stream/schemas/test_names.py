@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from abtest.store import Arm, ExperimentStore
+from abtest.experiment import Arm
+from abtest.store import ExperimentStore
 from deploy.cli import app
 from stream import db
 from stream.errors import ConfigError

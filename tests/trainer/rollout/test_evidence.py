@@ -5,8 +5,9 @@ import math
 import pytest
 from sqlalchemy import Engine
 
+from abtest.experiment import Arm
 from abtest.metrics import COLUMNS
-from abtest.store import Arm, ExperimentStore
+from abtest.store import ExperimentStore
 from tests.trainer.rollout.world import LINEAGE, GatedLineage
 from trainer.rollout import changes, evidence
 from trainer.rollout.gates import Loads

@@ -1,0 +1,87 @@
+"""Experiment with its arms and epochs, and the allocation by which serving assigns clients.
+
+Source: docs/experiments.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abtest import buckets
+from abtest.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """Arm of an experiment: a lineage or a fixed policy (`incoming_order`, `shuffle`)."""
+
+    name: str
+    lineage: str | None = None
+    policy: str | None = None
+    is_control: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveExperiment:
+    """Allocation by which serving assigns clients to arms.
+
+    Attributes:
+        salt: Salt of the layer, the key of the bucket hash.
+        table: Arm number of each of the 10,000 buckets; -1 for buckets outside of the experiment.
+        sha256: SHA-256 of `table`.
+    """
+
+    experiment: str
+    layer: str
+    salt: str
+    epoch: int
+    arms: tuple[Arm, ...]
+    table: NDArray[np.int16]
+    sha256: str
+
+    def assign(self, client_id: str) -> tuple[int, Arm | None]:
+        """Return the bucket and the arm of a client; the arm is None outside of the experiment."""
+        number = buckets.bucket(client_id, self.salt)
+        arm = int(self.table[number])
+        return number, None if arm == buckets.UNASSIGNED else self.arms[arm]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Experiment with its plan and status."""
+
+    key: str
+    layer: str
+    salt: str
+    plan: Plan
+    spec_hash: str
+    status: str
+    decision: str | None
+    created_ts: int
+    arms: tuple[Arm, ...]
+
+    @property
+    def control(self) -> Arm:
+        """Return the arm that the others are compared with."""
+        return next(arm for arm in self.arms if arm.is_control)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """Period of constant allocation.
+
+    Attributes:
+        coverage: Share of all clients that take part.
+        weights: Planned share of each arm among those.
+        dealt: Number of buckets of each arm.
+        sha256: SHA-256 of the allocation.
+    """
+
+    number: int
+    start_ts: int
+    end_ts: int | None
+    coverage: float
+    weights: tuple[float, ...]
+    dealt: tuple[int, ...]
+    sha256: str

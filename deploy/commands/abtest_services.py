@@ -1,0 +1,98 @@
+"""The services of experiments, `shelfwise abtest sink` and `watch`: facts from sessions, and reports for dashboards."""
+
+from typing import Annotated
+
+import typer
+
+from deploy.commands.output import JsonFlag, console, context, print_json
+from deploy.stop_event import stop_event
+
+
+def sink(
+    ctx: typer.Context,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    until_end: Annotated[bool, typer.Option(help="Stop at the present end of the topic.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the `sessions` topic as facts into the database until SIGTERM or SIGINT."""
+    from contextlib import ExitStack
+
+    import numpy as np
+
+    from abtest.settings import AbtestSettings
+    from abtest.sink import Readiness, SinkMetrics, run
+    from deploy.kafka.choice import configured
+    from deploy.migrations.revision import open_database
+    from stream.probes import ProbeServer
+    from stream.process_metrics import process_registry
+
+    chosen = context(ctx, {"abtest.metrics_port": metrics_port, "abtest.metrics_host": metrics_host})
+    stopping = stop_event(ctx)
+    engine = open_database(chosen)
+    broker = configured(chosen)
+    registry = process_registry()
+    settings, readiness = chosen.settings.get("abtest", AbtestSettings), Readiness()
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+        if settings.metrics_port:
+            probes = ProbeServer(
+                settings.metrics_host, settings.metrics_port, registry, readiness.why_not_ready, section="abtest"
+            )
+            stack.enter_context(probes)
+        total = run(
+            broker,
+            engine,
+            stopping,
+            random=np.random.default_rng().random,
+            metrics=SinkMetrics(registry),
+            readiness=readiness,
+            until_end=until_end,
+        )
+    if as_json:
+        print_json(total)
+
+
+def watch(
+    ctx: typer.Context,
+    watch_s: Annotated[float | None, typer.Option(help="Seconds between two reports of an experiment.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Report on each experiment and stop.")] = False,
+) -> None:
+    """Report on all experiments that still change, for dashboards, until SIGTERM or SIGINT; it takes no look."""
+    from contextlib import ExitStack
+
+    import numpy as np
+
+    from abtest.settings import AbtestSettings
+    from abtest.watch import Watcher, WatchMetrics, WatchReadiness, run
+    from deploy.migrations.revision import open_database
+    from stream.probes import ProbeServer
+    from stream.process_metrics import process_registry
+
+    chosen = context(
+        ctx, {"abtest.watch_s": watch_s, "abtest.watch_port": metrics_port, "abtest.metrics_host": metrics_host}
+    )
+    settings = chosen.settings.get("abtest", AbtestSettings)
+    with ExitStack() as stack:
+        engine = open_database(chosen)
+        stack.callback(engine.dispose)
+        if once:
+            for found in Watcher(engine).round():
+                console.print(f"{found.experiment}: {found.verdict}", highlight=False)
+            return
+        stopping, registry, readiness = stop_event(ctx), process_registry(), WatchReadiness()
+        if settings.watch_port:
+            probes = ProbeServer(
+                settings.metrics_host, settings.watch_port, registry, lambda: readiness.reason, section="abtest"
+            )
+            stack.enter_context(probes)
+        run(
+            engine,
+            stopping,
+            settings.watch_s,
+            random=np.random.default_rng().random,
+            metrics=WatchMetrics(registry),
+            readiness=readiness,
+        )
