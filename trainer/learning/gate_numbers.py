@@ -102,7 +102,8 @@ def _calibration(lists: Measures, newest: Measures, again: Measures) -> dict[str
     observed = np.bincount(own, weights=known["observed"])
     predicted = np.bincount(own, weights=known["predicted"])
     for place in np.argsort(-observed, kind="stable")[:CATEGORIES].tolist():
-        name = names[place].decode(errors="replace")
+        # A name may be cut within a character, and PostgreSQL keeps no NUL in JSON.
+        name = names[place].decode(errors="replace").replace("\0", "\ufffd")
         if name:
             found[f"{judgement.PREDICTED}:{name}"] = factor * float(predicted[place])
             found[f"{judgement.OBSERVED}:{name}"] = float(observed[place])

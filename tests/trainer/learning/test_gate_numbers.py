@@ -124,6 +124,13 @@ def test_the_categories_with_most_clicks_have_a_calibration() -> None:
     assert named == {f"c{number}" for number in range(20 - CATEGORIES, 20)}
 
 
+def test_a_category_has_a_name_that_a_database_can_hold() -> None:
+    lists = lists_of(20)
+    lists["category"] = b"a\0b\xc3"
+    found = comparison(lists, lists, lists, has_live=True)
+    assert f"{judgement.OBSERVED}:a\ufffdb\ufffd" in found
+
+
 def test_a_model_without_a_click_head_passes_calibration_once_it_has_lists() -> None:
     lists = lists_of(100, head=False)
     found = comparison(lists, lists, lists, has_live=True)
