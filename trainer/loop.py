@@ -24,6 +24,7 @@ from stream.schemas.session import UnlinkedLine
 from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
+from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
 from trainer.learning import gate_numbers
 from trainer.learning.determinism import environment
@@ -147,6 +148,7 @@ class Loop:
         self._is_stopping = is_stopping
         self.catalogue = Catalogue()
         self.progress = Progress()
+        self._freshness = Freshness()
         self._architecture = architecture_hash(lineage.model, learner.config)
         self._boundary_number = 0
         self._published = Published()
@@ -297,6 +299,7 @@ class Loop:
         self.progress.num_batches += self.learner.batch_number - before
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
+        self._freshness.learned(step.impressions_ts)
 
     def _on_boundary(self, boundary: CheckpointBoundary) -> None:
         self.learner.at_boundary(boundary.boundary_ts, self._previous_boundary_ts)
@@ -313,6 +316,8 @@ class Loop:
         if boundary.publish:
             # Before the checkpoint is written, so that a resumed run ages at the same lines.
             self.learner.shuffled.age(self._settings.hold_lists)
+            if not publishes:
+                self._freshness.restart()
         if not publishes:
             self._publication_due = False
         if (publishes or self._is_checkpoint_due()) and self._may_write():
@@ -357,7 +362,9 @@ class Loop:
             self.progress.prequential = self.learner.prequential.means()
             self.learner.restart_prequential()
             assert self._published.artifact is not None
-            self._register(self._published.artifact)
+            if self._register(self._published.artifact):
+                self.progress.freshness = self._freshness.at(self._publisher.now_ms())
+            self._freshness.restart()
             self._load_former(self._published.artifact)
             self.progress.num_published += 1
             self.progress.version = self._published.version

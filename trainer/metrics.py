@@ -81,6 +81,12 @@ def families() -> dict[str, Family]:
             labels=_LINEAGE,
         ),
         GaugeMetricFamily(
+            "shelfwise_trainer_freshness_seconds",
+            "Time from an impression until a version that learned from it was verified, by quantile (0.5, 0.95) of the"
+            " lists that the newest version of this process has learned and the one before had not.",
+            labels=(*_LINEAGE, "quantile"),
+        ),
+        GaugeMetricFamily(
             "shelfwise_trainer_watermark_timestamp_seconds", "Watermark of the newest record.", labels=_LINEAGE
         ),
         GaugeMetricFamily(
@@ -137,6 +143,8 @@ class LoopCollector(Collector):
         add("version", progress.version)
         if progress.version_bytes is not None:
             add("version_bytes", progress.version_bytes)
+        for share, seconds in progress.freshness.items():
+            add("freshness_seconds", seconds, str(share))
         if progress.watermark_ts is not None:
             add("watermark_timestamp_seconds", progress.watermark_ts / 1000)
         if progress.checkpoint_at is not None:

@@ -14,6 +14,7 @@ class Progress:
         num_failed_writes: Versions and checkpoints that the file system refused.
         prequential: Means over the sessions between the two newest versions.
         version_bytes: Bytes of the newest version that this process wrote, None before.
+        freshness: Seconds from an impression to the newest version that learned from it, by quantile; empty before.
         losses: Parts of the newest batch's loss.
         checkpoint_at: Monotonic seconds of the newest checkpoint of this process.
     """
@@ -29,5 +30,6 @@ class Progress:
     version_bytes: int | None = None
     watermark_ts: int | None = None
     prequential: Mapping[str, float] = field(default_factory=dict)
+    freshness: Mapping[float, float] = field(default_factory=dict)
     losses: Mapping[str, float] = field(default_factory=dict)
     checkpoint_at: float | None = None

@@ -46,6 +46,7 @@ def make_loop(
     origin: Origin | None = None,
     monotonic_s: Callable[[], float] = lambda: 0.0,
     keys: VersionKeys = NO_KEYS,
+    now_ms: Callable[[], int] = lambda: 0,
 ) -> Loop:
     make_deterministic(1)
     registry = Registry(engine)
@@ -59,7 +60,7 @@ def make_loop(
         lineage.name,
         term,
         lambda _announcement: None,
-        lambda: 0,
+        now_ms,
         settings.keep_versions,
         failpoint,
         keys=keys,

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from stream import db
 from tests.trainer.harness import feed, make_loop
 from tests.trainer.session_log import make_log
+from trainer.freshness import QUANTILES
 from trainer.metrics import LoopCollector
 from trainer.versions.registry import Registry
 
@@ -22,6 +23,7 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     assert value("sessions_total") == 0
     assert value("checkpoint_age_seconds") is None
     assert value("version_bytes") is None
+    assert value("freshness_seconds", quantile="0.5") is None
     feed(loop, make_log(60))
     loop.feed.num_rejected = 3  # type: ignore[misc]  # a ListFeed's counter is a plain field
     loop.progress.num_failed_writes = 2
@@ -31,6 +33,8 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     files = (tmp_path / "artifacts" / newest).glob("*.safetensors")
     assert value("version_bytes") == sum(file.stat().st_size for file in files)
     assert value("checkpoint_age_seconds") == 5
+    assert {share: value("freshness_seconds", quantile=str(share)) for share in QUANTILES} == loop.progress.freshness
+    assert len(loop.progress.freshness) == len(QUANTILES)
     assert value("skipped_total", reason="undecodable") == 0
     assert 0 < (value("prequential", series="arrival", label="click", metric="auc") or 0) < 1
     assert value("loss", part="main") is not None

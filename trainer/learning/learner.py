@@ -63,11 +63,16 @@ class LearningHalted(ShelfwiseError):  # noqa: N818 - a state of learning, not a
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Result of a step, or of the steps of one call: sessions trained, the last loss by part, whether weights moved."""
+    """Result of a step, or of the steps of one call: sessions trained, the last loss by part, whether weights moved.
+
+    Attributes:
+        impressions_ts: Times of the impressions of the trained first revisions, where the step knows its sessions.
+    """
 
     num_trained: int
     losses: Mapping[str, float]
     moved: bool
+    impressions_ts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +178,13 @@ class Learner:
         self.counters.update(self._intake.take(batch))
         trained, moved = 0, False
         losses: Mapping[str, float] = {}
+        impressions_ts: list[int] = []
         while (full := self._intake.next_full()) is not None:
             step = self.train(*self._examples(full, catalogue))
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
-        return Step(trained, losses, moved=moved)
+            if step.moved:
+                impressions_ts += [one.session.impression_ts for one in full if one.session.revision == 0]
+        return Step(trained, losses, moved=moved, impressions_ts=impressions_ts)
 
     def train(
         self,

@@ -56,7 +56,7 @@ class Publisher:
         self.lineage = lineage
         self.term = term
         self._announce = announce
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._keep_versions = keep_versions
         self._failpoint = failpoint
         self.keys = keys
@@ -80,7 +80,7 @@ class Publisher:
             FencedError: If this writer is stale.
             StoreError: If the database is unreachable or refused.
         """
-        self._registry.record_rewound(self.lineage, self.term, rewind, evidence, self._now_ms())
+        self._registry.record_rewound(self.lineage, self.term, rewind, evidence, self.now_ms())
 
     def gating(self) -> tuple[bool, int | None]:
         """Return whether the lineage's versions go live by gates, and the number of its live version, if any.
@@ -142,28 +142,28 @@ class Publisher:
                 self.term,
                 dict(manifest.metrics),
                 {str(partition): cursor.next_offset for partition, cursor in manifest.cursors.items()},
-                self._now_ms(),
+                self.now_ms(),
             )
             self._failpoint("after_row")
         if status == "published":
             try:
                 worst = writing.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
             except ArtifactError as error:
-                self._registry.advance(self.lineage, number, self.term, "rejected", str(error)[:255], self._now_ms())
+                self._registry.advance(self.lineage, number, self.term, "rejected", str(error)[:255], self.now_ms())
                 raise
             why = f"integrity and golden sessions, largest difference {worst:.1e}"
-            self._registry.advance(self.lineage, number, self.term, "verified", why, self._now_ms())
+            self._registry.advance(self.lineage, number, self.term, "verified", why, self.now_ms())
             self._failpoint("after_verified")
             status = "verified"
         if status == "verified" and self._registry.advance(
-            self.lineage, number, self.term, "live", "checks passed", self._now_ms()
+            self.lineage, number, self.term, "live", "checks passed", self.now_ms()
         ):
             self._failpoint("after_live")
             status = "live"
         if status == "live":
             self._announce(
                 ModelVersionAnnouncement(
-                    lineage=self.lineage, version=number, artifact=sha256, published_ts=self._now_ms()
+                    lineage=self.lineage, version=number, artifact=sha256, published_ts=self.now_ms()
                 )
             )
         self._retire()
@@ -178,7 +178,7 @@ class Publisher:
             # A full version that others need must not go because the disk does not answer for a while.
             _log.warning("no version of %s is removed: %s", self.lineage, error)
             return
-        for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self._now_ms(), needed):
+        for version in self._registry.retire(self.lineage, self._keep_versions, self.term, self.now_ms(), needed):
             self._failpoint("after_retired")
             try:
                 removal.remove(self.folder, version.artifact)
@@ -195,7 +195,7 @@ class Publisher:
         keep = {version.artifact for version in versions if version.status != "retired"}
         try:
             keep |= removal.bases(self.folder, _usable(versions))
-            removed = removal.remove_orphans(self.folder, keep, (self._now_ms() - ORPHAN_AGE_MS) / 1000)
+            removed = removal.remove_orphans(self.folder, keep, (self.now_ms() - ORPHAN_AGE_MS) / 1000)
         except OSError as error:
             _log.warning("orphans of %s not removed: %s", self.folder, error)
             return
