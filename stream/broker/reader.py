@@ -81,6 +81,18 @@ class Reader:
             raise explain(error, self._broker, "end offsets") from error
         return by_pair(found)
 
+    def beginnings(self) -> dict[Partition, int]:
+        """Return the first offset of each assigned partition.
+
+        Raises:
+            BusError: If the broker is unreachable.
+        """
+        try:
+            found = self._consumer.beginning_offsets(list(self._consumer.assignment()))
+        except KafkaError as error:
+            raise explain(error, self._broker, "beginning offsets") from error
+        return by_pair(found)
+
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Stop fetching these partitions until `resume`."""
         self._consumer.pause(*(TopicPartition(*pair) for pair in partitions))

@@ -44,6 +44,24 @@ def test_markers_and_aborted_records_at_the_end_of_a_log_are_its_tail(fresh_kafk
 
 
 @pytest.mark.kafka
+def test_a_search_opens_no_connection(fresh_kafka: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that restarts refuses new connections; the kept one waits for it."""
+    with Producer(fresh_kafka) as producer:
+        producer.send(topics.CLICKS, key=b"c", value=b"{}", partition=3)
+        producer.flush()
+        ends = {(topics.CLICKS, 3): producer.ends[topics.CLICKS, 3]}
+    with LogTails(fresh_kafka) as tails:
+
+        def refused(*_: object, **__: object) -> None:
+            raise AssertionError("a new connection")
+
+        for module in ("connection", "offsets", "reader"):
+            monkeypatch.setattr(f"stream.broker.{module}.consumer", refused)
+        assert tails.find(ends, {}) == {}
+        assert tails.find(ends, {}) == {}, "the log ends with a record"
+
+
+@pytest.mark.kafka
 def test_an_open_transaction_has_no_tail_and_is_part_of_the_log(fresh_kafka: Broker) -> None:
     pending = begin(fresh_kafka, "open")
     produce_to(pending, topics.CLICKS, [0], 3)
