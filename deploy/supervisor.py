@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import IO
 
 from stream.backoff import Backoff
 from stream.errors import ShelfwiseError
 
 _PR_SET_PDEATHSIG = 1
+_STEADY_S = 60.0
+_LOOK_S = 0.05
 
 
 class ChildError(ShelfwiseError):
@@ -29,25 +32,31 @@ class Child:
     """Command line, environment and output of one process.
 
     Attributes:
-        log: File that standard error, and without `output` standard output too, is appended to.
+        env: Environment; None = that of the supervisor.
+        log: File that standard error, and without `output` standard output too, is appended to; None = those of the
+            supervisor.
         output: File that standard output is written to.
-        restart: Start it again if it ends by itself with an error, after a longer waiting time each time.
+        restart: Start it again if it ends by itself with an error, after a longer waiting time each time. After a
+            minute without an end, the shortest time is enough.
+        always: Start it again if it ends by itself without an error, too.
     """
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str]
-    log: Path
+    env: Mapping[str, str] | None
+    log: Path | None
     output: Path | None = None
     restart: bool = True
+    always: bool = False
 
 
 @dataclass(slots=True)
 class _Running:
     child: Child
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    log: IO[bytes] | None
     backoff: Backoff
+    started_s: float
     num_restarts: int = 0
     restart_at_s: float | None = None
 
@@ -75,11 +84,17 @@ class Supervisor:
         """
         if child.name in self._running:
             raise ChildError(f"child '{child.name}' runs already")
-        child.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
-            log = opened.enter_context(child.log.open("ab"))
+            log = None
+            if child.log is not None:
+                child.log.parent.mkdir(parents=True, exist_ok=True)
+                log = opened.enter_context(child.log.open("ab"))
             self._running[child.name] = _Running(
-                child=child, process=_spawn(child, log), log=log, backoff=Backoff(random=self.jitter)
+                child=child,
+                process=_spawn(child, log),
+                log=log,
+                backoff=Backoff(random=self.jitter),
+                started_s=self.monotonic_s(),
             )
             opened.pop_all()
 
@@ -92,18 +107,22 @@ class Supervisor:
         now_s = self.monotonic_s()
         for running in self._running.values():
             code = running.process.poll()
-            if code is None or code == 0:
-                continue
             child = running.child
+            if code is None or (code == 0 and not child.always):
+                continue
             if not child.restart:
-                raise ChildError(f"{child.name} ended with code {code}; see {child.log}\n{tail(child.log)}")
+                about = "" if child.log is None else f"; see {child.log}\n{tail(child.log)}"
+                raise ChildError(f"{child.name} ended with code {code}{about}")
             if running.restart_at_s is None:
+                if now_s - running.started_s >= _STEADY_S:
+                    running.backoff.reset()
                 wait_s = running.backoff.next_s()
                 running.restart_at_s = now_s + wait_s
                 self.notify(f"{child.name} ended with code {code}; restarting in {wait_s:.1f} s")
             elif now_s >= running.restart_at_s:
                 running.process = _spawn(child, running.log)
                 running.num_restarts += 1
+                running.started_s = now_s
                 running.restart_at_s = None
 
     def exit_code(self, name: str) -> int | None:
@@ -130,8 +149,27 @@ class Supervisor:
                 self.notify(f"{name} did not stop within {grace_s:.0f} s and was killed")
                 process.kill()
                 process.wait()
-        running.log.close()
+        if running.log is not None:
+            running.log.close()
         return process.returncode
+
+    def stop_together(self, asked: Event, grace_s: float) -> None:
+        """Stop all children at once with SIGTERM, and with SIGKILL those that still run after `grace_s`.
+
+        Args:
+            asked: Set at each further request to stop, which is passed on.
+            grace_s: Seconds to wait for their ends.
+        """
+        end_s = self.monotonic_s() + grace_s
+        asked.set()
+        while any(each.process.poll() is None for each in self._running.values()) and self.monotonic_s() < end_s:
+            if asked.wait(_LOOK_S):
+                asked.clear()
+                for running in self._running.values():
+                    if running.process.poll() is None:
+                        running.process.terminate()
+        for name in list(self._running):
+            self.stop(name, grace_s=0.0)
 
     def stop_all(self) -> None:
         """Stop every child, the last one started first."""
@@ -139,20 +177,20 @@ class Supervisor:
             self.stop(name)
 
 
-def tail(log: Path, num_lines: int = 15) -> str:
-    """Return the last lines of a log, indented; empty if the file does not exist."""
-    if not log.exists():
+def tail(log: Path | None, num_lines: int = 15) -> str:
+    """Return the last lines of a log, indented; empty if there is none."""
+    if log is None or not log.exists():
         return ""
     return "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-num_lines:])
 
 
-def _spawn(child: Child, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(child: Child, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
     output = child.output.open("wb") if child.output else log
     try:
         # Between fork and exec, preexec_fn calls one C function and nothing else.
         process = subprocess.Popen(  # noqa: S603
             list(child.argv),
-            env=dict(child.env),
+            env=None if child.env is None else dict(child.env),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=log,
@@ -162,7 +200,7 @@ def _spawn(child: Child, log: IO[bytes]) -> subprocess.Popen[bytes]:
     except OSError as error:
         raise ChildError(f"{child.name}: cannot start {child.argv[0]}: {error}") from error
     finally:
-        if output is not log:
+        if output is not None and output is not log:
             output.close()
     return process
 

@@ -49,6 +49,7 @@ def build(
     query_hash_key: bytes,
     client_id_key: bytes = b"",
     version_keys: VersionKeys = NO_KEYS,
+    worker: int = 0,
     system: System = SYSTEM,
 ) -> Service:
     """Return a service with its components, not started.
@@ -61,6 +62,7 @@ def build(
         query_hash_key: Key of the hash that replaces query texts.
         client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
         version_keys: Keys of the signatures of versions.
+        worker: Number of this process among those of one port, from 1; 0 if it is the only one.
         system: Clocks and random bytes.
     """
     folder = private_folder(home / "serving")
@@ -96,10 +98,9 @@ def build(
             copy_path=folder / "map.json",
             clock=system.clock,
         ),
-        # Processes of one host share the home folder; the port keeps their spools apart.
         emitter=Emitter(
             broker,
-            Spool(folder / f"spool-{settings.port}", settings.spool_bytes, metrics),
+            Spool(folder / _spool_name(settings.port, worker), settings.spool_bytes, metrics),
             metrics,
             queue_size=settings.queue_size,
             clock=system.clock,
@@ -133,7 +134,16 @@ def build(
         query_hash_key=query_hash_key,
         client_id_key=client_id_key,
         host=socket.gethostname(),
+        worker=worker,
     )
+
+
+def _spool_name(port: int, worker: int) -> str:
+    """Return the name of the spool: processes of one host share the home folder.
+
+    The first worker takes that of an only process, so that nothing waits for ever after `serving.workers` was raised.
+    """
+    return f"spool-{port}" if worker <= 1 else f"spool-{port}-{worker}"
 
 
 def _runtime(settings: ServingSettings) -> scorer.Runtime:

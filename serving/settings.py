@@ -15,6 +15,10 @@ class ServingSettings:
     Attributes:
         host: Address on which the service listens.
         port: Port of the API, `/livez`, `/readyz` and `/metrics`.
+        workers: Processes that share the port, each with memory, limits and metrics of its own; 0 = one per core.
+            Several are started, watched and stopped by a supervisor.
+        workers_port: Port on which the first of several workers alone answers too, for its metrics; the others follow
+            on the next ports. 0 opens none.
         allowed_hosts: Host names under which callers reach the service, separated by commas. `localhost`,
             `serving.host` and addresses are always served. Requests for other names are refused with 421.
         tokens: Tokens of callers as lines `ROLE:SHA256` or `ROLE:SHA256:YYYY-MM-DD`, separated by white space or
@@ -58,6 +62,8 @@ class ServingSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
+    workers_port: int = 0
     allowed_hosts: str = ""
     tokens: str = secret(private_file=True)
     caller_rate: float = 0.0
@@ -116,6 +122,8 @@ class ServingSettings:
             raise ValueError("caller_token: expected printable ASCII characters")
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port = {self.port}: expected 0 to 65535")
-        for name in ("drain_s", "spool_bytes", "caller_rate"):
+        if not 0 <= self.workers_port <= 65_535 - max(self.workers, 1):
+            raise ValueError(f"workers_port = {self.workers_port}: expected ports up to 65535 for all workers")
+        for name in ("drain_s", "workers", "spool_bytes", "caller_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")

@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, print_json, print_table
+
+if TYPE_CHECKING:
+    from serving.settings import ServingSettings
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -26,10 +29,13 @@ def run(
         bool | None,
         typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take the time of impressions from requests."),
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port; 0 = one per core.")] = None,
+    worker: Annotated[int, typer.Option(hidden=True, help="Number of this process among them.")] = 0,
 ) -> None:
     """Answer rank requests until SIGTERM or SIGINT, and for another `serving.drain_s`."""
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database
+    from deploy.workers import num_workers
     from serving import exposure
     from serving import run as process
     from serving.http.server import serve
@@ -43,11 +49,15 @@ def run(
         "deadline_ms": deadline_ms,
         "drain_s": drain_s,
         "trust_event_ts": trust_event_ts,
+        "workers": workers,
     }
     loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
     settings = loaded.settings.get("serving", ServingSettings)
     version_keys = VersionKeys.of(loaded.settings.get("signing", SigningSettings))
     exposure.check(settings, version_keys)
+    if not worker and (num := num_workers(settings.workers)) > 1:
+        _supervise(ctx, settings, num)
+        return
     privacy = loaded.settings.get("privacy", PrivacySettings)
     service = process.build(
         settings,
@@ -57,8 +67,35 @@ def run(
         query_hash_key=query_hash_key(privacy, loaded.home),
         client_id_key=privacy.client_id_key.encode(),
         version_keys=version_keys,
+        worker=worker,
     )
     serve(service)
+
+
+def _supervise(ctx: typer.Context, settings: "ServingSettings", num: int) -> None:
+    """Run the workers of one port."""
+    import logging
+    import time
+
+    from numpy.random import default_rng
+
+    from deploy import workers
+    from deploy.stop_event import stop_event
+    from deploy.supervisor import Supervisor
+    from serving.http.listening import reserve
+
+    log = logging.getLogger(__name__)
+    supervisor = Supervisor(monotonic_s=time.monotonic, jitter=default_rng().random, notify=log.warning)
+    with reserve(settings.host, settings.port) as reserved:
+        port = reserved.getsockname()[1]
+        log.info("%d workers on port %d", num, port)
+        workers.run(
+            supervisor,
+            lambda worker: workers.command(sys.argv[1:], port=port, worker=worker),
+            num=num,
+            drain_s=settings.drain_s,
+            stopping=stop_event(ctx),
+        )
 
 
 @app.command()

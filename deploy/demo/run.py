@@ -263,6 +263,7 @@ class _Demo:
         searches = round(self._options.hours * self._options.rate)
         self._dependencies.report(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
         self._supervisor.start(child)
+        assert child.log is not None, "the shoppers have a log"
         told = ToldLines(child.log, MARK)
         while (code := self._supervisor.exit_code(SHOPPERS)) is None:
             self._watch()

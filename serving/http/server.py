@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from types import FrameType
 from typing import Final, cast
@@ -23,10 +24,10 @@ import uvicorn
 from serving.http.app import create
 from serving.http.connections import ConnectionLimits, Connections, Phase, limit_of
 from serving.http.edge import with_edge
+from serving.http.listening import listen
 from serving.http.protocol import Guard, GuardedProtocol
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
-from stream.errors import ConfigError
 
 # Requests in flight when the server closes get this long; their deadline is far shorter.
 _GRACE_S: Final = 2
@@ -93,27 +94,6 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket whose connections answer without Nagle's delay.
-
-    Raises:
-        ConfigError: If the address is unknown or taken.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # asyncio switches Nagle off only for sockets with an explicit protocol; an answer would wait 40 ms for an ACK.
-        bound = socket.socket(family, kind, socket.IPPROTO_TCP)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ConfigError(f"serving.host = {host}, serving.port = {port}: {error.strerror or error}") from error
-    return bound
-
-
 def server_of(
     service: Service, *, call_later: Callable[[float, Callable[[], None]], object] | None = None
 ) -> DrainingServer:
@@ -150,14 +130,16 @@ def serve(service: Service) -> None:
     """
     settings = service.settings
     server = server_of(service)
-    with listen(settings.host, settings.port) as listening:
-        port = listening.getsockname()[1]
-        service.listens_on(port)
-        _log.info("listening on port %d", port)
+    with ExitStack() as opened:
+        listening = [opened.enter_context(listen(settings.host, settings.port, is_shared=service.worker > 0))]
+        if service.worker and settings.workers_port:
+            listening.append(opened.enter_context(listen(settings.host, settings.workers_port + service.worker - 1)))
+        service.listens_on(listening[0].getsockname()[1])
+        _log.info("listening on port %s", ", ".join(str(each.getsockname()[1]) for each in listening))
         # uvicorn raises a second signal again after its clean stop; the process then still ends with code 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        server.run(sockets=[listening])
+        server.run(sockets=listening)
 
 
 def _limits(settings: ServingSettings) -> ConnectionLimits:

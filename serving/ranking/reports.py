@@ -93,7 +93,7 @@ class Reporter:
         Args:
             write: Write a report; raises StoreError. None writes none.
             answers: The counts.
-            name: Host and port.
+            name: Host and port, and the number of the worker if there are several.
             now_ms: Epoch milliseconds.
             clock: Monotonic seconds.
         """

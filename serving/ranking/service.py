@@ -85,6 +85,7 @@ class Service:
         query_hash_key: bytes,
         client_id_key: bytes = b"",
         host: str,
+        worker: int = 0,
     ) -> None:
         """Prepare a service that is not started.
 
@@ -94,6 +95,7 @@ class Service:
             query_hash_key: Key of the hash that replaces query texts.
             client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
             host: Name of this host in impressions.
+            worker: Number of this process among those of one port, from 1; 0 if it is the only one.
         """
         self.settings = settings
         self.metrics = dependencies.metrics
@@ -111,6 +113,7 @@ class Service:
         self._query_hash_key = query_hash_key
         self._client_id_key = client_id_key
         self._host = host
+        self.worker = worker
         self._features = FeatureBuilder(
             self.catalogue, self.profiles, num_scored=settings.num_scored, query_hash_key=query_hash_key
         )
@@ -207,8 +210,8 @@ class Service:
         return uuid7(self._system.now_ms(), self._system.random_bytes)
 
     def listens_on(self, port: int) -> None:
-        """Name the reports of this process after its host and the port on which it listens; called before `start`."""
-        self._reporter.name = f"{self._host}:{port}"
+        """Name the reports of this process after host, port and worker; called before `start`."""
+        self._reporter.name = f"{self._host}:{port}" + (f"/{self.worker}" if self.worker else "")
 
     def start(self) -> None:
         """Start all threads; `health` tells when the service is ready."""

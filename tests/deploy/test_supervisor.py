@@ -72,6 +72,22 @@ def test_a_killed_child_is_restarted_after_its_waiting_time(
     assert supervisor.pid("child") != first
 
 
+def test_a_child_that_is_always_wanted_is_restarted_after_a_clean_end_too(
+    supervisor: Supervisor, clock: Clock, notes: list[str], tmp_path: Path
+) -> None:
+    supervisor.start(Child(name="child", argv=(sys.executable, "-c", "pass"), env=None, log=None, always=True))
+    for number, at_s in enumerate((0.0, 10.0, 100.0)):
+        while supervisor.exit_code("child") is None:
+            pass
+        clock.now_s = at_s
+        supervisor.poll()
+        clock.now_s += 5
+        supervisor.poll()
+        assert supervisor.num_restarts("child") == number + 1
+    # The last one ran for more than a minute, by this clock.
+    assert [note.rpartition(" in ")[2] for note in notes] == ["0.2 s", "0.5 s", "0.2 s"]
+
+
 def test_a_child_that_must_not_be_restarted_reports_its_last_lines(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.start(_child(tmp_path, "print('why it fell'); raise SystemExit(3)", restart=False))
     while supervisor.exit_code("child") is None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import httpx
 
-from serving.http.server import listen, server_of
+from serving.http.listening import listen
+from serving.http.server import server_of
 from serving.ranking.service import Service
 
 LIMIT_S = 60.0

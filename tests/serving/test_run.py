@@ -1,23 +1,30 @@
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
+from sqlalchemy import select
 
+from deploy.kafka.memory import MemoryBroker
 from serving.http.client import rank
+from stream import db
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.replicas import catalogue
 from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS
-from tests.serving.live import wait_ready
+from tests.serving.live import wait_ready, wait_until
 from tests.serving.process import free_port, process
 from tests.serving.world import START_MS, World, body, items, publish
+from trainer.rollout.tables import servers
 
 _WITHOUT_TORCH = """
 import sys
@@ -89,3 +96,63 @@ def test_v6_after_a_kill_the_next_process_is_ready_and_serves_the_same(tmp_path:
             child.send_signal(number)
             assert child.wait(10.0) == (0 if number == signal.SIGINT else -signal.SIGKILL)
     assert answered[0] == answered[1]
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process started (proc(5))."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.system
+def test_a_killed_worker_loses_only_requests_in_flight_and_is_started_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.go_live("base", 1)
+    port, own = free_port(), free_port()
+    address = f"http://127.0.0.1:{port}"
+    outcomes: list[list[int]] = [[] for _ in range(8)]
+    stop = threading.Event()
+
+    def ask(number: int) -> None:
+        """Ask again and again, over one connection while it holds; 0 stands for a lost request."""
+        with httpx.Client(base_url=address, timeout=30.0) as client:
+            while not stop.is_set():
+                try:
+                    outcomes[number].append(client.post("/v1/rank", json=body(f"c-{number}")).status_code)
+                except httpx.TransportError:
+                    outcomes[number].append(0)
+
+    with MemoryBroker(4) as memory:
+        with Producer(memory.broker) as producer:
+            catalogue.publish(producer, items())
+        chosen = {"workers_port": own}
+        with process(tmp_path, memory.broker, port, "--workers", "2", settings=chosen) as supervisor:
+            workers = [f"http://127.0.0.1:{own + number}" for number in range(2)]
+            for each in workers:
+                wait_ready(each)
+            threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(outcomes))]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: all(len(found) > 20 for found in outcomes))
+            first = children_of(supervisor.pid)
+            os.kill(first[0], signal.SIGKILL)
+            wait_until(lambda: first[0] not in children_of(supervisor.pid))
+            seen = [len(found) for found in outcomes]
+            wait_until(lambda: all(len(found) > before + 20 for found, before in zip(outcomes, seen, strict=True)))
+            wait_until(lambda: len(children_of(supervisor.pid)) == 2)
+            for each in workers:
+                wait_ready(each)
+            stop.set()
+            for thread in threads:
+                thread.join()
+            with db.read(world.engine) as connection:
+                names = set(connection.execute(select(servers.c.name)).scalars())
+            answered = [httpx.get(f"{each}/metrics").text for each in workers]
+            last = children_of(supervisor.pid)
+            supervisor.send_signal(signal.SIGTERM)
+            assert supervisor.wait(30.0) == 0
+            assert not any(Path(f"/proc/{pid}").exists() for pid in last)
+    assert {status for found in outcomes for status in found} <= {200, 0}
+    # A client has one request in flight; the one whose connection was given to the dead worker meanwhile, one more.
+    assert all(found.count(0) <= 2 for found in outcomes), [found.count(0) for found in outcomes]
+    assert {f"{socket.gethostname()}:{port}/{number}" for number in (1, 2)} <= names
+    assert answered[0] != answered[1]

@@ -24,6 +24,8 @@ from serving.settings import ServingSettings
         ("port", 65_536, "0 to 65535"),
         ("spool_bytes", -1, "0 or more"),
         ("drain_s", -0.5, "0 or more"),
+        ("workers", -1, "0 or more"),
+        ("workers_port", 65_535, "ports up to 65535"),
         ("collect_currency", "eur", "three capital letters"),
         ("collect_currency", "XXX", "three capital letters"),
     ],

@@ -65,7 +65,7 @@ class Report(Struct, kw_only=True):
     """The report of one serving process.
 
     Attributes:
-        name: Host and port.
+        name: Host and port, and the number of the worker if there are several.
         started_ts: Start of the process, epoch milliseconds.
         seen_ts: Time of the report.
         ready: Whether it answers requests.

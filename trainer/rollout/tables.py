@@ -12,7 +12,7 @@ from stream.db import metadata
 servers = Table(
     "servers",
     metadata,
-    # Host and port.
+    # Host and port, and the number of the worker if there are several.
     Column("name", String(255), primary_key=True),
     Column("started_ts", BigInteger, nullable=False),
     Column("seen_ts", BigInteger, nullable=False),

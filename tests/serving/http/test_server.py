@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import select
 
 from serving.http import server as module
-from serving.http.server import listen, server_of
+from serving.http.listening import listen
+from serving.http.server import server_of
 from serving.settings import ServingSettings
 from stream import db
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
-from stream.errors import ConfigError
 from stream.schemas.events import Impression
 from stream.schemas.topics import IMPRESSIONS
 from tests.serving.live import LIMIT_S, wait_ready, wait_until
@@ -203,10 +203,3 @@ def test_connections_answer_without_delay() -> None:
                 return found
 
     assert asyncio.run(no_delay()) == 1
-
-
-def test_a_taken_address_is_a_configuration_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
-        with pytest.raises(ConfigError, match=str(port)):
-            listen("127.0.0.1", port)
