@@ -176,6 +176,18 @@ def test_versions_go_live_by_the_numbers_of_their_trainer_and_bad_ones_are_refus
     assert own[judgement.CORRELATION] > 0.5
 
 
+def test_labels_that_are_wrong_in_the_log_are_seen_by_the_change_of_order_alone(world: World) -> None:
+    world.loop.push(world.shop.serve(5))
+    world.publish(None)
+    world.roll_out(1, None)
+    world.loop.push(world.shop.serve(EVERY, world.load(1), flipped=True))
+    assert world.roll_out(2, 1)[-1] == "rejected"
+    event = world.served.store.history(LINEAGE.name)[-1]
+    assert event.evidence["shadow"]["outcome"] == "fail"
+    # The judged lists have the wrong labels too, by which the live version is the worse one.
+    assert event.evidence["prequential"]["numbers"]["loss_high"] < 0
+
+
 class Stubborn:
     """A publisher that answers as it is told to."""
 
