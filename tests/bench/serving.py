@@ -1,8 +1,9 @@
 """The program of `make bench-serving`: a ranking service below and above its capacity, into docs/benchmarks/serving.md.
 
-The service is a process of its own at the default deadline, with a memory broker for its impressions. It has the first
-core, the generator and the broker the others. The capacity C is measured just before, and once more after the rounds,
-as the rate of scored answers to two clients that wait for each other's turn.
+Each runtime of the models serves the same weights. The service is a process of its own at the default deadline, with a
+memory broker for its impressions. It has the first core, the generator and the broker the others. The capacity C is
+measured just before, and once more after the rounds, as the rate of scored answers to two clients that wait for each
+other's turn.
 """
 
 import argparse
@@ -35,6 +36,8 @@ _NUM_CLIENTS = 500
 _MOST_RATE = 3_000.0
 _COLUMNS = (
     "model",
+    "runtime",
+    "RSS, MB",
     "load",
     "offered/s",
     "goodput/s",
@@ -82,11 +85,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Figures of one model: its capacities before and after each round, with the CPU time per second, and the rows."""
+    """Figures of one model in one runtime.
+
+    Attributes:
+        capacities, cpus: Capacities before and after each round, with the CPU time per second.
+        rows: Figures by load.
+        rss_mb: Resident memory of the service at the end.
+    """
 
     capacities: list[float] = field(default_factory=list)
     cpus: list[float] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    rss_mb: list[float] = field(default_factory=list)
 
 
 def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, deadline_s: float, cpu_s: float) -> Row:
@@ -122,6 +132,12 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _rss_mb(pid: int) -> float:
+    """Return the resident memory of a process (proc(5), VmRSS)."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1_024
+
+
 async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s: float) -> Found:
     pool = Pool("127.0.0.1", port)
     requests = [
@@ -148,22 +164,23 @@ async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s:
             print(found.rows[-1], dict(reasons), flush=True)  # noqa: T201 - progress of a program
             await asyncio.sleep(1.0)
         await capacity()
+    found.rss_mb.append(_rss_mb(pid))
     pool.close()
     return found
 
 
-def measure(model: str, profile: str, seconds: float, rounds: int, settings: ServingSettings) -> Found:
-    """Return the figures of one model."""
+def measure(model: str, profile: str, runtime: str, seconds: float, rounds: int, settings: ServingSettings) -> Found:
+    """Return the figures of one model in one runtime."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        World(home).go_live("base", 1, model=model, profile=profile)
+        World(home).go_live("base", 1, model=model, profile=profile, with_graph=runtime == "onnx")
         os.sched_setaffinity(0, cores[1:] or cores)
         with MemoryBroker(4) as memory:
             with Producer(memory.broker) as producer:
                 catalogue.publish(producer, items())
             port = free_port()
-            chosen = {"deadline_ms": settings.deadline_ms}
+            chosen = {"deadline_ms": settings.deadline_ms, "runtime": runtime}
             with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}) as child:
                 wait_ready(f"http://127.0.0.1:{port}")
                 found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000))
@@ -171,7 +188,7 @@ def measure(model: str, profile: str, seconds: float, rounds: int, settings: Ser
     return found
 
 
-def markdown(found: dict[str, Found], seconds: float, settings: ServingSettings) -> str:
+def markdown(found: dict[tuple[str, str], Found], seconds: float, settings: ServingSettings) -> str:
     """Return the figures as a page."""
     machine = hardware()
     lines = [
@@ -186,13 +203,29 @@ def markdown(found: dict[str, Found], seconds: float, settings: ServingSettings)
         " machine disturbs less." + (_BUSY if float(machine["load"]) > float(machine["cores"]) else ""),
         "",
         f"| {' | '.join(_COLUMNS)} |",
-        f"|---|{'---:|' * (len(_COLUMNS) - 1)}",
+        f"|---|---|{'---:|' * (len(_COLUMNS) - 2)}",
     ]
-    for name, figures in found.items():
+    for (name, runtime), figures in found.items():
         capacity = statistics.median(figures.capacities)
         per_cpu = statistics.median(a / b for a, b in zip(figures.capacities, figures.cpus, strict=True))
-        lines += [f"| {name}, C = {capacity:.0f}/s | {_cells(one, capacity, per_cpu)} |" for one in figures.rows]
+        about = f"{name}, C = {capacity:.0f}/s | {runtime} | {figures.rss_mb[-1]:.0f}"
+        lines += [f"| {about} | {_cells(one, capacity, per_cpu)} |" for one in figures.rows]
+    for name in dict.fromkeys(name for name, _ in found):
+        torch, onnx = found.get((name, "torch")), found.get((name, "onnx"))
+        if torch and onnx:
+            lines += ["", _side_by_side(name, torch, onnx)]
     return "\n".join([*lines, ""])
+
+
+def _side_by_side(name: str, torch: Found, onnx: Found) -> str:
+    """Return the runtimes of one model in one sentence."""
+    costs = [statistics.median(b / a for a, b in zip(one.capacities, one.cpus, strict=True)) for one in (torch, onnx)]
+    capacities = [statistics.median(one.capacities) for one in (torch, onnx)]
+    return (
+        f"{name}: ONNX Runtime answers {capacities[1] / capacities[0]:.2f} times as many lists per second at C as"
+        f" torch, with {costs[1] / costs[0]:.2f} of its CPU time per list and"
+        f" {onnx.rss_mb[-1] / torch.rss_mb[-1]:.2f} of its resident memory."
+    )
 
 
 def _cells(one: Row, capacity: float, per_cpu: float) -> str:
@@ -222,6 +255,7 @@ def main() -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="make bench-serving")
     parser.add_argument("--models", nargs="+", default=["armmt:tiny", "armmt:full"], help="MODEL:PROFILE")
+    parser.add_argument("--runtimes", nargs="+", default=["torch", "onnx"], choices=["torch", "onnx"])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", default=str(Path(__file__).parents[2] / "docs" / "benchmarks" / "serving.md"))
@@ -230,7 +264,9 @@ def main() -> int:
     found = {}
     for name in options.models:
         model, _, profile = name.partition(":")
-        found[f"{model}, {profile}"] = measure(model, profile, options.seconds, options.rounds, settings)
+        for runtime in options.runtimes:
+            figures = measure(model, profile, runtime, options.seconds, options.rounds, settings)
+            found[f"{model}, {profile}", runtime] = figures
     Path(options.out).write_text(markdown(found, options.seconds, settings))
     return 0
 
