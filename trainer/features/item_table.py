@@ -103,7 +103,12 @@ class ItemTable:
             price_minor: Their prices as shown.
 
         Shapes: (n, len(ITEM_COLUMNS)).
+
+        Raises:
+            ValueError: If there is not one price for each candidate.
         """
+        if len(price_minor) != len(item_ids):
+            raise ValueError(f"{len(price_minor)} prices of {len(item_ids)} items")
         # The look-up may replace the arrays by larger ones.
         rows = self.rows(item_ids)
         columns = self.columns[rows]

@@ -59,6 +59,12 @@ def test_the_columns_of_a_list_that_makes_the_table_grow_are_read_from_the_grown
     assert ItemTable(known).item_f16(ids, [5] * len(ids)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("num_prices", [0, 1, 3])
+def test_each_item_has_a_price_of_its_own(num_prices: int) -> None:
+    with pytest.raises(ValueError, match=f"{num_prices} prices of 2 items"):
+        ItemTable(catalogue(4)).item_f16(["i1", "i2"], [5] * num_prices)
+
+
 def test_a_vector_of_another_width_counts_as_missing() -> None:
     known = catalogue(4, p_missing=0.0)
     known.items["i2"] = structs.replace(known.items["i2"], text_vec=bytes(8))
