@@ -17,7 +17,7 @@ from abtest.inference import WANTED_POWER
 from abtest.looks import DAY_MS
 from abtest.metrics import METRICS
 from abtest.moments import Moments
-from abtest.tables import sink_offsets
+from abtest.tables import session_facts, sink_offsets
 from stream import db
 from stream.errors import ConfigError
 
@@ -61,7 +61,7 @@ def baseline(engine: Engine, metric: str, days: float, *, currency: str | None =
     if not 0.0 < days < 3_650.0:
         raise ConfigError(f"days = {days}: expected more than 0, less than 3650")
     with db.read(engine) as connection:
-        until_ts = _matured_ts(connection)
+        until_ts = _newest_ts(connection)
         if until_ts is None:
             raise ConfigError("there is no history: the sink has written no mature session")
         vectors = history_vectors(
@@ -141,10 +141,16 @@ def last_boundary(alpha: float, looks: int) -> float:
     return boundary
 
 
-def _matured_ts(connection: Connection) -> int | None:
+def _newest_ts(connection: Connection) -> int | None:
+    """Return the impression time of the newest mature session."""
     partitions, reporting, matured = connection.execute(
         select(func.count(), func.count(sink_offsets.c.matured_ts), func.min(sink_offsets.c.matured_ts)).where(
             sink_offsets.c.sink == SINK
         )
     ).one()
-    return matured if partitions and partitions == reporting else None
+    if not partitions or partitions != reporting:
+        return None
+    newest = connection.execute(
+        select(func.max(session_facts.c.impression_ts)).where(session_facts.c.impression_ts <= matured)
+    ).scalar_one()
+    return None if newest is None else int(newest)
