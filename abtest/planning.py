@@ -12,12 +12,12 @@ from sqlalchemy import Connection, Engine, func, select
 from abtest import group_sequential
 from abtest.client_vectors import history_vectors
 from abtest.estimates import estimate
-from abtest.fact_writer import SINK
 from abtest.inference import WANTED_POWER
 from abtest.looks import DAY_MS
 from abtest.metrics import METRICS
 from abtest.moments import Moments
-from abtest.tables import session_facts, sink_offsets
+from abtest.queries import progress
+from abtest.tables import session_facts
 from stream import db
 from stream.errors import ConfigError
 
@@ -143,12 +143,8 @@ def last_boundary(alpha: float, looks: int) -> float:
 
 def _newest_ts(connection: Connection) -> int | None:
     """Return the impression time of the newest mature session."""
-    partitions, reporting, matured = connection.execute(
-        select(func.count(), func.count(sink_offsets.c.matured_ts), func.min(sink_offsets.c.matured_ts)).where(
-            sink_offsets.c.sink == SINK
-        )
-    ).one()
-    if not partitions or partitions != reporting:
+    _, matured = progress(connection)
+    if matured is None:
         return None
     newest = connection.execute(
         select(func.max(session_facts.c.impression_ts)).where(session_facts.c.impression_ts <= matured)

@@ -167,7 +167,8 @@ def _samples(experiment: Experiment, clients: Mapping[str, Clients]) -> dict[str
     return {arm: Sample(moments=Moments.of(part.vectors), buyers=part.buyers) for arm, part in found.items()}
 
 
-def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...]) -> DataRange:
+def progress(connection: Connection) -> tuple[int | None, int | None]:
+    """Return the watermark and the maturity of the facts over all partitions; None before each has reported one."""
     partitions, reporting, watermark, matured = connection.execute(
         select(
             func.count(),
@@ -176,6 +177,11 @@ def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Ep
             func.min(sink_offsets.c.matured_ts),
         ).where(sink_offsets.c.sink == SINK)
     ).one()
+    return (watermark, matured) if partitions and reporting == partitions else (None, None)
+
+
+def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...]) -> DataRange:
+    watermark, matured = progress(connection)
     end_ts = epochs[-1].end_ts
     whole = Counted(
         experiment=experiment.key,
@@ -188,8 +194,6 @@ def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Ep
             *whole.sessions()
         )
     ).one()
-    if not partitions or reporting != partitions:
-        watermark = matured = None
     refund_ms = experiment.plan.refund_s * 1_000
     windows_ms = experiment.plan.attribution_s * 1_000 + refund_ms
 
