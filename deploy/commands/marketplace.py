@@ -144,6 +144,12 @@ def compare(
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first world.")] = 101,
     test_lists: Annotated[int, typer.Option(min=2, help="Later lists to judge by.")] = 1_000,
     profile: Annotated[str | None, typer.Option(help="Profile of the models: tiny or full.")] = None,
+    permute_labels: Annotated[
+        bool,
+        typer.Option(
+            "--permute-labels", help="Control: move the clicks and orders of a list to learn from to other items of it."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare models by the truth: trained on the log of a shop in the incoming order, judged on later lists.
@@ -164,6 +170,7 @@ def compare(
             lists=_counts(lists),
             num_test=test_lists,
             learners={name: _learner(ctx, name, profile) for name in named},
+            permute=permute_labels,
         ),
         report=lambda line: err_console.print(line, highlight=False, markup=False, soft_wrap=True),
     )

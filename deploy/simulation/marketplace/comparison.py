@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deploy.simulation.marketplace.in_process import ShopLog, ShownList, shop
 from deploy.simulation.marketplace.market import Market
+from deploy.simulation.marketplace.permuted_labels import permute_labels
 from deploy.simulation.marketplace.randomness import generator
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.truth import best_order
@@ -41,6 +42,7 @@ class Plan:
         lists: Numbers of lists to learn from, ascending.
         num_test: Later lists to judge by.
         learners: Name of a row to a function of the seed that returns its fresh learner.
+        permute: Whether the outcomes of the lists to learn from are moved to other items of their list, as a control.
     """
 
     shop: MarketplaceSettings
@@ -48,6 +50,7 @@ class Plan:
     lists: Sequence[int]
     num_test: int
     learners: Mapping[str, Callable[[int], Learner]]
+    permute: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,10 @@ def run(plan: Plan, report: Callable[[str], None] = lambda _line: None) -> list[
             isinstance(one, Session) and one.revision == 0 and one.query_id not in known for _, one in log.records
         )
         report(f"seed {seed}: {num_lists} lists to learn from, {len(log.shown)} to judge by")
+        if plan.permute:
+            log.records = [
+                (offset, permute_labels(one, seed) if isinstance(one, Session) else one) for offset, one in log.records
+            ]
         rows += [
             _row(market, log, seed, 0, INCOMING, [np.arange(len(one.example.item_ids)) for one in log.shown]),
             _row(market, log, seed, 0, RANDOM, [_random_order(seed, one) for one in log.shown]),

@@ -42,6 +42,16 @@ def test_rows_hold_each_order_of_the_same_lists() -> None:
     assert all(np.array_equal(one.orders, other.orders) for one, other in zip(rows, again, strict=True))
 
 
+@pytest.mark.no_cover
+def test_permuted_labels_are_learned_from_and_not_judged_by() -> None:
+    make_deterministic(1)
+    plan = Plan(shop=SHOP, seeds=[4], lists=[60], num_test=30, learners={"mlp": fresh})
+    plain, permuted = comparison.run(plan), comparison.run(replace(plan, permute=True))
+    for one, other in zip(plain[:3], permuted[:3], strict=True):
+        assert np.array_equal(one.orders, other.orders)
+    assert not np.array_equal(plain[3].orders, permuted[3].orders)
+
+
 def test_only_so_many_lists_are_learned_and_none_of_the_test() -> None:
     log = shop(Market(replace(SHOP, hours=0.3)), num_shown=20)
     learner = fresh(1)
