@@ -102,6 +102,13 @@ class Metrics:
             ("lineage", "reason"),
             registry=self.registry,
         )
+        self.full_precision = Counter(
+            "shelfwise_serving_full_precision_versions",
+            "Versions loaded in full precision although serving.precision = int8, because their int8 graph is missing"
+            " or its order of the golden sessions is beyond its limits here.",
+            ("lineage",),
+            registry=self.registry,
+        )
         self.candidates = Counter(
             "shelfwise_serving_candidates",
             "Candidates that a version looked up in an id table, by whether they have a row of their own or share the"

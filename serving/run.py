@@ -71,7 +71,13 @@ def build(
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
-    loader = scorer.Loader(artifacts, keys=version_keys, runtime=_runtime(settings), count=metrics.count_candidates)
+    loader = scorer.Loader(
+        artifacts,
+        keys=version_keys,
+        runtime=_runtime(settings),
+        count=metrics.count_candidates,
+        full_precision=lambda lineage: metrics.full_precision.labels(lineage).inc(),
+    )
 
     def load(lineage: str, pointer: Pointer) -> scorer.VersionScorer:
         found = loader.load(pointer.artifact)
@@ -148,9 +154,10 @@ def _spool_name(port: int, worker: int) -> str:
 
 def _runtime(settings: ServingSettings) -> scorer.Runtime:
     """Return the runtime, and limit torch to one thread if it is the one."""
+    runtime = scorer.runtime_of(settings)
     if settings.runtime == "onnx":
-        return "onnx"
+        return runtime
     from serving.ranking import torch_runtime
 
     torch_runtime.use_one_thread()
-    return "torch-compiled" if settings.compiled else "torch"
+    return runtime

@@ -49,6 +49,8 @@ class ServingSettings:
         poll_s: Seconds between two polls of the registry and the experiment.
         runtime: Runtime of the models. `onnx` takes less time and memory, imports no torch, and needs versions that
             were written with `trainer.onnx_graph`.
+        precision: Number format of the dense weights. `int8` takes less time, and needs `runtime = "onnx"` and versions
+            that were written with `trainer.onnx_int8`; others are scored in full precision.
         compiled: Run models through torch.compile; needs a C++ compiler and pays off for large models.
         max_bad_outputs: Bad outputs after which this process quarantines a version.
         spool_bytes: Disk space for impressions while the broker is unavailable.
@@ -85,6 +87,7 @@ class ServingSettings:
     layer: str = "ranker"
     poll_s: float = 2.0
     runtime: Literal["torch", "onnx"] = "torch"
+    precision: Literal["float32", "int8"] = "float32"
     compiled: bool = False
     max_bad_outputs: int = 5
     spool_bytes: int = 64 * 1024 * 1024
@@ -108,6 +111,8 @@ class ServingSettings:
             raise ValueError(f"swap_share = {self.swap_share}: expected at least 0 and less than 0.5")
         if self.compiled and self.runtime != "torch":
             raise ValueError(f"compiled = true, runtime = {self.runtime}: torch alone compiles")
+        if self.precision == "int8" and self.runtime != "onnx":
+            raise ValueError(f"precision = int8, runtime = {self.runtime}: expected runtime = onnx")
         if self.swap_reach < 1:
             raise ValueError(f"swap_reach = {self.swap_reach}: expected at least 1")
         if self.collect_currency:

@@ -465,6 +465,7 @@ class Loop:
             changed=changed,
             rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
             with_graph=self._settings.onnx_graph,
+            int8=self._settings.int8,
             keys=self._publisher.keys,
             failpoint=lambda name: self._failpoint(f"artifact.{name}"),
         )

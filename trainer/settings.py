@@ -8,6 +8,7 @@ from trainer.configs import LearningSettings, ModelName, Profile
 
 if TYPE_CHECKING:
     from trainer.feed.batches import Boundaries
+    from trainer.versions.int8 import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,10 @@ class TrainerSettings:
         rows_dtype: Number format of embedding rows in a version.
         onnx_graph: Whether versions hold a graph, which servers with `serving.runtime = "onnx"` need. It takes some
             seconds at the first version, and less than 1 MB in each.
+        onnx_int8: Whether versions also hold an int8 graph, which servers with `serving.precision = "int8"` use. It is
+            left out beyond the limits below, and takes a byte per dense weight.
+        int8_min_correlation: Least mean rank correlation of int8 scores with full precision, on the golden sessions.
+        int8_max_churn: Largest share of golden sessions whose first item int8 scores change.
         threads: Threads of torch; bit-equal weights need the same number.
         max_waiting: Records of one partition that may wait for slower ones before it is paused.
         lease_ttl_s: Life of the lease between renewals.
@@ -56,6 +61,9 @@ class TrainerSettings:
     halt_after: int = 5
     rows_dtype: Literal["float32", "float16"] = "float32"
     onnx_graph: bool = False
+    onnx_int8: bool = False
+    int8_min_correlation: float = 0.98
+    int8_max_churn: float = 0.05
     threads: int = 1
     max_waiting: int = 20_000
     lease_ttl_s: int = 30
@@ -75,11 +83,23 @@ class TrainerSettings:
             raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
         if self.deltas_per_base < 0:
             raise ValueError(f"deltas_per_base = {self.deltas_per_base}: expected 0 or more")
+        if self.onnx_int8 and not self.onnx_graph:
+            raise ValueError("onnx_int8 = true, onnx_graph = false: int8 graphs are made from graphs")
+        for name in ("int8_min_correlation", "int8_max_churn"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to 1")
         if not 0 <= self.version_delta_share <= 1:
             raise ValueError(f"version_delta_share = {self.version_delta_share}: expected 0 to 1")
         # A restart from an older checkpoint registers the version of that checkpoint again.
         if self.keep_versions < max(self.keep_checkpoints, 2):
             raise ValueError(f"keep_versions = {self.keep_versions}: expected at least {max(self.keep_checkpoints, 2)}")
+
+    @property
+    def int8(self) -> "Limits | None":
+        """Return the limits of int8 graphs; None if versions hold none."""
+        from trainer.versions.int8 import Limits
+
+        return Limits(self.int8_min_correlation, self.int8_max_churn) if self.onnx_int8 else None
 
     def boundaries(self, learning: LearningSettings) -> "Boundaries":
         """Return the grids of boundaries.

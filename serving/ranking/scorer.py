@@ -3,31 +3,48 @@
 Source: docs/serving.md, docs/training.md.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.settings import ServingSettings
 from stream.errors import ArtifactError
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import count_candidates
 from trainer.features.slot_cache import SlotCache
-from trainer.versions import artifact
+from trainer.versions import artifact, int8
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
-Runtime = Literal["torch", "torch-compiled", "onnx"]
+Runtime = Literal["torch-eager", "torch-compiled", "onnx", "onnx-int8"]
 """Runtime of a forward pass; the compiled one costs a compilation at the first version of an architecture."""
+_INT8: Final = "onnx-int8"
 
 Forward = Callable[[Batch], NDArray[np.float32]]
 Count = Callable[[Mapping[tuple[str, str], int]], None]
 
+_log = logging.getLogger(__name__)
+
+
+def runtime_of(settings: ServingSettings) -> Runtime:
+    """Return the runtime that settings choose."""
+    if settings.runtime == "onnx":
+        return _INT8 if settings.precision == "int8" else "onnx"
+    return "torch-compiled" if settings.compiled else "torch-eager"
+
 
 class Scorer(Protocol):
     """Model of one version."""
+
+    @property
+    def runtime(self) -> str:
+        """Return the name of the runtime that scores."""
+        ...
 
     def score(self, example: Examples) -> Sequence[float]:
         """Return one score per candidate of the example of one list, in its order; higher is better."""
@@ -38,7 +55,7 @@ class VersionScorer:
     """Forward pass of one verified version in a runtime."""
 
     def __init__(
-        self, version: artifact.LoadedVersion, *, runtime: Runtime = "torch", count: Count = lambda _: None
+        self, version: artifact.LoadedVersion, *, runtime: Runtime = "torch-eager", count: Count = lambda _: None
     ) -> None:
         """Prepare the forward pass.
 
@@ -51,7 +68,7 @@ class VersionScorer:
             ArtifactError: If the weights are not those of its model, or the runtime needs a graph and there is none.
         """
         self._version = version
-        self._is_fixed = runtime == "torch-compiled"
+        self.runtime: Runtime = runtime
         self._count = count
         self._slots = SlotCache(version.id_maps)
         self._forward = _forward(version, runtime)
@@ -65,7 +82,7 @@ class VersionScorer:
             width=config.vector_width,
             history=config.history,
             schema=config.feature_schema,
-            fixed=self._is_fixed,
+            fixed=self.runtime == "torch-compiled",
         )
         self._count(count_candidates(batch))
         scores: list[float] = self._forward(batch)[0, : len(example.item_ids)].tolist()
@@ -88,9 +105,20 @@ class VersionScorer:
         """Score the golden set in this process and return the largest difference from the trainer's scores.
 
         Raises:
-            ArtifactError: If the difference exceeds the tolerance, or the weights do not fit the architecture.
+            ArtifactError: If the difference exceeds the tolerance, or for int8 the orders differ by more than the
+                limits of the manifest, or the weights do not fit the architecture.
         """
+        if self.runtime == _INT8:
+            return self._verify_int8()
         return artifact.check_golden(self._version, self._forward)
+
+    def _verify_int8(self) -> float:
+        golden, expected = self._version.golden, self._version.golden_scores
+        found = self._forward(golden)
+        int8.agreement(found, expected, golden.cand_mask).check(
+            int8.Limits.from_metrics(self._version.manifest.metrics)
+        )
+        return float(np.abs(found - expected)[golden.cand_mask].max())
 
     def warm_up(self, num_runs: int = 3) -> None:
         """Score single golden lists, so that the first request does not pay for first calls."""
@@ -105,8 +133,10 @@ class Loader:
     Args:
         folder: Folder of the versions.
         keys: Keys of the signatures of versions.
-        runtime: Runtime of the forward passes.
+        runtime: Runtime of the forward passes. With int8, a version whose int8 graph is missing or beyond its limits
+            here is scored in full precision.
         count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
+        full_precision: Receives the lineage of each version that is not scored in int8 for that reason.
     """
 
     def __init__(
@@ -114,13 +144,15 @@ class Loader:
         folder: Path,
         *,
         keys: VersionKeys = NO_KEYS,
-        runtime: Runtime = "torch",
+        runtime: Runtime = "torch-eager",
         count: Count = lambda _: None,
+        full_precision: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._keys = keys
         self._runtime = runtime
         self._count = count
+        self._full_precision = full_precision
         # Weak references: a version leaves the memory with the last scorer that uses it.
         self._in_use: WeakValueDictionary[str, artifact.LoadedVersion] = WeakValueDictionary()
         # Lineages load in threads of their own.
@@ -135,22 +167,41 @@ class Loader:
         with self._lock:
             held = list(self._in_use.values())
         version = artifact.load(self._folder, sha256, held, self._keys)
-        scorer = VersionScorer(version, runtime=self._runtime, count=self._count)
-        scorer.verify()
+        scorer = self._verified(version)
         scorer.warm_up()
         with self._lock:
             self._in_use[sha256] = version
         return scorer
 
+    def _verified(self, version: artifact.LoadedVersion) -> VersionScorer:
+        runtime, manifest = self._runtime, version.manifest
+        if runtime == _INT8:
+            try:
+                return self._in_runtime(version, runtime)
+            except ArtifactError as error:
+                _log.warning(
+                    "lineage %s: version %d is scored in full precision: %s", manifest.lineage, manifest.version, error
+                )
+                self._full_precision(manifest.lineage)
+                runtime = "onnx"
+        return self._in_runtime(version, runtime)
+
+    def _in_runtime(self, version: artifact.LoadedVersion, runtime: Runtime) -> VersionScorer:
+        scorer = VersionScorer(version, runtime=runtime, count=self._count)
+        scorer.verify()
+        return scorer
+
 
 def _forward(version: artifact.LoadedVersion, runtime: Runtime) -> Forward:
     # Each runtime takes memory and time to import, and a process uses one.
-    if runtime == "onnx":
+    if runtime in {"onnx", _INT8}:
         from trainer.versions.graph import Graph
 
-        if version.graph is None:
-            raise ArtifactError(f"{version.sha256}: it has no graph, which serving.runtime = onnx needs")
-        return Graph(version.graph, version.weights).scores
+        graph = version.int8_graph if runtime == _INT8 else version.graph
+        if graph is None:
+            kind = "int8 graph" if runtime == _INT8 else "graph, which serving.runtime = onnx needs"
+            raise ArtifactError(f"{version.sha256}: it has no {kind}")
+        return Graph(graph, version.weights).scores
     from serving.ranking import torch_runtime
 
     return torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)

@@ -25,6 +25,7 @@ from serving.ranking.impression import impression
 from serving.ranking.inference import Inference
 from serving.ranking.replicas import CURRENT, STARTING, ReplicaUpdater
 from serving.ranking.reports import Reporter
+from serving.ranking.scorer import runtime_of
 from serving.ranking.swaps import SwapPolicy
 from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
@@ -35,7 +36,6 @@ from stream.replicas.profiles import Profiles
 from stream.schemas.identity import uuid7
 
 NONE: Final = "none"
-_RUNTIMES: Final = {("torch", False): "torch-eager", ("torch", True): "torch-compiled", ("onnx", False): "onnx"}
 _log = logging.getLogger(__name__)
 
 
@@ -179,7 +179,7 @@ class Service:
             self.versions.report_bad_output(context.version)
         context.items, context.propensity, is_swapped = self._swaps.placed(context, rank.order(context))
         context.latency_us = int((clock() - arrival_s) * 1e6)
-        self._emitter.offer(impression(context, self._attributes()))
+        self._emitter.offer(impression(context, self._attributes(context)))
         arm = context.assignment.arm or NONE
         self.metrics.requests.labels(arm, context.fallback or NONE).inc()
         self._reporter.answers.add(context)
@@ -304,11 +304,12 @@ class Service:
     def _deadline_s(self, arrival_s: float) -> float:
         return arrival_s + self.settings.deadline_ms / 1_000
 
-    def _attributes(self) -> dict[str, object]:
+    def _attributes(self, context: RankContext) -> dict[str, object]:
+        version = context.version
         return {
             "host": self._host,
             "profile_state": "warm" if self._profiles_updater.state == CURRENT else "cold",
-            "runtime": _RUNTIMES[self.settings.runtime, self.settings.compiled],
+            "runtime": runtime_of(self.settings) if version is None else version.scorer.runtime,
         }
 
     def _poll_forever(self) -> None:

@@ -13,9 +13,10 @@ import statistics
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ from tests.bench.report import commit, hardware
 from tests.serving.live import wait_ready
 from tests.serving.process import free_port, process
 from tests.serving.world import World, body, items
+from trainer.versions.int8 import Limits
 
 _LOADS = (0.5, 1.0, 2.0, 5.0)
 _NUM_CLIENTS = 500
@@ -169,18 +171,32 @@ async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s:
     return found
 
 
+RUNTIMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "torch": {},
+    "torch-compiled": {"compiled": "true"},
+    "onnx": {"runtime": "onnx"},
+    "onnx-int8": {"runtime": "onnx", "precision": "int8"},
+}
+"""Settings of the service by name of the runtime."""
+
+# Untrained weights have scores so close that any limit of an int8 graph would be one of chance.
+_ANY: Final = Limits(min_correlation=-1.0, max_churn=1.0)
+
+
 def measure(model: str, profile: str, runtime: str, seconds: float, rounds: int, settings: ServingSettings) -> Found:
     """Return the figures of one model in one runtime."""
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        World(home).go_live("base", 1, model=model, profile=profile, with_graph=runtime == "onnx")
+        World(home).go_live(
+            "base", 1, model=model, profile=profile, with_graph="runtime" in RUNTIMES[runtime], int8=_ANY
+        )
         os.sched_setaffinity(0, cores[1:] or cores)
         with MemoryBroker(4) as memory:
             with Producer(memory.broker) as producer:
                 catalogue.publish(producer, items())
             port = free_port()
-            chosen = {"deadline_ms": settings.deadline_ms, "runtime": runtime}
+            chosen = {"deadline_ms": settings.deadline_ms, **RUNTIMES[runtime]}
             with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}) as child:
                 wait_ready(f"http://127.0.0.1:{port}")
                 found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000))
@@ -211,20 +227,21 @@ def markdown(found: dict[tuple[str, str], Found], seconds: float, settings: Serv
         about = f"{name}, C = {capacity:.0f}/s | {runtime} | {figures.rss_mb[-1]:.0f}"
         lines += [f"| {about} | {_cells(one, capacity, per_cpu)} |" for one in figures.rows]
     for name in dict.fromkeys(name for name, _ in found):
-        torch, onnx = found.get((name, "torch")), found.get((name, "onnx"))
-        if torch and onnx:
-            lines += ["", _side_by_side(name, torch, onnx)]
+        torch = found.get((name, "torch"))
+        for runtime in RUNTIMES:
+            if torch and runtime != "torch" and (other := found.get((name, runtime))):
+                lines += ["", _side_by_side(name, runtime, torch, other)]
     return "\n".join([*lines, ""])
 
 
-def _side_by_side(name: str, torch: Found, onnx: Found) -> str:
-    """Return the runtimes of one model in one sentence."""
-    costs = [statistics.median(b / a for a, b in zip(one.capacities, one.cpus, strict=True)) for one in (torch, onnx)]
-    capacities = [statistics.median(one.capacities) for one in (torch, onnx)]
+def _side_by_side(name: str, runtime: str, torch: Found, other: Found) -> str:
+    """Return a runtime of one model beside torch in one sentence."""
+    costs = [statistics.median(b / a for a, b in zip(one.capacities, one.cpus, strict=True)) for one in (torch, other)]
+    capacities = [statistics.median(one.capacities) for one in (torch, other)]
     return (
-        f"{name}: ONNX Runtime answers {capacities[1] / capacities[0]:.2f} times as many lists per second at C as"
+        f"{name}: {runtime} answers {capacities[1] / capacities[0]:.2f} times as many lists per second at C as"
         f" torch, with {costs[1] / costs[0]:.2f} of its CPU time per list and"
-        f" {onnx.rss_mb[-1] / torch.rss_mb[-1]:.2f} of its resident memory."
+        f" {other.rss_mb[-1] / torch.rss_mb[-1]:.2f} of its resident memory."
     )
 
 
@@ -255,7 +272,7 @@ def main() -> int:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(prog="make bench-serving")
     parser.add_argument("--models", nargs="+", default=["armmt:tiny", "armmt:full"], help="MODEL:PROFILE")
-    parser.add_argument("--runtimes", nargs="+", default=["torch", "onnx"], choices=["torch", "onnx"])
+    parser.add_argument("--runtimes", nargs="+", default=["torch", "onnx", "onnx-int8"], choices=[*RUNTIMES])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", default=str(Path(__file__).parents[2] / "docs" / "benchmarks" / "serving.md"))

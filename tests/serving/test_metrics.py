@@ -18,6 +18,7 @@ NAMES = {
     "shelfwise_serving_version_requests": ("counter", ("lineage", "version", "slice", "fallback")),
     "shelfwise_serving_version_changes": ("counter", ("lineage",)),
     "shelfwise_serving_refused_versions": ("counter", ("lineage", "reason")),
+    "shelfwise_serving_full_precision_versions": ("counter", ("lineage",)),
     "shelfwise_serving_candidates": ("counter", ("table", "row")),
     "shelfwise_serving_swapped": ("counter", ("arm",)),
     "shelfwise_serving_impressions": ("counter", ("state",)),

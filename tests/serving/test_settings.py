@@ -43,6 +43,12 @@ def test_only_torch_compiles() -> None:
         ServingSettings(runtime="onnx", compiled=True)
 
 
+def test_only_onnx_runtime_has_int8() -> None:
+    ServingSettings(runtime="onnx", precision="int8")
+    with pytest.raises(ValueError, match="precision = int8, runtime = torch: expected runtime = onnx"):
+        ServingSettings(precision="int8")
+
+
 def test_the_bounds_are_accepted() -> None:
     ServingSettings(num_scored=1, port=0, spool_bytes=0, drain_s=0)
     ServingSettings(num_scored=30, port=65_535, collect_currency="EUR")

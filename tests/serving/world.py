@@ -38,6 +38,7 @@ from trainer.features import (
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, architecture_hash, encode_config
 from trainer.versions import artifact, writing
+from trainer.versions.int8 import Limits
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
@@ -113,6 +114,7 @@ def publish(
     seed: int | None = None,
     profile: str = "tiny",
     with_graph: bool = False,
+    int8: Limits | None = None,
     keys: VersionKeys = NO_KEYS,
 ) -> str:
     """Write a version with weights drawn from `seed` (the number by default) and return its address."""
@@ -140,7 +142,7 @@ def publish(
     ]
     golden = collate(Examples.of(examples), id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
     head = manifest(lineage, number, model, config, id_maps)
-    return writing.publish(folder, head, params, id_maps, golden, with_graph=with_graph, keys=keys)
+    return writing.publish(folder, head, params, id_maps, golden, with_graph=with_graph, int8=int8, keys=keys)
 
 
 def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int], keys: VersionKeys = NO_KEYS) -> str:
@@ -163,6 +165,8 @@ def publish_delta(folder: Path, base: str, number: int, *, rows: Sequence[int], 
 
 class StubScorer:
     """A scorer that returns what a function says, in place of a model."""
+
+    runtime = "stub"
 
     def __init__(self, answer: Callable[[int], Sequence[float]] = lambda n: [1.0] * n) -> None:
         self._answer = answer
@@ -203,6 +207,7 @@ class World:
         profile: str = "tiny",
         base: str | None = None,
         with_graph: bool = False,
+        int8: Limits | None = None,
     ) -> str:
         """Publish a version, or a delta of `base`, and make it live; returns its address."""
         if lineage not in self._terms:
@@ -213,7 +218,14 @@ class World:
         term = self._terms[lineage]
         if base is None:
             address = publish(
-                self.artifacts, lineage, number, model=model, seed=seed, profile=profile, with_graph=with_graph
+                self.artifacts,
+                lineage,
+                number,
+                model=model,
+                seed=seed,
+                profile=profile,
+                with_graph=with_graph,
+                int8=int8,
             )
         else:
             address = publish_delta(self.artifacts, base, number, rows=[number])

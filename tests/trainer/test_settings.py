@@ -17,6 +17,11 @@ def test_versions_fall_on_boundaries() -> None:
         TrainerSettings(publish_s=90).boundaries(LearningSettings())
 
 
+def test_int8_graphs_have_limits_if_they_are_asked_for() -> None:
+    assert TrainerSettings(onnx_graph=True).int8 is None
+    assert TrainerSettings(onnx_graph=True, onnx_int8=True, int8_max_churn=0.1).int8 == (0.98, 0.1)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -27,6 +32,9 @@ def test_versions_fall_on_boundaries() -> None:
         ({"keep_versions": 2}, "keep_versions = 2: expected at least 3"),
         ({"version_delta_share": 1.5}, "version_delta_share = 1.5: expected 0 to 1"),
         ({"version_delta_share": -0.1}, "version_delta_share = -0.1: expected 0 to 1"),
+        ({"onnx_int8": True}, "onnx_int8 = true, onnx_graph = false: int8 graphs are made from graphs"),
+        ({"int8_min_correlation": 1.01}, r"int8_min_correlation = 1\.01: expected 0 to 1"),
+        ({"int8_max_churn": -0.1}, r"int8_max_churn = -0\.1: expected 0 to 1"),
         ({"keep_checkpoints": 1, "keep_versions": 1}, "keep_versions = 1: expected at least 2"),
     ],
 )

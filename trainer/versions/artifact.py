@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 ROWS_PREFIX = "rows."
 GOLDEN_SESSIONS = 64
 GRAPH = "graph"
-"""Name of the graph's bytes in the file `golden`, where releases without graphs pass it over."""
+INT8_GRAPH = "graph_int8"
+"""Names of the graphs' bytes in the file `golden`, where releases without graphs pass them over."""
 GOLDEN_TOLERANCE = 1e-4
 _ADDRESS = re.compile("[0-9a-f]{64}")
 _FORMAT = 3
@@ -94,6 +95,7 @@ class LoadedVersion:
         changed: Slots by table in which a delta may differ from its base; empty for a full version.
         golden: Sessions as the trainer saw them, and `golden_scores` the logits [B,n] it gave them.
         graph: The graph of `trainer.versions.graph`, if the version has one.
+        int8_graph: The graph with int8 weights of `trainer.versions.int8_export`, if the version has one.
     """
 
     sha256: str
@@ -106,6 +108,7 @@ class LoadedVersion:
     golden: Batch
     golden_scores: NDArray[np.float32]
     graph: bytes | None = None
+    int8_graph: bytes | None = None
     _params: "dict[str, Tensor]" = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -203,7 +206,7 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
     try:
         golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
-        graph = files["golden"].get(GRAPH)
+        graph, int8_graph = (files["golden"].get(name) for name in (GRAPH, INT8_GRAPH))
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     try:
@@ -221,6 +224,7 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
         golden=golden,
         golden_scores=scores,
         graph=None if graph is None else graph.tobytes(),
+        int8_graph=None if int8_graph is None else int8_graph.tobytes(),
     )
 
 

@@ -24,7 +24,8 @@ class StoredGraph(msgspec.Struct, frozen=True, array_like=True):
     """A graph as it stands in a version.
 
     Attributes:
-        dense: Names of the dense weights that the logits need, whose values are not in the model.
+        dense: Names of the dense weights that the logits need, whose values are not in the model; none if the model
+            holds int8 weights of its own.
         model: The serialized ONNX model.
     """
 
@@ -33,7 +34,7 @@ class StoredGraph(msgspec.Struct, frozen=True, array_like=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(StoredGraph)
+decode = msgspec.msgpack.Decoder(StoredGraph).decode
 
 
 class Graph:
@@ -57,7 +58,7 @@ class Graph:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
-            stored = _decoder.decode(graph)
+            stored = decode(graph)
             options.add_external_initializers(stored.dense, [self._weights[name] for name in stored.dense])
             self._session = ort.InferenceSession(stored.model, options, providers=["CPUExecutionProvider"])
             names = [each.name for each in self._session.get_inputs()]

@@ -3,7 +3,6 @@
 Source: docs/adr/0012-artifact-format.md.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from trainer.features import Batch
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, to_torch
 from trainer.models.unique_rows import gather_unique_rows
-from trainer.versions import atomic_folder, table_delta
-from trainer.versions.artifact import GOLDEN_SESSIONS, GRAPH, ROWS_PREFIX, LoadedVersion, Manifest, check_golden
+from trainer.versions import atomic_folder, table_delta, version_graphs
+from trainer.versions.artifact import GOLDEN_SESSIONS, ROWS_PREFIX, LoadedVersion, Manifest, check_golden
 from trainer.versions.atomic_folder import FileEntry
+from trainer.versions.int8 import Limits
 from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
-
-_log = logging.getLogger(__name__)
 
 
 def publish(
@@ -38,6 +36,7 @@ def publish(
     changed: Slots | None = None,
     rows_dtype: torch.dtype = torch.float32,
     with_graph: bool = False,
+    int8: Limits | None = None,
     keys: VersionKeys = NO_KEYS,
     failpoint: Failpoint = no_failpoint,
 ) -> str:
@@ -54,6 +53,7 @@ def publish(
         changed: Slots by table that hold all changes since `manifest.base`, ascending; None if there is no base.
         rows_dtype: Number format of embedding rows.
         with_graph: Whether to add the graph for ONNX Runtime, if the model has one whose scores are those of torch.
+        int8: Limits within which an int8 graph is added to the graph; None adds none.
         keys: Keys, the first of which signs the version.
         failpoint: Called with the name of each step, for crash tests.
 
@@ -80,11 +80,14 @@ def publish(
         **_table_files(rows, id_maps, changed),
         "golden": {**small._asdict(), "scores": np.where(small.cand_mask, scores, np.float32(0))},
     }
-    if with_graph and (graph := _graph(manifest, config, touched, local, scores)):
-        files["golden"] = {**files["golden"], GRAPH: np.frombuffer(graph, np.uint8)}
+    metrics = manifest.metrics
+    if with_graph:
+        graphs = version_graphs.make(manifest, config, touched, local, scores, int8=int8)
+        files["golden"] = {**files["golden"], **graphs.tensors}
+        metrics = metrics | graphs.metrics
 
     def complete(entries: dict[str, FileEntry]) -> Manifest:
-        return msgspec.structs.replace(manifest, files=entries)
+        return msgspec.structs.replace(manifest, metrics=metrics, files=entries)
 
     return atomic_folder.write(folder, files, complete, failpoint, sign=keys.sign).name
 
@@ -96,29 +99,6 @@ def verify_golden(version: LoadedVersion) -> float:
         ArtifactError: As `check_golden`.
     """
     return check_golden(version, lambda batch: _scores(version.model_name, version.config, version.params, batch))
-
-
-def _graph(
-    manifest: Manifest,
-    config: ModelConfig,
-    params: Mapping[str, Tensor],
-    batch: Batch,
-    scores: NDArray[np.float32],
-) -> bytes | None:
-    """Return the graph, or None, with a warning, if the model has none or its scores are not those of torch."""
-    # ONNX and its runtime take memory and time that only versions with graphs are worth.
-    from trainer.versions.graph import Graph, check
-    from trainer.versions.onnx_export import export
-
-    try:
-        graph = export(manifest.model, config, batch)
-        runtime = Graph(graph, {name: weight.numpy() for name, weight in params.items()})
-        worst = check(runtime.scores(batch), scores, batch.cand_mask)
-    except ArtifactError as error:
-        _log.warning("version %d of %s is written without a graph: %s", manifest.version, manifest.lineage, error)
-        return None
-    _log.info("version %d of %s: largest difference of the graph %.1e", manifest.version, manifest.lineage, worst)
-    return graph
 
 
 def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:

@@ -1,3 +1,4 @@
+import logging
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -5,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from serving.ranking import scorer
+from serving.settings import ServingSettings
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
 from tests.serving.world import World, example_of, items, publish, publish_delta, request, scores_of
 from trainer.features.hash_index import hash_pairs
 from trainer.models import MODELS
-from trainer.versions import artifact
+from trainer.versions import artifact, int8
+from trainer.versions.int8 import Limits
 
 
 @pytest.fixture
@@ -87,6 +90,58 @@ def test_a_version_without_a_graph_is_refused_by_the_runtime_that_needs_one(worl
     address = publish(world.artifacts, "base", 1)
     with pytest.raises(ArtifactError, match=f"{address}: it has no graph"):
         scorer.Loader(world.artifacts, runtime="onnx").load(address)
+
+
+def int8_loader(world: World, told: list[str]) -> scorer.Loader:
+    return scorer.Loader(world.artifacts, runtime="onnx-int8", full_precision=told.append)
+
+
+def test_an_int8_graph_scores_within_its_limits(world: World) -> None:
+    told: list[str] = []
+    address = publish(world.artifacts, "base", 1, with_graph=True, int8=Limits(0.9, 1.0))
+    found = int8_loader(world, told).load(address)
+    example = example_of(request(), Catalogue(items()))
+    expected = scorer.Loader(world.artifacts, runtime="onnx").load(address).score(example)
+    assert (found.runtime, told) == ("onnx-int8", [])
+    assert found.verify() > artifact.GOLDEN_TOLERANCE
+    assert found.score(example) != expected
+    assert found.score(example) == pytest.approx(expected, abs=0.2)
+
+
+def test_a_version_without_an_int8_graph_is_scored_in_full_precision_and_says_so(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    address = publish(world.artifacts, "base", 1, with_graph=True)
+    with caplog.at_level(logging.WARNING, logger=scorer.__name__):
+        found = int8_loader(world, told).load(address)
+    assert (found.runtime, told) == ("onnx", ["base"])
+    assert f"lineage base: version 1 is scored in full precision: {address}: it has no int8 graph" in caplog.text
+    assert found.verify() <= artifact.GOLDEN_TOLERANCE
+
+
+def test_int8_scores_beyond_the_limits_of_the_manifest_are_not_used_here(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    address = publish(world.artifacts, "base", 1, with_graph=True, int8=Limits(0.9, 1.0))
+    # As on a processor that rounds worse.
+    monkeypatch.setattr(int8, "agreement", lambda *_: int8.Agreement(0.89, 0.0))
+    assert int8_loader(world, told).load(address).runtime == "onnx"
+    assert told == ["base"]
+
+
+def test_a_version_without_any_graph_is_refused_with_int8_too(world: World) -> None:
+    told: list[str] = []
+    with pytest.raises(ArtifactError, match="it has no graph, which"):
+        int8_loader(world, told).load(publish(world.artifacts, "base", 1))
+
+
+def test_settings_choose_the_runtime() -> None:
+    assert scorer.runtime_of(ServingSettings()) == "torch-eager"
+    assert scorer.runtime_of(ServingSettings(compiled=True)) == "torch-compiled"
+    assert scorer.runtime_of(ServingSettings(runtime="onnx")) == "onnx"
+    assert scorer.runtime_of(ServingSettings(runtime="onnx", precision="int8")) == "onnx-int8"
 
 
 def test_a_missing_version_is_refused(world: World) -> None:

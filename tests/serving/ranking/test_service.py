@@ -28,6 +28,7 @@ from tests.harness.silent_server import silent_server
 from tests.serving.live import wait_until
 from tests.serving.world import START_MS, StubScorer, World, answering, request, spooled
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, ITEM_COLUMNS, item_f16
+from trainer.versions.int8 import Limits
 
 
 def use(service: Service, scorer: StubScorer, number: int = 1, lineage: str = "base") -> None:
@@ -101,6 +102,22 @@ def test_v2_bad_output_falls_back_and_five_quarantine_the_version(
     assert b'shelfwise_serving_refused_versions_total{lineage="base",reason="quarantined"} 1.0' in (
         service.metrics.text()
     )
+
+
+def test_an_impression_names_the_runtime_of_its_version(world: World) -> None:
+    world.go_live("base", 1, with_graph=True, int8=Limits(0.0, 1.0))
+    settings = replace(SETTINGS, runtime="onnx", precision="int8")
+    service = world.service(settings)
+    service.poll()
+    run(service)
+    world.go_live("base", 2, with_graph=True)
+    other = world.service(settings)
+    other.poll()
+    run(other)
+    found = [((logged.attributes or {})["runtime"], logged.version) for logged in spooled(world)]
+    assert found == [("onnx-int8", "1"), ("onnx", "2")]
+    counted = b'shelfwise_serving_full_precision_versions_total{lineage="base"} 1.0'
+    assert (counted in service.metrics.text(), counted in other.metrics.text()) == (False, True)
 
 
 def test_v2_a_quarantined_version_gives_way_to_the_one_before(world: World) -> None:
