@@ -210,26 +210,50 @@ def calibration(counts: Sequence[LabelCounts], policy: Policy, *, has_head: bool
     return Verdict(outcome=outcome, reason=reason, numbers=numbers)
 
 
-def shadow(found: Shadow | None, policy: Policy, *, has_live: bool) -> Verdict:
-    """Judge gate 5: lists keep about the order that the live version gives them."""
+def shadow(found: Shadow | None, history: Sequence[Shadow], policy: Policy, *, has_live: bool) -> Verdict:
+    """Judge gate 5: lists keep the order that the live version gives them, as far as former versions kept it.
+
+    Args:
+        found: Comparison with the live version.
+        history: The same of former versions that went live; fewer than `policy.shadow_versions` say nothing, and then
+            `policy.least_correlation` is the only limit.
+        policy: Thresholds.
+        has_live: Whether a version is live.
+    """
     if not has_live:
         return Verdict(outcome="pass", reason="no live version to compare with")
     if found is None:
         return Verdict(outcome="wait", reason="no comparison was published with the version")
+    least, most = _allowed_change(history, policy)
     numbers: dict[str, float | int | str | None] = {
         "lists": found.num_lists,
         "correlation": found.correlation,
+        "least_correlation": least,
         "churn": found.churn,
+        "most_churn": most,
+        "former_versions": len(history),
     }
     if found.num_lists < policy.shadow_lists:
         return Verdict(outcome="wait", reason=f"{found.num_lists} of {policy.shadow_lists} lists", numbers=numbers)
-    if not found.correlation >= policy.min_correlation:
-        reason = f"rank correlation {found.correlation:.3f}, at least {policy.min_correlation:g} is asked"
+    if not found.correlation >= least:
+        reason = f"rank correlation {found.correlation:.3f}, at least {least:.3g} is asked"
         return Verdict(outcome="fail", reason=reason, numbers=numbers)
-    if not found.churn <= policy.max_churn:
-        reason = f"the first item changes in {found.churn:.1%} of the lists, at most {policy.max_churn:.0%} may"
+    if not found.churn <= most:
+        reason = f"the first item changes in {found.churn:.1%} of the lists, at most {most:.0%} may"
         return Verdict(outcome="fail", reason=reason, numbers=numbers)
     return Verdict(outcome="pass", numbers=numbers)
+
+
+def _allowed_change(history: Sequence[Shadow], policy: Policy) -> tuple[float, float]:
+    """Return the least correlation and the largest share of lists with another first item that gate 5 allows."""
+    if len(history) < policy.shadow_versions:
+        return min(policy.min_correlation, policy.least_correlation), 1.0
+    correlations, churns = [each.correlation for each in history], [each.churn for each in history]
+    lowest = fmean(correlations) - policy.shadow_sigma * stdev(correlations)
+    highest = fmean(churns) + policy.shadow_sigma * stdev(churns)
+    # However far former versions went: a random order has correlation 0.
+    least = min(policy.min_correlation, max(lowest, policy.least_correlation))
+    return least, min(1.0, max(policy.max_churn, highest))
 
 
 def system(canary: SliceCounts, control: SliceCounts | None, policy: Policy) -> Verdict:

@@ -71,7 +71,7 @@ def before_canary(view: LineageView, version: VersionView, evidence: Evidence, p
         "golden": gates.golden(loads),
         "prequential": gates.prequential(_prequential(version.metrics, has_live=has_live), policy),
         "calibration": gates.calibration(_labels(version.metrics), policy, has_head=version.metrics.get(HEADS) != 0.0),
-        "shadow": gates.shadow(_shadow(version.metrics), policy, has_live=has_live),
+        "shadow": gates.shadow(_shadow(version.metrics), _accepted(view, version), policy, has_live=has_live),
     }
 
 
@@ -100,6 +100,18 @@ def _while_watched(view: LineageView, live: VersionView, evidence: Evidence, pol
 def _history(view: LineageView, version: VersionView) -> list[float]:
     found = [v.metrics[NORM_CHANGE] for v in view.versions if v.number < version.number and NORM_CHANGE in v.metrics]
     return found[-_HISTORY:]
+
+
+def _accepted(view: LineageView, version: VersionView) -> list[Shadow]:
+    """Return the changes of order that former versions brought which went live and were not taken back."""
+    went_live = [
+        each
+        for each in view.versions
+        if each.number < version.number
+        and each.live_since is not None
+        and each.status not in {"rolled_back", "quarantined"}
+    ]
+    return [found for each in went_live if (found := _shadow(each.metrics)) is not None][-_HISTORY:]
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> Interval | None:

@@ -35,8 +35,12 @@ class Policy:
         calibration_high: Largest predicted over observed labels.
         calibration_labels: Labels that make a calibration, overall and in a category.
         shadow_lists: Lists that the comparison of orders with the live version needs.
-        min_correlation: Least mean rank correlation with the live version.
-        max_churn: Largest share of lists whose first item changes.
+        shadow_versions: Former versions that make a history of changes of order.
+        shadow_sigma: Standard deviations that a change of order may lie from its history.
+        least_correlation: Least mean rank correlation with the live version in any case, and the only limit without a
+            history.
+        min_correlation: Mean rank correlation with the live version that always suffices.
+        max_churn: Share of lists whose first item changes that is always allowed.
         alpha: Chance that the canary of a harmless version fails the gate `system`, and the same for `business`.
         p99_ratio: Largest p99 of the canary relative to that of the control slice.
         max_fallbacks: Rise of the fallback share that is still allowed.
@@ -62,6 +66,9 @@ class Policy:
     calibration_high: float = 1.1
     calibration_labels: int = 400
     shadow_lists: int = 1_000
+    shadow_versions: int = 5
+    shadow_sigma: float = 6.0
+    least_correlation: float = 0.5
     min_correlation: float = 0.9
     max_churn: float = 0.2
     alpha: float = 0.01
@@ -78,14 +85,24 @@ class Policy:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0, at most 0.5")
         if not 0.0 < self.alpha < 0.5:
             raise ValueError(f"alpha = {self.alpha}: expected more than 0, less than 0.5")
-        for name in ("canary_s", "watch_s", "norm_sigma", "max_loss", "max_lag", "max_churn", "max_fallbacks"):
+        for name in (
+            "canary_s",
+            "watch_s",
+            "norm_sigma",
+            "shadow_sigma",
+            "max_loss",
+            "max_lag",
+            "max_churn",
+            "max_fallbacks",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         for name in ("canary_queries", "server_fresh_s", "prequential_lists", "calibration_labels", "shadow_lists"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-        if self.norm_versions < 2:
-            raise ValueError(f"norm_versions = {self.norm_versions}: expected at least 2")
+        for name in ("norm_versions", "shadow_versions"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 2")
         if self.business_sessions < 1:
             raise ValueError(f"business_sessions = {self.business_sessions}: expected at least 1")
         if not 0.0 < self.calibration_low <= 1.0 <= self.calibration_high:

@@ -107,11 +107,11 @@ def test_a_bad_canary_is_rolled_back_and_its_trainer_fenced(lineage: GatedLineag
 
 
 def test_a_version_that_fails_before_its_canary_is_rejected(lineage: GatedLineage, clock: Clock) -> None:
-    lineage.publish(2, **{judgement.CHURN: 0.9})
+    lineage.publish(2, **{judgement.CORRELATION: 0.3})
     good_evidence(lineage, 2, clock)
     assert controller(lineage, clock).step() == 1
     assert lineage.status_of(2) == "rejected"
-    assert "shadow: the first item changes in 90.0%" in lineage.store.history(LINEAGE)[-1].why
+    assert "shadow: rank correlation 0.300" in lineage.store.history(LINEAGE)[-1].why
 
 
 def test_numbers_that_json_cannot_hold_stop_no_move(lineage: GatedLineage) -> None:
@@ -294,7 +294,7 @@ def test_r3_a_controller_killed_at_each_step_leaves_one_path(engine: Engine, whe
     url = engine.url.render_as_string(hide_password=False)
     clock, deaths = Clock(), 0
     for number in range(2, 8):
-        lineage.publish(number, **({judgement.CHURN: 0.9} if number == 4 else {}))
+        lineage.publish(number, **({judgement.CORRELATION: 0.3} if number == 4 else {}))
         if number == 4:
             lineage.report(loaded=dict.fromkeys(range(1, 5), "ok"))
         else:

@@ -96,8 +96,8 @@ def test_prequential(num_lists: int, loss: Interval | None, lead: Interval, outc
 
 def test_without_a_comparison_gates_3_and_5_wait() -> None:
     assert gates.prequential(None, POLICY).outcome == "wait"
-    assert gates.shadow(None, POLICY, has_live=True).outcome == "wait"
-    assert gates.shadow(None, POLICY, has_live=False).outcome == "pass"
+    assert gates.shadow(None, [], POLICY, has_live=True).outcome == "wait"
+    assert gates.shadow(None, [], POLICY, has_live=False).outcome == "pass"
 
 
 def counts(predicted: float, observed: float, category: str = "") -> LabelCounts:
@@ -144,19 +144,49 @@ def test_calibrated_categories_seldom_fail() -> None:
     assert failed <= stats.binom.ppf(0.999, 400, 0.05)
 
 
+def change(correlation: float, churn: float, num_lists: int = 1_000) -> Shadow:
+    return Shadow(num_lists=num_lists, correlation=correlation, churn=churn)
+
+
+# As measured between successive versions of two lineages: of a demo, whose orders move at each version, and of one
+# that has settled.
+YOUNG = [change(0.95, 0.41), change(0.89, 0.47), change(0.97, 0.28), change(0.96, 0.31), change(0.9, 0.48)]
+SETTLED = [change(0.97, 0.05), change(0.98, 0.04), change(0.97, 0.06), change(0.98, 0.05), change(0.97, 0.04)]
+
+
+@pytest.mark.parametrize("correlation", [0.99, 0.87, 0.83, 0.71, 0.5])
+def test_a_lineage_without_a_history_may_move_its_orders(correlation: float) -> None:
+    for former in ([], YOUNG[:4]):
+        assert gates.shadow(change(correlation, 0.57), former, POLICY, has_live=True).outcome == "pass"
+
+
+@pytest.mark.parametrize("former", [[], YOUNG[:4], YOUNG, SETTLED, [change(0.5, 1.0), *YOUNG]])
+@pytest.mark.parametrize("correlation", [0.49, 0.37, 0.0, -0.37, -1.0, math.nan])
+def test_an_order_that_is_random_or_inverted_fails_in_each_lineage(former: list[Shadow], correlation: float) -> None:
+    found = gates.shadow(change(correlation, 0.1), former, POLICY, has_live=True)
+    assert found.outcome == "fail"
+    assert "rank correlation" in found.reason
+
+
 @pytest.mark.parametrize(
     ("found", "outcome"),
     [
-        (Shadow(num_lists=1_000, correlation=0.9, churn=0.2), "pass"),
-        (Shadow(num_lists=999, correlation=0.1, churn=0.2), "wait"),
-        (Shadow(num_lists=1_000, correlation=0.89, churn=0.2), "fail"),
-        (Shadow(num_lists=1_000, correlation=0.9, churn=0.21), "fail"),
-        (Shadow(num_lists=1_000, correlation=math.nan, churn=0.1), "fail"),
-        (Shadow(num_lists=1_000, correlation=0.95, churn=math.nan), "fail"),
+        (change(0.9, 0.2), "pass"),
+        (change(0.1, 0.2, num_lists=999), "wait"),
+        (change(0.89, 0.2), "fail"),
+        (change(0.9, 0.21), "fail"),
+        (change(0.95, math.nan), "fail"),
     ],
 )
-def test_shadow(found: Shadow, outcome: str) -> None:
-    assert gates.shadow(found, POLICY, has_live=True).outcome == outcome
+def test_a_settled_lineage_has_the_limits_of_its_policy(found: Shadow, outcome: str) -> None:
+    assert gates.shadow(found, SETTLED, POLICY, has_live=True).outcome == outcome
+
+
+def test_a_restless_lineage_may_change_as_much_as_its_own_versions_did() -> None:
+    """The mean of `YOUNG` is .934 and .39, the standard deviation .0365 and .0918."""
+    for inside, outside in ((change(0.72, 0.6), change(0.71, 0.6)), (change(0.9, 0.93), change(0.9, 0.95))):
+        assert gates.shadow(inside, YOUNG, POLICY, has_live=True).outcome == "pass"
+        assert gates.shadow(outside, YOUNG, POLICY, has_live=True).outcome == "fail"
 
 
 BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, math.inf)

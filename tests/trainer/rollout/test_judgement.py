@@ -60,7 +60,7 @@ def test_good_numbers_pass_before_the_canary() -> None:
         ({f"{judgement.LOSS}_low": 0.1, f"{judgement.LOSS}_high": 0.2}, "prequential"),
         ({judgement.PREDICTED: 2_000.0}, "calibration"),
         ({f"{judgement.PREDICTED}:hats": 2_000.0, f"{judgement.OBSERVED}:hats": 900.0}, "calibration"),
-        ({judgement.CHURN: 0.5}, "shadow"),
+        ({judgement.CORRELATION: 0.4}, "shadow"),
     ],
 )
 def test_each_number_reaches_its_gate(metrics: dict[str, float], gate: str) -> None:
@@ -84,6 +84,20 @@ def test_a_number_that_is_missing_waits(missing: str, gate: str) -> None:
     metrics = {name: value for name, value in GOOD.items() if name != missing}
     found = replace(found, versions=(found.versions[0], replace(found.versions[1], metrics=metrics)))
     assert outcomes(found, Evidence(loads={2: OK}), 2)[gate] == "wait"
+
+
+@pytest.mark.parametrize(
+    ("sixth", "outcome"), [("superseded", "fail"), ("retired", "fail"), ("rolled_back", "pass"), ("rejected", "pass")]
+)
+def test_versions_that_went_live_and_stayed_trusted_make_the_history_of_orders(sixth: Status, outcome: str) -> None:
+    """Five of them bind the next version; four, and one that was taken back or never went live, do not."""
+    found = view("superseded", "superseded", "superseded", "superseded", sixth, "verified")
+    number = 5 if sixth in {"retired", "rolled_back"} else found.versions[4].live_since
+    versions = list(found.versions)
+    versions[4] = replace(versions[4], live_since=number)
+    versions[5] = replace(versions[5], metrics={**GOOD, judgement.CORRELATION: 0.8})
+    versions.insert(0, replace(versions[0], number=0, metrics={}, status="live"))
+    assert outcomes(replace(found, versions=tuple(versions)), Evidence(loads={6: OK}), 6)["shadow"] == outcome
 
 
 def test_a_first_version_is_held_against_the_incoming_order_alone() -> None:
