@@ -150,63 +150,6 @@ class ExperimentStore:
             for row in rows
         )
 
-    def ramp(self, key: str, share: float, *, now_ts: int, reason: str, shrink: bool = False) -> Epoch:
-        """Open an epoch in which another share of all clients takes part, and return it.
-
-        Clients of the experiment keep their arms; more coverage adds clients, and less takes clients away.
-
-        Args:
-            key: The experiment.
-            share: Share of all clients that take part from now on.
-            now_ts: Start of the epoch.
-            reason: Text that is stored with the epoch.
-            shrink: Whether a smaller share is meant.
-
-        Raises:
-            ConfigError: If a value is refused, or the experiment does not run.
-            StoreError: If the database is unreachable or refused, or another process changed the allocation meanwhile.
-        """
-        experiment, former = self.get(key), self.epochs(key)[-1]
-        if experiment.status != "running":
-            raise ConfigError(f"experiment '{key}' is {experiment.status}; only a running one has a share to change")
-        if len(reason) > DECISION_LENGTH:
-            raise ConfigError(f"reason: {len(reason)} characters, expected at most {DECISION_LENGTH}")
-        if share == former.coverage:
-            raise ConfigError(f"share = {share:g}: experiment '{key}' has that share already")
-        if share < former.coverage and not shrink:
-            raise ConfigError(
-                f"share = {share:g}: less than the present {former.coverage:g}; clients would leave the experiment, "
-                "which --shrink allows"
-            )
-        if now_ts <= former.start_ts:
-            raise ConfigError(f"experiment '{key}': epoch {former.number} starts at {former.start_ts}, not before now")
-        try:
-            table = buckets.allocate(key, former.weights, share)
-            buckets.check_dealt(table, former.weights, [arm.name for arm in experiment.arms])
-        except ValueError as error:
-            raise ConfigError(f"experiment '{key}': {error}") from error
-        with db.transaction(self._engine) as connection:
-            ended = connection.execute(
-                update(epochs)
-                .where(epochs.c.experiment == key, epochs.c.number == former.number, epochs.c.end_ts.is_(None))
-                .values(end_ts=now_ts)
-            )
-            if not ended.rowcount:
-                raise StoreError(f"experiment '{key}': another process changed the allocation or stopped it")
-            connection.execute(
-                insert(epochs).values(
-                    experiment=key,
-                    number=former.number + 1,
-                    start_ts=now_ts,
-                    coverage=share,
-                    weights=list(former.weights),
-                    buckets=buckets.to_bytes(table),
-                    buckets_sha256=buckets.sha256(table),
-                    reason=reason,
-                )
-            )
-        return self.epochs(key)[-1]
-
     def stop(self, key: str, *, now_ts: int, decision: str | None = None) -> None:
         """Stop an experiment and end its epoch; facts and results stay. A second stop changes nothing.
 

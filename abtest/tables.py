@@ -83,6 +83,36 @@ epochs = Table(
     Column("reason", String(255), nullable=False),
 )
 
+# Planned ramps in progress; the row goes with the last step.
+ramps = Table(
+    "ramps",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("row_version", BigInteger, nullable=False),
+    Column("steps", JSON, nullable=False),
+    Column("every_ms", BigInteger, nullable=False),
+    # Health checks of the open epoch, written by the watcher, and the watermark of their data.
+    Column("checks", JSON, nullable=False),
+    Column("as_of", BigInteger, nullable=True),
+    # Cause to detail, while the ramp is frozen.
+    Column("held", JSON, nullable=False),
+    Column("held_since", BigInteger, nullable=True),
+)
+
+ramp_events = Table(
+    "ramp_events",
+    metadata,
+    Column("id", _BigId, primary_key=True),
+    Column("experiment", ForeignKey("experiments.key"), nullable=False, index=True),
+    Column("event", String(16), nullable=False),
+    Column("actor", String(255), nullable=False),
+    Column("why", String(DECISION_LENGTH), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("event_ts", BigInteger, nullable=False),
+)
+
 exposures = Table(
     "exposures",
     metadata,

@@ -1,4 +1,4 @@
-"""Service that appends monitoring results and health checks of the running experiments, so that dashboards have rows.
+"""Service that appends monitoring results and health checks of the running experiments, for dashboards and ramps.
 
 It takes no look. A round replaces its own rows at an unchanged watermark, so several watchers do no harm.
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
+from abtest.ramp import write_health
 from abtest.report import report
 from abtest.results import Report
 from abtest.store import ExperimentStore
@@ -52,6 +53,8 @@ class Watcher:
     def round(self) -> list[Report]:
         """Report on each experiment that runs, or has stopped and whose windows are open, and return the reports.
 
+        The health of planned ramps is stored besides, for the controller.
+
         Raises:
             StoreError: If the database is unreachable or refused.
         """
@@ -62,6 +65,7 @@ class Watcher:
             found.append(report(self._engine, experiment.key))
             if experiment.status != "running" and found[-1].complete:
                 self._complete.add(experiment.key)
+        write_health(self._engine)
         return found
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands import abtest_services
+from deploy.commands import abtest_ramp, abtest_services
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
@@ -216,27 +216,6 @@ def assign(
 
 
 @app.command()
-def ramp(
-    ctx: typer.Context,
-    name: NameArgument,
-    share: Annotated[
-        float | None, typer.Option(help="Share of all clients; by default the next of 1, 5, 10, 25, 50 and 100 %.")
-    ] = None,
-    shrink: Annotated[bool, typer.Option("--shrink", help="Allow a smaller share: clients leave.")] = False,
-    why: Annotated[str, typer.Option(help="Text that is stored with the epoch.")] = "ramp",
-    as_json: JsonFlag = False,
-) -> None:
-    """Set the share of clients that take part, in a new epoch; refused while a health check is blocked."""
-    from abtest.ramp import ramp as change
-
-    opened = change(_engine(context(ctx)), name, share, now_ts=epoch_ms(), reason=why, shrink=shrink)
-    if as_json:
-        print_json(opened)
-    else:
-        console.print(f"experiment {name}: epoch {opened.number}, {opened.coverage:g} of all clients", highlight=False)
-
-
-@app.command()
 def stop(
     ctx: typer.Context,
     name: NameArgument,
@@ -373,5 +352,7 @@ def _engine(chosen: "Context") -> "Engine":
     return open_database(chosen)
 
 
+app.command()(abtest_ramp.ramp)
+app.command()(abtest_ramp.ramps)
 app.command()(abtest_services.sink)
 app.command()(abtest_services.watch)

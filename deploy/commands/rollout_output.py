@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from deploy.commands.output import console, print_table
 
 if TYPE_CHECKING:
+    from trainer.rollout.ramps import RampStatus
     from trainer.rollout.states import Verdict
     from trainer.rollout.status import Status
     from trainer.rollout.store import Event
@@ -28,6 +29,7 @@ def print_statuses(found: "Sequence[Status]") -> None:
             lines.append(f"trainer: {each.trainer}")
         if each.servers_behind:
             lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
+        lines += [ramp_line(ramp) for ramp in each.ramps]
         for line in lines:
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         rows = [
@@ -37,6 +39,15 @@ def print_statuses(found: "Sequence[Status]") -> None:
         ]
         if rows and each.mode == "gated":
             print_table("gates", ("gate", "verdict", "reason", "numbers"), rows)
+
+
+def ramp_line(ramp: "RampStatus") -> str:
+    """Return a planned ramp as one line: its share, the next step and its time, what freezes it, the hold-out."""
+    following = "no step" if ramp.next_share is None else f"{ramp.next_share:g} from {shown_time(ramp.due_ts)}"
+    return (
+        f"ramp of experiment {ramp.experiment}: {ramp.share:g} of all clients, next {following}; {ramp.next}; "
+        f"champion {ramp.champion}, hold-out {ramp.hold_out:g}"
+    )
 
 
 def _numbers(verdict: "Verdict") -> str:

@@ -1,10 +1,11 @@
-"""Times as arguments of commands."""
+"""Times and durations as arguments of commands."""
 
 import re
 from datetime import datetime
 
 import typer
 
+_UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 TIME_HELP = "ISO 8601 with zone, or epoch milliseconds."
 
 
@@ -28,3 +29,18 @@ def parse_time(text: str | None, option: str) -> int | None:
     if found.tzinfo is None:
         raise typer.BadParameter(f"'{text}' names no zone; add Z or +02:00", param_hint=option)
     return int(found.timestamp() * 1_000)
+
+
+def parse_duration(text: str, option: str) -> int:
+    """Return the milliseconds of a duration that was given as `option`, such as 90m, 24h or 7d.
+
+    Raises:
+        typer.BadParameter: If the text is no duration, with the name of the option.
+
+    >>> parse_duration("90m", "--every"), parse_duration("0.5d", "--every")
+    (5400000, 43200000)
+    """
+    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([smhd])", text)
+    if found is None:
+        raise typer.BadParameter(f"'{text}' is no duration such as 90m, 24h or 7d", param_hint=option)
+    return round(float(found[1]) * _UNIT_MS[found[2]])

@@ -52,43 +52,6 @@ def test_stop_frees_the_layer_and_keeps_its_salt(store_engine: Engine) -> None:
     assert [experiment.key for experiment in store.list()] == ["first", "second"]
 
 
-def test_a_ramp_adds_clients_and_moves_none(store_engine: Engine) -> None:
-    store = ExperimentStore(store_engine)
-    former = store.create(key="first", arms=ARMS, now_ts=1_000, share=0.01, weights=(0.9, 0.1))
-    for number, share in enumerate((0.05, 0.25, 1.0), start=2):
-        opened = store.ramp("first", share, now_ts=1_000 * number, reason="ramp")
-        assert (opened.number, opened.coverage, opened.end_ts) == (number, share, None)
-        active = store.active("ranker")
-        assert active is not None
-        assert active.epoch == number
-        assert np.array_equal(active.table[former.table >= 0], former.table[former.table >= 0])
-        assert opened.dealt == tuple(np.bincount(active.table + 1, minlength=3)[1:])
-        former = active
-    assert [(e.start_ts, e.end_ts) for e in store.epochs("first")] == [
-        (1_000, 2_000),
-        (2_000, 3_000),
-        (3_000, 4_000),
-        (4_000, None),
-    ]
-
-
-def test_a_ramp_is_refused_by_name(store_engine: Engine) -> None:
-    store = ExperimentStore(store_engine)
-    store.create(key="first", arms=ARMS, now_ts=1_000, share=0.5)
-    for share, named in ((0.5, "share = 0.5"), (0.2, "--shrink"), (1.5, "coverage = 1.5")):
-        with pytest.raises(ConfigError, match=named):
-            store.ramp("first", share, now_ts=2_000, reason="ramp")
-    with pytest.raises(ConfigError, match="not before now"):
-        store.ramp("first", 1.0, now_ts=1_000, reason="ramp")
-    with pytest.raises(ConfigError, match="buckets, expected 10 or more"):
-        store.ramp("first", 0.001, now_ts=2_000, reason="ramp", shrink=True)
-    assert len(store.epochs("first")) == 1
-    assert store.ramp("first", 0.2, now_ts=2_000, reason="too slow", shrink=True).coverage == 0.2
-    store.stop("first", now_ts=3_000)
-    with pytest.raises(ConfigError, match="is stopped"):
-        store.ramp("first", 1.0, now_ts=4_000, reason="ramp")
-
-
 def test_a_long_decision_is_refused_by_both_databases(store_engine: Engine) -> None:
     store = ExperimentStore(store_engine)
     store.create(key="first", arms=ARMS, now_ts=1_000)

@@ -1,5 +1,7 @@
 """The controller: once a second it takes each lineage's view and evidence, and makes the move that follows.
 
+It also takes the steps of planned ramps.
+
 It keeps nothing in memory that decides: times stand in rows, evidence in tables, so a restart goes on where it was. A
 second controller waits for the lease of the first one.
 
@@ -14,7 +16,7 @@ from dataclasses import asdict
 from sqlalchemy import Engine
 
 from stream.errors import ConfigError, FencedError, StoreError
-from trainer.rollout import evidence, policy
+from trainer.rollout import evidence, policy, ramps
 from trainer.rollout.judgement import judge
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.states import Hold, Verdict, next_move
@@ -73,16 +75,16 @@ class Controller:
             except FencedError as error:
                 self._term = None
                 self.why_not_ready = None
-                self._say("", f"another controller is at work: {error}")
+                self._say("controller", f"another controller is at work: {error}")
             except StoreError as error:
                 self.why_not_ready = f"the database does not answer, nothing is decided: {error}"
-                self._say("", self.why_not_ready)
+                self._say("controller", self.why_not_ready)
             self._metrics.in_charge.set(self._term is not None)
             if wait(PERIOD_S):
                 return
 
     def step(self) -> int:
-        """Look at each lineage once, and return the number of moves made.
+        """Look at each lineage and each planned ramp once, and return the number of moves and steps made.
 
         Raises:
             FencedError: If another controller holds the lease.
@@ -92,7 +94,7 @@ class Controller:
         if self._term is None:
             self._store.ensure_controller_lease()
             self._term = self._registry.acquire_lease(CONTROLLER, self._holder, now_ms, LEASE_TTL_MS)
-            self._say("", f"in charge, term {self._term}")
+            self._say("controller", f"in charge, term {self._term}")
         else:
             self._registry.renew_lease(CONTROLLER, self._term, now_ms, LEASE_TTL_MS)
         num_moves = 0
@@ -101,7 +103,10 @@ class Controller:
                 num_moves += self._decide(lineage, self._term, now_ms)
             except ConfigError as error:
                 # A policy that this release does not know: the other lineages go on.
-                self._say(lineage, str(error))
+                self._say(f"lineage {lineage}", str(error))
+        num_moves += ramps.advance(
+            self._engine, self._store, term=self._term, now_ms=now_ms, metrics=self._metrics, say=self._say
+        )
         return num_moves
 
     def _decide(self, lineage: str, term: int, now_ms: int) -> bool:
@@ -111,28 +116,28 @@ class Controller:
             move = next_move(view, {}, values, now_ms)
             assert isinstance(move, Hold), "a lineage in direct mode, or locked, has no moves"
             self._metrics.observe(view)
-            self._say(lineage, move.reason)
+            self._say(f"lineage {lineage}", move.reason)
             return False
         found = evidence.read(self._engine, view, values, now_ms)
         verdicts = judge(view, found, values)
         self._metrics.observe(view, found, verdicts)
         move = next_move(view, verdicts, values, now_ms, bucket_share=found.bucket_share)
         if isinstance(move, Hold):
-            self._say(lineage, move.reason)
+            self._say(f"lineage {lineage}", move.reason)
             return False
         is_made = self._store.move(
             view, move, values, term=term, now_ms=now_ms, evidence=as_evidence(verdicts.get(move.version, {}))
         )
         if is_made:
             self._metrics.count(lineage, move)
-            self._say(lineage, f"version {move.version} is {move.to_status}: {move.why}")
+            self._say(f"lineage {lineage}", f"version {move.version} is {move.to_status}: {move.why}")
         return is_made
 
-    def _say(self, lineage: str, reason: str) -> None:
+    def _say(self, subject: str, reason: str) -> None:
         """Log what is new; the same state would fill the log once a second."""
-        if self._reasons.get(lineage) != reason:
-            self._reasons[lineage] = reason
-            _log.info("%s%s", f"lineage {lineage}: " if lineage else "controller: ", reason)
+        if self._reasons.get(subject) != reason:
+            self._reasons[subject] = reason
+            _log.info("%s: %s", subject, reason)
 
 
 def as_evidence(verdicts: Mapping[str, Verdict]) -> dict[str, object]:

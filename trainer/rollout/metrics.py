@@ -1,15 +1,16 @@
-"""Prometheus metrics of the controller: what serves in each lineage, and how its gates stand.
+"""Prometheus metrics of the controller: what serves in each lineage, how its gates stand, and planned ramps.
 
 A version is a label only while it is live or canary.
 
 Source: docs/rollout.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from abtest.ramp_plan import Ramp
 from trainer.rollout.judgement import Evidence
 from trainer.rollout.states import LineageView, Move, Verdict, Verdicts
 
@@ -67,6 +68,19 @@ class RolloutMetrics:
         self.moves = Counter(
             "shelfwise_rollout_moves", "Moves that this controller made.", ("lineage", "to_status"), registry=registry
         )
+        self.ramp_share = Gauge(
+            "shelfwise_rollout_ramp_share",
+            "Share of all clients in an experiment whose ramp is planned.",
+            ("experiment",),
+            registry=registry,
+        )
+        self.ramp_frozen = Gauge(
+            "shelfwise_rollout_ramp_frozen",
+            "1 while a planned ramp is frozen by a check or by a lineage.",
+            ("experiment",),
+            registry=registry,
+        )
+        self._ramps: set[str] = set()
         self._serving: dict[str, set[tuple[str, str]]] = {}
         self._gates: dict[str, set[str]] = {}
 
@@ -97,6 +111,17 @@ class RolloutMetrics:
         self._gates[name] = set(own)
         loads = None if evidence is None or live is None else evidence.loads.get(live.number)
         self.servers_behind.labels(name).set(0 if loads is None else len(loads.pending) + len(loads.refused))
+
+    def observe_ramps(self, ramps: Sequence[Ramp]) -> None:
+        """Show the planned ramps, without those that have ended."""
+        names = {ramp.experiment for ramp in ramps}
+        for gone in self._ramps - names:
+            self.ramp_share.remove(gone)
+            self.ramp_frozen.remove(gone)
+        self._ramps = names
+        for ramp in ramps:
+            self.ramp_share.labels(ramp.experiment).set(ramp.share)
+            self.ramp_frozen.labels(ramp.experiment).set(bool(ramp.held))
 
     def count(self, lineage: str, move: Move) -> None:
         """Count a move."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from trainer.rollout import evidence, policy
+from trainer.rollout import evidence, policy, ramps
 from trainer.rollout.changes import RELEASED_BY_HAND
 from trainer.rollout.judgement import judge
 from trainer.rollout.policy import Policy
+from trainer.rollout.ramps import RampStatus
 from trainer.rollout.states import Hold, LineageView, Verdict, Verdicts, failure_of, next_move
 from trainer.rollout.store import Event, RolloutStore
 
@@ -36,6 +37,7 @@ class Status:
         servers_behind: Servers with a fresh report that do not have the live version.
         next: The controller's next move, or why it holds.
         waits_for: Gates without sufficient evidence.
+        ramps: Planned ramps of the experiments that it is an arm of.
         failed: Reason of a failed gate of a version on its way or watched, or of the rollback that froze the lineage.
     """
 
@@ -54,6 +56,7 @@ class Status:
     servers_behind: tuple[str, ...]
     next: str
     waits_for: tuple[str, ...]
+    ramps: tuple[RampStatus, ...]
     failed: str | None
 
 
@@ -89,6 +92,7 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         if isinstance(step, Hold)
         else f"version {step.version} to {step.to_status}: {step.why}",
         waits_for=step.waits_for if isinstance(step, Hold) else (),
+        ramps=tuple(ramp for ramp in ramps.status(engine, store, now_ms) if lineage in ramp.lineages),
         failed=_failed(view, verdicts, values, now_ms),
     )
 

@@ -104,9 +104,7 @@ class RolloutStore:
             StoreError: If the database is unreachable or refused.
         """
         with db.transaction(self._engine) as connection:
-            held = select(leases.c.term).where(leases.c.name == CONTROLLER, leases.c.term == term).with_for_update()
-            if connection.execute(held).one_or_none() is None:
-                raise FencedError(f"the controller of term {term} has lost its lease")
+            check_term(connection, term)
             view = _locked_view(connection, seen.name)
             was, now = seen.get(move.version), view.get(move.version)
             if view.row_version != seen.row_version or was is None or was != now:
@@ -265,6 +263,17 @@ class RolloutStore:
         ).scalar_one()
         self._failpoint("after_event")
         return int(number)
+
+
+def check_term(connection: Connection, term: int) -> None:
+    """Refuse the transaction of a controller whose lease was taken over, and keep others from taking it meanwhile.
+
+    Raises:
+        FencedError: If the lease has another term.
+    """
+    held = select(leases.c.term).where(leases.c.name == CONTROLLER, leases.c.term == term).with_for_update()
+    if connection.execute(held).one_or_none() is None:
+        raise FencedError(f"the controller of term {term} has lost its lease")
 
 
 def _set_status(
