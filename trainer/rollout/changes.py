@@ -12,7 +12,7 @@ from typing import Final, Literal
 from stream.errors import ConfigError
 from trainer.rollout import policy as policies
 from trainer.rollout.policy import Policy
-from trainer.rollout.states import MOVES, Actor, LineageView, Move, Status, VersionView
+from trainer.rollout.states import MOVES, OF_LEARNING, Actor, LineageView, Move, Status, VersionView
 
 RewindMode = Literal["wait", "replay", "skip"]
 REWIND_MODES: Final[tuple[RewindMode, ...]] = ("wait", "replay", "skip")
@@ -50,6 +50,10 @@ def of_move(view: LineageView, move: Move, policy: Policy) -> Change:
     if move.to_status == "rolled_back":
         good = view.former if version.status == "live" else view.only("live")
         return _rolled_back(view, version, good, policy.on_rollback, move.why)
+    if move.to_status == "rejected" and move.gate in OF_LEARNING and policy.on_rejection != "keep":
+        trusted = _trusted(view, version)
+        if trusted is not None:
+            return _taken_back(view, version, trusted, policy.on_rejection, move.why, "rejected")
     if move.to_status == "live":
         return _to_live(view, version, move.why)
     return Change(
@@ -227,7 +231,16 @@ def _to_live(view: LineageView, version: VersionView, why: str) -> Change:
 
 
 def _rolled_back(view: LineageView, bad: VersionView, good: VersionView | None, mode: RewindMode, why: str) -> Change:
-    """Roll `bad` back to `good`, and quarantine what was trained after `good`."""
+    """Roll `bad` back to `good`, quarantine what was trained after `good`, and freeze the lineage."""
+    change = _taken_back(view, bad, good, mode, why, "rolled_back")
+    frozen = f"{RELEASED_BY_HAND}: version {bad.number} was rolled back"
+    return replace(change, lineage={**change.lineage, "frozen": frozen})
+
+
+def _taken_back(
+    view: LineageView, bad: VersionView, good: VersionView | None, mode: RewindMode, why: str, to_status: Status
+) -> Change:
+    """Send the trainer back from `bad` to `good`, which serves then, and quarantine what was trained after `good`."""
     suspects = _descendants(view, bad.artifact)
     suspects |= _descendants(view, good.artifact) if good is not None else {v.number for v in view.versions}
     kept = {bad.number} | (_with_ancestors(view, good) if good is not None else set())
@@ -237,27 +250,30 @@ def _rolled_back(view: LineageView, bad: VersionView, good: VersionView | None, 
         if version.number in suspects - kept and ("quarantined" in _reachable(version.status))
     }
     canary = view.only("canary")
-    if canary is not None:
+    if canary is not None and canary != good:
         statuses[canary.number] = "quarantined"
-    statuses[bad.number] = "rolled_back"
-    if good is not None and good.status != "live":
+    statuses[bad.number] = to_status
+    if good is not None and good.status == "superseded":
         statuses[good.number] = "live"
-    lineage: dict[str, object] = {
-        "rewind_to": good.number if good is not None else 0,
-        "rewind_mode": mode,
-        "frozen": f"{RELEASED_BY_HAND}: version {bad.number} was rolled back",
-    }
+    lineage: dict[str, object] = {"rewind_to": good.number if good is not None else 0, "rewind_mode": mode}
     if view.pinned is not None and view.pinned in statuses and statuses[view.pinned] != "live":
         lineage["pinned"] = None
     return Change(
         version=bad.number,
         from_status=bad.status,
-        to_status="rolled_back",
+        to_status=to_status,
         why=why,
         statuses=statuses,
         lineage=lineage,
         fences=True,
     )
+
+
+def _trusted(view: LineageView, bad: VersionView) -> VersionView | None:
+    """Return the newest version that has passed gates 1 to 5 and that `bad` was trained from or after; None without."""
+    canary = view.only("canary")
+    is_ancestor = canary is not None and canary.number in _with_ancestors(view, bad)
+    return canary if is_ancestor else view.only("live")
 
 
 def _reachable(status: Status) -> set[Status]:

@@ -330,7 +330,7 @@ def business(canary: Moments, control: Moments, policy: Policy) -> Verdict:
         kept = 1.0 - policy.max_drop
         se = math.sqrt(own.variance + kept**2 * its.variance)
         n = 2.0 / (1.0 / canary.n + 1.0 / control.n)
-        certain = radius(se, n, alpha=policy.alpha / len(GUARDRAILS), tuned_at=policy.business_sessions)
+        certain = radius(se, n, alpha=policy.alpha / len(GUARDRAILS), tuned_at=max(policy.business_sessions, 1))
         highest = own.value - kept * its.value + certain
         numbers |= {name: own.value, f"control_{name}": its.value, f"{name}_highest": highest / its.value}
         if highest < 0 and not failure:

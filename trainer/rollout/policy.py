@@ -20,6 +20,9 @@ class Policy:
     Attributes:
         mode: `direct` lets the trainer put its verified versions live; `gated` leaves that to the controller.
         on_rollback: What the trainer does with the range since the last good version: `wait`, `replay` or `skip`.
+        on_rejection: What the trainer does after gate 3, 4 or 5 has rejected a version while an older one is live: go
+            back as after a rollback, with the range since as `wait`, `replay` or `skip` says, or `keep` what it has
+            learned.
         canary_share: Largest share of the lineage's clients that a canary serves.
         canary_share_of_all: Largest share of all clients that a canary serves.
         canary_s: Seconds that a canary lasts at least.
@@ -45,12 +48,13 @@ class Policy:
         p99_ratio: Largest p99 of the canary relative to that of the control slice.
         max_fallbacks: Rise of the fallback share that is still allowed.
         max_bad: Rise of the share of bad outputs that is still allowed.
-        business_sessions: Sessions with facts that canary and control slice need.
+        business_sessions: Sessions with facts that canary and control slice need; 0 lets a canary end without any.
         max_drop: Relative drop of CTR, CVR or GMV that is still allowed.
     """
 
     mode: Literal["direct", "gated"] = "direct"
     on_rollback: Literal["wait", "replay", "skip"] = "wait"
+    on_rejection: Literal["keep", "wait", "replay", "skip"] = "keep"
     canary_share: float = 0.05
     canary_share_of_all: float = 0.01
     canary_s: int = 300
@@ -94,6 +98,7 @@ class Policy:
             "max_lag",
             "max_churn",
             "max_fallbacks",
+            "business_sessions",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
@@ -103,8 +108,6 @@ class Policy:
         for name in ("norm_versions", "shadow_versions"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 2")
-        if self.business_sessions < 1:
-            raise ValueError(f"business_sessions = {self.business_sessions}: expected at least 1")
         if not 0.0 < self.calibration_low <= 1.0 <= self.calibration_high:
             raise ValueError(
                 f"calibration_low = {self.calibration_low}, calibration_high = {self.calibration_high}: "

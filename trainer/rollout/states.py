@@ -7,7 +7,7 @@ Source: docs/rollout.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from trainer.rollout.policy import Policy
@@ -31,6 +31,8 @@ BEFORE_CANARY: Final = ("integrity", "golden", "prequential", "calibration", "sh
 IN_CANARY: Final = ("system", "business")
 """Gates that need clients."""
 GATES: Final = (*BEFORE_CANARY, *IN_CANARY)
+OF_LEARNING: Final = frozenset({"prequential", "calibration", "shadow"})
+"""Gates that judge what the trainer has learned, by numbers that it publishes itself."""
 
 _TRAINER: Final[frozenset[Actor]] = frozenset({"trainer"})
 _CONTROLLER: Final[frozenset[Actor]] = frozenset({"controller"})
@@ -174,6 +176,7 @@ class Move:
         to_status: Status that it gets.
         why: Why, for people.
         share: Share of the lineage's clients, for a move to canary.
+        gate: Gate that failed; None if none did.
     """
 
     version: int
@@ -181,6 +184,7 @@ class Move:
     to_status: Status
     why: str
     share: float | None = None
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,20 +244,30 @@ def _failure(
     now_ms: int,
 ) -> Move | None:
     """Return the move that a failed gate demands; a rollback of the live version takes its canary along."""
-    if live is not None and view.is_watched(policy, now_ms) and (why := failure_of(verdicts, live.number)):
-        return _move(live, "rolled_back", why)
-    if canary is not None and (why := failure_of(verdicts, canary.number)):
-        return _move(canary, "rolled_back", why)
+    if live is not None and view.is_watched(policy, now_ms) and (gate := _failed_gate(verdicts, live.number)):
+        return _failed(live, "rolled_back", verdicts, gate)
+    if canary is not None and (gate := _failed_gate(verdicts, canary.number)):
+        return _failed(canary, "rolled_back", verdicts, gate)
     for version in view.versions:
-        if version.status in {"published", "verified"} and (why := failure_of(verdicts, version.number)):
-            return _move(version, "rejected", why)
+        if version.status in {"published", "verified"} and (gate := _failed_gate(verdicts, version.number)):
+            return _failed(version, "rejected", verdicts, gate)
     return None
 
 
 def failure_of(verdicts: Verdicts, number: int) -> str | None:
     """Return the reason of the first gate that a version failed, None if it failed none."""
+    gate = _failed_gate(verdicts, number)
+    return None if gate is None else f"{gate}: {verdicts[number][gate].reason}"
+
+
+def _failed_gate(verdicts: Verdicts, number: int) -> str | None:
     own = verdicts.get(number, {})
-    return next((f"{gate}: {own[gate].reason}" for gate in GATES if gate in own and own[gate].outcome == "fail"), None)
+    return next((gate for gate in GATES if gate in own and own[gate].outcome == "fail"), None)
+
+
+def _failed(version: VersionView, to_status: Status, verdicts: Verdicts, gate: str) -> Move:
+    why = f"{gate}: {verdicts[version.number][gate].reason}"
+    return replace(_move(version, to_status, why), gate=gate)
 
 
 def _from_canary(canary: VersionView, verdicts: Verdicts, policy: Policy, now_ms: int) -> Move | Hold:

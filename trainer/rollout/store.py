@@ -183,11 +183,11 @@ class RolloutStore:
             return [_of_row(row) for row in connection.execute(statement)]
 
     def has_rewound(self, lineage: str) -> bool:
-        """Return whether the trainer has gone back since the newest rollback, and since the mode was last set."""
+        """Return whether the trainer has gone back since it last had to, and since the mode was last set."""
         statement = (
             select(rollout_events.c.to_status)
             .where(rollout_events.c.lineage == lineage)
-            .where(rollout_events.c.to_status.in_(("rolled_back", "rewind", "rewound")))
+            .where(rollout_events.c.to_status.in_(("rolled_back", "rejected", "rewind", "rewound")))
             .order_by(rollout_events.c.id.desc())
             .limit(1)
         )

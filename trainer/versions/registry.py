@@ -199,7 +199,7 @@ class Registry:
                 raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
             why = "artifact written" if status == "published" else "its parent is quarantined or was rolled back"
             if status == "published" and _clear_rewind(connection, lineage):
-                why += ", the first one since a rollback"
+                why += ", the first one since training had to go back"
             _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)
         return str(status)
 

@@ -5,6 +5,7 @@ Source: docs/rollout.md, "After a rollback".
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,8 @@ from trainer.feed.batches import Position
 from trainer.versions import artifact, checkpoint
 from trainer.versions.checkpoint import Checkpoint, Origin, SkippedRange
 from trainer.versions.registry import Rewind, Version
+
+_BAD: Final = frozenset({"rolled_back", "rejected", "quarantined"})
 
 
 def find_state(
@@ -52,7 +55,9 @@ def find_state(
 
 
 def skipped_range(demand: Rewind, versions: Sequence[Version], artifacts: Path, start: Position) -> SkippedRange | None:
-    """Return the range between a position and the boundary of the newest version that was rolled back or quarantined.
+    """Return the range between a position and the boundary of the newest version that was found bad.
+
+    Such a version is rolled back, rejected or quarantined.
 
     Args:
         demand: The demand of the rollback.
@@ -66,7 +71,7 @@ def skipped_range(demand: Rewind, versions: Sequence[Version], artifacts: Path, 
     Raises:
         ConfigError: If the version that tells where the range ends cannot be read; the message names another mode.
     """
-    bad = next((each for each in reversed(versions) if each.status in {"rolled_back", "quarantined"}), None)
+    bad = next((each for each in reversed(versions) if each.status in _BAD), None)
     if bad is None or bad.version < demand.to:
         return None
     try:

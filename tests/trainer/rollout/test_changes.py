@@ -255,3 +255,44 @@ def test_a_move_of_the_controller_rolls_back_as_the_policy_says() -> None:
     move = states.Move(version=2, from_status="canary", to_status="rolled_back", why="system: slow")
     change = changes.of_move(view, move, Policy(mode="gated", on_rollback="skip"))
     assert (change.lineage["rewind_mode"], change.lineage["rewind_to"], change.why) == ("skip", 1, "system: slow")
+
+
+def rejection(number: int, gate: str = "shadow") -> states.Move:
+    return states.Move(version=number, from_status="verified", to_status="rejected", why=f"{gate}: why", gate=gate)
+
+
+def after_move(view: LineageView, move: states.Move, on_rejection: Any) -> LineageView:
+    change = changes.of_move(view, move, Policy(mode="gated", on_rejection=on_rejection))
+    changes.check_moves(view, change, "controller")
+    assert change.fences == ("rewind_to" in change.lineage)
+    return applied(view, change, NOW_MS)
+
+
+def test_a_rejection_sends_the_trainer_back_if_the_policy_says_so() -> None:
+    view = lineage("superseded", "live", "superseded", "verified", "published")
+    done = after_move(view, rejection(4), "skip")
+    assert statuses(done) == ["superseded", "live", "quarantined", "rejected", "quarantined"]
+    assert (done.rewind_to, done.rewind_mode) == (2, "skip")
+    assert done.lock is None, "it was shown to no client, so later versions may go live"
+    kept = after_move(view, rejection(4), "keep")
+    assert statuses(kept) == ["superseded", "live", "superseded", "rejected", "published"]
+    assert kept.rewind_to is None
+
+
+def test_a_rejection_keeps_the_canary_that_the_version_was_trained_from() -> None:
+    done = after_move(lineage("live", "canary", "superseded", "verified"), rejection(4), "replay")
+    assert (statuses(done), done.rewind_to) == (["live", "canary", "quarantined", "rejected"], 2)
+    newer = after_move(lineage("live", "verified", "canary"), rejection(2), "replay")
+    assert (statuses(newer), newer.rewind_to) == (["live", "rejected", "quarantined"], 1)
+
+
+@pytest.mark.parametrize("gate", ["integrity", "golden"])
+def test_a_damaged_version_says_nothing_of_what_was_learned(gate: str) -> None:
+    done = after_move(lineage("live", "verified"), rejection(2, gate), "skip")
+    assert (statuses(done), done.rewind_to) == (["live", "rejected"], None)
+
+
+def test_without_a_live_version_training_goes_on() -> None:
+    """A version that is only young would start from fresh weights, again and again."""
+    done = after_move(lineage("rolled_back", "verified"), rejection(2, "prequential"), "skip")
+    assert (statuses(done), done.rewind_to) == (["rolled_back", "rejected"], None)

@@ -114,6 +114,20 @@ def test_a_version_that_fails_before_its_canary_is_rejected(lineage: GatedLineag
     assert "shadow: rank correlation 0.300" in lineage.store.history(LINEAGE)[-1].why
 
 
+def test_a_rejection_may_send_the_trainer_back(lineage: GatedLineage, clock: Clock) -> None:
+    lineage.command("policy", lambda view: changes.set_policy(view, {"on_rejection": "skip"}, "test"))
+    lineage.publish(2, **{judgement.CORRELATION: -0.4})
+    lineage.publish(3)
+    good_evidence(lineage, 2, clock)
+    assert controller(lineage, clock).step() == 1
+    assert [lineage.status_of(number) for number in (1, 2, 3)] == ["live", "rejected", "quarantined"]
+    view = lineage.store.view(LINEAGE)
+    assert (view.rewind_to, view.rewind_mode, view.lock) == (1, "skip", None)
+    assert not lineage.store.has_rewound(LINEAGE)
+    with pytest.raises(FencedError):
+        lineage.publish(4)
+
+
 def test_numbers_that_json_cannot_hold_stop_no_move(lineage: GatedLineage) -> None:
     lineage.publish(2)
     unsound = Verdict(outcome="fail", reason="why", numbers={"ratio": math.inf, "other": math.nan, "third": 1.5})

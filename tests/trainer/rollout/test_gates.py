@@ -329,6 +329,10 @@ def test_business_waits_without_facts() -> None:
     some = Moments.of(clients(rng, 100))
     assert gates.business(nothing, nothing, POLICY).reason == "0 of 1000 sessions with facts"
     assert gates.business(some, nothing, POLICY).outcome == "wait"
+    wants_none = replace(POLICY, business_sessions=0)
+    assert gates.business(nothing, nothing, wants_none).outcome == "pass"
+    disaster = Moments.of(clients(rng, 4_000, cvr=0.0))
+    assert gates.business(disaster, Moments.of(clients(rng, 4_000)), wants_none).outcome == "fail"
     assert gates.business(Moments.of(clients(rng, 1)), some, POLICY).outcome == "wait"
     assert gates.business(Moments.of(clients(rng, 20, cvr=0.0)), some, POLICY).outcome == "wait"
 

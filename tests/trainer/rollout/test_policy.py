@@ -26,7 +26,7 @@ def test_values_come_as_text_and_are_kept_where_they_differ() -> None:
         ({"canary_s": "-1"}, "canary_s = -1: expected 0 or more"),
         ({"shadow_lists": "0"}, "shadow_lists = 0: expected at least 1"),
         ({"norm_versions": "1"}, "norm_versions = 1: expected at least 2"),
-        ({"business_sessions": "0"}, "business_sessions = 0: expected at least 1"),
+        ({"business_sessions": "-1"}, "business_sessions = -1: expected 0 or more"),
         ({"calibration_low": "1.2"}, "calibration_low = 1.2"),
         ({"p99_ratio": "0.5"}, "p99_ratio = 0.5: expected at least 1"),
         ({"max_drop": "1"}, "max_drop = 1.0"),

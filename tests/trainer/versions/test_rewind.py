@@ -311,6 +311,9 @@ def test_no_range_is_skipped_if_no_bad_version_has_learned_more(home: Path, tmp_
     starts = [Position(cursors={}, boundary_ts=own.boundary_ts) for own in (good, bad)]
     assert [rewind.skipped_range(demand, versions, artifacts, each) is None for each in starts] == [False, True]
     assert rewind.skipped_range(demand, versions[:3], artifacts, starts[0]) is None
+    # A gate has refused it, and the policy sends the trainer back.
+    rejected = [*versions[:3], replace(versions[3], status="rejected")]
+    assert rewind.skipped_range(demand, rejected, artifacts, starts[0]) is not None
     # An older version was live again when it was rolled back: the one to go back to has learned more.
     assert rewind.skipped_range(Rewind(to=5, mode="skip"), versions, artifacts, starts[0]) is None
 
