@@ -3,13 +3,16 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from abtest.experiment import Arm
+from abtest.ramp_store import RampStore
 from serving import run
 from serving.ranking import scorer
 from serving.ranking.reports import REPORT_S
@@ -30,6 +33,8 @@ from trainer.rollout.slices import CANARY, CONTROL, LIVE, salt, slice_of
 from trainer.rollout.states import LineageView, Move
 from trainer.rollout.store import CONTROLLER, RolloutStore
 
+BACK_WITHIN_S = 3.0
+"""Seconds in which servers are back on the former version after a rollback is decided, at the default settings."""
 SETTINGS = ServingSettings(default_lineage="base", deadline_ms=60_000.0, poll_s=3_600.0)
 CLIENTS = [f"c-{k}" for k in range(30)]
 
@@ -242,3 +247,90 @@ def test_servers_report_what_the_controller_reads(rollout: Rollout) -> None:
 
 def test_a_lineage_that_never_had_a_version_is_not_withdrawn(rollout: Rollout) -> None:
     assert rollout.version_after_one_poll() == (None, NO_VERSION)
+
+
+class Decision(NamedTuple):
+    """A decision of the controller or of a user, and how a server shows that it follows."""
+
+    decide: Callable[[], object]
+    is_followed: Callable[[], bool]
+
+
+class PolledDecisions:
+    """The stop event of a poll loop: each wait passes in no time, and decisions fall somewhere between two polls."""
+
+    def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
+        self._pending: list[tuple[Decision, float]] = []
+        self._open: Decision | None = None
+        self._decided_s = 0.0
+        self.now_s = 0.0
+        self.delays_s: list[float] = []
+
+    def plan(self, decisions: Sequence[Decision], offsets: Sequence[float]) -> None:
+        """Make these decisions one after the other, each after a share of the wait that it falls into."""
+        self._pending = list(zip(decisions, offsets, strict=True))
+
+    def is_set(self) -> bool:
+        """Return whether all decisions are followed."""
+        return not self._pending and self._open is None
+
+    def wait(self, seconds: float) -> bool:
+        """Note whether the poll that has just ended follows, make the next decision, and let the time pass."""
+        if self._open is not None and self._open.is_followed():
+            self.delays_s.append(self.now_s - self._decided_s)
+            self._open = None
+        if self._open is None and self._pending:
+            self._open, offset = self._pending.pop(0)
+            self._decided_s = self.now_s + offset * seconds
+            assert not self._open.is_followed()
+            self._open.decide()
+        self.now_s += seconds
+        assert self.now_s - self._decided_s <= 10 * self._poll_s, "a server does not follow"
+        return self.is_set()
+
+
+def test_ramps_rollbacks_and_kills_are_followed_within_the_poll_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll loop itself, at the default period, with decisions at random times between its polls."""
+    world = World(tmp_path)
+    world.experiments.create(
+        key="exp-1",
+        arms=(Arm(name="control", policy="incoming_order", is_control=True), Arm(name="treatment", lineage="base")),
+        now_ts=START_MS,
+        share=0.01,
+    )
+    for number in (1, 2):
+        world.go_live("base", number)
+    store, ramps, poll_s = RolloutStore(world.engine), RampStore(world.engine), ServingSettings().poll_s
+    polled = PolledDecisions(poll_s)
+    service = world.service(ServingSettings(), system=replace(run.SYSTEM, clock=lambda: polled.now_s))
+
+    def act(name: str, decide: Callable[[LineageView], Change]) -> object:
+        return store.command("base", name, decide, user="ada", request_id=None, now_ms=START_MS + 1)
+
+    def step(share: float) -> Decision:
+        def is_followed() -> bool:
+            experiment = service.versions.routes.experiment
+            return experiment is not None and int((experiment.table >= 0).sum()) == round(10_000 * share)
+
+        at = START_MS + round(10_000 * share)
+        return Decision(lambda: ramps.set_share("exp-1", share, now_ts=at, reason="ramp"), is_followed)
+
+    def serves(number: int | None) -> bool:
+        version = service.versions.routes.choose("base", "c-1").version
+        return (None if version is None else version.number) == number
+
+    decisions = [
+        *(step(share) for share in (0.05, 0.1, 0.25, 0.5, 1.0)),
+        Decision(lambda: act("rollback", lambda view: changes.rollback(view, None, "wait", "why")), lambda: serves(1)),
+        Decision(lambda: act("kill", lambda view: changes.kill(view, "why")), lambda: serves(None)),
+    ]
+    polled.plan(decisions, list(np.random.default_rng(24).random(len(decisions))))
+    service.poll()
+    assert serves(2)
+    monkeypatch.setattr(service, "_stop", polled)
+    service._poll_forever()
+    assert len(polled.delays_s) == len(decisions)
+    assert 0.0 < max(polled.delays_s) <= poll_s < BACK_WITHIN_S
