@@ -26,7 +26,7 @@ from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionB
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
-from trainer.learning import gate_numbers
+from trainer.learning import drill, gate_numbers
 from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
@@ -295,7 +295,8 @@ class Loop:
 
     def _on_batch(self, batch: SessionBatch) -> None:
         before = self.learner.batch_number
-        step = self.learner.learn(batch, self.catalogue)
+        learned = drill.of_version(batch, self._published.version + 1, self._lineage.learning)
+        step = self.learner.learn(learned, self.catalogue)
         self.progress.num_batches += self.learner.batch_number - before
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
@@ -447,6 +448,7 @@ class Loop:
             boundary_ts=position.boundary_ts,
             metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()}
             | own.shuffled.means()
+            | drill.numbers(self._lineage.name, number, self._lineage.learning)
             | gate_numbers.norm_change(norm, self._published.norm)
             | self._gate_evidence.numbers(self.catalogue),
             capacities=dict(own.capacities),

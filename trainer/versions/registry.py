@@ -19,7 +19,7 @@ from stream.errors import ConfigError, FencedError, StoreError
 from stream.schemas.names import check_name
 from trainer.rollout import policy as policies
 from trainer.rollout.changes import RewindMode
-from trainer.versions.tables import leases, lineages, rollout_events, versions
+from trainer.versions.tables import DRILL, leases, lineages, rollout_events, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,8 @@ class Registry:
             status = connection.execute(statement).scalar_one_or_none()
             if status is None:
                 raise FencedError(f"lineage {lineage}: version {version} of term {term} refused, a later writer exists")
-            why = "artifact written" if status == "published" else "its parent is quarantined or was rolled back"
+            written = "artifact written, a drill with flipped labels" if DRILL in metrics else "artifact written"
+            why = written if status == "published" else "its parent is quarantined or was rolled back"
             if status == "published" and _clear_rewind(connection, lineage):
                 why += ", the first one since training had to go back"
             _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)

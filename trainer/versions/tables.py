@@ -3,11 +3,15 @@
 Source: docs/training.md.
 """
 
+from typing import Final
+
 from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Index, Integer, String, Table, UniqueConstraint
 
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
 
+DRILL: Final = "drill_flipped_labels"
+"""Name among the metrics of a version that has learned flipped labels on purpose."""
 # SQLite numbers rows itself only for a column spelled INTEGER.
 _BigId = BigInteger().with_variant(Integer, "sqlite")
 
