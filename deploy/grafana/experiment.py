@@ -3,7 +3,8 @@
 # The SQL consists of constants of this module; Grafana quotes the values of variables.
 # ruff: noqa: S608
 
-from deploy.grafana.model import Dashboard, Json, Link, Panel, Query, Section, Variable, datasource, override
+from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable, override
+from deploy.grafana.rollout import ANNOTATIONS
 
 _EXPERIMENT = "experiment = ${experiment:sqlstring}"
 _OF_METRIC = f"{_EXPERIMENT} AND metric = ${{metric:sqlstring}} AND arm IN (${{arm:sqlstring}})"
@@ -327,24 +328,6 @@ _VERSIONS = Section(
     ),
 )
 
-_ROLLOUTS: Json = {
-    "datasource": datasource("postgres"),
-    "enable": True,
-    "hide": False,
-    "iconColor": "blue",
-    "name": "Rollouts",
-    "target": {
-        "datasource": datasource("postgres"),
-        "editorMode": "code",
-        "format": "table",
-        "rawQuery": True,
-        "rawSql": "SELECT time, text, tags FROM (SELECT to_timestamp(event_ts / 1000.0) AS time,"
-        " lineage || ' ' || coalesce(version::text, '') || ': ' || to_status || ', ' || why AS text,"
-        " lineage || ',' || to_status AS tags FROM rollout_events) happened WHERE $__timeFilter(time) ORDER BY time",
-        "refId": "Rollouts",
-    },
-}
-
 EXPERIMENT = Dashboard(
     uid="shelfwise-experiment",
     title="Shelfwise: the experiment",
@@ -365,7 +348,7 @@ EXPERIMENT = Dashboard(
         ),
     ),
     links=(Link(title="The loop", url="/d/shelfwise-loop"),),
-    annotations=(_ROLLOUTS,),
+    annotations=ANNOTATIONS,
     since="now-30d",
     refresh="1m",
 )

@@ -3,6 +3,7 @@
 from deploy.grafana.join import STREAM
 from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable
 from deploy.grafana.promql import EVENTS, STEP, quantiles, rate, share
+from deploy.grafana.rollout import ANNOTATIONS, ROLLOUT
 
 _TRAINER = '{lineage=~"$lineage"}'
 _COLD = '{lineage=~"$lineage", row="cold"}'
@@ -352,9 +353,10 @@ LOOP = Dashboard(
     title="Shelfwise: the loop",
     description="Events in, sessions joined, lineages trained, versions on traffic, facts written.",
     source="prometheus",
-    sections=(_GLANCE, STREAM, _TRAIN, _SERVE, _FACTS),
+    sections=(_GLANCE, STREAM, _TRAIN, ROLLOUT, _SERVE, _FACTS),
     variables=(
         Variable(name="lineage", label="Lineage", query="label_values(shelfwise_trainer_version, lineage)", many=True),
     ),
     links=(Link(title="The experiment", url="/d/shelfwise-experiment"),),
+    annotations=ANNOTATIONS,
 )

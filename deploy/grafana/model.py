@@ -136,7 +136,10 @@ def render(dashboard: Dashboard) -> Json:
         "schemaVersion": SCHEMA_VERSION,
         "tags": ["shelfwise"],
         "templating": {
-            "list": [_source_variable(dashboard.source), *(_variable(v, dashboard.source) for v in dashboard.variables)]
+            "list": [
+                *_source_variables(dashboard),
+                *(_variable(v, dashboard.source) for v in dashboard.variables),
+            ]
         },
         "time": {"from": dashboard.since, "to": "now"},
         "timepicker": {},
@@ -145,6 +148,16 @@ def render(dashboard: Dashboard) -> Json:
         "uid": dashboard.uid,
         "weekStart": "",
     }
+
+
+def _source_variables(dashboard: Dashboard) -> list[Json]:
+    """Return the variables of the panels' data source, and of those that annotations read besides."""
+    used = [annotation["datasource"] for annotation in dashboard.annotations]
+    others = [source for source in PLUGINS if source != dashboard.source and datasource(source) in used]
+    return [
+        _source_variable(dashboard.source, "Data source"),
+        *(_source_variable(source, "Annotations") for source in others),
+    ]
 
 
 def _flow(dashboard: Dashboard) -> list[Json]:
@@ -213,13 +226,13 @@ def _target(query: Query, source: Source, ref: str) -> Json:
     return common | {"editorMode": "code", "format": shape, "rawQuery": True, "rawSql": query.text}
 
 
-def _source_variable(source: Source) -> Json:
+def _source_variable(source: Source, label: str) -> Json:
     name, uid = PROVISIONED[source]
     return {
         "current": {"selected": True, "text": name, "value": uid},
         "hide": 0,
         "includeAll": False,
-        "label": "Data source",
+        "label": label,
         "multi": False,
         "name": source,
         "options": [],

@@ -47,6 +47,12 @@ class RolloutMetrics:
             ("lineage",),
             registry=registry,
         )
+        self.live_published = Gauge(
+            "shelfwise_rollout_live_published_timestamp_seconds",
+            "Time at which the live version was published; nothing without one.",
+            ("lineage",),
+            registry=registry,
+        )
         self.locked = Gauge(
             "shelfwise_rollout_locked",
             "1 while a lineage is pinned, frozen or killed.",
@@ -99,6 +105,10 @@ class RolloutMetrics:
             self.canary_since.labels(name).set(canary.canary_since / 1_000)
         elif any(status == "canary" for _, status in before):
             self.canary_since.remove(name)
+        if live is not None:
+            self.live_published.labels(name).set(live.published_ts / 1_000)
+        elif any(status == "live" for _, status in before):
+            self.live_published.remove(name)
         self.locked.labels(name).set(view.lock is not None)
         # A counter that begins with its first move would show no increase.
         self.moves.labels(name, "rolled_back")

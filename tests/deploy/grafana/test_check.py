@@ -14,6 +14,8 @@ from sqlalchemy import Engine, insert
 
 from abtest.experiment import Arm
 from abtest.fact_writer import FactWriter
+from abtest.ramp_plan import Ramp, RampPlan
+from abtest.ramp_store import RampStore
 from abtest.sink import SinkMetrics
 from abtest.store import ExperimentStore
 from abtest.tables import health, looks, results
@@ -31,13 +33,20 @@ from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
 from tests.harness.sessions import click, log_of, make_session, purchase
 from tests.trainer.harness import feed, make_loop
+from tests.trainer.rollout import views
 from tests.trainer.session_log import make_log
 from trainer.metrics import LoopCollector
+from trainer.rollout.judgement import Evidence
+from trainer.rollout.metrics import RolloutMetrics
+from trainer.rollout.states import Move
 from trainer.versions.registry import Registry
 
 LOOP, EXPERIMENT = (queries.parse(content) for content in generate.rendered().values())
 START_TS = 1_767_225_600_000
 MINUTE_MS = 60_000
+RAMP = Ramp(
+    experiment="first", plan=RampPlan(every_ms=1), row_version=1, arms=(), share=0.05, epoch=1, start_ts=START_TS
+)
 RANGE = check.Range(start=datetime(2025, 12, 1, tzinfo=UTC), end=datetime(2026, 3, 1, tzinfo=UTC))
 
 
@@ -70,6 +79,7 @@ def fill(engine: Engine) -> None:
         arms=(Arm(name="control", lineage="prm-1", is_control=True), Arm(name="treatment", lineage="armmt-1")),
         now_ts=START_TS,
     )
+    RampStore(engine).set_share("first", 0.5, now_ts=START_TS + 300 * MINUTE_MS, reason="smaller", shrink=True)
     writer = FactWriter(engine)
     writer.open({(topics.SESSIONS, 0): 0})
     sessions = [
@@ -203,14 +213,21 @@ def test_the_time_range_cuts_series_and_leaves_tables(filled_database: Engine) -
 
 
 @pytest.mark.postgres
-def test_annotations_and_variables_run(filled_database: Engine) -> None:
-    document = msgspec.json.decode(generate.rendered()["shelfwise-experiment.json"])
-    (annotation,) = document["annotations"]["list"]
-    sql = queries.expand_sql(annotation["target"]["rawSql"], {}, start=RANGE.start, end=RANGE.end)
-    with filled_database.connect() as connection:
-        answer = connection.exec_driver_sql(sql)
-        assert list(answer.keys()) == ["time", "text", "tags"]
-        assert len(answer.all()) >= 12
+@pytest.mark.parametrize("name", generate.rendered())
+def test_annotations_show_moves_and_ramps(filled_database: Engine, name: str) -> None:
+    document = msgspec.json.decode(generate.rendered()[name])
+    declared = {variable["name"]: variable["query"] for variable in document["templating"]["list"]}
+    found = {}
+    for annotation in document["annotations"]["list"]:
+        assert annotation["datasource"]["uid"] == "${postgres}"
+        assert declared["postgres"] == annotation["datasource"]["type"]
+        sql = queries.expand_sql(annotation["target"]["rawSql"], {}, start=RANGE.start, end=RANGE.end)
+        with filled_database.connect() as connection:
+            answer = connection.exec_driver_sql(sql)
+            assert list(answer.keys()) == ["time", "text", "tags"]
+            found[annotation["name"]] = [(row.text, row.tags) for row in answer]
+    assert len(found["Rollouts"]) >= 12
+    assert found["Ramps"] == [("first: step, 0.5 of all clients, smaller", "first,step")]
 
 
 @pytest.mark.postgres
@@ -254,12 +271,13 @@ def serve_registry(stack: ExitStack, registry: CollectorRegistry) -> int:
 
 
 class Processes:
-    """The real metrics of all four kinds of process, with numbers that go up."""
+    """The real metrics of all five kinds of process, with numbers that go up."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self.join = JoinMetrics()
         self.serving = Metrics()
-        sink_registry, trainer_registry = CollectorRegistry(), CollectorRegistry()
+        sink_registry, trainer_registry, controller_registry = (CollectorRegistry() for _ in range(3))
+        self.controller = RolloutMetrics(controller_registry)
         self.sink = SinkMetrics(sink_registry)
         url = f"sqlite:///{folder / 'trainer.db'}"
         upgrade.upgrade(url)
@@ -272,6 +290,7 @@ class Processes:
             "shelfwise-joiner": [serve_registry(stack, self.join.registry)],
             "shelfwise-serving": [serve_registry(stack, self.serving.registry)],
             "shelfwise-sink": [serve_registry(stack, sink_registry)],
+            "shelfwise-controller": [serve_registry(stack, controller_registry)],
             "shelfwise-trainer": [serve_registry(stack, trainer_registry)],
         }
         self.step = 0
@@ -298,6 +317,13 @@ class Processes:
         self.serving.version_changes.labels("test").inc()
         self.serving.impressions.labels("emitted").inc(10)
         self.serving.impressions.labels("delivered").inc(9)
+        for part in ("live", "canary", "control"):
+            self.serving.version_requests.labels("prm", "3", part, "none").inc(9)
+        self.controller.observe(
+            views.lineage("superseded", "live", "canary"), Evidence(), {3: views.all_gates(system="wait")}
+        )
+        self.controller.count("prm", Move(version=3, from_status="verified", to_status="canary", why=""))
+        self.controller.observe_ramps([RAMP])
         self.sink.sessions.inc(10)
         self.sink.lag.labels("0").set(2)
 
@@ -337,11 +363,15 @@ def test_every_promql_panel_gives_series(prometheus_url: str) -> None:
 @pytest.mark.slow
 def test_promql_panels_split_by_their_labels(prometheus_url: str) -> None:
     found = check.check_prometheus(prometheus_url, LOOP, recent())
-    assert rows(found, "Processes answering") == 4
+    assert rows(found, "Processes answering") == 5
     assert rows(found, "Events by outcome") == len(OUTCOMES)
     assert rows(found, "Events in by topic") == 3
     assert rows(found, "Latency") == 3
     assert rows(found, "p99 latency by arm") == 2
+    assert rows(found, "Live and canary") == 2
+    assert rows(found, "Gates") == 7
+    assert rows(found, "Fallbacks by slice") == 3
+    assert rows(found, "Freshness") == 2
 
 
 def test_every_metric_of_the_dashboard_is_exported(prometheus_url: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
+from abtest.experiment import Arm
+from abtest.ramp_plan import Ramp, RampPlan
 from tests.trainer.rollout.views import NOW_MS, all_gates, lineage
 from trainer.rollout.gates import Loads
 from trainer.rollout.judgement import Evidence
@@ -49,6 +51,40 @@ def test_gates_of_the_version_on_its_way() -> None:
     shown.metrics.observe(replace(view, versions=view.versions[:1]), Evidence(), {})
     assert shown.value("gate", gate="golden") is None
     assert shown.value("servers_behind") == 0
+
+
+def test_the_age_of_the_live_version_is_shown_while_there_is_one() -> None:
+    shown, view = Shown(), lineage("superseded", "live")
+    shown.metrics.observe(view)
+    published = view.versions[1].published_ts
+    assert shown.value("live_published_timestamp_seconds") == published / 1_000
+    shown.metrics.observe(replace(view, versions=view.versions[:1]))
+    assert shown.value("live_published_timestamp_seconds") is None
+
+
+def test_a_ramp_is_shown_until_it_ends() -> None:
+    shown = CollectorRegistry()
+    metrics = RolloutMetrics(shown)
+    arms = (Arm(name="control", policy="incoming_order", is_control=True), Arm(name="treatment", lineage="prm"))
+    ramp = Ramp(
+        experiment="first",
+        plan=RampPlan(every_ms=1),
+        row_version=1,
+        arms=arms,
+        share=0.05,
+        epoch=1,
+        start_ts=0,
+        held={"guardrail": "ctr"},
+    )
+
+    def values() -> list[float | None]:
+        names = ("shelfwise_rollout_ramp_share", "shelfwise_rollout_ramp_frozen")
+        return [shown.get_sample_value(name, {"experiment": "first"}) for name in names]
+
+    metrics.observe_ramps([ramp])
+    assert values() == [0.05, 1]
+    metrics.observe_ramps([])
+    assert values() == [None, None]
 
 
 def test_moves_are_counted() -> None:
