@@ -106,7 +106,7 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> lis
 
 def _may_be_monitored(experiment: Experiment, facts: Facts, metric: Metric, arm: str) -> bool:
     # The confidence sequence is asymptotic: with few buyers it does not hold.
-    fewest = min(facts.sample(metric, name).buyers for name in (arm, experiment.control.name))
+    fewest = min(facts.sample(metric, name).buyers_of(metric) for name in (arm, experiment.control.name))
     return fewest >= experiment.plan.min_buyers
 
 

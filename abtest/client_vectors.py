@@ -4,18 +4,19 @@ Source: docs/experiments.md.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, distinct, func, select
 
 from abtest.metrics import COLUMNS
-from abtest.tables import exposures, session_facts, session_orders
+from abtest.tables import client_orders, exposures, session_facts, session_orders
 
 _CHUNK_ROWS = 50_000
-_ORDERS = COLUMNS.index("orders")
+_ORDERS, _CLICKED_ORDERS = COLUMNS.index("orders"), COLUMNS.index("clicked_orders")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Counted:
         epochs: Numbers of its epochs; a session of any other does not count.
         start_ts: First impression time.
         until_ts: Last impression time; None has no end.
+        attribution_s: Orders count up to this long after `until_ts`.
         currency: Currency whose amounts are added up; None adds all.
     """
 
@@ -34,6 +36,7 @@ class Counted:
     epochs: tuple[int, ...]
     start_ts: int
     until_ts: int | None
+    attribution_s: int = 0
     currency: str | None = None
 
     def sessions(self) -> tuple[ColumnElement[bool], ...]:
@@ -44,6 +47,12 @@ class Counted:
     def exposures(self) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions on `exposures`."""
         return self._conditions(exposures.c.experiment, exposures.c.epoch, exposures.c.first_ts)
+
+    def orders(self) -> tuple[ColumnElement[bool], ...]:
+        """Return the conditions on `client_orders`, joined with `exposures`."""
+        bought_ts = client_orders.c.bought_ts
+        found = (*self.exposures(), bought_ts >= exposures.c.first_ts)
+        return found if self.until_ts is None else (*found, bought_ts <= self.until_ts + 1_000 * self.attribution_s)
 
     def _conditions(
         self, experiment: ColumnElement[str], epoch: ColumnElement[int], at_ts: ColumnElement[int]
@@ -71,6 +80,11 @@ class Clients:
         """Return the number of analysed clients with an order."""
         return int((self.vectors[:, _ORDERS] > 0).sum())
 
+    @property
+    def clicked_buyers(self) -> int:
+        """Return the number of analysed clients with an order after a click."""
+        return int((self.vectors[:, _CLICKED_ORDERS] > 0).sum())
+
 
 NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), multi_arm=0, fallbacks=0)
 
@@ -78,10 +92,10 @@ NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), multi_arm=0, fallbacks
 def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Clients]:
     """Return the clients by arm.
 
-    A client counts in the arm of its first exposure. A client that was seen in two arms is left out. An order with
-    items of several lists of a client counts once.
+    A client counts in the arm of its first exposure. A client that was seen in two arms is left out. All orders of a
+    client since its first exposure count, each once.
     """
-    rows: dict[str, list[tuple[float, ...]]] = {}
+    rows: dict[str, list[list[float]]] = {}
     multi_arm: Counter[str] = Counter()
     fallbacks: Counter[str] = Counter()
     found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(_vectors(counted))
@@ -91,8 +105,7 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
             multi_arm[arm] += 1
             continue
         fallbacks[arm] += num_fallbacks
-        numbers = [float(number or 0) for number in sums]
-        rows[arm].append((*numbers, numbers[4] - numbers[5]))
+        rows[arm].append(_row(sums))
     return {
         arm: Clients(
             vectors=np.array(vectors, dtype=np.float64).reshape(-1, len(COLUMNS)),
@@ -108,54 +121,84 @@ def history_vectors(
 ) -> NDArray[np.float64]:
     """Return the sums of each client over sessions shown in a time, in any experiment or none.
 
+    All orders of a client from its first session of that time on count.
+
     Args:
         connection: A transaction that sees one state of the database throughout.
         from_ts: First impression time.
-        until_ts: Last impression time.
+        until_ts: Last impression time, and last time of an order.
         currency: Currency whose amounts are added up; None adds all.
 
     Shapes: (N, columns of `metrics.COLUMNS`).
     """
     inside = (session_facts.c.impression_ts >= from_ts, session_facts.c.impression_ts <= until_ts)
-    sums, orders = _sums(inside, currency), _orders(inside)
+    sums, clicked = _sums(inside, currency), _clicked_orders(inside)
+    bought = _bought(
+        currency,
+        (client_orders.c.bought_ts >= sums.c.first_ts, client_orders.c.bought_ts <= until_ts),
+        client=sums.c.client_id,
+    )
     found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(
-        select(
-            sums.c.sessions,
-            sums.c["items"],
-            sums.c.clicks,
-            func.coalesce(orders.c.orders, 0),
-            sums.c.gross_minor,
-            sums.c.refund_minor,
-        )
-        .outerjoin(orders, orders.c.client_id == sums.c.client_id)
+        select(*_columns(sums, bought, clicked))
+        .outerjoin(bought, bought.c.client_id == sums.c.client_id)
+        .outerjoin(clicked, clicked.c.client_id == sums.c.client_id)
         .order_by(sums.c.client_id)
     )
-    rows = [[float(number or 0) for number in row] for row in found]
-    return np.array([(*row, row[4] - row[5]) for row in rows], dtype=np.float64).reshape(-1, len(COLUMNS))
+    return np.array([_row(row) for row in found], dtype=np.float64).reshape(-1, len(COLUMNS))
 
 
-def _vectors(counted: Counted) -> Select[str, int, int, int, int, int, int, int, int]:
-    sums, orders = _sums(counted.sessions(), counted.currency), _orders(counted.sessions())
+def _vectors(counted: Counted) -> Select[Any]:
+    sums, clicked = _sums(counted.sessions(), counted.currency), _clicked_orders(counted.sessions())
+    bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
     return (
-        select(
-            exposures.c.arm,
-            sums.c.num_arms,
-            sums.c.fallbacks,
-            sums.c.sessions,
-            sums.c["items"],
-            sums.c.clicks,
-            func.coalesce(orders.c.orders, 0),
-            sums.c.gross_minor,
-            sums.c.refund_minor,
-        )
+        select(exposures.c.arm, sums.c.num_arms, sums.c.fallbacks, *_columns(sums, bought, clicked))
         .join(sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures()))
-        .outerjoin(orders, orders.c.client_id == exposures.c.client_id)
+        .outerjoin(bought, bought.c.client_id == exposures.c.client_id)
+        .outerjoin(clicked, clicked.c.client_id == exposures.c.client_id)
         .order_by(exposures.c.arm, exposures.c.client_id)
     )
 
 
-def _orders(conditions: tuple[ColumnElement[bool], ...]) -> Subquery:
-    """Return the number of transactions of each client with one."""
+def _columns(sums: Subquery, bought: Subquery, clicked: Subquery) -> tuple[ColumnElement[Any], ...]:
+    """Return the columns of `metrics.COLUMNS`, but the difference that `_row` adds."""
+    return (
+        sums.c.sessions,
+        sums.c["items"],
+        sums.c.clicks,
+        func.coalesce(bought.c.orders, 0),
+        func.coalesce(bought.c.gross_minor, 0),
+        func.coalesce(bought.c.refund_minor, 0),
+        func.coalesce(clicked.c.orders, 0),
+        sums.c.gross_minor,
+    )
+
+
+def _row(numbers: Iterable[Any]) -> list[float]:
+    sessions, items, clicks, orders, gross, refund, clicked_orders, clicked_gross = map(float, numbers)
+    return [sessions, items, clicks, orders, gross, refund, gross - refund, clicked_orders, clicked_gross]
+
+
+def _bought(currency: str | None, conditions: Iterable[ColumnElement[bool]], *, client: ColumnElement[str]) -> Subquery:
+    """Return orders and money of each client with an order, however the order came about."""
+    orders = client_orders.c
+    gross, refund = (
+        _in_currency(orders.currency, column, currency) for column in (orders.gross_minor, orders.refund_minor)
+    )
+    return (
+        select(
+            orders.client_id,
+            func.count().label("orders"),
+            func.sum(gross).label("gross_minor"),
+            func.sum(refund).label("refund_minor"),
+        )
+        .where(orders.client_id == client, *conditions)
+        .group_by(orders.client_id)
+        .subquery()
+    )
+
+
+def _clicked_orders(conditions: Iterable[ColumnElement[bool]]) -> Subquery:
+    """Return the number of transactions after a click, of each client with one."""
     facts = session_facts.c
     return (
         select(facts.client_id, func.count(distinct(session_orders.c.transaction_id)).label("orders"))
@@ -166,25 +209,25 @@ def _orders(conditions: tuple[ColumnElement[bool], ...]) -> Subquery:
     )
 
 
-def _sums(conditions: tuple[ColumnElement[bool], ...], currency: str | None) -> Subquery:
-    """Return the other sums of each client."""
+def _sums(conditions: Iterable[ColumnElement[bool]], currency: str | None) -> Subquery:
+    """Return the sums of the sessions of each client."""
     facts = session_facts.c
-    gross, refund = (
-        column if currency is None else case((facts.currency == currency, column), else_=0)
-        for column in (facts.gross_minor, facts.refund_minor)
-    )
     return (
         select(
             facts.client_id,
             case((func.min(facts.arm) == func.max(facts.arm), 1), else_=2).label("num_arms"),
+            func.min(facts.impression_ts).label("first_ts"),
             func.count(facts.fallback).label("fallbacks"),
             func.count().label("sessions"),
             func.sum(facts.n_items).label("items"),
             func.sum(facts.clicks).label("clicks"),
-            func.sum(gross).label("gross_minor"),
-            func.sum(refund).label("refund_minor"),
+            func.sum(_in_currency(facts.currency, facts.gross_minor, currency)).label("gross_minor"),
         )
         .where(*conditions)
         .group_by(facts.client_id)
         .subquery()
     )
+
+
+def _in_currency(named: ColumnElement[str], amount: ColumnElement[int], currency: str | None) -> ColumnElement[int]:
+    return amount if currency is None else case((named == currency, amount), else_=0)

@@ -1,4 +1,4 @@
-"""Writer of facts and exposures: each batch of the `sessions` topic with its offsets in one transaction.
+"""Writer of facts, exposures and orders: each batch of the `sessions` topic with its offsets in one transaction.
 
 Guarantees: a committed batch is never applied again. A failed batch leaves nothing behind. A second sink on the same
 database is refused, because the stored offsets are compared, under lock, before anything is written.
@@ -11,21 +11,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, and_, case, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, or_, select, update
 
-from abtest import facts
+from abtest import facts, orders
 from abtest.facts import Fact, Outcome
+from abtest.order_writer import write_orders
+from abtest.orders import OrderLine
 from abtest.tables import ANALYSED_LAYER, exposures, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
+from stream.join.settings import JoinSettings
 from stream.schemas import session
 from stream.schemas.records import Record
 from stream.schemas.session import AssignedArm, Progress, Session
 
 SINK = "facts"
 _CHUNK = 500
+_REFUND_S = JoinSettings().refund_s
 
 Partition: TypeAlias = tuple[str, int]
 _log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Applied:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     facts: Mapping[str, Fact]
+    unlinked: Sequence[OrderLine]
     num_sessions: int
     num_refused: int
     next_offsets: Mapping[Partition, int]
@@ -50,24 +54,33 @@ class _Batch:
 
 
 class FactWriter:
-    """Writer of facts, exposures and offsets for one reader of the `sessions` topic.
+    """Writer of facts, exposures, orders and offsets for one reader of the `sessions` topic.
 
     Args:
         engine: A database with the newest schema.
         layer: Layer whose experiment a fact names; exposures are kept for all layers.
+        refund_s: Refund window of the join: reversals count up to this long after the purchase of their line.
         failpoint: Called with the name of each step; crash tests raise or exit in it.
     """
 
-    def __init__(self, engine: Engine, *, layer: str = ANALYSED_LAYER, failpoint: Failpoint = no_failpoint) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        layer: str = ANALYSED_LAYER,
+        refund_s: int = _REFUND_S,
+        failpoint: Failpoint = no_failpoint,
+    ) -> None:
         self._engine = engine
         self._layer = layer
+        self._refund_ms = refund_s * 1_000
         self._failpoint = failpoint
         self.positions: dict[Partition, int] = {}
 
     def open(self, beginning: Mapping[Partition, int]) -> dict[Partition, int]:
         """Return the next offset of each partition: the stored one, or else the beginning of the log."""
         with db.transaction(self._engine) as connection:
-            insert = _insert(connection, sink_offsets).on_conflict_do_nothing()
+            insert = db.insert(connection, sink_offsets).on_conflict_do_nothing()
             connection.execute(
                 insert,
                 [
@@ -110,7 +123,7 @@ class FactWriter:
         _write_exposures(connection, _exposures(batch.facts.values()))
         self._failpoint("exposures written")
         if changed:
-            upsert = _insert(connection, session_facts)
+            upsert = db.insert(connection, session_facts)
             new = upsert.excluded
             connection.execute(
                 upsert.on_conflict_do_update(
@@ -120,14 +133,16 @@ class FactWriter:
                 ),
                 [self._row(fact, outcome) for fact, outcome in changed],
             )
-            orders = [
+            bought = [
                 {"query_id": fact.query_id, "transaction_id": transaction}
                 for fact, outcome in changed
                 for transaction in outcome.transactions
             ]
-            if orders:
-                connection.execute(_insert(connection, session_orders).on_conflict_do_nothing(), orders)
+            if bought:
+                connection.execute(db.insert(connection, session_orders).on_conflict_do_nothing(), bought)
         self._failpoint("facts written")
+        write_orders(connection, batch.facts.values(), batch.unlinked, refund_ms=self._refund_ms)
+        self._failpoint("orders written")
         for (topic, partition), offset in batch.next_offsets.items():
             values: dict[str, int] = {"next_offset": offset}
             if (topic, partition) in batch.progress:
@@ -178,6 +193,7 @@ def _read(records: Sequence[Record]) -> _Batch:
     found: dict[str, Fact] = {}
     next_offsets: dict[Partition, int] = {}
     progress: dict[Partition, tuple[int, int]] = {}
+    unlinked: list[OrderLine] = []
     num_sessions = num_refused = 0
     for record in records:
         partition = (record.topic, record.partition)
@@ -195,8 +211,15 @@ def _read(records: Sequence[Record]) -> _Batch:
             found[fact.query_id] = fact if earlier is None else facts.merge(earlier, fact)
         elif isinstance(content, Progress):
             progress[partition] = (content.watermark_ts, content.matured_ts)
+        else:
+            unlinked.append(orders.of_unlinked(content))
     return _Batch(
-        facts=found, num_sessions=num_sessions, num_refused=num_refused, next_offsets=next_offsets, progress=progress
+        facts=found,
+        unlinked=unlinked,
+        num_sessions=num_sessions,
+        num_refused=num_refused,
+        next_offsets=next_offsets,
+        progress=progress,
     )
 
 
@@ -263,7 +286,7 @@ def _exposures(found: Iterable[Fact]) -> list[dict[str, object]]:
 def _write_exposures(connection: Connection, rows: list[dict[str, object]]) -> None:
     if not rows:
         return
-    upsert = _insert(connection, exposures)
+    upsert = db.insert(connection, exposures)
     new, old = upsert.excluded, exposures.c
     # The smallest (first_ts, query_id) wins in any order of arrival, so that a replay ends in the same rows.
     earlier = or_(new.first_ts < old.first_ts, and_(new.first_ts == old.first_ts, new.query_id < old.query_id))
@@ -287,7 +310,3 @@ def _same(stored: Mapping[Partition, int], expected: Mapping[Partition, int]) ->
 
 def _show(offsets: Mapping[Partition, int]) -> str:
     return ", ".join(f"{topic}/{partition}: {offset}" for (topic, partition), offset in sorted(offsets.items()))
-
-
-def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -15,7 +15,7 @@ from stream.schemas.events import Slice
 from stream.schemas.money import NO_CURRENCY
 from stream.schemas.session import AssignedArm, Evidence, Line, Session, refunds
 
-_MAX_INTEGER = 2**53
+MAX_INTEGER = 2**53
 _MAX_EPOCH = 2**31 - 1
 
 _encoder = msgspec.msgpack.Encoder()
@@ -70,9 +70,9 @@ class Outcome:
 def fact_of(session: Session) -> Fact:
     """Return the fact of one session record, with NUL characters replaced because PostgreSQL refuses them."""
     return Fact(
-        query_id=_text(session.query_id),
+        query_id=text(session.query_id),
         revision=min(session.revision, _MAX_EPOCH),
-        client_id=_text(session.client_id),
+        client_id=text(session.client_id),
         session_id=_optional(session.session_id),
         assignment=tuple(_arm(entry) for entry in session.assignment if 0 <= entry.epoch <= _MAX_EPOCH),
         lineage=_optional(session.lineage),
@@ -111,22 +111,22 @@ def merge(first: Fact, second: Fact) -> Fact:
 
 def outcome(fact: Fact) -> Outcome:
     """Return the counts of a fact's evidence."""
-    own = [line for line in fact.lines if not is_foreign(line, fact.currency)]
+    own = [line for line in fact.lines if not is_foreign(line.currency, fact.currency)]
     bought = [line for line in own if line.action == "purchase"]
     return Outcome(
         clicks=len({event.item for event in fact.events if event.action == "click"}),
         carts=len({event.item for event in fact.events if event.action == "add_to_cart"}),
         transactions=tuple(sorted({line.transaction_id for line in fact.lines if line.action == "purchase"})),
-        units=min(sum(line.quantity for line in bought), _MAX_INTEGER),
-        gross_minor=min(sum(line.amount_minor for line in bought), _MAX_INTEGER),
-        refund_minor=min(sum(amount_minor for _, amount_minor in refunds(own)), _MAX_INTEGER),
+        units=min(sum(line.quantity for line in bought), MAX_INTEGER),
+        gross_minor=min(sum(line.amount_minor for line in bought), MAX_INTEGER),
+        refund_minor=min(sum(amount_minor for _, amount_minor in refunds(own)), MAX_INTEGER),
         foreign_lines=len(fact.lines) - len(own),
     )
 
 
-def is_foreign(line: Line, currency: str) -> bool:
-    """Return whether an order line is in another currency than that of its session; one without a currency is not."""
-    return line.currency not in {currency, NO_CURRENCY}
+def is_foreign(currency: str, wanted: str) -> bool:
+    """Return whether the currency of an order line is another one than the wanted; an unknown one is not."""
+    return currency not in {wanted, NO_CURRENCY}
 
 
 def encode_evidence(fact: Fact) -> bytes:
@@ -157,25 +157,25 @@ def _events(events: Iterable[Evidence]) -> tuple[Evidence, ...]:
 def _lines(lines: Iterable[Line]) -> tuple[Line, ...]:
     kept: dict[tuple[str, str, str, str], Line] = {}
     for line in sorted(lines, key=lambda entry: (entry.event_ts, entry.amount_minor, entry.quantity, entry.item)):
-        key = (_text(line.transaction_id), line.line_id, line.refund_id, line.action)
+        key = (text(line.transaction_id), line.line_id, line.refund_id, line.action)
         kept.setdefault(key, msgspec.structs.replace(line, transaction_id=key[0]))
     return tuple(kept[key] for key in sorted(kept))
 
 
 def _arm(entry: AssignedArm) -> AssignedArm:
     return AssignedArm(
-        layer=_text(entry.layer),
-        experiment=_text(entry.experiment),
+        layer=text(entry.layer),
+        experiment=text(entry.experiment),
         epoch=entry.epoch,
-        arm=_text(entry.arm),
+        arm=text(entry.arm),
         bucket=entry.bucket,
     )
 
 
 def _optional(value: str | None) -> str | None:
-    return None if value is None else _text(value)
+    return None if value is None else text(value)
 
 
-def _text(value: str) -> str:
-    # PostgreSQL stores no NUL in text, and a producer can send one.
+def text(value: str) -> str:
+    """Return the text with NUL characters replaced: PostgreSQL stores none, and a producer can send one."""
     return value.replace("\0", "\ufffd")

@@ -6,7 +6,19 @@ Source: docs/experiments.md.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-COLUMNS = ("sessions", "items", "clicks", "orders", "gross_minor", "refund_minor", "net_minor")
+COLUMNS = (
+    "sessions",
+    "items",
+    "clicks",
+    "orders",
+    "gross_minor",
+    "refund_minor",
+    "net_minor",
+    "clicked_orders",
+    "clicked_gross_minor",
+)
+"""Sums of a client. Orders and money are all that the client bought since its first exposure; `clicked_` ones are those
+that the join attributed to a click in a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +45,11 @@ class Metric:
     can_decide: bool = False
     waits_for_refunds: bool = False
 
+    @property
+    def is_clicked(self) -> bool:
+        """Return whether the metric counts orders after a click only."""
+        return self.numerator.startswith("clicked_")
+
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -48,15 +65,15 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             name="cvr",
             title="CVR",
-            definition="orders / sessions",
-            numerator="orders",
+            definition="orders after a click in the list / sessions",
+            numerator="clicked_orders",
             denominator="sessions",
             can_decide=True,
         ),
         Metric(
             name="gmv",
             title="GMV",
-            definition="money of orders per exposed client, before refunds",
+            definition="money of all orders since the first exposure, per exposed client, before refunds",
             numerator="gross_minor",
             is_money=True,
             can_decide=True,
@@ -64,7 +81,7 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             name="net_gmv",
             title="net GMV",
-            definition="money of orders per exposed client, after refunds",
+            definition="money of all orders since the first exposure, per exposed client, after refunds",
             numerator="net_minor",
             is_money=True,
             can_decide=True,
@@ -73,11 +90,25 @@ METRICS: Mapping[str, Metric] = {
         Metric(
             name="aov",
             title="AOV",
-            definition="money of orders / orders, before refunds",
+            definition="money of all orders / all orders, before refunds",
             numerator="gross_minor",
             denominator="orders",
             is_money=True,
             can_decide=True,
+        ),
+        Metric(
+            name="orders_per_client",
+            title="orders per client",
+            definition="all orders since the first exposure / exposed clients",
+            numerator="orders",
+            can_decide=True,
+        ),
+        Metric(
+            name="clicked_gmv",
+            title="clicked GMV",
+            definition="money of orders after a click in the list, per exposed client, before refunds",
+            numerator="clicked_gross_minor",
+            is_money=True,
         ),
         Metric(
             name="sessions_per_client",

@@ -50,6 +50,8 @@ class ArmCounts:
         multi_arm: Exposed clients that were also seen in another arm; the analysis leaves them out.
         analysed: Clients of the analysis.
         buyers: Analysed clients with an order.
+        orders: All orders since the first exposure, `gross_minor` and `refund_minor` their money.
+        clicked_orders: Orders after a click in a list, `clicked_gross_minor` their money.
         fallbacks: Sessions that serving answered in the incoming order.
     """
 
@@ -64,16 +66,29 @@ class ArmCounts:
     orders: int
     gross_minor: int
     refund_minor: int
+    clicked_orders: int
+    clicked_gross_minor: int
     fallbacks: int
     num_versions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Clients of one arm that a metric is computed from."""
+    """Clients of one arm that a metric is computed from.
+
+    Attributes:
+        moments: Moments of the clients' sums.
+        buyers: Clients with an order.
+        clicked_buyers: Clients with an order after a click.
+    """
 
     moments: Moments
     buyers: int
+    clicked_buyers: int
+
+    def buyers_of(self, metric: Metric) -> int:
+        """Return the number of clients with an order that the metric counts."""
+        return self.clicked_buyers if metric.is_clicked else self.buyers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +150,7 @@ def read(
         epochs=tuple(epoch.number for epoch in epochs),
         start_ts=epochs[0].start_ts,
         until_ts=data_range.end_ts if partial else _up_to(data_range.matured_ts),
+        attribution_s=experiment.plan.attribution_s,
     )
     strays = read_strays(connection, experiment, counted, end_ts=data_range.end_ts)
     counted = replace(counted, currency=strays.currency)
@@ -164,7 +180,10 @@ def _up_to(time_ts: int | None) -> int:
 
 def _samples(experiment: Experiment, clients: Mapping[str, Clients]) -> dict[str, Sample]:
     found = {arm.name: clients.get(arm.name, NO_CLIENTS) for arm in experiment.arms}
-    return {arm: Sample(moments=Moments.of(part.vectors), buyers=part.buyers) for arm, part in found.items()}
+    return {
+        arm: Sample(moments=Moments.of(part.vectors), buyers=part.buyers, clicked_buyers=part.clicked_buyers)
+        for arm, part in found.items()
+    }
 
 
 def progress(connection: Connection) -> tuple[int | None, int | None]:
@@ -276,6 +295,8 @@ def _arm_counts(arm: str, exposed: int, clients: Clients, sample: Sample, *, num
         orders=totals["orders"],
         gross_minor=totals["gross_minor"],
         refund_minor=totals["refund_minor"],
+        clicked_orders=totals["clicked_orders"],
+        clicked_gross_minor=totals["clicked_gross_minor"],
         fallbacks=clients.fallbacks,
         num_versions=num_versions,
     )

@@ -9,7 +9,6 @@ Source: docs/experiments.md.
 from dataclasses import asdict, fields
 
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from abtest import health, looks, queries, standing, tables
 from abtest.analysis import as_of, evaluate
@@ -95,7 +94,7 @@ def _store(connection: Connection, found: Report) -> None:
     rows = [{**key, **_columns(entry), "spec_hash": found.spec_hash} for entry in found.results]
     checks = [{**key, **asdict(check)} for check in found.checks]
     for table, content in ((tables.results, rows), (tables.health, checks)):
-        upsert = postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+        upsert = db.insert(connection, table)
         unique = ("experiment", "as_of", "metric", "arm", "method", "partial")
         named = unique if table is tables.results else ("experiment", "as_of", "check_name", "partial")
         kept = ({column.name for column in table.c} - {*named, "id"}) & set(content[0])

@@ -131,7 +131,7 @@ class Decomposition:
     arm: str
     gmv: float
     sessions: float
-    cvr: float
+    orders: float
     aov: float
 
 
@@ -139,10 +139,12 @@ def decomposition(found: Report) -> tuple[Decomposition, ...]:
     """Return the log lift of GMV and of its factors, which add up, for each arm in which all are defined."""
     parts: list[Decomposition] = []
     for arm in (entry.name for entry in found.arms if not entry.is_control):
-        logs = [_log_lift(found.result(name, arm)) for name in ("gmv", "sessions_per_client", "cvr", "aov")]
-        gmv, sessions, cvr, aov = logs
-        if gmv is not None and sessions is not None and cvr is not None and aov is not None:
-            parts.append(Decomposition(arm=arm, gmv=gmv, sessions=sessions, cvr=cvr, aov=aov))
+        logs = [
+            _log_lift(found.result(name, arm)) for name in ("gmv", "sessions_per_client", "orders_per_client", "aov")
+        ]
+        gmv, sessions, orders, aov = logs
+        if gmv is not None and sessions is not None and orders is not None and aov is not None:
+            parts.append(Decomposition(arm=arm, gmv=gmv, sessions=sessions, orders=orders - sessions, aov=aov))
     return tuple(parts)
 
 

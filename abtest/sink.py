@@ -20,10 +20,12 @@ from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
+from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from stream.schemas.records import Record
 
 LAG_EVERY_S = 5.0
+_REFUND_S = JoinSettings().refund_s
 _log = logging.getLogger(__name__)
 
 
@@ -93,6 +95,7 @@ def run(
     metrics: SinkMetrics | None = None,
     readiness: Readiness | None = None,
     layer: str = ANALYSED_LAYER,
+    refund_s: int = _REFUND_S,
     until_end: bool = False,
     max_records: int = 2_000,
     failpoint: Failpoint = no_failpoint,
@@ -108,6 +111,7 @@ def run(
         metrics: Counters and gauges of the sink.
         readiness: Updated as the database and the broker answer or fail.
         layer: Layer whose experiment a fact names.
+        refund_s: Refund window of the join.
         until_end: Whether to return at the end that the topic has at the call.
         max_records: Records of the largest batch.
         failpoint: Called with the name of each step of a batch, for crash tests.
@@ -118,7 +122,7 @@ def run(
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
     ready = readiness or Readiness()
-    writer = FactWriter(engine, layer=layer, failpoint=failpoint)
+    writer = FactWriter(engine, layer=layer, refund_s=refund_s, failpoint=failpoint)
     positions = writer.open(beginning_offsets(broker, [topics.SESSIONS]))
     end = end_offsets(broker, [topics.SESSIONS])
     _check_range(broker, positions, end)

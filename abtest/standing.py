@@ -128,4 +128,4 @@ def _num_clients(experiment: Experiment, facts: Facts, metric: Metric) -> int:
 
 
 def _fewest_buyers(experiment: Experiment, facts: Facts, metric: Metric) -> int:
-    return min(facts.sample(metric, arm.name).buyers for arm in experiment.arms)
+    return min(facts.sample(metric, arm.name).buyers_of(metric) for arm in experiment.arms)

@@ -6,13 +6,14 @@ Source: docs/experiments.md.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from abtest.client_vectors import Counted
 from abtest.experiment import Experiment
 from abtest.facts import decode_evidence, is_foreign
-from abtest.tables import exposures, session_facts
+from abtest.tables import client_orders, exposures, session_facts
 from stream.schemas.money import NO_CURRENCY
 
 BLOCK_SHARE = 0.01
@@ -26,10 +27,10 @@ class Strays:
     Attributes:
         currency: Currency whose amounts are added up: the plan's, or else the most frequent one; None without money.
         foreign_currencies: Other currencies, of lists and of order lines.
-        foreign_sessions: Sessions in another currency, or with an order line in one. Their foreign amounts count as
-            zero.
+        foreign_sessions: Sessions and orders without a session, in another currency or with an order line in one. Their
+            foreign amounts count as zero.
         foreign_money: Those of them with money.
-        money_sessions: Sessions with money.
+        money_sessions: Sessions with money, and orders without a session.
         unknown_arm: Exposed clients in arms that the plan does not have.
         clients: Exposed clients of all arms.
         no_epoch: Sessions before the start, or of an epoch that the experiment does not have.
@@ -99,30 +100,61 @@ def read_strays(connection: Connection, experiment: Experiment, counted: Counted
 
 
 def _money(connection: Connection, planned: str | None, counted: Counted) -> Strays:
+    by_currency = _sessions_by_currency(connection, counted)
+    for name, found in _unlinked_by_currency(connection, counted).items():
+        by_currency[name] = by_currency.get(name, _Money()).plus(found)
+    named = [name for name in by_currency if name != NO_CURRENCY] or list(by_currency)
+    most = max(named, key=lambda name: (by_currency[name].units, name), default=None)
+    currency = planned or most
+    has_foreign = any(money.foreign for money in by_currency.values())
+    lines = _foreign_currencies(connection, counted) if has_foreign else set()
+    return Strays(
+        currency=currency,
+        foreign_currencies=tuple(sorted((by_currency.keys() | lines) - {currency})),
+        foreign_sessions=sum(money.foreign if name == currency else money.units for name, money in by_currency.items()),
+        foreign_money=sum(money.foreign if name == currency else money.paid for name, money in by_currency.items()),
+        money_sessions=sum(money.paid for money in by_currency.values()),
+    )
+
+
+class _Money(NamedTuple):
+    """Sessions and orders in one currency: all, those with money, those with a line in another one."""
+
+    units: int = 0
+    paid: int = 0
+    foreign: int = 0
+
+    def plus(self, other: "_Money") -> "_Money":
+        return _Money(self.units + other.units, self.paid + other.paid, self.foreign + other.foreign)
+
+
+def _sessions_by_currency(connection: Connection, counted: Counted) -> dict[str, _Money]:
     facts = session_facts.c
     paid = or_(facts.gross_minor > 0, facts.refund_minor > 0, facts.foreign_lines > 0)
     rows = connection.execute(
         select(
             facts.currency,
-            func.count().label("sessions"),
-            func.count(case((paid, 1))).label("paid"),
-            func.count(case((facts.foreign_lines > 0, 1))).label("foreign"),
+            func.count(),
+            func.count(case((paid, 1))),
+            func.count(case((facts.foreign_lines > 0, 1))),
         )
         # A session without a currency and without money fits any other.
         .where(*counted.sessions(), or_(facts.currency != NO_CURRENCY, paid))
         .group_by(facts.currency)
-    ).all()
-    named = [row for row in rows if row.currency != NO_CURRENCY] or rows
-    currency = planned or max(named, key=lambda row: (row.sessions, row.currency)).currency if rows else planned
-    others = {row.currency for row in rows if row.currency != currency}
-    lines = _foreign_currencies(connection, counted) if any(row.foreign for row in rows) else set()
-    return Strays(
-        currency=currency,
-        foreign_currencies=tuple(sorted((others | lines) - {currency})),
-        foreign_sessions=sum(row.foreign if row.currency == currency else row.sessions for row in rows),
-        foreign_money=sum(row.foreign if row.currency == currency else row.paid for row in rows),
-        money_sessions=sum(row.paid for row in rows),
     )
+    return {currency: _Money(*numbers) for currency, *numbers in rows}
+
+
+def _unlinked_by_currency(connection: Connection, counted: Counted) -> dict[str, _Money]:
+    """Return the orders without a line in a session."""
+    orders = client_orders.c
+    rows = connection.execute(
+        select(orders.currency, func.count(), func.count(), func.count(case((orders.foreign_lines > 0, 1))))
+        .join(exposures, exposures.c.client_id == orders.client_id)
+        .where(*counted.orders(), orders.linked_lines == 0)
+        .group_by(orders.currency)
+    )
+    return {currency: _Money(*numbers) for currency, *numbers in rows}
 
 
 def _foreign_currencies(connection: Connection, counted: Counted) -> set[str]:
@@ -134,7 +166,10 @@ def _foreign_currencies(connection: Connection, counted: Counted) -> set[str]:
         .limit(_MAX_FOREIGN_SESSIONS)
     )
     return {
-        line.currency for currency, raw in evidence for line in decode_evidence(raw)[1] if is_foreign(line, currency)
+        line.currency
+        for currency, raw in evidence
+        for line in decode_evidence(raw)[1]
+        if is_foreign(line.currency, currency)
     }
 
 

@@ -35,6 +35,7 @@ _BigId = BigInteger().with_variant(Integer, "sqlite")
 # Names that come with events are text of any length, so that no event can stop the sink.
 _ClientId = String(128)
 _QueryId = String(64)
+_LineId = String(64)
 
 experiments = Table(
     "experiments",
@@ -169,6 +170,34 @@ session_orders = Table(
     metadata,
     Column("query_id", ForeignKey("session_facts.query_id"), primary_key=True),
     Column("transaction_id", _ClientId, primary_key=True),
+    Index("ix_session_orders_transaction_id", "transaction_id"),
+)
+
+unlinked_lines = Table(
+    "unlinked_lines",
+    metadata,
+    Column("client_id", _ClientId, primary_key=True),
+    Column("transaction_id", _ClientId, primary_key=True),
+    Column("line_id", _LineId, primary_key=True),
+    Column("refund_id", _LineId, primary_key=True),
+    Column("action", String(16), nullable=False),
+    Column("event_ts", BigInteger, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+)
+
+client_orders = Table(
+    "client_orders",
+    metadata,
+    Column("client_id", _ClientId, primary_key=True),
+    Column("transaction_id", _ClientId, primary_key=True),
+    Column("bought_ts", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("gross_minor", BigInteger, nullable=False),
+    Column("refund_minor", BigInteger, nullable=False),
+    Column("linked_lines", Integer, nullable=False),
+    Column("unlinked_lines", Integer, nullable=False),
+    Column("foreign_lines", Integer, nullable=False),
 )
 
 sink_offsets = Table(

@@ -140,26 +140,26 @@ def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
     return found.cs_p is not None and found.cs_p < plan.alpha
 
 
-def _growing(random: np.random.Generator, plan: Plan, weight: float, buyers: float) -> Iterator[Facts]:
+def _growing(random: np.random.Generator, plan: Plan, weight: float, buyer_share: float) -> Iterator[Facts]:
     """Yield the facts at each look, as new clients arrive and are assigned by chance."""
     total = plan.clients or 0
-    samples = {arm.name: Sample(moments=Moments.empty(len(COLUMNS)), buyers=0) for arm in ARMS}
+    samples = {arm.name: Sample(moments=Moments.empty(len(COLUMNS)), buyers=0, clicked_buyers=0) for arm in ARMS}
     edges = [round(total * look / plan.looks) for look in range(plan.looks + 1)]
     for before, after in pairwise(edges):
-        vectors = client_sums(random, after - before, buyers)
+        vectors = client_sums(random, after - before, buyer_share)
         treated = random.random(after - before) < weight
         for arm, members in zip(ARMS, (~treated, treated), strict=True):
             old, new = samples[arm.name], vectors[members]
-            samples[arm.name] = Sample(
-                moments=old.moments + Moments.of(new), buyers=old.buyers + int((new[:, _ORDERS] > 0).sum())
-            )
+            buyers = old.buyers + int((new[:, _ORDERS] > 0).sum())
+            samples[arm.name] = Sample(moments=old.moments + Moments.of(new), buyers=buyers, clicked_buyers=buyers)
         yield facts_of(samples)
 
 
 def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[np.float64]:
     """Return sums of clients with unequal habits (n, columns of `metrics.COLUMNS`).
 
-    Clients differ in sessions and in their taste for clicks and orders; amounts are log-normal.
+    Clients differ in sessions and in their taste for clicks and orders; amounts are log-normal. All orders follow a
+    click.
     """
     sessions = 1 + random.poisson(2.0, n)
     items = 10 * sessions
@@ -168,7 +168,8 @@ def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[n
     gross = np.zeros(n)
     np.add.at(gross, np.repeat(np.arange(n), orders), np.round(random.lognormal(8.0, 1.1, int(orders.sum()))))
     refunds = np.where(random.random(n) < 0.1, gross, 0.0)
-    return np.column_stack([sessions, items, clicks, orders, gross, refunds, gross - refunds]).astype(np.float64)
+    columns = [sessions, items, clicks, orders, gross, refunds, gross - refunds, orders, gross]
+    return np.column_stack(columns).astype(np.float64)
 
 
 def experiment_of(plan: Plan, arms: tuple[Arm, ...] = ARMS) -> Experiment:
@@ -201,6 +202,8 @@ def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | 
             orders=0,
             gross_minor=0,
             refund_minor=0,
+            clicked_orders=0,
+            clicked_gross_minor=0,
             fallbacks=0,
             num_versions=1,
         )

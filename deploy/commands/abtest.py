@@ -45,7 +45,9 @@ def create(
     salt: Annotated[str | None, typer.Option(help="Salt of the layer; by default the one in use.")] = None,
     primary: Annotated[
         str,
-        typer.Option(help="Experiment metric that decides: ctr, cvr, gmv, net_gmv or aov; 'none' gives no verdict."),
+        typer.Option(
+            help="Experiment metric that decides: ctr, cvr, gmv, orders_per_client, net_gmv or aov; 'none' gives none."
+        ),
     ] = "cvr",
     mde: Annotated[float | None, typer.Option(help="Relative lift the experiment is sized for, such as 0.02.")] = None,
     looks: Annotated[int, typer.Option(help="Declared number of looks; several need --clients or --days.")] = 1,

@@ -24,6 +24,7 @@ def sink(
     from abtest.sink import Readiness, SinkMetrics, run
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database
+    from stream.join.settings import JoinSettings
     from stream.probes import ProbeServer
     from stream.process_metrics import process_registry
 
@@ -47,6 +48,7 @@ def sink(
             random=np.random.default_rng().random,
             metrics=SinkMetrics(registry),
             readiness=readiness,
+            refund_s=chosen.settings.get("join", JoinSettings).refund_s,
             until_end=until_end,
         )
     if as_json:

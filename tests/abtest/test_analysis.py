@@ -23,7 +23,7 @@ def test_a_strong_effect_on_the_primary_ships(store_engine: Engine) -> None:
     assert found.as_of == LAST_TS + 7
     assert not found.blocked
     (part,) = decomposition(found)
-    assert part.gmv == pytest.approx(part.sessions + part.cvr + part.aov)
+    assert part.gmv == pytest.approx(part.sessions + part.orders + part.aov)
 
 
 def test_a_harmful_arm_does_not_ship(store_engine: Engine) -> None:

@@ -7,8 +7,9 @@ from sqlalchemy import Engine
 from abtest.client_vectors import Counted, client_vectors
 from abtest.metrics import COLUMNS
 from stream import db
+from stream.schemas.session import SessionsRecord
 from tests.harness.generated_facts import arrays, fill, generate
-from tests.harness.sessions import make_session, purchase
+from tests.harness.sessions import make_session, purchase, unlinked
 
 ALL = Counted(experiment="first", epochs=(1,), start_ts=0, until_ts=None)
 
@@ -23,7 +24,8 @@ def test_sums_equal_the_generated_truth(store_engine: Engine) -> None:
         expected = arrays(truth, arm)
         assert np.array_equal(found.vectors[:, :6], expected)
         assert np.array_equal(found.vectors[:, 6], expected[:, 4] - expected[:, 5])
-        assert found.buyers == (expected[:, 3] > 0).sum()
+        assert np.array_equal(found.vectors[:, 7:], expected[:, 3:5])
+        assert found.buyers == found.clicked_buyers == (expected[:, 3] > 0).sum()
         assert found.vectors.shape[1] == len(COLUMNS)
     num_mature = sum(session.impression_ts <= 1_100 for session in sessions)
     assert sum(float(arm.vectors[:, 0].sum()) for arm in mature.values()) == num_mature
@@ -50,6 +52,43 @@ def test_amounts_of_other_currencies_count_as_zero(store_engine: Engine) -> None
     gross, orders = COLUMNS.index("gross_minor"), COLUMNS.index("orders")
     assert found["control"].vectors[:, gross].tolist() == [500.0, 0.0]
     assert found["control"].vectors[:, orders].tolist() == [1.0, 1.0]
+
+
+def sums_of(engine: Engine, counted: Counted, column: str) -> list[float]:
+    with db.read(engine) as connection:
+        found = client_vectors(connection, counted)
+    return [float(each) for each in found["control"].vectors[:, COLUMNS.index(column)]]
+
+
+def test_purchases_without_a_click_count_from_the_first_exposure_on(store_engine: Engine) -> None:
+    clicked = make_session("q1", "c1", impression_ts=2_000, lines=[purchase("t1", 1, 500, event_ts=2_500)])
+    again = make_session("q2", "c1", impression_ts=3_000)
+    before, at_once, later = (
+        unlinked("c1", f"u{at_ts}", amount, event_ts=at_ts) for at_ts, amount in ((1_999, 1), (2_000, 20), (9_000, 300))
+    )
+    fill(store_engine, [clicked, again, before, at_once, later, unlinked("stranger", "u", 4_000)])
+    assert sums_of(store_engine, ALL, "gross_minor") == [820.0]
+    assert sums_of(store_engine, ALL, "orders") == [3.0]
+    assert sums_of(store_engine, ALL, "clicked_gross_minor") == [500.0]
+    assert sums_of(store_engine, ALL, "clicked_orders") == [1.0]
+    assert sums_of(store_engine, replace(ALL, until_ts=3_000, attribution_s=6), "gross_minor") == [820.0]
+    assert sums_of(store_engine, replace(ALL, until_ts=2_999, attribution_s=6), "gross_minor") == [520.0]
+
+
+def test_a_click_moves_no_purchase_in_or_out_of_the_time_that_counts(store_engine: Engine) -> None:
+    """Clients of the same purchase with a click, `a`, and without, `b`, differ in the money after a click alone."""
+    records: list[SessionsRecord] = []
+    for number, at_ts in enumerate((2_000, 62_000, 62_001)):
+        lines = [purchase("t1", 1, 500, event_ts=at_ts)]
+        records += [
+            make_session(f"a{number}", f"a{number}", impression_ts=2_000, lines=lines),
+            make_session(f"b{number}", f"b{number}", impression_ts=2_000),
+            unlinked(f"b{number}", "t1", 500, event_ts=at_ts),
+        ]
+    fill(store_engine, records)
+    until = replace(ALL, until_ts=2_000, attribution_s=60)
+    assert sums_of(store_engine, until, "gross_minor") == [500.0, 500.0, 0.0, 500.0, 500.0, 0.0]
+    assert sums_of(store_engine, until, "clicked_gross_minor") == [500.0, 500.0, 500.0, 0.0, 0.0, 0.0]
 
 
 def test_an_unknown_experiment_has_no_clients(store_engine: Engine) -> None:

@@ -12,7 +12,8 @@ from stream import db
 from stream.errors import FencedError
 from stream.schemas import topics
 from stream.schemas.events import Slice
-from stream.schemas.session import Progress, Session
+from stream.schemas.session import Progress, SessionsRecord
+from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.sessions import click, log_of, make_session, purchase, refund, unlinked
 
 SESSIONS = (topics.SESSIONS, 0)
@@ -28,7 +29,7 @@ def rows(engine: Engine, table: Table) -> list[Row[object]]:
 
 
 def written(engine: Engine) -> list[list[Row[object]]]:
-    return [rows(engine, table) for table in (session_facts, session_orders, exposures)]
+    return [rows(engine, table) for table in FACT_TABLES]
 
 
 def writer(engine: Engine) -> FactWriter:
@@ -107,13 +108,16 @@ def test_first_exposure_stands_and_a_second_arm_is_marked(store_engine: Engine) 
     )
 
 
-CONTENTS: Sequence[Session] = [
+CONTENTS: Sequence[SessionsRecord] = [
     make_session("q1", "c1", events=[click("e1", 3)]),
     make_session("q1", "c1", events=[click("e2", 4)]),
     make_session("q1", "c1", revision=1, events=[click("e1", 3)], lines=[purchase("t1", 3, 500)]),
     make_session("q1", "c1", revision=2, events=[click("e1", 3)], lines=[purchase("t1", 3, 500), refund("t1", 3, 500)]),
     make_session("q2", "c1", arm="treatment", impression_ts=1_000),
     make_session("q3", "c2", impression_ts=5_000),
+    unlinked("c1", "t1", 900),
+    unlinked("c1", "t1", 900, refund_id="r9"),
+    unlinked("c1", "t2", 300),
 ]
 
 
@@ -128,7 +132,7 @@ def test_order_repeats_and_batches_change_nothing(order: list[int], repeats: lis
     results = []
     for chosen, batch in (([*order, *repeats], size), (list(range(len(CONTENTS))), len(CONTENTS))):
         engine = create_engine("sqlite://")
-        db.metadata.create_all(engine, tables=[session_facts, session_orders, exposures, sink_offsets])
+        db.metadata.create_all(engine, tables=[*FACT_TABLES, sink_offsets])
         sink = writer(engine)
         log = log_of([CONTENTS[index] for index in chosen])
         for start in range(0, len(log), batch):
@@ -138,7 +142,7 @@ def test_order_repeats_and_batches_change_nothing(order: list[int], repeats: lis
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("where", ["exposures written", "facts written", "offsets written"])
+@pytest.mark.parametrize("where", ["exposures written", "facts written", "orders written", "offsets written"])
 def test_a_crash_inside_a_batch_leaves_nothing(store_engine: Engine, where: str) -> None:
     log = log_of(CONTENTS)
     clean = writer(store_engine)

@@ -15,7 +15,7 @@ EPOCHS = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0
 
 
 def facts(strays: Strays) -> Facts:
-    empty = Sample(moments=Moments.empty(len(COLUMNS)), buyers=0)
+    empty = Sample(moments=Moments.empty(len(COLUMNS)), buyers=0, clicked_buyers=0)
     return replace(validation.facts_of(dict.fromkeys(("control", "treatment"), empty)), strays=strays)
 
 

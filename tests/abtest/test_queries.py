@@ -7,7 +7,7 @@ from abtest.report import decide, report
 from abtest.store import ExperimentStore
 from stream.schemas import topics
 from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
-from tests.harness.sessions import log_of, make_session, purchase
+from tests.harness.sessions import log_of, make_session, purchase, unlinked
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,28 @@ def test_a_line_in_another_currency_is_named(store_engine: Engine) -> None:
     found = report(store_engine, "first")
     assert found.result("gmv", "treatment").reason == "mixed_currency"
     assert any("(CHF, EUR)" in note for note in found.caveats)
+
+
+def test_a_purchase_without_a_click_moves_gmv_and_not_clicked_gmv(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=17, num_clients=60)
+    fill(store_engine, sessions)
+    before = report(store_engine, "first")
+    arm = sessions[0].assignment[0].arm
+    append(store_engine, [unlinked("c00000", "u1", 60_000, event_ts=LAST_TS - 9)], matured_ts=LAST_TS)
+    after = report(store_engine, "first")
+    for metric, change in (("gmv", 60_000), ("clicked_gmv", 0), ("net_gmv", 60_000), ("orders_per_client", 1)):
+        old, new = before.result(metric, arm), after.result(metric, arm)
+        assert old.mean is not None
+        assert new.mean == pytest.approx(old.mean + change / new.n)
+    assert after.result("cvr", arm).mean == before.result("cvr", arm).mean
+
+
+def test_foreign_orders_without_a_click_are_strays(store_engine: Engine) -> None:
+    sessions, _ = generate(seed=17, num_clients=60)
+    fill(store_engine, [*sessions, unlinked("c00000", "u1", 900, currency="USD", event_ts=LAST_TS - 9)])
+    found = report(store_engine, "first")
+    assert found.result("gmv", "treatment").reason == "mixed_currency"
+    assert any("EUR, USD" in note for note in found.caveats)
 
 
 def test_clients_in_two_arms_are_left_out(store_engine: Engine) -> None:

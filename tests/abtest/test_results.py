@@ -19,7 +19,7 @@ def test_log_lifts_of_the_factors_add_up_to_that_of_gmv(store_engine: Engine) ->
     assert gmv.mean is not None
     assert gmv.mean_control is not None
     assert part.gmv == pytest.approx(math.log(gmv.mean / gmv.mean_control))
-    assert part.gmv == pytest.approx(part.sessions + part.cvr + part.aov)
+    assert part.gmv == pytest.approx(part.sessions + part.orders + part.aov)
 
 
 def test_an_arm_without_orders_has_no_decomposition(store_engine: Engine) -> None:

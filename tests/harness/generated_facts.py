@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
@@ -12,7 +13,7 @@ from abtest.fact_writer import FactWriter
 from abtest.plan import Plan
 from abtest.store import ExperimentStore
 from stream.schemas import topics
-from stream.schemas.session import Progress, Session
+from stream.schemas.session import Progress, Session, SessionsRecord
 from tests.harness.sessions import click, log_of, make_session, purchase, refund
 
 ARMS = (Arm(name="control", lineage="prm-1", is_control=True), Arm(name="treatment", lineage="armmt-1"))
@@ -49,19 +50,24 @@ def generate(
             amounts = (random.lognormal(7, 1, len(bought))).astype(int) + 1
             # The second list of a client shares the order of the first.
             order = f"{client}-t{number // 2}"
-            lines = [purchase(order, int(item), int(amount)) for item, amount in zip(bought, amounts, strict=True)]
+            shown_ts = 1_000 + 10 * len(sessions)
+            lines = [
+                purchase(order, int(item), int(amount), event_ts=shown_ts + 5)
+                for item, amount in zip(bought, amounts, strict=True)
+            ]
             if len(bought) and random.random() < 0.2:
-                lines.append(refund(order, int(bought[0]), int(amounts[0])))
+                lines.append(refund(order, int(bought[0]), int(amounts[0]), event_ts=shown_ts + 6))
                 refunds += int(amounts[0])
             sessions.append(
                 make_session(
                     f"q{index}-{number}",
                     client,
                     arm=arm,
-                    impression_ts=1_000 + 10 * len(sessions),
+                    impression_ts=shown_ts,
                     n=n,
                     events=[click(f"e{index}-{number}-{item}", int(item)) for item in clicked],
-                    lines=lines,
+                    # An order of two lists has lines of its own in each.
+                    lines=[structs.replace(line, line_id=f"{number}-{line.line_id}") for line in lines],
                 )
             )
             items, clicks, gross = items + n, clicks + len(clicked), gross + int(amounts.sum())
@@ -72,7 +78,7 @@ def generate(
 
 def fill(
     engine: Engine,
-    sessions: Sequence[Session],
+    sessions: Sequence[SessionsRecord],
     *,
     matured_ts: int = LAST_TS,
     plan: Plan | None = None,
@@ -90,7 +96,9 @@ def fill(
     append(engine, sessions, matured_ts=matured_ts)
 
 
-def append(engine: Engine, sessions: Sequence[Session], *, matured_ts: int, watermark_ts: int = LAST_TS + 7) -> None:
+def append(
+    engine: Engine, sessions: Sequence[SessionsRecord], *, matured_ts: int, watermark_ts: int = LAST_TS + 7
+) -> None:
     """Write more sessions after those in the database, and a progress record."""
     writer = FactWriter(engine)
     first = writer.open({(topics.SESSIONS, 0): 0})[topics.SESSIONS, 0]

@@ -35,33 +35,50 @@ def click(event_id: str, item: int, event_ts: int = 2_000) -> Evidence:
     return Evidence(event_id, "click", item, event_ts, event_ts, topics.CLICKS, 0, 0, "query_id")
 
 
-def purchase(transaction_id: str, item: int, amount_minor: int, *, quantity: int = 1, currency: str = "EUR") -> Line:
+def purchase(
+    transaction_id: str,
+    item: int,
+    amount_minor: int,
+    *,
+    quantity: int = 1,
+    currency: str = "EUR",
+    event_ts: int = 3_000,
+) -> Line:
     """Return a bought order line."""
-    return Line(transaction_id, f"l{item}", "", "purchase", item, quantity, amount_minor, currency, 3_000)
+    return Line(transaction_id, f"l{item}", "", "purchase", item, quantity, amount_minor, currency, event_ts)
 
 
-def refund(transaction_id: str, item: int, amount_minor: int, *, refund_id: str = "r1") -> Line:
+def refund(transaction_id: str, item: int, amount_minor: int, *, refund_id: str = "r1", event_ts: int = 4_000) -> Line:
     """Return a refunded order line."""
-    return Line(transaction_id, f"l{item}", refund_id, "refund", item, 1, amount_minor, "EUR", 4_000)
+    return Line(transaction_id, f"l{item}", refund_id, "refund", item, 1, amount_minor, "EUR", event_ts)
 
 
-def unlinked(client_id: str, transaction_id: str, amount_minor: int = 500, *, refund_id: str = "") -> UnlinkedLine:
+def unlinked(
+    client_id: str,
+    transaction_id: str,
+    amount_minor: int = 500,
+    *,
+    line_id: str = "l1",
+    refund_id: str = "",
+    currency: str = "EUR",
+    event_ts: int = 3_000,
+) -> UnlinkedLine:
     """Return an order line without a session, or its refund."""
     return UnlinkedLine(
         client_id=client_id,
         session_id=None,
         user_id=None,
         event_id=f"v-{transaction_id}",
-        event_ts=3_000,
-        append_ts=3_001,
+        event_ts=event_ts,
+        append_ts=event_ts + 1,
         transaction_id=transaction_id,
-        line_id="l1",
+        line_id=line_id,
         refund_id=refund_id,
         action="refund" if refund_id else "purchase",
         object_id="item-1",
         quantity=1,
         amount_minor=amount_minor,
-        currency="EUR",
+        currency=currency,
         reason="no_click",
         source="test",
         src=(0, 7),

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, Table, create_engine, func, select
 
 from abtest.fact_writer import SINK
 from abtest.sink import run
-from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from abtest.tables import session_facts, sink_offsets
 from deploy.migrations import upgrade
 from stream import db
 from stream.backoff import Backoff
@@ -32,6 +32,7 @@ from stream.broker.settings import Broker
 from stream.operations.export import newest, sessions
 from stream.schemas import session, topics
 from stream.schemas.session import Progress, Session
+from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.generated_facts import generate
 from tests.harness.sessions import purchase
 
@@ -251,7 +252,7 @@ def check_facts(broker: Broker, engine: Engine, *, context: str) -> None:
         f"stray {list(stray)[:5]}, different {list(different.items())[:3]}"
     )
     clean = _undisturbed(broker)
-    for table in (session_facts, session_orders, exposures):
+    for table in FACT_TABLES:
         assert _rows(engine, table) == _rows(clean, table), f"{context}: {table.name} differs from an undisturbed run"
     clean.dispose()
 
@@ -278,7 +279,7 @@ def _expected(content: Session) -> tuple[object, ...]:
 
 def _undisturbed(broker: Broker) -> Engine:
     engine = create_engine("sqlite://")
-    tables = [session_facts, session_orders, exposures, sink_offsets]
+    tables = [*FACT_TABLES, sink_offsets]
     db.metadata.create_all(engine, tables=tables)
     run(broker, engine, threading.Event(), random=lambda: 0.0, until_end=True)
     return engine

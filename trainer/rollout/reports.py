@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from stream import db
 from stream.errors import StoreError
@@ -102,10 +101,9 @@ def write(engine: Engine, report: Report) -> None:
         for lineage, states in report.loaded.items()
     }
     row = {**msgspec.to_builtins(report), "loaded": loaded}
-    insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    upsert = insert(servers).values(row)
-    changes = {column.name: upsert.excluded[column.name] for column in servers.c if not column.primary_key}
     with db.transaction(engine) as connection:
+        upsert = db.insert(connection, servers).values(row)
+        changes = {column.name: upsert.excluded[column.name] for column in servers.c if not column.primary_key}
         connection.execute(delete(servers).where(servers.c.seen_ts < report.seen_ts - KEPT_MS))
         connection.execute(upsert.on_conflict_do_update(index_elements=[servers.c.name], set_=changes))
 

@@ -10,11 +10,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select
 
+from abtest.fact_writer import FactWriter
+from abtest.tables import client_orders
 from deploy.migrations import upgrade
 from deploy.migrations.revision import configuration, revision
 from stream import db
 from stream.errors import ConfigError
+from stream.schemas import topics
 from tests.deploy.migrations.conftest import HEAD, set_revision
+from tests.harness.sessions import click, log_of, make_session, purchase, refund
 from trainer.rollout.store import RolloutStore
 from trainer.versions.registry import Registry
 
@@ -37,6 +41,30 @@ def test_empty_to_head_leaves_no_difference(url: str) -> None:
         for name in sorted(VIEWS):
             view = Table(name, MetaData(), autoload_with=connection)
             assert connection.execute(select(func.count()).select_from(view)).scalar_one() == 0
+    engine.dispose()
+
+
+def test_orders_of_the_facts_are_kept_and_the_sink_reads_again(url: str) -> None:
+    """A release before orders of clients has them in the evidence of facts; the sink would write the same rows."""
+    contents = [
+        make_session("q1", "c1", lines=[purchase("t1", 1, 500), purchase("t2", 2, 90, currency="USD")]),
+        make_session("q2", "c1", lines=[purchase("t1", 3, 70, event_ts=2_500), refund("t1", 3, 99)]),
+        make_session("q3", "c2", currency="EUR", lines=[purchase("t1", 1, 5, currency="XXX")]),
+        make_session("q4", "c2", events=[click("e1", 1)]),
+    ]
+    upgrade.upgrade(url)
+    engine = db.create(url)
+    writer = FactWriter(engine)
+    writer.open({(topics.SESSIONS, 0): 0})
+    writer.apply(log_of(contents))
+    with db.transaction(engine) as connection:
+        wanted = connection.execute(select(client_orders)).all()
+        command.downgrade(configuration(connection), "0004")
+    assert len(wanted) == 3
+    assert upgrade.upgrade(url).state == "older"
+    with engine.connect() as connection:
+        assert connection.execute(select(client_orders)).all() == wanted
+    assert FactWriter(engine).open({(topics.SESSIONS, 0): 0}) == {(topics.SESSIONS, 0): 0}
     engine.dispose()
 
 

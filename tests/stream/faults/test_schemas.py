@@ -19,7 +19,7 @@ from msgspec.structs import asdict
 from sqlalchemy import Engine, create_engine, select
 
 from abtest.fact_writer import FactWriter
-from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from abtest.tables import sink_offsets
 from stream import db
 from stream.errors import SchemaError
 from stream.join import rows
@@ -30,6 +30,7 @@ from stream.replicas.profiles import Profiles
 from stream.schemas import decode, events, session, topics
 from stream.schemas.events import Click, Conversion, Impression, Tick
 from stream.schemas.session import Progress, Session, UnlinkedLine
+from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.sessions import unlinked
 from tests.laws.join_log import (
     CLIENTS,
@@ -233,13 +234,12 @@ def test_s14_session_and_progress_records_of_either_schema_are_read_by_either() 
 
 def _facts(log: list[Stored]) -> tuple[list[list[Any]], int]:
     engine: Engine = create_engine("sqlite://")
-    tables = [session_facts, session_orders, exposures]
-    db.metadata.create_all(engine, tables=[*tables, sink_offsets])
+    db.metadata.create_all(engine, tables=[*FACT_TABLES, sink_offsets])
     writer = FactWriter(engine)
     writer.open({(topics.SESSIONS, PARTITION): 0})
     applied = writer.apply(log)
     with engine.connect() as connection:
-        found = [list(connection.execute(select(each).order_by(*each.primary_key))) for each in tables]
+        found = [list(connection.execute(select(each).order_by(*each.primary_key))) for each in FACT_TABLES]
     engine.dispose()
     return found, applied.num_refused
 
