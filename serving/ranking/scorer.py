@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.ranking import released_memory
 from serving.settings import ServingSettings
 from stream.errors import ArtifactError
 from trainer.features import Batch, Examples, collate
@@ -169,6 +170,10 @@ class Loader:
         version = artifact.load(self._folder, sha256, held, self._keys)
         scorer = self._verified(version)
         scorer.warm_up()
+        if scorer.runtime.startswith("onnx"):
+            version.drop_dense()
+        # The files were read whole, and the runtime copied weights while it changed their form.
+        released_memory.release()
         with self._lock:
             self._in_use[sha256] = version
         return scorer

@@ -46,6 +46,7 @@ LIBRARIES = {
     ),
     "onnx": ("data_location", "data_type", "raw_data"),
     "ONNX Runtime": (
+        "enable_cpu_mem_arena",
         "graph_optimization_level",
         "inter_op_num_threads",
         "intra_op_num_threads",

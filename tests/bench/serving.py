@@ -198,7 +198,8 @@ def measure(model: str, profile: str, runtime: str, seconds: float, rounds: int,
             port = free_port()
             chosen = {"deadline_ms": settings.deadline_ms, **RUNTIMES[runtime]}
             with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}) as child:
-                wait_ready(f"http://127.0.0.1:{port}")
+                # A compilation takes more than a minute.
+                wait_ready(f"http://127.0.0.1:{port}", 600.0)
                 found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000))
     os.sched_setaffinity(0, cores)
     return found

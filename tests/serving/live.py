@@ -32,8 +32,8 @@ def live(service: Service) -> Iterator[str]:
     assert not thread.is_alive()
 
 
-def wait_ready(address: str) -> None:
-    """Return as soon as `/readyz` answers 200."""
+def wait_ready(address: str, limit_s: float = LIMIT_S) -> None:
+    """Return as soon as `/readyz` answers 200; fail after `limit_s`."""
 
     def is_ready() -> bool:
         try:
@@ -42,12 +42,12 @@ def wait_ready(address: str) -> None:
             return False
 
     with httpx.Client(base_url=address) as client:
-        wait_until(is_ready)
+        wait_until(is_ready, limit_s)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition is met; fail after `LIMIT_S`."""
-    limit = time.monotonic() + LIMIT_S
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+    """Return as soon as the condition is met; fail after `limit_s`."""
+    limit = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < limit, "the condition was not met in time"
         time.sleep(0.02)

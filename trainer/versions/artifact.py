@@ -120,6 +120,11 @@ class LoadedVersion:
             self._params.update(tensors_of(self.weights))
         return self._params
 
+    def drop_dense(self) -> None:
+        """Let go of the dense weights, once a runtime has copied them; deltas need the rows of the tables alone."""
+        for name in [name for name in self.weights if not name.startswith(ROWS_PREFIX)]:
+            del self.weights[name]
+
 
 def is_address(text: str) -> bool:
     """Return whether `text` is a version's address: 64 lower-case hexadecimal digits and nothing else."""

@@ -1,6 +1,7 @@
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from tests.serving.world import World, example_of, items, publish, publish_delta
 from trainer.features.hash_index import hash_pairs
 from trainer.models import MODELS
 from trainer.versions import artifact, int8
+from trainer.versions.artifact import LoadedVersion
 from trainer.versions.int8 import Limits
+from trainer.versions.signature import VersionKeys
 
 
 @pytest.fixture
@@ -90,6 +93,31 @@ def test_a_version_without_a_graph_is_refused_by_the_runtime_that_needs_one(worl
     address = publish(world.artifacts, "base", 1)
     with pytest.raises(ArtifactError, match=f"{address}: it has no graph"):
         scorer.Loader(world.artifacts, runtime="onnx").load(address)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch-eager"])
+def test_with_onnx_only_rows_of_tables_stay_and_a_delta_needs_no_more(
+    world: World, runtime: scorer.Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[LoadedVersion] = []
+    load = artifact.load
+
+    def noted(folder: Path, sha256: str, held: Iterable[LoadedVersion], keys: VersionKeys) -> LoadedVersion:
+        loaded.append(load(folder, sha256, held, keys))
+        return loaded[-1]
+
+    base = publish(world.artifacts, "base", 1, model="din", with_graph=True, int8=Limits(0.0, 1.0))
+    delta = publish_delta(world.artifacts, base, 2, rows=[3])
+    monkeypatch.setattr(artifact, "load", noted)
+    loader = scorer.Loader(world.artifacts, runtime=runtime)
+    used = loader.load(base)
+    before = used.score(example_of(request(), Catalogue(items())))
+    tables = {"rows.brand", "rows.category", "rows.item", "rows.shop"}
+    assert tables <= loaded[0].weights.keys()
+    assert (loaded[0].weights.keys() == tables) == (runtime != "torch-eager")
+    shutil.rmtree(world.artifacts / base)
+    loader.load(delta)
+    assert used.score(example_of(request(), Catalogue(items()))) == before
 
 
 def int8_loader(world: World, told: list[str]) -> scorer.Loader:

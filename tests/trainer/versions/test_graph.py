@@ -23,6 +23,19 @@ def test_versions_share_a_graph_and_have_scores_of_their_own() -> None:
     assert not np.allclose(one.scores(BATCH), other.scores(BATCH))
 
 
+def test_a_runtime_has_its_own_dense_weights_and_reads_tables_in_place() -> None:
+    own = {name: weight.copy() for name, weight in weights().items()}
+    graph = Graph(export("mlp", CONFIG, BATCH), own)
+    before = graph.scores(BATCH)
+    tables = [name for name in own if name.startswith("rows.")]
+    for name in own.keys() - tables:
+        own[name][...] = np.nan
+    assert np.array_equal(graph.scores(BATCH), before)
+    for name in tables:
+        own[name][...] = 1.0
+    assert not np.allclose(graph.scores(BATCH), before)
+
+
 @pytest.mark.parametrize("fault", ["damaged", "missing", "table", "shape"])
 def test_a_graph_and_weights_that_do_not_belong_together_are_refused(fault: str) -> None:
     graph, own = export("mlp", CONFIG, BATCH), weights()
