@@ -8,7 +8,7 @@ Source: docs/training.md.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import msgspec
 import torch
 
 from stream.backoff import Backoff
-from stream.errors import ArtifactError, ConfigError, FencedError, SchemaError, StoreError
+from stream.errors import ArtifactError, ConfigError, SchemaError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import session
@@ -26,6 +26,7 @@ from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionB
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
+from trainer.guard import Guard, Records
 from trainer.learning import drill, gate_numbers
 from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
@@ -33,7 +34,9 @@ from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
+from trainer.pauses import Pauses, until_stored
 from trainer.progress import Progress
+from trainer.quarantine.store import Quarantine
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint, rewind, writing
 from trainer.versions.atomic_folder import WriteError
@@ -72,21 +75,6 @@ class ItemFeed(Protocol):
         """Apply the items with `updated_ts` up to a time, in log order."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses:
-    """Dependencies that decide when a step is repeated.
-
-    Attributes:
-        monotonic_s: Monotonic clock. It spaces checkpoints and retries, and never decides what is learned.
-        wait: Waits for so many seconds or until a stop is requested, and returns whether a stop was requested.
-        random: Source of uniform numbers in [0, 1) for the jitter of retries.
-    """
-
-    monotonic_s: Callable[[], float]
-    wait: Callable[[float], bool]
-    random: Callable[[], float]
-
-
 class Loop:
     """The training of one lineage over pushed records.
 
@@ -96,6 +84,7 @@ class Loop:
         partitions: First offset of every partition of `sessions`, used when there is no checkpoint.
         feed: Source of items.
         publisher: Destination of versions.
+        quarantine: Where ranges are recorded that breakers keep from being learned.
         folder: Folder of the checkpoints.
         settings: Settings of the process.
         adopt: Whether learning settings may differ from those of the checkpoint, and id tables may be larger.
@@ -113,6 +102,7 @@ class Loop:
         partitions: Mapping[int, int],
         feed: ItemFeed,
         publisher: Publisher,
+        quarantine: Quarantine,
         folder: Path,
         settings: TrainerSettings,
         *,
@@ -157,7 +147,16 @@ class Loop:
         self._write_backoff = Backoff(random=pauses.random)
         self._next_write_at: float | None = None
         self._previous_boundary_ts: int | None = None
-        self._start_at(Position(cursors={number: Cursor(next_offset=first) for number, first in partitions.items()}))
+        start = Position(cursors={number: Cursor(next_offset=first) for number, first in partitions.items()})
+        records = Records(
+            quarantine=quarantine,
+            lineage=lineage.name,
+            term=publisher.term,
+            now_ms=publisher.now_ms,
+            pauses=pauses,
+        )
+        self.guard = Guard(learner, records, settings, start)
+        self._start_at(start)
 
     def _start_at(self, position: Position) -> None:
         self._batcher = Batcher(self._boundaries, position)
@@ -251,6 +250,7 @@ class Loop:
             _log.warning("resumed weights may differ in last bits: %s then, %s now", state.environment, environment())
         self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
         self._gate_evidence.restore(found.files)
+        self.guard.restore(found.files, state.position)
         self._origin = state.origin
         if state.origin is not None:
             self.learner.pass_over(state.origin.boundary_ts)
@@ -288,12 +288,12 @@ class Loop:
             if self._is_stopping():
                 return
             if isinstance(element, SessionBatch):
-                self._on_batch(element)
-            else:
-                self._on_boundary(element)
+                self.guard.take(element)
+            elif not self._on_boundary(element):
+                return
         self.progress.watermark_ts = self._batcher.position.watermark_ts
 
-    def _on_batch(self, batch: SessionBatch) -> None:
+    def _learn(self, batch: SessionBatch) -> None:
         before = self.learner.batch_number
         learned = drill.of_version(batch, self._published.version + 1, self._lineage.learning)
         step = self.learner.learn(learned, self.catalogue)
@@ -302,7 +302,13 @@ class Loop:
         self.progress.losses = step.losses or self.progress.losses
         self._freshness.learned(step.impressions_ts)
 
-    def _on_boundary(self, boundary: CheckpointBoundary) -> None:
+    def _on_boundary(self, boundary: CheckpointBoundary) -> bool:
+        """Learn the sessions up to a boundary, unless breakers leave them out; return False if a stop comes first."""
+        for batch in self.guard.judged(self._batcher.position, self.catalogue):
+            self._before_step()
+            if self._is_stopping():
+                return False
+            self._learn(batch)
         self.learner.at_boundary(boundary.boundary_ts, self._previous_boundary_ts)
         self._previous_boundary_ts = boundary.boundary_ts
         self._boundary_number += 1
@@ -310,7 +316,7 @@ class Loop:
         self._apply_items(boundary.boundary_ts, first=boundary.first)
         self._publication_due |= boundary.publish
         has_learned = self.learner.golden is not None and self.learner.batch_number > self._published.batch_number
-        publishes = self._publication_due and has_learned
+        publishes = self._publication_due and has_learned and not self.guard.open
         if publishes and self._is_held_back():
             self.progress.num_held_back += 1
             publishes = False
@@ -323,6 +329,7 @@ class Loop:
             self._publication_due = False
         if (publishes or self._is_checkpoint_due()) and self._may_write():
             self._write(publishes=publishes)
+        return True
 
     def _is_held_back(self) -> bool:
         """Return whether the first version of these weights must wait for evidence."""
@@ -341,7 +348,8 @@ class Loop:
             self._base = checkpoint.save(
                 self._folder,
                 self._state(publishes=publishes),
-                self.learner.to_files(None if base is None else (base.boundary_ts or 0) // 1000),
+                self.learner.to_files(None if base is None else (base.boundary_ts or 0) // 1000)
+                | self.guard.to_files(),
                 lambda name: self._failpoint(f"checkpoint.{name}"),
                 self._settings.keep_checkpoints,
                 base,
@@ -388,17 +396,7 @@ class Loop:
 
     def _register(self, sha256: str) -> bool:
         """Register a version, as often as the database needs it, and return whether it verified."""
-        backoff = Backoff(random=self._pauses.random)
-        while True:
-            try:
-                return self._publisher.register(sha256)
-            except FencedError:
-                raise
-            except StoreError as error:
-                delay_s = backoff.next_s()
-                _log.warning("training pauses, next attempt in %.1f s: %s", delay_s, error)
-                if self._pauses.wait(delay_s):
-                    raise
+        return until_stored(self._pauses, lambda: self._publisher.register(sha256))
 
     def _load_former(self, newest: str) -> None:
         """Give the learner the version before the newest one; it only measures, so a damaged one is left out."""

@@ -24,6 +24,16 @@ def families() -> dict[str, Family]:
             " incoming order.",
             labels=_LINEAGE,
         ),
+        GaugeMetricFamily(
+            "shelfwise_trainer_breaker_open",
+            "1 while a breaker keeps the trainer from learning and publishing, by breaker.",
+            labels=(*_LINEAGE, "breaker"),
+        ),
+        CounterMetricFamily(
+            "shelfwise_trainer_quarantined_ranges",
+            "Ranges of the log that breakers kept this process from learning.",
+            labels=_LINEAGE,
+        ),
         CounterMetricFamily(
             "shelfwise_trainer_failed_writes",
             "Versions and checkpoints that the file system refused.",
@@ -123,6 +133,9 @@ class LoopCollector(Collector):
         add("batches", own.batch_number)
         add("published", progress.num_published)
         add("held_back", progress.num_held_back)
+        for name, is_open in self._loop.guard.states().items():
+            add("breaker_open", is_open, name)
+        add("quarantined_ranges", self._loop.guard.num_ranges)
         for name, value in own.shuffled.means().items():
             add(name, value)
         add("failed_writes", progress.num_failed_writes)

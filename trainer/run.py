@@ -27,8 +27,10 @@ from trainer.learning.determinism import auto_device, make_deterministic
 from trainer.learning.freed_memory import keep_freed_memory
 from trainer.learning.learner import Learner, LearningHalted
 from trainer.lineage import Lineage
-from trainer.loop import Loop, Pauses
+from trainer.loop import Loop
 from trainer.metrics import LoopCollector
+from trainer.pauses import Pauses
+from trainer.quarantine.store import Quarantine
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import TEMPORARY_PREFIX
 from trainer.versions.origin import Wanted, find
@@ -155,6 +157,7 @@ def run(
             first_offsets,
             feed,
             publisher,
+            Quarantine(engine),
             folders.checkpoints,
             settings,
             adopt=adopt,
@@ -215,7 +218,7 @@ def _follow(
         except LearningHalted as error:
             readiness.reason = f"learning halted: {error}"
             raise
-        readiness.reason = None
+        readiness.reason = loop.guard.why_not_learning
         ahead = loop.merge.ahead(max_waiting)
         reader.pause((topics.SESSIONS, partition) for partition in ahead - paused)
         reader.resume((topics.SESSIONS, partition) for partition in paused - ahead)

@@ -1,9 +1,11 @@
 """Settings of the trainer."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from stream.errors import ConfigError
+from trainer.breakers.bands import BandLimits
 from trainer.configs import LearningSettings, ModelName, Profile
 
 if TYPE_CHECKING:
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 class TrainerSettings:
     """Settings of a trainer process and its publishing.
 
-    What is learned depends on `[model]` and `[learning]`, and on this section by `model` and `profile` only.
+    What is learned depends on `[model]` and `[learning]`, and on this section by `model` and `profile`, and by
+    `breaker*`, which leave ranges of the log out.
 
     Attributes:
         model: Model of the lineage; `[model]` holds its settings.
@@ -30,6 +33,14 @@ class TrainerSettings:
             count half, and so on. 0 publishes at once.
         gate_lists: Newest judged lists of a gated lineage, by which the trainer compares a version with the live one.
         gate_sessions: Newest of them whose session is kept, so that each version scores them before it is published.
+        breakers: Whether windows of the log with odd labels or features, and those under a training hold, are put in
+            quarantine instead of being learned; nothing is published meanwhile.
+        breaker_sigma: Standard deviations by which a measure must differ from the lineage's past to trip its breaker.
+        breaker_ratio: Factor by which the odds of a click or an order must differ as well.
+        breaker_rise: Share by which the lists or items without a feature must rise as well.
+        breaker_loss: Factor by which the loss must rise as well.
+        breaker_lists: Lists of a window that can become part of that past.
+        breaker_windows: Windows of the past from which on breakers trip.
         halt_after: Refused batches in a row that stop the process.
         rows_dtype: Number format of embedding rows in a version.
         onnx_graph: Whether versions hold a graph, which servers with `serving.runtime = "onnx"` need. It takes some
@@ -58,6 +69,13 @@ class TrainerSettings:
     hold_lists: int = 0
     gate_lists: int = 20_000
     gate_sessions: int = 1_250
+    breakers: bool = True
+    breaker_sigma: float = 6.0
+    breaker_ratio: float = 3.0
+    breaker_rise: float = 0.4
+    breaker_loss: float = 2.0
+    breaker_lists: int = 50
+    breaker_windows: int = 8
     halt_after: int = 5
     rows_dtype: Literal["float32", "float16"] = "float32"
     onnx_graph: bool = False
@@ -79,6 +97,12 @@ class TrainerSettings:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         if self.gate_sessions > self.gate_lists:
             raise ValueError(f"gate_sessions = {self.gate_sessions}: expected at most gate_lists = {self.gate_lists}")
+        for name in ("breaker_lists", "breaker_windows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name, least in (("breaker_sigma", 0), ("breaker_ratio", 1), ("breaker_rise", 0), ("breaker_loss", 1)):
+            if not least < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected more than {least}")
         if self.hold_lists < 0:
             raise ValueError(f"hold_lists = {self.hold_lists}: expected 0 or more")
         if self.deltas_per_base < 0:
@@ -100,6 +124,17 @@ class TrainerSettings:
         from trainer.versions.int8 import Limits
 
         return Limits(self.int8_min_correlation, self.int8_max_churn) if self.onnx_int8 else None
+
+    def breaker_limits(self) -> BandLimits:
+        """Return the width of the bands of the breakers."""
+        return BandLimits(
+            sigma=self.breaker_sigma,
+            ratio=self.breaker_ratio,
+            rise=self.breaker_rise,
+            loss=self.breaker_loss,
+            lists=self.breaker_lists,
+            windows=self.breaker_windows,
+        )
 
     def boundaries(self, learning: LearningSettings) -> "Boundaries":
         """Return the grids of boundaries.

@@ -122,7 +122,7 @@ def promote(
             raise fail(f"version {chosen} {state} {'; '.join(reasons)}; --override REASON promotes it anyway", code)
     why = override if override is not None else _TYPED
     given = as_evidence(verdicts)
-    _act(store, lineage, "promote", lambda v: changes.promote(v, version, why), user, request_id, as_json, given)
+    act(store, lineage, "promote", lambda v: changes.promote(v, version, why), user, request_id, as_json, given)
 
 
 @app.command()
@@ -145,7 +145,7 @@ def abort(
 
     mode: RewindMode | Literal["keep"] = "keep" if trainer == "keep" else _mode(trainer, "keep, ")
     store, _ = _store(ctx)
-    _act(store, lineage, "abort", lambda view: changes.abort(view, mode, why), user, request_id, as_json)
+    act(store, lineage, "abort", lambda view: changes.abort(view, mode, why), user, request_id, as_json)
 
 
 @app.command()
@@ -168,7 +168,7 @@ def rollback(
     def decide(view: "LineageView") -> "Change":
         return changes.rollback(view, to, given or policy.of(view.policy).on_rollback, why)
 
-    _act(store, lineage, "rollback", decide, user, request_id, as_json)
+    act(store, lineage, "rollback", decide, user, request_id, as_json)
 
 
 @app.command()
@@ -186,7 +186,7 @@ def rewind(
 
     given = _mode(mode, option="mode")
     store, _ = _store(ctx)
-    _act(store, lineage, "rewind", lambda view: changes.rewind(view, given, why), user, request_id, as_json)
+    act(store, lineage, "rewind", lambda view: changes.rewind(view, given, why), user, request_id, as_json)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def pin(
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
-    _act(store, lineage, "pin", lambda view: changes.pin(view, version, why), user, request_id, as_json)
+    act(store, lineage, "pin", lambda view: changes.pin(view, version, why), user, request_id, as_json)
 
 
 @app.command()
@@ -219,7 +219,7 @@ def unpin(
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
-    _act(store, lineage, "unpin", lambda view: changes.unpin(view, why), user, request_id, as_json)
+    act(store, lineage, "unpin", lambda view: changes.unpin(view, why), user, request_id, as_json)
 
 
 @app.command()
@@ -235,7 +235,7 @@ def freeze(
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
-    _act(store, lineage, "freeze", lambda view: changes.freeze(view, reason), user, request_id, as_json)
+    act(store, lineage, "freeze", lambda view: changes.freeze(view, reason), user, request_id, as_json)
 
 
 @app.command()
@@ -251,7 +251,7 @@ def resume(
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
-    _act(store, lineage, "resume", lambda view: changes.resume(view, why), user, request_id, as_json)
+    act(store, lineage, "resume", lambda view: changes.resume(view, why), user, request_id, as_json)
 
 
 @app.command()
@@ -267,7 +267,7 @@ def kill(
     from trainer.rollout import changes
 
     store, _ = _store(ctx)
-    _act(store, lineage, "kill", lambda view: changes.kill(view, reason), user, request_id, as_json)
+    act(store, lineage, "kill", lambda view: changes.kill(view, reason), user, request_id, as_json)
 
 
 @policy_app.command("show")
@@ -304,7 +304,7 @@ def policy_set(
     given = assignments(values, "policy set", prefix="policy.")
     chosen = {key.removeprefix("policy."): value for key, value in given.items()}
     store, _ = _store(ctx)
-    _act(store, lineage, "policy", lambda view: changes.set_policy(view, chosen, why), user, request_id, as_json)
+    act(store, lineage, "policy", lambda view: changes.set_policy(view, chosen, why), user, request_id, as_json)
 
 
 @app.command()
@@ -361,7 +361,7 @@ def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
     return RolloutStore(engine), engine
 
 
-def _act(
+def act(
     store: "RolloutStore",
     lineage: str,
     name: str,
@@ -371,7 +371,7 @@ def _act(
     as_json: bool,
     evidence: dict[str, object] | None = None,
 ) -> None:
-    """Execute a command and print its event."""
+    """Execute a command of a user and print its event."""
     import getpass
 
     from stream.wall_clock import epoch_ms

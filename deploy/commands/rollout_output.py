@@ -27,6 +27,11 @@ def print_statuses(found: "Sequence[Status]") -> None:
             lines.append(f"locked: {each.lock}")
         if each.trainer is not None:
             lines.append(f"trainer: {each.trainer}")
+        if each.breakers:
+            lines.append(f"open breakers, nothing is learned or published: {', '.join(each.breakers)}")
+        if each.quarantined:
+            numbers = ", ".join(map(str, each.quarantined))
+            lines.append(f"ranges in quarantine: {numbers}; see shelfwise trainer quarantine list {each.lineage}")
         if each.servers_behind:
             lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
         lines += [ramp_line(ramp) for ramp in each.ramps]
@@ -72,5 +77,7 @@ def sentence(event: "Event") -> str:
     """Return what an event changed."""
     after = event.after or {}
     changed = [f"version {number} is {status}" for number, status in after.get("versions", {}).items()]
-    changed += [f"{key}: {value if value is not None else 'none'}" for key, value in after.items() if key != "versions"]
+    changed += [f"range {number} is {status}" for number, status in after.get("ranges", {}).items()]
+    others = {key: value for key, value in after.items() if key not in {"versions", "ranges"}}
+    changed += [f"{key}: {value if value is not None else 'none'}" for key, value in others.items()]
     return f"lineage {event.lineage}: {event.to_status}; {'; '.join(changed)}"

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands import quarantine
 from deploy.commands.evaluate import evaluate
 from deploy.commands.examination import examination
 from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from trainer.versions.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(quarantine.app, name="quarantine", help="Ranges of the log that breakers kept from being learned.")
 app.command("evaluate")(evaluate)
 app.command("examination")(examination)
 
@@ -62,7 +64,7 @@ def run(
     from stream.wall_clock import epoch_ms
     from trainer.configs import LearningSettings, ModelConfig
     from trainer.lineage import Lineage
-    from trainer.loop import Pauses
+    from trainer.pauses import Pauses
     from trainer.run import Dependencies, Folders
     from trainer.run import run as train
     from trainer.settings import TrainerSettings

@@ -12,7 +12,9 @@ from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
 from trainer.lineage import Lineage
-from trainer.loop import Loop, Pauses
+from trainer.loop import Loop
+from trainer.pauses import Pauses
+from trainer.quarantine.store import Quarantine
 from trainer.settings import TrainerSettings
 from trainer.versions.checkpoint import Origin
 from trainer.versions.publisher import Publisher
@@ -71,6 +73,7 @@ def make_loop(
         dict.fromkeys(range(partitions), 0),
         ListFeed(make_items()),
         publisher,
+        Quarantine(engine),
         folder / "checkpoints",
         settings,
         adopt=adopt,

@@ -42,6 +42,8 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
     assert value("published_total") == loop.progress.num_published
     assert value("failed_writes_total") == 2
     assert value("items_rejected_total") == 3
+    assert value("breaker_open", breaker="hold") == value("breaker_open", breaker="click_rate") == 0
+    assert value("quarantined_ranges_total") == 0
     assert value("pending") == len(loop.learner.pending)
     for outcome in ("kept", "other_category"):
         assert value("behaviours_total", outcome=outcome) == loop.learner.behaviours[outcome]

@@ -19,7 +19,8 @@ from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_items, make_log
-from trainer.loop import Loop, Pauses
+from trainer.loop import Loop
+from trainer.pauses import Pauses
 from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.states import LineageView

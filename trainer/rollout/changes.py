@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from stream.errors import ConfigError
+from trainer.quarantine.ranges import QuarantinedRange, RangeStatus
 from trainer.rollout import policy as policies
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import MOVES, OF_LEARNING, Actor, LineageView, Move, Status, VersionView
@@ -31,6 +32,7 @@ class Change:
         statuses: Version to its new status.
         lineage: Column of the lineage to its new value.
         share: Share of the lineage's clients of a version that becomes a canary.
+        decision: Range of the quarantine to its new status; None for none.
         fences: Whether the lease term is raised, so that the running trainer is refused.
     """
 
@@ -41,6 +43,7 @@ class Change:
     statuses: Mapping[int, Status] = field(default_factory=dict)
     lineage: Mapping[str, object] = field(default_factory=dict)
     share: float | None = None
+    decision: tuple[QuarantinedRange, RangeStatus] | None = None
     fences: bool = False
 
 
@@ -203,6 +206,11 @@ def set_policy(view: LineageView, given: Mapping[str, object], why: str) -> Chan
         ConfigError: If a key is unknown or a value is refused.
     """
     return _on_lineage("policy", why, {"policy": policies.changed(view.policy, given)})
+
+
+def decide_range(chosen: QuarantinedRange, to: RangeStatus, why: str) -> Change:
+    """Return the change that sets the status of a range of the quarantine."""
+    return replace(_on_lineage(to, why, {}), decision=(chosen, to))
 
 
 def check_moves(view: LineageView, change: Change, actor: Actor) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from trainer.quarantine.store import Quarantine
 from trainer.rollout import evidence, policy, ramps
 from trainer.rollout.changes import RELEASED_BY_HAND
 from trainer.rollout.judgement import judge
@@ -33,6 +34,8 @@ class Status:
         rewind_to: Version that the trainer has to go back to, 0 for fresh weights.
         rewind_mode: What it does with the range in between.
         trainer: What the trainer does since the rollback; None if there was none since its newest version.
+        breakers: Open breakers of the trainer, which keep it from learning and publishing.
+        quarantined: Numbers of the ranges that wait for a decision.
         gates: Version to gate to verdict.
         servers_behind: Servers with a fresh report that do not have the live version.
         next: The controller's next move, or why it holds.
@@ -52,6 +55,8 @@ class Status:
     rewind_to: int | None
     rewind_mode: str | None
     trainer: str | None
+    breakers: tuple[str, ...]
+    quarantined: tuple[int, ...]
     gates: Mapping[int, Mapping[str, Verdict]]
     servers_behind: tuple[str, ...]
     next: str
@@ -74,6 +79,7 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
     step = next_move(view, verdicts, values, now_ms, bucket_share=found.bucket_share)
     live, canary, former = view.only("live"), view.only("canary"), view.former
     loads = None if live is None else found.loads.get(live.number)
+    ranges = Quarantine(engine).ranges(lineage)
     return Status(
         lineage=lineage,
         mode=values.mode,
@@ -86,6 +92,8 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         rewind_to=view.rewind_to,
         rewind_mode=view.rewind_mode,
         trainer=_trainer(view, has_rewound=view.rewind_to is not None and store.has_rewound(lineage)),
+        breakers=next((each.range.reasons for each in ranges if each.is_open), ()),
+        quarantined=tuple(each.number for each in ranges if each.status == "quarantined"),
         gates=verdicts,
         servers_behind=() if loads is None else tuple(sorted({*loads.pending, *loads.refused})),
         next=f"holds: {step.reason}"

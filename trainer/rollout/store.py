@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from stream import db
 from stream.errors import ConfigError, FencedError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
+from trainer.quarantine.store import set_range_status
 from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
@@ -230,6 +231,10 @@ class RolloutStore:
         if change.statuses:
             before["versions"] = {str(n): v.status for n in change.statuses if (v := view.get(n)) is not None}
             after["versions"] = {str(number): status for number, status in change.statuses.items()}
+        if change.decision is not None:
+            chosen, to = change.decision
+            set_range_status(connection, chosen, to)
+            before["ranges"], after["ranges"] = {str(chosen.number): chosen.status}, {str(chosen.number): to}
         bumped = connection.execute(
             update(lineages)
             .where(lineages.c.name == view.name, lineages.c.row_version == view.row_version)

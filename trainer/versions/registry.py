@@ -222,7 +222,7 @@ class Registry:
         """
         state = f"the state of version {rewind.to}" if rewind.to else "fresh weights"
         with db.transaction(self._engine) as connection:
-            _check_term(connection, lineage, term)
+            check_term(connection, lineage, term)
             connection.execute(
                 insert(rollout_events).values(
                     lineage=lineage,
@@ -256,7 +256,7 @@ class Registry:
         from_status = {"verified": "published", "rejected": "published", "live": "verified"}[to_status]
         actor = f"trainer, term {term}"
         with db.transaction(self._engine) as connection:
-            _check_term(connection, lineage, term)
+            check_term(connection, lineage, term)
             if to_status == "live" and not _is_direct(connection, lineage):
                 return False
             if to_status == "live":
@@ -294,7 +294,7 @@ class Registry:
             .order_by(versions.c.version)
         )
         with db.transaction(self._engine) as connection:
-            _check_term(connection, lineage, term)
+            check_term(connection, lineage, term)
             retired = [_version(row) for row in connection.execute(statement)]
             for version in retired:
                 _move(connection, lineage, version.version, version.status, "retired", now_ms)
@@ -360,7 +360,7 @@ def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
     return or_(versions.c.version.in_(newest), _may_serve(lineage))
 
 
-def _check_term(connection: Connection, lineage: str, term: int) -> None:
+def check_term(connection: Connection, lineage: str, term: int) -> None:
     """Refuse a stale term, and keep the lease row locked until the transaction ends."""
     holds = select(leases.c.term).where(leases.c.name == lineage, leases.c.term == term).with_for_update()
     if connection.execute(holds).one_or_none() is None:

@@ -1,11 +1,23 @@
-"""Tables of lineages, versions, leases and rollout events, on the one `MetaData` of the program.
+"""Tables of lineages, versions, leases, rollout events and quarantined ranges, on the one `MetaData` of the program.
 
 Source: docs/training.md.
 """
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Column, Float, ForeignKey, Index, Integer, String, Table, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    UniqueConstraint,
+)
 
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
@@ -89,4 +101,25 @@ rollout_events = Table(
     Column("request_id", String(64), nullable=True, unique=True, index=True),
     Column("before", JSON(none_as_null=True), nullable=True),
     Column("after", JSON(none_as_null=True), nullable=True),
+)
+
+quarantined_ranges = Table(
+    "quarantined_ranges",
+    metadata,
+    Column("lineage", ForeignKey("lineages.name"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("from_ts", BigInteger, nullable=True),
+    Column("until_ts", BigInteger, nullable=False),
+    # Partition to the first offset and the watermark before it, and to the first offset behind the range.
+    Column("from_cursors", JSON, nullable=False),
+    Column("until_offsets", JSON, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("numbers", JSON, nullable=False),
+    Column("num_sessions", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("created_ts", BigInteger, nullable=False),
+    Column("row_version", Integer, nullable=False),
+    # A trainer that comes by again after a crash finds the range that it has recorded.
+    UniqueConstraint("lineage", "until_ts"),
 )

@@ -1,0 +1,114 @@
+"""`shelfwise trainer quarantine`: ranges of the log that breakers kept from being learned."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.commands.output import JsonFlag, console, context, print_json, print_table
+from deploy.commands.rollout import LineageArgument, RequestOption, UserOption, WhyOption, act
+from deploy.commands.rollout_output import shown_time
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from trainer.quarantine.ranges import QuarantinedRange, RangeStatus
+    from trainer.rollout.changes import Change
+    from trainer.rollout.states import LineageView
+
+app = typer.Typer(no_args_is_help=True)
+
+RangeArgument = Annotated[int, typer.Argument(metavar="RANGE", help="Number of the range.")]
+
+
+@app.command("list")
+def list_ranges(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag = False) -> None:
+    """Print the ranges of a lineage, the oldest first, with what the breakers measured."""
+    from trainer.quarantine.store import Quarantine
+    from trainer.rollout.store import RolloutStore
+
+    engine = _engine(ctx)
+    # A name that no lineage has is an error, not an empty list.
+    RolloutStore(engine).view(lineage)
+    found = Quarantine(engine).ranges(lineage)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each.number,
+            each.status,
+            "-" if each.range.from_ts is None else shown_time(each.range.from_ts),
+            shown_time(each.range.until_ts),
+            each.range.num_sessions,
+            _offsets(each),
+            "; ".join(map(_reason, each.range.reasons, [each] * len(each.range.reasons))),
+        )
+        for each in found
+    ]
+    print_table(
+        f"quarantine of {lineage}", ("range", "status", "from", "until", "sessions", "offsets", "breakers"), rows
+    )
+    if (last := next((each for each in found if each.is_open), None)) is not None:
+        reasons = ", ".join(last.range.reasons)
+        console.print(f"open since range {last.number}: {reasons}; nothing is learned or published", soft_wrap=True)
+
+
+@app.command()
+def drop(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    number: RangeArgument,
+    why: WhyOption = "by hand",
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Discard a range for good: it is never learned."""
+    _decide(_engine(ctx), lineage, number, "dropped", ("quarantine drop", why, user, request_id, as_json))
+
+
+def _decide(
+    engine: "Engine",
+    lineage: str,
+    number: int,
+    to: "RangeStatus",
+    given: tuple[str, str, str | None, str | None, bool],
+) -> None:
+    from trainer.quarantine.ranges import decided
+    from trainer.quarantine.store import Quarantine
+    from trainer.rollout import changes
+    from trainer.rollout.store import RolloutStore
+
+    name, why, user, request_id, as_json = given
+    ranges = {each.number: each for each in Quarantine(engine).ranges(lineage)}
+
+    def decide(_view: "LineageView") -> "Change":
+        return changes.decide_range(decided(lineage, ranges, number, to), to, why)
+
+    act(RolloutStore(engine), lineage, name, decide, user, request_id, as_json)
+
+
+def _offsets(each: "QuarantinedRange") -> str:
+    """Return the offsets of a range by partition, as in `0: 5-9`; partitions without a record are left out."""
+    ends = each.range.until_offsets
+    return ", ".join(
+        f"{partition}: {first}-{ends[partition] - 1}"
+        for partition, (first, _) in each.range.from_cursors.items()
+        if ends[partition] > first
+    )
+
+
+def _reason(name: str, each: "QuarantinedRange") -> str:
+    numbers = each.range.numbers.get(name)
+    if numbers is None:
+        return name
+    value, expected = numbers["value"], numbers["expected"]
+    if value is None:
+        return f"{name} not finite"
+    return f"{name} {value:.4g}" + ("" if expected is None else f", expected {expected:.4g}")
+
+
+def _engine(ctx: typer.Context) -> "Engine":
+    from deploy.migrations.revision import open_database
+
+    return open_database(context(ctx))

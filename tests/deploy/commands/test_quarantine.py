@@ -1,0 +1,103 @@
+"""The commands of the quarantine, against ranges that a trainer would have recorded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from deploy.migrations.upgrade import upgrade
+from stream import db
+from stream.errors import ConfigError
+from trainer.quarantine.ranges import LogRange
+from trainer.quarantine.store import Quarantine
+from trainer.versions.registry import Registry
+
+FIRST = LogRange(
+    from_ts=None,
+    until_ts=120_000,
+    from_cursors={"0": (5, 59_000), "1": (3, 58_000)},
+    until_offsets={"0": 9, "1": 3},
+    reasons=("click_rate", "hold", "loss", "order_rate"),
+    numbers={
+        "click_rate": {"value": 0.0, "expected": 0.05},
+        "loss": {"value": None, "expected": 2.0},
+        "order_rate": {"value": 0.5, "expected": None},
+    },
+    num_sessions=4,
+)
+
+
+@pytest.fixture(autouse=True)
+def quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quarantine:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
+    url = f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}"
+    upgrade(url)
+    engine = db.create(url)
+    registry = Registry(engine)
+    registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
+    assert registry.acquire_lease("prm", "one", 0, 10) == 1
+    found = Quarantine(engine)
+    found.add("prm", 1, FIRST, 7)
+    found.add("prm", 1, replace(FIRST, from_ts=120_000, until_ts=180_000, reasons=("hold",)), 8)
+    return found
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def answer(*arguments: str) -> Any:
+    return json.loads(call(*arguments, "--json"))
+
+
+def test_the_list_names_ranges_and_what_was_measured(quarantine: Quarantine) -> None:
+    out = call("trainer", "quarantine", "list", "prm")
+    assert "0: 5-8" in out
+    assert "1: 3" not in out, "no record of this partition"
+    assert "click_rate 0, expected 0.05; hold; loss not finite; order_rate 0.5" in out
+    assert "1970-01-01 00:03:00+00:00" in out
+    assert "open since range 2: hold; nothing is learned or published" in out
+    found = answer("trainer", "quarantine", "list", "prm")
+    assert [(each["number"], each["status"], each["is_open"]) for each in found] == [
+        (1, "quarantined", False),
+        (2, "quarantined", True),
+    ]
+    assert found[0]["range"]["until_offsets"] == {"0": 9, "1": 3}
+    quarantine.close("prm", 1, 0, 9)
+    assert "open since" not in call("trainer", "quarantine", "list", "prm")
+    with pytest.raises(ConfigError, match="lineage = 'other'"):
+        call("trainer", "quarantine", "list", "other")
+
+
+def test_a_range_is_dropped_once() -> None:
+    event = answer("trainer", "quarantine", "drop", "prm", "1", "--as", "ada", "--why", "bots", "--request-id", "r1")
+    assert (event["command"], event["actor"], event["why"], event["to_status"]) == (
+        "quarantine drop",
+        "ada",
+        "bots",
+        "dropped",
+    )
+    assert answer("trainer", "quarantine", "drop", "prm", "1", "--as", "ada", "--request-id", "r1") == event
+    with pytest.raises(ConfigError, match="it is dropped, expected quarantined"):
+        call("trainer", "quarantine", "drop", "prm", "1")
+    assert "lineage prm: dropped; range 2 is dropped" in call("trainer", "quarantine", "drop", "prm", "2")
+
+
+def test_the_status_of_the_rollout_names_open_breakers_and_ranges(quarantine: Quarantine) -> None:
+    out = call("rollout", "status", "prm")
+    assert "open breakers, nothing is learned or published: hold" in out
+    assert "ranges in quarantine: 1, 2; see shelfwise trainer quarantine list prm" in out
+    quarantine.close("prm", 1, 0, 9)
+    call("trainer", "quarantine", "drop", "prm", "1")
+    out = call("rollout", "status", "prm")
+    assert "open breakers" not in out
+    assert "ranges in quarantine: 2;" in out
