@@ -44,6 +44,11 @@ class Metrics:
         )
         for answer in ("incoming_order", "refusal"):
             self.shed.labels(answer)
+        self.credentials_refused = Gauge(
+            "shelfwise_serving_credentials_refused",
+            "1 while changed tokens or keys cannot be read, and the former ones stay in use.",
+            registry=self.registry,
+        )
         self.connections = Gauge("shelfwise_serving_connections", "Open HTTP connections.", registry=self.registry)
         self.closed_connections = Counter(
             "shelfwise_serving_closed_connections",

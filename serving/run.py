@@ -10,6 +10,7 @@ from numpy.random import default_rng
 from sqlalchemy import Engine
 
 from abtest.store import ExperimentStore
+from serving.credentials import Credentials, CredentialWatch
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.delivery import Delivery
@@ -24,6 +25,7 @@ from serving.ranking.service import Dependencies, Service, System
 from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
 from serving.settings import ServingSettings
+from serving.tokens import parse
 from stream.adapters import Options
 from stream.broker.settings import Broker
 from stream.files import private_folder
@@ -33,7 +35,6 @@ from stream.schemas import topics
 from stream.wall_clock import epoch_ms
 from trainer.rollout import reports
 from trainer.rollout.served_map import MapReader, Pointer
-from trainer.versions.signature import NO_KEYS, VersionKeys
 
 DATABASE_TIMEOUT_S = 2
 """The service answers from memory and from local copies, so a database that stalls is given up soon."""
@@ -48,7 +49,7 @@ def build(
     engine: Engine | None,
     query_hash_key: bytes,
     client_id_key: bytes = b"",
-    version_keys: VersionKeys = NO_KEYS,
+    credentials: CredentialWatch | None = None,
     worker: int = 0,
     system: System = SYSTEM,
 ) -> Service:
@@ -61,7 +62,7 @@ def build(
         engine: None takes versions and the experiment from the local copies.
         query_hash_key: Key of the hash that replaces query texts.
         client_id_key: Key of the hash that replaces ids of clients, visits and accounts; empty = none.
-        version_keys: Keys of the signatures of versions.
+        credentials: Tokens of callers and keys of versions; None takes the tokens of `settings`, and no keys.
         worker: Number of this process among those of one port, from 1; 0 if it is the only one.
         system: Clocks and random bytes.
     """
@@ -71,9 +72,10 @@ def build(
     metrics.evicted_profiles.set_function(lambda: profiles.num_evicted)
     versions = VersionManager(metrics, max_bad_outputs=settings.max_bad_outputs)
     artifacts = Path(settings.artifacts) if settings.artifacts else home / "artifacts"
+    watched = credentials or CredentialWatch(Credentials(tokens=parse(settings.tokens)))
     loader = scorer.Loader(
         artifacts,
-        keys=version_keys,
+        keys=lambda: watched.present.keys,
         runtime=_runtime(settings),
         count=metrics.count_candidates,
         full_precision=lambda lineage: metrics.full_precision.labels(lineage).inc(),
@@ -85,6 +87,7 @@ def build(
         return found
 
     dependencies = Dependencies(
+        credentials=watched,
         catalogue=catalogue,
         catalogue_updater=ReplicaUpdater(broker, topics.ITEMS, catalogue, metrics, random=system.random),
         profiles=profiles,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -72,21 +72,36 @@ def assignments(given: Sequence[str], flag: str, prefix: str = "") -> dict[str, 
 
 
 def context(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> "Context":
-    """Return settings with the flags of this call on top of the program's own `--set` flags.
+    """Return settings with the flags of this call on top of the program's own `--set` flags, and start logging.
 
     The program's `main` also hands over `start_logging`, and reads `loaded` to explain an error; tests that call
     commands in their own process do not.
     """
-    from deploy.configuration import load
-
-    root = ctx.find_root()
-    given = root.obj if root.obj is not None else {}
-    chosen: dict[str, object] = dict(given.get("set", {}))
-    chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
-    given["loaded"] = loaded = load(given.get("config"), chosen)
+    loaded = settings_of(ctx, overrides)
+    given = _given(ctx)
+    given["loaded"] = loaded
     if (start_logging := given.get("start_logging")) is not None:
         start_logging(loaded)
     return loaded
+
+
+def settings_of(ctx: typer.Context, overrides: Mapping[str, object] | None = None) -> "Context":
+    """Return the settings of this call as files and environment have them now.
+
+    Raises:
+        ConfigError: If a file is missing or a key or value is refused.
+    """
+    from deploy.configuration import load
+
+    given = _given(ctx)
+    chosen: dict[str, object] = dict(given.get("set", {}))
+    chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    return load(given.get("config"), chosen)
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    root = ctx.find_root()
+    return root.obj if root.obj is not None else {}
 
 
 def start_logging(context: "Context") -> None:

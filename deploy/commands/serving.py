@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, context, print_json, print_table
+from deploy.commands.output import JsonFlag, context, print_json, print_table, settings_of
 
 if TYPE_CHECKING:
     from serving.settings import ServingSettings
@@ -33,15 +33,15 @@ def run(
     worker: Annotated[int, typer.Option(hidden=True, help="Number of this process among them.")] = 0,
 ) -> None:
     """Answer rank requests until SIGTERM or SIGINT, and for another `serving.drain_s`."""
+    from deploy import credentials
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database
     from deploy.workers import num_workers
-    from serving import exposure
     from serving import run as process
+    from serving.credentials import CredentialWatch
     from serving.http.server import serve
     from serving.settings import ServingSettings
     from stream.query_hash_key import PrivacySettings, query_hash_key
-    from trainer.versions.signature import SigningSettings, VersionKeys
 
     flags = {
         "host": host,
@@ -51,10 +51,10 @@ def run(
         "trust_event_ts": trust_event_ts,
         "workers": workers,
     }
-    loaded = context(ctx, {f"serving.{key}": value for key, value in flags.items()})
+    overrides = {f"serving.{key}": value for key, value in flags.items()}
+    loaded = context(ctx, overrides)
     settings = loaded.settings.get("serving", ServingSettings)
-    version_keys = VersionKeys.of(loaded.settings.get("signing", SigningSettings))
-    exposure.check(settings, version_keys)
+    present = credentials.of(loaded)
     if not worker and (num := num_workers(settings.workers)) > 1:
         _supervise(ctx, settings, num)
         return
@@ -66,7 +66,7 @@ def run(
         engine=open_database(loaded, may_be_unreachable=True, at_most_s=process.DATABASE_TIMEOUT_S),
         query_hash_key=query_hash_key(privacy, loaded.home),
         client_id_key=privacy.client_id_key.encode(),
-        version_keys=version_keys,
+        credentials=CredentialWatch(present, lambda: credentials.of(settings_of(ctx, overrides))),
         worker=worker,
     )
     serve(service)

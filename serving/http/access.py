@@ -44,15 +44,15 @@ _NO_PATH: Final = Denial(404, "no such path")
 class Access:
     """The tokens of a service, and the rate of each."""
 
-    def __init__(self, tokens: Sequence[Token], limit: RateLimit, now_ms: Callable[[], int]) -> None:
+    def __init__(self, tokens: Callable[[], Sequence[Token]], limit: RateLimit, now_ms: Callable[[], int]) -> None:
         """Prepare the check.
 
         Args:
-            tokens: Tokens that the service knows; none lets everybody in.
+            tokens: Returns the tokens that the service knows; none lets everybody in.
             limit: Rate of the requests of one token.
             now_ms: Epoch milliseconds.
         """
-        self._tokens = tuple(tokens)
+        self._tokens = tokens
         self._limit = limit
         self._now_ms = now_ms
 
@@ -63,7 +63,8 @@ class Access:
             path: Path of the request.
             authorization: Values of all its `Authorization` headers.
         """
-        if not self._tokens or path in OPEN:
+        tokens = self._tokens()
+        if not tokens or path in OPEN:
             return None
         role = ROLES.get(path)
         if role is None:
@@ -73,7 +74,7 @@ class Access:
             return _NO_TOKEN
         sha256 = sha256_of(match[1])
         # Every token is compared in full, so that the time of an answer tells nothing about the known ones.
-        known = [token for token in self._tokens if hmac.compare_digest(token.sha256, sha256)]
+        known = [token for token in tokens if hmac.compare_digest(token.sha256, sha256)]
         now_ms = self._now_ms()
         roles = {token.role for token in known if token.expires_ms is None or now_ms < token.expires_ms}
         if not roles:

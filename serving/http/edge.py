@@ -24,7 +24,6 @@ from serving.http.hosts import Hosts
 from serving.http.openapi import RANK
 from serving.http.rate_limit import RateLimit
 from serving.ranking.service import Service
-from serving.tokens import parse
 from stream.schemas.problems import Problem
 
 # Servers and frameworks state different types for the same dictionaries.
@@ -78,7 +77,7 @@ def with_edge(app: App, service: Service) -> App:
     settings = service.settings
     hosts = Hosts([settings.host, *settings.allowed_hosts.split(",")])
     limit = RateLimit(settings.caller_rate, settings.caller_burst, service.clock)
-    access = Access(parse(settings.tokens), limit, service.now_ms)
+    access = Access(lambda: service.tokens, limit, service.now_ms)
 
     def denial_of(scope: Scope, arrival_s: float) -> Denial | None:
         if status := hosts.refusal(_values(scope, b"host")):

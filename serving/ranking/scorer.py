@@ -133,7 +133,7 @@ class Loader:
 
     Args:
         folder: Folder of the versions.
-        keys: Keys of the signatures of versions.
+        keys: Returns the keys of the signatures of versions.
         runtime: Runtime of the forward passes. With int8, a version whose int8 graph is missing or beyond its limits
             here is scored in full precision.
         count: Receives the candidates of each scored list, by id table and `own` or `cold` row.
@@ -144,7 +144,7 @@ class Loader:
         self,
         folder: Path,
         *,
-        keys: VersionKeys = NO_KEYS,
+        keys: Callable[[], VersionKeys] = lambda: NO_KEYS,
         runtime: Runtime = "torch-eager",
         count: Count = lambda _: None,
         full_precision: Callable[[str], None] = lambda _: None,
@@ -167,7 +167,7 @@ class Loader:
         """
         with self._lock:
             held = list(self._in_use.values())
-        version = artifact.load(self._folder, sha256, held, self._keys)
+        version = artifact.load(self._folder, sha256, held, self._keys())
         scorer = self._verified(version)
         scorer.warm_up()
         if scorer.runtime.startswith("onnx"):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from serving.credentials import CredentialWatch
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.emitter import Emitter
@@ -31,6 +32,7 @@ from serving.ranking.updater import VersionUpdater
 from serving.ranking.versions import VersionManager
 from serving.schemas import Health, RankAnswer, RankRequest, with_hashed_ids
 from serving.settings import ServingSettings
+from serving.tokens import Token
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
 from stream.schemas.identity import uuid7
@@ -64,6 +66,7 @@ class Dependencies:
     catalogue_updater: ReplicaUpdater
     profiles: Profiles
     profiles_updater: ReplicaUpdater
+    credentials: CredentialWatch
     assigner: Assigner
     versions: VersionManager
     version_updater: VersionUpdater
@@ -104,6 +107,7 @@ class Service:
         self.versions = dependencies.versions
         self.collector = dependencies.collector
         self._assigner = dependencies.assigner
+        self._credentials = dependencies.credentials
         self._version_updater = dependencies.version_updater
         self._reporter = dependencies.reporter
         self._emitter = dependencies.emitter
@@ -205,6 +209,11 @@ class Service:
         """Return the clock of the records, in epoch milliseconds."""
         return self._system.now_ms
 
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """Return the tokens of callers in use."""
+        return self._credentials.present.tokens
+
     def new_id(self) -> str:
         """Return a new id that sorts by time."""
         return uuid7(self._system.now_ms(), self._system.random_bytes)
@@ -246,11 +255,14 @@ class Service:
         self._poller.join(1.0)
 
     def poll(self) -> None:
-        """Read the allocation and the versions once; a failure leaves the current ones.
+        """Read credentials, allocation and versions once; a failure leaves the current ones.
 
         An allocation comes into use after the versions of its lineages are loaded, so that no arm starts without its
         model.
         """
+        if self._credentials.look():
+            self._version_updater.retry_refused()
+        self.metrics.credentials_refused.set(self._credentials.reason is not None)
         # A database that stalls costs one time-out: the second question is not asked.
         is_read = self._assigner.look()
         lineages = self._assigner.lineages()

@@ -150,6 +150,12 @@ class VersionUpdater:
                 found[lineage] = f"a version has been loading for {now_s - each.started_s:.0f} s"
         return found
 
+    def retry_refused(self) -> None:
+        """Load refused versions again at the next poll, because the keys of signatures are others now."""
+        with self._lock:
+            now_s = self._clock()
+            self._refused = {key: _Refusal(each.reason, now_s) for key, each in self._refused.items()}
+
     def withdrawn(self) -> dict[str, str]:
         """Return why no version of a lineage may answer any more, by lineage."""
         with self._lock:

@@ -8,6 +8,7 @@ NAMES = {
     "shelfwise_serving_requests": ("counter", ("arm", "fallback")),
     "shelfwise_serving_refused": ("counter", ("status",)),
     "shelfwise_serving_shed": ("counter", ("answer",)),
+    "shelfwise_serving_credentials_refused": ("gauge", ()),
     "shelfwise_serving_connections": ("gauge", ()),
     "shelfwise_serving_closed_connections": ("counter", ("reason",)),
     "shelfwise_serving_latency_seconds": ("histogram", ("arm",)),

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from abtest.experiment import Arm
 from abtest.store import ExperimentStore
 from serving import run
+from serving.credentials import CredentialWatch
 from serving.metrics import Metrics
 from serving.outbox.spool import Spool
 from serving.ranking import scorer
@@ -208,6 +209,7 @@ class World:
         base: str | None = None,
         with_graph: bool = False,
         int8: Limits | None = None,
+        keys: VersionKeys = NO_KEYS,
     ) -> str:
         """Publish a version, or a delta of `base`, and make it live; returns its address."""
         if lineage not in self._terms:
@@ -226,6 +228,7 @@ class World:
                 profile=profile,
                 with_graph=with_graph,
                 int8=int8,
+                keys=keys,
             )
         else:
             address = publish_delta(self.artifacts, base, number, rows=[number])
@@ -243,7 +246,11 @@ class World:
         self.experiments.create(key=key, arms=chosen, now_ts=START_MS, salt="ranker-2026q1")
 
     def service(
-        self, settings: ServingSettings | None = None, system: System | None = None, engine: Engine | None = None
+        self,
+        settings: ServingSettings | None = None,
+        system: System | None = None,
+        engine: Engine | None = None,
+        credentials: CredentialWatch | None = None,
     ) -> Service:
         """Return a service on this world, without a broker, that knows the shop's items."""
         built = run.build(
@@ -252,6 +259,7 @@ class World:
             broker=None,
             engine=engine or db.create(self.url),
             query_hash_key=b"key",
+            credentials=credentials,
             system=system or run.SYSTEM,
         )
         for item in items():

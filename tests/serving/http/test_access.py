@@ -26,7 +26,7 @@ NOW_MS = 1_803_859_200_000
 
 def access(tokens: Sequence[Token] | None = None, *, rate: float = 0.0, now_ms: int = NOW_MS) -> Access:
     known = [token for _, token in MADE.values()] if tokens is None else tokens
-    return Access(known, RateLimit(rate, 1, lambda: 0.0), lambda: now_ms)
+    return Access(lambda: known, RateLimit(rate, 1, lambda: 0.0), lambda: now_ms)
 
 
 def bearer(role: Role) -> list[bytes]:

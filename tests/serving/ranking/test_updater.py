@@ -329,7 +329,7 @@ def test_a_version_without_a_signature_is_refused_by_number_and_reason(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     versions, metrics = VersionManager(Metrics(), max_bad_outputs=5), Metrics()
-    load = partial(_load, scorer.Loader(world.artifacts, keys=VersionKeys((bytes(32),))))
+    load = partial(_load, scorer.Loader(world.artifacts, keys=lambda: VersionKeys((bytes(32),))))
     poller = VersionUpdater(
         MapReader(world.engine), versions, load, metrics, copy_path=world.home / "map.json", clock=Clock()
     )
