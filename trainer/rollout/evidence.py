@@ -105,7 +105,10 @@ def _facts(connection: Connection, lineage: str, canary: VersionView, live: Vers
 
 
 def _clients(connection: Connection, *conditions: ColumnElement[bool]) -> np.ndarray[tuple[int, int], Any]:
-    """Return the sums of each client, in the order of `abtest.metrics.COLUMNS`."""
+    """Return the sums of each client, in the order of `abtest.metrics.COLUMNS`.
+
+    The facts of a slice hold the orders that the join attributed to a click, so these stand for all orders, too.
+    """
     own = session_facts.c
     sums = (
         select(
@@ -116,6 +119,8 @@ def _clients(connection: Connection, *conditions: ColumnElement[bool]) -> np.nda
             func.sum(own.gross_minor),
             func.sum(own.refund_minor),
             func.sum(own.gross_minor - own.refund_minor),
+            func.sum(own.orders),
+            func.sum(own.gross_minor),
         )
         .where(*conditions)
         .group_by(own.client_id)
