@@ -1,10 +1,9 @@
-"""Renderings of a report: Markdown, and one HTML file with inline SVG that loads nothing from the network.
+"""Numbers, times and verdicts of a report in words, its tables, and the report as Markdown.
 
 Source: docs/experiments.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,44 +18,39 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """Line of the forest plot, with positions from 0 to 100; an open side has no bound on the axis."""
-
-    label: str
-    point: float
-    left: float
-    right: float
-    open_left: bool
-    open_right: bool
-    text: str
-    excludes_zero: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forest:
-    """Forest plot: bars over one axis of lifts."""
-
-    bars: tuple[Bar, ...]
-    zero: float
-    ticks: tuple[tuple[float, str], ...]
+def environment() -> Environment:
+    """Return the environment of the templates of reports; HTML is escaped."""
+    found = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., str]] = {"moment": moment, "p_value": p_value}
+    found.filters.update(filters)
+    return found
 
 
 def report_markdown(found: Report) -> str:
     """Return the report as Markdown."""
-    return _render("report.md.jinja", found)
-
-
-def report_html(found: Report, *, appendix: str = "") -> str:
-    """Return the report as one self-contained HTML page, with an appendix before its caveats.
-
-    Args:
-        found: The report.
-        appendix: HTML, which is not escaped.
-
-    Guarantees: the same report gives the same bytes.
-    """
-    return _render("report.html.jinja", found, appendix)
+    return (
+        environment()
+        .get_template("report.md.jinja")
+        .render(
+            report=found,
+            columns=table_columns(found),
+            rows=table_rows(found),
+            verdict=verdict_line(found),
+            look_columns=LOOK_COLUMNS,
+            looks=look_rows(found),
+            decomposition=decomposition(found),
+            sentences=[entry.sentence for entry in _compared(found) if entry.sentence],
+            definitions=[(metric.title, metric.definition) for metric in METRICS.values()],
+            minor=_money(found),
+        )
+    )
 
 
 def verdict_line(found: Report) -> str:
@@ -96,7 +90,7 @@ def table_columns(found: Report) -> tuple[str, ...]:
         "metric",
         "arm",
         "improvement",
-        f"{_level(found.plan.alpha / max(1, len(found.arms) - 1))} confidence sequence",
+        f"{sequence_level(found)} confidence sequence",
         "p (always valid)",
         *(fixed if found.complete else ()),
         "control",
@@ -127,8 +121,22 @@ def look_rows(found: Report) -> list[tuple[str, ...]]:
     ]
 
 
+def sequence_level(found: Report) -> str:
+    """Return the level of the confidence sequences, each arm's own share of the error level."""
+    return _level(found.plan.alpha / max(1, len(found.arms) - 1))
+
+
 def _level(alpha: float) -> str:
     return f"{100.0 * (1.0 - alpha):.4g} %"
+
+
+def reason(code: str | None) -> str:
+    """Return a reason code in words.
+
+    >>> reason("mixed_currency")
+    'mixed currency'
+    """
+    return (code or "unknown").replace("_", " ")
 
 
 def improvement(entry: Result) -> str:
@@ -166,8 +174,13 @@ def value(found: Report, name: str, number: float | None) -> str:
     if number is None:
         return _DASH
     if metric.is_money:
-        return format_minor(number, found.currency, more=2)
+        return money(found, number)
     return f"{number:.3%}" if metric.denominator is not None else f"{number:.4f}"
+
+
+def money(found: Report, minor: float) -> str:
+    """Return an amount, with two more digits below one unit of the currency."""
+    return format_minor(minor, found.currency, more=2 if abs(minor) < 100 else 0)
 
 
 def moment(timestamp_ms: int | None) -> str:
@@ -181,67 +194,8 @@ def moment(timestamp_ms: int | None) -> str:
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def forest(found: Report) -> Forest:
-    """Return the forest plot of all confidence sequences; a set without bounds extends to the ends of the axis."""
-    shown = [entry for entry in _compared(found) if entry.lift is not None and entry.cs_kind is not None]
-    bounded = [entry for entry in shown if entry.cs_kind == "interval"]
-    extents = [abs(edge) for entry in bounded for edge in (entry.cs_lo, entry.cs_hi) if edge is not None]
-    extents += [abs(entry.lift or 0.0) for entry in shown]
-    # A metric with a very wide interval would flatten the others, so its bar ends in an arrow at the axis' end.
-    limit = (
-        max(min(max(extents, default=0.01), 6 * sorted(extents)[len(extents) // 2] if extents else 0.01), 0.001) * 1.05
-    )
-
-    def place(lift: float) -> float:
-        return round(50.0 + 50.0 * max(-1.0, min(1.0, lift / limit)), 3)
-
-    level = found.plan.alpha / max(1, len(found.arms) - 1)
-    bars = tuple(
-        Bar(
-            label=f"{METRICS[entry.metric].title} · {entry.arm}",
-            point=place(entry.lift or 0.0),
-            left=place(entry.cs_lo) if entry.cs_kind == "interval" and entry.cs_lo is not None else 0.0,
-            right=place(entry.cs_hi) if entry.cs_kind == "interval" and entry.cs_hi is not None else 100.0,
-            open_left=entry.cs_kind != "interval" or (entry.cs_lo or 0.0) < -limit,
-            open_right=entry.cs_kind != "interval" or (entry.cs_hi or 0.0) > limit,
-            text=f"{improvement(entry)} [{interval(entry.cs_lo, entry.cs_hi, entry.cs_kind)}]",
-            excludes_zero=entry.cs_p is not None and entry.cs_p < level,
-        )
-        for entry in shown
-    )
-    ticks = tuple((place(step * limit / 2), f"{step * limit / 2:+.1%}") for step in (-2, -1, 0, 1, 2))
-    return Forest(bars=bars, zero=place(0.0), ticks=ticks)
-
-
 def _compared(found: Report) -> list[Result]:
     return [entry for entry in found.results if entry.arm != found.control]
-
-
-def _render(template: str, found: Report, appendix: str = "") -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters: dict[str, Callable[..., str]] = {"moment": moment, "p_value": p_value}
-    environment.filters.update(filters)
-    return environment.get_template(template).render(
-        report=found,
-        columns=table_columns(found),
-        rows=table_rows(found),
-        forest=forest(found),
-        verdict=verdict_line(found),
-        look_columns=LOOK_COLUMNS,
-        looks=look_rows(found),
-        decomposition=decomposition(found),
-        sentences=[entry.sentence for entry in _compared(found) if entry.sentence],
-        definitions=[(metric.title, metric.definition) for metric in METRICS.values()],
-        minor=_money(found),
-        appendix=appendix,
-    )
 
 
 def _money(found: Report) -> Callable[[int], str]:

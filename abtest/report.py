@@ -6,11 +6,11 @@ watermark of the data.
 Source: docs/experiments.md.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from abtest import health, looks, queries, standing, tables
+from abtest import health, looks, queries, standing, tables, timeline
 from abtest.analysis import as_of, evaluate
 from abtest.looks import Look
 from abtest.results import Report, Result
@@ -43,7 +43,7 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
     found = evaluate(planned, epochs, facts, taken)
     with db.transaction(engine) as connection:
         _store(connection, found)
-    return found
+    return _with_timeline(engine, found)
 
 
 def decide(engine: Engine, experiment: str) -> Report:
@@ -76,7 +76,12 @@ def decide(engine: Engine, experiment: str) -> Report:
             connection.execute(insert(tables.looks), [{"experiment": experiment, **asdict(look)} for look in new])
         found = evaluate(planned, epochs, facts, [*taken, *new])
         _store(connection, found)
-    return found
+    return _with_timeline(engine, found)
+
+
+def _with_timeline(engine: Engine, found: Report) -> Report:
+    with db.read(engine) as connection:
+        return replace(found, timeline=timeline.read(connection, found.experiment, up_to_ts=found.as_of))
 
 
 def _looks(connection: Connection, experiment: str) -> list[Look]:

@@ -11,6 +11,8 @@ from abtest.looks import Look
 from abtest.monitoring import Monitored
 from abtest.plan import Plan
 from abtest.queries import ArmCounts
+from abtest.timeline import EMPTY as EMPTY_TIMELINE
+from abtest.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,7 @@ class Report:
         until_ts: Time until which an experiment without a verdict should run; None if unknown or decided.
         more_clients: Clients that it needs until then; None if unknown or decided.
         looks: Looks so far, the oldest first.
+        timeline: Clients by day, and lifts as reports have stored them.
     """
 
     experiment: str
@@ -108,6 +111,7 @@ class Report:
     more_clients: int | None
     looks: tuple[Look, ...]
     caveats: tuple[str, ...]
+    timeline: Timeline = EMPTY_TIMELINE
 
     @property
     def blocked(self) -> bool:

@@ -244,10 +244,11 @@ def report(
 ) -> None:
     """Print the verdict so far and lifts for monitoring; it takes no look. Exit code 3 if a health check is blocked."""
     from abtest import render
+    from abtest.page import page_html
     from abtest.report import report as compute
 
     found = compute(_engine(context(ctx)), name, partial=partial)
-    for path, text in ((html, render.report_html), (markdown, render.report_markdown)):
+    for path, text in ((html, page_html), (markdown, render.report_markdown)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text(found))

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Engine, func, select
 
-from abtest.render import report_html
+from abtest.page import page_html
 from abtest.report import Report, decide
 from abtest.tables import session_facts
 from deploy.demo import truth_report
@@ -65,7 +65,7 @@ def gather(
     found = decide(engine, experiment)
     html = home / "report.html"
     truth = truth_report.truth_of(simulated["truth"], arms)
-    html.write_text(report_html(found, appendix=truth_report.section(truth, start_ts=found.epochs[0].start_ts)))
+    html.write_text(page_html(found, appendix=truth_report.section(truth, start_ts=found.epochs[0].start_ts)))
     versions = Registry(engine).versions()
     with db.read(engine) as connection:
         in_sql = connection.execute(

@@ -4,6 +4,7 @@ from sqlalchemy import Engine
 
 from abtest import render
 from abtest.experiment import Arm
+from abtest.page import page_html
 from abtest.plan import Plan
 from abtest.report import decide, report
 from abtest.results import decomposition
@@ -62,7 +63,7 @@ def test_undefined_numbers_have_reasons(store_engine: Engine) -> None:
     assert {entry.reason for entry in empty.results if entry.metric != "cvr"} == {"no_clients"}
     assert all(entry.p_fixed is None and entry.lift is None for entry in empty.results)
     assert "undefined (no_clients)" in render.report_markdown(empty)
-    assert render.report_html(empty)
+    assert "No client was exposed yet" in page_html(empty)
 
 
 def test_with_several_arms_levels_are_divided_and_sentences_name_the_arm(store_engine: Engine) -> None:

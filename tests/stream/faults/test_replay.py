@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from abtest.fact_writer import FactWriter
-from abtest.render import report_html, report_markdown
+from abtest.page import page_html
+from abtest.render import report_markdown
 from abtest.report import report
 from abtest.store import ExperimentStore
 from deploy.migrations import upgrade
@@ -166,7 +167,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
             found = report(engine, "first")
             reached = found.result("sessions_per_client", "treatment")
             assert reached.n_control + reached.n == len({event.client_id for event in happened})
-            reports.append((report_markdown(found).encode(), report_html(found).encode()))
+            reports.append((report_markdown(found).encode(), page_html(found).encode()))
         finally:
             engine.dispose()
     assert reports[0] == reports[1]
