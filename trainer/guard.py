@@ -9,7 +9,7 @@ Source: docs/training.md, "Breakers".
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -131,12 +131,8 @@ class Guard:
             counts = measure(self._learner, [each.session for each in sessions], catalogue)
             from_ts = start.boundary_ts or sessions[0].key.watermark_ts
             found |= self._breakers.judge(counts, from_ts, is_bad=is_held)
-        if was_open and not found and not self.open:
-            assert end.boundary_ts is not None, "windows end at boundaries"
-            boundary_ts = end.boundary_ts
-            own = self._records
-            until_stored(own.pauses, lambda: own.quarantine.close(own.lineage, own.term, boundary_ts, own.now_ms()))
-            _log.info("lineage %s: no breaker is open, training goes on", own.lineage)
+        if was_open and not found:
+            self._tell_closed(end)
         return found
 
     def _leave_out(
@@ -171,6 +167,27 @@ class Guard:
         self.num_ranges += 1
         self._learner.counters["held"] += sum(held)
         self._learner.counters["breaker"] += len(sessions) - sum(held)
+
+    def accept(self, reasons: Collection[str]) -> None:
+        """Close these breakers if they are open: a user gave back a range that they had left out.
+
+        Raises:
+            FencedError: If this writer is stale.
+            StoreError: If a stop was requested while the database did not answer.
+        """
+        was_open = bool(self.open)
+        self._breakers.close(reasons)
+        if was_open:
+            self._tell_closed(self.start)
+
+    def _tell_closed(self, end: Position) -> None:
+        """Record that training goes on, unless another breaker is open."""
+        if self.open:
+            return
+        assert end.boundary_ts is not None, "windows end at boundaries"
+        boundary_ts, own = end.boundary_ts, self._records
+        until_stored(own.pauses, lambda: own.quarantine.close(own.lineage, own.term, boundary_ts, own.now_ms()))
+        _log.info("lineage %s: no breaker is open, training goes on", own.lineage)
 
     def to_files(self) -> dict[str, Tensors]:
         """Return the arrays of a checkpoint, which is written at a boundary, where no session waits."""

@@ -7,7 +7,7 @@ Source: docs/training.md.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from stream.schemas.session import UnlinkedLine
 from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
 from trainer.feed.merge import Cursor, WatermarkMerge
+from trainer.feed.past_records import PastRecords, RawRecord
 from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
 from trainer.guard import Guard, Records
@@ -37,6 +38,7 @@ from trainer.models import architecture_hash, encode_config
 from trainer.pauses import Pauses, until_stored
 from trainer.progress import Progress
 from trainer.quarantine.store import Quarantine
+from trainer.released import ReleasedRanges
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, checkpoint, rewind, writing
 from trainer.versions.atomic_folder import WriteError
@@ -46,22 +48,6 @@ from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Rewind
 
 _log = logging.getLogger(__name__)
-
-
-class SessionRecord(Protocol):
-    """A record of the topic `sessions`."""
-
-    @property
-    def partition(self) -> int:
-        """Partition number."""
-
-    @property
-    def offset(self) -> int:
-        """Offset in the partition."""
-
-    @property
-    def value(self) -> bytes | None:
-        """Raw value."""
 
 
 class ItemFeed(Protocol):
@@ -85,6 +71,7 @@ class Loop:
         feed: Source of items.
         publisher: Destination of versions.
         quarantine: Where ranges are recorded that breakers keep from being learned.
+        past: Source of the sessions of ranges that users give back.
         folder: Folder of the checkpoints.
         settings: Settings of the process.
         adopt: Whether learning settings may differ from those of the checkpoint, and id tables may be larger.
@@ -103,6 +90,7 @@ class Loop:
         feed: ItemFeed,
         publisher: Publisher,
         quarantine: Quarantine,
+        past: PastRecords,
         folder: Path,
         settings: TrainerSettings,
         *,
@@ -156,6 +144,7 @@ class Loop:
             pauses=pauses,
         )
         self.guard = Guard(learner, records, settings, start)
+        self._released = ReleasedRanges(records, past)
         self._start_at(start)
 
     def _start_at(self, position: Position) -> None:
@@ -251,6 +240,7 @@ class Loop:
         self.learner.restore(found.files, state.learning, state.position.boundary_ts or 0)
         self._gate_evidence.restore(found.files)
         self.guard.restore(found.files, state.position)
+        self._released.restore(state.learned_ranges)
         self._origin = state.origin
         if state.origin is not None:
             self.learner.pass_over(state.origin.boundary_ts)
@@ -264,7 +254,7 @@ class Loop:
         if state.position.boundary_ts is not None:
             self._apply_items(state.position.boundary_ts, first=state.boundary_number == 1)
 
-    def push(self, records: Iterable[SessionRecord]) -> None:
+    def push(self, records: Iterable[RawRecord]) -> None:
         """Take in the records of one poll and process everything that they complete.
 
         Raises:
@@ -304,7 +294,7 @@ class Loop:
 
     def _on_boundary(self, boundary: CheckpointBoundary) -> bool:
         """Learn the sessions up to a boundary, unless breakers leave them out; return False if a stop comes first."""
-        for batch in self.guard.judged(self._batcher.position, self.catalogue):
+        for batch in self._sessions(boundary):
             self._before_step()
             if self._is_stopping():
                 return False
@@ -330,6 +320,13 @@ class Loop:
         if (publishes or self._is_checkpoint_due()) and self._may_write():
             self._write(publishes=publishes)
         return True
+
+    def _sessions(self, boundary: CheckpointBoundary) -> Iterator[SessionBatch]:
+        """Yield what is learned at a boundary: its window, unless breakers leave it out, and what users gave back."""
+        yield from self.guard.judged(self._batcher.position, self.catalogue)
+        for due in self._released.due(boundary.boundary_ts):
+            yield from self._released.sessions(due)
+            self.guard.accept(due.range.reasons)
 
     def _is_held_back(self) -> bool:
         """Return whether the first version of these weights must wait for evidence."""
@@ -366,6 +363,7 @@ class Loop:
         self._write_backoff.reset()
         self._next_write_at = None
         self.progress.checkpoint_at = self._pauses.monotonic_s()
+        self._released.mark()
         if publishes:
             self._publication_due = False
             self.progress.prequential = self.learner.prequential.means()
@@ -482,6 +480,7 @@ class Loop:
             adopted=self._adopted,
             origin=self._origin,
             skipped=self._skipped,
+            learned_ranges=self._released.learned,
             position=self._batcher.position,
             boundary_number=self._boundary_number,
             published=self._published,

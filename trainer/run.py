@@ -23,6 +23,7 @@ from stream.process_metrics import process_registry
 from stream.schemas import events, topics
 from trainer.configs import architecture_hash
 from trainer.feed.items import KafkaItems
+from trainer.feed.past_records import KafkaPastRecords
 from trainer.learning.determinism import auto_device, make_deterministic
 from trainer.learning.freed_memory import keep_freed_memory
 from trainer.learning.learner import Learner, LearningHalted
@@ -158,6 +159,7 @@ def run(
             feed,
             publisher,
             Quarantine(engine),
+            KafkaPastRecords(broker),
             folders.checkpoints,
             settings,
             adopt=adopt,

@@ -1,5 +1,6 @@
 """`shelfwise trainer quarantine`: ranges of the log that breakers kept from being learned."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,12 +68,42 @@ def drop(
     _decide(_engine(ctx), lineage, number, "dropped", ("quarantine drop", why, user, request_id, as_json))
 
 
+@app.command()
+def train(
+    ctx: typer.Context,
+    lineage: LineageArgument,
+    number: RangeArgument,
+    why: WhyOption = "by hand",
+    user: UserOption = None,
+    request_id: RequestOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a range back: the trainer learns it at its next boundary, and closes the breakers that left it out."""
+    from deploy.kafka.choice import configured
+    from stream.broker.offsets import beginning_offsets
+    from stream.schemas import topics
+    from trainer.feed.past_records import check_retained
+
+    broker = configured(context(ctx))
+
+    def check(chosen: "QuarantinedRange") -> None:
+        beginnings = {
+            partition: offset for (_, partition), offset in beginning_offsets(broker, [topics.SESSIONS]).items()
+        }
+        first = {int(partition): offset for partition, (offset, _) in chosen.range.from_cursors.items()}
+        check_retained(beginnings, first, {int(p): offset for p, offset in chosen.range.until_offsets.items()})
+
+    given = ("quarantine train", why, user, request_id, as_json)
+    _decide(_engine(ctx), lineage, number, "released", given, check)
+
+
 def _decide(
     engine: "Engine",
     lineage: str,
     number: int,
     to: "RangeStatus",
     given: tuple[str, str, str | None, str | None, bool],
+    check: Callable[["QuarantinedRange"], None] = lambda _: None,
 ) -> None:
     from trainer.quarantine.ranges import decided
     from trainer.quarantine.store import Quarantine
@@ -82,8 +113,12 @@ def _decide(
     name, why, user, request_id, as_json = given
     ranges = {each.number: each for each in Quarantine(engine).ranges(lineage)}
 
+    if number in ranges and ranges[number].status == "quarantined":
+        # Before the transaction, which other writers wait for.
+        check(ranges[number])
+
     def decide(_view: "LineageView") -> "Change":
-        return changes.decide_range(decided(lineage, ranges, number, to), to, why)
+        return changes.decide_range(decided(lineage, ranges, number), to, why)
 
     act(RolloutStore(engine), lineage, name, decide, user, request_id, as_json)
 

@@ -1,6 +1,6 @@
 """Runs the trainer's loop over a list of records, in pieces, with crashes where a test wants them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
 from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
+from trainer.feed.past_records import PastRecords, check_retained
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
 from trainer.lineage import Lineage
@@ -32,6 +33,21 @@ LINEAGE = Lineage(
 SETTINGS = TrainerSettings(publish_s=40, checkpoint_every_wall_s=0, deltas_per_base=2)
 
 
+class PastList:
+    """Records from a list, as `trainer.feed.past_records.PastRecords`."""
+
+    def __init__(self, log: Sequence[LogRecord], beginning: int = 0) -> None:
+        self._log = log
+        self._beginning = beginning
+
+    def read(self, first: Mapping[int, int], until: Mapping[int, int]) -> list[LogRecord]:
+        check_retained(dict.fromkeys(first, self._beginning), first, until)
+        return [each for each in self._log if first[each.partition] <= each.offset < until[each.partition]]
+
+
+NO_PAST = PastList(())
+
+
 class Crash(BaseException):
     """Stands for kill -9 at a failpoint: no `except Exception` catches it."""
 
@@ -49,6 +65,7 @@ def make_loop(
     monotonic_s: Callable[[], float] = lambda: 0.0,
     keys: VersionKeys = NO_KEYS,
     now_ms: Callable[[], int] = lambda: 0,
+    past: PastRecords = NO_PAST,
 ) -> Loop:
     make_deterministic(1)
     registry = Registry(engine)
@@ -74,6 +91,7 @@ def make_loop(
         ListFeed(make_items()),
         publisher,
         Quarantine(engine),
+        past,
         folder / "checkpoints",
         settings,
         adopt=adopt,

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.events import Item
-from stream.schemas.session import Progress, Session, encode
+from stream.schemas.session import Progress, Session, decode, encode
 from trainer.features import MAX_TOKENS, SCHEMAS
 
 START_TS = 1_700_000_000_000
@@ -174,3 +175,20 @@ def make_log(num_sessions: int = 240, partitions: int = 3, seed: int = 1, schema
     for each in range(partitions):
         append(each, make_progress(each, START_TS + num_sessions * 1_000 + 120_000))
     return records
+
+
+def without_labels(one: Session) -> Session:
+    zero = np.zeros(one.n, "<u2").tobytes()
+    return msgspec.structs.replace(one, clicks=zero, carts=zero, orders=zero)
+
+
+def broken_log() -> list[LogRecord]:
+    """`make_log` without a label from 160 s to 200 s of 240 s."""
+
+    def broken(record: LogRecord) -> LogRecord:
+        own = decode(record.value)
+        if not isinstance(own, Session) or not 160_000 <= own.watermark_ts - START_TS < 200_000:
+            return record
+        return LogRecord(record.partition, record.offset, encode(without_labels(own)))
+
+    return [broken(record) for record in make_log()]

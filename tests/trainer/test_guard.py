@@ -12,9 +12,9 @@ from sqlalchemy import Engine
 
 from stream import db
 from stream.replicas.catalogue import Catalogue
-from stream.schemas.session import Session, decode, encode
+from stream.schemas.session import Session
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
-from tests.trainer.session_log import START_TS, LogRecord, make_items, make_log, make_session
+from tests.trainer.session_log import START_TS, broken_log, make_items, make_session, without_labels
 from trainer.feed.batches import OrderedSession, Position, SessionBatch
 from trainer.feed.merge import Cursor, Key
 from trainer.guard import Guard, Records
@@ -35,21 +35,16 @@ def make_engine(folder: Path) -> Engine:
     return engine
 
 
-def column(values: object) -> bytes:
+def as_column(values: object) -> bytes:
     return np.asarray(values).astype("<u2").tobytes()
 
 
 def flipped(one: Session) -> Session:
-    return msgspec.structs.replace(one, clicks=column(one.column("clicks") == 0), orders=column(np.zeros(one.n)))
-
-
-def without_clicks(one: Session) -> Session:
-    zero = column(np.zeros(one.n))
-    return msgspec.structs.replace(one, clicks=zero, carts=zero, orders=zero)
+    return msgspec.structs.replace(one, clicks=as_column(one.column("clicks") == 0), orders=as_column(np.zeros(one.n)))
 
 
 def without_orders(one: Session) -> Session:
-    return msgspec.structs.replace(one, orders=column(np.zeros(one.n)))
+    return msgspec.structs.replace(one, orders=as_column(np.zeros(one.n)))
 
 
 def without_prices(one: Session) -> Session:
@@ -123,7 +118,7 @@ def log(tmp_path: Path, learner: Learner) -> Log:
     ("fault", "breaker"),
     [
         (flipped, "click_rate"),
-        (without_clicks, "click_rate"),
+        (without_labels, "click_rate"),
         (without_orders, "order_rate"),
         (without_prices, "null_price"),
         (without_history, "null_history"),
@@ -169,22 +164,23 @@ def test_a_hold_in_the_log_keeps_the_whole_window_out(log: Log) -> None:
     assert [each.range.reasons for each in log.records.quarantine.ranges("test")] == [("hold",)] * 2
 
 
+def test_what_a_user_accepts_closes_the_breakers_that_left_it_out(log: Log) -> None:
+    assert log.window(without_prices) == 0
+    log.guard.accept(("click_rate",))
+    assert list(log.guard.open) == ["null_price"], "another range has to be accepted"
+    log.guard.accept(("null_price",))
+    assert not log.guard.open
+    (only,) = log.records.quarantine.ranges("test")
+    assert not only.is_open
+    assert log.window(without_prices) == _WINDOW
+    log.guard.accept(("null_price",))
+    assert len(RolloutStore(log.engine).history("test")) == 2, "what is closed stays closed"
+
+
 def test_breakers_that_are_off_leave_nothing_out(log: Log) -> None:
     log.guard = Guard(log.learner, log.records, replace(NARROW, breakers=False), log.position)
-    assert [log.window(without_clicks), log.window(held=_WINDOW, holds=True)] == [_WINDOW] * 2
+    assert [log.window(without_labels), log.window(held=_WINDOW, holds=True)] == [_WINDOW] * 2
     assert not log.guard.open
-
-
-def broken_log() -> list[LogRecord]:
-    """Return a log without a label from 160 s to 200 s of 240 s."""
-
-    def spoiled(record: LogRecord) -> LogRecord:
-        own = decode(record.value)
-        if not isinstance(own, Session) or not 160_000 <= own.watermark_ts - START_TS < 200_000:
-            return record
-        return LogRecord(record.partition, record.offset, encode(without_clicks(own)))
-
-    return [spoiled(record) for record in make_log()]
 
 
 def test_a_run_leaves_out_and_publishes_nothing_meanwhile_and_resumes_to_equal_weights(tmp_path: Path) -> None:

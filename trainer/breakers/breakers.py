@@ -8,7 +8,7 @@ Source: docs/training.md, "Breakers".
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import numpy as np
@@ -121,6 +121,12 @@ class Breakers:
         """Return whether sums say enough to become part of the past: of a rare label, they hold some."""
         is_rare = kind_of(name) == "label" and total.total < _HITS and total.lists < _MANY_LISTS
         return total.lists >= self._limits.lists and not is_rare
+
+    def close(self, names: Collection[str]) -> None:
+        """Close the open breakers among these, and forget the past that they were compared with."""
+        for name in names:
+            if name in self._series and self._series[name].is_open:
+                self._series[name] = _Series()
 
     def to_files(self) -> dict[str, Tensors]:
         """Return the arrays of a checkpoint."""

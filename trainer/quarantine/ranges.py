@@ -5,14 +5,12 @@ Source: docs/training.md, "Breakers".
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from stream.errors import ConfigError
 
-RangeStatus = Literal["quarantined", "dropped"]
-
-_DECISIONS: Final[Mapping[str, tuple[RangeStatus, ...]]] = {"dropped": ("quarantined",)}
-"""Status after a command to those before."""
+RangeStatus = Literal["quarantined", "released", "trained", "lost", "dropped"]
+"""`released`: a user gave it back; `trained`: the trainer has learned it; `lost`: retention removed it before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,7 @@ class QuarantinedRange:
     Attributes:
         number: Number of the range in its lineage, from 1.
         range: What was left out, and why.
-        status: `quarantined`, or what a user decided.
+        status: `quarantined`, or what a user decided and what the trainer made of it.
         is_open: Whether a breaker is open since this range: all later ranges are left out and nothing is published.
         created_ts: Time at which the trainer left it out, epoch milliseconds.
         row_version: Number of the writes of the row.
@@ -60,16 +58,16 @@ class QuarantinedRange:
     row_version: int
 
 
-def decided(lineage: str, ranges: Mapping[int, QuarantinedRange], number: int, to: RangeStatus) -> QuarantinedRange:
-    """Return the range that a command is about.
+def decided(lineage: str, ranges: Mapping[int, QuarantinedRange], number: int) -> QuarantinedRange:
+    """Return the range that a command decides about.
 
     Raises:
-        ConfigError: If there is no such range, or its status does not lead to `to`.
+        ConfigError: If there is no such range, or it is decided already.
     """
     found = ranges.get(number)
     if found is None:
         known = f"its ranges are {min(ranges)} to {max(ranges)}" if ranges else "nothing is in quarantine"
         raise ConfigError(f"range = {number}: lineage {lineage} has no such range; {known}")
-    if found.status not in _DECISIONS[to]:
-        raise ConfigError(f"range = {number}: it is {found.status}, expected {' or '.join(_DECISIONS[to])}")
+    if found.status != "quarantined":
+        raise ConfigError(f"range = {number}: it is {found.status}, expected quarantined")
     return found

@@ -3,6 +3,7 @@
 Source: docs/training.md, "Breakers".
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select, update
@@ -83,6 +84,28 @@ class Quarantine:
                 why = "no breaker is open: training and publishing go on"
                 _log(connection, lineage, term, why, {"from_ts": until_ts}, {"breakers": []}, now_ms)
 
+    def mark(
+        self, lineage: str, term: int, numbers: Collection[int], status: RangeStatus, why: str, now_ms: int
+    ) -> None:
+        """Set the status of released ranges, with an event for each; ranges in another status stay as they are.
+
+        Raises:
+            FencedError: If the term is stale.
+            StoreError: If the database is unreachable or refused.
+        """
+        own = quarantined_ranges.c
+        with db.transaction(self._engine) as connection:
+            check_term(connection, lineage, term)
+            changed = connection.execute(
+                update(quarantined_ranges)
+                .where(own.lineage == lineage, own.number.in_(numbers), own.status == "released")
+                .values(status=status, row_version=own.row_version + 1)
+                .returning(own.number)
+            ).scalars()
+            for number in sorted(changed):
+                after = {"ranges": {str(number): status}}
+                _log(connection, lineage, term, f"range {number}: {why}", {"range": number}, after, now_ms, status)
+
 
 def set_range_status(connection: Connection, chosen: QuarantinedRange, to: RangeStatus) -> None:
     """Set the status of a range in the transaction of a command.
@@ -114,11 +137,12 @@ def _log(
     evidence: dict[str, Any],
     after: dict[str, Any],
     now_ms: int,
+    word: str = "breaker",
 ) -> None:
     connection.execute(
         insert(rollout_events).values(
             lineage=lineage,
-            to_status="breaker",
+            to_status=word,
             actor=f"trainer, term {term}",
             why=why[:255],
             evidence=evidence,

@@ -127,6 +127,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
         adopted: Learning settings that were changed, oldest first.
         origin: The version that the lineage started from; None for fresh weights.
         skipped: Ranges that were left out after rollbacks, oldest first.
+        learned_ranges: Numbers of the ranges of the quarantine that were learned after all.
         environment: Conditions of bit-equal weights: torch version, threads, CPU capability.
     """
 
@@ -138,6 +139,7 @@ class State(msgspec.Struct, kw_only=True, frozen=True):
     adopted: tuple[Adoption, ...] = ()
     origin: Origin | None = None
     skipped: tuple[SkippedRange, ...] = ()
+    learned_ranges: tuple[int, ...] = ()
     position: Position
     boundary_number: int
     published: Published

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from deploy.cli import app
 from deploy.migrations.upgrade import upgrade
 from stream import db
+from stream.broker import offsets
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
 from trainer.quarantine.ranges import LogRange
 from trainer.quarantine.store import Quarantine
@@ -90,6 +92,28 @@ def test_a_range_is_dropped_once() -> None:
     with pytest.raises(ConfigError, match="it is dropped, expected quarantined"):
         call("trainer", "quarantine", "drop", "prm", "1")
     assert "lineage prm: dropped; range 2 is dropped" in call("trainer", "quarantine", "drop", "prm", "2")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "message"), [(5, None), (6, "retention has removed offsets 5 to 5 of partition 0")]
+)
+def test_a_range_is_given_back_while_the_log_holds_it(
+    monkeypatch: pytest.MonkeyPatch, beginning: int, message: str | None
+) -> None:
+    def beginnings(_broker: Broker, names: list[str]) -> dict[tuple[str, int], int]:
+        return {(name, partition): beginning for name in names for partition in (0, 1)}
+
+    monkeypatch.setattr(offsets, "beginning_offsets", beginnings)
+    monkeypatch.setenv("SHELFWISE_BROKER", "127.0.0.1:1")
+    if message is not None:
+        with pytest.raises(ConfigError, match=message):
+            call("trainer", "quarantine", "train", "prm", "1")
+        return
+    event = answer("trainer", "quarantine", "train", "prm", "1", "--request-id", "r2")
+    assert (event["command"], event["to_status"]) == ("quarantine train", "released")
+    assert answer("trainer", "quarantine", "train", "prm", "1", "--request-id", "r2") == event
+    with pytest.raises(ConfigError, match="it is released, expected quarantined"):
+        call("trainer", "quarantine", "drop", "prm", "1")
 
 
 def test_the_status_of_the_rollout_names_open_breakers_and_ranges(quarantine: Quarantine) -> None:

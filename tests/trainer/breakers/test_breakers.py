@@ -70,6 +70,16 @@ def test_a_window_that_trips_teaches_the_past_of_no_measure() -> None:
     assert not breakers.judge({CLICKS: GOOD, PRICE: Count(900, 900, 60)}, 9)
 
 
+def test_a_breaker_that_is_closed_by_hand_forgets_its_past() -> None:
+    breakers = learned(Breakers(LIMITS))
+    breakers.close([CLICKS, ORDERS])
+    assert breakers.to_files()["breakers"][f"{CLICKS}.past"].size == 4, "it was closed"
+    assert breakers.judge({CLICKS: DEAD}, 5)
+    breakers.close([CLICKS, ORDERS])
+    assert breakers.states() == {CLICKS: False}
+    learned(breakers, count=DEAD, windows=6)
+
+
 def test_a_window_that_is_left_out_anyhow_teaches_nothing() -> None:
     breakers = learned(Breakers(LIMITS))
     assert not breakers.judge({CLICKS: GOOD}, 5, is_bad=True)

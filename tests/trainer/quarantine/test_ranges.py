@@ -15,7 +15,7 @@ def quarantined(number: int, status: RangeStatus = "quarantined") -> Quarantined
 
 def test_a_range_that_waits_is_decided() -> None:
     ranges = {number: quarantined(number) for number in (1, 2)}
-    assert decided("prm", ranges, 2, "dropped") is ranges[2]
+    assert decided("prm", ranges, 2) is ranges[2]
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ def test_a_range_that_waits_is_decided() -> None:
 )
 def test_a_range_that_is_missing_or_decided_is_refused(ranges: dict[int, QuarantinedRange], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        decided("prm", ranges, 3, "dropped")
+        decided("prm", ranges, 3)

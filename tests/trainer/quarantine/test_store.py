@@ -41,7 +41,7 @@ def drop(engine: Engine, number: int, request_id: str | None = None) -> Event:
     ranges = {each.number: each for each in Quarantine(engine).ranges("prm")}
 
     def decide(_view: LineageView) -> Change:
-        return changes.decide_range(decided("prm", ranges, number, "dropped"), "dropped", "spam")
+        return changes.decide_range(decided("prm", ranges, number), "dropped", "spam")
 
     return RolloutStore(engine).command("prm", "quarantine drop", decide, user="ada", request_id=request_id, now_ms=9)
 
