@@ -127,7 +127,6 @@ ROLLOUT = Section(
             kind="timeseries",
             queries=(Query(text="shelfwise_rollout_ramp_share", legend="{{experiment}}"),),
             low=0,
-            width=12,
         ),
         Panel(
             title="Frozen ramps",
@@ -136,7 +135,14 @@ ROLLOUT = Section(
             kind="timeseries",
             queries=(Query(text="shelfwise_rollout_ramp_frozen", legend="{{experiment}}"),),
             low=0,
-            width=12,
+        ),
+        Panel(
+            title="Breakers",
+            description="1 while a breaker keeps a trainer from learning and publishing.",
+            unit="short",
+            kind="timeseries",
+            queries=(Query(text=f"shelfwise_trainer_breaker_open{_LINEAGE}", legend="{{lineage}} {{breaker}}"),),
+            low=0,
         ),
     ),
 )

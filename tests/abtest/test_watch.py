@@ -6,6 +6,8 @@ from sqlalchemy import Engine, func, select
 
 from abtest import watch
 from abtest.plan import Plan
+from abtest.ramp_plan import RampPlan
+from abtest.ramp_store import RampStore
 from abtest.results import Report
 from abtest.store import ExperimentStore
 from abtest.tables import health, looks, results
@@ -33,6 +35,17 @@ def test_a_round_fills_the_tables_of_dashboards_and_takes_no_look(store_engine: 
     watcher.round()
     assert (count(store_engine, results), count(store_engine, health)) == (num_results, num_checks)
     assert count(store_engine, looks) == 0
+
+
+def test_a_round_stores_the_health_of_planned_ramps(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=15, num_clients=200)[0], plan=Plan(min_buyers=20))
+    ramps = RampStore(store_engine)
+    ramps.set_share("first", 0.5, now_ts=LAST_TS + 1, reason="smaller", shrink=True)
+    ramps.plan("first", RampPlan(steps=(1.0,), every_ms=1), now_ts=LAST_TS + 2, actor="ada")
+    Watcher(store_engine).round()
+    (planned,) = ramps.ramps()
+    assert planned.as_of == LAST_TS + 7
+    assert "guardrail" in {check.check_name for check in planned.checks}
 
 
 def test_a_stopped_experiment_is_followed_until_its_windows_close(store_engine: Engine) -> None:

@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
+from stream import db
 from stream.errors import ConfigError
 from tests.deploy.commands.test_abtest import CREATE, call, home
+from trainer.versions.registry import Registry
 
 __all__ = ["home"]
 
@@ -28,6 +31,17 @@ def test_a_planned_ramp_names_step_time_champion_and_hold_out() -> None:
     }
     assert call("abtest", "ramps")[1] == "no ramp is planned\n"
     assert json.loads(call("abtest", "ramps", "--json")[1]) == []
+
+
+def test_the_status_of_a_rollout_shows_the_ramps_of_its_lineages(home: Path) -> None:
+    engine = db.create(f"sqlite:///{home / 'shelfwise.db'}")
+    for lineage in ("prm-1", "other"):
+        Registry(engine).ensure_lineage(lineage, "prm", "tiny", "h" * 64)
+    engine.dispose()
+    assert call(*CREATE, "--share", "0.01")[0] == 0
+    call(*EVERY)
+    assert "ramp of experiment first: 0.01 of all clients, next 0.05 from " in call("rollout", "status", "prm-1")[1]
+    assert "ramp" not in call("rollout", "status", "other")[1]
 
 
 @pytest.mark.parametrize(
