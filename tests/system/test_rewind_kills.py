@@ -1,0 +1,185 @@
+"""R8: a trainer process that is killed at any step of the way back after a rollback, in the modes replay and skip."""
+
+import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from deploy.kafka.memory import MemoryBroker
+from stream import db
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
+from stream.replicas import catalogue
+from stream.schemas import topics
+from tests.harness.kafka import PARTITIONS
+from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
+from tests.trainer.session_log import LogRecord, make_items, make_log
+from tests.trainer.versions.test_rewind import OFTEN, without
+from trainer.loop import Pauses
+from trainer.rollout import changes
+from trainer.rollout.changes import RewindMode
+from trainer.rollout.store import RolloutStore
+from trainer.run import Dependencies, Folders, run
+from trainer.versions import artifact
+from trainer.versions.registry import Registry
+
+pytestmark = pytest.mark.system
+NAME = LINEAGE.name
+# Only full versions, so that equal states have equal files.
+OWN = replace(SETTINGS, publish_s=10, keep_checkpoints=2, metrics_port=0, version_delta_share=0.0)
+WRITES = ("before_write", "after_write", "after_fsync", "before_rename", "after_rename")
+POINTS = [
+    "rewind.before_event",
+    "rewind.after_event",
+    "rewind.after_removal",
+    *(f"checkpoint.{step}" for step in WRITES),
+    *(f"artifact.{step}" for step in WRITES),
+    "before_row",
+    "after_row",
+    "after_verified",
+]
+NUM_SECONDS = 70
+# Versions 1 to 4 have been published, and sessions behind the boundary of the last one have been learned.
+READ = 120
+
+
+class Prepared(NamedTuple):
+    """A trainer that has published versions 1 to 4, and a broker with all records.
+
+    Attributes:
+        home: Its home folder.
+        broker: The broker.
+        log: The records.
+    """
+
+    home: Path
+    broker: Broker
+    log: list[LogRecord]
+
+
+def train(home: Path, broker: Broker, until: int, attempt: int, kill_at: str | None = None) -> None:
+    """Run a trainer until a version is complete; the process ends by SIGKILL at the first call of a failpoint."""
+    engine = db.create(f"sqlite:///{home}/test.db")
+    registry, ticks = Registry(engine), itertools.count()
+
+    def is_done() -> bool:
+        return any(each.version == until and each.status != "published" for each in registry.versions(NAME))
+
+    def die(name: str) -> None:
+        if name == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # The lease of a killed process has expired when the next one starts.
+    now_ms = attempt * 10 * OWN.lease_ttl_s * 1_000
+    pauses = Pauses(monotonic_s=lambda: float(next(ticks)) / 1_000, wait=lambda _: False, random=lambda: 0.0)
+    run(
+        OFTEN,
+        OWN,
+        broker,
+        engine,
+        Folders.under(home, NAME),
+        Dependencies(now_ms=lambda: now_ms, pauses=pauses, is_stopping=is_done),
+        device="cpu",
+        holder=f"attempt {attempt}",
+        failpoint=die,
+    )
+    engine.dispose()
+
+
+def in_a_process(home: Path, broker: Broker, until: int, attempt: int, kill_at: str | None = None) -> int | None:
+    """Return the exit code of `train` in a process of its own."""
+    server = multiprocessing.get_context("forkserver")
+    # Torch is imported once, in the server that the processes are forked from.
+    server.set_forkserver_preload(["tests.system.test_rewind_kills"])
+    child = server.Process(target=train, args=(home, broker, until, attempt, kill_at))
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def send(broker: Broker, records: list[LogRecord]) -> None:
+    with Producer(broker) as producer:
+        for record in records:
+            producer.send(topics.SESSIONS, key=None, value=record.value, partition=record.partition)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    home, log = tmp_path_factory.mktemp("home"), make_log(NUM_SECONDS, partitions=PARTITIONS)
+    engine = db.create(f"sqlite:///{home}/test.db")
+    db.metadata.create_all(engine)
+    with MemoryBroker(PARTITIONS) as memory:
+        with Producer(memory.broker) as producer:
+            catalogue.publish(producer, make_items())
+        send(memory.broker, log[:READ])
+        assert in_a_process(home, memory.broker, until=4, attempt=1) == 0
+        assert [each.version for each in Registry(engine).versions()] == [1, 2, 3, 4]
+        engine.dispose()
+        send(memory.broker, log[READ:])
+        yield Prepared(home, memory.broker, log)
+
+
+def written(home: Path) -> list[dict[str, str]]:
+    """Return the hashes of the files of each version."""
+    engine = db.create(f"sqlite:///{home}/test.db")
+    folder = home / "artifacts"
+    manifests = [artifact.read_manifest(folder, each.artifact) for each in Registry(engine).versions(NAME)]
+    engine.dispose()
+    return [{name: entry.sha256 for name, entry in manifest.files.items()} for manifest in manifests]
+
+
+@pytest.fixture(scope="module")
+def expected(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+    """Versions of a trainer that has never gone past version 3: with its range, and without."""
+    engine = db.create(f"sqlite:///{prepared.home}/test.db")
+    versions = Registry(engine).versions(NAME)
+    engine.dispose()
+    good, bad = (artifact.read_manifest(prepared.home / "artifacts", each.artifact) for each in versions[2:4])
+    logs = {"replay": prepared.log, "skip": without(prepared.log, good.boundary_ts, bad.boundary_ts)}
+    found = {}
+    for mode, log in logs.items():
+        home = tmp_path_factory.mktemp(mode)
+        other = db.create(f"sqlite:///{home}/test.db")
+        db.metadata.create_all(other)
+        feed(make_loop(home, other, lineage=OFTEN, settings=OWN, partitions=PARTITIONS), log)
+        other.dispose()
+        found[mode] = written(home)[3:]
+    return found
+
+
+@pytest.mark.parametrize("mode", ["replay", "skip"])
+def test_r8_a_trainer_killed_at_each_step_of_the_way_back_goes_the_whole_way_again(
+    prepared: Prepared, expected: dict[str, list[dict[str, str]]], tmp_path: Path, mode: RewindMode
+) -> None:
+    """R8: each process dies one step later than the one before, the last one after it has published."""
+    shutil.copytree(prepared.home, tmp_path, dirs_exist_ok=True)
+    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+    store, registry = RolloutStore(engine), Registry(engine)
+    store.command(NAME, "rollback", lambda v: changes.rollback(v, 3, mode, "bad"), user="a", request_id=None, now_ms=1)
+    last = 4 + len(expected[mode])
+    for attempt, point in enumerate(POINTS, start=2):
+        assert (registry.rewind(NAME) is None) == (point == "after_verified"), point
+        engine.dispose()
+        assert in_a_process(tmp_path, prepared.broker, last, attempt, kill_at=point) == -signal.SIGKILL, point
+    assert in_a_process(tmp_path, prepared.broker, last, len(POINTS) + 2) == 0
+    assert written(tmp_path)[4:] == expected[mode]
+
+    versions = registry.versions(NAME)
+    assert [each.version for each in versions] == list(range(1, last + 1))
+    assert [each.status for each in versions[2:]] == ["live", "rolled_back", *["verified"] * len(expected[mode])]
+    assert [each.parent for each in versions[4:]] == [versions[2].artifact, *(v.artifact for v in versions[4:-1])]
+    left = [path.name for folder in ("artifacts", f"checkpoints/{NAME}") for path in (tmp_path / folder).iterdir()]
+    assert not [name for name in left if name.startswith(".tmp-")]
+    events = [event for event in store.history(NAME) if event.to_status == "rewound"]
+    # All but the first, which died before, and the last, which found its version.
+    assert len(events) == len(POINTS) - 2
+    assert {event.version for event in events} == {3}
+    assert {bool(event.evidence["skipped"]) for event in events} == {mode == "skip"}
+    engine.dispose()
