@@ -22,7 +22,7 @@ from tests.harness.kafka import PARTITIONS
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from tests.trainer.versions.test_rewind import OFTEN, without
-from trainer.loop import Pauses
+from trainer.pauses import Pauses
 from trainer.rollout import changes
 from trainer.rollout.changes import RewindMode
 from trainer.rollout.store import RolloutStore
