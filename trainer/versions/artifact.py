@@ -214,6 +214,10 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
         graph, int8_graph = (files["golden"].get(name) for name in (GRAPH, INT8_GRAPH))
     except (KeyError, ValueError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
+    if scores.shape != golden.cand_mask.shape:
+        raise ArtifactError(
+            f"{sha256}: {scores.shape} golden scores, for lists and candidates {golden.cand_mask.shape}"
+        )
     try:
         rows, id_maps, changed = _tables(folder, manifest, files, held, keys)
     except (ArtifactError, KeyError) as error:

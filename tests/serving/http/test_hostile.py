@@ -36,6 +36,12 @@ def rank(**changes: Any) -> bytes:
     return post(json.dumps(body(**changes)).encode())
 
 
+def everywhere(text: str) -> bytes:
+    """Return a valid request with a text in each field that holds one of the client's or the shop's."""
+    query = {"text": text, "category": text, "page": 1, "total_hits": 200}
+    return rank(client_id=text, session_id=text, query_id=text, query=query, candidates=[{"item_id": text}])
+
+
 def raw(old: str, new: bytes) -> bytes:
     """Return a valid request in which a value is replaced by bytes."""
     text = json.dumps(body(query_id="q")).encode()
@@ -71,6 +77,7 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "NaN": (rank(event_ts=float("nan")), {400}),
     "infinity": (rank(event_ts=float("inf")), {400}),
     "1e308": (raw('"page": 1', b'"page": 1e308'), {400}),
+    "1.0": (raw('"page": 1', b'"page": 1.0'), {400}),
     "a fraction": (raw('"page": 1', b'"page": 1.5'), {400}),
     "true for a number": (raw('"page": 1', b'"page": true'), {400}),
     "above 2^53": (raw(PRICED, PRICED[:-1].encode() + b', "price_minor": 9007199254740993}'), {400}),
@@ -143,10 +150,10 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "forged version": (event(lineage="armmt", version="999"), {422}),
     "forged features": (event(features={"schema": "0" * 64}), {422}),
     "forged propensity": (event(items={"propensity": [1e-6]}), {422}),
-    "SQL in ids": (rank(client_id="'; DROP TABLE facts; --", candidates=[{"item_id": "' OR 1=1"}]), {200}),
-    "NUL in ids": (rank(client_id="a\0b", candidates=[{"item_id": "\0"}]), {200}),
-    "CR LF ESC in ids": (rank(client_id="a\r\n\x1b[2J", candidates=[{"item_id": "\r\nx: y"}]), {200}),
-    "right-to-left marks": (rank(client_id="\u202ea", candidates=[{"item_id": "\u202e"}]), {200}),
+    "SQL in texts": (everywhere("'; DROP TABLE facts; --"), {200}),
+    "NUL in texts": (everywhere("a\0b"), {200}),
+    "CR LF ESC in texts": (everywhere("a\r\nx: y\x1b[2J"), {200}),
+    "right-to-left marks": (everywhere("\u202ea"), {200}),
     "1,000 candidates": (post(LEGAL), {200}),
 }
 
@@ -193,6 +200,24 @@ def test_a_hostile_request_is_refused_or_answered(serving: Serving, name: str) -
         if sample.labels.get("status", "").startswith("5")
     ]
     assert errors == []
+    assert httpx.get(f"http://{serving.host}:{serving.port}/readyz", timeout=LIMIT_S).status_code == 200
+
+
+def test_a_body_without_end_is_refused_after_its_limit(serving: Serving) -> None:
+    """The server reads no more of 100 MiB than fits into its limit and the buffers of the kernel."""
+    chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    head = post(b"", length=False, headers=JSON + "Transfer-Encoding: chunked\r\n")
+    answer, sent = b"", 0
+    with socket.create_connection((serving.host, serving.port), timeout=LIMIT_S) as client:
+        client.sendall(head)
+        with suppress(ConnectionError):
+            while sent < 100 << 20:
+                client.sendall(chunk)
+                sent += len(chunk)
+        with suppress(ConnectionError):
+            answer = client.recv(65_536)
+    assert sent < 50 << 20
+    assert answer[9:12] in {b"413", b""}
     assert httpx.get(f"http://{serving.host}:{serving.port}/readyz", timeout=LIMIT_S).status_code == 200
 
 

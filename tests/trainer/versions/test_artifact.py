@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from serving.ranking.scorer import Loader
+from serving.ranking.scorer import Loader, Runtime
 from stream import db
 from stream.errors import ArtifactError
 from tests.serving.world import publish, publish_delta
@@ -23,17 +23,18 @@ from trainer.versions import artifact, writing
 from trainer.versions.registry import Registry
 
 
-def versions_of_a_short_run(folder: Path, *, delta_share: float) -> tuple[Path, list[str]]:
+def versions_of_a_short_run(folder: Path, *, delta_share: float, onnx_graph: bool = False) -> tuple[Path, list[str]]:
     engine = db.create(f"sqlite:///{folder}/test.db")
     db.metadata.create_all(engine)
-    feed(make_loop(folder, engine, settings=replace(SETTINGS, version_delta_share=delta_share)), make_log(90))
+    settings = replace(SETTINGS, version_delta_share=delta_share, onnx_graph=onnx_graph)
+    feed(make_loop(folder, engine, settings=settings), make_log(90))
     return folder / "artifacts", [version.artifact for version in Registry(engine).versions("test")]
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The folder of a short run's full versions, and their addresses."""
-    return versions_of_a_short_run(tmp_path_factory.mktemp("published"), delta_share=0)
+    return versions_of_a_short_run(tmp_path_factory.mktemp("published"), delta_share=0, onnx_graph=True)
 
 
 @pytest.fixture(scope="module")
@@ -207,10 +208,17 @@ def test_a_manifest_of_another_version_is_refused(published: tuple[Path, list[st
         artifact.load(folder, addresses[0])
 
 
-@pytest.mark.parametrize("key", ["model", "files", "config", "capacities"])
+@pytest.mark.parametrize("key", ["model", "files", "config", "capacities", "feature_schema", "unknown"])
 def test_a_manifest_that_makes_no_sense_is_refused(copied: tuple[Path, str], key: str) -> None:
     def change(document: dict[str, object]) -> None:
-        document[key] = {"model": "gpt", "files": {}, "config": {"d": "wide"}, "capacities": {"item": 3}}[key]
+        document[key] = {
+            "model": "gpt",
+            "files": {},
+            "config": {"d": "wide"},
+            "capacities": {"item": 3},
+            "feature_schema": "0" * 64,
+            "unknown": 1,
+        }[key]
 
     folder, address = copied
     with pytest.raises(ArtifactError):
@@ -261,6 +269,72 @@ def test_a_golden_set_without_candidates_proves_nothing(copied: tuple[Path, str]
         writing.verify_golden(version)
 
 
+def restate_files(folder: Path, address: str) -> str:
+    """Let the manifest state what the files hold now, so that it agrees with them in everything."""
+
+    def change(document: dict[str, object]) -> None:
+        files = document["files"]
+        assert isinstance(files, dict)
+        for name, entry in files.items():
+            tensors = load_file(folder / address / f"{name}.safetensors")
+            entry["tensors"] = {
+                key: {"dtype": array.dtype.name, "shape": list(array.shape)} for key, array in tensors.items()
+            }
+
+    return reseal_files(folder, reseal(folder, address, change))
+
+
+def all_changed(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Apply a change to each tensor of a file."""
+    return lambda tensors: {name: np.ascontiguousarray(change(array)) for name, array in tensors.items()}
+
+
+def one_changed(
+    name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    return lambda tensors: tensors | {name: np.ascontiguousarray(change(tensors[name]))}
+
+
+def without_tensor(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    return lambda tensors: {key: array for key, array in tensors.items() if key != name}
+
+
+RUNTIMES: tuple[Runtime, ...] = ("torch-eager", "onnx")
+SELF_CONSISTENT = {
+    "weights of 0": ("dense", all_changed(np.zeros_like)),
+    "other weights": ("dense", all_changed(lambda array: array + 0.5)),
+    "flat weights": ("dense", all_changed(np.ravel)),
+    "weights of integers": ("dense", all_changed(lambda array: array.astype(np.int32))),
+    "fewer rows": ("rows", all_changed(lambda array: array[:-1])),
+    "flat rows": ("rows", all_changed(np.ravel)),
+    "no rows of items": ("rows", without_tensor("rows.item")),
+    "no ids of items": ("ids", without_tensor("item.high")),
+    "half of the ids": ("ids", one_changed("item.low", lambda array: array[:-1])),
+    "an id in two rows": ("ids", all_changed(np.zeros_like)),
+    "more ids than rows": ("ids", all_changed(lambda array: np.resize(array, 100_000))),
+    "no scores": ("golden", without_tensor("scores")),
+    "no candidates' numbers": ("golden", without_tensor("cand_num")),
+    "no sessions": ("golden", all_changed(lambda array: array[:0])),
+    "scores of other lists": ("golden", one_changed("scores", lambda array: array[:-1])),
+    "scores of other candidates": ("golden", one_changed("scores", lambda array: array[:, :-1])),
+    "a column of other lists": ("golden", one_changed("cand_num", lambda array: array[:-1])),
+    "slots beyond the table": ("golden", one_changed("cand_id", lambda array: array + 10**6)),
+}
+
+
+@pytest.mark.parametrize("variant", SELF_CONSISTENT)
+def test_files_that_agree_with_their_manifest_and_not_with_each_other_are_refused(
+    copied: tuple[Path, str], variant: str
+) -> None:
+    folder, address = copied
+    file, change = SELF_CONSISTENT[variant]
+    rewrite(folder / address / f"{file}.safetensors", change)
+    sealed = restate_files(folder, address)
+    for runtime in RUNTIMES:
+        with pytest.raises(ArtifactError):
+            Loader(folder, runtime=runtime).load(sealed)
+
+
 @pytest.mark.parametrize("change", ["missing", "surplus"])
 def test_a_weight_that_is_missing_or_surplus_is_refused(copied: tuple[Path, str], change: str) -> None:
     folder, address = copied
@@ -300,7 +374,9 @@ def test_a_surplus_file_and_a_linked_folder_are_refused(copied: tuple[Path, str]
         artifact.load(folder, address)
 
 
-@pytest.mark.parametrize("address", ["", "..", "A" * 64, "a" * 63, "a" * 64 + "\n", "../" + "a" * 61, "a" * 64])
+@pytest.mark.parametrize(
+    "address", ["", "..", "A" * 64, "a" * 63, "a" * 64 + "\n", "../" + "a" * 61, "../../etc/passwd", "a" * 64]
+)
 def test_only_addresses_of_versions_are_opened(tmp_path: Path, address: str) -> None:
     with pytest.raises(ArtifactError):
         artifact.load(tmp_path, address)
