@@ -5,29 +5,21 @@ Source: docs/experiments.md.
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
 
+from abtest import templating
 from abtest.looks import INVALID, KEEP_RUNNING
 from abtest.metrics import METRICS
 from abtest.results import Report, Result, decomposition
 from stream.schemas.money import format_minor
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _DASH = "–"
 
 
 def environment() -> Environment:
-    """Return the environment of the templates of reports; HTML is escaped."""
-    found = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    """Return the environment of the templates, with times and p-values as filters."""
+    found = templating.environment()
     filters: dict[str, Callable[..., str]] = {"moment": moment, "p_value": p_value}
     found.filters.update(filters)
     return found

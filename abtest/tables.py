@@ -293,3 +293,12 @@ health = Table(
     Column("detail", String(1024), nullable=False),
     UniqueConstraint("experiment", "as_of", "check_name", "partial"),
 )
+
+experiment_pages = Table(
+    "experiment_pages",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("as_of", BigInteger, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("html", Text, nullable=False),
+)

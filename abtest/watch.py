@@ -13,7 +13,10 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
+from abtest import pages
+from abtest.page import page_html
 from abtest.ramp import write_health
+from abtest.render import verdict_line
 from abtest.report import report
 from abtest.results import Report
 from abtest.store import ExperimentStore
@@ -53,7 +56,7 @@ class Watcher:
     def round(self) -> list[Report]:
         """Report on each experiment that runs, or has stopped and whose windows are open, and return the reports.
 
-        The health of planned ramps is stored besides, for the controller.
+        The page of each is written, and the health of planned ramps is stored for the controller.
 
         Raises:
             StoreError: If the database is unreachable or refused.
@@ -62,7 +65,9 @@ class Watcher:
         for experiment in ExperimentStore(self._engine).list():
             if experiment.key in self._complete:
                 continue
-            found.append(report(self._engine, experiment.key))
+            now = report(self._engine, experiment.key)
+            pages.write(self._engine, now.experiment, as_of=now.as_of, verdict=verdict_line(now), html=page_html(now))
+            found.append(now)
             if experiment.status != "running" and found[-1].complete:
                 self._complete.add(experiment.key)
         write_health(self._engine)

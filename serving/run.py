@@ -9,8 +9,10 @@ from pathlib import Path
 from numpy.random import default_rng
 from sqlalchemy import Engine
 
+from abtest import pages
 from abtest.store import ExperimentStore
 from serving.credentials import Credentials, CredentialWatch
+from serving.experiments import ExperimentPages
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.delivery import Delivery
@@ -133,6 +135,10 @@ def build(
             name=f"{socket.gethostname()}:{settings.port}",
             now_ms=system.now_ms,
             clock=system.clock,
+        ),
+        pages=ExperimentPages(
+            partial(pages.list_page, engine) if engine is not None else None,
+            partial(pages.page, engine) if engine is not None else None,
         ),
         metrics=metrics,
         system=system,

@@ -13,11 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from serving.http.openapi import EVENTS, LIVE, METRICS, OPENAPI, RANK, READY
+from serving.http.openapi import EVENTS, EXPERIMENT, EXPERIMENTS, LIVE, METRICS, OPENAPI, RANK, READY
 from serving.http.rate_limit import RateLimit
 from serving.tokens import Role, Token, sha256_of
 
-ROLES: Final = {RANK: Role.SCORE, EVENTS: Role.COLLECT, METRICS: Role.READ, OPENAPI: Role.READ}
+ROLES: Final = {
+    RANK: Role.SCORE,
+    EVENTS: Role.COLLECT,
+    METRICS: Role.READ,
+    OPENAPI: Role.READ,
+    EXPERIMENTS: Role.READ,
+    EXPERIMENT: Role.READ,
+}
 """Path to the role that it asks for."""
 OPEN: Final = frozenset({LIVE, READY})
 """Paths for everybody: load balancers have no token."""
@@ -66,7 +73,7 @@ class Access:
         tokens = self._tokens()
         if not tokens or path in OPEN:
             return None
-        role = ROLES.get(path)
+        role = ROLES.get(EXPERIMENT if path.startswith(f"{EXPERIMENTS}/") else path)
         if role is None:
             return _NO_PATH
         match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import ClientException, HTTPException, InternalServerException
+from litestar.params import FromPath
 
 from serving import metrics
+from serving.experiments import NoPageError, PagesUnavailableError
 from serving.http import edge, encodings, openapi
 from serving.http.encodings import TooLargeError, UnknownEncodingError
 from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
@@ -52,6 +54,8 @@ _STATUSES: Mapping[type[ShelfwiseError], int] = {
     BusyError: 429,
     UnacknowledgedError: 503,
     StartingError: 503,
+    NoPageError: 404,
+    PagesUnavailableError: 503,
 }
 
 
@@ -93,6 +97,14 @@ def create(service: Service) -> Litestar:
     async def text_metrics() -> Response[bytes]:
         return Response(service.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
+    @get(openapi.EXPERIMENTS, include_in_schema=False)
+    async def experiments() -> Response[bytes]:
+        return _page(await service.pages.listed())
+
+    @get(openapi.EXPERIMENT.replace("{key}", "{key:str}"), include_in_schema=False)
+    async def experiment(key: FromPath[str]) -> Response[bytes]:
+        return _page(await service.pages.page(key))
+
     document = _encode(openapi.document())
 
     @get(openapi.OPENAPI, include_in_schema=False)
@@ -103,7 +115,7 @@ def create(service: Service) -> Litestar:
         status, problem = _refusal(error)
         service.metrics.refused.labels(str(status)).inc()
         answer = _json(_encode(problem), status)
-        if isinstance(error, BusyError | UnacknowledgedError | StartingError):
+        if isinstance(error, BusyError | UnacknowledgedError | StartingError | PagesUnavailableError):
             answer.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, UnknownEncodingError):
             answer.headers["Accept-Encoding"] = encodings.ENCODINGS
@@ -118,7 +130,7 @@ def create(service: Service) -> Litestar:
             service.stop()
 
     return Litestar(
-        route_handlers=[rank, events, live, ready, text_metrics, openapi_document],
+        route_handlers=[rank, events, live, ready, text_metrics, experiments, experiment, openapi_document],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
         openapi_config=None,
@@ -143,3 +155,13 @@ def _refusal(error: Exception) -> tuple[int, Problem]:
 
 def _json(content: bytes, status: int = 200) -> Response[bytes]:
     return Response(content, status_code=status, media_type=_JSON)
+
+
+def _page(content: str) -> Response[bytes]:
+    # A page is for its readers only, has its style inside and loads nothing.
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(content.encode(), headers=headers, media_type="text/html")

@@ -11,6 +11,8 @@ from stream.schemas.problems import Problem
 
 EVENTS = "/v1/events"
 RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics", "/openapi.json"
+EXPERIMENTS = "/experiments"
+EXPERIMENT = "/experiments/{key}"
 _JSON = "application/json"
 # The empty alternative: without tokens in the settings everybody may call.
 _SECURITY: list[dict[str, list[str]]] = [{"token": []}, {}]
@@ -32,6 +34,9 @@ def document() -> dict[str, object]:
     forbidden = _response("The bearer token has not the role of this path.", problem)
     too_often = _response("The rate of the bearer token is used up; see Retry-After.", problem)
     access: dict[str, object] = {"401": unknown, "403": forbidden, "429": too_often}
+    unavailable: dict[str, object] = {
+        "503": _response("The database does not answer, or another page is being read; see Retry-After.", problem)
+    }
     unsuited = _response("The body is no application/json, or has an unknown Content-Encoding.", problem)
     misdirected = _response("The Host is none of serving.allowed_hosts.", problem)
     return {
@@ -121,12 +126,39 @@ def document() -> dict[str, object]:
                 )
                 | {"security": _SECURITY}
             },
+            EXPERIMENTS: {
+                "get": _get(
+                    "experiments",
+                    "Return a page for people that lists the experiments.",
+                    {"200": _page("The list.")} | access | unavailable,
+                )
+                | {"security": _SECURITY}
+            },
+            EXPERIMENT: {
+                "get": _get(
+                    "experiment",
+                    "Return the page of an experiment for people, as `abtest watch` wrote it last.",
+                    {"200": _page("The page."), "404": _response("The experiment has no page.", problem)}
+                    | access
+                    | unavailable,
+                )
+                | {
+                    "security": _SECURITY,
+                    "parameters": [
+                        {"name": "key", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+                    ],
+                }
+            },
         },
         "components": {
             "schemas": components,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _page(description: str) -> dict[str, object]:
+    return {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
 
 
 def _get(name: str, summary: str, responses: dict[str, object]) -> dict[str, object]:

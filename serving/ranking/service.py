@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving.credentials import CredentialWatch
+from serving.experiments import ExperimentPages
 from serving.metrics import Metrics
 from serving.outbox.collector import Collector
 from serving.outbox.emitter import Emitter
@@ -73,6 +74,7 @@ class Dependencies:
     emitter: Emitter
     collector: Collector
     reporter: Reporter
+    pages: ExperimentPages
     metrics: Metrics
     system: System
 
@@ -106,6 +108,7 @@ class Service:
         self.profiles = dependencies.profiles
         self.versions = dependencies.versions
         self.collector = dependencies.collector
+        self.pages = dependencies.pages
         self._assigner = dependencies.assigner
         self._credentials = dependencies.credentials
         self._version_updater = dependencies.version_updater

@@ -11,7 +11,14 @@ from serving.http.rate_limit import RateLimit
 from serving.tokens import Role, Token, make
 from tests.serving.world import World
 
-PATHS = {"/v1/rank": Role.SCORE, "/v1/events": Role.COLLECT, "/metrics": Role.READ, "/openapi.json": Role.READ}
+PATHS = {
+    "/v1/rank": Role.SCORE,
+    "/v1/events": Role.COLLECT,
+    "/metrics": Role.READ,
+    "/openapi.json": Role.READ,
+    "/experiments": Role.READ,
+    "/experiments/{key}": Role.READ,
+}
 DAY_MS = 86_400_000
 
 
@@ -55,8 +62,17 @@ def test_a_path_is_open_to_its_role_only(path: str, role: Role) -> None:
 
 def test_every_route_of_the_application_has_a_role_or_is_open(tmp_path: object) -> None:
     assert ROLES == PATHS
-    routes = {route.path for route in create(World(tmp_path).service()).routes}  # type: ignore[arg-type] # a folder
+    routes = {route.path.replace(":str}", "}") for route in create(World(tmp_path).service()).routes}  # type: ignore[arg-type] # a folder
     assert routes == set(ROLES) | OPEN
+
+
+def test_every_experiment_has_the_role_of_its_path() -> None:
+    for key in ("a", "a%2Fb", "..", "a/b", ""):
+        assert access().denial(f"/experiments/{key}", bearer(Role.READ)) is None
+        denial = access().denial(f"/experiments/{key}", bearer(Role.SCORE))
+        assert denial is not None
+        assert denial.status == 403
+    assert access().denial("/experimentsx", bearer(Role.READ)).status == 404  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

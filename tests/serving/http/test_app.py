@@ -7,10 +7,12 @@ import pytest
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from abtest import pages
 from serving.http import openapi
 from serving.http.app import create
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
+from stream import db
 from tests.serving.live import wait_until
 from tests.serving.world import START_MS, World, body, request, scores_of, spooled
 
@@ -99,7 +101,7 @@ def test_not_ready_before_the_first_look(world: World) -> None:
 def test_the_document_names_every_route(client: TestClient) -> None:  # type: ignore[type-arg]
     document = client.get(openapi.OPENAPI).json()
     assert document == json.loads(json.dumps(openapi.document()))
-    routes = {route.path for route in client.app.routes}
+    routes = {route.path.replace(":str}", "}") for route in client.app.routes}
     assert routes == set(document["paths"])
 
 
@@ -131,3 +133,20 @@ def test_before_the_service_is_ready_no_request_is_answered(world: World) -> Non
         answer = client.post("/v1/rank", json=body("c-1", event_ts=START_MS)).json()
     assert (answer["fallback"], answer["version"]) == (None, "1")
     assert len(spooled(world)) == 1
+
+
+def test_pages_of_experiments_are_shown_to_people(client: TestClient, world: World) -> None:  # type: ignore[type-arg]
+    engine = db.create(world.url)
+    key = "exp-1"
+    missing = client.get(f"/experiments/{key}")
+    assert (missing.status_code, missing.json()["error"]) == (
+        404,
+        f"experiment '{key}' has no page; `shelfwise abtest watch` writes them",
+    )
+    pages.write(engine, key, as_of=1, verdict="ship", html="<p>page</p>")
+    shown = client.get(f"/experiments/{key}")
+    assert (shown.status_code, shown.text) == (200, "<p>page</p>")
+    assert shown.headers["content-type"] == "text/html; charset=utf-8"
+    assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+    assert f'href="/experiments/{key}"' in client.get("/experiments").text
+    engine.dispose()
