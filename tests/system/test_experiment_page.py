@@ -1,0 +1,83 @@
+"""The page of an experiment in Chromium: nothing is cut off on a wide screen, and on a telephone."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from abtest.experiment import Arm
+from abtest.page import page_html
+from abtest.plan import Plan
+from abtest.report import decide, report
+from abtest.results import Report
+from abtest.store import ExperimentStore
+from deploy.migrations import upgrade
+from stream import db
+from tests.harness.generated_facts import ARMS, append, fill, generate
+from tests.harness.sessions import make_session
+
+pytestmark = pytest.mark.system
+
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+# Widths of the window, of the content, and of what reaches beyond its own box without a scroll bar, in the title.
+PROBE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(each => { each.open = true });
+  const cut = [...document.querySelectorAll("td, th, dd, p, li, text")].filter(each => {
+    const box = each.getBoundingClientRect();
+    return box.width && box.right > innerWidth + 1 && !each.closest(".scroll");
+  });
+  document.title = `${innerWidth} ${document.documentElement.scrollWidth} ${cut.length}`;
+})</script>"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("needs the program chromium")
+    return found
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    upgrade.upgrade(url)
+    opened = db.create(url)
+    yield opened
+    opened.dispose()
+
+
+def reports(engine: Engine) -> Report:
+    """Report on four arms with long names, after several reports."""
+    names = ("control", "armmt-with-images-and-text", "prm-with-click-weights", "shuffled-control-group")
+    arms = [Arm(name=name, lineage=f"lineage-{name}", is_control=not number) for number, name in enumerate(names)]
+    sessions, _ = generate(seed=23, num_clients=1_600)
+    for number, each in enumerate(sessions):
+        arm = names[int(each.client_id[1:]) % 4]
+        each.assignment = make_session("q", "c", arm=arm).assignment
+        sessions[number] = each
+    plan = Plan(min_buyers=20, looks=7, clients=2_000, mde=0.05)
+    fill(engine, sessions[:2_000], arms=arms, plan=plan, matured_ts=21_000)
+    report(engine, "first")
+    append(engine, sessions[2_000:], matured_ts=900_000, watermark_ts=86_400_000)
+    return replace(decide(engine, "first"), caveats=("A caveat in words. " * 20,))
+
+
+@pytest.mark.parametrize("width", [500, 1_200])
+@pytest.mark.parametrize("content", ["four arms", "nothing"])
+def test_nothing_is_cut_off(engine: Engine, tmp_path: Path, chromium: str, width: int, content: str) -> None:
+    if content == "nothing":
+        ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0)
+    found = reports(engine) if content == "four arms" else report(engine, "first")
+    page = tmp_path / "page.html"
+    page.write_text(page_html(found).replace("</body>", PROBE + "</body>"))
+    dump = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
+    shown = subprocess.run([*dump, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    title = re.search(r"<title>(\d+) (\d+) (\d+)</title>", shown)
+    assert title is not None, shown[:500]
+    assert [int(number) for number in title.groups()] == [width, width, 0]
