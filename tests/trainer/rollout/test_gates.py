@@ -283,6 +283,8 @@ def clients(rng: np.random.Generator, n: int, *, cvr: float = 0.05, ctr: float =
         ("orders", orders),
         ("gross_minor", gross),
         ("net_minor", gross),
+        ("clicked_orders", orders),
+        ("clicked_gross_minor", gross),
     ):
         found[:, COLUMNS.index(name)] = values
     return found
@@ -342,7 +344,8 @@ def test_an_early_look_needs_a_larger_drop() -> None:
     control = np.zeros((30, len(COLUMNS)))
     control[:, COLUMNS.index("sessions")] = 1.0
     canary = control.copy()
-    control[:16, COLUMNS.index("orders")] = 1.0
+    for name in ("orders", "clicked_orders"):
+        control[:16, COLUMNS.index(name)] = 1.0
     assert stats.fisher_exact(np.array([[0, 30], [16, 14]])).pvalue < 1e-5
     assert gates.business(Moments.of(canary), Moments.of(control), POLICY).outcome == "wait"
     more = Moments.of(np.tile(canary, (3, 1))), Moments.of(np.tile(control, (3, 1)))

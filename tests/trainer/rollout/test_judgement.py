@@ -33,7 +33,8 @@ def facts(cvr: float, n: int = 3_000) -> Moments:
     sums = np.zeros((n, len(COLUMNS)))
     for name, value in (("sessions", 1.0), ("items", 10.0), ("clicks", 1.0)):
         sums[:, COLUMNS.index(name)] = value
-    sums[: round(cvr * n), COLUMNS.index("orders")] = 1.0
+    for name in ("orders", "clicked_orders"):
+        sums[: round(cvr * n), COLUMNS.index(name)] = 1.0
     return Moments.of(sums)
 
 
