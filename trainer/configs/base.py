@@ -56,6 +56,8 @@ class ModelConfig:
         aux_weight: lambda of (17).
         pcvr: Whether the head for probabilities exists.
         pcvr_weight: Weight of that head's loss.
+        pcvr_delayed: Correction of that head for orders that come after the click window: `fnw` weighs clicks and
+            orders so that the head estimates the chance of an order at any time, `none` leaves it too low.
     """
 
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
@@ -76,6 +78,7 @@ class ModelConfig:
     aux_weight: float = 1.0
     pcvr: bool = False
     pcvr_weight: float = 1.0
+    pcvr_delayed: Literal["none", "fnw"] = "none"
 
     def __post_init__(self) -> None:
         if len(set(self.modalities)) != len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
@@ -96,7 +99,7 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"width = {width}: expected a multiple of heads = {heads}")
 
 
-LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0}
+LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0, "pcvr_delayed": "none"}
 """Settings that came after lineages were registered, with the value that those lineages have: no part of their hash."""
 
 

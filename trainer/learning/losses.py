@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.configs import ModelConfig
+from trainer.learning.delayed import Delayed, samples
 from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import wide
 
@@ -82,30 +83,30 @@ def clicked_orders(
     conv_BL: Tensor,
     click_BL: Tensor,
     mask_BL: Tensor,
-    positive_BL: Tensor | None = None,
-    negative_BL: Tensor | None = None,
+    first_B: Tensor | None = None,
+    method: Delayed = "none",
 ) -> Tensor:
     """Average the binary cross-entropy of P(order given click) over the clicked items of the batch.
 
-    `positive_BL` and `negative_BL` weigh the two terms of an item, as the corrections for delayed orders ask; 1 when
-    absent. They carry no gradient.
+    The terms of an item have the weights of `trainer.learning.delayed`, which carry no gradient. Of a list that is no
+    first revision only the bought items take part.
 
     Raises:
         ValueError: If shapes differ.
 
-    Shapes: all (B, L); result ().
-    Source: docs/training.md.
+    Shapes: four times (B, L), first (B,), all first revisions if absent; result ().
+    Source: docs/training.md, "Late orders".
     """
-    _same_shape(logit_BL, conv_BL, mask_BL, None)
+    _same_shape(logit_BL, conv_BL, mask_BL, first_B)
     _same_shape(logit_BL, click_BL, mask_BL, None)
     clicked = mask_BL & (torch.where(mask_BL, click_BL, 0.0) > 0)
     logit = torch.where(clicked, wide(logit_BL), 0.0)
-    conv = torch.where(clicked, conv_BL, 0.0)
-    ones = torch.ones_like(logit)
-    positive = ones if positive_BL is None else torch.where(clicked, positive_BL.detach(), 0.0)
-    negative = ones if negative_BL is None else torch.where(clicked, negative_BL.detach(), 0.0)
-    terms = -(positive * conv * functional.logsigmoid(logit) + negative * (1 - conv) * functional.logsigmoid(-logit))
-    return torch.where(clicked, terms, 0.0).sum() / torch.clamp_min(clicked.sum(), 1)
+    bought = torch.where(clicked, conv_BL, 0.0) > 0
+    first = torch.ones_like(clicked[:, 0]) if first_B is None else first_B
+    own = samples(torch.sigmoid(logit).detach(), clicked, bought, first, method)
+    terms = -(own.positive * functional.logsigmoid(logit) + own.negative * functional.logsigmoid(-logit))
+    counted = (own.positive > 0) | (own.negative > 0)
+    return terms.sum() / torch.clamp_min(counted.sum(), 1)
 
 
 def total_loss(
@@ -137,7 +138,8 @@ def total_loss(
         loss = loss + config.aux_weight * aux
         parts["aux"] = aux.detach()
     if outputs.pcvr_logit is not None:
-        pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask)
+        first = batch.click_weight > 0
+        pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask, first, config.pcvr_delayed)
         loss = loss + config.pcvr_weight * pcvr
         parts["pcvr"] = pcvr.detach()
     return loss, parts

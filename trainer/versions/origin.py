@@ -16,7 +16,7 @@ from trainer.versions.checkpoint import Origin
 from trainer.versions.registry import Registry, Version
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
-MAY_DIFFER: Final = ("main_loss", "clicked_weight", "aux_weight", "pcvr_weight")
+MAY_DIFFER: Final = ("main_loss", "clicked_weight", "aux_weight", "pcvr_weight", "pcvr_delayed")
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
 
 

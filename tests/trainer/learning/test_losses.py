@@ -78,10 +78,18 @@ def test_clicked_orders_by_hand() -> None:
     click, conv = t([[1, 1, 0, 1]]), t([[1, 0, 0, 1]])
     expected = (np.log(2) + np.log(4)) / 2
     assert clicked_orders(logit, conv, click, mask).item() == pytest.approx(expected)
-    positive, negative = t([[3, 9, 9, NAN]]), t([[9, 0.5, 9, NAN]])
-    weighted = clicked_orders(logit, conv, click, mask, positive, negative)
-    assert weighted.item() == pytest.approx((3 * np.log(2) + 0.5 * np.log(4)) / 2)
     assert clicked_orders(logit, conv, torch.zeros_like(click), mask).item() == 0
+
+
+def test_a_correction_teaches_its_new_orders_and_nothing_of_the_other_clicks() -> None:
+    # The second item is bought; the third was bought earlier, and the first was not.
+    logit = t([[2, float(np.log(3)), -1, NAN]])
+    click, conv = t([[1, 1, 1, 1]]), t([[0, 1, 0, 1]])
+    mask, correction = torch.tensor([[True, True, True, False]]), torch.tensor([False])
+    assert clicked_orders(logit, conv, click, mask, correction).item() == pytest.approx(np.log(4 / 3))
+    # sigmoid(ln 3) = 3/4, so the order weighs 7/4.
+    weighted = clicked_orders(logit, conv, click, mask, correction, "fnw")
+    assert weighted.item() == pytest.approx(7 / 4 * np.log(4 / 3))
 
 
 def example(seed: int) -> tuple[Tensor, Tensor, Tensor]:
