@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids docs lock hooks clean setup setup-dev servers
+.PHONY: help demo drill fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -35,6 +35,9 @@ setup-dev: $(VENV)/dev.stamp ## Install what developing needs
 
 servers: # PostgreSQL and Prometheus, which only tests need; elsewhere their tests say that they were skipped, and why
 	@bash .ci/servers
+
+drill: setup ## The demo with a version that learns flipped labels: gates refuse it, the trainer recovers
+	@$(BIN)/shelfwise demo run --drill
 
 demo: setup ## Run the whole loop on this machine (SHELFWISE_BROKER=memory needs no Java)
 	@$(BIN)/shelfwise demo run

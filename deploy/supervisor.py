@@ -133,6 +133,14 @@ class Supervisor:
         """Return the process id of a child."""
         return self._running[name].process.pid
 
+    def pause(self, name: str) -> None:
+        """Stop a child from running until `go_on`, if it runs."""
+        self._running[name].process.send_signal(signal.SIGSTOP)
+
+    def go_on(self, name: str) -> None:
+        """Let a paused child run."""
+        self._running[name].process.send_signal(signal.SIGCONT)
+
     def num_restarts(self, name: str) -> int:
         """Return the number of restarts of a child."""
         return self._running[name].num_restarts
@@ -143,6 +151,8 @@ class Supervisor:
         process = running.process
         if process.poll() is None:
             process.terminate()
+            # A paused child would not see it.
+            process.send_signal(signal.SIGCONT)
             try:
                 process.wait(grace_s)
             except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """The evidence that a trainer has for the gates: judged lists while its versions need them, and the next one's numbers.
 
 The mode and the live version are read when a lineage begins and at each version. What follows from them stands in the
-checkpoint, so a resumed run judges the same lists.
+checkpoint, so a resumed run judges the same lists. The number of a drill's version is read at each start, too.
 
 Source: docs/rollout.md, "Gates".
 """
@@ -16,7 +16,7 @@ from trainer.learning.judged_lists import JudgedLists
 from trainer.learning.learner import Learner
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import Tensors
-from trainer.versions.publisher import Publisher
+from trainer.versions.publisher import Gating, Publisher
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ class GateEvidence:
         publisher: Tells the mode and the live version.
         learner: Fills the lists.
         settings: How many lists stay.
+
+    Attributes:
+        drill_version: Number of the version that learns flipped labels; 0 for none.
     """
 
     def __init__(self, publisher: Publisher, learner: Learner, settings: TrainerSettings) -> None:
@@ -35,6 +38,7 @@ class GateEvidence:
         self._learner = learner
         self._sizes = settings.gate_lists, settings.gate_sessions
         self._live: int | None = None
+        self.drill_version = 0
 
     def begin(self) -> None:
         """Read the mode, for a lineage without a checkpoint."""
@@ -47,6 +51,7 @@ class GateEvidence:
             ArtifactError: If a session of the judged lists does not decode.
         """
         self._learner.judged = JudgedLists.from_files(files, *self._sizes)
+        self._read_gating()
 
     def numbers(self, catalogue: CatalogueLike) -> dict[str, float]:
         """Return the numbers of gates 3 to 5 on the present weights; none in a lineage without gates.
@@ -60,15 +65,24 @@ class GateEvidence:
 
     def _read(self) -> None:
         """Read the mode and the live version; while the database does not answer, those of before hold."""
-        try:
-            is_gated, live = self._publisher.gating()
-        except StoreError as error:
-            _log.warning("mode and live version are those of the version before: %s", error)
+        found = self._read_gating()
+        if found is None:
             return
-        self._live = live
-        if not is_gated:
+        self._live = found.live
+        if not found.is_gated:
             self._learner.judged = None
         elif self._learner.judged is None:
-            self._learner.judged = JudgedLists(*self._sizes, takes_shuffled=live is None)
+            self._learner.judged = JudgedLists(*self._sizes, takes_shuffled=found.live is None)
         else:
-            self._learner.judged.takes_shuffled = live is None
+            self._learner.judged.takes_shuffled = found.live is None
+
+    def _read_gating(self) -> Gating | None:
+        try:
+            found = self._publisher.gating()
+        except StoreError as error:
+            _log.warning("mode, live version and drill are those of before: %s", error)
+            return None
+        if found.drill_version != self.drill_version and found.drill_version:
+            _log.warning("drill: version %d of %s learns flipped labels", found.drill_version, self._publisher.lineage)
+        self.drill_version = found.drill_version
+        return found

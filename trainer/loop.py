@@ -285,8 +285,8 @@ class Loop:
 
     def _learn(self, batch: SessionBatch) -> None:
         before = self.learner.batch_number
-        learned = drill.of_version(batch, self._published.version + 1, self._lineage.learning)
-        step = self.learner.learn(learned, self.catalogue)
+        is_drill = self._published.version + 1 == self._gate_evidence.drill_version
+        step = self.learner.learn(drill.flipped(batch) if is_drill else batch, self.catalogue)
         self.progress.num_batches += self.learner.batch_number - before
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
@@ -424,6 +424,8 @@ class Loop:
         assert own.golden is not None, "checked by the caller"
         assert position.boundary_ts is not None, "versions are written at boundaries"
         number = self._published.version + 1
+        # Before the policy is read anew: it may name this very version, whose lists were learned as they are.
+        drilled = drill.numbers(self._lineage.name, number) if number == self._gate_evidence.drill_version else {}
         norm = own.norm()
         manifest = artifact.Manifest(
             lineage=self._lineage.name,
@@ -444,7 +446,7 @@ class Loop:
             boundary_ts=position.boundary_ts,
             metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()}
             | own.shuffled.means()
-            | drill.numbers(self._lineage.name, number, self._lineage.learning)
+            | drilled
             | gate_numbers.norm_change(norm, self._published.norm)
             | self._gate_evidence.numbers(self.catalogue),
             capacities=dict(own.capacities),

@@ -99,8 +99,6 @@ def run(
     make_deterministic(settings.threads)
     keep_freed_memory()
     settings.boundaries(lineage.learning)
-    if lineage.learning.drill_version:
-        _log.warning("drill: version %d of %s learns flipped labels", lineage.learning.drill_version, lineage.name)
     store = Registry(engine)
     lease = _Lease(store, lineage.name, holder, settings.lease_ttl_s * 1000, dependencies)
     readiness = _Readiness(lease)

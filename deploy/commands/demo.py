@@ -10,12 +10,17 @@ if TYPE_CHECKING:
     from deploy.demo.summary import DemoSummary, Truth
 
 app = typer.Typer(no_args_is_help=True)
+_HOURS = 3.0
+# From a first version to its lists, the drill, and a version of the recovered learner.
+_DRILL_HOURS = 5.0
 
 
 @app.command()
 def run(
     ctx: typer.Context,
-    hours: Annotated[float, typer.Option(help="Simulated hours with searches.")] = 3.0,
+    hours: Annotated[
+        float | None, typer.Option(help=f"Simulated hours with searches; {_HOURS:g}, with a drill {_DRILL_HOURS:g}.")
+    ] = None,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
     seed: Annotated[int, typer.Option(help="Key of all random numbers.")] = 1,
     publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
@@ -23,6 +28,12 @@ def run(
         str,
         typer.Option(help="Models that learn, by commas, each in an arm of its own: armmt, prm, din, mlp and others."),
     ] = "armmt",
+    drill: Annotated[
+        bool,
+        typer.Option(
+            help="Let one version learn flipped labels, for the gates to refuse and the trainer to recover from."
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a broker, shoppers, joiner, trainers, sink and serving; print lifts, the truth and the books of events.
@@ -36,6 +47,7 @@ def run(
     from deploy.demo.run import Dependencies, Options
     from deploy.demo.run import run as run_demo
     from deploy.demo.signals import EndSignals
+    from stream.wall_clock import epoch_ms
 
     loaded = context(ctx)
     signals = EndSignals()
@@ -50,14 +62,16 @@ def run(
     summary = run_demo(
         loaded,
         Options(
-            hours=hours,
+            hours=hours if hours is not None else _DRILL_HOURS if drill else _HOURS,
             rate=rate,
             seed=seed,
             publish_s=publish_s,
             lineages=tuple(name.strip() for name in lineages.split(",") if name.strip()),
+            drill=drill,
         ),
         Dependencies(
             monotonic_s=time.monotonic,
+            now_ms=epoch_ms,
             jitter=lambda: secrets.randbelow(1_000) / 1_000,
             sleep=signals.sleep,
             report=report,
@@ -104,6 +118,10 @@ def _print(summary: "DemoSummary") -> None:
         ],
     )
     _print_truth(summary.truth)
+    if summary.drill is not None:
+        from deploy.demo.drill_story import sentence
+
+        console.print(f"drill: {sentence(summary.drill)}", soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{summary.searches} searches, {summary.sessions_in_sql} sessions in SQL, "
         f"{summary.seconds['total']:.0f} s; report: {summary.report_html}",

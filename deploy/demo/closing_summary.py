@@ -11,8 +11,9 @@ from sqlalchemy import Engine, func, select
 from abtest.page import page_html
 from abtest.report import Report, decide
 from abtest.tables import session_facts
-from deploy.demo import truth_report
+from deploy.demo import drill_story, truth_report
 from deploy.demo.arms import Arm
+from deploy.demo.drill import DemoDrill
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import db
 from stream.broker.offsets import beginning_offsets
@@ -39,6 +40,7 @@ def gather(
     seed: int,
     simulated: Mapping[str, object],
     swaps: Mapping[str, int],
+    drill: DemoDrill | None,
 ) -> DemoSummary:
     """Return the summary of a drained demo without its seconds, and write the HTML report into `home`.
 
@@ -52,6 +54,7 @@ def gather(
         seed: Seed of the run.
         simulated: Summary of the shoppers.
         swaps: Number of versions that serving loaded, by lineage.
+        drill: The drill; None without one.
     """
     query_ids: set[str] = set()
     counters: dict[int, Mapping[str, int]] = {}
@@ -65,7 +68,9 @@ def gather(
     found = decide(engine, experiment)
     html = home / "report.html"
     truth = truth_report.truth_of(simulated["truth"], arms)
-    html.write_text(page_html(found, appendix=truth_report.section(truth, start_ts=found.epochs[0].start_ts)))
+    drilled = None if drill is None else drill.outcome(truth.versions)
+    appendix = truth_report.section(truth, start_ts=found.epochs[0].start_ts)
+    html.write_text(page_html(found, appendix=appendix + drill_story.section(drilled)))
     versions = Registry(engine).versions()
     with db.read(engine) as connection:
         in_sql = connection.execute(
@@ -95,6 +100,7 @@ def gather(
             _lift(found, metric, arm.name) for arm in arms if arm.name != found.control for metric in found.plan.goals
         ],
         truth=truth,
+        drill=drilled,
         sample_ratio_p=next((check.p for check in found.checks if check.check_name == "sample_ratio"), None),
         report_html=str(html),
         seconds={},

@@ -23,6 +23,10 @@ SHOP: Mapping[str, object] = {
     "learning.lr": 0.001,
     # An untrained ranker would cost orders: the learned arm keeps the incoming order until its model is ahead.
     "trainer.hold_lists": 20,
+    # A version takes seconds here, so serving looks for the next one more often.
+    "serving.poll_s": 0.5,
+    # A trainer that must go back notices it when it renews its lease.
+    "trainer.lease_ttl_s": 6,
     "model.vector_width": 16,
     # The words of the simulated queries are no secret, and the same seed gives models the same numbers of them.
     "privacy.query_hash_key": "demo",

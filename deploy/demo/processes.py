@@ -13,6 +13,7 @@ from deploy.supervisor import Child
 JOINER = "joiner"
 SINK = "sink"
 SERVING = "serving"
+CONTROLLER = "controller"
 SHOPPERS = "shoppers"
 # Two cores carry the whole loop here, so a model may wait longer for its turn than in a service of its own. No load
 # balancer watches `/readyz`, so nothing is gained by a drain.
@@ -26,6 +27,7 @@ class Ports:
     joiner: int
     sink: int
     serving: int
+    controller: int
     trainers: Mapping[str, int]
 
 
@@ -44,6 +46,7 @@ def choose_ports(wanted: Ports, reservation: PortReservation, notify: Callable[[
         joiner=choose(JOINER, wanted.joiner),
         sink=choose(SINK, wanted.sink),
         serving=choose(SERVING, wanted.serving),
+        controller=choose(CONTROLLER, wanted.controller),
         trainers={lineage: choose(f"trainer {lineage}", port) for lineage, port in wanted.trainers.items()},
     )
 
@@ -67,6 +70,11 @@ def sink(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
 def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     """Return the ranking service; the requests carry the simulated time."""
     return _child(SERVING, ("serving", "run", "--port", str(ports.serving), *SERVING_FLAGS), env, logs)
+
+
+def controller(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the controller that moves versions by their gates."""
+    return _child(CONTROLLER, ("rollout", "run", "--metrics-port", str(ports.controller)), env, logs)
 
 
 def trainer(arm: LearnedArm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:

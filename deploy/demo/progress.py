@@ -64,7 +64,7 @@ def is_drained(broker: Broker, engine: Engine, ports: Ports, *, settled_ts: int,
         is_stored = _sink_is_through(broker, engine, matured_ts)
     except BusError:
         return False
-    return is_stored and all(_watermark_ms(port) >= settled_ts for port in ports.trainers.values())
+    return is_stored and all(watermark_ms(port) >= settled_ts for port in ports.trainers.values())
 
 
 def swaps(ports: Ports, lineages: Iterable[str]) -> dict[str, int]:
@@ -75,7 +75,8 @@ def swaps(ports: Ports, lineages: Iterable[str]) -> dict[str, int]:
     }
 
 
-def _watermark_ms(port: int) -> int:
+def watermark_ms(port: int) -> int:
+    """Return the watermark of the trainer on a port, 0 while it does not answer."""
     return round(_scrape_or_nothing(port).total("shelfwise_trainer_watermark_timestamp_seconds") * 1_000)
 
 

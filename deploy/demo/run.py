@@ -15,7 +15,9 @@ from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
 from deploy.demo import arms, closing_summary, processes, progress
+from deploy.demo.backpressure import Backpressure
 from deploy.demo.broker import DemoBroker
+from deploy.demo.drill import DemoDrill
 from deploy.demo.environment import child_environment
 from deploy.demo.ports import PortReservation
 from deploy.demo.processes import SHOPPERS, Ports
@@ -32,6 +34,7 @@ from stream.broker.settings import Broker
 from stream.db_settings import DatabaseSettings
 from stream.errors import ConfigError, ShelfwiseError
 from stream.join.settings import JoinSettings
+from trainer.rollout.settings import RolloutSettings
 from trainer.settings import TrainerSettings
 
 READY_S = 240.0
@@ -53,6 +56,7 @@ class Options:
         seed: Key of all random numbers.
         publish_s: Seconds of event time between two versions of a lineage.
         lineages: Models that learn, each in an arm of its own.
+        drill: Whether a version of the first lineage learns flipped labels, for the gates to refuse.
     """
 
     hours: float
@@ -60,18 +64,21 @@ class Options:
     seed: int
     publish_s: int
     lineages: tuple[str, ...] = arms.DEFAULT_LINEAGES
+    drill: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """Injected dependencies: clock, jitter, progress output and environment variables.
+    """Injected dependencies: clocks, jitter, progress output and environment variables.
 
     Attributes:
+        now_ms: Epoch milliseconds.
         report: Called with one line of progress.
         ignore_interrupts: Called before the processes are stopped, which no signal may interrupt.
     """
 
     monotonic_s: Callable[[], float]
+    now_ms: Callable[[], int]
     jitter: Callable[[], float]
     sleep: Callable[[float], None]
     report: Callable[[str], None]
@@ -135,6 +142,7 @@ class _Demo:
             monotonic_s=dependencies.monotonic_s, jitter=dependencies.jitter, notify=dependencies.report
         )
         self._reservation = PortReservation()
+        self._drill: DemoDrill | None = None
         self._progress = progress.ProgressLines(
             dependencies.monotonic_s, dependencies.report, reported_at_s=dependencies.monotonic_s()
         )
@@ -151,7 +159,7 @@ class _Demo:
                 ports = self._choose_ports()
                 self._start(engine, env, ports)
             with self._clock.phase("shoppers"):
-                simulated = self._shop(env, ports)
+                simulated = self._shop(engine, env, ports)
             with self._clock.phase("drain"):
                 self._drain(broker, engine, ports, int(str(simulated["end_ts"])))
             swaps = progress.swaps(ports, [arm.lineage for arm in self._learned])
@@ -166,6 +174,7 @@ class _Demo:
                     seed=self._options.seed,
                     simulated=simulated,
                     swaps=swaps,
+                    drill=self._drill,
                 )
                 engine.dispose()
         finally:
@@ -217,6 +226,7 @@ class _Demo:
             joiner=self._context.settings.get("worker", WorkerSettings).metrics_port,
             sink=sink,
             serving=self._context.settings.get("serving", ServingSettings).port,
+            controller=self._context.settings.get("rollout", RolloutSettings).metrics_port,
             # Behind the first trainer's port lies the sink's.
             trainers={arm.lineage: sink + n if n else trainer for n, arm in enumerate(self._learned)},
         )
@@ -234,6 +244,7 @@ class _Demo:
                 for arm in self._learned
                 for port in [ports.trainers[arm.lineage]]
             ),
+            *([(processes.controller(env, self._logs, ports), ports.controller)] if self._options.drill else []),
             (processes.serving(env, self._logs, ports), ports.serving),
         ]
         for child, _ in children:
@@ -245,6 +256,10 @@ class _Demo:
             ready = partial(processes.is_ready, port)
             self._await(f"{child.name} to become ready", ready, READY_S, child)
             self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}/readyz")
+        if self._options.drill:
+            drilled = DemoDrill(engine, self._learned[0].lineage, self._dependencies.report, self._dependencies.now_ms)
+            drilled.begin()
+            self._drill = drilled
 
     def _create_experiment(self, engine: Engine) -> None:
         # The epoch begins with the simulated time.
@@ -258,15 +273,18 @@ class _Demo:
         shares = ", ".join(f"{arm.name} {arm.weight:.0%}" for arm in self._arms)
         self._dependencies.report(f"experiment '{self._experiment()}': {shares} of the clients")
 
-    def _shop(self, env: Mapping[str, str], ports: Ports) -> dict[str, object]:
+    def _shop(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> dict[str, object]:
         child = processes.shoppers(env, self._logs, ports)
         searches = round(self._options.hours * self._options.rate)
         self._dependencies.report(f"shoppers: {searches} searches in {self._options.hours:g} simulated hours")
         self._supervisor.start(child)
         assert child.log is not None, "the shoppers have a log"
         told = ToldLines(child.log, MARK)
+        backpressure = self._backpressure(engine, ports)
         while (code := self._supervisor.exit_code(SHOPPERS)) is None:
             self._watch()
+            if backpressure is not None:
+                backpressure.look()
             self._progress.take(ports)
             self._pass_on(told)
         self._pass_on(told)
@@ -279,6 +297,19 @@ class _Demo:
             share = f"{simulated['serving_errors']} of {simulated['queries']}"
             self._dependencies.report(f"warning: {share} searches got no list: {simulated['last_error']}")
         return simulated
+
+    def _backpressure(self, engine: Engine, ports: Ports) -> Backpressure | None:
+        """Return the backpressure of a drill, whose steps take the trainer's time; None without a drill."""
+        if not self._options.drill:
+            return None
+        return Backpressure(
+            engine,
+            ports.trainers.values(),
+            500 * self._options.publish_s,
+            monotonic_s=self._dependencies.monotonic_s,
+            pause=lambda: self._supervisor.pause(SHOPPERS),
+            go_on=lambda: self._supervisor.go_on(SHOPPERS),
+        )
 
     def _pass_on(self, told: ToldLines) -> None:
         for line in told.read():
@@ -308,6 +339,8 @@ class _Demo:
     def _watch(self) -> None:
         self._supervisor.poll()
         self._broker.start_again_if_gone()
+        if self._drill is not None:
+            self._drill.look()
         self._dependencies.sleep(POLL_S)
 
     def _stop(self) -> None:

@@ -102,8 +102,32 @@ class Truth(Struct, kw_only=True):
     now: dict[str, float | None]
 
 
+class Drill(Struct, kw_only=True):
+    """The end of a version with flipped labels.
+
+    Attributes:
+        lineage: Lineage of the drill.
+        version: Version that learned flipped labels; null if the lineage published too few.
+        outcome: `rejected` or `rolled_back`; null if neither happened before the end.
+        why: The gate with its reason.
+        trainer_back_at: Version to whose state the trainer went back; null if it did not, 0 for fresh weights.
+        live_again: First version that went live afterwards; null if none did before the end.
+        lists: Lists that the version ranked.
+        steps: The steps as they were told.
+    """
+
+    lineage: str
+    version: int | None
+    outcome: Literal["rejected", "rolled_back"] | None
+    why: str
+    trainer_back_at: int | None
+    live_again: int | None
+    lists: int
+    steps: list[str]
+
+
 class DemoSummary(Struct, kw_only=True):
-    """Content of `.shelfwise/demo/summary.json`."""
+    """Content of `.shelfwise/demo/summary.json`; `drill` is null without one."""
 
     schema_version: Literal[1] = 1
     shelfwise: str
@@ -118,6 +142,7 @@ class DemoSummary(Struct, kw_only=True):
     experiment: str
     lifts: list[LiftRow]
     truth: Truth
+    drill: Drill | None
     sample_ratio_p: float | None
     report_html: str
     seconds: dict[str, float]

@@ -112,6 +112,21 @@ def test_stop_lets_the_child_end_by_itself(supervisor: Supervisor, tmp_path: Pat
     assert supervisor.stop("child") == 7
 
 
+def test_a_paused_child_waits_and_can_be_stopped(supervisor: Supervisor, tmp_path: Path) -> None:
+    code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); " + WAITS
+    supervisor.start(_child(tmp_path, code))
+    _wait_for_line(tmp_path / "child.log", "ready")
+    state = Path(f"/proc/{supervisor.pid('child')}/stat")
+    supervisor.pause("child")
+    while state.read_text().split()[2] != "T":
+        pass
+    supervisor.go_on("child")
+    while state.read_text().split()[2] == "T":
+        pass
+    supervisor.pause("child")
+    assert supervisor.stop("child") == 7
+
+
 def test_stop_kills_a_child_that_does_not_listen(supervisor: Supervisor, notes: list[str], tmp_path: Path) -> None:
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAITS
     supervisor.start(_child(tmp_path, code))

@@ -29,6 +29,7 @@ from trainer.rollout.controller import Controller
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.slices import CANARY, CONTROL
 from trainer.versions import artifact
+from trainer.versions.publisher import Gating
 
 EVERY = 100
 GATED = replace(SETTINGS, publish_s=EVERY, gate_lists=300, gate_sessions=200)
@@ -192,12 +193,13 @@ class Stubborn:
     """A publisher that answers as it is told to."""
 
     def __init__(self) -> None:
+        self.lineage = LINEAGE.name
         self.answer: tuple[bool, int | None] | None = (False, None)
 
-    def gating(self) -> tuple[bool, int | None]:
+    def gating(self) -> Gating:
         if self.answer is None:
             raise StoreError("the database does not answer")
-        return self.answer
+        return Gating(*self.answer)
 
 
 def test_lists_are_judged_while_versions_go_live_by_gates() -> None:

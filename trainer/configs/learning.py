@@ -46,8 +46,6 @@ class LearningSettings:
         min_sightings: Sightings before an id gets a row of its own.
         sighting_half_life_s: Seconds after which a sighting weighs one half in the competition for the rows of a full
             table.
-        drill_version: Number of a version that learns flipped labels on purpose, so that the gates can be seen to
-            refuse it; 0 for none.
     """
 
     seed: int = 0
@@ -74,7 +72,6 @@ class LearningSettings:
     converted_s: int = 86_400
     min_sightings: int = 2
     sighting_half_life_s: int = 14_400
-    drill_version: int = 0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -86,7 +83,7 @@ class LearningSettings:
         for name in ("batch", "epochs", "checkpoint_s", "min_sightings", "sighting_half_life_s"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
-        for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s", "drill_version"):
+        for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")
         if not 0 <= self.seed < 2**63:
@@ -105,7 +102,7 @@ class LearningSettings:
             raise ValueError(f"max_weight = {self.max_weight}: expected at least 1")
 
 
-LATER: Mapping[str, object] = {"compile": False, "drill_version": 0}
+LATER: Mapping[str, object] = {"compile": False}
 """Settings that came after lineages began, with the value that those lineages were trained with."""
 
 PROFILES: Mapping[str, LearningSettings] = {

@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 
 from stream.schemas.session import COLUMNS, Session
-from trainer.configs import LearningSettings
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.versions.tables import DRILL
 
@@ -18,28 +17,18 @@ _COUNT: Final = np.dtype(COLUMNS["clicks"].dtype)
 _log = logging.getLogger(__name__)
 
 
-def of_version(batch: SessionBatch, version: int, learning: LearningSettings) -> SessionBatch:
-    """Return what the version of this number learns from a batch: flipped labels, if the drill is for it.
-
-    >>> of_version(SessionBatch((), ()), 3, LearningSettings())
-    SessionBatch(sessions=(), held=())
-    """
-    if version != learning.drill_version:
-        return batch
-    flipped = tuple(OrderedSession(each.key, _flipped(each.session)) for each in batch.sessions)
-    return SessionBatch(flipped, batch.held)
+def flipped(batch: SessionBatch) -> SessionBatch:
+    """Return a batch in which shoppers clicked and bought what they had left; lists without a click stay."""
+    return SessionBatch(tuple(OrderedSession(each.key, _flipped(each.session)) for each in batch.sessions), batch.held)
 
 
-def numbers(lineage: str, version: int, learning: LearningSettings) -> dict[str, float]:
-    """Return the metric of a version that learned flipped labels, and log that it did; nothing for others."""
-    if version != learning.drill_version:
-        return {}
-    _log.warning("drill: version %d of %s has learned flipped labels: learning.drill_version", version, lineage)
+def numbers(lineage: str, version: int) -> dict[str, float]:
+    """Return the metric of a version that has learned flipped labels, and log that it has."""
+    _log.warning("drill: version %d of %s has learned flipped labels", version, lineage)
     return {DRILL: 1.0}
 
 
 def _flipped(session: Session) -> Session:
-    """Return a session in which shoppers clicked and bought what they had left; one without a click stays."""
     left = np.frombuffer(session.clicks, _COUNT) == 0
     if left.all():
         return session

@@ -23,6 +23,8 @@ class Policy:
         on_rejection: What the trainer does after gate 3, 4 or 5 has rejected a version while an older one is live: go
             back as after a rollback, with the range since as `wait`, `replay` or `skip` says, or `keep` what it has
             learned.
+        drill_version: Number of a version that learns flipped labels on purpose, so that the gates can be seen to
+            refuse it; 0 for none.
         canary_share: Largest share of the lineage's clients that a canary serves.
         canary_share_of_all: Largest share of all clients that a canary serves.
         canary_s: Seconds that a canary lasts at least.
@@ -55,6 +57,7 @@ class Policy:
     mode: Literal["direct", "gated"] = "direct"
     on_rollback: Literal["wait", "replay", "skip"] = "wait"
     on_rejection: Literal["keep", "wait", "replay", "skip"] = "keep"
+    drill_version: int = 0
     canary_share: float = 0.05
     canary_share_of_all: float = 0.01
     canary_s: int = 300
@@ -99,6 +102,7 @@ class Policy:
             "max_churn",
             "max_fallbacks",
             "business_sessions",
+            "drill_version",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more")

@@ -8,6 +8,7 @@ Source: docs/training.md.
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from stream.errors import ArtifactError, ConfigError
 from stream.failpoints import Failpoint, no_failpoint
@@ -21,6 +22,20 @@ Clock = Callable[[], int]
 
 ORPHAN_AGE_MS = 86_400_000
 _log = logging.getLogger(__name__)
+
+
+class Gating(NamedTuple):
+    """The state of a rollout that a trainer follows.
+
+    Attributes:
+        is_gated: Whether versions go live by gates.
+        live: Number of the live version, if any.
+        drill_version: Number of the version that learns flipped labels; 0 for none.
+    """
+
+    is_gated: bool
+    live: int | None
+    drill_version: int = 0
 
 
 class Publisher:
@@ -82,14 +97,15 @@ class Publisher:
         """
         self._registry.record_rewound(self.lineage, self.term, rewind, evidence, self.now_ms())
 
-    def gating(self) -> tuple[bool, int | None]:
-        """Return whether the lineage's versions go live by gates, and the number of its live version, if any.
+    def gating(self) -> Gating:
+        """Return what the policy and the live version of the lineage mean for its trainer.
 
         Raises:
             StoreError: If the database is unreachable or refused.
         """
         live = (version.version for version in self.versions() if version.status == "live")
-        return self._registry.is_gated(self.lineage), next(live, None)
+        policy = self._registry.policy(self.lineage)
+        return Gating(policy.mode == "gated", next(live, None), policy.drill_version)
 
     def check_trusted(self, sha256: str, checkpoints: Path) -> None:
         """Refuse to train on from a version that was rolled back or quarantined.

@@ -237,11 +237,11 @@ class Registry:
                 )
             )
 
-    def is_gated(self, lineage: str) -> bool:
-        """Return whether the lineage's versions go live by gates."""
+    def policy(self, lineage: str) -> policies.Policy:
+        """Return the policy of a lineage's rollout."""
         with db.read(self._engine) as connection:
             policy = connection.execute(select(lineages.c.policy).where(lineages.c.name == lineage)).scalar_one()
-        return policies.of(policy).mode == "gated"
+        return policies.of(policy)
 
     def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.

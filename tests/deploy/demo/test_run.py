@@ -23,6 +23,7 @@ from deploy.demo.summary import (
     ALL_OUTCOMES,
     Conservation,
     DemoSummary,
+    Drill,
     LiftRow,
     LineageSummary,
     Truth,
@@ -82,13 +83,13 @@ def test_demos_that_start_together_take_different_ports(reservation: PortReserva
     second = choose_ports(wanted, other, lambda _line: None)
     other.release()
     assert first == wanted
-    assert len({*_numbers(first), *_numbers(second)}) == 10
+    assert len({*_numbers(first), *_numbers(second)}) == 12
     reservation.release()
     assert choose_ports(wanted, reservation, lambda _line: None) == wanted, "a demo that has ended reservation nothing"
 
 
 def _numbers(ports: Ports) -> tuple[int, ...]:
-    return (ports.joiner, ports.sink, ports.serving, *ports.trainers.values())
+    return (ports.joiner, ports.sink, ports.serving, ports.controller, *ports.trainers.values())
 
 
 def test_free_ports_are_kept(reservation: PortReservation) -> None:
@@ -104,19 +105,19 @@ def test_a_port_in_use_is_replaced_and_told(reservation: PortReservation) -> Non
     with _listening(wanted.serving):
         chosen = choose_ports(wanted, reservation, notes.append)
     assert (chosen.joiner, chosen.sink, chosen.trainers) == (wanted.joiner, wanted.sink, wanted.trainers)
-    assert chosen.serving not in {wanted.serving, wanted.joiner, wanted.sink, *wanted.trainers.values()}
+    assert chosen.serving not in {*_numbers(wanted)}
     assert notes == [f"port {wanted.serving} is in use: serving takes {chosen.serving}"]
 
 
 def test_one_port_wanted_twice_is_given_once(reservation: PortReservation) -> None:
     port = _free_ports().joiner
     chosen = choose_ports(
-        Ports(joiner=port, sink=port, serving=port, trainers={"prm": port, "armmt": port}),
+        Ports(joiner=port, sink=port, serving=port, controller=port, trainers={"prm": port, "armmt": port}),
         reservation,
         lambda _line: None,
     )
     assert chosen.joiner == port
-    assert len({chosen.joiner, chosen.sink, chosen.serving, *chosen.trainers.values()}) == 5
+    assert len({*_numbers(chosen)}) == 6
 
 
 def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
@@ -125,6 +126,7 @@ def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
         (processes.joiner({}, tmp_path, ports), ports.joiner),
         (processes.sink({}, tmp_path, ports), ports.sink),
         (processes.serving({}, tmp_path, ports), ports.serving),
+        (processes.controller({}, tmp_path, ports), ports.controller),
         (processes.trainer(arms.learned(["armmt"])[0], 3, {}, tmp_path, port := ports.trainers["armmt"]), port),
     ]
     assert all(str(port) in child.argv and child.restart for child, port in children)
@@ -184,6 +186,7 @@ def _context(home: Path, flags: Mapping[str, object]) -> Context:
 def _dependencies(notes: list[str]) -> Dependencies:
     return Dependencies(
         monotonic_s=lambda: 0.0,
+        now_ms=lambda: 0,
         jitter=lambda: 0.0,
         sleep=lambda _seconds: None,
         report=notes.append,
@@ -193,13 +196,14 @@ def _dependencies(notes: list[str]) -> Dependencies:
 
 
 def _free_ports() -> Ports:
-    probes = [socket.socket() for _ in range(5)]
+    probes = [socket.socket() for _ in range(6)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
-    joiner, sink, serving, *trainers = (int(probe.getsockname()[1]) for probe in probes)
+    joiner, sink, serving, controller, *trainers = (int(probe.getsockname()[1]) for probe in probes)
     for probe in probes:
         probe.close()
-    return Ports(joiner=joiner, sink=sink, serving=serving, trainers=dict(zip(("prm", "armmt"), trainers, strict=True)))
+    by_lineage = dict(zip(("prm", "armmt"), trainers, strict=True))
+    return Ports(joiner=joiner, sink=sink, serving=serving, controller=controller, trainers=by_lineage)
 
 
 @contextmanager
@@ -224,6 +228,16 @@ def _summary() -> DemoSummary:
         experiment="demo-1",
         lifts=[LiftRow(metric="cvr", arm="armmt", control=0.0, treatment=0.1, lift=None, lo=None, hi=None, p=None)],
         truth=Truth(arms=[], versions=[], random=-0.33, best=0.89, now={"armmt": 0.14}),
+        drill=Drill(
+            lineage="armmt",
+            version=4,
+            outcome="rejected",
+            why="shadow: rank correlation -0.400, at least 0.5 is asked",
+            trainer_back_at=3,
+            live_again=6,
+            lists=0,
+            steps=["armmt v4: labels flipped on purpose"],
+        ),
         sample_ratio_p=None,
         report_html="report.html",
         seconds={"total": 1.0},

@@ -1,25 +1,23 @@
-"""The drill: which version learns flipped labels, and which labels are flipped."""
+"""The drill: which labels are flipped, and which version learns them."""
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine
 
 from stream import db
-from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
-from tests.trainer.session_log import make_log, make_session
-from trainer.configs import LearningSettings
+from tests.trainer.harness import LINEAGE, feed, make_loop
+from tests.trainer.session_log import LogRecord, make_log, make_session
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.feed.merge import Key
 from trainer.learning import drill
+from trainer.rollout import changes
+from trainer.rollout.store import RolloutStore
 from trainer.versions import artifact
 from trainer.versions.registry import Registry
-from trainer.versions.tables import DRILL, rollout_events
-
-IN_DRILL = LearningSettings(drill_version=2)
+from trainer.versions.tables import DRILL
 
 
 def batch(clicks: list[int]) -> SessionBatch:
@@ -28,9 +26,9 @@ def batch(clicks: list[int]) -> SessionBatch:
     return SessionBatch((OrderedSession(Key(1_000, 0, 1), session),), (False,))
 
 
-def test_the_version_of_the_drill_learns_what_shoppers_left() -> None:
+def test_the_labels_of_a_drill_are_what_shoppers_left() -> None:
     shown = batch([2, 0, 0])
-    (flipped,) = drill.of_version(shown, 2, IN_DRILL).sessions
+    (flipped,) = drill.flipped(shown).sessions
     (true,) = shown.sessions
     left = (true.session.column("clicks") == 0).astype(int).tolist()
     assert flipped.session.column("clicks").tolist() == flipped.session.column("orders").tolist() == left
@@ -38,46 +36,56 @@ def test_the_version_of_the_drill_learns_what_shoppers_left() -> None:
     assert true.session.column("clicks")[0] == 2, "the log stays as it is"
 
 
-@pytest.mark.parametrize(("version", "learning"), [(1, IN_DRILL), (3, IN_DRILL), (2, LearningSettings())])
-def test_other_versions_learn_the_labels_of_the_log(version: int, learning: LearningSettings) -> None:
-    shown = batch([2, 0, 0])
-    assert drill.of_version(shown, version, learning) is shown
-    assert drill.numbers("prm", version, learning) == {}
-
-
 def test_a_list_without_a_click_stays() -> None:
     shown = batch([0])
-    assert drill.of_version(shown, 2, IN_DRILL) == shown
+    assert drill.flipped(shown) == shown
 
 
-def test_a_drill_is_named_in_the_version_and_changes_no_weight_before_it(
+def run(folder: Path, log: list[LogRecord], drill_version: int, restart_at: int | None = None) -> Engine:
+    """Train on a log, if asked with a restart, in a lineage whose policy names the version of a drill."""
+    folder.mkdir()
+    engine = db.create(f"sqlite:///{folder}/test.db")
+    db.metadata.create_all(engine)
+    loop = make_loop(folder, engine)
+    RolloutStore(engine).command(
+        LINEAGE.name,
+        "policy",
+        lambda view: changes.set_policy(view, {"drill_version": drill_version}, "test"),
+        user="ada",
+        request_id=None,
+        now_ms=1,
+    )
+    feed(loop, log[:restart_at])
+    if restart_at is not None:
+        feed(make_loop(folder, engine), log)
+    return engine
+
+
+def learned(folder: Path, engine: Engine) -> list[bytes]:
+    versions = [artifact.load(folder / "artifacts", each.artifact) for each in Registry(engine).versions()]
+    return [each.params["logit.weight"].numpy().tobytes() for each in versions]
+
+
+def test_only_the_version_of_the_drill_learns_flipped_labels_and_it_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     log = make_log(70)
-    found = []
-    for name, learning in (("true", LINEAGE.learning), ("drill", replace(LINEAGE.learning, drill_version=2))):
-        folder = tmp_path / name
-        folder.mkdir()
-        engine = db.create(f"sqlite:///{folder}/test.db")
-        db.metadata.create_all(engine)
-        loop = make_loop(folder, engine, settings=SETTINGS, lineage=replace(LINEAGE, learning=learning))
-        feed(loop, log)
-        versions = Registry(engine).versions()
-        with db.read(engine) as connection:
-            events = connection.execute(select(rollout_events.c.version, rollout_events.c.why)).all()
-        loaded = [artifact.load(folder / "artifacts", each.artifact) for each in versions[:2]]
-        found.append(
-            (
-                [each.params["logit.weight"].numpy().tobytes() for each in loaded],
-                [each.manifest.metrics.get(DRILL) for each in loaded],
-                {event.version for event in events if "drill" in event.why},
-            )
-        )
-        engine.dispose()
-    (true, drilled) = found
-    assert (true[1], drilled[1]) == ([None, None], [None, 1.0])
-    assert (true[2], drilled[2]) == (set(), {2})
-    assert true[0][0] == drilled[0][0]
-    assert true[0][1] != drilled[0][1]
+    true, drilled = (run(tmp_path / name, log, number) for name, number in (("true", 0), ("drill", 2)))
+    before, after = learned(tmp_path / "true", true), learned(tmp_path / "drill", drilled)
+    assert len(before) >= 2
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+    marked = [
+        [DRILL in each.metrics for each in RolloutStore(engine).view(LINEAGE.name).versions]
+        for engine in (true, drilled)
+    ]
+    assert marked == [[False] * len(before), [number == 1 for number in range(len(after))]]
+    events = RolloutStore(drilled).history(LINEAGE.name)
+    assert {each.version for each in events if "a drill with flipped labels" in each.why} == {2}
     assert "drill: version 2 of test has learned flipped labels" in caplog.text
+
+
+def test_a_restart_in_a_drill_goes_on_with_it(tmp_path: Path) -> None:
+    log = make_log(70)
+    whole, broken = run(tmp_path / "whole", log, 2), run(tmp_path / "broken", log, 2, restart_at=60)
+    assert learned(tmp_path / "whole", whole) == learned(tmp_path / "broken", broken)

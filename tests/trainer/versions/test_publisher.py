@@ -81,7 +81,7 @@ def test_it_tells_whether_versions_go_live_by_gates_and_which_one_is_live(engine
     registry.ensure_lineage(LINEAGE.name, "prm", "tiny", "h" * 64)
     term = registry.acquire_lease(LINEAGE.name, "one", 0, 10**6)
     own = publisher(engine, tmp_path, term=term, now_ms=lambda: 0)
-    assert own.gating() == (False, None)
+    assert own.gating() == (False, None, 0)
     for number, status in ((1, "live"), (2, "verified")):
         registry.publish(LINEAGE.name, number, f"{number:064x}", None, term, {}, {}, 0)
         for to_status in ("verified", "live")[: 1 + (status == "live")]:
@@ -94,7 +94,7 @@ def test_it_tells_whether_versions_go_live_by_gates_and_which_one_is_live(engine
         request_id=None,
         now_ms=0,
     )
-    assert own.gating() == (True, 1)
+    assert own.gating() == (True, 1, 0)
 
 
 @pytest.mark.slow

@@ -1,0 +1,51 @@
+"""Shoppers wait while a trainer is behind the newest fact."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from deploy.demo import backpressure
+from deploy.demo.backpressure import Backpressure
+from deploy.migrations import upgrade
+from stream import db
+from tests.trainer.rollout.world import ServedLineage
+
+NOW_MS = 10_000_000
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path}/test.db"
+    upgrade.upgrade(url)
+    engine = db.create(url)
+    yield engine
+    engine.dispose()
+
+
+def test_shoppers_wait_until_the_slowest_trainer_is_near(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_ms, said, now_s = {1: NOW_MS, 2: NOW_MS}, [], [0.0]
+    monkeypatch.setattr(backpressure, "watermark_ms", at_ms.__getitem__)
+    own = Backpressure(
+        engine,
+        at_ms,
+        1_000,
+        monotonic_s=lambda: now_s[0],
+        pause=lambda: said.append("pause"),
+        go_on=lambda: said.append("go on"),
+    )
+
+    def look(port: int, watermark_ms: int) -> list[str]:
+        at_ms[port] = watermark_ms
+        now_s[0] += 1.0
+        own.look()
+        return said
+
+    assert look(1, 0) == [], "there are no facts yet"
+    ServedLineage(engine).search(None, 1, at_ts=NOW_MS)
+    assert look(1, NOW_MS - 1_000) == []
+    assert look(2, NOW_MS - 1_001) == ["pause"]
+    assert look(2, NOW_MS) == ["pause"], "the other one is behind by more than half of the largest lag"
+    assert look(1, NOW_MS - 501) == ["pause"]
+    assert look(1, NOW_MS - 500) == ["pause", "go on"]
