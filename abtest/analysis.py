@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from abtest import health, inference, standing
-from abtest.estimates import estimate
+from abtest.estimates import pair
 from abtest.experiment import Epoch, Experiment
 from abtest.inference import WANTED_POWER, Lift
 from abtest.looks import KEEP_RUNNING, Look
@@ -70,11 +70,11 @@ def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, lo
 def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> list[Result]:
     plan, control = experiment.plan, experiment.control.name
     undefined = metric.is_money and facts.strays.foreign_share > BLOCK_SHARE
-    base = estimate(metric, facts.sample(metric, control).moments)
+    control_moments = facts.sample(metric, control).moments
     level = plan.alpha / (len(experiment.arms) - 1)
     results: list[Result] = []
     for arm in experiment.arms:
-        found = estimate(metric, facts.sample(metric, arm.name).moments)
+        base, found = pair(metric, control_moments, facts.sample(metric, arm.name).moments)
         lift = Lift() if arm.is_control else inference.compare(base, found, plan.alpha)
         if undefined:
             lift = Lift(reason="mixed_currency")

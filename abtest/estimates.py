@@ -1,4 +1,4 @@
-"""Estimate of an experiment metric from the moments of one arm.
+"""Estimates of an experiment metric from the moments of arms.
 
 Source: docs/experiments.md.
 """
@@ -8,6 +8,9 @@ from abtest.inference import Estimate
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments
 
+# Share of the smaller of two arms below which they are unequal.
+_UNEQUAL = 0.4
+
 
 def estimate(metric: Metric, moments: Moments) -> Estimate:
     """Return the value of a metric and its variance, with the client as unit."""
@@ -15,3 +18,16 @@ def estimate(metric: Metric, moments: Moments) -> Estimate:
     if metric.denominator is None:
         return inference.mean(moments, numerator)
     return inference.ratio(moments, numerator, COLUMNS.index(metric.denominator))
+
+
+def pair(metric: Metric, control: Moments, arm: Moments) -> tuple[Estimate, Estimate]:
+    """Return the estimates of two arms to compare.
+
+    Money in arms that are further apart than 60 to 40 gets one spread relative to the mean. Rates, and arms of about
+    equal size, keep their own variances, for which Welch's test holds.
+    """
+    found = estimate(metric, control), estimate(metric, arm)
+    smaller = min(control.n, arm.n)
+    if not metric.is_money or smaller >= _UNEQUAL * (control.n + arm.n):
+        return found
+    return inference.with_common_spread(*found)

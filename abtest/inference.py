@@ -8,7 +8,7 @@ Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -92,6 +92,36 @@ def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
     gradient_K[numerator], gradient_K[denominator] = 1.0 / below, -value / below
     variance = float(gradient_K @ covariance @ gradient_K) / moments.n
     return Estimate(n=moments.n, value=value, variance=max(variance, 0.0))
+
+
+def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
+    """Return both estimates with variances of one coefficient of variation of clients, pooled over the arms.
+
+    In a small sample of skewed amounts a low mean comes with a low variance, so that a test by the arms' own variances
+    finds harm too often where arms are unequal. The spread relative to the mean is shared by arms that differ by a
+    factor. Values that are not both above zero keep their variances.
+
+    >>> control = Estimate(n=901, value=10.0, variance=400 / 901)
+    >>> _, arm = with_common_spread(control, Estimate(n=101, value=12.0, variance=900 / 101))
+    >>> f"{arm.variance * 101 / 12.0**2:.3f}"
+    '4.225'
+
+    Source: docs/adr/0020-common-spread-of-unequal-arms.md.
+    """
+    values = control.value, arm.value
+    if control.variance is None or arm.variance is None or values[0] is None or values[1] is None:
+        return control, arm
+    if min(values[0], values[1]) <= 0.0:
+        return control, arm
+    squares = [
+        each.n * variance / value**2
+        for each, variance, value in ((control, control.variance, values[0]), (arm, arm.variance, values[1]))
+    ]
+    spread = ((control.n - 1) * squares[0] + (arm.n - 1) * squares[1]) / (control.n + arm.n - 2)
+    return (
+        replace(control, variance=spread * values[0] ** 2 / control.n),
+        replace(arm, variance=spread * values[1] ** 2 / arm.n),
+    )
 
 
 def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from abtest import health, looks, standing
 from abtest.buckets import allocate, check_dealt, dealt
-from abtest.estimates import estimate
+from abtest.estimates import pair
 from abtest.experiment import Arm, Epoch, Experiment
 from abtest.inference import compare
 from abtest.looks import DO_NOT_SHIP, SHIP, Look
@@ -134,7 +134,7 @@ def _run(random: np.random.Generator, plan: Plan, epoch: Epoch, buyers: float) -
 
 def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
     metric = METRICS[plan.primary or ""]
-    control, treated = (estimate(metric, facts.sample(metric, arm.name).moments) for arm in ARMS)
+    control, treated = pair(metric, *(facts.sample(metric, arm.name).moments for arm in ARMS))
     lift = compare(control, treated)
     found = monitored(control, treated, lift, alpha=plan.alpha, tightest=plan.clients or 1)
     return found.cs_p is not None and found.cs_p < plan.alpha
