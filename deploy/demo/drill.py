@@ -29,8 +29,8 @@ POLICY: Mapping[str, object] = {
     "max_loss": 0.3,
     "max_lag": 0.05,
     "calibration_labels": 60,
-    "calibration_low": 0.5,
-    "calibration_high": 2.0,
+    "calibration_low": 0.6,
+    "calibration_high": 1.6,
     "shadow_lists": 50,
     # A version each five seconds, on a machine that is busy.
     "canary_share": 0.3,
