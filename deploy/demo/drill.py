@@ -8,13 +8,14 @@ Source: docs/rollout.md, "Drills".
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import Engine
 
 from deploy.demo import drill_story
 from deploy.demo.summary import Drill, VersionTruth
-from stream.errors import StoreError
+from stream.errors import ConfigError, StoreError
 from trainer.rollout import changes, judgement, policy
 from trainer.rollout.changes import Change
 from trainer.rollout.states import LineageView
@@ -71,13 +72,13 @@ class DemoDrill:
         self._command("policy", lambda view: changes.set_policy(view, POLICY, "gates for a shop of this size"))
 
     def look(self) -> None:
-        """Tell the new events, and do what a user has to; a database that does not answer is asked again."""
-        try:
+        """Tell the new events, and do what a user has to.
+
+        What the database does not answer, or the controller has changed meanwhile, is left to the next look.
+        """
+        with suppress(StoreError, ConfigError):
             self._act(self._store.view(self._lineage))
             self._tell()
-        except StoreError:
-            # The next look comes in a fraction of a second.
-            return
 
     def outcome(self, truths: list[VersionTruth]) -> Drill:
         """Return what became of the version with flipped labels.
@@ -92,7 +93,7 @@ class DemoDrill:
     def _act(self, view: LineageView) -> None:
         if view.frozen is not None:
             self._command("resume", lambda now: changes.resume(now, "the drill goes on"))
-        elif view.only("live") is None and view.only("verified") is not None:
+        elif view.only("verified") is not None and all(each.live_since is None for each in view.versions):
             why = "shuffled lists have said twice that it ranks better than the incoming order"
             self._command("promote", lambda now: changes.promote(now, None, why))
         elif _is_time(view):

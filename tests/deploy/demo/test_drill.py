@@ -13,7 +13,7 @@ from deploy.migrations import upgrade
 from stream import db
 from stream.errors import StoreError
 from tests.trainer.rollout.world import GOOD, ServedLineage, address
-from trainer.rollout import judgement
+from trainer.rollout import changes, judgement
 from trainer.rollout.controller import Controller
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.policy import Policy, changed, of
@@ -205,6 +205,20 @@ def test_a_database_that_does_not_answer_is_asked_again(world: World, monkeypatc
     assert world.told == []
     world.drill.look()
     assert world.told == ["armmt: versions go live by gates"]
+
+
+def test_a_version_that_has_moved_meanwhile_is_left_to_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.drill.begin()
+    world.publish_first()
+    seen = world.served.store.view(LINEAGE)
+    world.served.command("promote", lambda view: changes.promote(view, 1, "by hand"))
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.rollout.store.RolloutStore.view", lambda *_: seen)
+        world.drill.look()
+    world.drill.look()
+    assert world.told == ["armmt: versions go live by gates", "armmt v1 is live: by hand"]
 
 
 def test_the_limits_of_the_gate_that_sees_flipped_labels_are_the_default() -> None:
