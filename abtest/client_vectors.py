@@ -68,12 +68,10 @@ class Clients:
     Attributes:
         vectors: Sums of each analysed client, sorted by client id (N, columns of `metrics.COLUMNS`).
         multi_arm: Clients that were seen in another arm too, which are left out.
-        fallbacks: Sessions of the analysed clients that serving answered in the incoming order.
     """
 
     vectors: NDArray[np.float64]
     multi_arm: int
-    fallbacks: int
 
     @property
     def buyers(self) -> int:
@@ -86,7 +84,7 @@ class Clients:
         return int((self.vectors[:, _CLICKED_ORDERS] > 0).sum())
 
 
-NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), multi_arm=0, fallbacks=0)
+NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), multi_arm=0)
 
 
 def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Clients]:
@@ -97,20 +95,17 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
     """
     rows: dict[str, list[list[float]]] = {}
     multi_arm: Counter[str] = Counter()
-    fallbacks: Counter[str] = Counter()
     found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(_vectors(counted))
-    for arm, num_arms, num_fallbacks, *sums in found:
+    for arm, num_arms, *sums in found:
         rows.setdefault(arm, [])
         if num_arms > 1:
             multi_arm[arm] += 1
             continue
-        fallbacks[arm] += num_fallbacks
         rows[arm].append(_row(sums))
     return {
         arm: Clients(
             vectors=np.array(vectors, dtype=np.float64).reshape(-1, len(COLUMNS)),
             multi_arm=multi_arm[arm],
-            fallbacks=fallbacks[arm],
         )
         for arm, vectors in sorted(rows.items())
     }
@@ -151,7 +146,7 @@ def _vectors(counted: Counted) -> Select[Any]:
     sums, clicked = _sums(counted.sessions(), counted.currency), _clicked_orders(counted.sessions())
     bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
     return (
-        select(exposures.c.arm, sums.c.num_arms, sums.c.fallbacks, *_columns(sums, bought, clicked))
+        select(exposures.c.arm, sums.c.num_arms, *_columns(sums, bought, clicked))
         .join(sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures()))
         .outerjoin(bought, bought.c.client_id == exposures.c.client_id)
         .outerjoin(clicked, clicked.c.client_id == exposures.c.client_id)
@@ -170,12 +165,15 @@ def _columns(sums: Subquery, bought: Subquery, clicked: Subquery) -> tuple[Colum
         func.coalesce(bought.c.refund_minor, 0),
         func.coalesce(clicked.c.orders, 0),
         sums.c.gross_minor,
+        sums.c.fallbacks,
+        sums.c.timed_sessions,
+        func.coalesce(sums.c.latency_us, 0),
     )
 
 
 def _row(numbers: Iterable[Any]) -> list[float]:
-    sessions, items, clicks, orders, gross, refund, clicked_orders, clicked_gross = map(float, numbers)
-    return [sessions, items, clicks, orders, gross, refund, gross - refund, clicked_orders, clicked_gross]
+    sessions, items, clicks, orders, gross, refund, *others = map(float, numbers)
+    return [sessions, items, clicks, orders, gross, refund, gross - refund, *others]
 
 
 def _bought(currency: str | None, conditions: Iterable[ColumnElement[bool]], *, client: ColumnElement[str]) -> Subquery:
@@ -218,6 +216,8 @@ def _sums(conditions: Iterable[ColumnElement[bool]], currency: str | None) -> Su
             case((func.min(facts.arm) == func.max(facts.arm), 1), else_=2).label("num_arms"),
             func.min(facts.impression_ts).label("first_ts"),
             func.count(facts.fallback).label("fallbacks"),
+            func.count(facts.latency_us).label("timed_sessions"),
+            func.sum(facts.latency_us).label("latency_us"),
             func.count().label("sessions"),
             func.sum(facts.n_items).label("items"),
             func.sum(facts.clicks).label("clicks"),

@@ -174,6 +174,7 @@ class FactWriter:
             "version": fact.version,
             "slice": fact.slice,
             "fallback": fact.fallback,
+            "latency_us": fact.latency_us or None,
             "impression_ts": fact.impression_ts,
             "watermark_ts": fact.watermark_ts,
             "currency": fact.currency,

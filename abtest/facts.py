@@ -35,6 +35,7 @@ class Fact:
     version: str | None
     slice: Slice | None
     fallback: str | None
+    latency_us: int
     triggered: bool | None
     impression_ts: int
     watermark_ts: int
@@ -79,6 +80,7 @@ def fact_of(session: Session) -> Fact:
         version=_optional(session.version),
         slice=session.slice,
         fallback=_optional(session.fallback),
+        latency_us=min(session.latency_us, MAX_INTEGER),
         triggered=session.triggered,
         impression_ts=session.impression_ts,
         watermark_ts=session.watermark_ts,

@@ -3,7 +3,9 @@
 Source: docs/experiments.md.
 """
 
+from abtest.estimates import estimate, pair
 from abtest.experiment import Epoch, Experiment
+from abtest.inference import compare
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.results import Check
@@ -11,6 +13,10 @@ from abtest.srm import sample_ratio
 from abtest.strays import BLOCK_SHARE
 
 MULTI_ARM_ALERT = 0.001
+MAX_FALLBACKS = 0.01
+MAX_LATENCY_LIFT = 0.1
+# The checks are read often, without a correction for it.
+DIFFERENCE_P = 0.001
 
 
 def checks(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
@@ -48,14 +54,8 @@ def checks(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> t
             if facts.partial
             else f"{facts.open_sessions} sessions with open attribution windows are left out",
         ),
-        Check(
-            check_name="fallback",
-            stat=_fallback_share(facts),
-            p=None,
-            status="ok",
-            detail=", ".join(f"{count.arm} {count.fallbacks} of {count.sessions}" for count in facts.counts)
-            + " sessions in the incoming order",
-        ),
+        _fallback_check(experiment, facts),
+        _latency_check(experiment, facts),
     )
 
 
@@ -109,6 +109,42 @@ def _stray_status(number: int, share: float) -> str:
     return "blocked" if share > BLOCK_SHARE else "alert" if number else "ok"
 
 
-def _fallback_share(facts: Facts) -> float | None:
-    sessions = sum(count.sessions for count in facts.counts)
-    return sum(count.fallbacks for count in facts.counts) / sessions if sessions else None
+def _fallback_check(experiment: Experiment, facts: Facts) -> Check:
+    """Return the check of untreated sessions: an arm with many, or with more than another, is not what it says."""
+    shares = {count.arm: count.fallbacks / count.sessions for count in facts.counts if count.sessions}
+    largest = max(shares.values(), default=None)
+    p, _ = _largest_difference(experiment, facts, "fallback_share")
+    differs = p is not None and p < DIFFERENCE_P
+    detail = ", ".join(f"{count.arm} {count.fallbacks} of {count.sessions}" for count in facts.counts)
+    detail += " sessions in the incoming order by a fallback"
+    return Check(
+        check_name="fallback",
+        stat=largest,
+        p=p,
+        status="alert" if differs or (largest or 0.0) > MAX_FALLBACKS else "ok",
+        detail=f"{detail}; the arms differ" if differs else detail,
+    )
+
+
+def _latency_check(experiment: Experiment, facts: Facts) -> Check:
+    """Return the check that the arms take about the same time: what a client waits for is a part of the treatment."""
+    p, lift = _largest_difference(experiment, facts, "latency")
+    means = {arm.name: estimate(METRICS["latency"], facts.matured[arm.name].moments).value for arm in experiment.arms}
+    known = ", ".join(f"{arm} {value / 1_000:.2f} ms" for arm, value in means.items() if value is not None)
+    differs = p is not None and p < DIFFERENCE_P and abs(lift or 0.0) > MAX_LATENCY_LIFT
+    return Check(
+        check_name="latency",
+        stat=lift,
+        p=p,
+        status="alert" if differs else "ok",
+        detail=f"mean time of ranking: {known or 'unknown'}",
+    )
+
+
+def _largest_difference(experiment: Experiment, facts: Facts, name: str) -> tuple[float | None, float | None]:
+    """Return p, adjusted by Bonferroni, and lift of the arm that differs most clearly from the control."""
+    base = facts.matured[experiment.control.name].moments
+    treated = [arm for arm in experiment.arms if not arm.is_control]
+    found = [compare(*pair(METRICS[name], base, facts.matured[arm.name].moments)) for arm in treated]
+    tested = [(min(1.0, lift.p_fixed * len(treated)), lift.lift) for lift in found if lift.p_fixed is not None]
+    return min(tested, key=lambda each: each[0], default=(None, None))

@@ -16,9 +16,13 @@ COLUMNS = (
     "net_minor",
     "clicked_orders",
     "clicked_gross_minor",
+    "fallbacks",
+    "timed_sessions",
+    "latency_us",
 )
 """Sums of a client. Orders and money are all that the client bought since its first exposure; `clicked_` ones are those
-that the join attributed to a click in a list."""
+that the join attributed to a click in a list. Fallbacks are sessions in incoming order for want of a score; timed
+sessions state how long ranking took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class Metric:
         is_money: Whether the metric is an amount in minor units.
         can_decide: Whether an experiment can declare it as a goal or as its primary metric.
         waits_for_refunds: Whether a session counts only after its refund window.
+        is_time: Whether the metric is a time in microseconds.
+        is_cost: Whether less is better.
     """
 
     name: str
@@ -44,6 +50,8 @@ class Metric:
     is_money: bool = False
     can_decide: bool = False
     waits_for_refunds: bool = False
+    is_time: bool = False
+    is_cost: bool = False
 
     @property
     def is_clicked(self) -> bool:
@@ -115,6 +123,23 @@ METRICS: Mapping[str, Metric] = {
             title="sessions per client",
             definition="sessions / exposed clients",
             numerator="sessions",
+        ),
+        Metric(
+            name="fallback_share",
+            title="fallback share",
+            definition="sessions in incoming order by a fallback / sessions",
+            numerator="fallbacks",
+            denominator="sessions",
+            is_cost=True,
+        ),
+        Metric(
+            name="latency",
+            title="latency",
+            definition="time that ranking took / sessions that state it",
+            numerator="latency_us",
+            denominator="timed_sessions",
+            is_time=True,
+            is_cost=True,
         ),
         Metric(
             name="items_per_client",

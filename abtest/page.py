@@ -18,7 +18,7 @@ from abtest.results import ArmVerdict, Report, Result, decomposition
 from abtest.timeline import DAY_MS, LiftAt
 from stream.schemas.money import format_minor
 
-GUARDRAILS = ("sessions_per_client",)
+GUARDRAILS = ("sessions_per_client", "fallback_share", "latency")
 # One very wide sequence would flatten the others, so it ends in an arrow at the end of the axis.
 _WIDEST = 4.0
 
@@ -157,7 +157,7 @@ def groups(found: Report) -> list[Group]:
     others = [name for name in METRICS if name not in {*goals, *GUARDRAILS}]
     roles = (
         ("Goals", "The primary metric decides, at looks. Between looks, these sequences are for monitoring.", goals),
-        ("Guardrails", "A guardrail that is certainly below the control holds up a ramp.", GUARDRAILS),
+        ("Guardrails", "A guardrail that is certainly worse than the control is a reason to look closer.", GUARDRAILS),
         ("Diagnostics", "These explain a change and decide nothing.", others),
     )
     return [_group(found, title, note, names) for title, note, names in roles]
@@ -212,7 +212,8 @@ def _shape(entry: Result, scale: Axis) -> Shape | None:
     low, high = entry.cs_lo, entry.cs_hi
     if entry.cs_kind != "interval" or low is None or high is None:
         return Shape(point=scale.place(entry.lift), left=0, right=100, open_left=True, open_right=True, tone="unclear")
-    tone = "better" if low > 0.0 else "worse" if high < 0.0 else "unclear"
+    rises, falls = ("worse", "better") if METRICS[entry.metric].is_cost else ("better", "worse")
+    tone = rises if low > 0.0 else falls if high < 0.0 else "unclear"
     return Shape(
         point=scale.place(entry.lift),
         left=scale.place(low),
@@ -245,6 +246,8 @@ def _parts(found: Report, metric: Metric, entry: Result) -> str:
     if metric.denominator is None:
         total = entry.mean * entry.n
         return f"{_amount(found, metric, total)} / {entry.n:,} clients"
+    if metric.is_time:
+        return ""
     above, below = (getattr(count, name) for name in (metric.numerator, metric.denominator))
     return f"{_amount(found, metric, above)} / {below:,}"
 
@@ -258,6 +261,8 @@ def _difference(found: Report, metric: Metric, diff: float | None) -> str:
         return ""
     if metric.is_money:
         return ("+" if diff >= 0 else "") + render.money(found, diff)
+    if metric.is_time:
+        return f"{diff / 1_000:+.2f} ms"
     return f"{100 * diff:+.3f} points" if metric.denominator is not None else f"{diff:+.4f}"
 
 

@@ -297,6 +297,6 @@ def _arm_counts(arm: str, exposed: int, clients: Clients, sample: Sample, *, num
         refund_minor=totals["refund_minor"],
         clicked_orders=totals["clicked_orders"],
         clicked_gross_minor=totals["clicked_gross_minor"],
-        fallbacks=clients.fallbacks,
+        fallbacks=totals["fallbacks"],
         num_versions=num_versions,
     )

@@ -13,10 +13,10 @@ from sqlalchemy import Connection, func, select
 from abtest import queries
 from abtest.analysis import evaluate
 from abtest.experiment import Epoch, Experiment
+from abtest.health import MAX_FALLBACKS
 from abtest.results import Check, Result
 from abtest.tables import session_facts
 
-MAX_FALLBACKS = 0.01
 MIN_SESSIONS = 100
 _PRESENCE = "sessions_per_client"
 

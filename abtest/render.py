@@ -167,6 +167,8 @@ def value(found: Report, name: str, number: float | None) -> str:
         return _DASH
     if metric.is_money:
         return money(found, number)
+    if metric.is_time:
+        return f"{number / 1_000:.2f} ms"
     return f"{number:.3%}" if metric.denominator is not None else f"{number:.4f}"
 
 

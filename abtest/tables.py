@@ -158,6 +158,8 @@ session_facts = Table(
     Column("refund_minor", BigInteger, nullable=False),
     Column("foreign_lines", Integer, nullable=False),
     Column("evidence", LargeBinary, nullable=False),
+    # None where the impression does not state it.
+    Column("latency_us", BigInteger, nullable=True),
     # Part of a lineage's clients in the rollout of a version: canary or control.
     Column("slice", String(8), nullable=True),
     Index("ix_session_facts_experiment", "experiment", "client_id"),

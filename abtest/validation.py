@@ -168,7 +168,8 @@ def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[n
     gross = np.zeros(n)
     np.add.at(gross, np.repeat(np.arange(n), orders), np.round(random.lognormal(8.0, 1.1, int(orders.sum()))))
     refunds = np.where(random.random(n) < 0.1, gross, 0.0)
-    columns = [sessions, items, clicks, orders, gross, refunds, gross - refunds, orders, gross]
+    none = np.zeros(n)
+    columns = [sessions, items, clicks, orders, gross, refunds, gross - refunds, orders, gross, none, none, none]
     return np.column_stack(columns).astype(np.float64)
 
 

@@ -24,7 +24,7 @@ def test_sums_equal_the_generated_truth(store_engine: Engine) -> None:
         expected = arrays(truth, arm)
         assert np.array_equal(found.vectors[:, :6], expected)
         assert np.array_equal(found.vectors[:, 6], expected[:, 4] - expected[:, 5])
-        assert np.array_equal(found.vectors[:, 7:], expected[:, 3:5])
+        assert np.array_equal(found.vectors[:, 7:9], expected[:, 3:5])
         assert found.buyers == found.clicked_buyers == (expected[:, 3] > 0).sum()
         assert found.vectors.shape[1] == len(COLUMNS)
     num_mature = sum(session.impression_ts <= 1_100 for session in sessions)
@@ -89,6 +89,17 @@ def test_a_click_moves_no_purchase_in_or_out_of_the_time_that_counts(store_engin
     until = replace(ALL, until_ts=2_000, attribution_s=60)
     assert sums_of(store_engine, until, "gross_minor") == [500.0, 500.0, 0.0, 500.0, 500.0, 0.0]
     assert sums_of(store_engine, until, "clicked_gross_minor") == [500.0, 500.0, 500.0, 0.0, 0.0, 0.0]
+
+
+def test_fallbacks_and_stated_latencies_are_added_up(store_engine: Engine) -> None:
+    sessions: list[SessionsRecord] = [
+        make_session("q1", "c1", fallback="timeout", latency_us=300),
+        make_session("q2", "c1", latency_us=500),
+        make_session("q3", "c1"),
+    ]
+    fill(store_engine, sessions)
+    names = ("sessions", "fallbacks", "timed_sessions", "latency_us")
+    assert [sums_of(store_engine, ALL, name) for name in names] == [[3.0], [1.0], [2.0], [800.0]]
 
 
 def test_an_unknown_experiment_has_no_clients(store_engine: Engine) -> None:

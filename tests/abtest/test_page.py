@@ -61,7 +61,7 @@ def test_metrics_stand_in_the_group_of_their_role(found: Report) -> None:
     goals, guardrails, diagnostics = page.groups(found)
     assert [metric.title for metric in goals.metrics] == ["CVR", "CTR", "GMV"]
     assert [metric.is_primary for metric in goals.metrics] == [True, False, False]
-    assert [metric.title for metric in guardrails.metrics] == ["sessions per client"]
+    assert [metric.title for metric in guardrails.metrics] == ["sessions per client", "fallback share", "latency"]
     assert "clicked GMV" in [metric.title for metric in diagnostics.metrics]
     assert all(metric.rows[0].arm == "control" and metric.rows[0].shape is None for metric in goals.metrics)
 
@@ -85,6 +85,20 @@ def test_a_sequence_has_the_colour_of_its_direction(found: Report, bounds: tuple
     assert shape.tone == tone
     assert (shape.open_left, shape.open_right) == (False, False)
     assert shape.left < shape.right
+
+
+def test_more_of_a_cost_is_worse(found: Report) -> None:
+    results = [
+        replace(
+            entry, lift=0.3, cs_lo=0.1, cs_hi=0.5, cs_kind="interval", mean=5_000.0, mean_control=4_000.0, diff=1_000.0
+        )
+        if (entry.metric, entry.arm) == ("latency", "treatment")
+        else entry
+        for entry in found.results
+    ]
+    (row,) = (m.rows[1] for m in page.groups(replace(found, results=tuple(results)))[1].metrics if m.title == "latency")
+    assert row.shape is not None
+    assert (row.shape.tone, row.value, row.difference) == ("worse", "5.00 ms", "+1.00 ms")
 
 
 def test_one_wide_sequence_flattens_no_other(found: Report) -> None:

@@ -98,6 +98,7 @@ def make_session(
     lines: Sequence[Line] = (),
     version: str | None = "1",
     fallback: str | None = None,
+    latency_us: int = 0,
     currency: str = "EUR",
 ) -> Session:
     """Return a session of one list of `n` items in the ranker layer."""
@@ -130,6 +131,7 @@ def make_session(
         lineage="prm-1",
         version=version,
         fallback=fallback,
+        latency_us=latency_us,
         triggered=None,
         n=n,
         item_id=[f"i{index}" for index in range(n)],
