@@ -49,6 +49,15 @@ def test_a_ramp_moves_nobody(weights: list[int], steps: list[float], salt: str) 
         assert np.all(after[before >= 0] == before[before >= 0])
 
 
+@pytest.mark.parametrize("salt", SALTS)
+def test_v7_other_shares_move_the_buckets_of_the_difference_and_no_others(salt: str) -> None:
+    before, after = (buckets.allocate(salt, shares, 1.0) for shares in ([0.5, 0.5], [0.6, 0.4]))
+    changed = before != after
+    assert buckets.moved(before, after) == np.count_nonzero(changed) == 1_000
+    assert set(before[changed].tolist()) == {1}
+    assert set(after[changed].tolist()) == {0}
+
+
 def test_full_coverage_gives_every_bucket_to_an_arm_by_weight() -> None:
     table = buckets.allocate("x", [0.2, 0.5, 0.3], 1.0)
     assert np.bincount(table).tolist() == [2_000, 5_000, 3_000]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from sqlalchemy import make_url
 
 from abtest.experiment import Arm
 from abtest.ramp_store import RampStore
@@ -18,10 +19,14 @@ from serving.ranking import scorer
 from serving.ranking.reports import REPORT_S
 from serving.ranking.service import Service
 from serving.ranking.versions import NO_VERSION, WITHDRAWN
+from serving.run import DATABASE_TIMEOUT_S
 from serving.schemas import RankAnswer
 from serving.settings import ServingSettings
 from stream import db
+from stream.db_settings import DatabaseSettings
 from stream.errors import StoreError
+from tests.harness.postgres import new_database
+from tests.harness.proxy import Proxy
 from tests.serving.live import wait_until
 from tests.serving.world import START_MS, World, request
 from trainer.rollout import changes, evidence, policy
@@ -215,6 +220,34 @@ def test_r11_while_the_database_stalls_versions_keep_their_roles_and_the_decisio
         assert rollout.version_after_one_poll() == ("1", None)
     assert rollout.version_after_one_poll() == (None, WITHDRAWN)
     assert rollout.service.health().withdrawn == {"base": "killed: why"}
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_r11_a_decision_arrives_after_a_real_database_has_stalled(postgres_url: str, tmp_path: Path) -> None:
+    url = new_database(postgres_url)
+    world = World(tmp_path, url)
+    world.go_live("base", 1)
+    settings = replace(SETTINGS, poll_s=0.1)
+    with Proxy(make_url(url).port or 0) as proxy:
+        engine = db.create(proxy.through(url), DatabaseSettings().at_most(DATABASE_TIMEOUT_S))
+        service = started(world.service(settings, engine=engine))
+        try:
+            assert set(answers(service).values()) == {Answered("1")}
+            proxy.stall()
+            RolloutStore(world.engine).command(
+                "base", "kill", lambda view: changes.kill(view, "why"), user="ada", request_id=None, now_ms=START_MS
+            )
+            # More than the time after which a stalled statement is given up, so the poll has failed.
+            wait_until(lambda: service.health().map_age_s > 1.5 * DATABASE_TIMEOUT_S)
+            assert set(answers(service).values()) == {Answered("1")}
+            proxy.flow()
+            wait_until(lambda: set(answers(service).values()) == {Answered(None, WITHDRAWN)})
+            wait_until(lambda: service.health().map_age_s < DATABASE_TIMEOUT_S)
+        finally:
+            service.stop()
+            engine.dispose()
+            world.engine.dispose()
 
 
 def test_servers_report_what_the_controller_reads(rollout: Rollout) -> None:

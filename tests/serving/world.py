@@ -186,11 +186,11 @@ def answering(lineage: str, scorer: StubScorer, number: int = 1) -> LineageVersi
 
 
 class World:
-    """A shop on disk: registry and experiments in SQLite, artifacts in a folder."""
+    """A shop: registry and experiments in SQLite unless a database is named, artifacts in a folder."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, url: str | None = None) -> None:
         self.home = home
-        self.url = f"sqlite:///{home / 'shelfwise.db'}"
+        self.url = f"sqlite:///{home / 'shelfwise.db'}" if url is None else url
         self.engine = db.create(self.url)
         db.metadata.create_all(self.engine)
         self.registry = Registry(self.engine)

@@ -1,8 +1,5 @@
 """R8: a trainer process that is killed at any step of the way back after a rollback, in the modes replay and skip."""
 
-import itertools
-import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,16 +14,14 @@ from stream import db
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.replicas import catalogue
-from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
+from tests.harness.trainer_process import Attempt, send, written
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
 from tests.trainer.versions.test_rewind import OFTEN, without
-from trainer.pauses import Pauses
 from trainer.rollout import changes
 from trainer.rollout.changes import RewindMode
 from trainer.rollout.store import RolloutStore
-from trainer.run import Dependencies, Folders, run
 from trainer.versions import artifact
 from trainer.versions.registry import Registry
 
@@ -64,50 +59,11 @@ class Prepared(NamedTuple):
     log: list[LogRecord]
 
 
-def train(home: Path, broker: Broker, until: int, attempt: int, kill_at: str | None = None) -> None:
-    """Run a trainer until a version is complete; the process ends by SIGKILL at the first call of a failpoint."""
-    engine = db.create(f"sqlite:///{home}/test.db")
-    registry, ticks = Registry(engine), itertools.count()
-
-    def is_done() -> bool:
-        return any(each.version == until and each.status != "published" for each in registry.versions(NAME))
-
-    def die(name: str) -> None:
-        if name == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    # The lease of a killed process has expired when the next one starts.
-    now_ms = attempt * 10 * OWN.lease_ttl_s * 1_000
-    pauses = Pauses(monotonic_s=lambda: float(next(ticks)) / 1_000, wait=lambda _: False, random=lambda: 0.0)
-    run(
-        OFTEN,
-        OWN,
-        broker,
-        engine,
-        Folders.under(home, NAME),
-        Dependencies(now_ms=lambda: now_ms, pauses=pauses, is_stopping=is_done),
-        device="cpu",
-        holder=f"attempt {attempt}",
-        failpoint=die,
-    )
-    engine.dispose()
-
-
-def in_a_process(home: Path, broker: Broker, until: int, attempt: int, kill_at: str | None = None) -> int | None:
-    """Return the exit code of `train` in a process of its own."""
-    server = multiprocessing.get_context("forkserver")
-    # Torch is imported once, in the server that the processes are forked from.
-    server.set_forkserver_preload(["tests.system.test_rewind_kills"])
-    child = server.Process(target=train, args=(home, broker, until, attempt, kill_at))
-    child.start()
-    child.join(120)
-    return child.exitcode
-
-
-def send(broker: Broker, records: list[LogRecord]) -> None:
-    with Producer(broker) as producer:
-        for record in records:
-            producer.send(topics.SESSIONS, key=None, value=record.value, partition=record.partition)
+def attempt(home: Path, broker: Broker, until: int, number: int, kill_at: str | None = None) -> int | None:
+    """Return the exit code of a trainer that runs until a version is complete, or dies at a failpoint."""
+    return Attempt(
+        home=home, broker=broker, lineage=OFTEN, settings=OWN, until=until, number=number, at=kill_at
+    ).exit_code()
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +75,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
         with Producer(memory.broker) as producer:
             catalogue.publish(producer, make_items())
         send(memory.broker, log[:READ])
-        assert in_a_process(home, memory.broker, until=4, attempt=1) == 0
+        assert attempt(home, memory.broker, until=4, number=1) == 0
         assert [each.version for each in Registry(engine).versions()] == [1, 2, 3, 4]
         engine.dispose()
         send(memory.broker, log[READ:])
         yield Prepared(home, memory.broker, log)
-
-
-def written(home: Path) -> list[dict[str, str]]:
-    """Return the hashes of the files of each version."""
-    engine = db.create(f"sqlite:///{home}/test.db")
-    folder = home / "artifacts"
-    manifests = [artifact.read_manifest(folder, each.artifact) for each in Registry(engine).versions(NAME)]
-    engine.dispose()
-    return [{name: entry.sha256 for name, entry in manifest.files.items()} for manifest in manifests]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +97,7 @@ def expected(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> di
         db.metadata.create_all(other)
         feed(make_loop(home, other, lineage=OFTEN, settings=OWN, partitions=PARTITIONS), log)
         other.dispose()
-        found[mode] = written(home)[3:]
+        found[mode] = written(home, NAME)[3:]
     return found
 
 
@@ -164,12 +111,12 @@ def test_r8_a_trainer_killed_at_each_step_of_the_way_back_goes_the_whole_way_aga
     store, registry = RolloutStore(engine), Registry(engine)
     store.command(NAME, "rollback", lambda v: changes.rollback(v, 3, mode, "bad"), user="a", request_id=None, now_ms=1)
     last = 4 + len(expected[mode])
-    for attempt, point in enumerate(POINTS, start=2):
+    for number, point in enumerate(POINTS, start=2):
         assert (registry.rewind(NAME) is None) == (point == "after_verified"), point
         engine.dispose()
-        assert in_a_process(tmp_path, prepared.broker, last, attempt, kill_at=point) == -signal.SIGKILL, point
-    assert in_a_process(tmp_path, prepared.broker, last, len(POINTS) + 2) == 0
-    assert written(tmp_path)[4:] == expected[mode]
+        assert attempt(tmp_path, prepared.broker, last, number, kill_at=point) == -signal.SIGKILL, point
+    assert attempt(tmp_path, prepared.broker, last, len(POINTS) + 2) == 0
+    assert written(tmp_path, NAME)[4:] == expected[mode]
 
     versions = registry.versions(NAME)
     assert [each.version for each in versions] == list(range(1, last + 1))
