@@ -114,7 +114,7 @@ def find(kind: Kind, count: Count, past: Sequence[float], since_ts: int) -> Find
 def is_outside(kind: Kind, found: Finding, limits: BandLimits) -> bool:
     """Return whether a measure is outside of its band."""
     if kind == "loss":
-        return not math.isfinite(found.value) or (found.z > limits.sigma and found.value > limits.loss * found.expected)
+        return found.z > limits.sigma and found.value > limits.loss * found.expected
     if kind == "null":
         return found.z > limits.sigma and found.value - found.expected > limits.rise
     odds = _odds(found.value) / _odds(max(found.expected, _SMALLEST_SHARE))

@@ -112,8 +112,6 @@ class Breakers:
         own.sums = total
 
     def _trips(self, name: str, own: _Series, total: Count, found: Finding) -> bool:
-        if name == LOSS and not math.isfinite(found.value):
-            return True
         is_known = len(own.past) >= self._limits.windows and total.lists >= _FEW_LISTS
         return is_known and is_outside(kind_of(name), found, self._limits)
 

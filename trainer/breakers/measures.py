@@ -5,7 +5,6 @@ Only sums leave this module; nothing is learned by measuring.
 Source: docs/training.md, "Breakers".
 """
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -95,7 +94,8 @@ def _loss(learner: Learner, fresh: Sequence[Session], catalogue: CatalogueLike) 
     batch, outputs = score(learner.model, learner.config, learner.params, learner.id_maps, examples, learner.device)
     own = as_floats(outputs.logit)
     if not np.isfinite(own[batch.cand_mask]).all():
-        return {LOSS: Count(math.inf, 1.0, len(batch.cand_mask))}
+        # The learner refuses such batches and halts.
+        return {}
     losses = list_measures.losses(own, batch, None, learns_clicks=True)
     losses = losses[~np.isnan(losses)]
     return {LOSS: Count(float(losses.sum()), losses.size, losses.size)} if losses.size else {}

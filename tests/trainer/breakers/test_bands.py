@@ -51,7 +51,6 @@ def test_one_odd_window_moves_the_past_by_nothing() -> None:
         ("loss", 4.6, 2.2, 7.0, True),
         ("loss", 4.0, 2.2, 7.0, False),
         ("loss", 0.1, 2.2, -20.0, False),
-        ("loss", math.inf, 2.2, 0.0, True),
     ],
 )
 def test_a_measure_is_outside_if_it_is_far_off_and_surely_so(

@@ -1,7 +1,5 @@
 """One breaker at a time: when it opens, what keeps it open, what closes it, and what becomes part of the past."""
 
-import math
-
 import pytest
 
 from trainer.breakers.bands import BandLimits, Count
@@ -92,8 +90,10 @@ def test_a_feature_that_is_gone_trips_and_one_that_comes_does_not() -> None:
     assert breakers.judge({PRICE: Count(900, 900, 60)}, 6)[PRICE].value == 1
 
 
-def test_a_loss_that_is_no_number_trips_without_a_past() -> None:
-    assert LOSS in Breakers(LIMITS).judge({LOSS: Count(math.inf, 1, 60)}, 0)
+def test_a_loss_trips_upwards_only() -> None:
+    breakers = learned(Breakers(LIMITS), LOSS, Count(120, 60, 60))
+    assert not breakers.judge({LOSS: Count(12, 60, 60)}, 5)
+    assert breakers.judge({LOSS: Count(300, 60, 60)}, 6)[LOSS].value == 5
 
 
 @pytest.mark.parametrize("windows", [4, 300])

@@ -15,6 +15,8 @@ from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
 from trainer.features import Examples
+from trainer.feed.batches import OrderedSession, SessionBatch
+from trainer.feed.merge import Key
 from trainer.learning.learner import Learner, LearningHalted, Step
 
 
@@ -48,36 +50,24 @@ def test_a_repeated_record_is_not_trained_twice(tmp_path: Path, log: list[LogRec
     assert 0 < loop.learner.counters["repeated"] < shift
 
 
-def poisoned(count: int, *, every: int) -> list[LogRecord]:
-    """Sessions of one partition, one batch each; every so many hold a NaN feature."""
+def test_a_session_with_nan_leaves_the_weights_untouched(tmp_path: Path) -> None:
+    one_each = replace(LINEAGE, learning=replace(LINEAGE.learning, batch=1))
+    loop = make_loop(tmp_path, make_engine(tmp_path), lineage=one_each)
+    loop.feed.advance(loop.catalogue, START_TS)
     rng = np.random.default_rng(5)
-    values: list[bytes] = []
-    for number in range(count):
+    after: list[dict[str, bytes]] = []
+    for number in range(4):
         session = make_session(number, rng, watermark_ts=START_TS + number * 10_000, orders=[0])
-        if number % every == every - 1:
+        if number == 3:
             features = np.frombuffer(session.item_f16, "<f2").copy()
             features[0] = np.nan
             session.item_f16 = features.tobytes()
-        values.append(encode(session))
-    values.append(encode(make_progress(0, START_TS + count * 10_000 + 60_000)))
-    return single_partition(values)
-
-
-def test_a_session_with_nan_leaves_the_weights_untouched(tmp_path: Path) -> None:
-    no_marks = replace(LINEAGE, learning=replace(LINEAGE.learning, checkpoint_s=10_000, batch=1))
-    settings = replace(SETTINGS, publish_s=10_000)
-    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, settings=settings, lineage=no_marks)
-    log = poisoned(4, every=4)
-    before: list[dict[str, bytes]] = []
-    offsets = loop.start()
-    assert offsets == {0: 0}
-    for record in log:
-        loop.push([record])
-        before.append(weights(loop))
+        placed = OrderedSession(Key(session.watermark_ts, 0, number), session)
+        loop.learner.learn(SessionBatch((placed,), (False,)), loop.catalogue)
+        after.append(weights(loop))
     assert loop.learner.counters == {"rejected_features": 1, "trained": 3}
-    # A session is trained, or refused, when the record behind it crosses the grid.
-    assert before[3] == before[4]
-    assert before[0] != before[2]
+    assert after[2] == after[3]
+    assert after[0] != after[1]
 
 
 def test_refused_batches_change_nothing_and_five_in_a_row_halt(tmp_path: Path, log: list[LogRecord]) -> None:
@@ -100,7 +90,8 @@ def test_sessions_under_a_hold_are_counted_and_not_trained(tmp_path: Path) -> No
     values.insert(7, encode(make_progress(0, START_TS + 5_000)))
     values.append(encode(make_progress(0, START_TS + 90_000)))
     six = replace(LINEAGE, learning=replace(LINEAGE.learning, batch=6))
-    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, lineage=six)
+    settings = replace(SETTINGS, breakers=False)
+    loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1, lineage=six, settings=settings)
     feed(loop, single_partition(values))
     assert loop.learner.counters == {"held": 3, "trained": 6}
 
@@ -111,7 +102,7 @@ def spread(count: int, step_ms: int) -> list[LogRecord]:
     sessions = [
         make_session(number, rng, watermark_ts=START_TS + number * step_ms, orders=[0]) for number in range(count)
     ]
-    return single_partition([*map(encode, sessions), encode(make_progress(0, START_TS + count * step_ms + 1))])
+    return single_partition([*map(encode, sessions), encode(make_progress(0, START_TS + count * step_ms + 60_000))])
 
 
 @pytest.mark.no_cover
