@@ -8,9 +8,6 @@ from abtest.inference import Estimate
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments
 
-# Share of the smaller of two arms below which they are unequal.
-_UNEQUAL = 0.4
-
 
 def estimate(metric: Metric, moments: Moments) -> Estimate:
     """Return the value of a metric and its variance, with the client as unit."""
@@ -27,7 +24,4 @@ def pair(metric: Metric, control: Moments, arm: Moments) -> tuple[Estimate, Esti
     equal size, keep their own variances, for which Welch's test holds.
     """
     found = estimate(metric, control), estimate(metric, arm)
-    smaller = min(control.n, arm.n)
-    if not metric.is_money or smaller >= _UNEQUAL * (control.n + arm.n):
-        return found
-    return inference.with_common_spread(*found)
+    return inference.comparable_money(*found) if metric.is_money else found

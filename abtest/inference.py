@@ -16,6 +16,8 @@ from statsmodels.stats.power import NormalIndPower
 
 from abtest.moments import Moments
 
+# Share of the smaller of two arms below which they are unequal.
+_UNEQUAL = 0.4
 WANTED_POWER = 0.8
 """Chance of finding the lift that an experiment is sized for."""
 
@@ -124,6 +126,12 @@ def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Esti
     )
 
 
+def comparable_money(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
+    """Return both estimates, with a common spread if the arms are further apart than 60 to 40."""
+    is_unequal = min(control.n, arm.n) < _UNEQUAL * (control.n + arm.n)
+    return with_common_spread(control, arm) if is_unequal else (control, arm)
+
+
 def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
     """Return the test of `arm` against `control` and the lift with its confidence set.
 
@@ -135,20 +143,54 @@ def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
     if control.value is None or arm.value is None:
         return Lift(reason=control.reason or arm.reason)
     diff = arm.value - control.value
-    shift = diff / abs(control.value) if control.value != 0.0 else None
     if control.variance is None or arm.variance is None:
+        shift = diff / abs(control.value) if control.value != 0.0 else None
         return Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
-    variance = control.variance + arm.variance
+    return lift_of(
+        diff,
+        variances=(control.variance, arm.variance),
+        clients=(control.n, arm.n),
+        base=control.value,
+        base_variance=control.variance,
+        covariance=-control.variance,
+        alpha=alpha,
+    )
+
+
+def lift_of(
+    diff: float,
+    *,
+    variances: tuple[float, float],
+    clients: tuple[int, int],
+    base: float,
+    base_variance: float,
+    covariance: float,
+    alpha: float,
+) -> Lift:
+    """Return the test of a difference and its size relative to a base.
+
+    Args:
+        diff: Difference of the arm's value to the control's.
+        variances: Variances of the two values, the control's first.
+        clients: Clients of the two arms.
+        base: Value that the lift is relative to: the control's, not adjusted.
+        base_variance: Variance of `base`.
+        covariance: Covariance of `diff` and `base`.
+        alpha: Two-sided error level.
+    """
+    shift = diff / abs(base) if base != 0.0 else None
+    variance = sum(variances)
     if variance == 0.0:
         return Lift(diff=diff, lift=shift, reason="zero_variance")
     se = math.sqrt(variance)
-    share = control.variance / variance
-    df = 1.0 / (share**2 / (control.n - 1) + (1.0 - share) ** 2 / (arm.n - 1))
+    share = variances[0] / variance
+    df = 1.0 / (share**2 / (clients[0] - 1) + (1.0 - share) ** 2 / (clients[1] - 1))
     p = 2.0 * float(stats.t.sf(abs(diff / se), df))
     if shift is None:
         return Lift(diff=diff, se=se, df=df, p_fixed=p, reason="zero_control")
-    lo, hi, kind = fieller(control.value, diff, control.variance, variance, -control.variance, quantile(alpha, df))
-    lift_se = math.sqrt(arm.variance / control.value**2 + control.variance * arm.value**2 / control.value**4)
+    lo, hi, kind = fieller(base, diff, base_variance, variance, covariance, quantile(alpha, df))
+    ratio = diff / base
+    lift_se = math.sqrt(max(0.0, variance - 2.0 * ratio * covariance + ratio**2 * base_variance)) / abs(base)
     return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, set_kind=kind)
 
 

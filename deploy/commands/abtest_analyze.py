@@ -1,0 +1,60 @@
+"""The command `shelfwise abtest analyze`: an experiment from a file, without the rest of the system."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.commands.output import Exit, JsonFlag, console, print_json, print_table
+
+if TYPE_CHECKING:
+    from abtest.frames import FrameAnalysis, FrameResult
+
+
+def analyze(
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet or CSV file of clients, sessions or events.")],
+    plan: Annotated[Path, typer.Option(help="TOML file that names columns, arms and metrics.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the arms of a file with its control, once, at the end. Exit code 3 if the sample ratio is off.
+
+    Rows are added up by client. No database and no broker is needed.
+    """
+    from abtest import frames
+
+    found = frames.analyze(frames.scan(data), frames.read_plan(plan))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    if found.ratio is not None and found.ratio.status == "blocked":
+        raise typer.Exit(Exit.HEALTH)
+
+
+def _print(found: "FrameAnalysis") -> None:
+    level = f"{100.0 * (1.0 - found.alpha):.4g} % interval"
+    columns = ("metric", "arm", "lift", level, "p", "p (Holm)", found.control, "arm's value", "variance by CUPED")
+    print_table(f"lifts against {found.control}", columns, [_row(result) for result in found.results])
+    counted = ", ".join(f"{arm} {clients}" for arm, clients in found.clients.items())
+    console.print(f"clients: {counted}; {found.left_out} in several arms or in none are left out", highlight=False)
+    if found.ratio is not None:
+        p = "" if found.ratio.p is None else f", p {found.ratio.p:.3g}"
+        reason = f" ({found.ratio.reason})" if found.ratio.reason else ""
+        console.print(f"sample ratio: {found.ratio.status}{p}{reason}", highlight=False)
+
+
+def _row(result: "FrameResult") -> tuple[str, ...]:
+    from abtest import render
+
+    lift = result.lift
+    return (
+        result.metric,
+        result.arm,
+        f"undefined ({render.reason(lift.reason)})" if lift.lift is None else f"{lift.lift:+.2%}",
+        render.interval(lift.lo, lift.hi, lift.set_kind),
+        render.p_value(lift.p_fixed),
+        render.p_value(result.p_adj),
+        "–" if result.control_value is None else f"{result.control_value:.6g}",
+        "–" if result.value is None else f"{result.value:.6g}",
+        "–" if result.variance_ratio is None else f"{result.variance_ratio:.1%}",
+    )

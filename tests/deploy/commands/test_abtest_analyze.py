@@ -1,0 +1,51 @@
+"""The command `shelfwise abtest analyze`."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
+
+PLAN = """
+control = "a"
+weights = { a = 1, b = 1 }
+[[metric]]
+name = "spend"
+numerator = "spend"
+"""
+
+
+def files(folder: Path, num_b: int) -> list[str]:
+    data, plan = folder / "data.csv", folder / "plan.toml"
+    arms = ["a"] * 200 + ["b"] * num_b
+    pl.DataFrame({"arm": arms, "spend": [float(number % 7) for number in range(len(arms))]}).write_csv(data)
+    plan.write_text(PLAN)
+    return ["abtest", "analyze", str(data), "--plan", str(plan)]
+
+
+def test_a_file_is_analysed_without_a_database(tmp_path: Path) -> None:
+    called = files(tmp_path, 210)
+    shown = CliRunner().invoke(app, called)
+    assert shown.exit_code == 0, shown.output
+    assert "clients: a 200, b 210; 0 in several arms or in none are left out" in shown.output
+    assert "sample ratio: ok" in shown.output
+    found = json.loads(CliRunner().invoke(app, [*called, "--json"]).output)
+    (result,) = found["results"]
+    assert (result["metric"], result["arm"], result["clients"]) == ("spend", "b", 210)
+    assert found["ratio"]["status"] == "ok"
+
+
+def test_a_ratio_that_is_off_has_an_exit_code(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, files(tmp_path, 400))
+    assert shown.exit_code == 3
+    assert "sample ratio: blocked" in shown.output
+
+
+def test_a_wrong_plan_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+    called = files(tmp_path, 200)
+    (tmp_path / "plan.toml").write_text(PLAN.replace('"a"', '"c"', 1))
+    with pytest.raises(Exception, match="control = 'c'"):
+        CliRunner().invoke(app, called, catch_exceptions=False)
