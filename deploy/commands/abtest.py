@@ -293,6 +293,28 @@ def _print_report(found: "Report", *, as_json: bool) -> None:
 
 
 @app.command()
+def erase(
+    ctx: typer.Context,
+    client: Annotated[
+        str, typer.Argument(metavar="CLIENT", help="Client as the facts name it: its hash, where ids are hashed.")
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove all facts, orders and exposures of one client; results keep their sums."""
+    from abtest.erasure import erase as remove
+
+    found = remove(_engine(context(ctx)), client)
+    if as_json:
+        print_json(found)
+        return
+    console.print(
+        f"removed: {found.sessions} sessions, {found.orders} orders, {found.lines} lines without a session, "
+        f"{found.exposures} exposures",
+        highlight=False,
+    )
+
+
+@app.command()
 def validate(
     runs: Annotated[int, typer.Option(help="Experiments of each number of looks.")] = 2_000,
     looks: Annotated[list[int] | None, typer.Option(help="Equally spaced looks; 1, 7 and 30 by default.")] = None,

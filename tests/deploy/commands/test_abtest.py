@@ -161,3 +161,11 @@ def test_a_plan_from_history(home: Path) -> None:
     assert (code, json.loads(out)["clients"]) == (0, plan["clients"])
     with pytest.raises(ConfigError, match="expected --mde, and neither"):
         call("abtest", "create", "third", *arms, "--from-history", "1")
+
+
+def test_a_client_is_erased(home: Path) -> None:
+    fill_home(home)
+    assert "removed: 0 sessions" in call("abtest", "erase", "stranger")[1]
+    code, shown = call("abtest", "erase", "c00000", "--json")
+    assert code == 0
+    assert json.loads(shown)["exposures"] == 1
