@@ -12,6 +12,7 @@ from deploy.supervisor import Child
 
 JOINER = "joiner"
 SINK = "sink"
+WATCHER = "watcher"
 SERVING = "serving"
 CONTROLLER = "controller"
 SHOPPERS = "shoppers"
@@ -20,12 +21,16 @@ SHOPPERS = "shoppers"
 SERVING_FLAGS = ("--trust-event-ts", "--deadline-ms", "500", "--drain-s", "0")
 
 
+WATCH_S = 10.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Ports of the processes, on loopback; `trainers` by lineage."""
 
     joiner: int
     sink: int
+    watcher: int
     serving: int
     controller: int
     trainers: Mapping[str, int]
@@ -45,6 +50,7 @@ def choose_ports(wanted: Ports, reservation: PortReservation, notify: Callable[[
     return Ports(
         joiner=choose(JOINER, wanted.joiner),
         sink=choose(SINK, wanted.sink),
+        watcher=choose(WATCHER, wanted.watcher),
         serving=choose(SERVING, wanted.serving),
         controller=choose(CONTROLLER, wanted.controller),
         trainers={lineage: choose(f"trainer {lineage}", port) for lineage, port in wanted.trainers.items()},
@@ -65,6 +71,12 @@ def joiner(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
 def sink(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     """Return the sink that turns sessions into facts."""
     return _child(SINK, ("abtest", "sink", "--metrics-port", str(ports.sink)), env, logs)
+
+
+def watcher(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
+    """Return the watcher that reports on the experiment, often, since the demo is short."""
+    argv = ("abtest", "watch", "--watch-s", str(WATCH_S), "--metrics-port", str(ports.watcher))
+    return _child(WATCHER, argv, env, logs)
 
 
 def serving(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:

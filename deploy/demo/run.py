@@ -221,10 +221,12 @@ class _Demo:
 
     def _choose_ports(self) -> Ports:
         trainer = self._context.settings.get("trainer", TrainerSettings).metrics_port
-        sink = self._context.settings.get("abtest", AbtestSettings).metrics_port
+        abtest = self._context.settings.get("abtest", AbtestSettings)
+        sink = abtest.metrics_port
         wanted = Ports(
             joiner=self._context.settings.get("worker", WorkerSettings).metrics_port,
             sink=sink,
+            watcher=abtest.watch_port,
             serving=self._context.settings.get("serving", ServingSettings).port,
             controller=self._context.settings.get("rollout", RolloutSettings).metrics_port,
             # Behind the first trainer's port lies the sink's.
@@ -246,6 +248,7 @@ class _Demo:
             ),
             *([(processes.controller(env, self._logs, ports), ports.controller)] if self._options.drill else []),
             (processes.serving(env, self._logs, ports), ports.serving),
+            (processes.watcher(env, self._logs, ports), ports.watcher),
         ]
         for child, _ in children:
             self._dependencies.report(f"starting {child.name}")
@@ -256,6 +259,8 @@ class _Demo:
             ready = partial(processes.is_ready, port)
             self._await(f"{child.name} to become ready", ready, READY_S, child)
             self._dependencies.report(f"{child.name} is ready: http://127.0.0.1:{port}/readyz")
+        page = f"http://127.0.0.1:{ports.serving}/experiments/{self._experiment()}"
+        self._dependencies.report(f"experiment '{self._experiment()}' as it runs: {page}")
         if self._options.drill:
             drilled = DemoDrill(engine, self._learned[0].lineage, self._dependencies.report, self._dependencies.now_ms)
             drilled.begin()

@@ -56,6 +56,7 @@ VICTIMS: Mapping[str, tuple[str, ...]] = {
     **{trainer_name(arm): ("trainer", "run", arm.lineage) for arm in ARMS},
     "serving": ("serving", "run"),
     "sink": ("abtest", "sink"),
+    "watcher": ("abtest", "watch"),
 }
 SESSIONS_BETWEEN_KILLS = 80
 # Its last versions: address of each file, and how many sessions they have learned.

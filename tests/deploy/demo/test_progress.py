@@ -17,7 +17,7 @@ def test_a_corrected_session_counts_once() -> None:
     try:
         port = server.server_port
         ProgressLines(lambda: PROGRESS_S, said.append, 0.0).take(
-            Ports(joiner=port, sink=port, serving=port, controller=port, trainers={})
+            Ports(joiner=port, sink=port, watcher=port, serving=port, controller=port, trainers={})
         )
     finally:
         server.shutdown()

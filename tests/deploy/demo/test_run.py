@@ -83,13 +83,13 @@ def test_demos_that_start_together_take_different_ports(reservation: PortReserva
     second = choose_ports(wanted, other, lambda _line: None)
     other.release()
     assert first == wanted
-    assert len({*_numbers(first), *_numbers(second)}) == 12
+    assert len({*_numbers(first), *_numbers(second)}) == 14
     reservation.release()
     assert choose_ports(wanted, reservation, lambda _line: None) == wanted, "a demo that has ended reservation nothing"
 
 
 def _numbers(ports: Ports) -> tuple[int, ...]:
-    return (ports.joiner, ports.sink, ports.serving, ports.controller, *ports.trainers.values())
+    return (ports.joiner, ports.sink, ports.watcher, ports.serving, ports.controller, *ports.trainers.values())
 
 
 def test_free_ports_are_kept(reservation: PortReservation) -> None:
@@ -112,12 +112,14 @@ def test_a_port_in_use_is_replaced_and_told(reservation: PortReservation) -> Non
 def test_one_port_wanted_twice_is_given_once(reservation: PortReservation) -> None:
     port = _free_ports().joiner
     chosen = choose_ports(
-        Ports(joiner=port, sink=port, serving=port, controller=port, trainers={"prm": port, "armmt": port}),
+        Ports(
+            joiner=port, sink=port, watcher=port, serving=port, controller=port, trainers={"prm": port, "armmt": port}
+        ),
         reservation,
         lambda _line: None,
     )
     assert chosen.joiner == port
-    assert len({*_numbers(chosen)}) == 6
+    assert len({*_numbers(chosen)}) == 7
 
 
 def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
@@ -125,6 +127,7 @@ def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
     children = [
         (processes.joiner({}, tmp_path, ports), ports.joiner),
         (processes.sink({}, tmp_path, ports), ports.sink),
+        (processes.watcher({}, tmp_path, ports), ports.watcher),
         (processes.serving({}, tmp_path, ports), ports.serving),
         (processes.controller({}, tmp_path, ports), ports.controller),
         (processes.trainer(arms.learned(["armmt"])[0], 3, {}, tmp_path, port := ports.trainers["armmt"]), port),
@@ -196,14 +199,14 @@ def _dependencies(notes: list[str]) -> Dependencies:
 
 
 def _free_ports() -> Ports:
-    probes = [socket.socket() for _ in range(6)]
+    probes = [socket.socket() for _ in range(7)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))
-    joiner, sink, serving, controller, *trainers = (int(probe.getsockname()[1]) for probe in probes)
+    joiner, sink, watcher, serving, controller, *trainers = (int(probe.getsockname()[1]) for probe in probes)
     for probe in probes:
         probe.close()
     by_lineage = dict(zip(("prm", "armmt"), trainers, strict=True))
-    return Ports(joiner=joiner, sink=sink, serving=serving, controller=controller, trainers=by_lineage)
+    return Ports(joiner=joiner, sink=sink, watcher=watcher, serving=serving, controller=controller, trainers=by_lineage)
 
 
 @contextmanager
