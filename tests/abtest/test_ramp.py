@@ -63,6 +63,7 @@ def test_the_health_of_planned_ramps_is_stored_with_the_time_of_its_data(store_e
         "unknown_arm": "ok",
         "epoch": "ok",
         "currency": "ok",
+        "latency": "ok",
         "fallback_share": "undefined",
         "guardrail": "ok",
     }

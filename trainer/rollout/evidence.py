@@ -110,22 +110,21 @@ def _clients(connection: Connection, *conditions: ColumnElement[bool]) -> np.nda
     The facts of a slice hold the orders that the join attributed to a click, so these stand for all orders, too.
     """
     own = session_facts.c
-    sums = (
-        select(
-            func.count(),
-            func.sum(own.n_items),
-            func.sum(own.clicks),
-            func.sum(own.orders),
-            func.sum(own.gross_minor),
-            func.sum(own.refund_minor),
-            func.sum(own.gross_minor - own.refund_minor),
-            func.sum(own.orders),
-            func.sum(own.gross_minor),
-        )
-        .where(*conditions)
-        .group_by(own.client_id)
-        .order_by(own.client_id)
-    )
+    found = {
+        "sessions": func.count(),
+        "items": func.sum(own.n_items),
+        "clicks": func.sum(own.clicks),
+        "orders": func.sum(own.orders),
+        "gross_minor": func.sum(own.gross_minor),
+        "refund_minor": func.sum(own.refund_minor),
+        "net_minor": func.sum(own.gross_minor - own.refund_minor),
+        "clicked_orders": func.sum(own.orders),
+        "clicked_gross_minor": func.sum(own.gross_minor),
+        "fallbacks": func.count(own.fallback),
+        "timed_sessions": func.count(own.latency_us),
+        "latency_us": func.coalesce(func.sum(own.latency_us), 0),
+    }
+    sums = select(*(found[name] for name in COLUMNS)).where(*conditions).group_by(own.client_id).order_by(own.client_id)
     rows = [tuple(float(number) for number in row) for row in connection.execute(sums)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS))
 
