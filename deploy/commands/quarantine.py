@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands.lineage_command import LineageArgument, RequestOption, UserOption, WhyOption, act
 from deploy.commands.output import JsonFlag, console, context, print_json, print_table
-from deploy.commands.rollout import LineageArgument, RequestOption, UserOption, WhyOption, act
 from deploy.commands.rollout_output import shown_time
 
 if TYPE_CHECKING:

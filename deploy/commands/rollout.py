@@ -1,12 +1,12 @@
 """`shelfwise rollout`: what serves and why, commands that move versions, and the controller."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from deploy.commands.lineage_command import LineageArgument, RequestOption, UserOption, WhyOption, act
 from deploy.commands.output import Exit, JsonFlag, assignments, console, context, fail, print_json, print_table
-from deploy.commands.rollout_output import print_statuses, sentence, shown_time
+from deploy.commands.rollout_output import print_statuses, shown_time
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
@@ -22,12 +22,6 @@ app = typer.Typer(no_args_is_help=True)
 policy_app = typer.Typer(no_args_is_help=True)
 app.add_typer(policy_app, name="policy", help="Show and set the policy of a lineage.")
 
-LineageArgument = Annotated[str, typer.Argument(help="Name of the lineage.")]
-UserOption = Annotated[str | None, typer.Option("--as", help="Who gives the command; the login name by default.")]
-RequestOption = Annotated[
-    str | None, typer.Option("--request-id", help="Id of the request: a repeat with the same id changes nothing.")
-]
-WhyOption = Annotated[str, typer.Option("--why", help="Reason, for the event.")]
 TrainerOption = Annotated[
     str | None,
     typer.Option("--trainer", help="What the trainer does with the range in between: wait, replay or skip."),
@@ -359,36 +353,6 @@ def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
 
     engine = open_database(context(ctx))
     return RolloutStore(engine), engine
-
-
-def act(
-    store: "RolloutStore",
-    lineage: str,
-    name: str,
-    decide: "Callable[[LineageView], Change]",
-    user: str | None,
-    request_id: str | None,
-    as_json: bool,
-    evidence: dict[str, object] | None = None,
-) -> None:
-    """Execute a command of a user and print its event."""
-    import getpass
-
-    from stream.wall_clock import epoch_ms
-
-    event = store.command(
-        lineage,
-        name,
-        decide,
-        user=user if user is not None else getpass.getuser(),
-        request_id=request_id,
-        now_ms=epoch_ms(),
-        evidence=evidence,
-    )
-    if as_json:
-        print_json(event)
-    else:
-        console.print(sentence(event), highlight=False, markup=False, soft_wrap=True)
 
 
 def _verdicts_of(

@@ -4,17 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands import quarantine
 from deploy.commands.evaluate import evaluate
 from deploy.commands.examination import examination
+from deploy.commands.groups import with_groups
 from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
     from trainer.versions.registry import Registry
 
-app = typer.Typer(no_args_is_help=True)
-app.add_typer(quarantine.app, name="quarantine", help="Ranges of the log that breakers kept from being learned.")
+GROUPS = {"quarantine": "Ranges of the log that breakers kept from being learned."}
+"""Group of commands to its help."""
+
+app = typer.Typer(no_args_is_help=True, cls=with_groups("deploy.commands", GROUPS))
 app.command("evaluate")(evaluate)
 app.command("examination")(examination)
 

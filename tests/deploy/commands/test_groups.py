@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from deploy import cli, configuration
 from deploy.commands.output import Exit
 from deploy.commands.stream import GROUPS as STREAM_GROUPS
+from deploy.commands.trainer import GROUPS as TRAINER_GROUPS
 
 ROOT = Path(__file__).parents[3]
 
@@ -87,7 +88,9 @@ def test_the_settings_need_no_heavy_library_and_the_table_of_them_rich(
 
 
 def test_only_the_group_that_is_named_is_imported(loaded_by: Mapping[str, set[str]]) -> None:
-    modules = {f"deploy.commands.{name.replace('-', '_')}": name for name in (*cli.GROUPS, *STREAM_GROUPS)}
+    modules = {
+        f"deploy.commands.{name.replace('-', '_')}": name for name in (*cli.GROUPS, *STREAM_GROUPS, *TRAINER_GROUPS)
+    }
     for words, loaded in loaded_by.items():
         assert {modules[module] for module in loaded & modules.keys()} <= set(words.split()), words
 
@@ -140,4 +143,4 @@ def test_every_module_that_declares_commands_of_a_group_is_listed() -> None:
         for path in (ROOT / "deploy" / "commands").glob("*.py")
         if re.search(r"^app = ", path.read_text(), re.MULTILINE)
     }
-    assert declared == cli.GROUPS.keys() | STREAM_GROUPS.keys()
+    assert declared == cli.GROUPS.keys() | STREAM_GROUPS.keys() | TRAINER_GROUPS.keys()
