@@ -1,5 +1,6 @@
 """The page of an experiment."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -12,6 +13,8 @@ from abtest.report import decide, report
 from abtest.results import Report, Result
 from abtest.store import ExperimentStore
 from abtest.timeline import LiftAt, Timeline
+from deploy.migrations import upgrade
+from stream import db
 from tests.harness.generated_facts import ARMS, fill, generate
 
 
@@ -26,16 +29,24 @@ class References(HTMLParser):
         self.found += [str(value) for name, value in attrs if name in {"src", "href", "action"}]
 
 
-@pytest.fixture
-def found(store_engine: Engine) -> Report:
-    fill(store_engine, generate(seed=19)[0], plan=Plan(min_buyers=20, mde=0.05, clients=600, looks=2))
-    return decide(store_engine, "first")
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('page') / 'store.db'}"
+    upgrade.upgrade(url)
+    opened = db.create(url)
+    yield opened
+    opened.dispose()
 
 
-@pytest.mark.slow
-def test_html_is_one_file_and_repeats_byte_by_byte(store_engine: Engine, found: Report) -> None:
+@pytest.fixture(scope="module")
+def found(engine: Engine) -> Report:
+    fill(engine, generate(seed=19)[0], plan=Plan(min_buyers=20, mde=0.05, clients=600, looks=2))
+    return decide(engine, "first")
+
+
+def test_html_is_one_file_and_repeats_byte_by_byte(engine: Engine, found: Report) -> None:
     shown = page.page_html(found)
-    assert shown == page.page_html(report(store_engine, "first"))
+    assert shown == page.page_html(report(engine, "first"))
     references = References()
     references.feed(shown)
     assert references.found == []

@@ -226,6 +226,7 @@ def test_the_live_version_and_the_newest_stay(engine: Engine) -> None:
     assert [version.status for version in registry.versions()] == ["live", "retired", "retired", "rejected"]
 
 
+@pytest.mark.slow
 def test_no_checkpoint_or_version_that_may_be_needed_again_is_removed(engine: Engine, tmp_path: Path) -> None:
     """Versions go live, are pinned and put live again in turn: those to go back to load, and few others stay."""
     registry, store = Registry(engine), RolloutStore(engine)

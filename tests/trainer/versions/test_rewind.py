@@ -181,6 +181,7 @@ def test_skip_leaves_the_range_of_the_bad_version_out_and_records_it(
     assert (skipped.from_ts, skipped.until_ts) == (good.boundary_ts, bad.boundary_ts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
     [
