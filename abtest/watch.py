@@ -2,7 +2,7 @@
 
 It takes no look. A round replaces its own rows at an unchanged watermark, so several watchers do no harm.
 
-Source: docs/experiments.md, Monitoring.
+Source: docs/experiments.md.
 """
 
 import logging

@@ -5,7 +5,7 @@ Source: docs/rollout.md, "Drills".
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from deploy.demo.summary import Drill, VersionTruth
 from trainer.rollout.states import LineageView
@@ -13,9 +13,11 @@ from trainer.rollout.store import Event
 from trainer.versions.tables import DRILL
 
 _MS_PER_MINUTE = 60_000
-_TAKEN_BACK: Final[Mapping[str, Literal["rejected", "rolled_back"]]] = {
+_Outcome: TypeAlias = Literal["rejected", "rolled_back", "quarantined"]
+_TAKEN_BACK: Final[Mapping[object, _Outcome]] = {
     "rejected": "rejected",
     "rolled_back": "rolled_back",
+    "quarantined": "quarantined",
 }
 
 
@@ -64,20 +66,26 @@ def outcome(view: LineageView, events: Sequence[Event], steps: Sequence[str], tr
         truths: The lists that each version ranked.
     """
     bad = next((each.number for each in view.versions if is_drill(view, each.number)), None)
-    end = next((each for each in events if each.version == bad and each.to_status in _TAKEN_BACK), None)
+    end = next((each for each in events if _end_of(each, bad) is not None), None)
     later = [] if end is None else [each for each in events if each.id > end.id]
     back = next((each for each in later if each.to_status == "rewound"), None)
     live = [each.version for each in later if each.to_status == "live" and (each.version or 0) > (bad or 0)]
     return Drill(
         lineage=view.name,
         version=bad,
-        outcome=None if end is None else _TAKEN_BACK[end.to_status],
+        outcome=None if end is None else _end_of(end, bad),
         why="" if end is None else end.why,
         trainer_back_at=None if back is None else back.version or 0,
         live_again=live[0] if live else None,
         lists=sum(each.lists for each in truths if (each.lineage, each.version) == (view.name, bad)),
         steps=list(steps),
     )
+
+
+def _end_of(event: Event, bad: int | None) -> _Outcome | None:
+    """Return how an event takes a version back, by itself or together with another one; None if it does not."""
+    statuses = (event.after or {}).get("versions")
+    return _TAKEN_BACK.get(statuses.get(str(bad))) if isinstance(statuses, dict) else None
 
 
 def sentence(drill: Drill) -> str:
@@ -93,8 +101,12 @@ def sentence(drill: Drill) -> str:
     lists = f"it ranked {drill.lists or 'no'} {'list' if drill.lists == 1 else 'lists'}"
     if drill.outcome is None:
         return f"{version} was neither refused nor rolled back before the end; {lists}"
-    what = "refused" if drill.outcome == "rejected" else "rolled back"
-    words = [f"{version} was {what} by gate {drill.why}", lists]
+    ends = {
+        "rejected": "was refused by gate",
+        "rolled_back": "was rolled back by gate",
+        "quarantined": "became a canary and was taken back with what was trained from it, by gate",
+    }
+    words = [f"{version} {ends[drill.outcome]} {drill.why}", lists]
     if drill.trainer_back_at is not None:
         words.append(f"the trainer went back to v{drill.trainer_back_at}")
         again = "no later version went live before the end"

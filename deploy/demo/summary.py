@@ -108,7 +108,8 @@ class Drill(Struct, kw_only=True):
     Attributes:
         lineage: Lineage of the drill.
         version: Version that learned flipped labels; null if the lineage published too few.
-        outcome: `rejected` or `rolled_back`; null if neither happened before the end.
+        outcome: `rejected`, `rolled_back`, or `quarantined` with versions that were trained from it; null if nothing
+            happened before the end.
         why: The gate with its reason.
         trainer_back_at: Version to whose state the trainer went back; null if it did not, 0 for fresh weights.
         live_again: First version that went live afterwards; null if none did before the end.
@@ -118,7 +119,7 @@ class Drill(Struct, kw_only=True):
 
     lineage: str
     version: int | None
-    outcome: Literal["rejected", "rolled_back"] | None
+    outcome: Literal["rejected", "rolled_back", "quarantined"] | None
     why: str
     trainer_back_at: int | None
     live_again: int | None

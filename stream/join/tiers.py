@@ -3,7 +3,7 @@
 A row is deleted only after the broker has stored the progress row of the micro-batch that made it superfluous: a
 restart before that needs the row again.
 
-Source: docs/stream.md, Memory and Behaviour under faults.
+Source: docs/stream.md.
 """
 
 from collections import deque

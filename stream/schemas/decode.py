@@ -3,7 +3,7 @@
 The fast path is one typed decode and a count of colons. A record with unknown fields, explicit defaults or colons in
 strings takes a slower, exact check for double keys and depth. A refused record is examined again to name its fault.
 
-Source: docs/stream.md, Records and Outcomes.
+Source: docs/stream.md.
 """
 
 import json

@@ -278,10 +278,17 @@ def _taken_back(
 
 
 def _trusted(view: LineageView, bad: VersionView) -> VersionView | None:
-    """Return the newest version that has passed gates 1 to 5 and that `bad` was trained from or after; None without."""
+    """Return the canary if `bad` is the first refused version that was trained from it, else the live version.
+
+    A canary has passed gates 1 to 5 by lists from before its last window, so it may itself have learned what made the
+    next version fail. When a second one fails, the canary is the fault.
+    """
     canary = view.only("canary")
-    is_ancestor = canary is not None and canary.number in _with_ancestors(view, bad)
-    return canary if is_ancestor else view.only("live")
+    if canary is None:
+        return view.only("live")
+    refused = [version for version in view.versions if version.status == "rejected"]
+    trained_from_it = [each for each in (*refused, bad) if canary.number in _with_ancestors(view, each)]
+    return canary if trained_from_it == [bad] else view.only("live")
 
 
 def _reachable(status: Status) -> set[Status]:

@@ -235,3 +235,27 @@ def truth(version: int, lists: int) -> VersionTruth:
     return VersionTruth(
         lineage=LINEAGE, version=version, lists=lists, first_ts=1, last_ts=2, gain=0.1, standard_error=0.1
     )
+
+
+def test_a_flipped_canary_is_taken_back_by_the_second_version_that_was_trained_from_it(world: World) -> None:
+    world.drill.begin()
+    world.publish_first()
+    world.go_on()
+    world.publish(**{DRILL: 1.0})
+    world.controller.step()
+    assert world.served.status_of(2) == "canary"
+    world.publish(**{judgement.CORRELATION: -0.4})
+    world.controller.step()
+    world.go_back(2)
+    world.publish(**{judgement.CORRELATION: -0.4})
+    world.controller.step()
+    statuses = [world.served.status_of(number) for number in (1, 2, 3, 4)]
+    assert statuses == ["live", "quarantined", "rejected", "rejected"]
+    world.go_back(1)
+    found = world.drill.outcome([truth(2, 12)])
+    assert (found.version, found.outcome, found.trainer_back_at) == (2, "quarantined", 1)
+    assert sentence(found) == (
+        "armmt v2 with flipped labels became a canary and was taken back with what was trained from it, by gate "
+        "shadow: rank correlation -0.400, at least 0.5 is asked; it ranked 12 lists; the trainer went back to v1; "
+        "no later version went live before the end"
+    )

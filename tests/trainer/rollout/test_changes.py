@@ -282,6 +282,10 @@ def test_a_rejection_sends_the_trainer_back_if_the_policy_says_so() -> None:
 def test_a_rejection_keeps_the_canary_that_the_version_was_trained_from() -> None:
     done = after_move(lineage("live", "canary", "superseded", "verified"), rejection(4), "replay")
     assert (statuses(done), done.rewind_to) == (["live", "canary", "quarantined", "rejected"], 2)
+    again = after_move(lineage("live", "canary", "rejected", "verified"), rejection(4), "replay")
+    assert (statuses(again), again.rewind_to) == (["live", "quarantined", "rejected", "rejected"], 1), (
+        "the canary is the fault"
+    )
     newer = after_move(lineage("live", "verified", "canary"), rejection(2), "replay")
     assert (statuses(newer), newer.rewind_to) == (["live", "rejected", "quarantined"], 1)
 
