@@ -27,6 +27,7 @@ from trainer.examination.observations import Method, observe
 from trainer.features import Examples, SessionExample, collate, example_from_session, final_labels
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
+from trainer.learning.training_lists import TrainingLists
 from trainer.models import MODELS, to_torch
 
 BATCH = 64
@@ -136,7 +137,7 @@ def learn(world: World, variant: Variant) -> Result:
     learner = Learner(variant.model, config, learning, device=torch.device("cpu"))
     for number, start in enumerate(range(0, len(world.train), BATCH)):
         batch = world.train[start : start + BATCH]
-        learner.train(Examples.of(batch), [True] * len(batch))
+        learner.train(TrainingLists.without_sessions(Examples.of(batch), fresh=True))
         if number % BOUNDARY_EVERY == BOUNDARY_EVERY - 1:
             learner.at_boundary(0, None)
     orders, money, gauc = [], [], []

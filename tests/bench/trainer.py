@@ -176,7 +176,7 @@ def _prebuilt(
     for start in range(0, len(log), size):
         examples, _ = ExampleBuilder(known).from_sessions(log[start : start + size])
         arrays = collate(examples, learner.id_maps, width=config.vector_width, history=config.history)
-        local, touched = gather_unique_rows(arrays)
+        local, touched, _ = gather_unique_rows(arrays)
         yield to_torch(local), {f"rows.{table}": torch.from_numpy(slots) for table, slots in touched.items()}
 
 

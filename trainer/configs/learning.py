@@ -37,6 +37,9 @@ class LearningSettings:
         examination: Examination of positions 1, 2, and so on, as `shelfwise trainer examination` prints it; later
             positions have the last value.
         max_weight: Largest weight of a label.
+        reservoir_share: Share of a batch that is drawn from the reservoir of trained sessions. Gradients of these lists
+            reach the dense weights only. 0 keeps no reservoir.
+        reservoir: Sessions that the reservoir keeps.
         epochs: Passes over the lists of an offline fit; a log is read once.
         checkpoint_s: Seconds between checkpoint boundaries: ids are admitted, items are applied, and a checkpoint may
             be written.
@@ -65,6 +68,8 @@ class LearningSettings:
     debias: Literal["auto", "none", "curve"] = "auto"
     examination: tuple[float, ...] = ()
     max_weight: float = 10.0
+    reservoir_share: float = 0.0
+    reservoir: int = 4_096
     epochs: int = 20
     checkpoint_s: int = 60
     catalogue_delay_s: int = 120
@@ -80,7 +85,7 @@ class LearningSettings:
         for name in ("lr", "rows_lr", "accumulator", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected more than 0")
-        for name in ("batch", "epochs", "checkpoint_s", "min_sightings", "sighting_half_life_s"):
+        for name in ("batch", "reservoir", "epochs", "checkpoint_s", "min_sightings", "sighting_half_life_s"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected at least 1")
         for name in ("warmup_steps", "weight_decay", "catalogue_delay_s", "seen_s", "converted_s"):
@@ -100,9 +105,23 @@ class LearningSettings:
             raise ValueError("examination is empty: debias = curve needs the examination of position 1 and others")
         if not self.max_weight >= 1:
             raise ValueError(f"max_weight = {self.max_weight}: expected at least 1")
+        if not 0 <= self.reservoir_share < 1:
+            raise ValueError(f"reservoir_share = {self.reservoir_share}: expected [0, 1)")
+        if self.reservoir_share and not 0 < self.num_replayed < self.batch:
+            raise ValueError(
+                f"reservoir_share = {self.reservoir_share}: {self.num_replayed} of a batch of {self.batch} lists, "
+                f"expected 1 to {self.batch - 1}"
+            )
+        if self.reservoir < self.num_replayed:
+            raise ValueError(f"reservoir = {self.reservoir}: a batch draws {self.num_replayed} sessions from it")
+
+    @property
+    def num_replayed(self) -> int:
+        """Return the lists of a batch that are drawn from the reservoir."""
+        return round(self.reservoir_share * self.batch)
 
 
-LATER: Mapping[str, object] = {"compile": False}
+LATER: Mapping[str, object] = {"compile": False, "reservoir_share": 0.0, "reservoir": 4_096}
 """Settings that came after lineages began, with the value that those lineages were trained with."""
 
 PROFILES: Mapping[str, LearningSettings] = {

@@ -16,6 +16,7 @@ from trainer.evaluation.metrics import Floats, log_loss
 from trainer.features import Batch, Examples, SessionExample, collate
 from trainer.learning.debias import EffectiveLabels, label_weights
 from trainer.learning.learner import Learner
+from trainer.learning.training_lists import TrainingLists
 from trainer.models import MODELS, Outputs, to_torch
 
 _SCORED_AT_ONCE = 256
@@ -123,7 +124,7 @@ def fit(
         losses: list[float] = []
         for start in range(0, len(rows), size):
             batch = [examples[row] for row in rows[start : start + size]]
-            step = learner.train(Examples.of(batch), [False] * len(batch))
+            step = learner.train(TrainingLists.without_sessions(Examples.of(batch), fresh=False))
             losses.append(sum(step.losses.values()))
         epochs.append(
             Epoch(number=number, train_loss=float(np.mean(losses)), validation_loss=_loss(learner, validation))

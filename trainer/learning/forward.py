@@ -83,8 +83,10 @@ def _half(values: Tensor) -> Tensor:
     return values / 2
 
 
-def row_limits(capacities: Mapping[str, int], batch: int, history: int) -> dict[str, int]:
+def row_limits(capacities: Mapping[str, int], batch: int, history: int, copies: int = 1) -> dict[str, int]:
     """Return the most rows of each table that a batch of lists can touch, the padding row included.
+
+    A row may be gathered `copies` times.
 
     >>> row_limits({"shop": 10_000, "category": 50}, batch=2, history=10)
     {'shop': 81, 'category': 50}
@@ -92,7 +94,7 @@ def row_limits(capacities: Mapping[str, int], batch: int, history: int) -> dict[
     most = 1 + batch * (N_MAX + history)
     of_queries = batch * (1 + PATH_MAX)
     return {
-        table: min(capacity, most + (of_queries if table == "category" else 0))
+        table: min(copies * capacity, most + (of_queries if table == "category" else 0))
         for table, capacity in capacities.items()
     }
 

@@ -70,9 +70,8 @@ class Intake:
             self.pending.append(PendingSession(session, labels))
         return left_out
 
-    def next_full(self) -> list[PendingSession] | None:
-        """Remove and return the oldest sessions that fill a batch; None if there are too few."""
-        size = self._learning.batch
+    def next_full(self, size: int) -> list[PendingSession] | None:
+        """Remove and return the oldest `size` sessions; None if there are fewer."""
         if len(self.pending) < size:
             return None
         full, self.pending = self.pending[:size], self.pending[size:]
@@ -99,7 +98,7 @@ class Intake:
         return {
             "seen": self._seen.to_arrays(),
             "converted": self._converted.to_arrays(),
-            "pending": _pack(self.pending),
+            "pending": pack(self.pending),
         }
 
     def restore(self, files: Mapping[str, Tensors]) -> None:
@@ -110,11 +109,11 @@ class Intake:
         """
         self._seen = SeenSet.from_arrays(files["seen"])
         self._converted = SeenSet.from_arrays(files["converted"])
-        self.pending = _unpack(files["pending"])
+        self.pending = unpack(files["pending"])
 
 
-def _pack(pending: Sequence[PendingSession]) -> Tensors:
-    """Return waiting sessions as arrays: their records, and the purchases that each will train."""
+def pack(pending: Sequence[PendingSession]) -> Tensors:
+    """Return sessions as arrays: their records, and the purchases that each trains."""
     conv = np.concatenate([np.zeros(0, np.float32), *map(_flags, pending)])
     return {**session_records.pack(one.session for one in pending), "conv": conv}
 
@@ -123,8 +122,8 @@ def _flags(one: PendingSession) -> NDArray[np.float32]:
     return one.labels.conv.astype(np.float32) if one.labels.conv.size else np.zeros(one.session.n, np.float32)
 
 
-def _unpack(arrays: Tensors) -> list[PendingSession]:
-    """Return the sessions that `_pack` wrote.
+def unpack(arrays: Tensors) -> list[PendingSession]:
+    """Return the sessions that `pack` wrote.
 
     Raises:
         ArtifactError: If they do not decode.

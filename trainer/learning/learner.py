@@ -19,9 +19,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from stream.errors import ArtifactError, ShelfwiseError
-from stream.schemas.session import Session
 from trainer.configs import LearningSettings
-from trainer.evaluation.lists import was_shuffled
 from trainer.evaluation.metrics import Floats
 from trainer.features import (
     N_MAX,
@@ -44,7 +42,9 @@ from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.judged_lists import JudgedLists
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 from trainer.learning.prequential import Prequential, served_scores
+from trainer.learning.reservoir import Reservoir
 from trainer.learning.shuffled_evidence import ShuffledEvidence
+from trainer.learning.training_lists import TrainingLists
 from trainer.learning.warm_start import take_over
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, to_device
 from trainer.models.blocks import Dropout
@@ -80,18 +80,14 @@ class _Measured:
     """The columns of a batch that are measured before it is learned.
 
     Attributes:
-        fresh: [B] lists that are first revisions.
+        lists: The lists.
         served: [B,n] scores when shown, NaN if none.
         former: [B,n] scores of the version before the newest one; None without such a version.
-        shuffled: [B] first revisions that were shown in random order.
-        sessions: Session of each list; empty where the caller has none.
     """
 
-    fresh: NDArray[np.bool_]
+    lists: TrainingLists
     served: Floats
     former: Floats | None
-    shuffled: NDArray[np.bool_]
-    sessions: Sequence[Session]
 
 
 class Learner:
@@ -111,6 +107,7 @@ class Learner:
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
         former: The version before the newest one, where there is one.
+        reservoir: Trained sessions that later batches learn from again; empty without `reservoir_share`.
         judged: The lists by which gates judge the next version; None in a lineage without gates.
     """
 
@@ -137,11 +134,14 @@ class Learner:
         self._dense_optimizer = DenseOptimizer(self._dense, learning)
         self._row_optimizer = RowOptimizer(tables, learning)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
-        self._row_limits = row_limits(self.capacities, learning.batch, config.history)
+        self._row_limits = row_limits(
+            self.capacities, learning.batch, config.history, copies=1 + bool(learning.num_replayed)
+        )
         self.id_maps = IdMaps.empty(
             self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
         )
         self._intake = Intake(learning)
+        self.reservoir = Reservoir(learning.reservoir, learning.seed)
         self.behaviours: Counter[str] = Counter()
         self.candidates: Counter[tuple[str, str]] = Counter()
         self.labels = EffectiveLabels()
@@ -179,31 +179,22 @@ class Learner:
         trained, moved = 0, False
         losses: Mapping[str, float] = {}
         impressions_ts: list[int] = []
-        while (full := self._intake.next_full()) is not None:
-            step = self.train(*self._examples(full, catalogue))
+        while (full := self._intake.next_full(self.learning.batch - self._num_replayed())) is not None:
+            step = self.train(self._lists(full, catalogue))
+            if step.moved and self.learning.reservoir_share:
+                self.reservoir.add(full, self.batch_number)
             trained, losses, moved = trained + step.num_trained, step.losses or losses, moved or step.moved
             if step.moved:
                 impressions_ts += [one.session.impression_ts for one in full if one.session.revision == 0]
         return Step(trained, losses, moved=moved, impressions_ts=impressions_ts)
 
-    def train(
-        self,
-        examples: Examples,
-        fresh: Sequence[bool],
-        shuffled: Sequence[bool] | None = None,
-        sessions: Sequence[Session] = (),
-    ) -> Step:
-        """Train one batch of examples; `fresh` ones are evaluated before, and their ids are counted.
-
-        Args:
-            examples: Lists with their labels.
-            fresh: Which of them are first revisions.
-            shuffled: Which of them were shown in random order; None if none was.
-            sessions: Session of each list, for the judged lists.
+    def train(self, lists: TrainingLists) -> Step:
+        """Train one batch of lists; `fresh` ones are evaluated before, and their ids are counted.
 
         Raises:
             LearningHalted: After `halt_after` refused batches in a row.
         """
+        examples = lists.examples
         self.batch_number += 1
         if not len(examples):
             return Step(0, {}, moved=False)
@@ -219,41 +210,39 @@ class Learner:
         )
         self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
-        is_fresh = np.array(fresh)
-        is_shuffled = is_fresh & np.array(shuffled) if shuffled is not None else np.zeros_like(is_fresh)
         forward = self._compiled if is_whole else None
-        shown = is_fresh & ~np.isnan(served).all(axis=1)
+        shown = lists.fresh & ~np.isnan(served).all(axis=1)
         former = None if self.former is None else self.former.scores(examples, shown, served.shape)
-        measured = _Measured(fresh=is_fresh, served=served, former=former, shuffled=is_shuffled, sessions=sessions)
-        losses, moved = self._step(forward, arrays, measured)
+        losses, moved = self._step(forward, arrays, _Measured(lists=lists, served=served, former=former))
         if moved:
             self.rejected_in_row = 0
-            self.counters["trained"] += len(examples)
+            self.counters["trained"] += lists.num_new
             self.golden = arrays
         else:
             self.rejected_in_row += 1
-            self.counters["quarantined"] += len(examples)
+            self.counters["quarantined"] += lists.num_new
             if self.rejected_in_row >= self._halt_after:
                 raise LearningHalted(f"{self.rejected_in_row} batches in a row had no finite loss or gradient")
-        self.observe(examples.take(is_fresh))
-        return Step(len(examples) if moved else 0, losses, moved=moved)
+        self.observe(examples.take(lists.fresh))
+        return Step(lists.num_new if moved else 0, losses, moved=moved)
 
-    def _examples(
-        self, pending: Sequence[PendingSession], catalogue: CatalogueLike
-    ) -> tuple[Examples, list[bool], list[bool], list[Session]]:
-        """Return the examples to train, which are first revisions, which were shuffled, and their sessions."""
+    def _num_replayed(self) -> int:
+        """Return the lists of the next batch that come from the reservoir: none while it holds too few."""
+        wanted = self.learning.num_replayed
+        return wanted if len(self.reservoir.sessions) >= wanted else 0
+
+    def _lists(self, pending: Sequence[PendingSession], catalogue: CatalogueLike) -> TrainingLists:
+        """Return the lists to train; sessions whose features are refused are counted and left out."""
         if self._builder is None or self._builder.catalogue is not catalogue:
             self._builder = ExampleBuilder(catalogue)
-        examples, refused = self._builder.from_sessions(
-            [one.session for one in pending], [one.labels for one in pending]
-        )
-        if refused:
-            self.counters["rejected_features"] += len(refused)
-        kept = [one.session for number, one in enumerate(pending) if number not in refused]
-        num_behaviours, num_matching = sum(examples.num_behaviours), sum(examples.num_matching)
+        replayed = self.reservoir.draw(self._num_replayed(), self.batch_number)
+        lists = TrainingLists.of(self._builder, pending, replayed)
+        if lists.num_refused:
+            self.counters["rejected_features"] += lists.num_refused
+        num_behaviours, num_matching = sum(lists.examples.num_behaviours), sum(lists.examples.num_matching)
         self.behaviours["kept"] += num_matching
         self.behaviours["other_category"] += num_behaviours - num_matching
-        return examples, [one.revision == 0 for one in kept], [was_shuffled(one) for one in kept], kept
+        return lists
 
     def _step(
         self,
@@ -262,8 +251,10 @@ class Learner:
         measured: _Measured,
     ) -> tuple[dict[str, float], bool]:
         """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
-        local, touched = gather_unique_rows(arrays)
-        gathered = touched if forward is None else pad_rows(touched, self._row_limits)
+        local, touched, fixed = gather_unique_rows(arrays, measured.lists.replayed)
+        gathered = {table: np.concatenate([own, fixed[table]]) for table, own in touched.items()}
+        if forward is not None:
+            gathered = pad_rows(gathered, self._row_limits)
         by_label = label_weights(arrays.position, self.learning)
         weighted = () if by_label is None else (by_label,)
         on_device = to_device([*local, *gathered.values(), *weighted], self.device)
@@ -274,7 +265,12 @@ class Learner:
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
         outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, self._dropout())
         gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True) if loss.requires_grad else ()
-        by_name = {name: own for name, own in zip(weights, gradients, strict=False) if own is not None}
+        trained_rows = {f"rows.{table}": len(own) for table, own in touched.items()}
+        by_name = {
+            name: own[: trained_rows.get(name)]
+            for name, own in zip(weights, gradients, strict=False)
+            if own is not None
+        }
         norm_on_device = get_total_norm([*by_name.values()] or [torch.zeros_like(loss)])
         # One read of the device decides whether the step is taken; each further one would wait for it again.
         total, norm, *values = torch.stack([loss.detach(), norm_on_device, *parts.values()]).tolist()
@@ -299,24 +295,25 @@ class Learner:
             for table, slots_in_order in touched.items():
                 gradient = by_name.get(f"rows.{table}")
                 if gradient is not None:
-                    self._row_optimizer.step(table, slots_in_order, gradient[: len(slots_in_order)], rate)
+                    self._row_optimizer.step(table, slots_in_order, gradient, rate)
         return losses, True
 
     def _measure(
         self, outputs: Outputs, arrays: Batch, measured: _Measured, by_label: NDArray[np.float32] | None
     ) -> None:
         """Add the lists of a batch, scored and not yet learned, to what is measured."""
-        self.prequential.update(outputs, arrays, measured.fresh, measured.served, measured.former)
-        if measured.shuffled.any():
-            self.shuffled.update(as_floats(outputs.logit), arrays, measured.shuffled)
-        if self.judged is not None and measured.sessions:
+        lists = measured.lists
+        self.prequential.update(outputs, arrays, lists.fresh, measured.served, measured.former)
+        if lists.shuffled.any():
+            self.shuffled.update(as_floats(outputs.logit), arrays, lists.shuffled)
+        if self.judged is not None and lists.sessions:
             self.judged.update(
                 (as_floats(outputs.logit), None if outputs.click_logit is None else as_floats(outputs.click_logit)),
                 arrays,
-                measured.sessions,
-                measured.fresh,
+                lists.sessions,
+                lists.fresh,
                 served=measured.served,
-                shuffled=measured.shuffled,
+                shuffled=lists.shuffled,
                 weight=by_label,
                 learns_clicks=self.learns_clicks,
             )
@@ -392,6 +389,7 @@ class Learner:
             "ids": ids,
             "golden": {} if self.golden is None else self.golden._asdict(),
             **self._intake.to_files(),
+            **(self.reservoir.to_files() if self.learning.reservoir_share else {}),
             **({} if self.judged is None else self.judged.to_files()),
         }
 
@@ -449,6 +447,8 @@ class Learner:
             half_life_s=self.learning.sighting_half_life_s,
         )
         self._intake.restore(files)
+        if self.learning.reservoir_share:
+            self.reservoir.restore(files)
         self.counters = Counter(state.counters)
         self.batch_number = state.batch_number
         self.num_steps = state.num_steps

@@ -107,7 +107,7 @@ def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
 
 def _touched(params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype) -> tuple[dict[str, Tensor], Batch]:
     """Return the weights that a batch touches, with the values as written, and the batch with their slots."""
-    local, slots = gather_unique_rows(batch)
+    local, slots, _ = gather_unique_rows(batch)
     own = _rows_only(params, slots)
     return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local
 

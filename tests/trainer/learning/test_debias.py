@@ -9,6 +9,7 @@ from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES, LearningSettings
 from trainer.features import Examples
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.learner import Learner
+from trainer.learning.training_lists import TrainingLists
 
 CURVE = LearningSettings(debias="curve", examination=(2.0, 1.0, 0.1), max_weight=8.0)
 
@@ -50,7 +51,7 @@ def test_a_learner_weighs_labels_by_their_displayed_position_alone() -> None:
 
     def learned(learning: LearningSettings, own: list) -> tuple[torch.Tensor, EffectiveLabels]:  # type: ignore[type-arg]
         learner = Learner("prm", MODEL_PROFILES["prm"]["tiny"], learning, device=torch.device("cpu"))
-        learner.train(Examples.of(own), [True] * len(own))
+        learner.train(TrainingLists.without_sessions(Examples.of(own), fresh=True))
         return torch.cat([weight.detach().flatten() for weight in learner.params.values()]), learner.labels
 
     plain = LEARNING_PROFILES["tiny"]

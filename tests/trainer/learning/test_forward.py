@@ -23,6 +23,7 @@ from trainer.features import N_MAX, Examples, SessionExample
 from trainer.learning import forward
 from trainer.learning import learner as learner_module
 from trainer.learning.learner import Learner
+from trainer.learning.training_lists import TrainingLists
 from trainer.models import TensorBatch, to_torch
 from trainer.models.blocks import Dropout
 
@@ -43,7 +44,7 @@ def examples(count: int, *, n: int | None = None) -> list[SessionExample]:
 def train(own: Learner, lists: list[SessionExample]) -> None:
     for start in range(0, len(lists), BATCH):
         part = lists[start : start + BATCH]
-        assert own.train(Examples.of(part), [True] * len(part)).moved
+        assert own.train(TrainingLists.without_sessions(Examples.of(part), fresh=True)).moved
         own.at_boundary(60_000 * (start + 1), None)
 
 
@@ -110,7 +111,7 @@ def test_forward_pass_loss_and_gradient_of_each_model_are_one_graph(model: str) 
     part = examples(BATCH)
     own.observe(Examples.of(part))
     own.at_boundary(60_000, None)
-    assert own.train(Examples.of(part), [True] * BATCH).moved
+    assert own.train(TrainingLists.without_sessions(Examples.of(part), fresh=True)).moved
     assert own.golden is not None
     plain = forward.plain(model, own.config, device="cpu", low=False)
     graph = torch.compile(plain, backend="aot_eager", fullgraph=True, dynamic=False)

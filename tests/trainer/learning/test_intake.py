@@ -58,9 +58,9 @@ def test_a_purchase_is_trained_once_though_two_revisions_name_it() -> None:
 def test_batches_fill_in_the_order_taken() -> None:
     intake = Intake(LEARNING)
     intake.take(batch([session(number) for number in range(7)]))
-    filled = [intake.next_full(), intake.next_full()]
+    filled = [intake.next_full(3), intake.next_full(3)]
     assert [[one.session.query_id for one in full or ()] for full in filled] == [["q0", "q1", "q2"], ["q3", "q4", "q5"]]
-    assert intake.next_full() is None
+    assert intake.next_full(3) is None
     assert [one.session.query_id for one in intake.pending] == ["q6"]
 
 

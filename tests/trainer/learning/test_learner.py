@@ -1,6 +1,5 @@
 """The learner behind the loop: repeated, held, refused and damaged sessions."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import torch
 from sqlalchemy import Engine
 
 from stream import db
-from stream.schemas.session import Session, encode
+from stream.schemas.session import encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
 from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
 from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
-from trainer.features import Examples
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.feed.merge import Key
 from trainer.learning.learner import Learner, LearningHalted, Step
+from trainer.learning.training_lists import TrainingLists
 
 
 def make_engine(folder: Path) -> Engine:
@@ -113,15 +112,9 @@ def test_every_step_has_a_full_batch_at_any_traffic(
     sizes: list[int] = []
     train = Learner.train
 
-    def count(
-        self: Learner,
-        examples: Examples,
-        fresh: Sequence[bool],
-        shuffled: Sequence[bool] | None = None,
-        sessions: Sequence[Session] = (),
-    ) -> Step:
-        sizes.append(len(examples))
-        return train(self, examples, fresh, shuffled, sessions)
+    def count(self: Learner, lists: TrainingLists) -> Step:
+        sizes.append(len(lists.examples))
+        return train(self, lists)
 
     monkeypatch.setattr(Learner, "train", count)
     loop = make_loop(tmp_path, make_engine(tmp_path), partitions=1)

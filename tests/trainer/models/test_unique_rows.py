@@ -33,7 +33,7 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
 @given(st.integers(0, 50))
 def test_gathered_rows_are_those_of_the_slots(seed: int) -> None:
     batch = make_batch(MODELS["prm"].profiles["tiny"], seed)
-    local, touched = gather_unique_rows(batch)
+    local, touched, _ = gather_unique_rows(batch)
     for kind, table in enumerate(TABLES):
         assert touched[table][0] == 0
         assert (np.diff(touched[table]) > 0).all()
@@ -47,8 +47,26 @@ def test_scores_of_gathered_rows_equal_those_of_whole_tables() -> None:
     config = spec.profiles["tiny"]
     params = spec.init(config, 0)
     batch = make_batch(config)
-    local, touched = gather_unique_rows(batch)
+    local, touched, _ = gather_unique_rows(batch)
     rows = {f"rows.{table}": params[f"rows.{table}"][torch.from_numpy(own)] for table, own in touched.items()}
     whole = spec.forward(config, params, to_torch(batch)).logit
     gathered = spec.forward(config, params | rows, to_torch(local)).logit
     assert torch.equal(whole, gathered)
+
+
+def test_replayed_lists_read_rows_of_their_own() -> None:
+    batch = make_batch(MODELS["prm"].profiles["tiny"])
+    replayed = np.array([False, True, False, True, True, False])
+    local, touched, fixed = gather_unique_rows(batch, replayed)
+    assert fixed["item"].size, "the test needs candidates with rows of their own"
+    for kind, table in enumerate(TABLES):
+        slots = np.concatenate([touched[table], fixed[table]])
+        own, numbers = batch.cand_id[..., kind], local.cand_id[..., kind]
+        np.testing.assert_array_equal(slots[numbers], own)
+        np.testing.assert_array_equal(slots[local.hist_id[..., kind]], batch.hist_id[..., kind])
+        is_fixed = numbers >= len(touched[table])
+        np.testing.assert_array_equal(is_fixed, replayed[:, None] & (own != 0))
+        assert set(touched[table]) >= {0, *own[~replayed].ravel()}
+    slots = np.concatenate([touched["category"], fixed["category"]])
+    np.testing.assert_array_equal(slots[local.query_category], batch.query_category)
+    np.testing.assert_array_equal(slots[local.query_path], batch.query_path)
