@@ -67,10 +67,12 @@ class Clients:
 
     Attributes:
         vectors: Sums of each analysed client, sorted by client id (N, columns of `metrics.COLUMNS`).
+        epochs: Epoch of its first exposure (N,).
         multi_arm: Clients that were seen in another arm too, which are left out.
     """
 
     vectors: NDArray[np.float64]
+    epochs: NDArray[np.int64]
     multi_arm: int
 
     @property
@@ -84,7 +86,7 @@ class Clients:
         return int((self.vectors[:, _CLICKED_ORDERS] > 0).sum())
 
 
-NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), multi_arm=0)
+NO_CLIENTS = Clients(vectors=np.zeros((0, len(COLUMNS))), epochs=np.zeros(0, np.int64), multi_arm=0)
 
 
 def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Clients]:
@@ -94,17 +96,20 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
     client since its first exposure count, each once.
     """
     rows: dict[str, list[list[float]]] = {}
+    epochs: dict[str, list[int]] = {}
     multi_arm: Counter[str] = Counter()
     found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(_vectors(counted))
-    for arm, num_arms, *sums in found:
+    for arm, epoch, num_arms, *sums in found:
         rows.setdefault(arm, [])
         if num_arms > 1:
             multi_arm[arm] += 1
             continue
         rows[arm].append(_row(sums))
+        epochs.setdefault(arm, []).append(epoch)
     return {
         arm: Clients(
             vectors=np.array(vectors, dtype=np.float64).reshape(-1, len(COLUMNS)),
+            epochs=np.array(epochs.get(arm, ()), dtype=np.int64),
             multi_arm=multi_arm[arm],
         )
         for arm, vectors in sorted(rows.items())
@@ -146,7 +151,7 @@ def _vectors(counted: Counted) -> Select[Any]:
     sums, clicked = _sums(counted.sessions(), counted.currency), _clicked_orders(counted.sessions())
     bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
     return (
-        select(exposures.c.arm, sums.c.num_arms, *_columns(sums, bought, clicked))
+        select(exposures.c.arm, exposures.c.epoch, sums.c.num_arms, *_columns(sums, bought, clicked))
         .join(sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures()))
         .outerjoin(bought, bought.c.client_id == exposures.c.client_id)
         .outerjoin(clicked, clicked.c.client_id == exposures.c.client_id)

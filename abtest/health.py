@@ -9,7 +9,7 @@ from abtest.inference import compare
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.results import Check
-from abtest.srm import sample_ratio
+from abtest.sample_ratio_checks import ratio_checks
 from abtest.strays import BLOCK_SHARE
 
 MULTI_ARM_ALERT = 0.001
@@ -22,21 +22,10 @@ DIFFERENCE_P = 0.001
 def checks(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> tuple[Check, ...]:
     """Return the health checks of an experiment."""
     exposed = [count.exposed for count in facts.counts]
-    ratio = sample_ratio(exposed, _planned(epochs, facts))
-    shown = ", ".join(
-        f"{count.arm} {count.exposed} (expected {expected:.1f})"
-        for count, expected in zip(facts.counts, ratio.expected, strict=True)
-    )
     multi, total = sum(count.multi_arm for count in facts.counts), sum(exposed)
     share = multi / total if total else 0.0
     return (
-        Check(
-            check_name="sample_ratio",
-            stat=ratio.stat,
-            p=ratio.p,
-            status=ratio.status,
-            detail=f"exposed clients: {shown}" + (f"; {ratio.reason}" if ratio.reason else ""),
-        ),
+        *ratio_checks(experiment, epochs, facts),
         Check(
             check_name="multi_arm",
             stat=share,
@@ -57,18 +46,6 @@ def checks(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts) -> t
         _fallback_check(experiment, facts),
         _latency_check(experiment, facts),
     )
-
-
-def _planned(epochs: tuple[Epoch, ...], facts: Facts) -> list[float]:
-    """Return the expected share of each arm: the buckets dealt in each epoch, by the clients first exposed in it.
-
-    A small share of clients leaves few buckets, and rounding then moves the weights.
-    """
-    clients = [facts.exposed_in.get(epoch.number, 0) for epoch in epochs]
-    if not any(clients):
-        clients[-1] = 1
-    shares = [[number / sum(epoch.dealt) for number in epoch.dealt] for epoch in epochs]
-    return [sum(n * share[arm] for n, share in zip(clients, shares, strict=True)) for arm in range(len(shares[0]))]
 
 
 def _stray_checks(experiment: Experiment, facts: Facts) -> tuple[Check, ...]:

@@ -3,19 +3,22 @@
 Source: docs/experiments.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from sqlalchemy import Connection, func, select
 from sqlalchemy import distinct as distinct_of
 
+from abtest import first_exposures
 from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
 from abtest.experiment import Epoch, Experiment
 from abtest.fact_writer import SINK
+from abtest.first_exposures import FirstExposures
 from abtest.metrics import COLUMNS, Metric
-from abtest.moments import Moments
+from abtest.moments import Moments, merge
 from abtest.strays import Strays, read_strays
-from abtest.tables import exposures, session_facts, sink_offsets
+from abtest.tables import session_facts, sink_offsets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +81,13 @@ class Sample:
 
     Attributes:
         moments: Moments of the clients' sums.
+        by_epoch: The same of the clients first exposed in each epoch.
         buyers: Clients with an order.
         clicked_buyers: Clients with an order after a click.
     """
 
     moments: Moments
+    by_epoch: Mapping[int, Moments]
     buyers: int
     clicked_buyers: int
 
@@ -99,7 +104,7 @@ class Facts:
         data_range: Range of the facts.
         partial: Whether sessions with open windows count.
         counts: Counts of each arm, in the order of the plan.
-        exposed_in: Epoch to the number of clients first exposed in it.
+        exposures: Clients by their first exposure, those with open windows included.
         matured: Clients by arm, from sessions whose attribution window is closed.
         settled: Clients by arm, from sessions whose refund window is closed too.
         strays: Sessions and clients that fit the plan in part, or not at all.
@@ -109,7 +114,7 @@ class Facts:
     data_range: DataRange
     partial: bool
     counts: tuple[ArmCounts, ...]
-    exposed_in: Mapping[int, int]
+    exposures: tuple[FirstExposures, ...]
     matured: Mapping[str, Sample]
     settled: Mapping[str, Sample]
     strays: Strays
@@ -154,6 +159,7 @@ def read(
     )
     strays = read_strays(connection, experiment, counted, end_ts=data_range.end_ts)
     counted = replace(counted, currency=strays.currency)
+    exposed = first_exposures.read(connection, replace(counted, until_ts=data_range.end_ts), counted)
     clients = client_vectors(connection, counted)
     matured = _samples(experiment, clients)
     settled = matured
@@ -164,8 +170,8 @@ def read(
     return Facts(
         data_range=data_range,
         partial=partial,
-        counts=_counts(connection, experiment, counted, clients, matured),
-        exposed_in=_exposed_in(connection, counted),
+        counts=_counts(connection, experiment, counted, exposed, clients, matured),
+        exposures=exposed,
         matured=matured,
         settled=settled,
         strays=strays,
@@ -180,10 +186,16 @@ def _up_to(time_ts: int | None) -> int:
 
 def _samples(experiment: Experiment, clients: Mapping[str, Clients]) -> dict[str, Sample]:
     found = {arm.name: clients.get(arm.name, NO_CLIENTS) for arm in experiment.arms}
-    return {
-        arm: Sample(moments=Moments.of(part.vectors), buyers=part.buyers, clicked_buyers=part.clicked_buyers)
-        for arm, part in found.items()
-    }
+    samples = {}
+    for arm, part in found.items():
+        by_epoch = {int(epoch): Moments.of(part.vectors[part.epochs == epoch]) for epoch in np.unique(part.epochs)}
+        samples[arm] = Sample(
+            moments=merge(list(by_epoch.values()), len(COLUMNS)),
+            by_epoch=by_epoch,
+            buyers=part.buyers,
+            clicked_buyers=part.clicked_buyers,
+        )
+    return samples
 
 
 def progress(connection: Connection) -> tuple[int | None, int | None]:
@@ -240,26 +252,14 @@ def _num_open(connection: Connection, counted: Counted, end_ts: int | None) -> i
     ).scalar_one()
 
 
-def _exposed_in(connection: Connection, counted: Counted) -> dict[int, int]:
-    rows = connection.execute(
-        select(exposures.c.epoch, func.count().label("clients")).where(*counted.exposures()).group_by(exposures.c.epoch)
-    )
-    return {int(row.epoch): int(row.clients) for row in rows}
-
-
 def _counts(
     connection: Connection,
     experiment: Experiment,
     counted: Counted,
+    exposed: Sequence[FirstExposures],
     clients: Mapping[str, Clients],
     samples: Mapping[str, Sample],
 ) -> tuple[ArmCounts, ...]:
-    exposed = {
-        row.arm: int(row.clients)
-        for row in connection.execute(
-            select(exposures.c.arm, func.count().label("clients")).where(*counted.exposures()).group_by(exposures.c.arm)
-        )
-    }
     versions = {
         row.arm: int(row.versions)
         for row in connection.execute(
@@ -271,7 +271,7 @@ def _counts(
     return tuple(
         _arm_counts(
             arm.name,
-            exposed.get(arm.name, 0),
+            sum(cell.exposed for cell in exposed if cell.arm == arm.name),
             clients.get(arm.name, NO_CLIENTS),
             samples[arm.name],
             num_versions=versions.get(arm.name, 0),

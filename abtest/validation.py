@@ -16,6 +16,7 @@ from abtest import health, looks, standing
 from abtest.buckets import allocate, check_dealt, dealt
 from abtest.estimates import pair
 from abtest.experiment import Arm, Epoch, Experiment
+from abtest.first_exposures import FirstExposures
 from abtest.inference import compare
 from abtest.looks import DO_NOT_SHIP, SHIP, Look
 from abtest.metrics import COLUMNS, METRICS
@@ -143,7 +144,7 @@ def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
 def _growing(random: np.random.Generator, plan: Plan, weight: float, buyer_share: float) -> Iterator[Facts]:
     """Yield the facts at each look, as new clients arrive and are assigned by chance."""
     total = plan.clients or 0
-    samples = {arm.name: Sample(moments=Moments.empty(len(COLUMNS)), buyers=0, clicked_buyers=0) for arm in ARMS}
+    samples = {arm.name: sample_of(Moments.empty(len(COLUMNS)), buyers=0) for arm in ARMS}
     edges = [round(total * look / plan.looks) for look in range(plan.looks + 1)]
     for before, after in pairwise(edges):
         vectors = client_sums(random, after - before, buyer_share)
@@ -151,7 +152,7 @@ def _growing(random: np.random.Generator, plan: Plan, weight: float, buyer_share
         for arm, members in zip(ARMS, (~treated, treated), strict=True):
             old, new = samples[arm.name], vectors[members]
             buyers = old.buyers + int((new[:, _ORDERS] > 0).sum())
-            samples[arm.name] = Sample(moments=old.moments + Moments.of(new), buyers=buyers, clicked_buyers=buyers)
+            samples[arm.name] = sample_of(old.moments + Moments.of(new), buyers=buyers)
         yield facts_of(samples)
 
 
@@ -188,6 +189,25 @@ def experiment_of(plan: Plan, arms: tuple[Arm, ...] = ARMS) -> Experiment:
     )
 
 
+def sample_of(moments: Moments, *, buyers: int) -> Sample:
+    """Return the clients of one arm, all first exposed in epoch 1; each order follows a click."""
+    return Sample(moments=moments, by_epoch={1: moments}, buyers=buyers, clicked_buyers=buyers)
+
+
+def exposed_once(arm: str, clients: int, *, epoch: int = 1, day_ts: int = 0) -> FirstExposures:
+    """Return clients of one arm, epoch and day, whose windows are closed."""
+    return FirstExposures(
+        arm=arm,
+        epoch=epoch,
+        day_ts=day_ts,
+        lineage=None,
+        version=None,
+        fell_back=False,
+        assigned=clients,
+        exposed=clients,
+    )
+
+
 def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | None = None) -> Facts:
     """Return the facts of an experiment whose clients are all mature and without strays."""
     counts = tuple(
@@ -217,7 +237,7 @@ def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | 
         ),
         partial=False,
         counts=counts,
-        exposed_in={1: sum(count.exposed for count in counts)},
+        exposures=tuple(exposed_once(count.arm, count.exposed) for count in counts),
         matured=found,
         settled=found,
         strays=Strays(clients=sum(sample.moments.n for sample in samples.values())),

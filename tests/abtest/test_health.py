@@ -8,7 +8,7 @@ from abtest.experiment import Epoch
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.plan import Plan
-from abtest.queries import Facts, Sample
+from abtest.queries import Facts
 from abtest.results import Check
 from abtest.strays import Strays
 
@@ -16,7 +16,7 @@ EPOCHS = (Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0
 
 
 def facts(strays: Strays) -> Facts:
-    empty = Sample(moments=Moments.empty(len(COLUMNS)), buyers=0, clicked_buyers=0)
+    empty = validation.sample_of(Moments.empty(len(COLUMNS)), buyers=0)
     return replace(validation.facts_of(dict.fromkeys(("control", "treatment"), empty)), strays=strays)
 
 
@@ -37,26 +37,6 @@ def test_strays_are_shares_of_ten_thousand(number: int, status: str) -> None:
         money_sessions=10_000,
     )
     assert {checked(name, strays, "gmv").status for name in ("unknown_arm", "epoch", "currency")} == {status}
-
-
-def ratio_check(dealt: list[tuple[int, int]], clients: dict[int, int], exposed: tuple[int, int]) -> Check:
-    epochs = tuple(replace(EPOCHS[0], number=at, dealt=buckets) for at, buckets in enumerate(dealt, start=1))
-    found = facts(Strays())
-    counts = tuple(replace(count, exposed=n) for count, n in zip(found.counts, exposed, strict=True))
-    checks = health.checks(validation.experiment_of(Plan()), epochs, replace(found, counts=counts, exposed_in=clients))
-    return next(check for check in checks if check.check_name == "sample_ratio")
-
-
-def test_the_sample_ratio_follows_the_buckets_dealt() -> None:
-    """Weights of one half each, but 14 and 15 buckets: 29,000 clients would fail against the weights."""
-    assert ratio_check([(14, 15)], {1: 29_000}, (14_000, 15_000)).p == pytest.approx(1.0)
-    assert ratio_check([(15, 15)], {1: 29_000}, (14_000, 15_000)).status == "blocked"
-
-
-def test_the_sample_ratio_weighs_epochs_by_their_clients() -> None:
-    found = ratio_check([(10, 30), (5_000, 5_000)], {1: 4_000, 2: 10_000}, (6_000, 8_000))
-    assert found.p == pytest.approx(1.0)
-    assert "control 6000 (expected 6000.0)" in found.detail
 
 
 def test_foreign_money_does_not_block_a_rate() -> None:
@@ -81,7 +61,7 @@ def served(shares: tuple[float, float], latency_ms: tuple[float, float], n: int 
         columns["sessions"][:] = columns["timed_sessions"][:] = 3
         columns["fallbacks"][:] = random.binomial(3, share, n)
         columns["latency_us"][:] = 3_000 * mean_ms * random.lognormal(0.0, 0.3, n)
-        samples[arm] = Sample(moments=Moments.of(x), buyers=0, clicked_buyers=0)
+        samples[arm] = validation.sample_of(Moments.of(x), buyers=0)
     found = validation.facts_of(samples)
     counts = tuple(
         replace(count, sessions=3 * n, fallbacks=round(n * samples[count.arm].moments.mean[COLUMNS.index("fallbacks")]))

@@ -25,7 +25,7 @@ TWO = validation.ARMS
 def sample(seed: int, n: int, buyers: float) -> Sample:
     vectors = validation.client_sums(np.random.default_rng(seed), n, buyers)
     buyers_found = int((vectors[:, 3] > 0).sum())
-    return Sample(moments=Moments.of(vectors), buyers=buyers_found, clicked_buyers=buyers_found)
+    return validation.sample_of(Moments.of(vectors), buyers=buyers_found)
 
 
 def facts(n: int, *, buyers: tuple[float, ...] = (0.08, 0.08), end_ts: int | None = None) -> Facts:
@@ -120,17 +120,15 @@ def test_planned_days_count_from_the_start_to_the_mature_sessions() -> None:
 
 def test_an_undefined_difference_has_no_look() -> None:
     experiment = validation.experiment_of(Plan())
-    one = Sample(moments=Moments.of(np.ones((1, len(COLUMNS)))), buyers=1, clicked_buyers=1)
+    one = validation.sample_of(Moments.of(np.ones((1, len(COLUMNS)))), buyers=1)
     assert looks.take(experiment, validation.facts_of(dict.fromkeys(("control", "treatment"), one)), 1, []) == []
 
 
 def test_a_p_that_underflows_keeps_its_z() -> None:
     experiment = validation.experiment_of(Plan(looks=2, clients=400_000))
     certain = {
-        arm: Sample(
-            moments=Moments(n=100_000, mean=np.full(len(COLUMNS), value), comoment=np.eye(len(COLUMNS)) * 10.0),
-            buyers=10_000,
-            clicked_buyers=10_000,
+        arm: validation.sample_of(
+            Moments(n=100_000, mean=np.full(len(COLUMNS), value), comoment=np.eye(len(COLUMNS)) * 10.0), buyers=10_000
         )
         for arm, value in (("control", 1.0), ("treatment", 3.0))
     }

@@ -59,6 +59,9 @@ def test_the_health_of_planned_ramps_is_stored_with_the_time_of_its_data(store_e
     assert planned.as_of == LAST_TS + 7
     assert {check.check_name: check.status for check in planned.checks} == {
         "sample_ratio": "ok",
+        "sample_ratio_sequential": "ok",
+        "sample_ratio_assigned": "ok",
+        "sample_ratio_analysed": "ok",
         "multi_arm": "ok",
         "unknown_arm": "ok",
         "epoch": "ok",

@@ -196,7 +196,7 @@ def test_a_planted_sample_ratio_freezes_the_ramp_and_no_client_changes_arm(world
     write_health(world.engine)
     world.controller.step()
     (found,) = status(world.engine, world.lineage.store, world.now_ms)
-    assert list(found.held) == ["sample_ratio"]
+    assert set(found.held) == {f"sample_ratio{name}" for name in ("", "_assigned", "_analysed")}
     assert found.next.startswith("frozen by sample_ratio: exposed clients: control ")
     assert world.shares() == [1.0, 0.01]
     with db.read(world.engine) as connection:
