@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +59,38 @@ def test_v7_other_shares_move_the_buckets_of_the_difference_and_no_others(salt: 
     assert buckets.moved(before, after) == np.count_nonzero(changed) == 1_000
     assert set(before[changed].tolist()) == {1}
     assert set(after[changed].tolist()) == {0}
+
+
+_MILLION = """
+import sys
+import numpy as np
+from abtest import buckets
+found = np.array([buckets.bucket(f"client-{number}", "ranker-2026q1") for number in range(1_000_000)], np.int16)
+sys.stdout.buffer.write(found.tobytes())
+"""
+
+
+@pytest.mark.system
+def test_v7_a_million_clients_have_the_same_buckets_in_every_process_and_keep_their_arm() -> None:
+    """Python's own hash differs by process, so a bucket must not come from it, nor from an order that depends on it."""
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", _MILLION],
+            env={"PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (np.frombuffer(child.communicate()[0], np.int16) for child in children)
+    assert len(first) == 1_000_000
+    np.testing.assert_array_equal(first, second)
+    before, after = (buckets.allocate("exp", shares, 1.0)[first] for shares in ([0.5, 0.5], [0.6, 0.4]))
+    moved = before != after
+    assert moved.mean() == pytest.approx(0.1, abs=0.002)
+    assert set(zip(before[moved].tolist(), after[moved].tolist(), strict=True)) == {(1, 0)}
+    for arms, shares in ((before, [0.5, 0.5]), (after, [0.6, 0.4])):
+        assert stats.chisquare(np.bincount(arms), np.array(shares) * 1_000_000).pvalue > 0.001
 
 
 def test_full_coverage_gives_every_bucket_to_an_arm_by_weight() -> None:

@@ -53,7 +53,7 @@ LIBRARIES = {
         "optimized_model_filepath",
     ),
     "requests": ("max_redirects", "trust_env"),
-    "torch": ("recompile_limit",),
+    "torch": ("recompile_limit", "reset_parameters"),
     "uvicorn": ("should_exit",),
     "sqlite3": ("isolation_level",),
     "io.RawIOBase": ("readable", "readinto"),

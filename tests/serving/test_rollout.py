@@ -183,6 +183,31 @@ def test_a_canary_serves_its_clients_and_its_promotion_and_abort_load_nothing(
     assert loads == addresses
 
 
+def test_r2_of_ten_thousand_clients_none_is_moved_twice_by_a_bad_canary(rollout: Rollout) -> None:
+    clients = [f"shopper-{number}" for number in range(10_000)]
+    share = policy.Policy().canary_share
+
+    def in_canary() -> set[str]:
+        """Poll, and return the clients whose lists the canary ranks; the others have version 1."""
+        rollout.poll()
+        chosen = {client: rollout.service.versions.routes.choose("base", client).version for client in clients}
+        assert {None if each is None else each.number for each in chosen.values()} <= {1, number}
+        return {client for client, version in chosen.items() if version is not None and version.number == number}
+
+    rollout.world.go_live("base", 1)
+    rollout.gate()
+    for number in (2, 3):
+        rollout.world.go_live("base", number)
+        assert in_canary() == set()
+        rollout.to_canary(number, share)
+        first = in_canary()
+        # Four standard deviations of the binomial distribution.
+        assert abs(len(first) - share * 10_000) <= 4 * (share * 10_000) ** 0.5
+        assert in_canary() == first
+        rollout.act("abort", lambda view: changes.abort(view, "keep", "why"))
+        assert in_canary() == set()
+
+
 def test_a_kill_and_a_canary_outlive_a_start_without_the_database(rollout: Rollout) -> None:
     world = rollout.world
     world.go_live("base", 1)

@@ -47,6 +47,17 @@ def dropper(dropout: Dropout | None) -> Drop:
     return drop
 
 
+class Embedding(nn.Embedding):
+    """A table of vectors whose values are not drawn when the module is built: `ModelSpec.init` draws them.
+
+    Drawing from a normal distribution without memory, as modules are built here, makes torch import its compiler, which
+    takes seconds and memory in each process that scores.
+    """
+
+    def reset_parameters(self) -> None:
+        """Keep the values as they are."""
+
+
 def zero_unless(mask: Tensor, values: Tensor) -> Tensor:
     """Return `values` with rows outside of the mask set to 0, even where they held NaN.
 

@@ -20,7 +20,7 @@ from trainer.features.schema import (
     TOKEN_BUCKETS,
 )
 from trainer.models.batch import TensorBatch
-from trainer.models.blocks import TargetAttention, zero_unless
+from trainer.models.blocks import Embedding, TargetAttention, zero_unless
 from trainer.models.touches import TouchColumns
 
 _ACTIONS = 5
@@ -113,7 +113,7 @@ class QueryWords(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.token = nn.Embedding(TOKEN_BUCKETS, config.d, padding_idx=0)
+        self.token = Embedding(TOKEN_BUCKETS, config.d, padding_idx=0)
         self.project = nn.Linear(config.vector_width, config.d)
 
     def forward(self, batch: TensorBatch, rows: IdTables) -> Tensor:
@@ -142,7 +142,7 @@ class InputLayer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.rows = IdTables(config)
-        self.rank = nn.Embedding(config.max_rank + 1, config.d, padding_idx=0) if config.uses_rank else None
+        self.rank = Embedding(config.max_rank + 1, config.d, padding_idx=0) if config.uses_rank else None
         self.words = QueryWords(config) if SCHEMAS[config.feature_schema].reads_query else None
         width = len(QUERY_COLUMNS) + config.d + len(CLIENT_COLUMNS) + (0 if self.words is None else 3 * config.d)
         self.context = nn.Linear(width, config.context)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainer.configs.base import ModelConfig
 from trainer.features.schema import HISTORY_NUM_COLUMNS, NUM_COLUMNS, NUMERIC_COLUMNS
 from trainer.models.batch import TensorBatch
+from trainer.models.blocks import Embedding
 
 _COUNT: Final = NUM_COLUMNS.index("touch_count")
 _RECENCY: Final = NUM_COLUMNS.index("touch_recency")
@@ -100,7 +101,7 @@ class TouchColumns(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.distance = nn.Embedding(2 * _FAR + 2, config.d, padding_idx=0) if config.uses_rank else None
+        self.distance = Embedding(2 * _FAR + 2, config.d, padding_idx=0) if config.uses_rank else None
 
     @staticmethod
     def width(config: ModelConfig) -> int:

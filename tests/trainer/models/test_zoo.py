@@ -150,3 +150,14 @@ def test_threads_score_with_their_own_weights() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda own: spec.forward(config, own, batch).logit, weights * 10))
     assert all(torch.equal(score, expected[number % 4]) for number, score in enumerate(found))
+
+
+@every_profile
+def test_building_a_model_draws_nothing(name: str, config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A normal draw without memory imports torch's compiler: seconds and 150 MB in every process that scores."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("drawn from a normal distribution")
+
+    monkeypatch.setattr(nn.init, "normal_", refuse)
+    MODELS[name].build(config)
