@@ -5,12 +5,12 @@ Source: docs/experiments.md.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Select, Subquery, and_, case, distinct, func, select
+from sqlalchemy import ColumnElement, Connection, Double, Select, Subquery, and_, case, cast, distinct, func, select
 
 from abtest.metrics import COLUMNS
 from abtest.tables import client_orders, exposures, session_facts, session_orders
@@ -38,6 +38,10 @@ class Counted:
     until_ts: int | None
     attribution_s: int = 0
     currency: str | None = None
+
+    def until(self, until_ts: int | None) -> "Counted":
+        """Return the sessions up to another impression time."""
+        return replace(self, until_ts=until_ts)
 
     def sessions(self) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions on `session_facts`."""
@@ -206,7 +210,7 @@ def _clicked_orders(conditions: Iterable[ColumnElement[bool]]) -> Subquery:
     return (
         select(facts.client_id, func.count(distinct(session_orders.c.transaction_id)).label("orders"))
         .join(session_orders, session_orders.c.query_id == facts.query_id)
-        .where(*conditions)
+        .where(*conditions, facts.orders > 0)
         .group_by(facts.client_id)
         .subquery()
     )
@@ -222,7 +226,7 @@ def _sums(conditions: Iterable[ColumnElement[bool]], currency: str | None) -> Su
             func.min(facts.impression_ts).label("first_ts"),
             func.count(facts.fallback).label("fallbacks"),
             func.count(facts.latency_us).label("timed_sessions"),
-            func.sum(facts.latency_us).label("latency_us"),
+            func.sum(cast(facts.latency_us, Double)).label("latency_us"),
             func.count().label("sessions"),
             func.sum(facts.n_items).label("items"),
             func.sum(facts.clicks).label("clicks"),
@@ -234,5 +238,7 @@ def _sums(conditions: Iterable[ColumnElement[bool]], currency: str | None) -> Su
     )
 
 
-def _in_currency(named: ColumnElement[str], amount: ColumnElement[int], currency: str | None) -> ColumnElement[int]:
-    return amount if currency is None else case((named == currency, amount), else_=0)
+def _in_currency(named: ColumnElement[str], amount: ColumnElement[int], currency: str | None) -> ColumnElement[float]:
+    # SQLite refuses sums of integers above 2^63; the vectors are floats anyway.
+    wide = cast(amount, Double)
+    return wide if currency is None else case((named == currency, wide), else_=0.0)

@@ -3,12 +3,12 @@
 Source: docs/experiments.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from sqlalchemy import Connection, func, select
-from sqlalchemy import distinct as distinct_of
 
 from abtest import first_exposures
 from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
@@ -17,6 +17,7 @@ from abtest.fact_writer import SINK
 from abtest.first_exposures import FirstExposures
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments, merge
+from abtest.session_counts import SessionCounts, read_session_counts
 from abtest.strays import Strays, read_strays
 from abtest.tables import session_facts, sink_offsets
 
@@ -145,37 +146,48 @@ def read(
         epochs: Its epochs. The end of the last one freezes the data: no later impression counts.
         partial: Whether sessions with open windows count; None means only while no session is mature.
     """
-    data_range = _data_range(connection, experiment, epochs)
-    if partial is None:
-        partial = (
-            data_range.matured_ts is None or data_range.first_ts is None or data_range.matured_ts < data_range.first_ts
-        )
-    counted = Counted(
+    whole = Counted(
         experiment=experiment.key,
         epochs=tuple(epoch.number for epoch in epochs),
         start_ts=epochs[0].start_ts,
-        until_ts=data_range.end_ts if partial else _up_to(data_range.matured_ts),
+        until_ts=epochs[-1].end_ts,
         attribution_s=experiment.plan.attribution_s,
     )
-    strays = read_strays(connection, experiment, counted, end_ts=data_range.end_ts)
+    watermark, matured = progress(connection)
+    matured_ts = _at_most(matured, whole.until_ts)
+    if partial is None:
+        partial = not _any_session(connection, whole.until(_up_to(matured_ts)))
+    counted = whole if partial else whole.until(_up_to(matured_ts))
+    arms = tuple(arm.name for arm in experiment.arms)
+    sessions = read_session_counts(connection, counted, arms, end_ts=whole.until_ts)
+    exposed = first_exposures.read(connection, whole, counted)
+    exposed_by_arm = exposed_clients(exposed)
+    data_range = _data_range(experiment, sessions, watermark, matured, whole.until_ts)
+    strays = read_strays(connection, experiment, counted, sessions, exposed_by_arm)
     counted = replace(counted, currency=strays.currency)
-    exposed = first_exposures.read(connection, replace(counted, until_ts=data_range.end_ts), counted)
     clients = client_vectors(connection, counted)
-    matured = _samples(experiment, clients)
-    settled = matured
+    matured_clients = _samples(experiment, clients)
+    settled = matured_clients
     if not partial and data_range.settled_ts != data_range.matured_ts:
-        settled = _samples(
-            experiment, client_vectors(connection, replace(counted, until_ts=_up_to(data_range.settled_ts)))
-        )
+        settled = _samples(experiment, client_vectors(connection, counted.until(_up_to(data_range.settled_ts))))
     return Facts(
         data_range=data_range,
         partial=partial,
-        counts=_counts(connection, experiment, counted, exposed, clients, matured),
+        counts=tuple(
+            _arm_counts(
+                arm,
+                exposed_by_arm[arm],
+                clients.get(arm, NO_CLIENTS),
+                matured_clients[arm],
+                num_versions=sessions.versions[arm],
+            )
+            for arm in arms
+        ),
         exposures=exposed,
-        matured=matured,
+        matured=matured_clients,
         settled=settled,
         strays=strays,
-        open_sessions=0 if partial else _num_open(connection, counted, data_range.end_ts),
+        open_sessions=0 if partial else sessions.open,
     )
 
 
@@ -211,73 +223,36 @@ def progress(connection: Connection) -> tuple[int | None, int | None]:
     return (watermark, matured) if partitions and reporting == partitions else (None, None)
 
 
-def _data_range(connection: Connection, experiment: Experiment, epochs: tuple[Epoch, ...]) -> DataRange:
-    watermark, matured = progress(connection)
-    end_ts = epochs[-1].end_ts
-    whole = Counted(
-        experiment=experiment.key,
-        epochs=tuple(epoch.number for epoch in epochs),
-        start_ts=epochs[0].start_ts,
-        until_ts=end_ts,
-    )
-    first, last = connection.execute(
-        select(func.min(session_facts.c.impression_ts), func.max(session_facts.c.impression_ts)).where(
-            *whole.sessions()
-        )
-    ).one()
+def _at_most(time_ts: int | None, end_ts: int | None) -> int | None:
+    return time_ts if time_ts is None or end_ts is None else min(time_ts, end_ts)
+
+
+def _data_range(
+    experiment: Experiment, sessions: SessionCounts, watermark: int | None, matured: int | None, end_ts: int | None
+) -> DataRange:
     refund_ms = experiment.plan.refund_s * 1_000
-    windows_ms = experiment.plan.attribution_s * 1_000 + refund_ms
-
-    def at_most(time_ts: int | None, end_after_ms: int = 0) -> int | None:
-        if time_ts is None or end_ts is None:
-            return time_ts
-        return min(time_ts, end_ts + end_after_ms)
-
+    frozen_ts = None if end_ts is None else end_ts + experiment.plan.attribution_s * 1_000 + refund_ms
     return DataRange(
-        watermark_ts=at_most(watermark, windows_ms),
-        matured_ts=at_most(matured),
-        settled_ts=None if matured is None else at_most(matured - refund_ms),
+        watermark_ts=_at_most(watermark, frozen_ts),
+        matured_ts=_at_most(matured, end_ts),
+        settled_ts=None if matured is None else _at_most(matured - refund_ms, end_ts),
         end_ts=end_ts,
-        first_ts=first,
-        last_ts=last,
+        first_ts=sessions.first_ts,
+        last_ts=sessions.last_ts,
     )
 
 
-def _num_open(connection: Connection, counted: Counted, end_ts: int | None) -> int:
-    whole = replace(counted, until_ts=end_ts)
-    return connection.execute(
-        select(func.count())
-        .select_from(session_facts)
-        .where(*whole.sessions(), session_facts.c.impression_ts > counted.until_ts)
-    ).scalar_one()
+def _any_session(connection: Connection, counted: Counted) -> bool:
+    found = select(session_facts.c.experiment).where(*counted.sessions()).limit(1)
+    return connection.execute(found).first() is not None
 
 
-def _counts(
-    connection: Connection,
-    experiment: Experiment,
-    counted: Counted,
-    exposed: Sequence[FirstExposures],
-    clients: Mapping[str, Clients],
-    samples: Mapping[str, Sample],
-) -> tuple[ArmCounts, ...]:
-    versions = {
-        row.arm: int(row.versions)
-        for row in connection.execute(
-            select(session_facts.c.arm, func.count(distinct_of(session_facts.c.version)).label("versions"))
-            .where(*counted.sessions())
-            .group_by(session_facts.c.arm)
-        )
-    }
-    return tuple(
-        _arm_counts(
-            arm.name,
-            sum(cell.exposed for cell in exposed if cell.arm == arm.name),
-            clients.get(arm.name, NO_CLIENTS),
-            samples[arm.name],
-            num_versions=versions.get(arm.name, 0),
-        )
-        for arm in experiment.arms
-    )
+def exposed_clients(cells: Iterable[FirstExposures]) -> Counter[str]:
+    """Return the number of exposed clients of each arm."""
+    by_arm: Counter[str] = Counter()
+    for cell in cells:
+        by_arm[cell.arm] += cell.exposed
+    return by_arm
 
 
 def _arm_counts(arm: str, exposed: int, clients: Clients, sample: Sample, *, num_versions: int) -> ArmCounts:

@@ -5,14 +5,16 @@ One stray record never decides about an experiment. A share above `BLOCK_SHARE` 
 Source: docs/experiments.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, case, func, select
 
 from abtest.client_vectors import Counted
 from abtest.experiment import Experiment
 from abtest.facts import decode_evidence, is_foreign
+from abtest.session_counts import PAID, PRICED, SessionCounts
 from abtest.tables import client_orders, exposures, session_facts
 from stream.schemas.money import NO_CURRENCY
 
@@ -65,42 +67,35 @@ class Strays:
         return _share(self.no_epoch, self.sessions)
 
 
-def read_strays(connection: Connection, experiment: Experiment, counted: Counted, *, end_ts: int | None) -> Strays:
+def read_strays(
+    connection: Connection,
+    experiment: Experiment,
+    counted: Counted,
+    sessions: SessionCounts,
+    exposed: Mapping[str, int],
+) -> Strays:
     """Return the strays of an experiment.
 
     Args:
         connection: A transaction that sees one state of the database throughout.
         experiment: The experiment.
         counted: Its sessions that count.
-        end_ts: End of a stopped experiment.
+        sessions: Their counts.
+        exposed: Arm to its exposed clients, unknown arms included.
     """
-    known = [arm.name for arm in experiment.arms]
-    clients, unknown_arm = connection.execute(
-        select(func.count(), func.count(case((exposures.c.arm.not_in(known), 1)))).where(*counted.exposures())
-    ).one()
-    facts = session_facts.c
-    up_to = [facts.experiment == experiment.key]
-    if counted.until_ts is not None:
-        up_to.append(facts.impression_ts <= counted.until_ts)
-    fits = and_(*counted.sessions())
-    sessions, inside = connection.execute(select(func.count(), func.count(case((fits, 1)))).where(*up_to)).one()
-    after_end = 0
-    if end_ts is not None:
-        after_end = connection.execute(
-            select(func.count()).where(facts.experiment == experiment.key, facts.impression_ts > end_ts)
-        ).scalar_one()
+    known = {arm.name for arm in experiment.arms}
     return replace(
-        _money(connection, experiment.plan.currency, counted),
-        unknown_arm=unknown_arm,
-        clients=clients,
-        no_epoch=sessions - inside,
-        sessions=sessions,
-        after_end=after_end,
+        _money(connection, experiment.plan.currency, counted, sessions),
+        unknown_arm=sum(number for arm, number in exposed.items() if arm not in known),
+        clients=sum(exposed.values()),
+        no_epoch=sessions.up_to - sessions.counted,
+        sessions=sessions.up_to,
+        after_end=sessions.after_end,
     )
 
 
-def _money(connection: Connection, planned: str | None, counted: Counted) -> Strays:
-    by_currency = _sessions_by_currency(connection, counted)
+def _money(connection: Connection, planned: str | None, counted: Counted, sessions: SessionCounts) -> Strays:
+    by_currency = _sessions_by_currency(connection, counted, sessions)
     for name, found in _unlinked_by_currency(connection, counted).items():
         by_currency[name] = by_currency.get(name, _Money()).plus(found)
     named = [name for name in by_currency if name != NO_CURRENCY] or list(by_currency)
@@ -128,18 +123,18 @@ class _Money(NamedTuple):
         return _Money(self.units + other.units, self.paid + other.paid, self.foreign + other.foreign)
 
 
-def _sessions_by_currency(connection: Connection, counted: Counted) -> dict[str, _Money]:
+def _sessions_by_currency(connection: Connection, counted: Counted, sessions: SessionCounts) -> dict[str, _Money]:
+    if sessions.currencies is None:
+        return {}
+    low, high = sessions.currencies
+    if low == high:
+        return {low: _Money(sessions.priced, sessions.paid, sessions.foreign)}
     facts = session_facts.c
-    paid = or_(facts.gross_minor > 0, facts.refund_minor > 0, facts.foreign_lines > 0)
     rows = connection.execute(
         select(
-            facts.currency,
-            func.count(),
-            func.count(case((paid, 1))),
-            func.count(case((facts.foreign_lines > 0, 1))),
+            facts.currency, func.count(), func.count(case((PAID, 1))), func.count(case((facts.foreign_lines > 0, 1)))
         )
-        # A session without a currency and without money fits any other.
-        .where(*counted.sessions(), or_(facts.currency != NO_CURRENCY, paid))
+        .where(*counted.sessions(), PRICED)
         .group_by(facts.currency)
     )
     return {currency: _Money(*numbers) for currency, *numbers in rows}

@@ -22,6 +22,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from stream import db
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
 
@@ -162,7 +163,28 @@ session_facts = Table(
     Column("latency_us", BigInteger, nullable=True),
     # Part of a lineage's clients in the rollout of a version: canary or control.
     Column("slice", String(8), nullable=True),
-    Index("ix_session_facts_experiment", "experiment", "client_id"),
+    # SQLite reads a report from an index alone, in the order of the clients. PostgreSQL hashes instead, and refuses
+    # index rows above 2,700 bytes, which names of any length can reach.
+    db.index_of("postgresql", "ix_session_facts_experiment", "experiment", "client_id"),
+    db.index_of(
+        "sqlite",
+        "ix_session_facts_report",
+        "experiment",
+        "client_id",
+        "impression_ts",
+        "epoch",
+        "arm",
+        "version",
+        "fallback",
+        "latency_us",
+        "currency",
+        "n_items",
+        "clicks",
+        "orders",
+        "gross_minor",
+        "refund_minor",
+        "foreign_lines",
+    ),
     Index("ix_session_facts_impression_ts", "impression_ts"),
     Index("ix_session_facts_lineage", "lineage", "version"),
 )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Index, MetaData, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -30,6 +30,7 @@ metadata = MetaData(
     }
 )
 
+_DIALECT = "dialect"
 _FOR_READING = "shelfwise_for_reading"
 # A peer that has vanished is noticed after 30 + 3 * 10 s without traffic, unacknowledged data after 60 s.
 _KEEPALIVES = {
@@ -102,6 +103,16 @@ def read(engine: Engine) -> Iterator[Connection]:
 def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """Return an insert into the table that can say what a conflict does, in the dialect of the database."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def index_of(dialect: str, name: str, *columns: str) -> Index:
+    """Return an index, for the declaration of a table, that only databases of one dialect have."""
+    return Index(name, *columns, info={_DIALECT: dialect}).ddl_if(dialect=dialect)
+
+
+def is_of(dialect: str, index: Index) -> bool:
+    """Return whether databases of a dialect have the index."""
+    return bool(index.info.get(_DIALECT, dialect) == dialect)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Source: docs/operations.md.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from typing import Literal
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Index
 
 from deploy.configuration import Context
 from stream import db
@@ -53,6 +54,15 @@ class Revision:
                 "install the release that upgraded the database"
             )
         return f"{where}: schema revision {self.current}"
+
+
+def of_dialect(connection: Connection) -> Callable[..., bool]:
+    """Return Alembic's `include_object`: whether a declared index is one of this dialect."""
+
+    def include(entity: object, *_details: object) -> bool:
+        return not isinstance(entity, Index) or db.is_of(connection.dialect.name, entity)
+
+    return include
 
 
 def revision(engine: Engine) -> Revision:

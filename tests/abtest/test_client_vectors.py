@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert, select
 
 from abtest.client_vectors import Counted, client_vectors
+from abtest.facts import MAX_INTEGER
 from abtest.metrics import COLUMNS
+from abtest.tables import client_orders
 from stream import db
 from stream.schemas.session import SessionsRecord
 from tests.harness.generated_facts import arrays, fill, generate
@@ -100,6 +102,15 @@ def test_fallbacks_and_stated_latencies_are_added_up(store_engine: Engine) -> No
     fill(store_engine, sessions)
     names = ("sessions", "fallbacks", "timed_sessions", "latency_us")
     assert [sums_of(store_engine, ALL, name) for name in names] == [[3.0], [1.0], [2.0], [800.0]]
+
+
+def test_sums_beyond_an_integer_of_the_database_are_numbers(store_engine: Engine) -> None:
+    lines = [purchase("t0", 1, MAX_INTEGER, event_ts=2_500)]
+    fill(store_engine, [make_session("q1", "c1", impression_ts=2_000, lines=lines)])
+    with db.transaction(store_engine) as connection:
+        row = dict(connection.execute(select(client_orders)).mappings().one())
+        connection.execute(insert(client_orders), [{**row, "transaction_id": f"t{n}"} for n in range(1, 1_100)])
+    assert sums_of(store_engine, ALL, "gross_minor") == [1_100.0 * MAX_INTEGER]
 
 
 def test_an_unknown_experiment_has_no_clients(store_engine: Engine) -> None:

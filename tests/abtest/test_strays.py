@@ -1,8 +1,11 @@
 import msgspec
 from sqlalchemy import Engine
 
+from abtest import first_exposures
 from abtest.client_vectors import Counted
 from abtest.plan import Plan
+from abtest.queries import exposed_clients
+from abtest.session_counts import read_session_counts
 from abtest.store import ExperimentStore
 from abtest.strays import Strays, read_strays
 from stream import db
@@ -15,8 +18,11 @@ ALL = Counted(experiment="first", epochs=(1,), start_ts=500, until_ts=2_000)
 
 def strays(engine: Engine, sessions: list[Session], *, plan: Plan | None = None, end_ts: int | None = None) -> Strays:
     fill(engine, sessions, plan=plan)
+    experiment = ExperimentStore(engine).get("first")
     with db.read(engine) as connection:
-        return read_strays(connection, ExperimentStore(engine).get("first"), ALL, end_ts=end_ts)
+        counts = read_session_counts(connection, ALL, (), end_ts=end_ts)
+        exposed = exposed_clients(first_exposures.read(connection, ALL, ALL))
+        return read_strays(connection, experiment, ALL, counts, exposed)
 
 
 def test_the_most_frequent_currency_is_that_of_the_experiment(store_engine: Engine) -> None:

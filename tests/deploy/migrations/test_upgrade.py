@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, selec
 from abtest.fact_writer import FactWriter
 from abtest.tables import client_orders
 from deploy.migrations import upgrade
-from deploy.migrations.revision import configuration, revision
+from deploy.migrations.revision import configuration, of_dialect, revision
 from stream import db
 from stream.errors import ConfigError
 from stream.schemas import topics
@@ -28,7 +28,8 @@ NUM_PROCESSES = 4
 
 def differences(connection: Connection) -> list[object]:
     """Return the differences between the database and the tables that the code declares."""
-    return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), db.metadata))
+    options = {"compare_type": True, "include_object": of_dialect(connection)}
+    return list(compare_metadata(MigrationContext.configure(connection, opts=options), db.metadata))
 
 
 def test_empty_to_head_leaves_no_difference(url: str) -> None:
