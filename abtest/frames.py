@@ -177,15 +177,7 @@ def analyze(frame: pl.LazyFrame | pl.DataFrame, plan: FramePlan) -> FrameAnalysi
         clients=clients,
         left_out=left_out,
         ratio=sample_ratio(list(clients.values()), weights) if weights else None,
-        results=_adjusted(
-            [
-                _result(plan, metric, arm, moments, columns)
-                for metric in plan.metrics
-                for arm in moments
-                if arm != plan.control
-            ],
-            plan,
-        ),
+        results=_adjusted(_results(plan, moments, columns), plan),
     )
 
 
@@ -223,33 +215,45 @@ def _moments(frame: pl.LazyFrame, plan: FramePlan, columns: Sequence[str]) -> tu
     return found, len(sums) - len(single)
 
 
-def _result(
-    plan: FramePlan, metric: MetricPlan, arm: str, moments: Mapping[str, Moments], columns: Sequence[str]
-) -> FrameResult:
+def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[str]) -> list[FrameResult]:
     def quotient(above: str, below: str | None) -> Quotient:
         return Quotient(columns.index(above), None if below is None else columns.index(below))
 
-    control, treated = moments[plan.control], moments[arm]
-    now = quotient(metric.numerator, metric.denominator)
-    base, found = (_estimate(part, now) for part in (control, treated))
-    if metric.is_money:
-        base, found = inference.comparable_money(base, found)
-    lift, variance_ratio = inference.compare(base, found, plan.alpha), None
-    if metric.before is not None:
-        before = quotient(metric.before, metric.before_denominator)
-        adjusted = cuped.compare(control, treated, now, before, plan.alpha)
-        if adjusted is not None:
-            lift, variance_ratio = adjusted.lift, adjusted.variance_ratio
-    return FrameResult(
-        metric=metric.name,
-        arm=arm,
-        clients=treated.n,
-        control_clients=control.n,
-        value=found.value,
-        control_value=base.value,
-        lift=lift,
-        variance_ratio=variance_ratio,
-    )
+    control = moments[plan.control]
+    keys = [(metric, arm) for metric in plan.metrics for arm in moments if arm != plan.control]
+    quotients = [quotient(metric.numerator, metric.denominator) for metric, _ in keys]
+    pairs = [
+        _pair(metric, _estimate(control, now), _estimate(moments[arm], now))
+        for (metric, arm), now in zip(keys, quotients, strict=True)
+    ]
+    results: list[FrameResult] = []
+    lifts = inference.compare_all(pairs, plan.alpha)
+    for (metric, arm), now, (base, found), lift in zip(keys, quotients, pairs, lifts, strict=True):
+        tested, variance_ratio = lift, None
+        if metric.before is not None:
+            before = quotient(metric.before, metric.before_denominator)
+            adjusted = cuped.compare(control, moments[arm], now, before, plan.alpha)
+            if adjusted is not None:
+                tested, variance_ratio = adjusted.lift, adjusted.variance_ratio
+        results.append(
+            FrameResult(
+                metric=metric.name,
+                arm=arm,
+                clients=found.n,
+                control_clients=control.n,
+                value=found.value,
+                control_value=base.value,
+                lift=tested,
+                variance_ratio=variance_ratio,
+            )
+        )
+    return results
+
+
+def _pair(
+    metric: MetricPlan, control: inference.Estimate, arm: inference.Estimate
+) -> tuple[inference.Estimate, inference.Estimate]:
+    return inference.comparable_money(control, arm) if metric.is_money else (control, arm)
 
 
 def _estimate(part: Moments, quotient: Quotient) -> inference.Estimate:

@@ -6,16 +6,20 @@ exactly if that test rejects. An undefined number is None with a reason, never 0
 Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import special, stats
 from statsmodels.stats.power import NormalIndPower
 
 from abtest.moments import Moments
 
+Floats: TypeAlias = NDArray[np.float64]
+_KINDS = ("interval", "outside", "line")
+_LINE = _KINDS.index("line")
 # Share of the smaller of two arms below which they are unequal.
 _UNEQUAL = 0.4
 WANTED_POWER = 0.8
@@ -73,27 +77,29 @@ def mean(moments: Moments, column: int) -> Estimate:
     if moments.n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
     value = float(moments.mean[column])
-    covariance = moments.covariance
-    if covariance is None:
-        return Estimate(n=moments.n, value=value, variance=None, reason="one_client")
-    return Estimate(n=moments.n, value=value, variance=float(covariance[column, column]) / moments.n)
+    if moments.n == 1:
+        return Estimate(n=1, value=value, variance=None, reason="one_client")
+    spread = float(moments.comoment[column, column])
+    return Estimate(n=moments.n, value=value, variance=spread / (moments.n - 1) / moments.n)
 
 
 def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
     """Return the ratio of two columns' sums, its variance by the delta method."""
-    if moments.n == 0:
+    n = moments.n
+    if n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
     below = float(moments.mean[denominator])
     if below == 0.0:
-        return Estimate(n=moments.n, value=None, variance=None, reason="zero_denominator")
+        return Estimate(n=n, value=None, variance=None, reason="zero_denominator")
     value = float(moments.mean[numerator]) / below
-    covariance = moments.covariance
-    if covariance is None:
-        return Estimate(n=moments.n, value=value, variance=None, reason="one_client")
-    gradient_K = np.zeros(len(moments.mean))
-    gradient_K[numerator], gradient_K[denominator] = 1.0 / below, -value / below
-    variance = float(gradient_K @ covariance @ gradient_K) / moments.n
-    return Estimate(n=moments.n, value=value, variance=max(variance, 0.0))
+    if n == 1:
+        return Estimate(n=n, value=value, variance=None, reason="one_client")
+    own, shared, base = (
+        float(moments.comoment[pair])
+        for pair in ((numerator, numerator), (numerator, denominator), (denominator, denominator))
+    )
+    variance = (own - 2.0 * value * shared + value**2 * base) / (below**2 * (n - 1) * n)
+    return Estimate(n=n, value=value, variance=max(variance, 0.0))
 
 
 def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
@@ -140,21 +146,97 @@ def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
     >>> f"{found.p_fixed:.4f} {found.df:.1f} {found.lift:+.1%} {found.lo:+.1%} {found.hi:+.0%} {found.set_kind}"
     '0.0443 3218.3 +83.3% +1.8% +239% interval'
     """
-    if control.value is None or arm.value is None:
-        return Lift(reason=control.reason or arm.reason)
-    diff = arm.value - control.value
-    if control.variance is None or arm.variance is None:
-        shift = diff / abs(control.value) if control.value != 0.0 else None
-        return Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
-    return lift_of(
-        diff,
-        variances=(control.variance, arm.variance),
-        clients=(control.n, arm.n),
-        base=control.value,
-        base_variance=control.variance,
-        covariance=-control.variance,
+    return compare_all([(control, arm)], alpha)[0]
+
+
+def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05) -> list[Lift]:
+    """Return the comparison of each pair of control and arm, all by one pass over arrays."""
+    found = [Lift()] * len(pairs)
+    tested: list[int] = []
+    rows: list[tuple[float, float, float, float, int, int]] = []
+    for number, (control, arm) in enumerate(pairs):
+        if control.value is None or arm.value is None:
+            found[number] = Lift(reason=control.reason or arm.reason)
+        elif control.variance is None or arm.variance is None:
+            diff = arm.value - control.value
+            shift = diff / abs(control.value) if control.value != 0.0 else None
+            found[number] = Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
+        else:
+            tested.append(number)
+            rows.append((control.value, arm.value, control.variance, arm.variance, control.n, arm.n))
+    base_N, value_N, control_N, arm_N, *clients = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+    lifts = lifts_of(
+        value_N - base_N,
+        variances=(control_N, arm_N),
+        clients=(clients[0], clients[1]),
+        base_N=base_N,
+        base_variance_N=control_N,
+        covariance_N=-control_N,
         alpha=alpha,
     )
+    for number, lift in zip(tested, lifts, strict=True):
+        found[number] = lift
+    return found
+
+
+def lifts_of(
+    diff_N: Floats,
+    *,
+    variances: tuple[Floats, Floats],
+    clients: tuple[Floats, Floats],
+    base_N: Floats,
+    base_variance_N: Floats,
+    covariance_N: Floats,
+    alpha: float,
+) -> list[Lift]:
+    """Return the tests of N differences and their sizes relative to their bases.
+
+    Args:
+        diff_N: Differences of the arm's value to the control's.
+        variances: Variances of the two values, the control's first.
+        clients: Clients of the two arms.
+        base_N: Values that the lifts are relative to: the control's, not adjusted.
+        base_variance_N: Variances of `base_N`.
+        covariance_N: Covariances of `diff_N` and `base_N`.
+        alpha: Two-sided error level.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        variance_N = variances[0] + variances[1]
+        se_N = np.sqrt(variance_N)
+        share_N = variances[0] / variance_N
+        df_N = 1.0 / (share_N**2 / (clients[0] - 1.0) + (1.0 - share_N) ** 2 / (clients[1] - 1.0))
+        p_N = 2.0 * special.stdtr(df_N, -np.abs(diff_N / se_N))
+        shift_N = diff_N / np.abs(base_N)
+        q_N: Floats = -special.stdtrit(df_N, np.full_like(df_N, alpha / 2.0))
+        lo_N, hi_N, kind_N = fieller_sets(base_N, diff_N, base_variance_N, variance_N, covariance_N, q_N)
+        ratio_N = diff_N / base_N
+        lift_variance_N = variance_N - 2.0 * ratio_N * covariance_N + ratio_N**2 * base_variance_N
+        lift_se_N = np.sqrt(np.maximum(0.0, lift_variance_N)) / np.abs(base_N)
+    columns = (base_N, diff_N, variance_N, se_N, df_N, p_N, shift_N, lift_se_N, lo_N, hi_N, kind_N)
+    return [_lift(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _lift(
+    base: float,
+    diff: float,
+    variance: float,
+    se: float,
+    df: float,
+    p: float,
+    shift: float,
+    lift_se: float,
+    lo: float,
+    hi: float,
+    kind: int,
+) -> Lift:
+    """Return one comparison, in which no number stands where none is defined."""
+    if variance == 0.0:
+        return Lift(diff=diff, lift=shift if base != 0.0 else None, reason="zero_variance")
+    if base == 0.0:
+        return Lift(diff=diff, se=se, df=df, p_fixed=p, reason="zero_control")
+    if kind == _LINE:
+        return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, set_kind=_KINDS[kind])
+    return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, set_kind=_KINDS[kind])
 
 
 def lift_of(
@@ -167,63 +249,60 @@ def lift_of(
     covariance: float,
     alpha: float,
 ) -> Lift:
-    """Return the test of a difference and its size relative to a base.
-
-    Args:
-        diff: Difference of the arm's value to the control's.
-        variances: Variances of the two values, the control's first.
-        clients: Clients of the two arms.
-        base: Value that the lift is relative to: the control's, not adjusted.
-        base_variance: Variance of `base`.
-        covariance: Covariance of `diff` and `base`.
-        alpha: Two-sided error level.
-    """
-    shift = diff / abs(base) if base != 0.0 else None
-    variance = sum(variances)
-    if variance == 0.0:
-        return Lift(diff=diff, lift=shift, reason="zero_variance")
-    se = math.sqrt(variance)
-    share = variances[0] / variance
-    df = 1.0 / (share**2 / (clients[0] - 1) + (1.0 - share) ** 2 / (clients[1] - 1))
-    p = 2.0 * float(stats.t.sf(abs(diff / se), df))
-    if shift is None:
-        return Lift(diff=diff, se=se, df=df, p_fixed=p, reason="zero_control")
-    lo, hi, kind = fieller(base, diff, base_variance, variance, covariance, quantile(alpha, df))
-    ratio = diff / base
-    lift_se = math.sqrt(max(0.0, variance - 2.0 * ratio * covariance + ratio**2 * base_variance)) / abs(base)
-    return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, lo=lo, hi=hi, set_kind=kind)
+    """Return `lifts_of` of one difference."""
+    (found,) = lifts_of(
+        np.array([diff]),
+        variances=(np.array([variances[0]]), np.array([variances[1]])),
+        clients=(np.array([float(clients[0])]), np.array([float(clients[1])])),
+        base_N=np.array([base]),
+        base_variance_N=np.array([base_variance]),
+        covariance_N=np.array([covariance]),
+        alpha=alpha,
+    )
+    return found
 
 
 def quantile(alpha: float, df: float) -> float:
     """Return the two-sided quantile of Student's t."""
-    return float(stats.t.isf(alpha / 2.0, df))
+    return -float(special.stdtrit(df, alpha / 2.0))
+
+
+def fieller_sets(
+    base_N: Floats, diff_N: Floats, base_variance_N: Floats, diff_variance_N: Floats, covariance_N: Floats, q_N: Floats
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Return the roots and the kinds of Fieller's sets for `diff_N / |base_N|`; a line has no roots.
+
+    Args:
+        base_N: Values of the control, not zero.
+        diff_N: Differences.
+        base_variance_N: Variances of `base_N`.
+        diff_variance_N: Variances of `diff_N`.
+        covariance_N: Covariances of `diff_N` and `base_N`.
+        q_N: Quantiles of the tests that the sets belong to.
+
+    Shapes: kinds (N,), indices of `interval`, `outside` and `line`.
+    """
+    a_N = base_N**2 - q_N**2 * base_variance_N
+    b_N = diff_N * base_N - q_N**2 * covariance_N
+    e_N = diff_N**2 - q_N**2 * diff_variance_N
+    inside_N = b_N**2 - a_N * e_N
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The root without cancellation comes first; the other follows from their product e / a.
+        far_N = b_N + np.copysign(np.sqrt(inside_N), b_N)
+        first_N, second_N = far_N / a_N, np.where(far_N != 0.0, e_N / far_N, 0.0)
+    sign_N = np.copysign(1.0, base_N)
+    first_N, second_N = first_N * sign_N, second_N * sign_N
+    kind_N = np.where((a_N == 0.0) | (inside_N < 0.0), _LINE, np.where(a_N > 0.0, 0, 1))
+    return np.minimum(first_N, second_N), np.maximum(first_N, second_N), kind_N
 
 
 def fieller(
     base: float, diff: float, base_variance: float, diff_variance: float, covariance: float, q: float
 ) -> tuple[float | None, float | None, str]:
-    """Return the roots and the kind of Fieller's set for `diff / |base|`.
-
-    Args:
-        base: The control's value, not zero.
-        diff: The difference.
-        base_variance: Variance of `base`.
-        diff_variance: Variance of `diff`.
-        covariance: Covariance of `diff` and `base`.
-        q: Quantile of the test that the set belongs to.
-    """
-    a = base**2 - q**2 * base_variance
-    b = diff * base - q**2 * covariance
-    e = diff**2 - q**2 * diff_variance
-    inside = b**2 - a * e
-    if a == 0.0 or inside < 0.0:
-        return None, None, "line"
-    # The root without cancellation comes first; the other follows from their product e / a.
-    far = b + math.copysign(math.sqrt(inside), b)
-    roots = (far / a, e / far if far != 0.0 else 0.0)
-    sign = math.copysign(1.0, base)
-    lo, hi = sorted(root * sign for root in roots)
-    return lo, hi, "interval" if a > 0.0 else "outside"
+    """Return the roots and the kind of one of `fieller_sets`."""
+    numbers = (np.array([number]) for number in (base, diff, base_variance, diff_variance, covariance, q))
+    (lo,), (hi,), (kind,) = fieller_sets(*numbers)
+    return (None, None, _KINDS[_LINE]) if kind == _LINE else (float(lo), float(hi), _KINDS[kind])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

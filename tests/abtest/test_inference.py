@@ -2,6 +2,7 @@ import csv
 import hashlib
 import math
 import os
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -117,6 +118,33 @@ def test_undefined_is_none_with_a_reason(control: np.ndarray, arm: np.ndarray, r
     assert found.reason == reason
     assert (found.lo, found.hi, found.set_kind) == (None, None, None)
     assert (found.p_fixed is None) == (reason != "zero_control")
+
+
+def test_many_comparisons_are_those_of_one_at_a_time_and_of_scipy() -> None:
+    """The pairs without a test keep their places and reasons."""
+    random = np.random.default_rng(3)
+    arms = [Moments.of(random.poisson(1.0 + index % 4, (40 + index, 3)).astype(float)) for index in range(60)]
+    ends = [Moments.of(x) for x in (np.zeros((0, 3)), np.ones((1, 3)), np.zeros((5, 3)), np.ones((5, 3)))]
+    controls, treated = [*arms, *ends, *arms[:4], ends[3]], [*arms[1:], arms[0], *arms[:4], *ends, ends[3]]
+    pairs = [
+        (estimate(control), estimate(arm))
+        for control, arm in zip(controls, treated, strict=True)
+        for estimate in (partial(inference.mean, column=0), partial(inference.ratio, numerator=1, denominator=2))
+    ]
+    found = inference.compare_all(pairs)
+    assert found == [compare(control, arm) for control, arm in pairs]
+    reasons = {"no_clients", "one_client", "zero_variance", "zero_denominator", "zero_control"}
+    assert {lift.reason for lift in found} == {None, *reasons}
+    for lift in found[:120]:
+        assert lift.diff is not None
+        assert lift.se is not None
+        assert lift.df is not None
+        assert lift.p_fixed == pytest.approx(2.0 * stats.t.sf(abs(lift.diff / lift.se), lift.df), rel=1e-12)
+        assert inference.quantile(0.05, lift.df) == pytest.approx(stats.t.isf(0.025, lift.df), rel=1e-9)
+
+
+def test_no_comparison_is_none() -> None:
+    assert inference.compare_all([]) == []
 
 
 def test_negative_control_keeps_the_sign_of_the_lift() -> None:
