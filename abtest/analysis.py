@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from abtest import health, inference, standing
-from abtest.estimates import pair
 from abtest.experiment import Epoch, Experiment
 from abtest.inference import WANTED_POWER, Lift
 from abtest.looks import KEEP_RUNNING, Look
@@ -16,6 +15,7 @@ from abtest.monitoring import Monitored, monitored
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.results import ArmVerdict, Report, Result
+from abtest.strata import compared, epoch_weights
 from abtest.strays import BLOCK_SHARE
 
 # Number of clients at which the confidence sequence is tightest, for a plan without a number of clients.
@@ -33,7 +33,7 @@ def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, lo
     """Return the report of an experiment from its facts and its looks so far; it takes no look."""
     plan = experiment.plan
     checks = health.checks(experiment, epochs, facts)
-    hindrance = standing.obstacle(experiment, epochs, facts, checks)
+    hindrance = standing.obstacle(experiment, facts, checks)
     verdicts = standing.arm_verdicts(experiment, facts, looks, hindrance)
     verdict, reason = standing.overall(verdicts)
     waits = standing.outlook(experiment, facts) if verdict == KEEP_RUNNING else None
@@ -63,18 +63,18 @@ def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, lo
         until_ts=None if waits is None else waits.until_ts,
         more_clients=None if waits is None else waits.more_clients,
         looks=tuple(looks),
-        caveats=_caveats(experiment, facts, results),
+        stratified=facts.stratified,
+        caveats=(*_caveats(experiment, facts, results), *_strata_caveats(facts)),
     )
 
 
 def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> list[Result]:
     plan, control = experiment.plan, experiment.control.name
     undefined = metric.is_money and facts.strays.foreign_share > BLOCK_SHARE
-    control_moments = facts.sample(metric, control).moments
     level = plan.alpha / (len(experiment.arms) - 1)
     results: list[Result] = []
     for arm in experiment.arms:
-        base, found = pair(metric, control_moments, facts.sample(metric, arm.name).moments)
+        base, found = compared(facts, metric, control, arm.name)
         lift = Lift() if arm.is_control else inference.compare(base, found, plan.alpha)
         if undefined:
             lift = Lift(reason="mixed_currency")
@@ -139,6 +139,21 @@ def _sentence(entry: Result) -> str:
     if entry.cs_lo <= 0.0 <= entry.cs_hi:
         return f"{title}: no evidence of a change so far; lifts outside {bounds} are excluded"
     return f"{title}: {'higher' if entry.lift > 0.0 else 'lower'} so far; lifts outside {bounds} are excluded"
+
+
+def _strata_caveats(facts: Facts) -> tuple[str, ...]:
+    if not facts.stratified:
+        return ()
+    arms = [sample.by_epoch for sample in facts.matured.values()]
+    kept = epoch_weights(arms)
+    left_out = sum(part.n for arm in arms for epoch, part in arm.items() if epoch not in kept)
+    note = (
+        "The shares of the arms differ between epochs, so that pooled numbers would be biased: values are those of the "
+        "epochs, weighted by their shares of the clients. Counts are not weighted."
+    )
+    if left_out:
+        note += f" {left_out:,} clients are left out, of epochs in which an arm has fewer than two."
+    return (note,)
 
 
 def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...]) -> tuple[str, ...]:

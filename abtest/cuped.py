@@ -79,7 +79,7 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
         lift=lift_of(
             adjusted[1] - adjusted[0],
             variances=(variances[0], variances[1]),
-            clients=(control.n, arm.n),
+            degrees=(control.n - 1, arm.n - 1),
             base=float(values[0]),  # type: ignore[arg-type]
             base_variance=_variance(control, base_gradient),
             covariance=-float(weights[0] @ _covariance(control) @ base_gradient) / control.n,

@@ -3,6 +3,7 @@
 Source: docs/experiments.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,3 +86,13 @@ class Epoch:
     weights: tuple[float, ...]
     dealt: tuple[int, ...]
     sha256: str
+
+
+def shares_differ(epochs: Sequence[Epoch]) -> bool:
+    """Return whether arms have other shares of the buckets in one epoch than in another."""
+    dealt = [epoch.dealt for epoch in epochs if sum(epoch.dealt)]
+    return any(
+        number * sum(dealt[0]) != first * sum(buckets)
+        for buckets in dealt[1:]
+        for number, first in zip(buckets, dealt[0], strict=True)
+    )

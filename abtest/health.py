@@ -3,13 +3,14 @@
 Source: docs/experiments.md.
 """
 
-from abtest.estimates import estimate, pair
+from abtest.estimates import estimate
 from abtest.experiment import Epoch, Experiment
 from abtest.inference import compare
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.results import Check
 from abtest.sample_ratio_checks import ratio_checks
+from abtest.strata import compared
 from abtest.strays import BLOCK_SHARE
 
 MULTI_ARM_ALERT = 0.001
@@ -120,8 +121,8 @@ def _latency_check(experiment: Experiment, facts: Facts) -> Check:
 
 def _largest_difference(experiment: Experiment, facts: Facts, name: str) -> tuple[float | None, float | None]:
     """Return p, adjusted by Bonferroni, and lift of the arm that differs most clearly from the control."""
-    base = facts.matured[experiment.control.name].moments
     treated = [arm for arm in experiment.arms if not arm.is_control]
-    found = [compare(*pair(METRICS[name], base, facts.matured[arm.name].moments)) for arm in treated]
+    control = experiment.control.name
+    found = [compare(*compared(facts, METRICS[name], control, arm.name)) for arm in treated]
     tested = [(min(1.0, lift.p_fixed * len(treated)), lift.lift) for lift in found if lift.p_fixed is not None]
     return min(tested, key=lambda each: each[0], default=(None, None))

@@ -34,13 +34,20 @@ class Estimate:
         n: Clients.
         value: Mean or ratio, or None if undefined.
         variance: Variance of `value`, not of the clients, or None if undefined.
-        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`.
+        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`.
+        df: Degrees of freedom of `variance`; None is `n` - 1.
     """
 
     n: int
     value: float | None
     variance: float | None
     reason: str | None = None
+    df: float | None = None
+
+    @property
+    def degrees(self) -> float:
+        """Return the degrees of freedom of the variance."""
+        return self.n - 1 if self.df is None else self.df
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +160,7 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
     """Return the comparison of each pair of control and arm, all by one pass over arrays."""
     found = [Lift()] * len(pairs)
     tested: list[int] = []
-    rows: list[tuple[float, float, float, float, int, int]] = []
+    rows: list[tuple[float, float, float, float, float, float]] = []
     for number, (control, arm) in enumerate(pairs):
         if control.value is None or arm.value is None:
             found[number] = Lift(reason=control.reason or arm.reason)
@@ -163,12 +170,12 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
             found[number] = Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
         else:
             tested.append(number)
-            rows.append((control.value, arm.value, control.variance, arm.variance, control.n, arm.n))
-    base_N, value_N, control_N, arm_N, *clients = np.array(rows, dtype=np.float64).reshape(-1, 6).T
+            rows.append((control.value, arm.value, control.variance, arm.variance, control.degrees, arm.degrees))
+    base_N, value_N, control_N, arm_N, *degrees = np.array(rows, dtype=np.float64).reshape(-1, 6).T
     lifts = lifts_of(
         value_N - base_N,
         variances=(control_N, arm_N),
-        clients=(clients[0], clients[1]),
+        degrees=(degrees[0], degrees[1]),
         base_N=base_N,
         base_variance_N=control_N,
         covariance_N=-control_N,
@@ -183,7 +190,7 @@ def lifts_of(
     diff_N: Floats,
     *,
     variances: tuple[Floats, Floats],
-    clients: tuple[Floats, Floats],
+    degrees: tuple[Floats, Floats],
     base_N: Floats,
     base_variance_N: Floats,
     covariance_N: Floats,
@@ -194,7 +201,7 @@ def lifts_of(
     Args:
         diff_N: Differences of the arm's value to the control's.
         variances: Variances of the two values, the control's first.
-        clients: Clients of the two arms.
+        degrees: Degrees of freedom of the two variances.
         base_N: Values that the lifts are relative to: the control's, not adjusted.
         base_variance_N: Variances of `base_N`.
         covariance_N: Covariances of `diff_N` and `base_N`.
@@ -204,7 +211,7 @@ def lifts_of(
         variance_N = variances[0] + variances[1]
         se_N = np.sqrt(variance_N)
         share_N = variances[0] / variance_N
-        df_N = 1.0 / (share_N**2 / (clients[0] - 1.0) + (1.0 - share_N) ** 2 / (clients[1] - 1.0))
+        df_N = 1.0 / (share_N**2 / degrees[0] + (1.0 - share_N) ** 2 / degrees[1])
         p_N = 2.0 * special.stdtr(df_N, -np.abs(diff_N / se_N))
         shift_N = diff_N / np.abs(base_N)
         q_N: Floats = -special.stdtrit(df_N, np.full_like(df_N, alpha / 2.0))
@@ -243,7 +250,7 @@ def lift_of(
     diff: float,
     *,
     variances: tuple[float, float],
-    clients: tuple[int, int],
+    degrees: tuple[float, float],
     base: float,
     base_variance: float,
     covariance: float,
@@ -253,7 +260,7 @@ def lift_of(
     (found,) = lifts_of(
         np.array([diff]),
         variances=(np.array([variances[0]]), np.array([variances[1]])),
-        clients=(np.array([float(clients[0])]), np.array([float(clients[1])])),
+        degrees=(np.array([degrees[0]]), np.array([degrees[1]])),
         base_N=np.array([base]),
         base_variance_N=np.array([base_variance]),
         covariance_N=np.array([covariance]),

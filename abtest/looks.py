@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from abtest import group_sequential, inference
-from abtest.estimates import pair
 from abtest.experiment import Experiment
 from abtest.group_sequential import Path
 from abtest.inference import Estimate, Lift
 from abtest.metrics import METRICS
 from abtest.queries import Facts
+from abtest.strata import compared
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, INVALID = "ship", "do not ship", "keep running", "invalid"
 DAY_MS = 86_400_000
@@ -119,7 +119,7 @@ def _look(
 ) -> Look | None:
     plan = experiment.plan
     metric = METRICS[plan.primary or ""]
-    control, treated = pair(metric, *(facts.sample(metric, name).moments for name in (experiment.control.name, arm)))
+    control, treated = compared(facts, metric, experiment.control.name, arm)
     tested = inference.compare(control, treated)
     if tested.se is None or tested.diff is None or tested.p_fixed is None:
         return None

@@ -240,7 +240,7 @@ def _lift_axis(entries: Iterable[Result]) -> Axis:
 
 def _parts(found: Report, metric: Metric, entry: Result) -> str:
     """Return numerator and denominator in words."""
-    if entry.mean is None:
+    if entry.mean is None or found.stratified:
         return ""
     count = next(count for count in found.counts if count.arm == entry.arm)
     if metric.denominator is None:

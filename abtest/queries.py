@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from abtest import first_exposures
 from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
-from abtest.experiment import Epoch, Experiment
+from abtest.experiment import Epoch, Experiment, shares_differ
 from abtest.fact_writer import SINK
 from abtest.first_exposures import FirstExposures
 from abtest.metrics import COLUMNS, Metric
@@ -109,6 +109,7 @@ class Facts:
         matured: Clients by arm, from sessions whose attribution window is closed.
         settled: Clients by arm, from sessions whose refund window is closed too.
         strays: Sessions and clients that fit the plan in part, or not at all.
+        stratified: Whether estimates are means of epochs, because the shares of the arms differ between them.
         open_sessions: Sessions that are left out because their attribution windows are open.
     """
 
@@ -119,6 +120,7 @@ class Facts:
     matured: Mapping[str, Sample]
     settled: Mapping[str, Sample]
     strays: Strays
+    stratified: bool
     open_sessions: int
 
     def sample(self, metric: Metric, arm: str) -> Sample:
@@ -187,6 +189,7 @@ def read(
         matured=matured_clients,
         settled=settled,
         strays=strays,
+        stratified=shares_differ(epochs),
         open_sessions=0 if partial else sessions.open,
     )
 

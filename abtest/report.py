@@ -64,7 +64,7 @@ def decide(engine: Engine, experiment: str) -> Report:
     planned, epochs = store.get(experiment), store.epochs(experiment)
     with db.read(engine) as connection:
         facts = queries.read(connection, planned, epochs)
-    hindrance = standing.obstacle(planned, epochs, facts, health.checks(planned, epochs, facts))
+    hindrance = standing.obstacle(planned, facts, health.checks(planned, epochs, facts))
     with db.transaction(engine) as connection:
         # Another look at the same time waits here, and then finds this one.
         connection.execute(

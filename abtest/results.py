@@ -86,6 +86,7 @@ class Report:
         until_ts: Time until which an experiment without a verdict should run; None if unknown or decided.
         more_clients: Clients that it needs until then; None if unknown or decided.
         looks: Looks so far, the oldest first.
+        stratified: Whether values are means of epochs, because the shares of the arms differ between them.
         timeline: Clients by day, and lifts as reports have stored them.
     """
 
@@ -110,6 +111,7 @@ class Report:
     until_ts: int | None
     more_clients: int | None
     looks: tuple[Look, ...]
+    stratified: bool
     caveats: tuple[str, ...]
     timeline: Timeline = EMPTY_TIMELINE
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from abtest.experiment import Epoch, Experiment
+from abtest.experiment import Experiment
 from abtest.looks import DAY_MS, DO_NOT_SHIP, INVALID, KEEP_RUNNING, SHIP, Look, fraction
 from abtest.metrics import METRICS, Metric
 from abtest.queries import Facts
@@ -22,15 +22,13 @@ class Obstacle:
     reason: str
 
 
-def obstacle(experiment: Experiment, epochs: Sequence[Epoch], facts: Facts, checks: Sequence[Check]) -> Obstacle | None:
+def obstacle(experiment: Experiment, facts: Facts, checks: Sequence[Check]) -> Obstacle | None:
     """Return what prevents a look at an experiment, or None."""
     blocked = [check.check_name for check in checks if check.status == "blocked"]
     if experiment.plan.primary is None:
         return Obstacle(verdict=INVALID, reason="no primary metric was declared")
     if blocked:
         return Obstacle(verdict=INVALID, reason=f"{' and '.join(blocked)} failed: the arms cannot be compared")
-    if len({epoch.weights for epoch in epochs}) > 1:
-        return Obstacle(verdict=INVALID, reason="the weights of the arms changed between epochs: pooling is biased")
     metric = METRICS[experiment.plan.primary]
     windows = "refund windows" if metric.waits_for_refunds else "attribution windows"
     complete = facts.is_complete(metric)

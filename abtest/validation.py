@@ -125,7 +125,7 @@ def _run(random: np.random.Generator, plan: Plan, epoch: Epoch, buyers: float) -
     taken: list[Look] = []
     excluded = False
     for number, facts in enumerate(_growing(random, plan, epoch.weights[1], buyers), start=1):
-        hindrance = standing.obstacle(experiment, epochs, facts, health.checks(experiment, epochs, facts))
+        hindrance = standing.obstacle(experiment, facts, health.checks(experiment, epochs, facts))
         if hindrance is not None:
             continue
         taken += looks.take(experiment, facts, number, taken, with_p=False)
@@ -241,5 +241,6 @@ def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | 
         matured=found,
         settled=found,
         strays=Strays(clients=sum(sample.moments.n for sample in samples.values())),
+        stratified=False,
         open_sessions=0,
     )

@@ -47,6 +47,13 @@ def test_facts_of_all_epochs_count_together(store_engine: Engine) -> None:
     assert "weights" not in after.verdict_reason
 
 
+def test_a_small_share_that_rounds_the_weights_is_a_stratum(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=15, num_clients=40)[0], weights=(1 / 3, 2 / 3))
+    assert not report(store_engine, "first").stratified
+    RampStore(store_engine).set_share("first", 0.01, now_ts=LAST_TS + 1, reason="smaller", shrink=True)
+    assert report(store_engine, "first").stratified
+
+
 def test_the_health_of_planned_ramps_is_stored_with_the_time_of_its_data(store_engine: Engine) -> None:
     sessions, _ = generate(seed=15, num_clients=400)
     fill(store_engine, sessions, plan=Plan(min_buyers=20))
