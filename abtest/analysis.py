@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from abtest import health, inference, standing
+from abtest.declared import adjusted
 from abtest.experiment import Epoch, Experiment
 from abtest.inference import WANTED_POWER, Lift
 from abtest.looks import KEEP_RUNNING, Look
@@ -14,7 +15,7 @@ from abtest.metrics import METRICS, Metric
 from abtest.monitoring import Monitored, monitored
 from abtest.plan import Plan
 from abtest.queries import Facts
-from abtest.results import ArmVerdict, Report, Result
+from abtest.results import AdjustedResult, ArmVerdict, Report, Result
 from abtest.strata import compared, epoch_weights
 from abtest.strays import BLOCK_SHARE
 
@@ -64,6 +65,7 @@ def evaluate(experiment: Experiment, epochs: tuple[Epoch, ...], facts: Facts, lo
         more_clients=None if waits is None else waits.more_clients,
         looks=tuple(looks),
         stratified=facts.stratified,
+        adjusted=_adjusted_results(experiment, facts),
         caveats=(*_caveats(experiment, facts, results), *_strata_caveats(facts)),
     )
 
@@ -102,6 +104,41 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> lis
             )
         )
     return results
+
+
+def _adjusted_results(experiment: Experiment, facts: Facts) -> tuple[AdjustedResult, ...]:
+    plan, control = experiment.plan, experiment.control.name
+    level = plan.alpha / (len(experiment.arms) - 1)
+    no_money = facts.strays.foreign_share > BLOCK_SHARE
+    results: list[AdjustedResult] = []
+    for metric in METRICS.values():
+        for arm in experiment.arms:
+            found = None if arm.is_control else adjusted(facts, plan, metric, control, arm.name, plan.alpha)
+            if found is None or (no_money and metric.is_money):
+                continue
+            shown = Monitored(**asdict(found.lift))
+            if _may_be_monitored(experiment, facts, metric, arm.name):
+                base, treated = compared(facts, metric, control, arm.name)
+                shown = monitored(
+                    base,
+                    treated,
+                    found.lift,
+                    alpha=level,
+                    tightest=plan.clients or TIGHTEST_CLIENTS,
+                    covariance=found.covariance,
+                )
+            results.append(
+                AdjustedResult(
+                    metric=metric.name,
+                    arm=arm.name,
+                    mean=found.arm,
+                    mean_control=found.control,
+                    theta=found.theta,
+                    variance_ratio=found.variance_ratio,
+                    **asdict(shown),
+                )
+            )
+    return tuple(results)
 
 
 def _may_be_monitored(experiment: Experiment, facts: Facts, metric: Metric, arm: str) -> bool:
@@ -172,6 +209,11 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...]) 
         "Only looks (`shelfwise abtest decide`) give a verdict. Between them, intervals and p-values are a confidence "
         "sequence, which holds however often one reads it (asymptotic; arXiv 2103.06476)."
     )
+    if plan.cuped_days is not None:
+        notes.append(
+            f"Looks test the primary metric adjusted by the {plan.cuped_days:g} days before each client's first "
+            "exposure (CUPED; Deng, Xu, Kohavi, Walker 2013). The plain estimate stands beside it."
+        )
     num_treated = len(experiment.arms) - 1
     if num_treated > 1:
         notes.append(

@@ -4,7 +4,7 @@ Source: docs/experiments.md.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from abtest.metrics import COLUMNS
 from abtest.tables import client_orders, exposures, session_facts, session_orders
 
 _CHUNK_ROWS = 50_000
+# Columns of one time that the database adds up: all but the difference of two of them.
+_NUM_READ = len(COLUMNS) - 1
 _ORDERS, _CLICKED_ORDERS = COLUMNS.index("orders"), COLUMNS.index("clicked_orders")
 
 
@@ -30,6 +32,7 @@ class Counted:
         until_ts: Last impression time; None has no end.
         attribution_s: Orders count up to this long after `until_ts`.
         currency: Currency whose amounts are added up; None adds all.
+        before_s: Length of the time before each client's first exposure whose sums are read besides; 0 reads none.
     """
 
     experiment: str
@@ -38,6 +41,7 @@ class Counted:
     until_ts: int | None
     attribution_s: int = 0
     currency: str | None = None
+    before_s: int = 0
 
     def until(self, until_ts: int | None) -> "Counted":
         """Return the sessions up to another impression time."""
@@ -70,7 +74,8 @@ class Clients:
     """Clients of one arm.
 
     Attributes:
-        vectors: Sums of each analysed client, sorted by client id (N, columns of `metrics.COLUMNS`).
+        vectors: Sums of each analysed client, sorted by client id (N, columns of `metrics.COLUMNS`), followed by the
+            same sums before its first exposure if they are read.
         epochs: Epoch of its first exposure (N,).
         multi_arm: Clients that were seen in another arm too, which are left out.
     """
@@ -108,16 +113,20 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
         if num_arms > 1:
             multi_arm[arm] += 1
             continue
-        rows[arm].append(_row(sums))
+        rows[arm].append([number for part in _halves(sums) for number in _row(part)])
         epochs.setdefault(arm, []).append(epoch)
     return {
         arm: Clients(
-            vectors=np.array(vectors, dtype=np.float64).reshape(-1, len(COLUMNS)),
+            vectors=np.array(vectors, dtype=np.float64).reshape(-1, (2 if counted.before_s else 1) * len(COLUMNS)),
             epochs=np.array(epochs.get(arm, ()), dtype=np.int64),
             multi_arm=multi_arm[arm],
         )
         for arm, vectors in sorted(rows.items())
     }
+
+
+def _halves(sums: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    return (sums[start : start + _NUM_READ] for start in range(0, len(sums), _NUM_READ))
 
 
 def history_vectors(
@@ -154,28 +163,51 @@ def history_vectors(
 def _vectors(counted: Counted) -> Select[Any]:
     sums, clicked = _sums(counted.sessions(), counted.currency), _clicked_orders(counted.sessions())
     bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
+    before = _before(counted) if counted.before_s else ()
+    columns = (*_columns(sums, bought, clicked), *(_columns(*before) if before else ()))
+    found = select(exposures.c.arm, exposures.c.epoch, sums.c.num_arms, *columns).join(
+        sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures())
+    )
+    for part in (bought, clicked, *before):
+        found = found.outerjoin(part, part.c.client_id == exposures.c.client_id)
+    return found.order_by(exposures.c.arm, exposures.c.client_id)
+
+
+def _before(counted: Counted) -> tuple[Subquery, Subquery, Subquery]:
+    """Return the sums of sessions, orders, and orders after a click of each client before its first exposure.
+
+    Sessions of all experiments and of none count whose attribution windows had closed by then, so that nothing after
+    the exposure can have moved the sums.
+    """
+    facts, first_ts, from_ts = session_facts.c, exposures.c.first_ts, exposures.c.first_ts - 1_000 * counted.before_s
+    shown = (
+        *counted.exposures(),
+        facts.client_id == exposures.c.client_id,
+        facts.impression_ts >= from_ts,
+        facts.impression_ts < first_ts - 1_000 * counted.attribution_s,
+    )
+    bought_ts = client_orders.c.bought_ts
+    bought = (*counted.exposures(), bought_ts >= from_ts, bought_ts < first_ts)
     return (
-        select(exposures.c.arm, exposures.c.epoch, sums.c.num_arms, *_columns(sums, bought, clicked))
-        .join(sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures()))
-        .outerjoin(bought, bought.c.client_id == exposures.c.client_id)
-        .outerjoin(clicked, clicked.c.client_id == exposures.c.client_id)
-        .order_by(exposures.c.arm, exposures.c.client_id)
+        _sums(shown, counted.currency),
+        _bought(counted.currency, bought, client=exposures.c.client_id),
+        _clicked_orders(shown),
     )
 
 
 def _columns(sums: Subquery, bought: Subquery, clicked: Subquery) -> tuple[ColumnElement[Any], ...]:
     """Return the columns of `metrics.COLUMNS`, but the difference that `_row` adds."""
     return (
-        sums.c.sessions,
-        sums.c["items"],
-        sums.c.clicks,
+        func.coalesce(sums.c.sessions, 0),
+        func.coalesce(sums.c["items"], 0),
+        func.coalesce(sums.c.clicks, 0),
         func.coalesce(bought.c.orders, 0),
         func.coalesce(bought.c.gross_minor, 0),
         func.coalesce(bought.c.refund_minor, 0),
         func.coalesce(clicked.c.orders, 0),
-        sums.c.gross_minor,
-        sums.c.fallbacks,
-        sums.c.timed_sessions,
+        func.coalesce(sums.c.gross_minor, 0),
+        func.coalesce(sums.c.fallbacks, 0),
+        func.coalesce(sums.c.timed_sessions, 0),
         func.coalesce(sums.c.latency_us, 0),
     )
 

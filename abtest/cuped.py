@@ -34,6 +34,7 @@ class Adjusted:
         theta: Weight of the earlier metric; 0 if it does not differ between clients.
         variance_ratio: Variance of the adjusted difference over that of the plain one.
         lift: Comparison of the adjusted values.
+        covariance: Covariance of the adjusted difference and the control's plain value.
     """
 
     control: float
@@ -41,6 +42,7 @@ class Adjusted:
     theta: float
     variance_ratio: float
     lift: Lift
+    covariance: float
 
 
 def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, alpha: float = 0.05) -> Adjusted | None:
@@ -71,6 +73,7 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
     variances = [_variance(part, weight) for part, weight in zip((control, arm), weights, strict=True)]
     plain = sum(_variance(part, gradient) for part, gradient in zip((control, arm), gradients, strict=True))
     base_gradient = gradients[0]
+    covariance = -float(weights[0] @ _covariance(control) @ base_gradient) / control.n
     return Adjusted(
         control=adjusted[0],
         arm=adjusted[1],
@@ -82,9 +85,10 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
             degrees=(control.n - 1, arm.n - 1),
             base=float(values[0]),  # type: ignore[arg-type]
             base_variance=_variance(control, base_gradient),
-            covariance=-float(weights[0] @ _covariance(control) @ base_gradient) / control.n,
+            covariance=covariance,
             alpha=alpha,
         ),
+        covariance=covariance,
     )
 
 

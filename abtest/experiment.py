@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from abtest import buckets
 from abtest.plan import Plan
 
+# Share of the smaller of two arms below which they are unequal.
+_UNEQUAL = 0.4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
@@ -96,3 +99,8 @@ def shares_differ(epochs: Sequence[Epoch]) -> bool:
         for buckets in dealt[1:]
         for number, first in zip(buckets, dealt[0], strict=True)
     )
+
+
+def are_unequal(n_control: float, n: float) -> bool:
+    """Return whether the clients of two arms, or their shares, are further apart than 60 to 40."""
+    return min(n_control, n) < _UNEQUAL * (n_control + n)

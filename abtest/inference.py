@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from statsmodels.stats.power import NormalIndPower
 
+from abtest.experiment import are_unequal
 from abtest.moments import Moments
 
 Floats: TypeAlias = NDArray[np.float64]
 _KINDS = ("interval", "outside", "line")
 _LINE = _KINDS.index("line")
-# Share of the smaller of two arms below which they are unequal.
-_UNEQUAL = 0.4
 WANTED_POWER = 0.8
 """Chance of finding the lift that an experiment is sized for."""
 
@@ -141,8 +140,7 @@ def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Esti
 
 def comparable_money(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
     """Return both estimates, with a common spread if the arms are further apart than 60 to 40."""
-    is_unequal = min(control.n, arm.n) < _UNEQUAL * (control.n + arm.n)
-    return with_common_spread(control, arm) if is_unequal else (control, arm)
+    return with_common_spread(control, arm) if are_unequal(control.n, arm.n) else (control, arm)
 
 
 def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:

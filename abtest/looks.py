@@ -8,14 +8,15 @@ their significance levels).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from abtest import group_sequential, inference
+from abtest.declared import declared
 from abtest.experiment import Experiment
 from abtest.group_sequential import Path
-from abtest.inference import Estimate, Lift
+from abtest.inference import Lift
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.strata import compared
@@ -120,7 +121,8 @@ def _look(
     plan = experiment.plan
     metric = METRICS[plan.primary or ""]
     control, treated = compared(facts, metric, experiment.control.name, arm)
-    tested = inference.compare(control, treated)
+    compare_at = partial(declared, facts, plan, metric, experiment.control.name, arm)
+    tested = compare_at(plan.alpha)
     if tested.se is None or tested.diff is None or tested.p_fixed is None:
         return None
     alpha = plan.alpha / (len(experiment.arms) - 1)
@@ -131,7 +133,7 @@ def _look(
     boundary = path_after(earlier).boundary(information, total)
     z = _z(tested)
     # An interval at the level of the boundary excludes zero exactly if z crosses it.
-    shown = _at_level(control, treated, tested, group_sequential.level(boundary))
+    shown = _at_level(compare_at, tested, group_sequential.level(boundary))
     history = [(look.information, look.fraction) for look in earlier] + [(information, done)]
     p = group_sequential.p_value(z, *zip(*history, strict=True)) if with_p else None
     decides = abs(z) >= boundary
@@ -161,13 +163,15 @@ def _look(
         set_kind=shown.set_kind,
         is_last=is_last,
         verdict=verdict,
-        reason=_reason(metric.title, shown, decides=decides, is_last=is_last),
+        reason=_reason(
+            metric.title + (" by CUPED" if plan.cuped_days else ""), shown, decides=decides, is_last=is_last
+        ),
     )
 
 
-def _at_level(control: Estimate, treated: Estimate, tested: Lift, level: float) -> Lift:
+def _at_level(compare_at: Callable[[float], Lift], tested: Lift, level: float) -> Lift:
     if level > 0.0 and tested.df is not None and math.isfinite(inference.quantile(level, tested.df)):
-        return inference.compare(control, treated, level)
+        return compare_at(level)
     return replace(tested, lo=None, hi=None, set_kind="line")
 
 

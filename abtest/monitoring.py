@@ -28,7 +28,9 @@ class Monitored(Lift):
     cs_p: float | None = None
 
 
-def monitored(control: Estimate, arm: Estimate, lift: Lift, *, alpha: float, tightest: int) -> Monitored:
+def monitored(
+    control: Estimate, arm: Estimate, lift: Lift, *, alpha: float, tightest: int, covariance: float | None = None
+) -> Monitored:
     """Return a lift with its confidence sequence at the present number of clients.
 
     Args:
@@ -37,12 +39,20 @@ def monitored(control: Estimate, arm: Estimate, lift: Lift, *, alpha: float, tig
         lift: Their comparison.
         alpha: Two-sided error of all times together.
         tightest: Number of clients of both arms at which the sequence is tightest, fixed before the data are seen.
+        covariance: Covariance of the difference and the control's value; None is that of a plain difference.
     """
     if lift.diff is None or lift.se is None or not control.value or control.variance is None:
         return Monitored(**asdict(lift))
     n = control.n + arm.n
     q = multiplier(n, alpha, tightest)
-    lo, hi, kind = fieller(control.value, lift.diff, control.variance, lift.se**2, -control.variance, q)
+    lo, hi, kind = fieller(
+        control.value,
+        lift.diff,
+        control.variance,
+        lift.se**2,
+        -control.variance if covariance is None else covariance,
+        q,
+    )
     p = p_value(lift.diff / lift.se, n, alpha, tightest)
     return Monitored(**asdict(lift), cs_lo=lo, cs_hi=hi, cs_kind=kind, cs_p=p)
 

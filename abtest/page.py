@@ -137,7 +137,7 @@ def plan_rows(found: Report) -> list[tuple[str, str]]:
     weights = zip(found.arms, found.epochs[-1].weights, strict=True)
     names = (METRICS[name].title for name in plan.goals if name != plan.primary)
     return [
-        ("primary metric", METRICS[plan.primary].title if plan.primary else "none: no verdict"),
+        ("primary metric", render.primary_title(found)),
         ("other goals", ", ".join(names) or "none"),
         ("started", started),
         ("share of all clients", f"{found.epochs[-1].coverage:.4g} of 1"),

@@ -28,6 +28,8 @@ class Plan:
         clients: Planned number of analysed clients, all arms together, at which the last look is due.
         days: Planned duration, at the end of which the last look is due.
         min_buyers: Clients with an order that the smallest arm needs before a look; 0 needs none.
+        cuped_days: Days before each client's first exposure by which looks adjust the primary metric (CUPED); None
+            adjusts nothing.
         currency: Currency of all sums of money; None takes the most frequent one in the facts.
         attribution_s: Attribution window of the join, after which a session's labels are complete.
         refund_s: Refund window of the join, which money after refunds waits for besides.
@@ -41,6 +43,7 @@ class Plan:
     clients: int | None = None
     days: float | None = None
     min_buyers: int = 100
+    cuped_days: float | None = None
     currency: str | None = None
     attribution_s: int = _JOIN.attribution_s
     refund_s: int = _JOIN.refund_s
@@ -65,6 +68,12 @@ class Plan:
             raise ConfigError(f"clients = {self.clients}: expected 2 or more")
         if self.days is not None and not 0.0 < self.days < 3_650.0:
             raise ConfigError(f"days = {self.days}: expected more than 0, less than 3650")
+        least_days = self.attribution_s / 86_400
+        if self.cuped_days is not None and not least_days < self.cuped_days <= 365.0:
+            raise ConfigError(
+                f"cuped_days = {self.cuped_days}: expected more than the attribution window ({least_days:g} d), at "
+                "most 365"
+            )
         if self.looks > 1 and self.clients is None and self.days is None:
             raise ConfigError(f"looks = {self.looks}: several looks need a planned number of clients or days")
         for field, number in (

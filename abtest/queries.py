@@ -154,6 +154,7 @@ def read(
         start_ts=epochs[0].start_ts,
         until_ts=epochs[-1].end_ts,
         attribution_s=experiment.plan.attribution_s,
+        before_s=round(86_400 * (experiment.plan.cuped_days or 0.0)),
     )
     watermark, matured = progress(connection)
     matured_ts = _at_most(matured, whole.until_ts)

@@ -20,8 +20,9 @@ _DASH = "–"
 def environment() -> Environment:
     """Return the environment of the templates, with times and p-values as filters."""
     found = templating.environment()
-    filters: dict[str, Callable[..., str]] = {"moment": moment, "p_value": p_value}
+    filters: dict[str, Callable[..., object]] = {"moment": moment, "p_value": p_value, "adjusted_rows": adjusted_rows}
     found.filters.update(filters)
+    found.globals["adjusted_columns"] = ADJUSTED_COLUMNS
     return found
 
 
@@ -88,6 +89,43 @@ def table_columns(found: Report) -> tuple[str, ...]:
         "control",
         "arm's value",
     )
+
+
+def adjusted_rows(found: Report) -> list[tuple[str, ...]]:
+    """Return the rows of the table of lifts by CUPED, with the columns of `ADJUSTED_COLUMNS`."""
+    return [
+        (
+            METRICS[entry.metric].title,
+            entry.arm,
+            f"{entry.lift:+.2%}" if entry.lift is not None else f"undefined ({entry.reason})",
+            interval(entry.cs_lo, entry.cs_hi, entry.cs_kind),
+            p_value(entry.cs_p),
+            *((interval(entry.lo, entry.hi, entry.set_kind), p_value(entry.p_fixed)) if found.complete else ("", "")),
+            f"{entry.variance_ratio:.0%}",
+        )
+        for entry in found.adjusted
+    ]
+
+
+def primary_title(found: Report) -> str:
+    """Return the primary metric, and by what looks adjust it."""
+    plan = found.plan
+    if plan.primary is None:
+        return "none: no verdict"
+    by = f", by CUPED on {plan.cuped_days:g} days before the first exposure" if plan.cuped_days else ""
+    return METRICS[plan.primary].title + by
+
+
+ADJUSTED_COLUMNS = (
+    "metric",
+    "arm",
+    "improvement by CUPED",
+    "confidence sequence",
+    "p (always valid)",
+    "interval (fixed horizon)",
+    "p-value (fixed)",
+    "variance left",
+)
 
 
 LOOK_COLUMNS = ("look", "data up to", "arm", "plan done", "alpha spent", "boundary", "z", "lift", "set", "p", "verdict")

@@ -62,6 +62,25 @@ class Result(Monitored):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustedResult(Monitored):
+    """Experiment metric of one arm against the control, adjusted by the time before the first exposure (CUPED).
+
+    Attributes:
+        mean: The arm's adjusted mean or ratio.
+        mean_control: The same of the control.
+        theta: Weight of the earlier metric.
+        variance_ratio: Variance of the adjusted difference over that of the plain one.
+    """
+
+    metric: str
+    arm: str
+    mean: float
+    mean_control: float
+    theta: float
+    variance_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArmVerdict:
     """Verdict of one arm: `ship`, `do not ship`, `keep running` or `invalid`; `is_last` if it never changes."""
 
@@ -87,6 +106,7 @@ class Report:
         more_clients: Clients that it needs until then; None if unknown or decided.
         looks: Looks so far, the oldest first.
         stratified: Whether values are means of epochs, because the shares of the arms differ between them.
+        adjusted: Results by CUPED, which looks test where the plan declares it.
         timeline: Clients by day, and lifts as reports have stored them.
     """
 
@@ -113,6 +133,7 @@ class Report:
     looks: tuple[Look, ...]
     stratified: bool
     caveats: tuple[str, ...]
+    adjusted: tuple[AdjustedResult, ...] = ()
     timeline: Timeline = EMPTY_TIMELINE
 
     @property

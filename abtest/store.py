@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
-from abtest.experiment import ActiveExperiment, Arm, Epoch, Experiment
+from abtest.experiment import ActiveExperiment, Arm, Epoch, Experiment, are_unequal
+from abtest.metrics import METRICS
 from abtest.plan import Plan
 from abtest.tables import ANALYSED_LAYER, DECISION_LENGTH, POLICIES, arms, epochs, experiments
 from stream import db
@@ -70,6 +71,7 @@ class ExperimentStore:
             buckets.check_dealt(table, shares, [arm.name for arm in arms])
         except ValueError as error:
             raise ConfigError(f"experiment '{key}': {error}") from error
+        _check_adjustable(plan, arms, shares)
         with db.transaction(self._engine) as connection:
             chosen = _layer_salt(connection, layer, salt)
             _check_free(connection, key, layer)
@@ -261,6 +263,23 @@ def _insert(
             reason="start",
         )
     )
+
+
+def _check_adjustable(plan: Plan, members: Sequence[Arm], shares: Sequence[float]) -> None:
+    """Refuse a plan whose looks could not adjust the primary metric.
+
+    Raises:
+        ConfigError: If money is adjusted in unequal arms.
+    """
+    if plan.cuped_days is None or plan.primary is None or not METRICS[plan.primary].is_money:
+        return
+    control = next(share for arm, share in zip(members, shares, strict=True) if arm.is_control)
+    for arm, share in zip(members, shares, strict=True):
+        if are_unequal(control, share):
+            raise ConfigError(
+                f"cuped_days = {plan.cuped_days:g}: the arm '{arm.name}' and the control are further apart than 60 to "
+                "40, where money has the spread of both arms and is not adjusted; give equal weights or another primary"
+            )
 
 
 def _spec(

@@ -28,9 +28,14 @@ def compared(facts: Facts, metric: Metric, control: str, arm: str) -> tuple[Esti
     samples = facts.sample(metric, control), facts.sample(metric, arm)
     if not facts.stratified:
         return pair(metric, samples[0].moments, samples[1].moments)
-    everyone = facts.settled if metric.waits_for_refunds else facts.matured
-    weights = epoch_weights([sample.by_epoch for sample in everyone.values()])
+    weights = weights_of(facts, metric)
     return stratified_pair(metric, samples[0].by_epoch, samples[1].by_epoch, weights)
+
+
+def weights_of(facts: Facts, metric: Metric) -> dict[int, float]:
+    """Return the share of each epoch in the estimates of a metric."""
+    everyone = facts.settled if metric.waits_for_refunds else facts.matured
+    return epoch_weights([sample.by_epoch for sample in everyone.values()])
 
 
 def epoch_weights(arms: Sequence[Mapping[int, Moments]]) -> dict[int, float]:
@@ -93,7 +98,7 @@ def _in_epoch(
     metric: Metric, whole: Estimate, arm: Mapping[int, Moments], weights: Mapping[int, float], epoch: int
 ) -> Estimate:
     """Return the value of the arm with the variance that the clients of one epoch give it."""
-    part, gradient_K = arm[epoch], np.zeros(len(COLUMNS))
+    part, gradient_K = arm[epoch], np.zeros(len(arm[epoch].mean))
     scale = 1.0 if metric.denominator is None else _mean(metric.denominator, arm, weights)
     gradient_K[COLUMNS.index(metric.numerator)] = 1.0 / scale
     if metric.denominator is not None:
@@ -106,3 +111,13 @@ def _df(variances: Sequence[float], clients: Sequence[int]) -> float | None:
     """Return the degrees of freedom of a sum of variances (Satterthwaite), or None if all are zero."""
     below = sum(variance**2 / (n - 1) for variance, n in zip(variances, clients, strict=True))
     return sum(variances) ** 2 / below if below else None
+
+
+def stratified_moments(arm: Mapping[int, Moments], weights: Mapping[int, float]) -> Moments:
+    """Return moments whose mean is that of the epochs, weighted, and whose covariance / n is that of this mean."""
+    n = sum(arm[epoch].n for epoch in weights)
+    mean_K = sum(weight * arm[epoch].mean for epoch, weight in weights.items())
+    spread_KK = sum(
+        weight**2 * arm[epoch].comoment / (arm[epoch].n - 1) / arm[epoch].n for epoch, weight in weights.items()
+    )
+    return Moments(n=n, mean=np.asarray(mean_K), comoment=np.asarray(spread_KK) * n * (n - 1))

@@ -59,6 +59,10 @@ def create(
         int, typer.Option(help="Clients with an order that the smallest arm needs for a look.")
     ] = 100,
     alpha: Annotated[float, typer.Option(help="Two-sided error level.")] = 0.05,
+    cuped: Annotated[
+        float | None,
+        typer.Option(metavar="DAYS", help="Adjust the primary metric by the days before each client's first exposure."),
+    ] = None,
     currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
     from_history: Annotated[
         float | None,
@@ -97,6 +101,7 @@ def create(
         days=days,
         min_buyers=min_buyers,
         alpha=alpha,
+        cuped_days=cuped,
         currency=currency,
         attribution_s=join.attribution_s,
         refund_s=join.refund_s,
@@ -286,6 +291,8 @@ def _print_report(found: "Report", *, as_json: bool) -> None:
     if found.looks:
         print_table("looks", render.LOOK_COLUMNS, render.look_rows(found))
     print_table("lifts, for monitoring", render.table_columns(found), render.table_rows(found))
+    if found.adjusted:
+        print_table("lifts by CUPED", render.ADJUSTED_COLUMNS, render.adjusted_rows(found))
     for check in found.checks:
         console.print(f"{check.check_name}: {check.status}; {check.detail}", highlight=False, soft_wrap=True)
     for caveat in found.caveats:

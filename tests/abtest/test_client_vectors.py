@@ -116,3 +116,36 @@ def test_sums_beyond_an_integer_of_the_database_are_numbers(store_engine: Engine
 def test_an_unknown_experiment_has_no_clients(store_engine: Engine) -> None:
     with db.read(store_engine) as connection:
         assert client_vectors(connection, ALL) == {}
+
+
+def test_the_time_before_ends_at_the_first_exposure_with_closed_windows(store_engine: Engine) -> None:
+    """Sums before are those of sessions in any experiment or none; they leave out what the exposure could move."""
+
+    def session(name: str, client: str, at_ts: int, amount: int, *, arm: str | None = None) -> SessionsRecord:
+        lines = [purchase(name, 0, amount, event_ts=at_ts + 1)]
+        return make_session(name, client, arm=arm, impression_ts=at_ts, lines=lines)
+
+    fill(
+        store_engine,
+        [
+            session("old", "a", 10_000, 1),
+            session("past", "a", 30_000, 20),
+            session("more", "a", 40_000, 300),
+            session("open", "a", 95_500, 4_000),
+            session("first", "a", 100_000, 50_000, arm="control"),
+            session("alone", "b", 100_000, 7, arm="control"),
+            unlinked("a", "u1", 600_000, event_ts=60_000),
+            unlinked("a", "u2", 7_000_000, event_ts=100_001),
+        ],
+    )
+    counted = replace(ALL, attribution_s=5, before_s=80)
+    with db.read(store_engine) as connection:
+        found = client_vectors(connection, counted)["control"].vectors
+        plain = client_vectors(connection, replace(counted, before_s=0))["control"].vectors
+    assert np.array_equal(found[:, : len(COLUMNS)], plain)
+    before = {name: found[:, len(COLUMNS) + at].tolist() for at, name in enumerate(COLUMNS)}
+    assert before["sessions"] == [2.0, 0.0]
+    assert before["orders"] == [4.0, 0.0]
+    assert before["gross_minor"] == [604_320.0, 0.0]
+    assert before["clicked_orders"] == [2.0, 0.0]
+    assert before["clicked_gross_minor"] == [320.0, 0.0]

@@ -89,6 +89,10 @@ def test_layers_are_independent(store_engine: Engine) -> None:
         ({"share": 0.0001}, "arm 'control': 0 of 10000 buckets"),
         ({"share": 0.004, "weights": (0.99, 0.01)}, "arm 'treatment': 0 of 10000 buckets, expected 10 or more"),
         ({"weights": (0.5, 0.2)}, "weights"),
+        (
+            {"weights": (0.7, 0.3), "plan": Plan(primary="gmv", cuped_days=14.0)},
+            "cuped_days = 14: the arm 'treatment' and the control are further apart than 60 to 40",
+        ),
         ({"weights": (1.0,)}, "one for each of 2 arms"),
         ({"salt": "s" * 65}, "64 bytes"),
     ],

@@ -89,6 +89,7 @@ def test_fixed_policy_arm(home: Path) -> None:
         (("--arm", "a=x", "--arm", "b=y"), "exactly one control"),
         (("--arm", "control=a", "--arm", "b=y", "--primary", "revenue"), "= 'revenue': expected one of"),
         (("--arm", "control=a", "--arm", "b=y", "--layer", "price"), "--layer price: the facts name"),
+        (("--arm", "control=a", "--arm", "b=y", "--cuped", "0.5"), "cuped_days = 0.5: expected more"),
         (("--arm", "control=a", "--arm", "b=y", "--looks", "7"), "several looks need a planned number"),
     ],
 )
