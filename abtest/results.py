@@ -5,6 +5,7 @@ Source: docs/experiments.md.
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from abtest.experiment import Arm, Epoch
 from abtest.looks import Look
@@ -107,6 +108,7 @@ class Report:
         looks: Looks so far, the oldest first.
         stratified: Whether values are means of epochs, because the shares of the arms differ between them.
         adjusted: Results by CUPED, which looks test where the plan declares it.
+        schema_version: Version of the JSON schema of reports.
         timeline: Clients by day, and lifts as reports have stored them.
     """
 
@@ -135,6 +137,7 @@ class Report:
     caveats: tuple[str, ...]
     adjusted: tuple[AdjustedResult, ...] = ()
     timeline: Timeline = EMPTY_TIMELINE
+    schema_version: Literal[1] = 1
 
     @property
     def blocked(self) -> bool:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
+from abtest import report_schema
 from abtest.metrics import METRICS
 from deploy.configuration import ALIASES, sections
 from deploy.demo.summary import json_schema
@@ -164,8 +165,14 @@ def write(folder: Path) -> list[Path]:
         written.append(path)
     written += json_schemas.write(folder / "schemas")
     summary = folder / "schemas" / "demo-summary.json"
-    summary.write_bytes(msgspec.json.format(msgspec.json.encode(json_schema()), indent=2) + b"\n")
-    return [*written, summary]
+    summary.write_bytes(_formatted(json_schema()))
+    report = folder / "schemas" / "experiment-report.json"
+    report.write_bytes(_formatted(report_schema.json_schema()))
+    return [*written, summary, report]
+
+
+def _formatted(schema: dict[str, object]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
 
 
 def _registered(registry: CollectorRegistry) -> list[MetricEntry]:

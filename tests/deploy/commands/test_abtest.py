@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner
 
 from abtest.plan import Plan
+from abtest.report_schema import json_schema
 from deploy.cli import app
 from deploy.migrations import upgrade
 from stream import db
@@ -102,6 +104,7 @@ def test_refused_values_are_named(home: Path, arguments: tuple[str, ...], messag
 def test_decide_gives_the_verdict_and_report_prints_and_writes_it(home: Path, tmp_path: Path) -> None:
     fill_home(home, lift=2.0)
     code, out = call("abtest", "report", "first", "--json")
+    assert list(jsonschema.Draft202012Validator(json_schema()).iter_errors(json.loads(out))) == []
     assert (code, json.loads(out)["verdict"], json.loads(out)["looks"]) == (0, "keep running", [])
     code, out = call("abtest", "decide", "first")
     assert (code, out.startswith("first: ship\nCVR is higher; lifts outside")) == (0, True)
