@@ -32,7 +32,7 @@ def evaluate(
         ),
     ],
     models: Annotated[
-        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, lightgbm.")
+        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier, lightgbm.")
     ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,

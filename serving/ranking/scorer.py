@@ -73,6 +73,7 @@ class VersionScorer:
         self._count = count
         self._slots = SlotCache(version.id_maps)
         self._forward = _forward(version, runtime)
+        self._golden = _golden(version, runtime, self._forward)
 
     def score(self, example: Examples) -> Sequence[float]:
         """Return the logits of the example's candidates."""
@@ -111,7 +112,7 @@ class VersionScorer:
         """
         if self.runtime == _INT8:
             return self._verify_int8()
-        return artifact.check_golden(self._version, self._forward)
+        return artifact.check_golden(self._version, self._golden)
 
     def _verify_int8(self) -> float:
         golden, expected = self._version.golden, self._version.golden_scores
@@ -210,3 +211,11 @@ def _forward(version: artifact.LoadedVersion, runtime: Runtime) -> Forward:
     from serving.ranking import torch_runtime
 
     return torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)
+
+
+def _golden(version: artifact.LoadedVersion, runtime: Runtime, forward: Forward) -> Forward:
+    if runtime in {"onnx", _INT8}:
+        return forward
+    from serving.ranking import torch_runtime
+
+    return torch_runtime.golden(version, forward)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stream.errors import ArtifactError
 from trainer.features import Batch
-from trainer.models import MODELS, ModelConfig, TensorBatch, call, to_torch
+from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, call, golden_scores, to_torch
 from trainer.versions.artifact import LoadedVersion
 
 Forward = Callable[[Batch], NDArray[np.float32]]
@@ -26,8 +26,8 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def eager(version: LoadedVersion) -> Forward:
-    """Return the forward pass of a version.
+def eager(version: LoadedVersion, read: Callable[[Outputs], Tensor] = lambda outputs: outputs.logit) -> Forward:
+    """Return the forward pass of a version, for the scores that `read` takes of its outputs.
 
     Raises:
         ArtifactError: If the weights are not those of its model.
@@ -36,7 +36,12 @@ def eager(version: LoadedVersion) -> Forward:
         module = MODELS[version.model_name].load(version.config, version.params)
     except RuntimeError as error:
         raise ArtifactError(f"{version.sha256}: the weights are not those of its model: {error}") from error
-    return _without_gradients(lambda batch: torch.as_tensor(module(to_torch(batch)).logit))
+    return _without_gradients(lambda batch: read(module(to_torch(batch))))
+
+
+def golden(version: LoadedVersion, forward: Forward) -> Forward:
+    """Return the pass whose scores a golden set has: `forward`, unless the model's scores jump between orders."""
+    return eager(version, golden_scores) if MODELS[version.model_name].chooses_pages else forward
 
 
 def compiled(version: LoadedVersion) -> Forward:

@@ -19,7 +19,7 @@ from stream.errors import ConfigError
 from trainer.features import N_MAX
 from trainer.features.schema import PATH_MAX
 from trainer.learning.losses import total_loss
-from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, call
+from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, call, shown_pages
 from trainer.models.blocks import Dropout
 
 Scored: TypeAlias = tuple[Outputs, Tensor, dict[str, Tensor]]
@@ -44,7 +44,7 @@ def plain(model: str, config: ModelConfig, *, device: str, low: bool) -> Forward
         weights: Mapping[str, Tensor], batch: TensorBatch, label_weight: Tensor | None, dropout: Dropout | None
     ) -> Scored:
         with torch.autocast(device, torch.bfloat16, enabled=low):
-            outputs = call(module, weights, batch, dropout)
+            outputs = call(module, weights, batch, dropout, shown_pages(config, batch))
         return outputs, *total_loss(outputs, batch, config, label_weight)
 
     return forward

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.configs import ModelConfig
+from trainer.configs.pier import PierConfig
 from trainer.learning.delayed import Delayed, samples
-from trainer.models.batch import Outputs, TensorBatch
+from trainer.models.batch import Outputs, Page, TensorBatch
 from trainer.models.blocks import wide
 
 _MASKED = -1e9
@@ -109,15 +110,25 @@ def clicked_orders(
     return terms.sum() / torch.clamp_min(counted.sum(), 1)
 
 
+def page_clicks(page: Page, click_BL: Tensor, mask_BL: Tensor, weight_B: Tensor | None = None) -> Tensor:
+    """Average the binary cross-entropy of clicks over the places of each page that was shown, then over the pages.
+
+    Shapes: page (B, s), click and mask (B, L), weight (B,); result ().
+    Source: Shi et al. 2023 (PIER, arXiv 2302.03487), equation of the loss of OCPM.
+    """
+    return click_task(page.logit, click_BL.gather(1, page.item), mask_BL.gather(1, page.item), weight_B)
+
+
 def total_loss(
     outputs: Outputs, batch: TensorBatch, config: ModelConfig, label_weight_BL: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return L = L_main + lambda L_aux (17), and its parts, detached, under `main`, `aux` and `pcvr`.
+    """Return L = L_main + lambda L_aux (17), and its parts, detached, under `main`, `aux`, `page` and `pcvr`.
 
     The main loss is the list softmax over bought items or, in lists without an order, over clicked ones, where
     `clicked_weight` lets these teach; with `main_loss = "bce"` the binary cross-entropy over the items of the same
     lists. Lists of `click_weight` 0 take no part in the loss of clicks: a correction trains its new items only.
-    `label_weight_BL` weighs clicks and orders, the ones given a click left out: who clicked has looked.
+    `label_weight_BL` weighs clicks and orders, the ones given a click left out: who clicked has looked. The loss of
+    pages leaves them out too: the evaluator knows the place of each item.
     """
     mask = batch.cand_mask
     trained = outputs.logit if outputs.relevance is None else outputs.relevance
@@ -137,6 +148,13 @@ def total_loss(
         aux = torch.stack(tasks).sum()
         loss = loss + config.aux_weight * aux
         parts["aux"] = aux.detach()
+    if outputs.page is not None:
+        assert isinstance(config, PierConfig), "only PIER sees whole pages"
+        page = page_clicks(outputs.page, batch.click, mask, click_weight)
+        loss = loss + config.evaluator_weight * page
+        parts["page"] = page.detach()
+        if outputs.page.contrast is not None:
+            loss = loss - config.contrast * _mean(outputs.page.contrast, mask.any(dim=1).to(loss.dtype), batch.weight)
     if outputs.pcvr_logit is not None:
         first = batch.click_weight > 0
         pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask, first, config.pcvr_delayed)

@@ -4,8 +4,8 @@
 """
 
 from trainer.configs import ModelConfig, Vocabulary, architecture_hash
-from trainer.models.batch import Outputs, TensorBatch, to_device, to_torch
-from trainer.models.zoo import MODELS, ModelSpec, call, decode_config, encode_config
+from trainer.models.batch import Outputs, TensorBatch, golden_scores, to_device, to_torch
+from trainer.models.zoo import MODELS, ModelSpec, call, decode_config, encode_config, shown_pages
 
 __all__ = [
     "MODELS",
@@ -18,6 +18,8 @@ __all__ = [
     "call",
     "decode_config",
     "encode_config",
+    "golden_scores",
+    "shown_pages",
     "to_device",
     "to_torch",
 ]

@@ -49,6 +49,20 @@ class TensorBatch(NamedTuple):
     latency_ms: Tensor
 
 
+class Page(NamedTuple):
+    """Scores of the pages that were shown, of a model that sees whole pages.
+
+    Attributes:
+        item: [B,s] item of each place.
+        logit: [B,s] before the sigmoid of a click, 0 at places without an item.
+        contrast: [B] how much better the model finds pages like those that the client clicked, or None.
+    """
+
+    item: Tensor
+    logit: Tensor
+    contrast: Tensor | None
+
+
 class Outputs(NamedTuple):
     """Scores of a batch, 0 at padded candidates.
 
@@ -58,6 +72,8 @@ class Outputs(NamedTuple):
         pcvr_logit: [B,n] before the sigmoid of the head for probabilities.
         aux: Further tensors for inspection and extra losses.
         relevance: [B,n] what the main loss trains, where it is not `logit`.
+        page: Scores of the pages that were shown, where the model has them and the caller names the pages.
+        golden: [B,n] what golden sets compare, where `logit` jumps between orders of nearly equal value.
     """
 
     logit: Tensor
@@ -65,6 +81,23 @@ class Outputs(NamedTuple):
     pcvr_logit: Tensor | None
     aux: dict[str, Tensor]
     relevance: Tensor | None = None
+    page: Page | None = None
+    golden: Tensor | None = None
+
+
+def golden_scores(outputs: Outputs) -> Tensor:
+    """Return the scores [B,n] that a golden set keeps: small differences of arithmetic change them little."""
+    return outputs.logit if outputs.golden is None else outputs.golden
+
+
+def shown_items(position: Tensor, mask: Tensor, places: int) -> Tensor:
+    """Return the items at the first places of the page, padding last; items without a position come after the others.
+
+    Shapes: position (B, n), from 1, 0 = unknown; mask (B, n); result (B, at most places), int64.
+    """
+    last = torch.iinfo(torch.int32).max
+    shown = torch.where(mask, torch.where(position > 0, position, last - 1), last)
+    return shown.argsort(dim=1, stable=True)[:, :places]
 
 
 def to_torch(batch: Batch, device: torch.device | str = "cpu") -> TensorBatch:

@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from stream.errors import ConfigError
 from trainer.configs import MODEL_PROFILES, ModelConfig
+from trainer.configs.pier import PierConfig
 from trainer.models.armmt import Armmt
-from trainer.models.batch import Outputs, TensorBatch
+from trainer.models.batch import Outputs, TensorBatch, shown_items
 from trainer.models.blocks import Dropout
 from trainer.models.din import Din
 from trainer.models.dlcm import Dlcm
@@ -21,6 +22,7 @@ from trainer.models.dpp import Dpp
 from trainer.models.inputs import IdTables
 from trainer.models.mlp import MlpModel
 from trainer.models.mmr import Mmr
+from trainer.models.pier import Pier
 from trainer.models.prm import Prm
 from trainer.models.setrank import InducingPoints, SetRank
 
@@ -37,6 +39,11 @@ class ModelSpec:
     module: type[nn.Module]
     config_class: type[ModelConfig]
     profiles: Mapping[str, ModelConfig]
+
+    @property
+    def chooses_pages(self) -> bool:
+        """Return whether the scores are the order of a chosen page, so that they jump between pages of equal value."""
+        return issubclass(self.config_class, PierConfig)
 
     def build(self, config: ModelConfig) -> nn.Module:
         """Return the module without memory for weights, for `functional_call`."""
@@ -60,9 +67,14 @@ class ModelSpec:
         return _fresh_weights(self.build(config), seed)
 
     def forward(
-        self, config: ModelConfig, weights: Weights, batch: TensorBatch, dropout: Dropout | None = None
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        batch: TensorBatch,
+        dropout: Dropout | None = None,
+        shown: Tensor | None = None,
     ) -> Outputs:
-        """Score a batch, with dropout if it is given.
+        """Score a batch, with dropout if it is given; `shown` as in `call`.
 
         Raises:
             RuntimeError: If the names or shapes of the weights are not those of the model.
@@ -70,7 +82,7 @@ class ModelSpec:
         key = (self.module, config)
         if key not in _modules.built:
             _modules.built[key] = self.build(config)
-        return call(_modules.built[key], weights, batch, dropout)
+        return call(_modules.built[key], weights, batch, dropout, shown)
 
 
 _MODULES: Mapping[str, type[nn.Module]] = {
@@ -82,6 +94,7 @@ _MODULES: Mapping[str, type[nn.Module]] = {
     "mlp": MlpModel,
     "mmr": Mmr,
     "dpp": Dpp,
+    "pier": Pier,
 }
 
 MODELS: Mapping[str, ModelSpec] = {
@@ -90,15 +103,34 @@ MODELS: Mapping[str, ModelSpec] = {
 }
 
 
-def call(module: nn.Module, weights: Weights, batch: TensorBatch, dropout: Dropout | None = None) -> Outputs:
+def call(
+    module: nn.Module,
+    weights: Weights,
+    batch: TensorBatch,
+    dropout: Dropout | None = None,
+    shown: Tensor | None = None,
+) -> Outputs:
     """Run a module with these weights; only one thread at a time may run one module.
+
+    Args:
+        module: The module of a model.
+        weights: All of its weights.
+        batch: The lists.
+        dropout: Dropout of the step.
+        shown: [B,s] items that the pages showed, for a model that learns from whole pages (`shown_pages`).
 
     Raises:
         RuntimeError: If the names or shapes of the weights are not those of the module.
     """
+    args = (batch, dropout) if shown is None else (batch, dropout, shown)
     # No weight stands in two places, so the search for tied weights is spared.
-    outputs: Outputs = functional_call(module, dict(weights), (batch, dropout), tie_weights=False, strict=True)
+    outputs: Outputs = functional_call(module, dict(weights), args, tie_weights=False, strict=True)
     return outputs
+
+
+def shown_pages(config: ModelConfig, batch: TensorBatch) -> Tensor | None:
+    """Return the items [B,s] that the pages showed, for a model that learns from whole pages; None for the others."""
+    return shown_items(batch.position, batch.cand_mask, config.places) if isinstance(config, PierConfig) else None
 
 
 class _Modules(threading.local):

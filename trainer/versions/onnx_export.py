@@ -25,6 +25,7 @@ from trainer.versions.graph import StoredGraph, encode
 
 NOT_EXPORTABLE: Final[Mapping[str, str]] = {
     "dlcm": "ONNX has no operator for its stable sort (aten::sort with out), and its GRU is a loop over the list",
+    "pier": "its candidate orders come from a search whose size depends on the length of the list",
     "mmr": "its greedy choice is a loop over the list, which a graph of another length would not repeat",
     "dpp": "its greedy choice is a loop over the list, which a graph of another length would not repeat",
 }

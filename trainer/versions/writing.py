@@ -16,7 +16,7 @@ from stream.errors import ArtifactError
 from stream.failpoints import Failpoint, no_failpoint
 from trainer.features import Batch
 from trainer.features.id_maps import IdMaps
-from trainer.models import MODELS, ModelConfig, to_torch
+from trainer.models import MODELS, ModelConfig, golden_scores, to_torch
 from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions import atomic_folder, table_delta, version_graphs
 from trainer.versions.artifact import GOLDEN_SESSIONS, ROWS_PREFIX, LoadedVersion, Manifest, check_golden
@@ -131,5 +131,5 @@ def _table_files(
 
 def _scores(model: str, config: ModelConfig, params: Mapping[str, Tensor], batch: Batch) -> NDArray[np.float32]:
     with torch.no_grad():
-        logit = MODELS[model].forward(config, params, to_torch(batch)).logit
-    return logit.float().cpu().numpy()
+        scores = golden_scores(MODELS[model].forward(config, params, to_torch(batch)))
+    return scores.float().cpu().numpy()

@@ -1,0 +1,72 @@
+"""Sizes of PIER's first pass, candidate orders and evaluator, and its profiles.
+
+Source: Shi et al., KDD 2023, PIER: Permutation-Level Interest-Based End-to-End Re-ranking Framework in E-commerce,
+arXiv 2302.03487.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from trainer.configs.base import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PierConfig(ModelConfig):
+    """Sizes of the first pass, of the candidate orders and of the evaluator.
+
+    Attributes:
+        tower: Widths of the hidden layers of the first pass, which is DIN's tower.
+        places: s, first places of the page, in which candidate orders differ; the items behind keep the order of the
+            first pass.
+        permuted: Top items of the first pass all of whose orders are candidates.
+        beams: Orders that the beam search over these places keeps.
+        extensions: Items by which the beam search goes on from an order.
+        orders: K, candidate orders that the evaluator scores: those most like the client's clicked pages.
+        pages: Newest clicked pages of the client that are read.
+        hash_bits: Random hyperplanes of the hash that compares orders with pages.
+        contrast: Weight of the contrast between the K orders nearest to the pages and the K farthest ones; 0 saves the
+            time that it takes.
+        evaluator_weight: Weight of the evaluator's loss.
+    """
+
+    attention: Literal["softmax", "raw"] = "raw"
+    tower: tuple[int, int] = (80, 40)
+    places: int = 6
+    permuted: int = 5
+    beams: int = 20
+    extensions: int = 8
+    orders: int = 20
+    pages: int = 5
+    hash_bits: int = 64
+    contrast: float = 0.01
+    evaluator_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        if self.permuted > self.places:
+            raise ValueError(f"permuted = {self.permuted}: expected at most places = {self.places}")
+        if self.permuted > _MAX_PERMUTED:
+            raise ValueError(f"permuted = {self.permuted}: expected at most {_MAX_PERMUTED}, all orders are candidates")
+
+
+_MAX_PERMUTED = 6
+
+PROFILES: Mapping[str, PierConfig] = {
+    "tiny": PierConfig(
+        touch_columns=True,
+        vector_width=16,
+        d=8,
+        context=16,
+        history=10,
+        attention_hidden=(16, 8),
+        tower=(32, 16),
+        places=5,
+        permuted=4,
+        beams=8,
+        extensions=6,
+        orders=8,
+        hash_bits=32,
+    ),
+    "full": PierConfig(touch_columns=True),
+}
