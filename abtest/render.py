@@ -190,11 +190,14 @@ def interval(lo: float | None, hi: float | None, kind: str | None) -> str:
 def p_value(p: float | None) -> str:
     """Return p with three digits; p below 0.001 in powers of ten.
 
-    >>> p_value(0.0434), p_value(1.16e-7), p_value(None)
-    ('0.043', '1.2e-07', '–')
+    >>> p_value(0.0434), p_value(1.16e-7), p_value(0.0), p_value(None)
+    ('0.043', '1.2e-07', '< 1e-300', '–')
     """
     if p is None:
         return _DASH
+    if p < 1e-300:
+        # A smaller number has few digits left, or is rounded to zero, which no p-value is.
+        return "< 1e-300"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
