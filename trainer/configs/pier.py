@@ -5,10 +5,11 @@ arXiv 2302.03487.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from trainer.configs.base import ModelConfig
+from trainer.configs.armmt import ArmmtConfig
+from trainer.configs.base import ModelConfig, check_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +26,13 @@ class PierConfig(ModelConfig):
         orders: K, candidate orders that the evaluator scores: those most like the client's clicked pages.
         pages: Newest clicked pages of the client that are read.
         hash_bits: Random hyperplanes of the hash that compares orders with pages.
-        contrast: Weight of the contrast between the K orders nearest to the pages and the K farthest ones; 0 saves the
-            time that it takes.
+        evaluator: `ocpm` is PIER's own, and `armmt` is ARMMT over the items of the page, with the place in the page as
+            their rank: the construction of the ARMMT paper.
+        width: Width of the encoders of the evaluator `armmt`; its heads and layers follow.
+        heads: Heads of these encoders.
+        layers: Layers of these encoders.
+        contrast: Weight of the contrast between the K orders nearest to the pages and the K farthest ones, of the
+            evaluator `ocpm`; 0 saves the time that it takes.
         evaluator_weight: Weight of the evaluator's loss.
     """
 
@@ -39,15 +45,37 @@ class PierConfig(ModelConfig):
     orders: int = 20
     pages: int = 5
     hash_bits: int = 64
+    evaluator: Literal["ocpm", "armmt"] = "ocpm"
+    width: int = 192
+    heads: int = 6
+    layers: int = 2
     contrast: float = 0.01
     evaluator_weight: float = 1.0
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
+        check_heads(self.width, self.heads)
         if self.permuted > self.places:
             raise ValueError(f"permuted = {self.permuted}: expected at most places = {self.places}")
         if self.permuted > _MAX_PERMUTED:
             raise ValueError(f"permuted = {self.permuted}: expected at most {_MAX_PERMUTED}, all orders are candidates")
+
+    def armmt(self) -> ArmmtConfig:
+        """Return the configuration of the evaluator `armmt`: that of ARMMT with the settings that all models share."""
+        shared = {each.name: getattr(self, each.name) for each in fields(ModelConfig)}
+        own = {
+            "modalities": self.modalities,
+            "attention": "softmax",
+            "uses_rank": True,
+            "aux": False,
+            "pcvr": False,
+            "width": self.width,
+            "heads": self.heads,
+            "field_layers": self.layers,
+            "mm_layers": self.layers,
+            "global_layers": self.layers,
+        }
+        return ArmmtConfig(**{**shared, **own})
 
 
 _MAX_PERMUTED = 6
@@ -67,6 +95,9 @@ PROFILES: Mapping[str, PierConfig] = {
         extensions=6,
         orders=8,
         hash_bits=32,
+        width=32,
+        heads=2,
+        layers=1,
     ),
     "full": PierConfig(touch_columns=True),
 }

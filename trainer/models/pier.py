@@ -5,20 +5,23 @@ arXiv 2302.03487; departures are in docs/training.md, "PIER".
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from trainer.configs.pier import PierConfig
+from trainer.features.collate import MODEL_INPUTS
+from trainer.models.armmt import Armmt
 from trainer.models.batch import Outputs, Page, TensorBatch
 from trainer.models.blocks import Drop, Dropout, Embedding, Mlp, dropper, item_scores, masked_softmax, wide, zero_unless
 from trainer.models.din import Tower
 from trainer.models.diversity import by_place
-from trainer.models.inputs import InputLayer, Inputs, VectorReader, num_width
+from trainer.models.inputs import IdTables, InputLayer, Inputs, VectorReader, num_width
 from trainer.models.orders import candidate_orders, first_pass, places_of
 from trainer.models.pages import distances, past_pages
 
+_READ = frozenset(MODEL_INPUTS)
 _ITEM_WIDTHS = (60, 32, 20)
 _PAGE_WIDTHS = (128, 32)
 
@@ -33,6 +36,7 @@ class Context(NamedTuple):
         pages: [B,P,3d] past pages of the client.
         is_page: [B,P].
         mask: [B,n].
+        batch: The lists themselves.
     """
 
     fields: Tensor
@@ -41,10 +45,14 @@ class Context(NamedTuple):
     pages: Tensor
     is_page: Tensor
     mask: Tensor
+    batch: TensorBatch
 
     def detached(self) -> "Context":
         """Return the same without gradients."""
-        return Context(*(part.detach() for part in self))
+        found: dict[str, Any] = {
+            name: part.detach() for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
+        return self._replace(**found)
 
 
 class SelfAttention(nn.Module):
@@ -120,6 +128,36 @@ class Evaluator(nn.Module):
         return torch.matmul(weights.to(known.pages.dtype), known.pages)
 
 
+class ArmmtEvaluator(nn.Module):
+    """ARMMT as the evaluator: one logit for each place, from ARMMT's score of the item among those of the page.
+
+    The place stands where ARMMT has the rank of the incoming order. Id tables are those of the whole model.
+
+    Source: ARMMT (arXiv 2408.05751), section 4.1, where ARMMT takes the place of PIER's evaluator.
+    """
+
+    def __init__(self, config: PierConfig, rows: IdTables) -> None:
+        super().__init__()
+        self.model = Armmt(config.armmt())
+        # Tables that are registered twice would be two sets of weights.
+        del self.model.rows
+        object.__setattr__(self.model, "rows", rows)
+
+    def forward(self, known: Context, orders: Tensor, drop: Drop) -> Tensor:  # noqa: ARG002 - pages need no dropout of ARMMT's
+        """Return the logits of the places of pages, 0 at places without an item, as `Evaluator`."""
+        lists, num, places = orders.shape
+        columns = {}
+        for name, column in zip(TensorBatch._fields, known.batch, strict=True):
+            if name.startswith("cand_"):
+                columns[name] = gathered(column, orders).flatten(0, 1)
+            elif name in _READ:
+                columns[name] = column.repeat_interleave(num, dim=0)
+        rank = torch.arange(1, places + 1, device=orders.device, dtype=known.batch.cand_rank.dtype)
+        columns["cand_rank"] = rank.expand(lists * num, -1)
+        pages = known.batch._replace(**columns)
+        return torch.as_tensor(self.model(pages).logit).view(lists, num, places)
+
+
 class Pier(InputLayer):
     """PIER: DIN's tower as the first pass, and the evaluator.
 
@@ -133,7 +171,7 @@ class Pier(InputLayer):
         self.tower = Tower(config, config.tower)
         self.numbers = nn.Linear(num_width(config), config.d)
         self.hidden = nn.Linear(config.tower[-1], config.d)
-        self.evaluator = Evaluator(config)
+        self.evaluator = Evaluator(config) if config.evaluator == "ocpm" else ArmmtEvaluator(config, self.rows)
         self.pcvr = nn.Linear(config.tower[-1], 1) if config.pcvr else None
         self._config = config
 
@@ -185,6 +223,7 @@ class Pier(InputLayer):
             pages=pages,
             is_page=is_page,
             mask=inputs.mask,
+            batch=batch,
         )
 
     def _candidates(self, first: Tensor, order: Tensor, known: Context) -> tuple[Tensor, Tensor]:
@@ -219,7 +258,7 @@ class Pier(InputLayer):
     def _page(self, known: Context, shown: Tensor, near: Tensor, far: Tensor, drop: Drop) -> Page:
         logit = self.evaluator(known, shown[:, None], drop).squeeze(1)
         contrast = None
-        if self._config.contrast:
+        if self._config.contrast and self._config.evaluator == "ocpm":
             both = torch.sigmoid(wide(self.evaluator(known.detached(), torch.cat([near, far], dim=1), drop)))
             scores = torch.where(self._real(known.mask, torch.cat([near, far], dim=1)), both, 0.0).mean(dim=2)
             of_near, of_far = torch.split(scores, [near.shape[1], far.shape[1]], dim=1)

@@ -142,6 +142,29 @@ def test_the_evaluator_learns_the_clicks_of_the_pages_that_were_shown() -> None:
     assert found[-1] < 0.3 * found[0]
 
 
+def test_armmt_as_the_evaluator_scores_the_items_of_a_page_as_a_list_in_that_order() -> None:
+    config, batch = replace(tiny(), evaluator="armmt", modalities=("image", "text")), lists(9, 3)
+    params = weights(config)
+    shown = torch.tensor([[4, 0, 8, 2, 1], [2, 0, 1, 3, 4]])
+    page = SPEC.forward(config, params, batch, shown=shown).page
+    assert page is not None
+    prefix = "evaluator.model."
+    own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith((prefix, "rows."))}
+    assert not any(name.startswith(f"{prefix}rows.") for name in params)
+    for row, count in ((0, 5), (1, 3)):
+        items = shown[row, :count]
+        alone = batch._replace(
+            **{
+                name: column[row : row + 1] if not name.startswith("cand_") else column[row : row + 1, items]
+                for name, column in batch._asdict().items()
+            }
+        )
+        alone = alone._replace(cand_rank=torch.arange(1, count + 1, dtype=torch.int16)[None])
+        expected = MODELS["armmt"].forward(config.armmt(), own, alone).logit[0]
+        torch.testing.assert_close(page.logit[row, :count], expected)
+        assert not page.logit[row, count:].any()
+
+
 def test_shown_items_stand_in_the_order_of_their_positions() -> None:
     position = torch.tensor([[3, 1, 0, 2, 9], [2, 1, 7, 0, 0]], dtype=torch.int32)
     mask = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
