@@ -40,7 +40,7 @@ class Look:
         spent: Error spent up to this look, itself included.
         boundary: |z| at which the arm is decided; None if the look has nothing to spend.
         z: Difference in standard errors, by the p-value of its t-test.
-        p: Smallest error level of the whole experiment at which this look would decide.
+        p: Smallest error level of the whole experiment at which this look would decide; None after weights changed.
         lift: Relative difference, with its set at the level of the boundary.
         is_last: Whether no look at this arm follows.
         reason: Reason of the verdict.
@@ -130,12 +130,18 @@ def _look(
     done = max(fraction(experiment, facts), before.fraction if before else 0.0)
     information = max(1.0 / tested.se**2, before.information * _MIN_GROWTH if before else 0.0)
     total = max(group_sequential.spent(alpha, done), before.spent if before else 0.0)
-    boundary = path_after(earlier).boundary(information, total)
+    if facts.reweighted:
+        # The weights of past epochs change, so that estimates of looks are not correlated as the recursion assumes; by
+        # Bonferroni a look may use what it spends, for any correlation.
+        boundary = group_sequential.z_of(total - (before.spent if before else 0.0))
+    else:
+        boundary = path_after(earlier).boundary(information, total)
     z = _z(tested)
     # An interval at the level of the boundary excludes zero exactly if z crosses it.
     shown = _at_level(compare_at, tested, group_sequential.level(boundary))
     history = [(look.information, look.fraction) for look in earlier] + [(information, done)]
-    p = group_sequential.p_value(z, *zip(*history, strict=True)) if with_p else None
+    has_p = with_p and not (facts.reweighted and earlier)
+    p = group_sequential.p_value(z, *zip(*history, strict=True)) if has_p else None
     decides = abs(z) >= boundary
     is_last = decides or done >= 1.0
     verdict = (SHIP if tested.diff > 0.0 else DO_NOT_SHIP) if decides else DO_NOT_SHIP if is_last else KEEP_RUNNING

@@ -110,6 +110,7 @@ class Facts:
         settled: Clients by arm, from sessions whose refund window is closed too.
         strays: Sessions and clients that fit the plan in part, or not at all.
         stratified: Whether estimates are means of epochs, because the shares of the arms differ between them.
+        reweighted: Whether the planned weights of the arms differ between epochs.
         open_sessions: Sessions that are left out because their attribution windows are open.
     """
 
@@ -121,6 +122,7 @@ class Facts:
     settled: Mapping[str, Sample]
     strays: Strays
     stratified: bool
+    reweighted: bool
     open_sessions: int
 
     def sample(self, metric: Metric, arm: str) -> Sample:
@@ -191,6 +193,7 @@ def read(
         settled=settled,
         strays=strays,
         stratified=shares_differ(epochs),
+        reweighted=len({epoch.weights for epoch in epochs}) > 1,
         open_sessions=0 if partial else sessions.open,
     )
 

@@ -242,5 +242,6 @@ def facts_of(samples: Mapping[str, Sample], *, until_ts: int = 1, end_ts: int | 
         settled=found,
         strays=Strays(clients=sum(sample.moments.n for sample in samples.values())),
         stratified=False,
+        reweighted=False,
         open_sessions=0,
     )

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
+from scipy import stats
 
-from abtest import looks, validation
+from abtest import group_sequential, looks, validation
 from abtest.analysis import evaluate
 from abtest.experiment import Epoch
 from abtest.inference import compare
@@ -145,6 +146,52 @@ def test_a_verdict_across_changed_shares_follows_the_strata() -> None:
     assert any("shares of the arms differ between epochs" in note for note in report.caveats)
     # Numerators and denominators of all epochs together do not belong to a weighted rate.
     assert "/ 55,000" not in page_html(report)
+
+
+def test_after_weights_changed_each_look_is_tested_at_what_it_spends() -> None:
+    """Bonferroni holds for any correlation; the recursion would give the second look a smaller boundary."""
+    experiment = validation.experiment_of(Plan(looks=2, clients=300_000))
+    early = facts({1: rate(45_000, 0.05)}, {1: rate(5_000, 0.05)})
+    late = replace(
+        facts({1: rate(45_000, 0.05), 2: rate(125_000, 0.04)}, {1: rate(5_000, 0.05), 2: rate(125_000, 0.04)})
+    )
+    first = looks.take(experiment, replace(early, reweighted=True), 1, [])
+    (second,) = looks.take(experiment, replace(late, reweighted=True), 2, first)
+    assert second.boundary == pytest.approx(stats.norm.isf((0.05 - first[0].spent) / 2))
+    assert (first[0].p is None, second.p) == (False, None)
+    (kept,) = looks.take(experiment, late, 2, looks.take(experiment, early, 1, []))
+    assert kept.boundary is not None
+    assert second.boundary is not None
+    assert kept.boundary < second.boundary
+
+
+def test_looks_hold_their_level_when_arms_become_unequal() -> None:
+    """From 50/50 to 90/10 at a half, with seven looks by Bonferroni and by the recursion for constant shares."""
+    random, paths, total = np.random.default_rng(2), 20_000, 14_000.0
+    sums, sizes = np.zeros((2, 2, paths)), np.zeros((2, 2))
+    by_spending, by_recursion = np.zeros(paths, bool), np.zeros(paths, bool)
+    path, spent, information = group_sequential.Path(), 0.0, 0.0
+    for look in range(1, 8):
+        for epoch, treated in ((0, 0.5), (1, 0.1)):
+            n = total / 7 if (look <= 3) == (epoch == 0) and look != 4 else total / 14 if look == 4 else 0.0
+            for side, share in ((0, 1.0 - treated), (1, treated)):
+                sums[epoch, side] += random.normal(0.0, np.sqrt(n * share), paths)
+                sizes[epoch, side] += n * share
+        used = sizes[:, 0] > 0
+        weights = sizes[used].sum(axis=1) / sizes.sum()
+        diff = sum(w * (s[1] / n[1] - s[0] / n[0]) for w, s, n in zip(weights, sums[used], sizes[used], strict=True))
+        variance = float((weights**2 * (1.0 / sizes[used]).sum(axis=1)).sum())
+        z = np.abs(diff / np.sqrt(variance))
+        level = group_sequential.spent(0.05, look / 7)
+        information = max(1.0 / variance, 1.001 * information)
+        boundary = path.boundary(information, level)
+        by_recursion |= z >= boundary
+        by_spending |= z >= group_sequential.z_of(level - spent)
+        if look < 7:
+            path = path.passed(information, boundary, level)
+        spent = level
+    assert by_spending.mean() <= 0.05
+    assert by_recursion.mean() > 0.055
 
 
 def test_an_epoch_without_two_clients_of_each_arm_is_left_out_and_counted() -> None:
