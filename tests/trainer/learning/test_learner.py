@@ -9,14 +9,17 @@ import torch
 from sqlalchemy import Engine
 
 from stream import db
+from stream.replicas.catalogue import Catalogue
 from stream.schemas.session import encode
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop, weights
-from tests.trainer.session_log import START_TS, LogRecord, make_log, make_progress, make_session
+from tests.trainer.session_log import START_TS, LogRecord, make_items, make_log, make_progress, make_session
 from trainer.configs import MODEL_PROFILES, LearningSettings, Vocabulary
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.feed.merge import Key
+from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner, LearningHalted, Step
 from trainer.learning.training_lists import TrainingLists
+from trainer.models import MODELS
 
 
 def make_engine(folder: Path) -> Engine:
@@ -175,3 +178,30 @@ def test_after_a_full_change_of_the_assortment_few_candidates_share_the_cold_row
     # A batch is full an hour after its first session.
     assert shares[hours + 1] > 0.9, "no new item has a row at once"
     assert shares[-1] < 0.05
+
+
+def test_a_model_of_whole_pages_learns_from_the_log_and_resumes_bit_by_bit() -> None:
+    make_deterministic(1)
+    rng = np.random.default_rng(6)
+    shop = Catalogue(make_items())
+    sessions = [make_session(number, rng, watermark_ts=START_TS + number, orders=[0]) for number in range(24)]
+    placed = [OrderedSession(Key(one.watermark_ts, 0, offset), one) for offset, one in enumerate(sessions)]
+
+    def learn(own: Learner, first: int, end: int) -> Step:
+        return own.learn(SessionBatch(tuple(placed[first:end]), (False,) * (end - first)), shop)
+
+    learning = LearningSettings(batch=8, lr=0.01)
+    whole, first, second = (
+        Learner("pier", MODEL_PROFILES["pier"]["tiny"], learning, device=torch.device("cpu")) for _ in range(3)
+    )
+    for own in (whole, first):
+        own.at_boundary(START_TS, None)
+    assert set(learn(whole, 0, 24).losses) == {"main", "page"}
+    learn(first, 0, 13)
+    second.restore(first.to_files(), first.state(first.prequential), START_TS)
+    learn(second, 13, 24)
+    for name, values in whole.params.items():
+        assert torch.equal(values, second.params[name]), name
+    evaluator = [name for name in whole.params if name.startswith("evaluator.")]
+    fresh = MODELS["pier"].init(MODEL_PROFILES["pier"]["tiny"], learning.seed)
+    assert all(not torch.equal(whole.params[name], fresh[name]) for name in evaluator if "weight" in name)
