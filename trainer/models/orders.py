@@ -7,7 +7,6 @@ Source: Shi et al. 2023 (PIER, arXiv 2302.03487), section 3.2, for lists of five
 "PIER".
 """
 
-from functools import lru_cache
 from itertools import permutations
 
 import torch
@@ -25,7 +24,6 @@ def first_pass(logit: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, logit, -torch.inf).argsort(dim=1, descending=True, stable=True)
 
 
-@lru_cache(maxsize=8)
 def all_orders(permuted: int, places: int) -> Tensor:
     """Return all orders of the first `permuted` places, with the places behind them in their order.
 
@@ -34,7 +32,8 @@ def all_orders(permuted: int, places: int) -> Tensor:
     >>> all_orders(2, 3).tolist()
     [[0, 1, 2], [1, 0, 2]]
     """
-    return torch.tensor([[*order, *range(permuted, places)] for order in permutations(range(permuted))])
+    orders = [[*order, *range(permuted, places)] for order in permutations(range(permuted))]
+    return torch.tensor(orders, device="cpu")
 
 
 def beam_search(logit: Tensor, mask: Tensor, *, places: int, beams: int, extensions: int) -> Tensor:
@@ -75,23 +74,23 @@ def beam_search(logit: Tensor, mask: Tensor, *, places: int, beams: int, extensi
 
 
 def candidate_orders(
-    logit: Tensor, mask: Tensor, *, places: int, permuted: int, beams: int, extensions: int
+    logit: Tensor, mask: Tensor, fixed: Tensor, *, beams: int, extensions: int
 ) -> tuple[Tensor, Tensor]:
     """Return candidate orders, the first pass's own first, and which of them count: the others repeat an earlier one.
 
     Args:
         logit: Scores in the order of the first pass.
         mask: Which of them are real: the first ones.
-        places: s, at most n.
-        permuted: As in `all_orders`, at most s.
+        fixed: Orders that are candidates of every list, as `all_orders`, the first pass's own first.
         beams: As in `beam_search`.
         extensions: As in `beam_search`.
 
-    Shapes: (B, n); result (B, C, s), int64, and (B, C).
+    Shapes: (B, n), fixed (P, s) with s at most n; result (B, C, s), int64, and (B, C).
     """
     lists, n = logit.shape
-    fixed = all_orders(permuted, places).to(logit.device).expand(lists, -1, -1)
-    found = torch.cat([fixed, beam_search(logit, mask, places=places, beams=beams, extensions=extensions)], dim=1)
+    places = fixed.shape[1]
+    of_all = fixed.to(logit.device).expand(lists, -1, -1)
+    found = torch.cat([of_all, beam_search(logit, mask, places=places, beams=beams, extensions=extensions)], dim=1)
     # In a short list padding stays behind the real items.
     count = mask.sum(dim=1)[:, None, None]
     is_whole = ((found < count) | (found == torch.arange(places, device=logit.device))).all(dim=2)

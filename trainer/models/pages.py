@@ -4,8 +4,6 @@ Source: Shi et al. 2023 (PIER, arXiv 2302.03487), section 3.3, the selection of 
 weighted Hamming distance.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -35,7 +33,6 @@ def past_pages(values: Tensor, category: Tensor, mask: Tensor, pages: int) -> tu
     return torch.matmul(belongs, values) / size.clamp(min=1)[..., None], size > 0
 
 
-@lru_cache(maxsize=8)
 def hyperplanes(width: int, bits: int) -> Tensor:
     """Return the normal vectors of random hyperplanes, the same ones in every process.
 
@@ -44,13 +41,13 @@ def hyperplanes(width: int, bits: int) -> Tensor:
     return torch.randn((width, bits), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
 
 
-def distances(orders: Tensor, pages: Tensor, is_page: Tensor, bits: int) -> Tensor:
+def distances(orders: Tensor, pages: Tensor, is_page: Tensor, planes: Tensor) -> Tensor:
     """Return the weighted Hamming distance of each order's hash to those of the pages; 0 without a page.
 
-    Shapes: orders (B, C, v), pages (B, P, v), is_page (B, P); result (B, C).
+    Shapes: orders (B, C, v), pages (B, P, v), is_page (B, P), planes (v, bits) as `hyperplanes`; result (B, C).
     """
-    planes = hyperplanes(orders.shape[2], bits).to(orders.device, orders.dtype)
-    of_orders, of_pages = torch.matmul(orders, planes) > 0, torch.matmul(pages, planes) > 0
+    normals = planes.to(orders.device, orders.dtype)
+    of_orders, of_pages = torch.matmul(orders, normals) > 0, torch.matmul(pages, normals) > 0
     differing = (of_orders[:, :, None, :] != of_pages[:, None, :, :]).sum(dim=3)
     num = pages.shape[1]
     weights = torch.tensor([_WEIGHTS[min(page, len(_WEIGHTS) - 1)] for page in range(num)], device=orders.device)

@@ -18,8 +18,8 @@ from trainer.models.blocks import Drop, Dropout, Embedding, Mlp, dropper, item_s
 from trainer.models.din import Tower
 from trainer.models.diversity import by_place
 from trainer.models.inputs import IdTables, InputLayer, Inputs, VectorReader, num_width
-from trainer.models.orders import candidate_orders, first_pass, places_of
-from trainer.models.pages import distances, past_pages
+from trainer.models.orders import all_orders, candidate_orders, first_pass, places_of
+from trainer.models.pages import distances, hyperplanes, past_pages
 
 _READ = frozenset(MODEL_INPUTS)
 _ITEM_WIDTHS = (60, 32, 20)
@@ -173,6 +173,9 @@ class Pier(InputLayer):
         self.hidden = nn.Linear(config.tower[-1], config.d)
         self.evaluator = Evaluator(config) if config.evaluator == "ocpm" else ArmmtEvaluator(config, self.rows)
         self.pcvr = nn.Linear(config.tower[-1], 1) if config.pcvr else None
+        # Constants by number of places, since lists may be shorter than the page. Functions that cache do not compile.
+        self._orders = [all_orders(min(config.permuted, each), each) for each in range(1, config.places + 1)]
+        self._planes = hyperplanes(3 * config.d, config.hash_bits)
         self._config = config
 
     def forward(self, batch: TensorBatch, dropout: Dropout | None = None, shown: Tensor | None = None) -> Outputs:
@@ -236,14 +239,13 @@ class Pier(InputLayer):
         found, counts = candidate_orders(
             first.gather(1, order),
             known.mask.gather(1, order),
-            places=places,
-            permuted=min(config.permuted, places),
+            self._orders[places - 1],
             beams=config.beams,
             extensions=config.extensions,
         )
         items = order[:, None, :].expand(-1, found.shape[1], -1).gather(2, found)
         of_orders = mean_of_real(gathered(known.vector, items), self._real(known.mask, items))
-        distance = distances(wide(of_orders), wide(known.pages), known.is_page, config.hash_bits)
+        distance = distances(wide(of_orders), wide(known.pages), known.is_page, self._planes)
         distance[:, 0] = -1.0
         near = torch.where(counts, distance, torch.inf).argsort(dim=1, stable=True)[:, : config.orders]
         far = torch.where(counts, distance, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, : config.orders]

@@ -129,7 +129,7 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
         get(
             "/v1/rank",
             "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
-        ).replace(b"Connection: close", b"Connection: Upgrade", 1),
+        ).replace(b"Connection: close", b"Connection: Upgrade, close", 1),
         {405},
     ),
     "injection by format": (post(b"[]", path="/v1/events?format=%0d%0aSet-Cookie:%20a=b"), {400}),

@@ -103,7 +103,11 @@ def test_a_worker_that_starts_names_the_settings_that_lose_records(
     _wait_for(fresh_kafka, topics.CLICKS, {"cleanup.policy": "delete"})
 
 
-def test_a_broker_that_does_not_tell_its_settings_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_does_not_tell_its_settings_is_one_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client would try for half a minute.
+    monkeypatch.setitem(KafkaAdminClient.DEFAULT_CONFIG, "bootstrap_timeout_ms", 300)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

@@ -28,7 +28,7 @@ def test_the_distance_is_the_weighted_number_of_differing_signs() -> None:
     generator = torch.Generator().manual_seed(1)
     orders, pages = (torch.randn((2, size, 6), generator=generator) for size in (4, 7))
     is_page = torch.rand((2, 7), generator=generator) < 0.7
-    found = distances(orders, pages, is_page, 32)
+    found = distances(orders, pages, is_page, hyperplanes(6, 32))
     weights = [1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 4, 1 / 4, 1 / 4]
     for row in range(2):
         for number in range(4):
@@ -45,5 +45,5 @@ def test_the_distance_is_the_weighted_number_of_differing_signs() -> None:
 def test_like_orders_are_nearer_than_unlike_ones() -> None:
     page = torch.randn((1, 1, 24), generator=torch.Generator().manual_seed(2))
     orders = torch.cat([page + 0.1, -page], dim=1)
-    found = distances(orders, page, torch.tensor([[True]]), 64)[0].tolist()
+    found = distances(orders, page, torch.tensor([[True]]), hyperplanes(24, 64))[0].tolist()
     assert found[0] < 16 < found[1]

@@ -115,7 +115,11 @@ def test_a_layer_without_a_rule_for_fresh_weights_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    # Each takes many seconds, so one is tested each time.
+    [name if name == "armmt" else pytest.param(name, marks=pytest.mark.system) for name in MODELS],
+)
 def test_versions_of_one_architecture_share_one_compiled_graph(name: str) -> None:
     # Its import takes seconds, which a worker without this test need not pay.
     from torch._dynamo.testing import CompileCounterWithBackend
