@@ -4,9 +4,9 @@ Source: docs/experiments.md.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class Counted:
         attribution_s: Orders count up to this long after `until_ts`.
         currency: Currency whose amounts are added up; None adds all.
         before_s: Length of the time before each client's first exposure whose sums are read besides; 0 reads none.
+        clients: Clients that count; None counts all.
     """
 
     experiment: str
@@ -42,6 +43,7 @@ class Counted:
     attribution_s: int = 0
     currency: str | None = None
     before_s: int = 0
+    clients: tuple[str, ...] | None = None
 
     def until(self, until_ts: int | None) -> "Counted":
         """Return the sessions up to another impression time."""
@@ -50,11 +52,12 @@ class Counted:
     def sessions(self) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions on `session_facts`."""
         facts = session_facts.c
-        return self._conditions(facts.experiment, facts.epoch, facts.impression_ts)
+        return self._conditions(facts.experiment, facts.epoch, facts.impression_ts, facts.client_id)
 
     def exposures(self) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions on `exposures`."""
-        return self._conditions(exposures.c.experiment, exposures.c.epoch, exposures.c.first_ts)
+        found = exposures.c
+        return self._conditions(found.experiment, found.epoch, found.first_ts, found.client_id)
 
     def orders(self) -> tuple[ColumnElement[bool], ...]:
         """Return the conditions on `client_orders`, joined with `exposures`."""
@@ -63,10 +66,18 @@ class Counted:
         return found if self.until_ts is None else (*found, bought_ts <= self.until_ts + 1_000 * self.attribution_s)
 
     def _conditions(
-        self, experiment: ColumnElement[str], epoch: ColumnElement[int], at_ts: ColumnElement[int]
+        self,
+        experiment: ColumnElement[str],
+        epoch: ColumnElement[int],
+        at_ts: ColumnElement[int],
+        client_id: ColumnElement[str],
     ) -> tuple[ColumnElement[bool], ...]:
-        found = (experiment == self.experiment, epoch.in_(self.epochs), at_ts >= self.start_ts)
-        return found if self.until_ts is None else (*found, at_ts <= self.until_ts)
+        found = [experiment == self.experiment, epoch.in_(self.epochs), at_ts >= self.start_ts]
+        if self.until_ts is not None:
+            found.append(at_ts <= self.until_ts)
+        if self.clients is not None:
+            found.append(client_id.in_(self.clients))
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,14 +118,13 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
     rows: dict[str, list[list[float]]] = {}
     epochs: dict[str, list[int]] = {}
     multi_arm: Counter[str] = Counter()
-    found = connection.execution_options(yield_per=_CHUNK_ROWS).execute(_vectors(counted))
-    for arm, epoch, num_arms, *sums in found:
-        rows.setdefault(arm, [])
-        if num_arms > 1:
-            multi_arm[arm] += 1
+    for client in client_rows(connection, counted):
+        rows.setdefault(client.arm, [])
+        if client.vector is None:
+            multi_arm[client.arm] += 1
             continue
-        rows[arm].append([number for part in _halves(sums) for number in _row(part)])
-        epochs.setdefault(arm, []).append(epoch)
+        rows[client.arm].append(client.vector)
+        epochs.setdefault(client.arm, []).append(client.epoch)
     return {
         arm: Clients(
             vectors=np.array(vectors, dtype=np.float64).reshape(-1, (2 if counted.before_s else 1) * len(COLUMNS)),
@@ -123,6 +133,24 @@ def client_vectors(connection: Connection, counted: Counted) -> Mapping[str, Cli
         )
         for arm, vectors in sorted(rows.items())
     }
+
+
+class ClientRow(NamedTuple):
+    """One client; `vector` is None if it was seen in several arms."""
+
+    client_id: str
+    arm: str
+    epoch: int
+    vector: list[float] | None
+
+
+def client_rows(connection: Connection, counted: Counted) -> Iterator[ClientRow]:
+    """Yield the clients of `client_vectors`, by arm and id."""
+    # An option of the statement: one of the connection would stay and forbid writes in the same transaction.
+    found = connection.execute(_vectors(counted).execution_options(yield_per=_CHUNK_ROWS))
+    for client_id, arm, epoch, num_arms, *sums in found:
+        vector = [number for part in _halves(sums) for number in _row(part)] if num_arms == 1 else None
+        yield ClientRow(client_id, arm, int(epoch), vector)
 
 
 def _halves(sums: Sequence[Any]) -> Iterable[Sequence[Any]]:
@@ -165,7 +193,7 @@ def _vectors(counted: Counted) -> Select[Any]:
     bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
     before = _before(counted) if counted.before_s else ()
     columns = (*_columns(sums, bought, clicked), *(_columns(*before) if before else ()))
-    found = select(exposures.c.arm, exposures.c.epoch, sums.c.num_arms, *columns).join(
+    found = select(exposures.c.client_id, exposures.c.arm, exposures.c.epoch, sums.c.num_arms, *columns).join(
         sums, and_(sums.c.client_id == exposures.c.client_id, *counted.exposures())
     )
     for part in (bought, clicked, *before):

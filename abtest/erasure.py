@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, Table, delete, select
 
+from abtest import moment_store
+from abtest.fact_writer import lock_sink
 from abtest.tables import client_orders, exposures, session_facts, session_orders, unlinked_lines
 from stream import db
 
@@ -39,14 +41,17 @@ def erase(engine: Engine, client_id: str) -> Erased:
         StoreError: If the database is unreachable or refused.
     """
     with db.transaction(engine) as connection:
+        lock_sink(connection)
         own = select(session_facts.c.query_id).where(session_facts.c.client_id == client_id)
         connection.execute(delete(session_orders).where(session_orders.c.query_id.in_(own)))
-        return Erased(
+        erased = Erased(
             sessions=_remove(connection, session_facts, client_id),
             orders=_remove(connection, client_orders, client_id),
             lines=_remove(connection, unlinked_lines, client_id),
             exposures=_remove(connection, exposures, client_id),
         )
+        moment_store.forget(connection, client_id)
+        return erased
 
 
 def _remove(connection: Connection, table: Table, client_id: str) -> int:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, func, or_, select, update
 
-from abtest import facts, orders
+from abtest import facts, moment_store, orders
 from abtest.facts import Fact, Outcome
 from abtest.order_writer import write_orders
 from abtest.orders import OrderLine
@@ -88,7 +88,7 @@ class FactWriter:
                     for (topic, partition), offset in beginning.items()
                 ],
             )
-            stored = _stored_offsets(connection)
+            stored = lock_sink(connection)
         self.positions = {partition: stored[partition] for partition in beginning}
         return dict(self.positions)
 
@@ -105,7 +105,7 @@ class FactWriter:
         """
         batch = _read(records)
         with db.transaction(self._engine) as connection:
-            stored = _stored_offsets(connection)
+            stored = lock_sink(connection)
             if not (retry and _same(stored, batch.next_offsets)):
                 if not _same(stored, {partition: self.positions[partition] for partition in batch.next_offsets}):
                     raise FencedError(
@@ -119,7 +119,8 @@ class FactWriter:
         return Applied(num_sessions=batch.num_sessions, num_written=num_written, num_refused=batch.num_refused)
 
     def _write(self, connection: Connection, batch: _Batch) -> int:
-        changed = [(fact, facts.outcome(fact)) for fact in _changed(connection, batch.facts)]
+        touched = {line.client_id: -1 for line in batch.unlinked}
+        changed = [(fact, facts.outcome(fact)) for fact in _changed(connection, batch.facts, touched)]
         _write_exposures(connection, _exposures(batch.facts.values()))
         self._failpoint("exposures written")
         if changed:
@@ -157,6 +158,10 @@ class FactWriter:
                 .values(values)
             )
         self._failpoint("offsets written")
+        _, matured_ts = progress(connection)
+        if matured_ts is not None:
+            moment_store.advance(connection, self._layer, matured_ts, touched)
+        self._failpoint("moments written")
         return len(changed)
 
     def _row(self, fact: Fact, outcome: Outcome) -> dict[str, object]:
@@ -224,8 +229,15 @@ def _read(records: Sequence[Record]) -> _Batch:
     )
 
 
-def _changed(connection: Connection, wanted: Mapping[str, Fact]) -> list[Fact]:
-    """Return the facts that add evidence to the stored ones, merged with them."""
+def _changed(connection: Connection, wanted: Mapping[str, Fact], touched: dict[str, int]) -> list[Fact]:
+    """Return the facts that add evidence to the stored ones, merged with them.
+
+    Args:
+        connection: The transaction.
+        wanted: Facts of the batch by query id.
+        touched: Takes up each client of a changed fact, its former client too, with the earliest impression time; one
+            with an order line is there with -1, because an order may count in other times than its session.
+    """
     changed: list[Fact] = []
     query_ids = sorted(wanted)
     for start in range(0, len(query_ids), _CHUNK):
@@ -236,6 +248,8 @@ def _changed(connection: Connection, wanted: Mapping[str, Fact]) -> list[Fact]:
                 session_facts.c.revision,
                 session_facts.c.watermark_ts,
                 session_facts.c.evidence,
+                session_facts.c.client_id,
+                session_facts.c.impression_ts,
             ).where(session_facts.c.query_id.in_(chunk))
         )
         stored = {row.query_id: row for row in rows}
@@ -244,10 +258,15 @@ def _changed(connection: Connection, wanted: Mapping[str, Fact]) -> list[Fact]:
             united = fact if row is None else _united(fact, row)
             if row is None or united.revision > row.revision or facts.encode_evidence(united) != row.evidence:
                 changed.append(united)
+                places = [(fact.client_id, -1 if united.lines else fact.impression_ts)]
+                if row is not None:
+                    places.append((row.client_id, -1 if united.lines else row.impression_ts))
+                for client, at_ts in places:
+                    touched[client] = min(touched.get(client, at_ts), at_ts)
     return changed
 
 
-def _united(fact: Fact, row: Row[str, int, int, bytes]) -> Fact:
+def _united(fact: Fact, row: Row[str, int, int, bytes, str, int]) -> Fact:
     return replace(
         facts.with_evidence(fact, row.evidence),
         revision=max(fact.revision, row.revision),
@@ -300,7 +319,21 @@ def _write_exposures(connection: Connection, rows: list[dict[str, object]]) -> N
     connection.execute(upsert.on_conflict_do_update(index_elements=[old.experiment, old.client_id], set_=changes), rows)
 
 
-def _stored_offsets(connection: Connection) -> dict[Partition, int]:
+def progress(connection: Connection) -> tuple[int | None, int | None]:
+    """Return the watermark and the maturity of the facts over all partitions; None before each has reported one."""
+    partitions, reporting, watermark, matured = connection.execute(
+        select(
+            func.count(),
+            func.count(sink_offsets.c.matured_ts),
+            func.min(sink_offsets.c.watermark_ts),
+            func.min(sink_offsets.c.matured_ts),
+        ).where(sink_offsets.c.sink == SINK)
+    ).one()
+    return (watermark, matured) if partitions and reporting == partitions else (None, None)
+
+
+def lock_sink(connection: Connection) -> dict[Partition, int]:
+    """Return the stored offsets; until the end of the transaction no sink writes facts, orders or sums."""
     rows = connection.execute(select(sink_offsets).where(sink_offsets.c.sink == SINK).with_for_update())
     return {(row.topic, row.partition): row.next_offset for row in rows}
 

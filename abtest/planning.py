@@ -12,11 +12,11 @@ from sqlalchemy import Connection, Engine, func, select
 from abtest import group_sequential
 from abtest.client_vectors import history_vectors
 from abtest.estimates import estimate
+from abtest.fact_writer import progress
 from abtest.inference import WANTED_POWER
 from abtest.looks import DAY_MS
 from abtest.metrics import METRICS
 from abtest.moments import Moments
-from abtest.queries import progress
 from abtest.tables import session_facts
 from stream import db
 from stream.errors import ConfigError

@@ -4,22 +4,22 @@ Source: docs/experiments.md.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
-from abtest import first_exposures
+from abtest import first_exposures, moment_store
 from abtest.client_vectors import NO_CLIENTS, Clients, Counted, client_vectors
 from abtest.experiment import Epoch, Experiment, shares_differ
-from abtest.fact_writer import SINK
+from abtest.fact_writer import progress
 from abtest.first_exposures import FirstExposures
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments, merge
 from abtest.session_counts import SessionCounts, read_session_counts
 from abtest.strays import Strays, read_strays
-from abtest.tables import session_facts, sink_offsets
+from abtest.tables import session_facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +85,14 @@ class Sample:
         by_epoch: The same of the clients first exposed in each epoch.
         buyers: Clients with an order.
         clicked_buyers: Clients with an order after a click.
+        multi_arm: Clients that were seen in another arm too, which are left out.
     """
 
     moments: Moments
     by_epoch: Mapping[int, Moments]
     buyers: int
     clicked_buyers: int
+    multi_arm: int = 0
 
     def buyers_of(self, metric: Metric) -> int:
         """Return the number of clients with an order that the metric counts."""
@@ -170,11 +172,11 @@ def read(
     data_range = _data_range(experiment, sessions, watermark, matured, whole.until_ts)
     strays = read_strays(connection, experiment, counted, sessions, exposed_by_arm)
     counted = replace(counted, currency=strays.currency)
-    clients = client_vectors(connection, counted)
-    matured_clients = _samples(experiment, clients)
+    matured_clients = _samples(connection, experiment, counted, moment_store.MATURED)
     settled = matured_clients
     if not partial and data_range.settled_ts != data_range.matured_ts:
-        settled = _samples(experiment, client_vectors(connection, counted.until(_up_to(data_range.settled_ts))))
+        until_settled = counted.until(_up_to(data_range.settled_ts))
+        settled = _samples(connection, experiment, until_settled, moment_store.SETTLED)
     return Facts(
         data_range=data_range,
         partial=partial,
@@ -182,7 +184,6 @@ def read(
             _arm_counts(
                 arm,
                 exposed_by_arm[arm],
-                clients.get(arm, NO_CLIENTS),
                 matured_clients[arm],
                 num_versions=sessions.versions[arm],
             )
@@ -203,31 +204,40 @@ def _up_to(time_ts: int | None) -> int:
     return -1 if time_ts is None else time_ts
 
 
-def _samples(experiment: Experiment, clients: Mapping[str, Clients]) -> dict[str, Sample]:
-    found = {arm.name: clients.get(arm.name, NO_CLIENTS) for arm in experiment.arms}
+def _samples(connection: Connection, experiment: Experiment, counted: Counted, cut: str) -> dict[str, Sample]:
+    """Return the clients of each arm from stored sums, or from facts where none are stored of these sessions."""
+    known = [arm.name for arm in experiment.arms]
+    sums = moment_store.stored(connection, counted, cut)
+    if sums is None:
+        return samples_of_facts(known, client_vectors(connection, counted))
     samples = {}
-    for arm, part in found.items():
+    for arm in known:
+        cells = {epoch: cell for (epoch, name), cell in sorted(sums.items()) if name == arm}
+        by_epoch = {epoch: cell.moments for epoch, cell in cells.items() if cell.clients}
+        samples[arm] = Sample(
+            moments=merge(list(by_epoch.values()), len(COLUMNS)),
+            by_epoch=by_epoch,
+            buyers=sum(cell.buyers for cell in cells.values()),
+            clicked_buyers=sum(cell.clicked_buyers for cell in cells.values()),
+            multi_arm=sum(cell.multi_arm for cell in cells.values()),
+        )
+    return samples
+
+
+def samples_of_facts(known: Sequence[str], clients: Mapping[str, Clients]) -> dict[str, Sample]:
+    """Return the clients of each known arm from their sums."""
+    samples = {}
+    for arm in known:
+        part = clients.get(arm, NO_CLIENTS)
         by_epoch = {int(epoch): Moments.of(part.vectors[part.epochs == epoch]) for epoch in np.unique(part.epochs)}
         samples[arm] = Sample(
             moments=merge(list(by_epoch.values()), len(COLUMNS)),
             by_epoch=by_epoch,
             buyers=part.buyers,
             clicked_buyers=part.clicked_buyers,
+            multi_arm=part.multi_arm,
         )
     return samples
-
-
-def progress(connection: Connection) -> tuple[int | None, int | None]:
-    """Return the watermark and the maturity of the facts over all partitions; None before each has reported one."""
-    partitions, reporting, watermark, matured = connection.execute(
-        select(
-            func.count(),
-            func.count(sink_offsets.c.matured_ts),
-            func.min(sink_offsets.c.watermark_ts),
-            func.min(sink_offsets.c.matured_ts),
-        ).where(sink_offsets.c.sink == SINK)
-    ).one()
-    return (watermark, matured) if partitions and reporting == partitions else (None, None)
 
 
 def _at_most(time_ts: int | None, end_ts: int | None) -> int | None:
@@ -262,13 +272,13 @@ def exposed_clients(cells: Iterable[FirstExposures]) -> Counter[str]:
     return by_arm
 
 
-def _arm_counts(arm: str, exposed: int, clients: Clients, sample: Sample, *, num_versions: int) -> ArmCounts:
+def _arm_counts(arm: str, exposed: int, sample: Sample, *, num_versions: int) -> ArmCounts:
     moments = sample.moments
     totals = {column: round(moments.n * float(moments.mean[index])) for index, column in enumerate(COLUMNS)}
     return ArmCounts(
         arm=arm,
         exposed=exposed,
-        multi_arm=clients.multi_arm,
+        multi_arm=sample.multi_arm,
         analysed=moments.n,
         buyers=sample.buyers,
         sessions=totals["sessions"],

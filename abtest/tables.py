@@ -222,6 +222,45 @@ client_orders = Table(
     Column("linked_lines", Integer, nullable=False),
     Column("unlinked_lines", Integer, nullable=False),
     Column("foreign_lines", Integer, nullable=False),
+    Index("ix_client_orders_bought_ts", "bought_ts"),
+)
+
+# Sums that the sink keeps of sessions with closed windows; `cut` says which windows.
+moment_cuts = Table(
+    "moment_cuts",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("cut", String(8), primary_key=True),
+    Column("until_ts", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=True),
+    Column("epochs", JSON, nullable=False),
+)
+
+arm_sums = Table(
+    "arm_sums",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("cut", String(8), primary_key=True),
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("arm", Text, primary_key=True),
+    Column("clients", BigInteger, nullable=False),
+    Column("multi_arm", BigInteger, nullable=False),
+    Column("buyers", BigInteger, nullable=False),
+    Column("clicked_buyers", BigInteger, nullable=False),
+    Column("sums", JSON, nullable=False),
+    Column("products", JSON, nullable=False),
+)
+
+client_sums = Table(
+    "client_sums",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("cut", String(8), primary_key=True),
+    Column("client_id", _ClientId, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("arm", Text, nullable=False),
+    # None of a client that was seen in several arms.
+    Column("sums", JSON(none_as_null=True), nullable=True),
 )
 
 sink_offsets = Table(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands import abtest_analyze, abtest_ramp, abtest_services
+from deploy.commands import abtest_analyze, abtest_ramp, abtest_rebuild, abtest_services
 from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
@@ -384,8 +384,7 @@ def _engine(chosen: "Context") -> "Engine":
     return open_database(chosen)
 
 
-app.command()(abtest_analyze.analyze)
-app.command()(abtest_ramp.ramp)
-app.command()(abtest_ramp.ramps)
+for _command in (abtest_analyze.analyze, abtest_ramp.ramp, abtest_ramp.ramps, abtest_rebuild.rebuild):
+    app.command()(_command)
 app.command()(abtest_services.sink)
 app.command()(abtest_services.watch)

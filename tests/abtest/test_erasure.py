@@ -3,6 +3,7 @@
 from sqlalchemy import Engine, select
 
 from abtest.erasure import Erased, erase
+from abtest.tables import client_sums
 from stream import db
 from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.generated_facts import fill
@@ -14,7 +15,7 @@ def ids(engine: Engine, client_id: str) -> set[str]:
     with db.read(engine) as connection:
         return {
             table.name
-            for table in FACT_TABLES
+            for table in (*FACT_TABLES, client_sums)
             for row in connection.execute(select(table))
             if client_id in {str(value) for value in row} or f"q-{client_id}" in {str(value) for value in row}
         }
@@ -32,7 +33,7 @@ def test_nothing_of_a_client_stays_and_others_keep_everything(store_engine: Engi
             )
         ],
     )
-    every = {table.name for table in FACT_TABLES}
+    every = {table.name for table in (*FACT_TABLES, client_sums)}
     assert ids(store_engine, "c1") == ids(store_engine, "c2") == every
     assert erase(store_engine, "c1") == Erased(sessions=1, orders=2, lines=1, exposures=1)
     assert ids(store_engine, "c1") == set()

@@ -1,0 +1,338 @@
+"""Sums of clients and of arms, kept by the sink in the transaction of the facts.
+
+Two cuts are kept: sessions whose attribution window is closed, and those whose refund window is closed too. A client
+that a batch touches, or whose sessions have matured, is added up again from its facts; the difference to its former
+sums goes to those of its arm. So duplicates, corrections, late first exposures and a second arm need no rule of their
+own. A cut moves forward by a bounded number of sessions in one transaction.
+
+Source: docs/experiments.md, Stored sums; docs/adr/0022-moments-by-exact-sums.md.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from sqlalchemy import Connection, Table, delete, select
+
+from abtest.client_vectors import Counted, client_rows
+from abtest.exact_sums import ExactSums
+from abtest.plan import Plan
+from abtest.session_counts import PRICED
+from abtest.tables import (
+    arm_sums,
+    client_orders,
+    client_sums,
+    epochs,
+    experiments,
+    exposures,
+    moment_cuts,
+    session_facts,
+)
+from stream import db
+
+MATURED, SETTLED = "matured", "settled"
+_MAX_STEP = 2_000
+_CHUNK = 400
+# No amount is of this currency, so that money counts as zero while none is known.
+_NO_MONEY = "---"
+
+Cell: TypeAlias = tuple[int, str]
+"""Epoch and arm."""
+
+
+class ClientState(NamedTuple):
+    """Epoch and arm of a client, and its sums, which are None if it was seen in several arms."""
+
+    cell: Cell
+    sums: list[int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """State of the sums of an experiment.
+
+    Attributes:
+        until_ts: Last impression time that counts.
+        currency: Currency whose amounts are added up; None before any is seen.
+        epochs: Numbers of the epochs that count.
+    """
+
+    until_ts: int
+    currency: str | None
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """An experiment as far as its sums need it: sessions that count up to the end, and the refund window."""
+
+    whole: Counted
+    currency: str | None
+    refund_ms: int
+
+    def target(self, name: str, matured_ts: int) -> int:
+        """Return the newest impression time that a cut can hold."""
+        closed_ts = matured_ts - (self.refund_ms if name == SETTLED else 0)
+        return closed_ts if self.whole.until_ts is None else min(closed_ts, self.whole.until_ts)
+
+    def at(self, state: Cut, clients: Collection[str] | None = None) -> Counted:
+        """Return the sessions that count in a state of the sums, of all clients or of some."""
+        return replace(
+            self.whole,
+            until_ts=state.until_ts,
+            epochs=state.epochs,
+            currency=state.currency or _NO_MONEY,
+            clients=None if clients is None else tuple(clients),
+        )
+
+
+def advance(connection: Connection, layer: str, matured_ts: int, touched: Mapping[str, int]) -> None:
+    """Update the sums of all experiments of a layer from the facts.
+
+    Args:
+        connection: The transaction, in which facts and orders are already written.
+        layer: Layer whose experiments the facts name.
+        matured_ts: Newest impression time whose attribution window is closed in all partitions.
+        touched: Client whose facts or orders changed, to the earliest impression time among them.
+    """
+    for followed in of_layer(connection, layer):
+        for name in (MATURED, SETTLED):
+            _advance(connection, followed, name, followed.target(name, matured_ts), touched)
+
+
+def forget(connection: Connection, client_id: str) -> None:
+    """Take a client, whose facts are removed, off all sums."""
+    for followed in of_layer(connection, None):
+        for name in (MATURED, SETTLED):
+            state = cut(connection, followed.whole.experiment, name)
+            if state is not None:
+                _fold(connection, followed, name, state, [client_id])
+
+
+def cut(connection: Connection, experiment: str, name: str) -> Cut | None:
+    """Return the state of one cut, or None if no sums are stored."""
+    row = connection.execute(
+        select(moment_cuts).where(moment_cuts.c.experiment == experiment, moment_cuts.c.cut == name)
+    ).one_or_none()
+    return None if row is None else Cut(until_ts=row.until_ts, currency=row.currency, epochs=tuple(row.epochs))
+
+
+def stored(connection: Connection, counted: Counted, name: str) -> dict[Cell, ExactSums] | None:
+    """Return the sums of each arm and epoch, or None if those that are stored are not of exactly these sessions.
+
+    Sums of the time before the first exposure are not stored.
+    """
+    if counted.before_s:
+        return None
+    state = cut(connection, counted.experiment, name)
+    if state != Cut(until_ts=counted.until_ts or 0, currency=counted.currency, epochs=counted.epochs):
+        return None
+    return arms(connection, counted.experiment, name)
+
+
+def arms(connection: Connection, experiment: str, name: str) -> dict[Cell, ExactSums]:
+    """Return the stored sums of each epoch and arm."""
+    rows = connection.execute(select(arm_sums).where(arm_sums.c.experiment == experiment, arm_sums.c.cut == name))
+    return {
+        (row.epoch, row.arm): ExactSums(
+            clients=row.clients,
+            multi_arm=row.multi_arm,
+            buyers=row.buyers,
+            clicked_buyers=row.clicked_buyers,
+            sums=row.sums,
+            products=row.products,
+        )
+        for row in rows
+    }
+
+
+def of_layer(connection: Connection, layer: str | None) -> Iterator[Followed]:
+    """Yield the experiments of a layer, or of all."""
+    found = select(experiments.c.key, experiments.c.plan).order_by(experiments.c.key)
+    for key, stored_plan in connection.execute(
+        found if layer is None else found.where(experiments.c.layer == layer)
+    ).all():
+        plan = msgspec.convert(stored_plan, Plan)
+        periods = connection.execute(
+            select(epochs.c.number, epochs.c.start_ts, epochs.c.end_ts)
+            .where(epochs.c.experiment == key)
+            .order_by(epochs.c.number)
+        ).all()
+        yield Followed(
+            whole=Counted(
+                experiment=key,
+                epochs=tuple(period.number for period in periods),
+                start_ts=periods[0].start_ts,
+                until_ts=periods[-1].end_ts,
+                attribution_s=plan.attribution_s,
+            ),
+            currency=plan.currency,
+            refund_ms=plan.refund_s * 1_000,
+        )
+
+
+def _advance(connection: Connection, followed: Followed, name: str, target_ts: int, touched: Mapping[str, int]) -> None:
+    whole = followed.whole
+    state = cut(connection, whole.experiment, name)
+    if state is None:
+        if target_ts < whole.start_ts:
+            return
+        state = Cut(until_ts=whole.start_ts - 1, currency=followed.currency, epochs=whole.epochs)
+    new = replace(state, until_ts=_step(connection, state.until_ts, target_ts), epochs=whole.epochs)
+    clients = {client for client, first_ts in touched.items() if first_ts <= new.until_ts}
+    if new.until_ts > state.until_ts:
+        clients |= _matured(connection, followed, state.until_ts, new.until_ts)
+    if new.epochs != state.epochs:
+        clients |= _of_epochs(connection, whole, set(new.epochs) - set(state.epochs), new.until_ts)
+    if new.currency is None:
+        new = replace(new, currency=_currency(connection, followed, new, sorted(clients)))
+        if new.currency is not None:
+            clients |= _ordering(connection, whole)
+    if new != state:
+        write_cut(connection, whole.experiment, name, new)
+    _fold(connection, followed, name, new, sorted(clients))
+
+
+def _step(connection: Connection, from_ts: int, target_ts: int) -> int:
+    """Return how far a cut moves in this transaction, so that a long way takes several."""
+    if target_ts <= from_ts:
+        return from_ts
+    shown_ts = session_facts.c.impression_ts
+    bound = connection.execute(
+        select(shown_ts).where(shown_ts > from_ts, shown_ts <= target_ts).order_by(shown_ts).offset(_MAX_STEP).limit(1)
+    ).scalar_one_or_none()
+    return target_ts if bound is None else int(bound)
+
+
+def _matured(connection: Connection, followed: Followed, from_ts: int, to_ts: int) -> set[str]:
+    """Return the clients whose sessions, or whose orders, begin to count between two times."""
+    facts, orders, whole = session_facts.c, client_orders.c, followed.whole
+    window_ms = 1_000 * whole.attribution_s
+    shown = select(facts.client_id).where(
+        facts.impression_ts > from_ts, facts.impression_ts <= to_ts, facts.experiment == whole.experiment
+    )
+    bought = (
+        select(orders.client_id)
+        .join(exposures, exposures.c.client_id == orders.client_id)
+        .where(
+            exposures.c.experiment == whole.experiment,
+            orders.bought_ts > from_ts + window_ms,
+            orders.bought_ts <= to_ts + window_ms,
+        )
+    )
+    return {client for query in (shown, bought) for client in connection.execute(query.distinct()).scalars()}
+
+
+def _of_epochs(connection: Connection, whole: Counted, numbers: Collection[int], until_ts: int) -> set[str]:
+    """Return the clients whose sessions or exposures named these epochs before they began."""
+    early = replace(whole, epochs=tuple(sorted(numbers)), until_ts=until_ts)
+    queries = (
+        select(session_facts.c.client_id).where(*early.sessions()),
+        select(exposures.c.client_id).where(*early.exposures()),
+    )
+    return {client for query in queries for client in connection.execute(query.distinct()).scalars()}
+
+
+def _ordering(connection: Connection, whole: Counted) -> set[str]:
+    """Return the clients with an order."""
+    found = (
+        select(client_orders.c.client_id)
+        .join(exposures, exposures.c.client_id == client_orders.c.client_id)
+        .where(exposures.c.experiment == whole.experiment)
+    )
+    return set(connection.execute(found.distinct()).scalars())
+
+
+def _currency(connection: Connection, followed: Followed, state: Cut, clients: Sequence[str]) -> str | None:
+    """Return the currency of the first session of these clients that has one."""
+    for start in range(0, len(clients), _CHUNK):
+        found = connection.execute(
+            select(session_facts.c.currency)
+            .where(*followed.at(state, clients[start : start + _CHUNK]).sessions(), PRICED)
+            .order_by(session_facts.c.impression_ts, session_facts.c.query_id)
+            .limit(1)
+        ).scalar_one_or_none()
+        if found is not None:
+            return str(found)
+    return None
+
+
+def _fold(connection: Connection, followed: Followed, name: str, state: Cut, clients: Sequence[str]) -> None:
+    """Add the clients up again, and move their arms' sums by the difference."""
+    experiment = followed.whole.experiment
+    changes: dict[Cell, ExactSums] = {}
+    for start in range(0, len(clients), _CHUNK):
+        chunk = clients[start : start + _CHUNK]
+        now = states_of_facts(connection, followed.at(state, chunk))
+        before = client_states(connection, experiment, name, chunk)
+        changed = {client: now.get(client) for client in chunk if before.get(client) != now.get(client)}
+        for client, found in changed.items():
+            for state_of, sign in ((before.get(client), -1), (found, 1)):
+                if state_of is not None:
+                    changes.setdefault(state_of.cell, ExactSums()).add(state_of.sums, sign)
+        write_clients(connection, experiment, name, changed)
+    if changes:
+        present = arms(connection, experiment, name)
+        total = {cell: present.get(cell, ExactSums()).plus(change) for cell, change in changes.items()}
+        write_arms(connection, experiment, name, total)
+
+
+def states_of_facts(connection: Connection, counted: Counted) -> dict[str, ClientState]:
+    """Return the clients as their facts say."""
+    return {
+        row.client_id: ClientState(
+            (row.epoch, row.arm), None if row.vector is None else [int(each) for each in row.vector]
+        )
+        for row in client_rows(connection, counted)
+    }
+
+
+def client_states(
+    connection: Connection, experiment: str, name: str, clients: Sequence[str] | None = None
+) -> dict[str, ClientState]:
+    """Return the clients as they are stored, all or some."""
+    own = client_sums.c
+    found = select(own.client_id, own.epoch, own.arm, own.sums).where(own.experiment == experiment, own.cut == name)
+    rows = connection.execute(found if clients is None else found.where(own.client_id.in_(clients)))
+    return {client: ClientState((epoch, arm), sums) for client, epoch, arm, sums in rows}
+
+
+def write_clients(connection: Connection, experiment: str, name: str, states: Mapping[str, ClientState | None]) -> None:
+    """Store the clients; None removes one."""
+    key = {"experiment": experiment, "cut": name}
+    content = [
+        {**key, "client_id": client, "epoch": found.cell[0], "arm": found.cell[1], "sums": found.sums}
+        for client, found in states.items()
+        if found is not None
+    ]
+    if content:
+        _upsert(connection, client_sums, content)
+    gone = [client for client, found in states.items() if found is None]
+    if gone:
+        own = client_sums.c
+        connection.execute(
+            delete(client_sums).where(own.experiment == experiment, own.cut == name, own.client_id.in_(gone))
+        )
+
+
+def write_arms(connection: Connection, experiment: str, name: str, cells: Mapping[Cell, ExactSums]) -> None:
+    """Store the sums of these epochs and arms."""
+    rows = [
+        {"experiment": experiment, "cut": name, "epoch": epoch, "arm": arm, **asdict(sums)}
+        for (epoch, arm), sums in sorted(cells.items())
+    ]
+    if rows:
+        _upsert(connection, arm_sums, rows)
+
+
+def write_cut(connection: Connection, experiment: str, name: str, state: Cut) -> None:
+    """Store the state of a cut."""
+    row = {"experiment": experiment, "cut": name, **asdict(state), "epochs": list(state.epochs)}
+    _upsert(connection, moment_cuts, [row])
+
+
+def _upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    upsert = db.insert(connection, table)
+    changes = {column.name: upsert.excluded[column.name] for column in table.c if not column.primary_key}
+    connection.execute(upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes), rows)

@@ -1,0 +1,35 @@
+"""`shelfwise abtest rebuild`: the stored sums of an experiment, from its facts."""
+
+from typing import Annotated
+
+import typer
+
+from deploy.commands.output import Exit, JsonFlag, console, context, print_json
+
+
+def rebuild(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the experiment.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute the stored sums of an experiment from its facts and replace them; exit code 3 if they differed.
+
+    The sink waits meanwhile.
+    """
+    from abtest.rebuild import rebuild as compute
+    from deploy.migrations.revision import open_database
+
+    found = compute(open_database(context(ctx)), name)
+    if as_json:
+        print_json(found)
+    else:
+        for cut in found:
+            kept = "none were stored"
+            if cut.differing is not None:
+                kept = f"{cut.differing} stored sums differ, by {cut.largest} at most"
+            other = "" if cut.is_of_plan else "; they were of another currency or other epochs"
+            console.print(f"{cut.cut}: {cut.clients} clients; {kept}{other}", highlight=False, soft_wrap=True)
+        if not found:
+            console.print("no session is mature", highlight=False)
+    if not all(cut.is_equal for cut in found):
+        raise typer.Exit(Exit.HEALTH)
