@@ -37,7 +37,7 @@ def check_salt(salt: str) -> str:
     return salt
 
 
-def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np.int16]:
+def allocate(salt: str, weights: Sequence[float], coverage: float, hold_out: float = 0.0) -> NDArray[np.int16]:
     """Return the arm number of each bucket, or -1 for a bucket without an arm.
 
     The order of the buckets depends on the experiment's own salt, which breaks carry-over from the previous experiment
@@ -48,6 +48,8 @@ def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np
         salt: The experiment's own salt, not the layer's.
         weights: Share of each arm; zero keeps an arm's buckets empty.
         coverage: Used share of each arm's range.
+        hold_out: Share of all buckets, the highest ones, that belong to no arm's range: the same clients in all
+            experiments of a layer.
 
     Raises:
         ValueError: If the weights do not add up to 1, or a share lies outside of its bounds.
@@ -58,11 +60,14 @@ def allocate(salt: str, weights: Sequence[float], coverage: float) -> NDArray[np
         raise ValueError(f"weights = {list(weights)}: expected shares from 0 that add up to 1")
     if not 0.0 < coverage <= 1.0:
         raise ValueError(f"coverage = {coverage}: expected more than 0, at most 1")
+    if not 0.0 <= hold_out < 1.0:
+        raise ValueError(f"hold_out = {hold_out}: expected 0 or more, less than 1")
     key = check_salt(salt).encode()
+    free = NUM_BUCKETS - round(hold_out * NUM_BUCKETS)
     order = sorted(
-        range(NUM_BUCKETS), key=lambda number: hashlib.blake2b(str(number).encode(), digest_size=8, key=key).digest()
+        range(free), key=lambda number: hashlib.blake2b(str(number).encode(), digest_size=8, key=key).digest()
     )
-    edges = [0, *(round(total * NUM_BUCKETS) for total in accumulate(weights))]
+    edges = [0, *(round(total * free) for total in accumulate(weights))]
     table = np.full(NUM_BUCKETS, UNASSIGNED, dtype=np.int16)
     for arm, (left, right) in enumerate(pairwise(edges)):
         table[order[left : left + round(coverage * (right - left))]] = arm

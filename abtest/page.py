@@ -140,7 +140,7 @@ def plan_rows(found: Report) -> list[tuple[str, str]]:
         ("primary metric", render.primary_title(found)),
         ("other goals", ", ".join(names) or "none"),
         ("started", started),
-        ("share of all clients", f"{found.epochs[-1].coverage:.4g} of 1"),
+        ("share of all clients", f"{found.epochs[-1].coverage:.4g} of 1, hold-out {plan.hold_out or 0.0:.4g}"),
         ("arms", ", ".join(f"{arm.name} {weight:.4g}" for arm, weight in weights)),
         ("planned end", end),
         ("looks taken", f"{len({look.number for look in found.looks})} of {plan.looks} planned"),

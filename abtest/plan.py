@@ -30,6 +30,8 @@ class Plan:
         min_buyers: Clients with an order that the smallest arm needs before a look; 0 needs none.
         cuped_days: Days before each client's first exposure by which looks adjust the primary metric (CUPED); None
             adjusts nothing.
+        hold_out: Share of the clients of the layer that no experiment of it takes; None has that of the experiment
+            before in the layer.
         currency: Currency of all sums of money; None takes the most frequent one in the facts.
         attribution_s: Attribution window of the join, after which a session's labels are complete.
         refund_s: Refund window of the join, which money after refunds waits for besides.
@@ -44,6 +46,7 @@ class Plan:
     days: float | None = None
     min_buyers: int = 100
     cuped_days: float | None = None
+    hold_out: float | None = None
     currency: str | None = None
     attribution_s: int = _JOIN.attribution_s
     refund_s: int = _JOIN.refund_s
@@ -74,6 +77,8 @@ class Plan:
                 f"cuped_days = {self.cuped_days}: expected more than the attribution window ({least_days:g} d), at "
                 "most 365"
             )
+        if self.hold_out is not None and not 0.0 <= self.hold_out < 1.0:
+            raise ConfigError(f"hold_out = {self.hold_out}: expected 0 or more, less than 1")
         if self.looks > 1 and self.clients is None and self.days is None:
             raise ConfigError(f"looks = {self.looks}: several looks need a planned number of clients or days")
         for field, number in (

@@ -28,7 +28,7 @@ class RampPlan:
     """Shares of all clients that an experiment takes one after the other.
 
     Attributes:
-        steps: The shares, in ascending order. What the last one leaves is the hold-out, which is never dealt.
+        steps: The shares, in ascending order. What the last one leaves is never dealt.
         every_ms: Milliseconds that each share lasts at least.
     """
 
@@ -45,10 +45,10 @@ class RampPlan:
             raise ConfigError(f"every = {self.every_ms} ms: expected more than 0")
 
     @property
-    def hold_out(self) -> float:
-        """The share of all clients that is never dealt.
+    def left_out(self) -> float:
+        """The share of clients that is never dealt, beside the hold-out of the layer.
 
-        >>> RampPlan(steps=(0.1, 0.9), every_ms=1).hold_out
+        >>> RampPlan(steps=(0.1, 0.9), every_ms=1).left_out
         0.1
         """
         return round(1.0 - self.steps[-1], 12)

@@ -254,7 +254,7 @@ class RampStore:
 
 def _allocate(experiment: Experiment, former: Epoch, share: float) -> NDArray[np.int16]:
     try:
-        table = buckets.allocate(experiment.key, former.weights, share)
+        table = buckets.allocate(experiment.key, former.weights, share, experiment.plan.hold_out or 0.0)
         buckets.check_dealt(table, former.weights, [arm.name for arm in experiment.arms])
     except ValueError as error:
         raise ConfigError(f"experiment '{experiment.key}': {error}") from error

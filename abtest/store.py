@@ -5,7 +5,7 @@ Source: docs/experiments.md.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import msgspec
 import numpy as np
@@ -66,13 +66,15 @@ class ExperimentStore:
             raise ConfigError(
                 f"experiment '{key}': weights = {list(shares)}: expected one for each of {len(arms)} arms"
             )
-        try:
-            table = buckets.allocate(key, shares, share)
-            buckets.check_dealt(table, shares, [arm.name for arm in arms])
-        except ValueError as error:
-            raise ConfigError(f"experiment '{key}': {error}") from error
         _check_adjustable(plan, arms, shares)
         with db.transaction(self._engine) as connection:
+            hold_out = _layer_hold_out(connection, layer) if plan.hold_out is None else plan.hold_out
+            plan = replace(plan, hold_out=hold_out)
+            try:
+                table = buckets.allocate(key, shares, share, hold_out)
+                buckets.check_dealt(table, shares, [arm.name for arm in arms])
+            except ValueError as error:
+                raise ConfigError(f"experiment '{key}': {error}") from error
             chosen = _layer_salt(connection, layer, salt)
             _check_free(connection, key, layer)
             spec = _spec(key, layer, chosen, arms, shares, share, plan)
@@ -190,6 +192,17 @@ def _check_arms(members: Sequence[Arm]) -> None:
     controls = [arm.name for arm in members if arm.is_control]
     if len(controls) != 1:
         raise ConfigError(f"arms: expected exactly one control, got {', '.join(controls) or 'none'}")
+
+
+def _layer_hold_out(connection: Connection, layer: str) -> float:
+    """Return the hold-out of the newest experiment of a layer, 0 before the first one."""
+    newest = connection.execute(
+        select(experiments.c.plan)
+        .where(experiments.c.layer == layer)
+        .order_by(experiments.c.created_ts.desc(), experiments.c.key.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return 0.0 if newest is None else msgspec.convert(newest, Plan).hold_out or 0.0
 
 
 def _layer_salt(connection: Connection, layer: str, wanted: str | None) -> str:

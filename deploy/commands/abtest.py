@@ -63,6 +63,10 @@ def create(
         float | None,
         typer.Option(metavar="DAYS", help="Adjust the primary metric by the days before each client's first exposure."),
     ] = None,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(help="Share of the layer's clients that no experiment takes; by default that of the one before."),
+    ] = None,
     currency: Annotated[str | None, typer.Option(help="Currency of all sums of money.")] = None,
     from_history: Annotated[
         float | None,
@@ -102,6 +106,7 @@ def create(
         min_buyers=min_buyers,
         alpha=alpha,
         cuped_days=cuped,
+        hold_out=hold_out,
         currency=currency,
         attribution_s=join.attribution_s,
         refund_s=join.refund_s,

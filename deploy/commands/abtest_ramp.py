@@ -69,7 +69,7 @@ def ramp(
 
 
 def ramps(ctx: typer.Context, as_json: JsonFlag = False) -> None:
-    """Print the planned ramps: share, next step and its time, hold-out. Exit code 3 if one is frozen."""
+    """Print the planned ramps: share, next step and its time, the share left out. Exit code 3 if one is frozen."""
     if _show(_engine(ctx), None, as_json=as_json):
         raise typer.Exit(Exit.HEALTH)
 

@@ -47,11 +47,11 @@ def print_statuses(found: "Sequence[Status]") -> None:
 
 
 def ramp_line(ramp: "RampStatus") -> str:
-    """Return a planned ramp as one line: its share, the next step and its time, what freezes it, the hold-out."""
+    """Return a planned ramp as one line: its share, the next step and its time, what freezes it, what it leaves out."""
     following = "no step" if ramp.next_share is None else f"{ramp.next_share:g} from {shown_time(ramp.due_ts)}"
     return (
         f"ramp of experiment {ramp.experiment}: {ramp.share:g} of all clients, next {following}; {ramp.next}; "
-        f"champion {ramp.champion}, hold-out {ramp.hold_out:g}"
+        f"champion {ramp.champion}, left out {ramp.left_out:g}"
     )
 
 

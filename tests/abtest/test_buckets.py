@@ -98,6 +98,17 @@ def test_full_coverage_gives_every_bucket_to_an_arm_by_weight() -> None:
     assert np.bincount(table).tolist() == [2_000, 5_000, 3_000]
 
 
+def test_the_hold_out_is_the_same_in_all_experiments_of_a_layer_and_in_all_their_shares() -> None:
+    for key in ("first", "second", "third"):
+        tables = [buckets.allocate(key, [0.5, 0.3, 0.2], share, hold_out=0.02) for share in (0.01, 0.5, 1.0)]
+        assert all((table[9_800:] == buckets.UNASSIGNED).all() for table in tables)
+        assert np.bincount(tables[-1][:9_800]).tolist() == [4_900, 2_940, 1_960]
+        assert all(buckets.moved(before, after) == 0 for before, after in pairwise(tables))
+    np.testing.assert_array_equal(
+        buckets.allocate("first", [0.5, 0.5], 0.3, 0.0), buckets.allocate("first", [0.5, 0.5], 0.3)
+    )
+
+
 def test_order_depends_on_the_experiment() -> None:
     first, second = (buckets.allocate(salt, [0.5, 0.5], 1.0) for salt in ("first", "second"))
     assert 4_700 < np.sum(first == second) < 5_300

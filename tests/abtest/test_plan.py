@@ -19,6 +19,8 @@ from stream.errors import ConfigError
         ({"days": 7, "clients": 100}, "give one"),
         ({"min_buyers": -1}, "min_buyers"),
         ({"currency": "eur"}, "currency"),
+        ({"hold_out": 1.0}, "hold_out = 1.0"),
+        ({"hold_out": -0.01}, "hold_out = -0.01"),
         ({"cuped_days": 1.0}, "cuped_days = 1.0: expected more than the attribution window"),
         ({"cuped_days": 400.0}, "cuped_days"),
     ],

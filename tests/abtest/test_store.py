@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sqlalchemy import Engine, update
 
 from abtest.experiment import Arm
 from abtest.plan import Plan
+from abtest.ramp_store import RampStore
 from abtest.store import ExperimentStore
 from abtest.tables import epochs
 from stream.db import transaction
@@ -33,7 +36,12 @@ def test_experiment_reads_back_as_planned(store_engine: Engine) -> None:
     arms = (*ARMS, Arm(name="as_is", policy="incoming_order"))
     store.create(key="first", arms=arms, now_ts=1_000, weights=(0.5, 0.25, 0.25), plan=plan)
     found = store.get("first")
-    assert (found.plan, found.arms, found.control, found.status) == (plan, arms, ARMS[0], "running")
+    assert (found.plan, found.arms, found.control, found.status) == (
+        replace(plan, hold_out=0.0),
+        arms,
+        ARMS[0],
+        "running",
+    )
     (epoch,) = store.epochs("first")
     assert (epoch.number, epoch.start_ts, epoch.end_ts, epoch.weights) == (1, 1_000, None, (0.5, 0.25, 0.25))
 
@@ -50,6 +58,27 @@ def test_stop_frees_the_layer_and_keeps_its_salt(store_engine: Engine) -> None:
     assert store.epochs("first")[0].end_ts == 3_000
     assert store.create(key="second", arms=ARMS, now_ts=5_000).salt == "ranker-2026q1"
     assert [experiment.key for experiment in store.list()] == ["first", "second"]
+
+
+def test_the_hold_out_of_a_layer_stays_until_it_is_changed(store_engine: Engine) -> None:
+    store = ExperimentStore(store_engine)
+    held: list[list[int]] = []
+    for number, plan in enumerate((Plan(hold_out=0.02), Plan(), Plan(hold_out=0.01), Plan())):
+        created = store.create(key=f"exp-{number}", arms=ARMS, now_ts=1_000 * number + 1, plan=plan)
+        assert np.bincount(created.table[created.table >= 0]).tolist() == [4_950 - 50 * (number < 2)] * 2
+        held.append(np.flatnonzero(created.table < 0).tolist())
+        store.stop(f"exp-{number}", now_ts=1_000 * number + 500, decision="enough")
+    assert held == [list(range(9_800, 10_000))] * 2 + [list(range(9_900, 10_000))] * 2
+    with pytest.raises(ConfigError, match="arm 'control': 1 of 10000 buckets"):
+        store.create(key="tight", arms=ARMS, now_ts=9_000, plan=Plan(hold_out=0.9998))
+
+
+def test_a_ramp_leaves_the_hold_out_alone(store_engine: Engine) -> None:
+    ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=1, share=0.1, plan=Plan(hold_out=0.05))
+    RampStore(store_engine).set_share("first", 1.0, now_ts=2, reason="all")
+    active = ExperimentStore(store_engine).active("ranker")
+    assert active is not None
+    assert np.flatnonzero(active.table < 0).tolist() == list(range(9_500, 10_000))
 
 
 def test_a_long_decision_is_refused_by_both_databases(store_engine: Engine) -> None:

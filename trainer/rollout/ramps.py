@@ -26,7 +26,7 @@ class RampStatus:
         lineages: Lineages of its arms.
         share: Share of all clients that take part.
         steps: Shares of the plan.
-        hold_out: Share of all clients that is never dealt.
+        left_out: Share of clients that the plan never deals, beside the hold-out of the layer.
         next_share: Share of the next step.
         due_ts: Earliest time of that step, epoch milliseconds.
         held: Cause to detail, while the ramp is frozen.
@@ -39,7 +39,7 @@ class RampStatus:
     lineages: tuple[str, ...]
     share: float
     steps: tuple[float, ...]
-    hold_out: float
+    left_out: float
     next_share: float | None
     due_ts: int
     held: dict[str, str]
@@ -133,7 +133,7 @@ def _status(ramp: Ramp, decision: Decision) -> RampStatus:
         lineages=tuple(arm.lineage for arm in ramp.arms if arm.lineage is not None),
         share=ramp.share,
         steps=ramp.plan.steps,
-        hold_out=ramp.plan.hold_out,
+        left_out=ramp.plan.left_out,
         next_share=ramp.next_share,
         due_ts=ramp.due_ts,
         held=dict(decision.held),

@@ -14,16 +14,16 @@ pytestmark = pytest.mark.usefixtures("home")
 EVERY = ("abtest", "ramp", "first", "--every", "24h")
 
 
-def test_a_planned_ramp_names_step_time_champion_and_hold_out() -> None:
+def test_a_planned_ramp_names_step_time_champion_and_what_is_left_out() -> None:
     assert call(*CREATE, "--share", "0.01")[0] == 0
     code, out = call(*EVERY, "--steps", "0.05,0.25,0.9", "--json")
     planned = json.loads(out)
-    assert (code, planned["share"], planned["next_share"], planned["hold_out"]) == (0, 0.01, 0.05, 0.1)
+    assert (code, planned["share"], planned["next_share"], planned["left_out"]) == (0, 0.01, 0.05, 0.1)
     code, out = call("abtest", "ramps")
     assert code == 3
     assert "ramp of experiment first: 0.01 of all clients, next 0.05 from " in out
     assert "frozen by lineage prm-1: no live version" in out
-    assert "champion prm-1, hold-out 0.1" in out
+    assert "champion prm-1, left out 0.1" in out
     assert call("abtest", "ramp", "first", "--end-plan")[1] == "experiment first: the planned ramp has ended\n"
     assert json.loads(call("abtest", "ramp", "first", "--end-plan", "--json")[1]) == {
         "experiment": "first",

@@ -141,7 +141,7 @@ def test_the_status_of_a_lineage_shows_the_ramps_that_it_takes_part_in(world: Wo
     assert shown["other"] == ()
     (found,) = shown["prm"]
     assert (found.champion, found.next_share, found.due_ts) == ("incoming_order", 0.05, 10_000 + HOUR_MS)
-    assert (found.hold_out, found.next) == (0.5, "the present share has not lasted long enough")
+    assert (found.left_out, found.next) == (0.5, "the present share has not lasted long enough")
 
 
 @pytest.mark.parametrize(
