@@ -26,6 +26,7 @@ from abtest.tables import (
     epochs,
     experiments,
     exposures,
+    final_reports,
     moment_cuts,
     session_facts,
 )
@@ -148,8 +149,10 @@ def arms(connection: Connection, experiment: str, name: str) -> dict[Cell, Exact
 
 
 def of_layer(connection: Connection, layer: str | None) -> Iterator[Followed]:
-    """Yield the experiments of a layer, or of all."""
-    found = select(experiments.c.key, experiments.c.plan).order_by(experiments.c.key)
+    """Yield the experiments of a layer, or of all, whose facts are kept."""
+    removed = select(final_reports.c.experiment)
+    kept = experiments.c.key.not_in(removed)
+    found = select(experiments.c.key, experiments.c.plan).where(kept).order_by(experiments.c.key)
     for key, stored_plan in connection.execute(
         found if layer is None else found.where(experiments.c.layer == layer)
     ).all():

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, delete
 
-from abtest import moment_store, queries
+from abtest import final_reports, moment_store, queries
 from abtest.exact_sums import ExactSums
 from abtest.fact_writer import lock_sink, progress
 from abtest.moment_store import Cell, ClientState, Cut, Followed
 from abtest.store import ExperimentStore
 from abtest.tables import arm_sums, client_sums
 from stream import db
+from stream.errors import ConfigError
 
 _CHUNK = 1_000
 _Key = TypeVar("_Key")
@@ -56,13 +57,15 @@ def rebuild(engine: Engine, key: str) -> tuple[Rebuilt, ...]:
         key: The experiment.
 
     Raises:
-        ConfigError: If there is no such experiment.
+        ConfigError: If there is no such experiment, or its facts are removed.
         StoreError: If the database is unreachable or refused.
     """
     store = ExperimentStore(engine)
     experiment, epochs = store.get(key), store.epochs(key)
     with db.transaction(engine) as connection:
         lock_sink(connection)
+        if final_reports.read(connection, key) is not None:
+            raise ConfigError(f"experiment '{key}': its facts were removed, so that its sums cannot be computed again")
         _, matured_ts = progress(connection)
         followed = next(
             each for each in moment_store.of_layer(connection, experiment.layer) if each.whole.experiment == key

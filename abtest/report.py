@@ -10,7 +10,7 @@ from dataclasses import asdict, fields, replace
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from abtest import health, looks, queries, standing, tables, timeline
+from abtest import final_reports, health, looks, queries, standing, tables, timeline
 from abtest.analysis import as_of, evaluate
 from abtest.looks import Look
 from abtest.results import Report, Result
@@ -29,7 +29,7 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
         partial: Whether sessions with open attribution windows count; None means only while there are no others.
 
     Guarantees: a report at the same watermark replaces its own rows; readers see all of its rows or none. A verdict
-    that a look gave is printed unchanged.
+    that a look gave is printed unchanged. Once the facts are removed, the final report is returned and says so.
 
     Raises:
         ConfigError: If there is no such experiment.
@@ -38,6 +38,9 @@ def report(engine: Engine, experiment: str, *, partial: bool | None = None) -> R
     store = ExperimentStore(engine)
     planned, epochs = store.get(experiment), store.epochs(experiment)
     with db.read(engine) as connection:
+        final = final_reports.read(connection, experiment)
+        if final is not None:
+            return final
         facts = queries.read(connection, planned, epochs, partial=partial)
         taken = _looks(connection, experiment)
     found = evaluate(planned, epochs, facts, taken)
@@ -54,7 +57,7 @@ def decide(engine: Engine, experiment: str) -> Report:
         experiment: Key of the experiment.
 
     Guarantees: the looks are stored in one transaction. A second call at the same watermark, or after the last look,
-    takes none and returns the same verdict.
+    takes none and returns the same verdict. Once the facts are removed, none is taken and the final report is returned.
 
     Raises:
         ConfigError: If there is no such experiment.
@@ -70,6 +73,9 @@ def decide(engine: Engine, experiment: str) -> Report:
         connection.execute(
             select(tables.experiments.c.key).where(tables.experiments.c.key == experiment).with_for_update()
         )
+        final = final_reports.read(connection, experiment)
+        if final is not None:
+            return final
         taken = _looks(connection, experiment)
         new = looks.take(planned, facts, as_of(facts), taken) if hindrance is None else []
         if new:

@@ -365,3 +365,12 @@ experiment_pages = Table(
     Column("verdict", Text, nullable=False),
     Column("html", Text, nullable=False),
 )
+
+# A row stands for its experiment's facts, which are removed after it is written.
+final_reports = Table(
+    "final_reports",
+    metadata,
+    Column("experiment", ForeignKey("experiments.key"), primary_key=True),
+    Column("as_of", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
+)

@@ -19,6 +19,7 @@ from abtest.ramp import write_health
 from abtest.render import verdict_line
 from abtest.report import report
 from abtest.results import Report
+from abtest.retention import Retention
 from abtest.store import ExperimentStore
 from stream.backoff import Backoff
 from stream.errors import StoreError
@@ -32,6 +33,9 @@ class WatchMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.rounds = Counter("shelfwise_watch_rounds_total", "Rounds over all experiments", registry=registry)
         self.seconds = Gauge("shelfwise_watch_seconds", "Duration of the newest round", registry=registry)
+        self.removed = Counter(
+            "shelfwise_watch_removed_rows_total", "Rows removed by age", ["table"], registry=registry
+        )
         self.experiments = Gauge("shelfwise_watch_experiments", "Experiments in the newest round", registry=registry)
 
 
@@ -49,14 +53,16 @@ class WatchReadiness:
 class Watcher:
     """Rounds over the experiments that still change."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, retention: Retention | None = None) -> None:
         self._engine = engine
+        self._retention = retention
         self._complete: set[str] = set()
 
     def round(self) -> list[Report]:
         """Report on each experiment that runs, or has stopped and whose windows are open, and return the reports.
 
-        The page of each is written, and the health of planned ramps is stored for the controller.
+        The page of each is written, and the health of planned ramps is stored for the controller. Then what is too old
+        is removed, and pages of experiments say so.
 
         Raises:
             StoreError: If the database is unreachable or refused.
@@ -66,12 +72,18 @@ class Watcher:
             if experiment.key in self._complete:
                 continue
             now = report(self._engine, experiment.key)
-            pages.write(self._engine, now.experiment, as_of=now.as_of, verdict=verdict_line(now), html=page_html(now))
+            self._write_page(now)
             found.append(now)
             if experiment.status != "running" and found[-1].complete:
                 self._complete.add(experiment.key)
         write_health(self._engine)
+        for final in self._retention.apply() if self._retention is not None else ():
+            self._write_page(final)
         return found
+
+    def _write_page(self, found: Report) -> None:
+        line, html = verdict_line(found), page_html(found)
+        pages.write(self._engine, found.experiment, as_of=found.as_of, verdict=line, html=html)
 
 
 def run(
@@ -82,6 +94,7 @@ def run(
     random: Callable[[], float],
     metrics: WatchMetrics,
     readiness: WatchReadiness,
+    retention: Retention | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> None:
     """Make a round each `every_s` seconds until `stopping` is set; a database that refuses is asked again.
@@ -93,9 +106,10 @@ def run(
         random: Source of uniform numbers in [0, 1), for the delay after a failure.
         metrics: Metrics of the process.
         readiness: Readiness of the process.
+        retention: Removes what is too old; None keeps everything.
         monotonic: Seconds of a clock that never moves back.
     """
-    watcher, backoff = Watcher(engine), Backoff(random=random)
+    watcher, backoff = Watcher(engine, retention), Backoff(random=random)
     while not stopping.is_set():
         started_s = monotonic()
         try:

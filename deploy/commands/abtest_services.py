@@ -1,5 +1,6 @@
 """The services of experiments, `shelfwise abtest sink` and `watch`: facts from sessions, and reports for dashboards."""
 
+import threading
 from typing import Annotated
 
 import typer
@@ -67,6 +68,7 @@ def watch(
 
     import numpy as np
 
+    from abtest.retention import Retention
     from abtest.settings import AbtestSettings
     from abtest.watch import Watcher, WatchMetrics, WatchReadiness, run
     from deploy.migrations.revision import open_database
@@ -80,11 +82,20 @@ def watch(
     with ExitStack() as stack:
         engine = open_database(chosen)
         stack.callback(engine.dispose)
+        stopping = threading.Event() if once else stop_event(ctx)
+        registry, readiness = process_registry(), WatchReadiness()
+        metrics = WatchMetrics(registry)
+        retention = Retention(
+            engine,
+            keep_facts_days=settings.keep_facts_days,
+            keep_history_days=settings.keep_history_days,
+            pause=stopping.wait,
+            on_removed=lambda table, number: metrics.removed.labels(table).inc(number),
+        )
         if once:
-            for found in Watcher(engine).round():
+            for found in Watcher(engine, retention).round():
                 console.print(f"{found.experiment}: {found.verdict}", highlight=False)
             return
-        stopping, registry, readiness = stop_event(ctx), process_registry(), WatchReadiness()
         if settings.watch_port:
             probes = ProbeServer(
                 settings.metrics_host, settings.watch_port, registry, lambda: readiness.reason, section="abtest"
@@ -95,6 +106,7 @@ def watch(
             stopping,
             settings.watch_s,
             random=np.random.default_rng().random,
-            metrics=WatchMetrics(registry),
+            metrics=metrics,
             readiness=readiness,
+            retention=retention,
         )

@@ -4,13 +4,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, func, select
 
-from abtest import watch
+from abtest import pages, watch
 from abtest.plan import Plan
 from abtest.ramp_plan import RampPlan
 from abtest.ramp_store import RampStore
 from abtest.results import Report
+from abtest.retention import Retention
 from abtest.store import ExperimentStore
-from abtest.tables import health, looks, results
+from abtest.tables import health, looks, results, session_facts
 from abtest.watch import Watcher, WatchMetrics, WatchReadiness
 from stream import db
 from stream.errors import StoreError
@@ -59,6 +60,28 @@ def test_a_stopped_experiment_is_followed_until_its_windows_close(store_engine: 
     assert watcher.round() == []
 
 
+@pytest.mark.parametrize("store_engine", ["sqlite"], indirect=True)
+def test_a_round_removes_old_facts_and_the_page_says_so(store_engine: Engine) -> None:
+    registry = CollectorRegistry()
+    metrics = WatchMetrics(registry)
+    removal = Retention(
+        store_engine,
+        keep_facts_days=1.0,
+        keep_history_days=1.0,
+        pause=lambda _seconds: False,
+        on_removed=lambda table, number: metrics.removed.labels(table).inc(number),
+    )
+    fill(store_engine, generate(seed=15, num_clients=20)[0], plan=Plan(min_buyers=20))
+    num_facts = count(store_engine, session_facts)
+    ExperimentStore(store_engine).stop("first", now_ts=5_000)
+    append(store_engine, [], matured_ts=LAST_TS, watermark_ts=2 * 86_400_000)
+    Watcher(store_engine, removal).round()
+    assert "were removed" in (pages.page(store_engine, "first") or "")
+    removed = registry.get_sample_value("shelfwise_watch_removed_rows_total", {"table": "session_facts"})
+    assert removed == num_facts > 0
+    assert count(store_engine, session_facts) == 0
+
+
 class Rounds:
     """Rounds of which the second fails, and a clock; the third round stops the loop."""
 
@@ -86,7 +109,7 @@ def test_a_database_that_is_away_is_asked_again(store_engine: Engine, monkeypatc
         rounds.waits.append(seconds or 0.0)
         return stopping.is_set()
 
-    monkeypatch.setattr(watch, "Watcher", lambda _engine: rounds)
+    monkeypatch.setattr(watch, "Watcher", lambda _engine, _retention: rounds)
     monkeypatch.setattr(stopping, "wait", wait)
     registry = CollectorRegistry()
     watch.run(
