@@ -62,10 +62,12 @@ def write_orders(
 
 def _linked(connection: Connection, keys: Sequence[Transaction]) -> Mapping[Transaction, list[OrderLine]]:
     """Return the lines that sessions hold of each transaction."""
+    # SQLite uses no index for a condition on pairs, here and below, so a single column narrows the rows first.
     found: dict[Transaction, list[OrderLine]] = {key: [] for key in keys}
     rows = connection.execute(
         select(session_facts.c.client_id, session_facts.c.currency, session_facts.c.evidence)
         .join(session_orders, session_orders.c.query_id == session_facts.c.query_id)
+        .where(session_orders.c.transaction_id.in_({transaction_id for _, transaction_id in keys}))
         .where(tuple_(session_facts.c.client_id, session_orders.c.transaction_id).in_(keys))
         .distinct()
     )
@@ -81,7 +83,9 @@ def _unlinked(connection: Connection, keys: Sequence[Transaction]) -> Mapping[Tr
     found: dict[Transaction, list[OrderLine]] = {key: [] for key in keys}
     columns = unlinked_lines.c
     rows = connection.execute(
-        select(unlinked_lines).where(tuple_(columns.client_id, columns.transaction_id).in_(keys))
+        select(unlinked_lines)
+        .where(columns.client_id.in_({client_id for client_id, _ in keys}))
+        .where(tuple_(columns.client_id, columns.transaction_id).in_(keys))
     ).mappings()
     for row in rows:
         line = OrderLine(**row, is_linked=False)

@@ -1,9 +1,13 @@
 """Orders in the database."""
 
-from sqlalchemy import Engine, select
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event, select
 
 from abtest.fact_writer import FactWriter
 from abtest.tables import client_orders, unlinked_lines
+from stream import db
 from stream.schemas import topics
 from stream.schemas.session import SessionsRecord
 from tests.harness.sessions import click, log_of, make_session, purchase, unlinked
@@ -66,3 +70,20 @@ def test_each_line_is_kept_once(store_engine: Engine) -> None:
 def test_more_orders_than_one_query_takes(store_engine: Engine) -> None:
     found = orders_after(store_engine, [unlinked(f"c{index}", "t", index + 1) for index in range(450)])
     assert sum(gross for gross, *_ in found.values()) == 450 * 451 // 2
+
+
+def test_orders_of_a_batch_are_found_by_an_index(tmp_path: Path) -> None:
+    """SQLite reads a whole table for a condition on pairs of columns alone."""
+    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+    db.metadata.create_all(engine)
+    plans: list[str] = []
+
+    def explain(connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.startswith("SELECT") and ("unlinked_lines" in statement or "session_orders" in statement):
+            plans.extend(row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    orders_after(engine, [JOINED, *(unlinked(f"c{index}", "t", 1) for index in range(30))])
+    found = [step for step in plans if "unlinked_lines" in step or "session_orders" in step]
+    assert len(found) >= 2
+    assert [step for step in found if not step.startswith("SEARCH")] == []
