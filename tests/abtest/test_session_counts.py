@@ -1,10 +1,11 @@
-from sqlalchemy import Engine, event, func, select
+import pytest
+from sqlalchemy import Engine, delete, event, func, select
 
 from abtest import queries
 from abtest.client_vectors import Counted
 from abtest.session_counts import SessionCounts, read_session_counts
 from abtest.store import ExperimentStore
-from abtest.tables import session_facts
+from abtest.tables import moment_cuts, session_facts
 from stream import db
 from tests.harness.generated_facts import LAST_TS, append, fill, generate
 from tests.harness.sessions import make_session, purchase
@@ -45,10 +46,16 @@ def test_counts_are_by_time_money_and_arm(store_engine: Engine) -> None:
     assert none == SessionCounts(versions={})
 
 
-def test_a_report_passes_over_the_sessions_twice_and_lets_a_writer_commit(store_engine: Engine) -> None:
-    """The two passes are the counts and the sums by client; a sink commits between them and is seen by neither."""
+@pytest.mark.parametrize(("stored", "passes"), [(True, 1), (False, 2)])
+def test_a_report_passes_over_the_sessions_once_or_twice_and_lets_a_writer_commit(
+    store_engine: Engine, stored: bool, passes: int
+) -> None:
+    """One pass counts; without stored sums another one sums by client. A sink commits between them and is not seen."""
     sessions, _ = generate(seed=5, num_clients=30)
     fill(store_engine, sessions)
+    if not stored:
+        with db.transaction(store_engine) as connection:
+            connection.execute(delete(moment_cuts))
     store = ExperimentStore(store_engine)
     experiment, epochs = store.get("first"), store.epochs("first")
     statements: list[str] = []
@@ -68,7 +75,7 @@ def test_a_report_passes_over_the_sessions_twice_and_lets_a_writer_commit(store_
         event.remove(store_engine, "after_cursor_execute", commit_a_session)
         again = queries.read(connection, experiment, epochs)
     other.dispose()
-    assert sum("LIMIT" not in statement for statement in statements) == 2
+    assert sum("LIMIT" not in statement for statement in statements) == passes
     assert sum(count.sessions for count in found.counts) == len(sessions)
     assert (found.counts, found.strays) == (again.counts, again.strays)
     with db.read(store_engine) as connection:
