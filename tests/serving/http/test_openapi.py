@@ -21,6 +21,9 @@ from stream import db
 from tests.serving.live import live
 from tests.serving.world import World, body
 
+# Hypothesis sees all draws from the global generator while it generates; the Kafka client draws in its thread.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
 
 def validator(name: str) -> Draft202012Validator:
     document = openapi.document()
