@@ -19,7 +19,6 @@ from msgspec.structs import asdict
 from sqlalchemy import Engine, create_engine, select
 
 from abtest.fact_writer import FactWriter
-from abtest.tables import sink_offsets
 from stream import db
 from stream.errors import SchemaError
 from stream.join import rows
@@ -234,7 +233,7 @@ def test_s14_session_and_progress_records_of_either_schema_are_read_by_either() 
 
 def _facts(log: list[Stored]) -> tuple[list[list[Any]], int]:
     engine: Engine = create_engine("sqlite://")
-    db.metadata.create_all(engine, tables=[*FACT_TABLES, sink_offsets])
+    db.metadata.create_all(engine)
     writer = FactWriter(engine)
     writer.open({(topics.SESSIONS, PARTITION): 0})
     applied = writer.apply(log)
