@@ -4,7 +4,7 @@ Source: docs/experiments.md, Stored sums.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -105,7 +105,12 @@ def _rebuild(connection: Connection, followed: Followed, name: str, target_ts: i
         clients=len(clients),
         differing=None if stored is None else len(differences),
         largest=0 if stored is None else max(differences, default=0),
-        is_of_plan=stored in (None, replace(state, until_ts=until_ts if stored is None else stored.until_ts)),
+        is_of_plan=stored is None
+        or (
+            stored.epochs == state.epochs
+            # Before its first session a cut has no currency yet.
+            and (stored.currency == currency or (stored.currency is None and not clients))
+        ),
     )
 
 

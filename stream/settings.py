@@ -28,6 +28,7 @@ Secrecy = Literal["", "value", "url"]
 _SECRECY = "shelfwise.secrecy"
 _PRIVATE_FILE = "shelfwise.private_file"
 _FILE = "_file"
+_BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 
 
 def secret(*, url: bool = False, private_file: bool = False) -> str:
@@ -396,6 +397,9 @@ def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secre
     try:
         return msgspec.convert(given, type=kind, strict=False)
     except msgspec.ValidationError as error:
+        # JSON, by whose rules text becomes a number, has no .5.
+        if isinstance(value, str) and (with_zero := _BARE_POINT.sub("0.", value)) != value:
+            return _convert(with_zero, kind, path, origin, secrecy)
         shown = MASK if secrecy else repr(value)
         raise ConfigError(f"{origin}: {path} = {shown}: {error}") from error
 

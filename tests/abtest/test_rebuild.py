@@ -1,6 +1,7 @@
 from sqlalchemy import Engine, delete, update
 
-from abtest.moment_store import MATURED
+from abtest.moment_store import MATURED, SETTLED, cut
+from abtest.plan import Plan
 from abtest.rebuild import Rebuilt, rebuild
 from abtest.store import ExperimentStore
 from abtest.tables import arm_sums, client_sums, moment_cuts
@@ -14,6 +15,20 @@ def test_what_the_sink_kept_is_that_of_the_facts(store_engine: Engine) -> None:
     expected = [Rebuilt(cut=cut, clients=20, differing=0, largest=0, is_of_plan=True) for cut in ("matured", "settled")]
     assert list(rebuild(store_engine, "first")) == expected
     assert list(rebuild(store_engine, "first")) == expected
+
+
+def test_a_cut_before_the_first_session_differs_in_nothing(store_engine: Engine) -> None:
+    """Its sums are of no currency yet, while the matured sessions have one."""
+    sessions, _ = generate(seed=15, num_clients=20)
+    fill(store_engine, sessions, plan=Plan(refund_s=1_000))
+    with db.read(store_engine) as connection:
+        found = {name: cut(connection, "first", name) for name in (MATURED, SETTLED)}
+    matured, settled = found[MATURED], found[SETTLED]
+    assert matured is not None
+    assert settled is not None
+    assert (matured.currency, settled.currency) == ("EUR", None)
+    assert [(each.clients, each.is_equal) for each in rebuild(store_engine, "first")] == [(20, True), (0, True)]
+    assert all(each.is_equal for each in rebuild(store_engine, "first"))
 
 
 def test_a_difference_is_named_and_mended(store_engine: Engine) -> None:

@@ -12,6 +12,21 @@ from stream.settings import secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LampSettings:
+    """Lamp of the house.
+
+    Attributes:
+        share: Share of its light.
+        steps: Shares of its steps.
+        name: Its name.
+    """
+
+    share: float = 1.0
+    steps: tuple[float, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DoorSettings:
     """Door of the house.
 
@@ -108,6 +123,13 @@ def test_a_former_name_sets_the_setting_in_every_layer() -> None:
 def test_wrong_settings_are_named(arguments: dict[str, dict[str, str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("text", "share"), [(".25", 0.25), ("-.5", -0.5), ("0.25", 0.25), ("1e-3", 0.001), ("7", 7.0)])
+def test_a_share_may_begin_with_its_point(text: str, share: float) -> None:
+    given = {"lamp.share": text, "lamp.steps": f"{text},.75", "lamp.name": ".25"}
+    found = settings.load({"lamp": LampSettings}, flags=given).get("lamp", LampSettings)
+    assert found == LampSettings(share=share, steps=(share, 0.75), name=".25")
 
 
 def test_descriptions_come_from_the_docstring() -> None:
