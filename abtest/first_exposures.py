@@ -9,8 +9,7 @@ from sqlalchemy import Connection, case, func, select
 
 from abtest.client_vectors import Counted
 from abtest.tables import exposures
-
-DAY_MS = 86_400_000
+from abtest.timeline import DAY_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

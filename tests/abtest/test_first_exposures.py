@@ -3,7 +3,8 @@ from sqlalchemy import Engine
 
 from abtest import first_exposures
 from abtest.client_vectors import Counted
-from abtest.first_exposures import DAY_MS, FirstExposures
+from abtest.first_exposures import FirstExposures
+from abtest.timeline import DAY_MS
 from stream import db
 from tests.harness.generated_facts import LAST_TS, fill
 from tests.harness.sessions import make_session

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from abtest import validation
 from abtest.experiment import Arm, Epoch
-from abtest.first_exposures import DAY_MS, FirstExposures
+from abtest.first_exposures import FirstExposures
 from abtest.moments import Moments
 from abtest.page import page_html
 from abtest.plan import Plan
@@ -16,6 +16,7 @@ from abtest.report import report
 from abtest.results import Check
 from abtest.sample_ratio_checks import ratio_checks
 from abtest.tables import health
+from abtest.timeline import DAY_MS
 from tests.harness.generated_facts import LAST_TS, fill
 from tests.harness.sessions import make_session
 

@@ -277,11 +277,17 @@ def _expected(content: Session) -> tuple[object, ...]:
     )
 
 
+class _NeverRetried(threading.Event):
+    """A stop that fails where the sink waits for its next attempt; nothing disturbs its database."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise AssertionError("the undisturbed sink failed; its log line says why")
+
+
 def _undisturbed(broker: Broker) -> Engine:
     engine = create_engine("sqlite://")
-    tables = [*FACT_TABLES, sink_offsets]
-    db.metadata.create_all(engine, tables=tables)
-    run(broker, engine, threading.Event(), random=lambda: 0.0, until_end=True)
+    db.metadata.create_all(engine)
+    run(broker, engine, _NeverRetried(), random=lambda: 0.0, until_end=True)
     return engine
 
 
