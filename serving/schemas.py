@@ -13,7 +13,6 @@ from msgspec import Meta, Struct
 
 from stream.errors import SchemaError
 from stream.schemas.events import (
-    PRODUCT,
     Bucket,
     ClientId,
     Currency,
@@ -35,11 +34,11 @@ ShortText = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Candidate(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One item to rank. The price defaults to the catalogue's; `type` is written into the impression."""
+    """One item to rank. Price and type default to the catalogue's; both are written into the impression."""
 
     item_id: ItemId
     price_minor: Money | None = None
-    type: ItemType = PRODUCT
+    type: ItemType | None = None
 
 
 class QueryText(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

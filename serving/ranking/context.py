@@ -49,6 +49,7 @@ class RankContext:
         slice: Slice of the client while the lineage has a canary.
         counts_for: Number of the version in whose counts the answer is reported.
         price_minor: Price of each candidate that is logged, in incoming order.
+        item_types: Type of each of these candidates; empty if all are products.
         features: Features of the request; None if the thread had no time to build them.
         scores: Scores of the first candidates; None if no version scored the list.
         is_shed: Whether no features were built because the list could not be scored in time.
@@ -67,6 +68,7 @@ class RankContext:
     slice: Slice | None = None
     counts_for: int | None = None
     price_minor: list[int] = field(default_factory=list)
+    item_types: list[str] = field(default_factory=list)
     features: RequestFeatures | None = None
     scores: Sequence[float] | None = None
     is_shed: bool = False

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from serving.schemas import RankRequest
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
-from stream.schemas.events import MAX_ITEMS, Features, History
+from stream.schemas.events import MAX_ITEMS, PRODUCT, Features, History
 from trainer.features import (
     FEATURE_SCHEMA,
     ExampleBuilder,
@@ -68,8 +68,21 @@ class FeatureBuilder:
             prices.append(price)
         return prices
 
-    def build(self, request: RankRequest, query_id: str, event_ts: int, prices: list[int]) -> RequestFeatures:
-        """Return the features of a request as of `event_ts`, with the candidates' `prices`."""
+    def types(self, request: RankRequest) -> list[str]:
+        """Return the type of each of the first 200 candidates: the request's, else the catalogue's, else `product`.
+
+        The list is empty if all are products.
+        """
+        types: list[str] = []
+        for candidate in request.candidates[:MAX_ITEMS]:
+            item = self._catalogue.get(candidate.item_id) if candidate.type is None else None
+            types.append(candidate.type or (PRODUCT if item is None else item.type))
+        return types if set(types) != {PRODUCT} else []
+
+    def build(
+        self, request: RankRequest, query_id: str, event_ts: int, prices: list[int], types: list[str]
+    ) -> RequestFeatures:
+        """Return the features of a request as of `event_ts`, with the candidates' `prices` and `types`."""
         ids = [candidate.item_id for candidate in request.candidates[:MAX_ITEMS]]
         items = self._examples.item_f16(ids, prices)
         traits = request.client
@@ -90,7 +103,7 @@ class FeatureBuilder:
             context=context,
             history=history,
             category=request.query.category,
-            item_types=[candidate.type for candidate in request.candidates[: self._num_scored]],
+            item_types=types[: self._num_scored],
             session_id=request.session_id,
         )
         return RequestFeatures(

@@ -6,7 +6,7 @@ Source: docs/serving.md.
 from serving.ranking.assignment import ClientAssignment
 from serving.ranking.context import RankContext
 from serving.ranking.features import logged
-from stream.schemas.events import MAX_ITEMS, PRODUCT, Assignment, Impression, Query, ShownItems
+from stream.schemas.events import MAX_ITEMS, Assignment, Impression, Query, ShownItems
 
 SOURCE = "serving"
 
@@ -23,7 +23,6 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
     placed = [each for each in zip(context.items, chances, strict=True) if each[0].rank_in <= MAX_ITEMS]
     shown = [item for item, _ in placed]
     rows = [item.rank_in - 1 for item in shown]
-    types = [request.candidates[row].type for row in rows]
     scores = [item.score for item in shown if item.score is not None]
     if scores and len(scores) < len(shown):
         attributes = {**attributes, "num_scored": len(scores)}
@@ -51,7 +50,7 @@ def impression(context: RankContext, attributes: dict[str, object]) -> Impressio
             price_minor=[context.price_minor[row] for row in rows],
             score=scores or None,
             propensity=[chance for _, chance in placed],
-            type=types if set(types) != {PRODUCT} else None,
+            type=[context.item_types[row] for row in rows] if context.item_types else None,
         ),
         assignment=_assignments(context.assignment),
         lineage=context.assignment.lineage,

@@ -170,7 +170,7 @@ class Inference:
         identity = context.identity
         try:
             job.features = self._features.build(
-                context.request, identity.query_id, identity.event_ts, context.price_minor
+                context.request, identity.query_id, identity.event_ts, context.price_minor, context.item_types
             )
             if context.version is None:
                 return _Result(features=job.features)

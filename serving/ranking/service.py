@@ -180,6 +180,7 @@ class Service:
         choice = routes.choose(context.assignment.lineage, request.client_id)
         context.version, context.slice, context.fallback, context.counts_for = choice
         context.price_minor = self._features.prices(request)
+        context.item_types = self._features.types(request)
         await self._inference.score(context)
         # An error before the features were built is not the version's.
         if context.version and context.features and context.fallback in rank.BAD_OUTPUTS:

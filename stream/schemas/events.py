@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
 PRODUCT = "product"
-"""Type of an item whose list names no type."""
+"""Type of an item that has no other one."""
 ALL_LINES = "*"
 """`line_id` and `object_id` of the line that stands for all lines of a refunded or cancelled transaction."""
 # Scores travel on as float32.
@@ -214,6 +214,7 @@ class Item(Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         category_ids: Root category first.
+        type: Type of the item in a list whose request names none.
         sales_28d: Units sold in 28 days.
         image_vec: float16[d] little-endian, in the vector space named by `image_model`.
         text_vec: float16[d] little-endian, in the vector space named by `text_model`.
@@ -226,6 +227,7 @@ class Item(Struct, kw_only=True, omit_defaults=True):
     brand_id: str | None = None
     shop_id: str | None = None
     category_ids: list[str] = []
+    type: ItemType = PRODUCT
     price_minor: Money
     currency: Currency
     sales_28d: Annotated[int, Meta(ge=0)] = 0

@@ -12,8 +12,9 @@ from deploy.simulation.marketplace.market import Listing, Market, Outcome
 from deploy.simulation.marketplace.observables import CURRENCY, item_name
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.traffic import searches
-from deploy.simulation.marketplace.world import AGE_BANDS, GENDERS, Ints
+from deploy.simulation.marketplace.world import AGE_BANDS, GENDERS, TYPES, Ints
 from stream.replicas.catalogue import Catalogue
+from stream.schemas.events import PRODUCT
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import FEATURE_SCHEMA, HISTORY_MAX, context_f16, item_f16
 
@@ -56,6 +57,7 @@ class SimulatedShop:
         shown = listing.candidates.items[order]
         names = [item_name(j) for j in shown.tolist()]
         prices = self.market.world.items.price_minor[shown]
+        types = [TYPES[kind] for kind in self.market.world.items.type[shown].tolist()]
         clients = self.market.world.clients
         context = context_f16(
             event_ts=search.event_ts,
@@ -96,6 +98,7 @@ class SimulatedShop:
             triggered=None,
             n=n,
             item_id=names,
+            item_type=[] if set(types) == {PRODUCT} else types,
             rank_in=(order + 1).astype("<u2").tobytes(),
             score=b"",
             price_minor=prices.astype("<i8").tobytes(),

@@ -85,7 +85,10 @@ class _Ranker:
         )
         context = RankContext(request=request, arrival_s=0.0, deadline_s=0.0, identity=identity)
         context.price_minor = self._features.prices(request)
-        context.features = self._features.build(request, identity.query_id, identity.event_ts, context.price_minor)
+        context.item_types = self._features.types(request)
+        context.features = self._features.build(
+            request, identity.query_id, identity.event_ts, context.price_minor, context.item_types
+        )
         context.items = rank.order(context)
         (example,) = context.features.example.split()
         self._found.shown.append(ShownList(listing, example))

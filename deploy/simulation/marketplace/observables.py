@@ -7,20 +7,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.simulation.marketplace.randomness import generator
-from deploy.simulation.marketplace.world import LATENT, TEXTS_PER_CATEGORY, Floats, World, category_of_text
+from deploy.simulation.marketplace.world import LATENT, TEXTS_PER_CATEGORY, TYPES, Floats, World, category_of_text
 from stream.schemas.events import Item
 
 WIDTH = 16
 CURRENCY = "EUR"
 _DAY_MS = 86_400_000
+# By type: middle and spread of the stars, and sales in units of the logarithm. Numbers of two types do not compare.
+_STARS_MIDDLE = np.array([3.8, 4.3, 3.0, 4.0])
+_STARS_SPREAD = np.array([0.4, 0.2, 0.8, 0.1])
+_SALES_LEVEL = np.array([0.0, -0.5, 1.0, -1.5])
 
 
 class Shelf:
     """The visible side of a world.
 
     Attributes:
-        rating_J: Stars, 1 to 5.
-        sales_J: Units sold in 28 days; 0 for items that are launched later.
+        rating_J: Stars, 1 to 5, on a scale that the item's type has.
+        sales_J: Units sold in 28 days, of views or other uses for other types than products; 0 for items that are
+            launched later.
     """
 
     def __init__(self, world: World) -> None:
@@ -38,9 +43,12 @@ class Shelf:
         said_JK = (1 - dials.mu) * truth.meaning + dials.mu * truth.look
         self._text_JD = said_JK @ _rotation(rng).T + 0.3 * rng.normal(0.0, 1.0, (J, WIDTH))
         self._has_image_J: NDArray[np.bool_] = rng.random(J) >= dials.p_miss
-        self.rating_J = np.clip(3.8 + 0.4 * truth.quality + rng.normal(0.0, 0.4, J), 1.0, 5.0)
+        spread_J = _STARS_SPREAD[truth.type]
+        noise_J = spread_J / 0.4 * rng.normal(0.0, 0.4, J)
+        self.rating_J = np.clip(_STARS_MIDDLE[truth.type] + spread_J * truth.quality + noise_J, 1.0, 5.0)
         appeal_J = 0.7 * truth.quality - 0.5 * (truth.log_price - truth.log_price.mean())
-        sales_J = rng.poisson(np.exp(np.minimum(2.5 + appeal_J + rng.normal(0.0, 0.7, J), 9.0)))
+        log_sales_J = 2.5 + appeal_J + rng.normal(0.0, 0.7, J) + _SALES_LEVEL[truth.type]
+        sales_J = rng.poisson(np.exp(np.minimum(log_sales_J, 9.0)))
         self.sales_J = np.where(truth.launch_ts > 0, 0, sales_J)
         self.image_space, self.text_space = (_space(name, dials.seed) for name in ("image", "text"))
 
@@ -55,6 +63,7 @@ class Shelf:
             brand_id=f"brand-{truth.brand[j]}",
             shop_id=f"shop-{truth.shop[j]}",
             category_ids=["all", category],
+            type=TYPES[truth.type[j]],
             price_minor=int(truth.price_minor[j]),
             currency=CURRENCY,
             sales_28d=int(self.sales_J[j]),

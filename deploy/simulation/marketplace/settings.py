@@ -20,6 +20,8 @@ class MarketplaceSettings:
         items: Number of items over all categories.
         categories: Number of categories.
         candidates: Length of the list that the upstream ranker hands over.
+        other_types: Share of items that are sponsored, videos or cards, in equal parts; the others are products.
+        type_worth: Spread over categories of how much more an item of another type is worth than a product.
         kv: Weight of the image taste in the utility.
         kt: Weight of the text taste in the utility.
         loyalty: Weight of the client's favourite brand in the utility.
@@ -67,6 +69,8 @@ class MarketplaceSettings:
     items: int = 2_000
     categories: int = 8
     candidates: int = 30
+    other_types: float = 0.0
+    type_worth: float = 1.0
     kv: float = 1.0
     kt: float = 1.0
     loyalty: float = 1.0
@@ -104,7 +108,8 @@ class MarketplaceSettings:
     pace: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("mu", "p_miss", "chi", "epsilon", "list_ctr", "cvr", "cart_share", "refund_share"):
+        shares = ("mu", "p_miss", "chi", "epsilon", "list_ctr", "cvr", "cart_share", "refund_share", "other_types")
+        for name in shares:
             _between(name, getattr(self, name), 0.0, 1.0)
         for name in ("duplicates", "late"):
             _between(name, getattr(self, name), 0.0, 0.5)
@@ -118,6 +123,7 @@ class MarketplaceSettings:
             "trend",
             "rho",
             "eta",
+            "type_worth",
             "image_noise",
             "outages",
             "outage_min",

@@ -17,9 +17,9 @@ from deploy.simulation.marketplace.observables import CURRENCY, category_name, i
 from deploy.simulation.marketplace.randomness import generator
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.traffic import Search
-from deploy.simulation.marketplace.world import Ints, category_of_text
+from deploy.simulation.marketplace.world import TYPES, Ints, category_of_text
 from stream.schemas import topics
-from stream.schemas.events import Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
+from stream.schemas.events import PRODUCT, Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
 from stream.schemas.identity import event_id
 
 SOURCE = "marketplace"
@@ -83,6 +83,7 @@ def query_of(settings: MarketplaceSettings, search: Search) -> Query:
 def impression(market: Market, listing: Listing, order: Ints) -> bytes:
     """Return the impression of a list that no ranking service has seen: without features, with propensities."""
     settings, search, candidates = market.settings, listing.search, listing.candidates
+    types = [TYPES[kind] for kind in market.world.items.type[candidates.items[order]].tolist()]
     return encode(
         Impression(
             event_id=event_id(search.event_ts, settings.seed, "impression", search.client, search.number),
@@ -98,6 +99,7 @@ def impression(market: Market, listing: Listing, order: Ints) -> bytes:
                 rank_in=(order + 1).tolist(),
                 price_minor=market.world.items.price_minor[candidates.items[order]].tolist(),
                 propensity=candidates.propensity_n[order].tolist(),
+                type=types if set(types) != {PRODUCT} else None,
             ),
         )
     )

@@ -24,6 +24,7 @@ def alone(world: World, *, client: int, text: int, items: Ints, relevance_n: Flo
     utility_n: Floats = (
         relevance_n
         + truth.quality[items]
+        + truth.type_worth[items]
         - clients.price_weight[client] * (log_price_n - np.median(log_price_n))
         + dials.kv * np.tanh(look_n)
         + dials.kt * np.tanh(meaning_n)

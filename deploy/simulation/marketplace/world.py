@@ -17,6 +17,7 @@ PRICE_SPREAD = 0.41
 TREND_PERIOD_H = 48.0
 AGE_BANDS = ("18-24", "25-34", "35-44", "45-54", "55+")
 GENDERS = ("female", "male", "unknown")
+TYPES = ("product", "sponsored", "video", "card")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,6 +32,8 @@ class Items:
         meaning: What the text says.
         launch_ts: When the item enters the catalogue; 0 = from the beginning.
         trend, phase: Amplitude and phase (0 to 1) of the item's fashion over time.
+        type: Place in `TYPES`.
+        type_worth: How much more the item is worth on a page of its category than a product of the same qualities.
     """
 
     category: Ints
@@ -45,6 +48,8 @@ class Items:
     launch_ts: Ints
     trend: Floats
     phase: Floats
+    type: Ints
+    type_worth: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +129,7 @@ def _items(settings: MarketplaceSettings) -> Items:
     price_minor = np.maximum(100, np.rint(100 * np.exp(log_price_J))).astype(np.int64)
     is_launched = rng.random(J) < settings.chi
     launch_ms = rng.integers(1, max(2, int(settings.hours * 3_600_000)), J)
+    type_J, worth_J = _types(settings, category)
     return Items(
         category=category,
         brand=rng.integers(0, 60, J),
@@ -137,7 +143,21 @@ def _items(settings: MarketplaceSettings) -> Items:
         launch_ts=np.where(is_launched, settings.start_ts + launch_ms, 0),
         trend=np.abs(rng.normal(0.0, 0.3, J)),
         phase=rng.random(J),
+        type=type_J,
+        type_worth=worth_J,
     )
+
+
+def _types(settings: MarketplaceSettings, category_J: Ints) -> tuple[Ints, Floats]:
+    """Return type and worth of each item."""
+    # Numbers of their own, so that a world of products alone stays the same.
+    rng = generator(settings.seed, "types")
+    J = settings.items
+    is_other_J = rng.random(J) < settings.other_types
+    type_J = np.where(is_other_J, rng.integers(1, len(TYPES), J), 0)
+    worth_MG = rng.normal(0.0, settings.type_worth, (len(TYPES), settings.categories))
+    worth_MG[0] = 0.0
+    return type_J, worth_MG[type_J, category_J]
 
 
 def _make_families(

@@ -152,7 +152,7 @@ class _Past:
         )
         for hotel, price in zip(hotels, prices, strict=True):
             self._show(row, hotel, price)
-        features = self._builder.build(request, row.query_id, row.event_ts - 1, prices)
+        features = self._builder.build(request, row.query_id, row.event_ts - 1, prices, types=[])
         return logged(features, list(range(len(hotels))))
 
     def touch(self, row: _Row, *actions: str) -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from serving.ranking.features import FeatureBuilder, logged
 from stream.replicas.catalogue import Catalogue
@@ -36,7 +37,7 @@ def test_at_most_two_hundred_candidates_have_a_price(profiles: Profiles) -> None
 
 
 def test_the_history_is_that_of_the_client_at_the_time_of_the_query(profiles: Profiles) -> None:
-    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30)
+    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30, [])
     assert found.history == profiles.history("c-1", START_MS)
     assert found.history.object_id == ["i-0", "i-2"]
     assert found.example.hist_type.tolist() == [2, 4]
@@ -45,7 +46,7 @@ def test_the_history_is_that_of_the_client_at_the_time_of_the_query(profiles: Pr
 def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Profiles) -> None:
     asked = request(num_candidates=5)
     prices = builder(profiles).prices(asked)
-    found = builder(profiles, num_scored=2).build(asked, "q-1", START_MS, prices)
+    found = builder(profiles, num_scored=2).build(asked, "q-1", START_MS, prices, [])
     assert list(found.example.item_ids) == ["i-0", "i-1"]
     expected = item_f16(items()[:5], prices)
     np.testing.assert_array_equal(found.items, expected)
@@ -55,11 +56,23 @@ def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Pr
     assert shown.history == found.history
 
 
+def test_a_type_is_the_requests_or_the_catalogues_or_product(profiles: Profiles) -> None:
+    catalogue = Catalogue([replace(items()[0], type="card"), replace(items()[1], type="video"), items()[2]])
+    typed = FeatureBuilder(catalogue, profiles, num_scored=30, query_hash_key=b"key")
+    named = [{"item_id": "i-0"}, {"item_id": "i-1", "type": "product"}, {"item_id": "i-2"}, {"item_id": "unknown"}]
+    assert typed.types(request(candidates=named)) == ["card", "product", "product", "product"]
+    assert typed.types(request(candidates=named[1:])) == []
+    many = [{"item_id": f"x-{number}", "type": "card"} for number in range(201)]
+    assert len(typed.types(request(candidates=many))) == 200
+
+
 def test_words_vector_path_and_types_reach_the_example_and_the_impression(profiles: Profiles) -> None:
     query = {"text": "Red shoes", "vector": [0.5, -2.0], "category": "root > k-0"}
     candidates = [{"item_id": "i-0"}, {"item_id": "i-1", "type": "video"}, {"item_id": "i-2", "type": "poll"}]
     asked = request(query=query, candidates=candidates)
-    found = builder(profiles).build(asked, "q-1", START_MS, [1, 1, 1])
+    types = builder(profiles).types(asked)
+    assert types == ["product", "video", "poll"]
+    found = builder(profiles).build(asked, "q-1", START_MS, [1, 1, 1], types)
     words = query_tokens("red SHOES", b"key")
     assert found.example.token.tolist() == [[*words, *[0] * 6]]
     assert found.example.query_vector[0].tolist() == [0.5, -2.0]

@@ -18,6 +18,7 @@ SETTINGS = MarketplaceSettings(
     categories=2,
     conversion_boost=4.0,
     chi=0.3,
+    other_types=0.3,
     drain_h=2.0,
     concurrency=1,
 )
@@ -51,6 +52,9 @@ def test_a_shown_list_has_the_example_of_its_session(log: ShopLog) -> None:
         assert again.item_ids == shown.example.item_ids
         np.testing.assert_array_equal(again.num, shown.example.num)
         np.testing.assert_array_equal(again.hist_entity, shown.example.hist_entity)
+        item_type = found[shown.example.query_id].item_type
+        assert item_type == [catalogue[item_id].type for item_id in again.item_ids]
+        assert len(set(item_type)) > 1
         assert shown.listing.search.event_ts == found[shown.example.query_id].impression_ts
 
 

@@ -131,6 +131,27 @@ def test_without_its_weight_the_look_does_not_matter(market: Market) -> None:
     assert value(1.0, other_looks=False) != value(1.0, other_looks=True)
 
 
+def test_the_worth_of_a_type_is_in_the_utility_and_nothing_else_is() -> None:
+    plain, typed = (Market(replace(SMALL, type_worth=worth, other_types=0.4)) for worth in (0.0, 1.0))
+    listing = plain.listing(next(searches(plain.world)))
+    items, search = listing.candidates.items, listing.search
+    first, second = (
+        utility.alone(
+            market.world,
+            client=search.client,
+            text=search.text,
+            items=items,
+            relevance_n=listing.candidates.relevance_n,
+            at_ts=search.event_ts,
+        )
+        for market in (plain, typed)
+    )
+    kinds = typed.world.items.type[items]
+    np.testing.assert_allclose(second - first, typed.world.items.type_worth[items], atol=1e-12)
+    assert len(set(np.round(second - first, 9)[kinds > 0])) == len(set(kinds[kinds > 0].tolist()))
+    assert not (second - first)[kinds == 0].any()
+
+
 def test_weights_of_brand_and_fashion(market: Market) -> None:
     listing = market.listing(next(searches(market.world)))
     search, items = listing.search, listing.candidates.items

@@ -3,7 +3,7 @@ import pytest
 
 from deploy.simulation.marketplace.observables import WIDTH, Shelf, item_name
 from deploy.simulation.marketplace.settings import MarketplaceSettings
-from deploy.simulation.marketplace.world import Floats, World, draw
+from deploy.simulation.marketplace.world import TYPES, Floats, World, draw
 from stream.replicas.catalogue import Catalogue
 
 
@@ -90,3 +90,29 @@ def test_shuffled_images_stay_in_their_category_and_tell_nothing() -> None:
     everything = list(range(world.settings.items))
     assert explained(world.items.look, vectors(shuffled, everything, "image")) < 0.05
     np.testing.assert_array_equal(vectors(catalogue, everything, "text"), vectors(shuffled, everything, "text"))
+
+
+def test_types_have_their_share_and_scales_of_their_own() -> None:
+    world, catalogue = shop(other_types=0.4)
+    kinds = np.array([TYPES.index(catalogue[item_name(j)].type) for j in range(world.settings.items)])
+    np.testing.assert_array_equal(kinds, world.items.type)
+    shares = np.bincount(kinds) / len(kinds)
+    assert shares == pytest.approx([0.6, 0.4 / 3, 0.4 / 3, 0.4 / 3], abs=0.04)
+    stars = Shelf(world).rating_J
+    means = [stars[kinds == kind].mean() for kind in range(len(TYPES))]
+    assert means == pytest.approx([3.8, 4.3, 3.0, 4.0], abs=0.12)
+    for kind in range(len(TYPES)):
+        own = kinds == kind
+        assert np.corrcoef(stars[own], world.items.quality[own])[0, 1] > 0.5, "inside of a type stars tell quality"
+
+
+def test_a_shop_of_products_is_the_same_as_without_types() -> None:
+    plain, typed = draw(MarketplaceSettings(seed=3)), draw(MarketplaceSettings(seed=3, other_types=0.4))
+    for name in ("quality", "log_price", "look", "launch_ts", "phase"):
+        np.testing.assert_array_equal(getattr(plain.items, name), getattr(typed.items, name))
+    assert not plain.items.type.any()
+    assert not plain.items.type_worth.any()
+    products = typed.items.type == 0
+    assert not typed.items.type_worth[products].any()
+    np.testing.assert_array_equal(Shelf(plain).rating_J[products], Shelf(typed).rating_J[products])
+    assert len({round(worth, 6) for worth in typed.items.type_worth[~products].tolist()}) == 3 * 8

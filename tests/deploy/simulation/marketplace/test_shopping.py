@@ -11,6 +11,7 @@ from deploy.simulation.marketplace.market import Market
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import searches
+from deploy.simulation.marketplace.world import TYPES
 from stream.schemas import decode, topics
 
 SETTINGS = MarketplaceSettings(
@@ -54,6 +55,15 @@ def test_an_impression_passes_the_strict_decoder_and_carries_propensities() -> N
     assert shown.items.rank_in == list(range(SETTINGS.candidates, 0, -1))
     assert shown.items.propensity == listing.candidates.propensity_n[::-1].tolist()
     assert shown.query_id == shopping.query_id(SETTINGS, listing.search)
+
+
+def test_an_impression_names_types_unless_all_are_products() -> None:
+    for share in (0.0, 0.5):
+        market = Market(replace(SETTINGS, other_types=share))
+        listing = market.listing(next(searches(market.world)))
+        shown = decode.impression(shopping.impression(market, listing, INCOMING[::-1])).items
+        kinds = market.world.items.type[listing.candidates.items[::-1]].tolist()
+        assert shown.type == ([TYPES[kind] for kind in kinds] if share else None)
 
 
 def test_shares_of_faults_and_refunds(sendings: list[Sending]) -> None:
