@@ -109,9 +109,13 @@ def produce(
 @app.command("export")
 def export(
     ctx: typer.Context,
-    topic: Annotated[Literal["sessions", "unlinked_lines", "unjoined", "dead_letters"], typer.Argument()],
+    topic: Annotated[
+        Literal["sessions", "unlinked_lines", "annotations", "unjoined", "dead_letters"], typer.Argument()
+    ],
     out: Annotated[Path, typer.Option(help="File to write, .jsonl or .parquet.")],
-    latest: Annotated[bool, typer.Option("--latest", help="Only the highest revision of each session.")] = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Only the highest revision of each session, or the annotations that count.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Read a topic to its end and write it to a file; `unlinked_lines` are order lines that joined no session."""

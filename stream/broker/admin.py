@@ -229,8 +229,12 @@ def wrong_settings_of(
         retention_ms: Time for which topics must keep records.
     """
     wanted = {name: value for name, value in topic.config.items() if name != _RETENTION and found[name] != value}
-    if _RETENTION in topic.config and 0 <= int(found[_RETENTION]) < retention_ms:
-        wanted[_RETENTION] = str(max(retention_ms, int(topic.config[_RETENTION])))
+    if _RETENTION in topic.config and int(found[_RETENTION]) >= 0:
+        asked_ms = int(topic.config[_RETENTION])
+        if asked_ms < 0:
+            wanted[_RETENTION] = str(asked_ms)
+        elif int(found[_RETENTION]) < retention_ms:
+            wanted[_RETENTION] = str(max(retention_ms, asked_ms))
     wanted_replicas = _wanted_replicas(num_brokers)
     in_sync = _in_sync(min(replicas, wanted_replicas)).get(_IN_SYNC)
     if in_sync is not None and int(found[_IN_SYNC]) < int(in_sync):

@@ -1,4 +1,4 @@
-"""Read `sessions`, `unjoined` or `dead_letters` to their end and write them to a file for people and notebooks."""
+"""Export of whole topics: read to their ends, and written to a file for people and notebooks."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,7 @@ import polars as pl
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.errors import ConfigError, SchemaError
+from stream.replicas.annotations import Annotations
 from stream.schemas import dead_letter, session, topics
 from stream.schemas.events import PRODUCT
 from stream.schemas.records import Record
@@ -24,9 +25,10 @@ def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> in
 
     Args:
         broker: Where the topic is.
-        topic: `sessions`, `unjoined` or `dead_letters`; or `unlinked_lines`, which the topic `sessions` holds too.
+        topic: `sessions`, `annotations`, `unjoined` or `dead_letters`; or `unlinked_lines`, which the topic `sessions`
+            holds too.
         out: A file ending in `.jsonl` or `.parquet`.
-        latest: Of sessions, keep the highest revision of each query only.
+        latest: Of sessions, keep the highest revision of each query only; of annotations, those that count.
 
     Raises:
         ConfigError: If the suffix is another one.
@@ -36,6 +38,9 @@ def export(broker: Broker, topic: str, out: Path, *, latest: bool = False) -> in
         raise ConfigError(f"--out {out}: expected a file that ends in .jsonl or .parquet")
     if topic == UNLINKED_LINES:
         return _write(map(_fields, unlinked_lines(read_to_end(broker, topics.SESSIONS))), out)
+    if topic == topics.ANNOTATIONS:
+        annotations = Annotations.load(broker)
+        return _write(map(_fields, annotations.counting() if latest else annotations.by_id.values()), out)
     records = read_to_end(broker, topic)
     if topic != topics.SESSIONS:
         return _write((letter_row(record) for record in records), out)

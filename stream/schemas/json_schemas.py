@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from stream.schemas import session, topics
+from stream.schemas.annotation import Annotation
 from stream.schemas.events import Click, Conversion, Impression, Item, ModelVersionAnnouncement, Profile, Tick
 
 RECORDS: Mapping[str, object] = {
@@ -21,6 +22,7 @@ RECORDS: Mapping[str, object] = {
     topics.ITEMS: Item,
     topics.PROFILES: Profile,
     topics.MODEL_VERSIONS: ModelVersionAnnouncement,
+    topics.ANNOTATIONS: Annotation,
 }
 
 

@@ -18,6 +18,7 @@ DEAD_LETTERS = "dead_letters"
 ITEMS = "items"
 PROFILES = "profiles"
 MODEL_VERSIONS = "model_versions"
+ANNOTATIONS = "annotations"
 HOT_CHANGELOG = "shelfwise-hot-changelog"
 WARM_CHANGELOG = "shelfwise-warm-changelog"
 PROGRESS_CHANGELOG = "shelfwise-progress-changelog"
@@ -35,6 +36,8 @@ _WHOLE = _STAMPED | {"cleanup.policy": "delete", "retention.bytes": "-1"}
 # Any client may compress by a codec that the workers have no library for.
 _INPUT = _WHOLE | {"compression.type": "uncompressed", "retention.ms": str(10 * DAY_MS)}
 _OUTPUT = _WHOLE | {"retention.ms": str(28 * DAY_MS)}
+# Work of people: no process can make it again, and weights stay a function of the log.
+_KEPT = _WHOLE | {"retention.ms": "-1"}
 _COMPACT = _STAMPED | {"cleanup.policy": "compact"}
 
 
@@ -54,6 +57,7 @@ ALL = (
     *(Topic(name=name, config=_COMPACT) for name in CHANGELOGS),
     Topic(name=ITEMS, by_client=False, config=_COMPACT),
     Topic(name=MODEL_VERSIONS, by_client=False, config=_COMPACT),
+    Topic(name=ANNOTATIONS, by_client=False, config=_KEPT),
 )
 
 

@@ -145,6 +145,14 @@ def test_unlimited_retention_stays() -> None:
     assert wrong_settings_of(topic, found, replicas=1, num_brokers=1, retention_ms=RETENTION_MS) == []
 
 
+@pytest.mark.parametrize(("found_ms", "wanted"), [("-1", []), ("604800000", ["-1"]), (str(2 * RETENTION_MS), ["-1"])])
+def test_a_topic_that_keeps_its_records_for_ever_is_never_limited(found_ms: str, wanted: list[str]) -> None:
+    (topic,) = (each for each in topics.ALL if each.name == topics.ANNOTATIONS)
+    found = {**topic.config, "retention.ms": found_ms, "min.insync.replicas": "1"}
+    corrections = wrong_settings_of(topic, found, replicas=1, num_brokers=1, retention_ms=RETENTION_MS)
+    assert [(each.setting, each.wanted) for each in corrections] == [("retention.ms", value) for value in wanted]
+
+
 def test_a_memory_broker_has_no_settings_to_correct(memory_broker: Broker) -> None:
     assert correct_settings(memory_broker, retention_ms=RETENTION_MS) == []
 

@@ -1,0 +1,69 @@
+"""Records of judgements: what they hold, and what is refused by field and value."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from stream.errors import SchemaError
+from stream.schemas import topics
+from stream.schemas.annotation import Annotation, Judgement, decode, encode
+from stream.schemas.identity import digest
+from stream.schemas.json_schemas import json_schema
+
+JUDGED = Judgement(
+    query_id="q-1", item_id="i-1", grade=3, annotator="ann", seconds=2.5, page="p-1", budget="p30", num_items=24
+)
+
+
+def annotation_of(judgement: Judgement, now_ms: int) -> Annotation:
+    values = {name: getattr(judgement, name) for name in Judgement.__struct_fields__}
+    event_ts = now_ms if judgement.event_ts is None else judgement.event_ts
+    return Annotation(event_id=digest(*map(str, values.values())).hex(), **values | {"event_ts": event_ts})
+
+
+MADE = annotation_of(JUDGED, 7)
+
+
+def changed(**values: Any) -> bytes:
+    return json.dumps(json.loads(encode(MADE)) | values).encode()
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    assert decode(encode(MADE)) == MADE
+    assert json.loads(encode(MADE))["schema_version"] == 1
+    assert MADE.key == b'["q-1","i-1"]'
+    assert decode(changed(colour="blue")) == MADE
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "detail"),
+    [
+        (changed(grade=10), "bad_value", "grade: Expected `int` <= 9, got 10"),
+        (changed(grade=2.5), "bad_value", "grade: Expected `int`, got `float`, got 2.5"),
+        (changed(seconds=-1), "bad_value", "seconds: Expected `float` >= 0.0, got -1"),
+        (changed(annotator=""), "bad_value", 'annotator: Expected `str` of length >= 1, got ""'),
+        (changed(num_items=0), "bad_value", "num_items: Expected `int` >= 1, got 0"),
+        (changed(event_ts=None), "bad_value", "event_ts: Expected `int`, got `null`, got null"),
+        (changed(schema_version=2), "schema_unknown", "schema_version: 2, known 1"),
+        (b'{"query_id": "q"}', "bad_value", "Object missing required field"),
+        (b"[1]", "bad_value", "Expected `object`, got `array`"),
+        (b"{", "not_json", "Input data was truncated"),
+        (b"\xff", "not_json", ""),
+        (None, "not_json", "Input data was truncated"),
+    ],
+)
+def test_what_is_refused_is_named(raw: bytes | None, reason: str, detail: str) -> None:
+    with pytest.raises(SchemaError) as refused:
+        decode(raw)
+    assert refused.value.reason == reason
+    assert detail in refused.value.detail
+
+
+def test_the_published_schema_refuses_what_the_decoder_refuses() -> None:
+    schema = json_schema(topics.ANNOTATIONS)
+    jsonschema.validate(json.loads(encode(MADE)), schema)
+    for value in ({"grade": 10}, {"num_items": 0}, {"event_ts": None}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(json.loads(changed(**value)), schema)
