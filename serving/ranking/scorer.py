@@ -83,6 +83,7 @@ class VersionScorer:
             self._slots,
             width=config.vector_width,
             history=config.history,
+            pages=config.num_pages,
             schema=config.feature_schema,
             fixed=self.runtime == "torch-compiled",
         )

@@ -18,7 +18,7 @@ from stream.join.profiles import Profiles
 from stream.join.rows import ItemClick, Source
 from stream.join.settings import JoinSettings
 from stream.join.target import Target
-from stream.schemas.events import Behaviour, Click
+from stream.schemas.events import MAX_PAGE_ITEMS, Behaviour, Click, ClickedPage
 
 _Refusal = tuple[str, str]
 """Reason code and detail."""
@@ -133,10 +133,14 @@ class Clicks:
             item_id=click.object_id,
             action=click.action_name,
             event_ts=event_ts,
+            query_id=target.query_id,
             category=shown.query_category,
             price_minor=shown.price(item),
         )
-        self._profiles.add(click.client_id, behaviour, replaces=not joined)
+        page = ClickedPage(
+            query_id=target.query_id, impression_ts=target.event_ts, item_id=shown.item_id[:MAX_PAGE_ITEMS]
+        )
+        self._profiles.add(click.client_id, behaviour, page, replaces=not joined)
 
     def restate(self, target: Target) -> None:
         """Note the time of a list for later conversions, after a part of it has made it older."""

@@ -27,6 +27,7 @@ _NO_FEATURES = {
     "hist_category": [],
     "hist_action": b"",
     "hist_age_s": b"",
+    "hist_pages": [],
 }
 # The fields of the payload stand in the session schema, so a type checker does not know them.
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(ListPayload)

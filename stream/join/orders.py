@@ -277,6 +277,7 @@ class Orders:
             item_id=shown.product(kept.item) or event.line.object_id,
             action="purchase",
             event_ts=kept.event_ts,
+            query_id=target.query_id,
             category=shown.query_category,
             price_minor=shown.price(kept.item),
         )

@@ -1,7 +1,7 @@
-"""Profiles: the newest behaviours of each client, stored as the JSON that is emitted.
+"""Profiles: the newest behaviours and clicked pages of each client, stored as the JSON that is emitted.
 
-Behaviours are ordered by (event_ts, event_id), so the order of arrival changes nothing. A new behaviour is usually the
-newest one: it goes to the front after at most one of the others is decoded.
+Behaviours are ordered by (event_ts, event_id), pages by (impression_ts, query_id), so the order of arrival changes
+nothing. A new behaviour is usually the newest one: it goes to the front after at most one of the others is decoded.
 """
 
 import msgspec
@@ -11,7 +11,7 @@ from stream.join import rows
 from stream.join.output import MicroBatchOutput
 from stream.join.settings import JoinSettings
 from stream.join.tiers import WarmTier
-from stream.schemas.events import SCHEMA_VERSION, Behaviour
+from stream.schemas.events import MAX_PAGES, SCHEMA_VERSION, Behaviour, ClickedPage
 
 _encoder = msgspec.json.Encoder()
 
@@ -22,6 +22,7 @@ class Profile(Struct):
     client_id: str
     behaviours: list[msgspec.Raw]
     updated_ts: int
+    pages: list[ClickedPage] = []
     schema_version: int = SCHEMA_VERSION
 
 
@@ -38,8 +39,13 @@ class Profiles:
         self._warm = warm
         self._changed: dict[str, Profile] = {}
 
-    def add(self, client_id: str, behaviour: Behaviour, *, replaces: bool = False) -> None:
-        """Add a behaviour to the profile of a client, or replace the same behaviour with another time."""
+    def add(
+        self, client_id: str, behaviour: Behaviour, page: ClickedPage | None = None, *, replaces: bool = False
+    ) -> None:
+        """Add a behaviour, and the page that it is a click on, to the profile of a client.
+
+        The behaviour may replace the same one with another time.
+        """
         profile = self._changed.get(client_id)
         if profile is None:
             stored = self._warm.get(rows.profile_key(client_id))
@@ -48,6 +54,7 @@ class Profiles:
         if replaces:
             remove(profile, behaviour)
         add(profile, behaviour, self._size, self._idle_ms)
+        add_page(profile, page, self._idle_ms)
 
     def flush(self, output: MicroBatchOutput) -> None:
         """Write the changed profiles into the warm tier and into the output."""
@@ -90,6 +97,16 @@ def add(profile: Profile, behaviour: Behaviour, size: int, idle_ms: int) -> None
     del known[size:]
     while len(known) > 1 and _rank(known[-1])[0] <= profile.updated_ts - idle_ms:
         del known[-1]
+
+
+def add_page(profile: Profile, page: ClickedPage | None, idle_ms: int) -> None:
+    """Add a page to a profile that may hold it already, and keep the newest ones within `idle_ms`."""
+    pages = [each for each in profile.pages if page is None or each.query_id != page.query_id]
+    if page is not None:
+        pages.append(page)
+    first_ts = profile.updated_ts - idle_ms
+    pages = [each for each in pages if each.impression_ts > first_ts]
+    profile.pages = sorted(pages, key=lambda each: (each.impression_ts, each.query_id), reverse=True)[:MAX_PAGES]
 
 
 def remove(profile: Profile, behaviour: Behaviour) -> None:

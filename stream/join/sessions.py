@@ -163,6 +163,7 @@ def list_payload(impression: Impression, partition: int, offset: int) -> bytes:
             if history is not None
             else b"",
             hist_age_s=pack("hist_age_s", history.age_s) if history is not None else b"",
+            hist_pages=history.pages if history is not None else [],
         )
     )
 

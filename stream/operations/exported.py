@@ -68,6 +68,8 @@ def _session(row: Mapping[str, object]) -> Session:
         values[name] = [[each[key] for key in kind.__struct_fields__] for each in values[name] or []]  # type: ignore[attr-defined]
     for name in ("hist_item", "hist_category"):
         values[name] = values[name] or []
+    # Files of an older release have no pages.
+    values["hist_pages"] = values.get("hist_pages") or []
     session = msgspec.convert(values, Session)
     # An export names the type of each item; in a session all have the default unless one differs.
     return replace(session, item_type=[]) if set(session.item_type) == {PRODUCT} else session

@@ -1,15 +1,15 @@
-"""The newest behaviours of clients: a bounded replica of the compacted topic `profiles`, which the join writes."""
+"""Behaviours and clicked pages of clients: a bounded replica of the compacted topic `profiles`, written by the join."""
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import Lock
 
 import msgspec
 import numpy as np
 
 from stream.errors import SchemaError
-from stream.schemas.events import SCHEMA_VERSION, Behaviour, History, Profile
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES, SCHEMA_VERSION, History, Profile
 from stream.schemas.records import Record
 from stream.schemas.session import ACTION_CODES
 
@@ -22,19 +22,23 @@ _actions = {code: name for name, code in ACTION_CODES.items()}
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True):
-    """The columns of a client's behaviours that a history shows, newest first.
+    """The columns of a client's behaviours and pages that a history shows, newest first.
 
     Attributes:
         event_ts: int64, in the byte order of this machine: it never leaves the process.
         action: Action codes, one byte each.
         category: Numbers in `categories`, one byte each.
+        item: Numbers in `item_ids`, one byte each.
+        pages: Numbers in `item_ids` of the items of each page, one byte each.
     """
 
     event_ts: bytes
     action: bytes
     category: bytes
     categories: list[str]
-    item_id: list[str]
+    item: bytes
+    pages: list[bytes]
+    item_ids: list[str]
 
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -59,7 +63,7 @@ def decode(raw: bytes) -> Profile:
 
 
 class Profiles:
-    """Client id to behaviours, newest first; the clients used longest ago leave when it is full.
+    """Client id to behaviours and pages, newest first; the clients used longest ago leave when it is full.
 
     A client takes one string of bytes: as objects, 50 behaviours would take ten times as much.
 
@@ -104,8 +108,7 @@ class Profiles:
 
     def put(self, profile: Profile) -> None:
         """Insert or replace one client's profile."""
-        newest = sorted(profile.behaviours, key=lambda b: (b.event_ts, b.event_id), reverse=True)
-        packed = _packed([b for b in newest[:MAX_BEHAVIOURS] if b.action in ACTION_CODES])
+        packed = _packed(profile)
         with self._lock:
             self._clients[profile.client_id] = packed
             self._clients.move_to_end(profile.client_id)
@@ -114,7 +117,7 @@ class Profiles:
                 self.num_evicted += 1
 
     def history(self, client_id: str, event_ts: int) -> History:
-        """Return the client's behaviours of known actions, newest first, with their age at `event_ts`.
+        """Return the client's behaviours of known actions, newest first, with their age at `event_ts`, and its pages.
 
         Empty for an unknown client. A behaviour after `event_ts` has the age 0.
         """
@@ -125,11 +128,13 @@ class Profiles:
             self._clients.move_to_end(client_id)
         columns = _unpacker.decode(found)
         age_ms = event_ts - np.frombuffer(columns.event_ts, np.int64)
+        name = columns.item_ids.__getitem__
         return History(
-            object_id=columns.item_id,
+            object_id=[*map(name, columns.item)],
             action=[_actions[code] for code in columns.action],
             age_s=(np.maximum(age_ms, 0) // 1_000).tolist(),
             category=[columns.categories[number] for number in columns.category],
+            pages=[[*map(name, page)] for page in columns.pages],
         )
 
     def __len__(self) -> int:
@@ -139,15 +144,26 @@ class Profiles:
         return client_id in self._clients
 
 
-def _packed(behaviours: list[Behaviour]) -> bytes:
-    numbers: dict[str, int] = {}
-    category = bytes(numbers.setdefault(b.category or "", len(numbers)) for b in behaviours)
+def _packed(profile: Profile) -> bytes:
+    newest = sorted(profile.behaviours, key=lambda b: (b.event_ts, b.event_id), reverse=True)
+    behaviours = [b for b in newest[:MAX_BEHAVIOURS] if b.action in ACTION_CODES]
+    pages = sorted(profile.pages, key=lambda page: (page.impression_ts, page.query_id), reverse=True)[:MAX_PAGES]
+    # At most 50 + 5 x 6 items: their numbers fit into one byte, and an id that comes again takes no further space.
+    item_ids: dict[str, int] = {}
+    categories: dict[str, int] = {}
     return _pack(
         _Packed(
             event_ts=np.array([b.event_ts for b in behaviours], np.int64).tobytes(),
             action=bytes(ACTION_CODES[b.action] for b in behaviours),
-            category=category,
-            categories=list(numbers),
-            item_id=[b.item_id for b in behaviours],
+            category=_numbers([b.category or "" for b in behaviours], categories),
+            categories=list(categories),
+            item=_numbers([b.item_id for b in behaviours], item_ids),
+            pages=[_numbers(page.item_id[:MAX_PAGE_ITEMS], item_ids) for page in pages],
+            item_ids=list(item_ids),
         )
     )
+
+
+def _numbers(values: Sequence[str], known: dict[str, int]) -> bytes:
+    """Return the number of each value, one byte each; a value that is not known gets the next one."""
+    return bytes(known.setdefault(value, len(known)) for value in values)

@@ -16,7 +16,17 @@ from msgspec import UNSET, UnsetType
 
 from stream.errors import SchemaError
 from stream.schemas import topics
-from stream.schemas.events import MAX_EVENT_BYTES, SCHEMA_VERSION, Click, Conversion, Impression, SchemaVersion, Tick
+from stream.schemas.events import (
+    MAX_EVENT_BYTES,
+    MAX_PAGE_ITEMS,
+    MAX_PAGES,
+    SCHEMA_VERSION,
+    Click,
+    Conversion,
+    Impression,
+    SchemaVersion,
+    Tick,
+)
 
 MAX_DEPTH = 16
 _U32_MAX = 2**32 - 1
@@ -340,6 +350,9 @@ def _check_impression(event: Impression) -> None:
             raise SchemaError("bad_value", f"features.history: columns differ or exceed {_MAX_HISTORY} entries")
         if h and max(history.age_s) > _U32_MAX:
             raise SchemaError("bad_value", "features.history.age_s: beyond 32 bits")
+        if len(history.pages) > MAX_PAGES or not all(1 <= len(page) <= MAX_PAGE_ITEMS for page in history.pages):
+            detail = f"expected at most {MAX_PAGES} pages of 1 to {MAX_PAGE_ITEMS} items"
+            raise SchemaError("bad_value", f"features.history.pages: {detail}")
 
 
 def _check_positions(position: list[int], n: int) -> None:

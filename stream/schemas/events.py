@@ -16,6 +16,9 @@ from msgspec import Meta, Struct, field
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
+MAX_PAGES = 5
+MAX_PAGE_ITEMS = 6
+"""Clicked pages of a profile, and items of each: the first ones that the page showed."""
 PRODUCT = "product"
 """Type of an item that has no other one."""
 ALL_LINES = "*"
@@ -62,12 +65,17 @@ class Query(Struct, kw_only=True, omit_defaults=True):
 
 
 class History(Struct, kw_only=True):
-    """The client's behaviours as served, newest first, at most 50; columns of equal length."""
+    """The client's behaviours as served, newest first, at most 50; columns of equal length.
+
+    Attributes:
+        pages: First items of the client's clicked pages, the page that was shown last first; at most 5 pages of 6.
+    """
 
     object_id: list[str]
     action: list[str]
     age_s: list[Annotated[int, Meta(ge=0)]]
     category: list[str]
+    pages: list[list[str]] = []
 
 
 class Features(Struct, kw_only=True):
@@ -241,22 +249,40 @@ class Item(Struct, kw_only=True, omit_defaults=True):
 
 
 class Behaviour(Struct, kw_only=True, omit_defaults=True):
-    """One action of a client; `category` is the query category of the list it happened on."""
+    """One action of a client; `query_id` is the list it happened on, and `category` the query category of that list."""
 
     event_id: EventId
     item_id: ItemId
     action: str
     event_ts: Timestamp
+    query_id: QueryId | None = None
     category: str | None = None
     price_minor: Money | None = None
 
 
+class ClickedPage(Struct, kw_only=True):
+    """A list of which a client clicked an item or put one into the cart, with the first items that it showed.
+
+    Attributes:
+        impression_ts: Time of the impression, of parts that of the first one known when the click joined.
+    """
+
+    query_id: QueryId
+    impression_ts: Timestamp
+    item_id: Annotated[list[ItemId], Meta(min_length=1, max_length=MAX_PAGE_ITEMS)]
+
+
 class Profile(Struct, kw_only=True):
-    """Newest 50 behaviours of a client by (event_ts, event_id), newest first."""
+    """Newest 50 behaviours of a client by (event_ts, event_id), newest first.
+
+    Attributes:
+        pages: The 5 clicked pages that were shown last, by (impression_ts, query_id), newest first.
+    """
 
     schema_version: SchemaVersion = field(default_factory=_written_version)
     client_id: ClientId
     behaviours: list[Behaviour]
+    pages: list[ClickedPage] = []
     updated_ts: Timestamp
 
 
@@ -279,11 +305,14 @@ __all__ = [
     "ALL_LINES",
     "MAX_EVENT_BYTES",
     "MAX_ITEMS",
+    "MAX_PAGES",
+    "MAX_PAGE_ITEMS",
     "PRODUCT",
     "SCHEMA_VERSION",
     "Assignment",
     "Behaviour",
     "Click",
+    "ClickedPage",
     "Conversion",
     "Event",
     "Features",

@@ -130,6 +130,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
         src: Partition and offset of the impression, of parts those of the first one.
         parts: The impressions that show the list; empty if one impression without positions shows all of it.
         latency_us: Time that ranking took; 0 if unknown.
+        hist_pages: First items of the client's clicked pages, newest first.
         slice: Part of the lineage's clients while one of its versions was a canary; None for the others.
         item_type: Type of each item; empty if all are of type `product`.
         position: Position of each item on the page; empty for 1 to n.
@@ -181,6 +182,7 @@ class Session(Struct, kw_only=True, tag_field="kind", tag="session"):
     hist_category: list[str]
     hist_action: Annotated[bytes, _column("<u1", "h")]
     hist_age_s: Annotated[bytes, _column("<u4", "h")]
+    hist_pages: list[list[str]] = []
 
     clicks: Annotated[bytes, _column("<u2", "n")]
     carts: Annotated[bytes, _column("<u2", "n")]

@@ -187,10 +187,11 @@ QUERY = ("query_token", "query_path", "query_vec_mask")
 IMAGES = ("cand_img_mask", "hist_img_mask")
 TEXTS = ("cand_txt_mask", "hist_txt_mask")
 HISTORY = ("hist_mask", "hist_img_mask", "hist_txt_mask")
+PAGES = ("page_id",)
 
 
 @every_model
-@pytest.mark.parametrize("missing", [(), IMAGES, TEXTS, IMAGES + TEXTS, HISTORY, QUERY], ids=str)
+@pytest.mark.parametrize("missing", [(), IMAGES, TEXTS, IMAGES + TEXTS, HISTORY, PAGES, QUERY], ids=str)
 def test_whatever_is_missing_scores_and_gradients_are_finite(name: str, missing: tuple[str, ...]) -> None:
     config = replace(tiny(name), pcvr=True)
     params = weights(name, config)
@@ -200,6 +201,15 @@ def test_whatever_is_missing_scores_and_gradients_are_finite(name: str, missing:
         loss, grads = gradients(name, config, params, batch)
         assert bool(torch.isfinite(loss))
         assert all(bool(torch.isfinite(grad).all()) for grad in grads)
+
+
+@every_model
+def test_pages_reach_exactly_the_models_that_read_them(name: str) -> None:
+    config = tiny(name)
+    params = weights(name, config)
+    full, lacking = (tensors(scores(name, config, params, each)) for each in (lists(11), without(lists(11), *PAGES)))
+    same = all(torch.equal(one, other) for one, other in zip(full, lacking, strict=True))
+    assert same == (config.num_pages == 0)
 
 
 @every_model

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.schemas.events import History, Item
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES, History, Item
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features import (
     FEATURE_SCHEMA,
@@ -181,6 +181,7 @@ class ServedList:
             hist_category=list(self.history.category),
             hist_action=np.array([ACTION_CODES[action] for action in self.history.action], np.uint8).tobytes(),
             hist_age_s=np.array(self.history.age_s, "<u4").tobytes(),
+            hist_pages=[list(page) for page in self.history.pages],
             clicks=counts(clicks).tobytes(),
             carts=counts(()).tobytes(),
             orders=counts(orders).tobytes(),
@@ -193,6 +194,13 @@ class ServedList:
             events=[],
             lines=[],
         )
+
+
+def pages(seed: int, known: MemoryCatalogue) -> list[list[str]]:
+    """Seeded clicked pages, 0 to 5 of them, some of which are short."""
+    rng = np.random.default_rng([10, seed])
+    sizes = rng.integers(1, MAX_PAGE_ITEMS + 1, size=rng.integers(0, MAX_PAGES + 1)).tolist()
+    return [[str(item_id) for item_id in rng.choice(list(known.items), size=size, replace=False)] for size in sizes]
 
 
 def served(seed: int, known: MemoryCatalogue, *, n: int | None = None, depth: int | None = None) -> ServedList:
@@ -221,6 +229,7 @@ def served(seed: int, known: MemoryCatalogue, *, n: int | None = None, depth: in
             action=[str(action) for action in rng.choice(["click", "add_to_cart", "purchase"], size=behaviours)],
             age_s=sorted(rng.integers(0, 500_000, size=behaviours).tolist()),
             category=[known.items[item_id].category_ids[-1] for item_id in touched],
+            pages=pages(seed, known) if behaviours else [],
         ),
         category=f"c{seed % 3}" if seed % 4 else f"root > c{seed % 3}",
         known=known,

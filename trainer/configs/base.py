@@ -80,6 +80,11 @@ class ModelConfig:
     pcvr_weight: float = 1.0
     pcvr_delayed: Literal["none", "fnw"] = "none"
 
+    @property
+    def num_pages(self) -> int:
+        """Return the number of clicked pages of the client that the model reads."""
+        return 0
+
     def __post_init__(self) -> None:
         if len(set(self.modalities)) != len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(f"modalities = {self.modalities}: expected a subset of {MODALITIES}, each once")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from stream.schemas.events import MAX_PAGES
 from trainer.configs.armmt import ArmmtConfig
 from trainer.configs.base import ModelConfig, check_heads
 
@@ -24,7 +25,7 @@ class PierConfig(ModelConfig):
         beams: Orders that the beam search over these places keeps.
         extensions: Items by which the beam search goes on from an order.
         orders: K, candidate orders that the evaluator scores: those most like the client's clicked pages.
-        pages: Newest clicked pages of the client that are read.
+        pages: Newest clicked pages of the client that are read, at most 5.
         hash_bits: Random hyperplanes of the hash that compares orders with pages.
         evaluator: `ocpm` is PIER's own, and `armmt` is ARMMT over the items of the page, with the place in the page as
             their rank: the construction of the ARMMT paper.
@@ -52,9 +53,16 @@ class PierConfig(ModelConfig):
     contrast: float = 0.01
     evaluator_weight: float = 1.0
 
+    @property
+    def num_pages(self) -> int:
+        """Return the number of clicked pages of the client that the model reads."""
+        return self.pages
+
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         check_heads(self.width, self.heads)
+        if self.pages > MAX_PAGES:
+            raise ValueError(f"pages = {self.pages}: expected at most {MAX_PAGES}, a profile holds no more")
         if self.permuted > self.places:
             raise ValueError(f"permuted = {self.permuted}: expected at most places = {self.places}")
         if self.permuted > _MAX_PERMUTED:

@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from stream.errors import ConfigError
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES
 from trainer.evaluation.lists import Dataset, LabelledList, Split, split_in_order
 from trainer.evaluation.metrics import Floats, tie_keys
 from trainer.features import CLIENT_COLUMNS, MAX_TOKENS, QUERY_COLUMNS, SessionExample
 
 PARTS = ("train.txt", "vali.txt", "test.txt")
 NOTE = "LibSVM form: no displayed order, ids or money; grades above 0 are positive"
+
+_NO_PAGES = np.zeros((MAX_PAGES, MAX_PAGE_ITEMS, 4, 2), np.uint64)
 
 
 def load(path: Path, *, seed: int = 0) -> Dataset:
@@ -122,6 +125,7 @@ def _list(query: str, grades: Sequence[float], rows: Sequence[_Row], *, width: i
         query=np.zeros(len(QUERY_COLUMNS), np.float32),
         client=np.zeros(len(CLIENT_COLUMNS), np.float32),
         token=np.zeros(MAX_TOKENS, np.int64),
+        page_entity=_NO_PAGES,
         query_vector=np.zeros(0, np.float16),
         category="",
         path=(),

@@ -186,6 +186,7 @@ def _score(
             learner.id_maps,
             width=learner.config.vector_width,
             history=learner.config.history,
+            pages=learner.config.num_pages,
             schema=learner.config.feature_schema,
         )
         with torch.no_grad():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import SchemaError
-from stream.schemas.events import History
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES, History
 from stream.schemas.session import ACTION_CODES, Session
 from trainer.features.categories import covers, ends_with
 from trainer.features.example import Examples, SessionExample
@@ -147,8 +147,10 @@ class _Lists:
         # The source row of each candidate.
         self._order = order[source.place < N_MAX]
         self._cand = source.choose(self._order)
-        rows = items.rows(lists.item_ids + lists.hist_item)
-        self._rows, self._hist_rows = rows[self._order], rows[len(order) :]
+        page_item, self._page_places = _items_of_pages(lists.hist_pages)
+        rows = items.rows(lists.item_ids + lists.hist_item + page_item)
+        self._rows = rows[self._order]
+        self._hist_rows, self._page_rows = np.split(rows[len(order) :], [len(lists.hist_item)])
         self._logged = lists.items[self._order].astype(np.float32)
         self._hist = lists.hist
         self._age_h = lists.hist_age_s.astype(np.float64) / 3600
@@ -190,6 +192,7 @@ class _Lists:
             query=lists.context[:, :CLIENT].astype(np.float32),
             client=lists.context[:, CLIENT:TOKENS].astype(np.float32),
             token=lists.context[:, TOKENS:].astype(np.int64),
+            page_entity=self._page_entity(),
             query_vector=lists.query_vector,
             category=category,
             path=path,
@@ -251,6 +254,14 @@ class _Lists:
                 return path
         return logged
 
+    def _page_entity(self) -> NDArray[np.uint64]:
+        """Return the hashes of the items of the clients' clicked pages, 0 where there is none."""
+        entity = np.zeros(
+            (len(self._lists.query_id), MAX_PAGES, MAX_PAGE_ITEMS, *self._items.entity.shape[1:]), np.uint64
+        )
+        entity.reshape(-1, *self._items.entity.shape[1:])[self._page_places] = self._items.entity[self._page_rows]
+        return entity
+
     def _touches(self, code: Ints, hist_code: Ints, count: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return `TOUCH_COLUMNS` of the candidates, without the last one."""
         columns = np.zeros((len(code), len(TOUCH_COLUMNS) - 1), dtype=np.float32)
@@ -290,6 +301,18 @@ def _in_rank_order(lists: Ragged, rank: Ints, ids: Sequence[str]) -> Ints:
         rows = range(lists.cuts[number], lists.cuts[number + 1])
         order[rows.start : rows.stop] = sorted(rows, key=lambda row: (rank[row], ids[row]))
     return order
+
+
+def _items_of_pages(pages: Sequence[Sequence[Sequence[str]]]) -> tuple[list[str], Ints]:
+    """Return the items of the pages of all lists, and the place of each among `MAX_PAGES` x `MAX_PAGE_ITEMS` a list."""
+    found: list[str] = []
+    places: list[int] = []
+    for number, own in enumerate(pages):
+        for page, items in enumerate(own[:MAX_PAGES]):
+            start = (number * MAX_PAGES + page) * MAX_PAGE_ITEMS
+            found += items[:MAX_PAGE_ITEMS]
+            places += range(start, start + len(items[:MAX_PAGE_ITEMS]))
+    return found, np.array(places, np.int64)
 
 
 def _commonest(categories: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES
 from trainer.features.example import Examples
 from trainer.features.hash_index import Hashes
 from trainer.features.schema import (
@@ -47,9 +48,11 @@ class Lookups(Protocol):
 
 
 class Batch(NamedTuple):
-    """Padded arrays of B lists; masks are True for real rows. Legend: B lists, n candidates, L behaviours, D width.
+    """Padded arrays of B lists; masks are True for real rows. Legend: B lists, n candidates, L behaviours, D width,
+    P pages of s items.
 
-    `cand_id` and `hist_id` hold slots of item, shop, brand, category. `hist_type` is the action code + 1, 0 = padding.
+    `cand_id`, `hist_id` and `page_id` hold slots of item, shop, brand, category. `hist_type` is the action code + 1,
+    0 = padding.
     The fields from `click` on are unknown when a list is scored: losses and evaluation read them, forward passes never.
     """
 
@@ -69,6 +72,7 @@ class Batch(NamedTuple):
     hist_txt: NDArray[np.float16]  # [B,L,D]
     hist_txt_mask: NDArray[np.bool_]  # [B,L]
     hist_mask: NDArray[np.bool_]  # [B,L]
+    page_id: NDArray[np.int64]  # [B,P,s,4] first items of the client's clicked pages, newest first, 0 = none
     query: NDArray[np.float32]  # [B,q]
     query_category: NDArray[np.int64]  # [B] slot
     client: NDArray[np.float32]  # [B,u]
@@ -95,6 +99,7 @@ def collate(
     *,
     width: int,
     history: int = HISTORY_MAX,
+    pages: int = MAX_PAGES,
     schema: int = NEWEST.number,
     fixed: bool = False,
 ) -> Batch:
@@ -105,6 +110,7 @@ def collate(
         id_maps: The slots of the ids.
         width: D, the width of the catalogue's vectors; a vector of another width counts as missing.
         history: Behaviours kept per list, the newest.
+        pages: Clicked pages kept per list, the newest.
         schema: Number of the feature schema whose numbers `cand_num` holds.
         fixed: Pad to `N_MAX` and `history`, so that compiled models see one shape.
 
@@ -127,7 +133,8 @@ def collate(
     def of_hist(rows: NDArray[ScalarT]) -> NDArray[ScalarT]:
         return _spread(rows[newest], hist_places, hist_mask)
 
-    slots, hist_slots, query_slots = _slots(examples, newest, id_maps)
+    page_entity = examples.page_entity[:, :pages]
+    slots, hist_slots, page_slots, query_slots = _slots(examples, newest, page_entity, id_maps)
     img, img_mask = _of_width(examples.img, examples.img_mask, width)
     txt, txt_mask = _of_width(examples.txt, examples.txt_mask, width)
     hist_img, hist_img_mask = _of_width(examples.hist_img, examples.hist_img_mask, width)
@@ -150,6 +157,7 @@ def collate(
         hist_txt=of_hist(hist_txt),
         hist_txt_mask=of_hist(hist_txt_mask),
         hist_mask=hist_mask,
+        page_id=page_slots,
         query=examples.query,
         query_category=query_slots[:, 0],
         client=examples.client,
@@ -175,6 +183,7 @@ def batch_from_columns(columns: Mapping[str, NDArray[np.generic]]) -> Batch:
     """
     shape = columns["cand_mask"].shape
     unknown = {
+        "page_id": np.zeros((shape[0], 0, MAX_PAGE_ITEMS, len(TABLES)), np.int64),
         "query_token": np.zeros((shape[0], MAX_TOKENS), np.int64),
         "query_path": np.zeros((shape[0], PATH_MAX), np.int64),
         "query_vec": np.zeros((shape[0], columns["cand_txt"].shape[2]), np.float16),
@@ -216,15 +225,17 @@ def _of_width(
 
 
 def _slots(
-    examples: Examples, newest: NDArray[np.int64], id_maps: Lookups
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return slots of all candidates, of the newest behaviours, and of the queries: category, then nodes of the path.
+    examples: Examples, newest: NDArray[np.int64], page_entity: NDArray[np.uint64], id_maps: Lookups
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return slots of candidates, newest behaviours, items of pages, and queries: category, then nodes of the path.
 
     An empty id has slot 0.
     """
-    entity = np.concatenate([examples.entity, examples.hist_entity[newest]])
+    is_item = page_entity[..., 0, :].any(axis=-1)
+    entity = np.concatenate([examples.entity, examples.hist_entity[newest], page_entity[is_item]])
     queries = examples.query_entity()
-    slots = id_maps.slots(entity)
+    slots, hist_slots, of_items = np.split(id_maps.slots(entity), np.cumsum([len(examples.entity), len(newest)]))
+    page_slots = np.zeros(page_entity.shape[:-1], np.int64)
+    page_slots[is_item] = of_items
     query_slots = id_maps.category.lookup(Hashes.of(queries.reshape(-1, 2)))
-    num_cand = len(examples.entity)
-    return slots[:num_cand], slots[num_cand:], query_slots.reshape(queries.shape[:2])
+    return slots, hist_slots, page_slots, query_slots.reshape(queries.shape[:2])

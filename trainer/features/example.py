@@ -23,7 +23,7 @@ _CANDIDATES: Final = (
 _BEHAVIOURS: Final = (
     *("hist_entity", "hist_type", "hist_num", "hist_img", "hist_img_mask", "hist_txt", "hist_txt_mask"),
 )
-_QUERIES: Final = ("query", "client", "token")
+_QUERIES: Final = ("query", "client", "token", "page_entity")
 _LISTS: Final = (
     *("query_id", "session_id", "query_vector", "category", "path", "click_weight", "latency_ms", "weight"),
     *("num_behaviours", "num_matching", "served_by", "served_score"),
@@ -41,6 +41,8 @@ class SessionExample:
         entity: Hashes of item, shop, brand and category of each candidate, (n, 4, 2); 0 = none.
         hist_type: Action code + 1.
         token: Numbers of the query's tokens, 0 = none.
+        page_entity: The same as `entity` of the first items of the client's clicked pages, newest first,
+            (MAX_PAGES, MAX_PAGE_ITEMS, 4, 2).
         query_vector: The shop's vector of the query; empty if it sends none.
         path: Nodes of the query's category, root first: the deepest `PATH_MAX`.
         position: Displayed position of each candidate, from 1; 0 = unknown, as in a request. For losses and evaluation.
@@ -70,6 +72,7 @@ class SessionExample:
     query: NDArray[np.float32]
     client: NDArray[np.float32]
     token: NDArray[np.int64]
+    page_entity: NDArray[np.uint64]
     query_vector: NDArray[np.float16]
     category: str
     path: tuple[str, ...]
@@ -92,7 +95,7 @@ class Examples:
 
     Attributes:
         cand, hist: The lists' candidates and behaviours.
-        query, client, token: One row per list.
+        query, client, token, page_entity: One row per list.
 
     The other fields are those of `SessionExample`, with the rows of all lists, or with one value per list.
     """
@@ -120,6 +123,7 @@ class Examples:
     query: NDArray[np.float32]
     client: NDArray[np.float32]
     token: NDArray[np.int64]
+    page_entity: NDArray[np.uint64]
     query_vector: list[NDArray[np.float16]]
     category: list[str]
     path: list[tuple[str, ...]]

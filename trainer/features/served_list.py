@@ -57,6 +57,7 @@ class ServedLists:
         context: float16 (B, len(CONTEXT_COLUMNS)).
         query_vector: float16 vector of each list, empty for none.
         hist_action, hist_age_s: Codes of actions, and seconds.
+        hist_pages: Items of the clicked pages of each list's client, newest first.
         position: Displayed positions from 1; 0 if the list was not shown yet.
     """
 
@@ -74,6 +75,7 @@ class ServedLists:
     hist_category: list[str]
     hist_action: NDArray[np.int64]
     hist_age_s: NDArray[np.integer[Any]]
+    hist_pages: list[list[list[str]]]
     category: list[str | None]
     click: NDArray[np.float32]
     conv: NDArray[np.float32]
@@ -159,6 +161,7 @@ def request_list(
         hist_category=past.category,
         hist_action=np.array([ACTION_CODES.get(name, 0) for name in past.action], np.int64),
         hist_age_s=np.array(past.age_s, np.int64),
+        hist_pages=[past.pages],
         category=[category],
         click=np.zeros(n, np.float32),
         conv=np.zeros(n, np.float32),
@@ -222,6 +225,7 @@ def _columns(
         hist_category=list(chain.from_iterable([session.hist_category for session in sessions])),
         hist_action=_read("hist_action", *[session.hist_action for session in sessions]).astype(np.int64),
         hist_age_s=_read("hist_age_s", *[session.hist_age_s for session in sessions]),
+        hist_pages=[session.hist_pages for session in sessions],
         category=[session.query_category for session in sessions],
         click=((clicked | in_cart | ordered) > 0).astype(np.float32),
         conv=conv.astype(np.float32),

@@ -55,7 +55,14 @@ def score(
     device: torch.device,
 ) -> tuple[Batch, Outputs]:
     """Return the batch of examples and a model's outputs for it; nothing is learned."""
-    batch = collate(examples, id_maps, width=config.vector_width, history=config.history, schema=config.feature_schema)
+    batch = collate(
+        examples,
+        id_maps,
+        width=config.vector_width,
+        history=config.history,
+        pages=config.num_pages,
+        schema=config.feature_schema,
+    )
     with torch.no_grad():
         return batch, MODELS[model].forward(config, params, to_torch(batch, device))
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ConfigError
+from stream.schemas.events import MAX_PAGE_ITEMS
 from trainer.features import N_MAX
 from trainer.features.schema import PATH_MAX
 from trainer.learning.losses import total_loss
@@ -83,7 +84,9 @@ def _half(values: Tensor) -> Tensor:
     return values / 2
 
 
-def row_limits(capacities: Mapping[str, int], batch: int, history: int, copies: int = 1) -> dict[str, int]:
+def row_limits(
+    capacities: Mapping[str, int], batch: int, history: int, pages: int = 0, *, copies: int = 1
+) -> dict[str, int]:
     """Return the most rows of each table that a batch of lists can touch, the padding row included.
 
     A row may be gathered `copies` times.
@@ -91,7 +94,7 @@ def row_limits(capacities: Mapping[str, int], batch: int, history: int, copies: 
     >>> row_limits({"shop": 10_000, "category": 50}, batch=2, history=10)
     {'shop': 81, 'category': 50}
     """
-    most = 1 + batch * (N_MAX + history)
+    most = 1 + batch * (N_MAX + history + pages * MAX_PAGE_ITEMS)
     of_queries = batch * (1 + PATH_MAX)
     return {
         table: min(copies * capacity, most + (of_queries if table == "category" else 0))

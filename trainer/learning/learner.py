@@ -135,7 +135,7 @@ class Learner:
         self._row_optimizer = RowOptimizer(tables, learning)
         self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
         self._row_limits = row_limits(
-            self.capacities, learning.batch, config.history, copies=1 + bool(learning.num_replayed)
+            self.capacities, learning.batch, config.history, config.num_pages, copies=1 + bool(learning.num_replayed)
         )
         self.id_maps = IdMaps.empty(
             self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
@@ -205,6 +205,7 @@ class Learner:
             self.id_maps,
             width=self.config.vector_width,
             history=self.config.history,
+            pages=self.config.num_pages,
             schema=self.config.feature_schema,
             fixed=is_whole and self._compiled is not None,
         )

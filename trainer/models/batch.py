@@ -33,6 +33,7 @@ class TensorBatch(NamedTuple):
     hist_txt: Tensor
     hist_txt_mask: Tensor
     hist_mask: Tensor
+    page_id: Tensor
     query: Tensor
     query_category: Tensor
     client: Tensor

@@ -1,4 +1,4 @@
-"""Past pages of a client, and the candidate orders that are most like them, by a hash of signs.
+"""Distances of candidate orders to the pages that a client clicked, by a hash of signs.
 
 Source: Shi et al. 2023 (PIER, arXiv 2302.03487), section 3.3, the selection of orders by SimHash (Charikar 2002) and a
 weighted Hamming distance.
@@ -9,28 +9,6 @@ from torch import Tensor
 
 _WEIGHTS = (1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 4)
 """Weights of the pages' distances, the newest page first; later pages have the last one."""
-
-
-def past_pages(values: Tensor, category: Tensor, mask: Tensor, pages: int) -> tuple[Tensor, Tensor]:
-    """Return the mean vector of the client's newest pages, and which of them there are.
-
-    The history does not say which behaviours were on one page. Behaviours of one category that follow each other count
-    as one.
-
-    Args:
-        values: Vectors of the behaviours, the newest first.
-        category: Number of each behaviour's category.
-        mask: Which behaviours are real: the first ones.
-        pages: P, the most pages.
-
-    Shapes: (B, L, v), (B, L), (B, L); result (B, P, v), (B, P).
-    """
-    is_new = torch.ones_like(mask)
-    is_new[:, 1:] = category[:, 1:] != category[:, :-1]
-    page = torch.where(mask, (is_new & mask).cumsum(dim=1) - 1, pages)
-    belongs = (page[:, None, :] == torch.arange(pages, device=mask.device)[:, None]).to(values.dtype)
-    size = belongs.sum(dim=2)
-    return torch.matmul(belongs, values) / size.clamp(min=1)[..., None], size > 0
 
 
 def hyperplanes(width: int, bits: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.configs.pier import PierConfig
-from trainer.features.collate import MODEL_INPUTS
+from trainer.features.collate import MODEL_INPUTS, TABLES
 from trainer.models.armmt import Armmt
 from trainer.models.batch import Outputs, Page, TensorBatch
 from trainer.models.blocks import Drop, Dropout, Embedding, Mlp, dropper, item_scores, masked_softmax, wide, zero_unless
@@ -19,7 +19,7 @@ from trainer.models.din import Tower
 from trainer.models.diversity import by_place
 from trainer.models.inputs import IdTables, InputLayer, Inputs, VectorReader, num_width
 from trainer.models.orders import all_orders, candidate_orders, first_pass, places_of
-from trainer.models.pages import distances, hyperplanes, past_pages
+from trainer.models.pages import distances, hyperplanes
 
 _READ = frozenset(MODEL_INPUTS)
 _ITEM_WIDTHS = (60, 32, 20)
@@ -33,7 +33,7 @@ class Context(NamedTuple):
         fields: [B,n,F,d] features of each item.
         vector: [B,n,3d] vectors of the items, of which pages are means.
         context: [B,c].
-        pages: [B,P,3d] past pages of the client.
+        pages: [B,P,3d] clicked pages of the client.
         is_page: [B,P].
         mask: [B,n].
         batch: The lists themselves.
@@ -218,7 +218,7 @@ class Pier(InputLayer):
             self.hidden(hidden),
         ]
         fields += vectors + ([] if inputs.rank is None else [inputs.rank])
-        pages, is_page = past_pages(inputs.behaviour, batch.hist_id[..., 3], inputs.hist_mask, self._config.pages)
+        pages, is_page = self._past_pages(batch)
         return Context(
             fields=torch.stack([field.to(fields[0].dtype) for field in fields], dim=2),
             vector=inputs.entity,
@@ -228,6 +228,13 @@ class Pier(InputLayer):
             mask=inputs.mask,
             batch=batch,
         )
+
+    def _past_pages(self, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+        """Return the mean item vector [B,P,3d] of each clicked page, newest first, and which pages there are."""
+        slots = batch.page_id[:, : self._config.pages]
+        real = slots[..., 0] > 0
+        items = [self.rows(table, slots[..., kind]) for kind, table in enumerate(TABLES[:3])]
+        return mean_of_real(torch.cat(items, dim=-1), real), real.any(dim=2)
 
     def _candidates(self, first: Tensor, order: Tensor, known: Context) -> tuple[Tensor, Tensor]:
         """Return the items [B,K,s] of the K orders nearest to the past pages, and of the K farthest ones.

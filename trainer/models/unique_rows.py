@@ -35,12 +35,12 @@ def gather_unique_rows(batch: Batch, replayed: NDArray[np.bool_] | None = None) 
         batch: B lists.
         replayed: [B] lists that read rows of their own, so that no gradient of theirs reaches a table; None for none.
     """
-    cand, hist = batch.cand_id.copy(), batch.hist_id.copy()
+    cand, hist, page = batch.cand_id.copy(), batch.hist_id.copy(), batch.page_id.copy()
     category, path = batch.query_category, batch.query_path
     touched: dict[str, NDArray[np.int64]] = {}
     fixed: dict[str, NDArray[np.int64]] = {}
     for kind, table in enumerate(TABLES):
-        parts = [cand[..., kind], hist[..., kind]]
+        parts = [cand[..., kind], hist[..., kind], page[..., kind]]
         if table == "category":
             parts += [category, path]
         values = np.concatenate([np.zeros(1, np.int64), *(part.ravel() for part in parts)])
@@ -54,8 +54,9 @@ def gather_unique_rows(batch: Batch, replayed: NDArray[np.bool_] | None = None) 
             fixed[table], of_fixed = distinct(values[reads])
             numbers[reads] = len(touched[table]) + of_fixed
         split = np.split(numbers[1:], np.cumsum([part.size for part in parts])[:-1])
-        cand[..., kind], hist[..., kind] = split[0].reshape(cand.shape[:-1]), split[1].reshape(hist.shape[:-1])
+        for slots, part in zip((cand, hist, page), split, strict=False):
+            slots[..., kind] = part.reshape(slots.shape[:-1])
         if table == "category":
-            category, path = split[2], split[3].reshape(path.shape)
-    renumbered = batch._replace(cand_id=cand, hist_id=hist, query_category=category, query_path=path)
+            category, path = split[3], split[4].reshape(path.shape)
+    renumbered = batch._replace(cand_id=cand, hist_id=hist, page_id=page, query_category=category, query_path=path)
     return GatheredRows(renumbered, touched, fixed)

@@ -146,7 +146,11 @@ def model_orders(learner: Learner, lists: Sequence[ShownList]) -> list[NDArray[n
     for start in range(0, len(lists), _SCORED_AT_ONCE):
         examples = [shown.example for shown in lists[start : start + _SCORED_AT_ONCE]]
         batch = collate(
-            Examples.of(examples), learner.id_maps, width=learner.config.vector_width, history=learner.config.history
+            Examples.of(examples),
+            learner.id_maps,
+            width=learner.config.vector_width,
+            history=learner.config.history,
+            pages=learner.config.num_pages,
         )
         logit = MODELS[learner.model].forward(learner.config, learner.params, to_torch(batch, learner.device)).logit
         scores = logit.detach().float().cpu().numpy()

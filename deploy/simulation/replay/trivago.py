@@ -9,7 +9,8 @@ chosen hotel, with explicit query ids. `interaction item ...` rows are clicks wi
 to the newest open list with the hotel, or accounts for as orphans. Other rows say nothing about an item of a list.
 
 Impressions carry features as served, built by the ranking service's own builder from earlier rows only: the visit's
-item interactions are its history, and a hotel's earlier click-outs are its sales. The log knows only the displayed
+item interactions are its history, the lists of its click-outs are its clicked pages, and a hotel's earlier click-outs
+are its sales. The log knows only the displayed
 order, which stands in for the incoming order. A hotel has no text, image, brand or rating; its city is its category.
 """
 
@@ -29,8 +30,11 @@ from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import DEFAULT_CAPACITY, MAX_BEHAVIOURS, Profiles
 from stream.schemas import topics
 from stream.schemas.events import (
+    MAX_PAGE_ITEMS,
+    MAX_PAGES,
     Behaviour,
     Click,
+    ClickedPage,
     Conversion,
     Features,
     Impression,
@@ -125,6 +129,11 @@ class _Row:
     def listed(self, name: str) -> list[str]:
         return self.text(name).split("|")
 
+    def page(self) -> ClickedPage:
+        """Return the list of a click-out."""
+        shown = self.listed("impressions")[:MAX_PAGE_ITEMS]
+        return ClickedPage(query_id=self.query_id, impression_ts=self.event_ts - 1, item_id=shown)
+
     def id_of(self, kind: str, event_ts: int) -> str:
         return event_id(event_ts, SOURCE, kind, self.visit, self.timestamp, self.step)
 
@@ -135,7 +144,7 @@ class _Past:
     def __init__(self) -> None:
         self._catalogue = Catalogue()
         self._profiles = Profiles()
-        self._known: OrderedDict[str, list[Behaviour]] = OrderedDict()
+        self._known: OrderedDict[str, Profile] = OrderedDict()
         self._builder = FeatureBuilder(self._catalogue, self._profiles, num_scored=N_MAX, query_hash_key=b"")
 
     def features(self, row: _Row, hotels: list[str], prices: list[int]) -> Features:
@@ -156,10 +165,10 @@ class _Past:
         return logged(features, list(range(len(hotels))))
 
     def touch(self, row: _Row, *actions: str) -> None:
-        """Add the item of a row to the history of its visit; a purchase counts as a sale."""
-        hotel = row.text("reference")
-        known = self._known.pop(row.visit, [])
-        known += [
+        """Add the item of a row to the history of its visit; a purchase counts as a sale, and its list as a page."""
+        hotel, is_bought = row.text("reference"), "purchase" in actions
+        known = self._known.pop(row.visit, Profile(client_id=row.visit, behaviours=[], updated_ts=0))
+        behaviours = known.behaviours + [
             Behaviour(
                 event_id=row.id_of(action, row.event_ts),
                 item_id=hotel,
@@ -169,12 +178,18 @@ class _Past:
             )
             for action in actions
         ]
-        known.sort(key=lambda behaviour: (behaviour.event_ts, behaviour.event_id), reverse=True)
-        self._known[row.visit] = known[:MAX_BEHAVIOURS]
+        behaviours.sort(key=lambda behaviour: (behaviour.event_ts, behaviour.event_id), reverse=True)
+        known = Profile(
+            client_id=row.visit,
+            behaviours=behaviours[:MAX_BEHAVIOURS],
+            pages=([row.page(), *known.pages] if is_bought else known.pages)[:MAX_PAGES],
+            updated_ts=row.event_ts,
+        )
+        self._known[row.visit] = known
         if len(self._known) > DEFAULT_CAPACITY:
             self._known.popitem(last=False)
-        self._profiles.put(Profile(client_id=row.visit, behaviours=known[:MAX_BEHAVIOURS], updated_ts=row.event_ts))
-        if "purchase" in actions:
+        self._profiles.put(known)
+        if is_bought:
             item = self._catalogue[hotel]
             self._catalogue.put(structs.replace(item, sales_28d=item.sales_28d + 1))
 

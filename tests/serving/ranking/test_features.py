@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from serving.ranking.features import FeatureBuilder, logged
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
-from stream.schemas.events import Behaviour, Profile
+from stream.schemas.events import Behaviour, ClickedPage, Profile
 from stream.schemas.session import unpack
 from tests.serving.world import START_MS, items, request
 from trainer.features import CONTEXT_COLUMNS, FEATURE_SCHEMA, NUM_COLUMNS, item_f16, query_tokens
@@ -19,7 +19,8 @@ def profiles() -> Profiles:
         Behaviour(event_id=f"e-{k}", item_id=f"i-{k}", action=action, event_ts=START_MS - 1_500 * k)
         for k, action in enumerate(actions)
     ]
-    made.put(Profile(client_id="c-1", behaviours=behaviours, updated_ts=START_MS))
+    pages = [ClickedPage(query_id=f"q-{k}", impression_ts=k, item_id=[f"i-{k}", "gone"]) for k in range(3)]
+    made.put(Profile(client_id="c-1", behaviours=behaviours, pages=pages, updated_ts=START_MS))
     return made
 
 
@@ -41,6 +42,18 @@ def test_the_history_is_that_of_the_client_at_the_time_of_the_query(profiles: Pr
     assert found.history == profiles.history("c-1", START_MS)
     assert found.history.object_id == ["i-0", "i-2"]
     assert found.example.hist_type.tolist() == [2, 4]
+
+
+def test_clicked_pages_reach_the_example_and_the_impression(profiles: Profiles) -> None:
+    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30)
+    pages = [["i-2", "gone"], ["i-1", "gone"], ["i-0", "gone"]]
+    assert logged(found, [0]).history.pages == pages
+    (own,) = found.example.page_entity
+    by_name = dict(zip(found.example.item_ids, found.example.entity.tolist(), strict=True))
+    assert own[:3, 0].tolist() == [by_name[name] for name, _ in pages]
+    assert own[:3, 1].any()
+    assert not own[3:].any()
+    assert not own[:, 2:].any()
 
 
 def test_the_model_sees_the_first_candidates_and_the_impression_all(profiles: Profiles) -> None:

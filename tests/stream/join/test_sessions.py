@@ -114,7 +114,11 @@ def _golden_impression() -> events.Impression:
         item_f16=bytes(range(8)),
         context_f16=b"\x00\x3c",
         history=events.History(
-            object_id=["a", "z"], action=["view", "purchase"], age_s=[1, 2**32 - 1], category=["", "k"]
+            object_id=["a", "z"],
+            action=["view", "purchase"],
+            age_s=[1, 2**32 - 1],
+            category=["", "k"],
+            pages=[["z", "a"], ["b"]],
         ),
     )
     items = events.ShownItems(

@@ -6,7 +6,7 @@ import pytest
 from stream.errors import SchemaError
 from stream.replicas.profiles import MAX_BEHAVIOURS, Profiles, decode
 from stream.schemas import topics
-from stream.schemas.events import Behaviour, History, Profile, encode
+from stream.schemas.events import MAX_PAGE_ITEMS, MAX_PAGES, Behaviour, ClickedPage, History, Profile, encode
 from stream.schemas.session import ACTION_CODES
 from tests.stream.replicas.test_catalogue import StoredRecord
 
@@ -71,7 +71,15 @@ def visits(client: str, rng: np.random.Generator, num: int) -> Profile:
         )
         for number in range(num)
     ]
-    return Profile(client_id=client, behaviours=behaviours, updated_ts=2**51)
+    pages = [
+        ClickedPage(
+            query_id=f"{client}-{number}",
+            impression_ts=int(rng.integers(0, 2**50)),
+            item_id=[f"item-{rng.integers(1_000_000):08d}" for _ in range(MAX_PAGE_ITEMS)],
+        )
+        for number in range(min(num, MAX_PAGES))
+    ]
+    return Profile(client_id=client, behaviours=behaviours, pages=pages, updated_ts=2**51)
 
 
 @pytest.mark.parametrize("num", [0, 1, 30, 70])
@@ -86,7 +94,30 @@ def test_a_history_shows_what_its_behaviours_say(num: int) -> None:
         action=[b.action for b in known],
         age_s=[max(asked_ts - b.event_ts, 0) // 1_000 for b in known],
         category=[b.category or "" for b in known],
+        pages=[page.item_id for page in sorted(made.pages, key=lambda page: page.impression_ts, reverse=True)],
     )
+
+
+def test_items_of_pages_and_behaviours_take_space_once() -> None:
+    rng, profiles = np.random.default_rng(1), Profiles()
+    made = visits("a", rng, 5)
+    sizes = []
+    for item_id in ([b.item_id for b in made.behaviours], [f"other-{number}" for number in range(5)]):
+        made.pages = [ClickedPage(query_id="q", impression_ts=1, item_id=item_id)]
+        profiles.put(made)
+        assert profiles.history("a", 0).pages == [item_id]
+        sizes.append(len(profiles._clients["a"]))
+    assert sizes[0] < sizes[1]
+
+
+def test_a_profile_of_an_older_release_has_no_pages() -> None:
+    old = decode(
+        b'{"schema_version":1,"client_id":"a","behaviours":'
+        b'[{"event_id":"e","item_id":"i","action":"click","event_ts":1,"category":"c"}],"updated_ts":1}'
+    )
+    profiles = Profiles()
+    profiles.put(old)
+    assert profiles.history("a", 1) == History(object_id=["i"], action=["click"], age_s=[0], category=["c"], pages=[])
 
 
 def test_a_full_history_takes_at_most_2_kb() -> None:

@@ -132,6 +132,16 @@ def test_features_must_fit_the_list() -> None:
     assert _reason(_with(features=features | {"item_f16": "", "history": history})) == "bad_value"
 
 
+@pytest.mark.parametrize("pages", [[["a"]] * 6, [["a"] * 7], [[]], [["a"], [1]]], ids=str)
+def test_pages_are_at_most_five_of_one_to_six_items(pages: list[list[object]]) -> None:
+    history: dict[str, list[object]] = {"object_id": [], "action": [], "age_s": [], "category": []}
+    features = {"schema": "a" * 64, "item_f16": "", "context_f16": ""}
+    good = decode.impression(_with(features=features | {"history": history | {"pages": [["a"] * 6] * 5}}))
+    assert good.features is not None
+    assert good.features.history.pages == [["a"] * 6] * 5
+    assert _reason(_with(features=features | {"history": history | {"pages": pages}})) in {"bad_value", "wrong_type"}
+
+
 def test_order_lines_are_checked() -> None:
     good = json.loads(encode(purchase(1, 1, ["item-1", "item-2"])))
     changes: list[dict[str, object]] = [

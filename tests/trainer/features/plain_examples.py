@@ -134,6 +134,7 @@ def _build(
         query=context[:_CLIENT].astype(np.float32),
         client=context[_CLIENT:_TOKENS].astype(np.float32),
         token=context[_TOKENS : len(CONTEXT_COLUMNS)].astype(np.int64),
+        page_entity=_page_entities(session.hist_pages, catalogue),
         query_vector=context[len(CONTEXT_COLUMNS) :],
         category=query_category,
         path=_query_path(query, query_category, paths, leaves, is_given=bool(category))[-PATH_MAX:],
@@ -159,6 +160,14 @@ def _entities(ids: Sequence[str], catalogue: CatalogueLike) -> tuple[NDArray[np.
         shop, brand = ("", "") if record is None else (record.shop_id or "", record.brand_id or "")
         keys += [item_id, shop, brand, leaves[-1]]
     return hash_pairs(keys).reshape(len(ids), 4, 2), leaves
+
+
+def _page_entities(pages: Sequence[Sequence[str]], catalogue: CatalogueLike) -> NDArray[np.uint64]:
+    found = np.zeros((5, 6, 4, 2), np.uint64)
+    for number, page in enumerate(pages):
+        for place, item_id in enumerate(page):
+            found[number, place] = _entities([item_id], catalogue)[0][0]
+    return found
 
 
 def _types(item_types: Sequence[str], index: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -299,6 +299,8 @@ def peculiar(seed: int, traits: Set[str], *, n: int | None = None, depth: int | 
         session.hist_item[0] = "gone"
         session.hist_item[-1] = session.item_id[0]
         session.hist_category[:2] = ["", "root > c1"][: len(session.hist_category)]
+    if "an unknown item" in traits and session.hist_pages:
+        session.hist_pages[0][-1] = "gone"
     if "parts" in traits:
         session.position = (3 * np.arange(session.n) + seed % 2).astype("<u4").tobytes()
     if "a score" in traits:

@@ -67,6 +67,10 @@ def test_collate_matches_a_loop_over_rows() -> None:
         ):
             assert np.array_equal(behaviours[row, :depth], logged[:depth])
             assert not behaviours[row, depth:].any()
+        for page, entity in enumerate(example.page_entity):
+            for kind, table in enumerate((maps.item, maps.shop, maps.brand, maps.category)):
+                expected = table.lookup(Hashes.of(entity[:, kind]))
+                assert batch.page_id[row, page, :, kind].tolist() == expected.tolist()
         assert batch.latency_ms[row] == example.latency_ms
         assert batch.query_token[row].tolist() == example.token.tolist()
         path = [*example.path, *[""] * (4 - len(example.path))]
@@ -83,6 +87,14 @@ def test_collate_pads_to_the_limits_when_fixed() -> None:
     assert batch.cand_num.shape == (1, N_MAX, len(NUM_COLUMNS))
     assert batch.hist_num.shape == (1, 10, 2)
     assert batch.cand_mask.sum() == 3
+
+
+def test_only_the_newest_pages_are_kept() -> None:
+    examples = Examples.of([labelled(seed, KNOWN, depth=3) for seed in range(9)])
+    every, newest, none = (collate(examples, id_maps(), width=WIDTH, pages=pages) for pages in (5, 2, 0))
+    assert every.page_id[:, 2:].any()
+    assert np.array_equal(newest.page_id, every.page_id[:, :2])
+    assert none.page_id.shape == (9, 0, 6, 4)
 
 
 def test_numbers_are_those_of_the_models_schema() -> None:

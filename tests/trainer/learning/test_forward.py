@@ -81,6 +81,13 @@ def test_padded_steps_learn_what_plain_steps_learn(uncompiled: list[int]) -> Non
     assert padded.prequential.means() == pytest.approx(plain.prequential.means(), rel=1e-4)
 
 
+def test_the_rows_of_pages_fit_into_the_limits() -> None:
+    assert forward.row_limits({"item": 10_000}, BATCH, 10, pages=5)["item"] == 1 + BATCH * (N_MAX + 10 + 30)
+    config = MODEL_PROFILES["pier"]["tiny"]
+    own = learner(compile=False, model="pier")
+    assert own._row_limits["item"] == 1 + BATCH * (N_MAX + config.history + 6 * config.num_pages)
+
+
 def test_smaller_batches_and_longer_lists_are_not_compiled(
     uncompiled: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

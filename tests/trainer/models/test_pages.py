@@ -1,27 +1,9 @@
-"""Past pages, and the distance of orders to them, by direct formulas."""
+"""The distance of orders to clicked pages, by direct formulas."""
 
 import pytest
 import torch
 
-from trainer.models.pages import distances, hyperplanes, past_pages
-
-
-def test_behaviours_of_one_category_in_a_row_are_a_page() -> None:
-    values = torch.tensor([[[1.0, 0.0], [3.0, 2.0], [5.0, 5.0], [7.0, 1.0], [9.0, 9.0]]])
-    category = torch.tensor([[4, 4, 2, 4, 4]])
-    mask = torch.tensor([[True, True, True, True, False]])
-    pages, is_page = past_pages(values, category, mask, 5)
-    assert pages[0, :3].tolist() == [[2.0, 1.0], [5.0, 5.0], [7.0, 1.0]]
-    assert is_page.tolist() == [[True, True, True, False, False]]
-    newest, both = past_pages(values, category, mask, 2)
-    assert newest.tolist() == [[[2.0, 1.0], [5.0, 5.0]]]
-    assert both.all()
-
-
-def test_a_client_without_history_has_no_page() -> None:
-    pages, is_page = past_pages(torch.ones(1, 3, 2), torch.ones(1, 3), torch.zeros(1, 3, dtype=torch.bool), 4)
-    assert not is_page.any()
-    assert not pages.any()
+from trainer.models.pages import distances, hyperplanes
 
 
 def test_the_distance_is_the_weighted_number_of_differing_signs() -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.configs.pier import PierConfig
+from trainer.features import TABLES, batch_from_columns
 from trainer.learning.losses import page_clicks, total_loss
 from trainer.models import MODELS, Outputs, TensorBatch, Vocabulary, shown_pages, to_torch
-from trainer.models.batch import Page, shown_items
+from trainer.models.batch import Page, golden_scores, shown_items
+from trainer.models.pier import Pier
 
 KNOWN = catalogue()
 SPEC = MODELS["pier"]
@@ -91,6 +93,57 @@ def test_a_page_is_changed_only_for_a_higher_value() -> None:
     assert outputs.relevance is not None
     for row, n in enumerate((12, 3, 1)):
         assert shown(outputs, row, n) == outputs.relevance[row, :n].argsort(descending=True, stable=True).tolist()
+
+
+def with_pages(*sizes: int) -> TensorBatch:
+    """Lists whose clients have pages of these numbers of items."""
+    batch = lists(*[9] * 4)
+    slots = torch.randint(2, 200, (4, 5, 6, 4), generator=torch.Generator().manual_seed(5))
+    for page in range(5):
+        slots[:, page, sizes[page] if page < len(sizes) else 0 :] = 0
+    return batch._replace(page_id=slots)
+
+
+def page_logits(config: PierConfig, batch: TensorBatch) -> Tensor:
+    page = SPEC.forward(config, weights(config), batch, shown=torch.tensor([[4, 0, 8, 2, 1]] * 4)).page
+    assert page is not None
+    return page.logit
+
+
+def test_a_clicked_page_is_the_mean_of_the_vectors_of_its_items() -> None:
+    config, batch = tiny(), with_pages(6, 1, 3)
+    params = weights(config)
+    module = SPEC.load(config, params)
+    assert isinstance(module, Pier)
+    found, is_page = module._past_pages(batch)
+    assert is_page.tolist() == [[True, True, True, False, False]] * 4
+    for row in range(4):
+        for page, size in enumerate((6, 1, 3)):
+            items = [
+                torch.cat([params[f"rows.{table}"][slot] for table, slot in zip(TABLES[:3], slots, strict=False)])
+                for slots in batch.page_id[row, page, :size].tolist()
+            ]
+            torch.testing.assert_close(found[row, page], torch.stack(items).mean(dim=0))
+    assert not found[:, 3:].any()
+
+
+def test_the_evaluator_reads_the_newest_clicked_pages_in_no_order() -> None:
+    config, batch = tiny(), with_pages(6, 1, 3)
+    full = page_logits(config, batch)
+    assert (full - page_logits(config, with_pages(6, 1))).abs().max() > 1e-3
+    mixed = batch._replace(page_id=batch.page_id[:, [2, 0, 4, 1, 3]].flip(2))
+    torch.testing.assert_close(page_logits(config, mixed), full)
+    two = replace(config, pages=2)
+    assert torch.equal(page_logits(two, batch), page_logits(two, with_pages(6, 1)))
+
+
+def test_a_batch_from_before_the_pages_is_scored_as_one_of_clients_without_pages() -> None:
+    config = tiny()
+    stored = {name: column.numpy() for name, column in with_pages()._asdict().items() if name != "page_id"}
+    old = to_torch(batch_from_columns(stored))
+    torch.testing.assert_close(page_logits(config, old), page_logits(config, with_pages()))
+    golden = [golden_scores(SPEC.forward(config, weights(config), each)) for each in (old, with_pages())]
+    torch.testing.assert_close(golden[0], golden[1])
 
 
 def test_the_loss_of_pages_is_the_mean_cross_entropy_of_their_places() -> None:
@@ -186,7 +239,7 @@ def test_small_differences_of_weights_change_the_golden_scores_little() -> None:
     assert float((exact.logit - near.logit).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize(("name", "value"), [("permuted", 6), ("permuted", 7)])
+@pytest.mark.parametrize(("name", "value"), [("permuted", 6), ("permuted", 7), ("pages", 6)])
 def test_settings_that_cannot_work_are_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} = {value}"):
         tiny(**{name: value}, **({"places": 9} if value > 6 else {}))

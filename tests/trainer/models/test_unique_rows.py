@@ -18,10 +18,11 @@ def make_batch(config: ModelConfig, seed: int = 0, sessions: int = 6) -> Batch:
     rng = np.random.default_rng(seed)
     catalogue = Catalogue(make_items())
     maps = IdMaps.empty(CAPACITIES)
-    examples = [
-        example_from_session(make_session(number, rng, watermark_ts=START_TS, orders=[1]), catalogue)
-        for number in range(sessions)
-    ]
+    examples = []
+    for number in range(sessions):
+        session = make_session(number, rng, watermark_ts=START_TS, orders=[1])
+        session.hist_pages = [session.item_id[:2], [f"i{number}"]]
+        examples.append(example_from_session(session, catalogue))
     for kind, id_map in enumerate(maps.by_name().values()):
         for example in examples[::2]:
             id_map.observe(Hashes.of(example.entity[:, kind].repeat(2, axis=0)))
@@ -39,6 +40,7 @@ def test_gathered_rows_are_those_of_the_slots(seed: int) -> None:
         assert (np.diff(touched[table]) > 0).all()
         np.testing.assert_array_equal(touched[table][local.cand_id[..., kind]], batch.cand_id[..., kind])
         np.testing.assert_array_equal(touched[table][local.hist_id[..., kind]], batch.hist_id[..., kind])
+        np.testing.assert_array_equal(touched[table][local.page_id[..., kind]], batch.page_id[..., kind])
     np.testing.assert_array_equal(touched["category"][local.query_category], batch.query_category)
 
 
@@ -64,6 +66,7 @@ def test_replayed_lists_read_rows_of_their_own() -> None:
         own, numbers = batch.cand_id[..., kind], local.cand_id[..., kind]
         np.testing.assert_array_equal(slots[numbers], own)
         np.testing.assert_array_equal(slots[local.hist_id[..., kind]], batch.hist_id[..., kind])
+        np.testing.assert_array_equal(slots[local.page_id[..., kind]], batch.page_id[..., kind])
         is_fixed = numbers >= len(touched[table])
         np.testing.assert_array_equal(is_fixed, replayed[:, None] & (own != 0))
         assert set(touched[table]) >= {0, *own[~replayed].ravel()}

@@ -115,6 +115,33 @@ def test_a_click_out_becomes_a_list_a_click_and_a_purchase(tmp_path: Path) -> No
     assert len({impression.event_id, click.event_id, purchase.event_id}) == 3
 
 
+def test_lists_of_earlier_click_outs_are_the_pages_of_a_visit(tmp_path: Path) -> None:
+    rows = [
+        {
+            "user_id": "u",
+            "session_id": visit,
+            "timestamp": 1_541_600_000 + step,
+            "step": step,
+            "action_type": action,
+            "reference": "20",
+            "impressions": "|".join([str(step), "20", *"abcdef"]) if action == trivago.CLICK_OUT else None,
+            "prices": "|".join(["71"] * 8) if action == trivago.CLICK_OUT else None,
+        }
+        for step, (visit, action) in enumerate(
+            [("v", trivago.CLICK_OUT), ("v", f"{trivago.INTERACTION} image"), ("w", trivago.CLICK_OUT)]
+            + [("v", trivago.CLICK_OUT)] * 6
+        )
+    ]
+    path = tmp_path / "log.parquet"
+    table = [row | dict.fromkeys(set(trivago.COLUMNS) - set(row)) for row in rows]
+    pl.DataFrame(table, schema=trivago.COLUMNS).write_parquet(path)
+    shown = [msgspec.json.decode(e.value, type=Impression) for e in trivago.load(path) if e.topic == topics.IMPRESSIONS]
+    found = [each.features.history.pages for each in shown if each.features]
+    page = {step: [str(step), "20", *"abcd"] for step in (0, 3, 4, 5, 6, 7)}
+    assert found[:4] == [[], [], [page[0]], [page[3], page[0]]]
+    assert found[-1] == [page[step] for step in (7, 6, 5, 4, 3)]
+
+
 def test_refusals_name_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     with pytest.raises(ConfigError, match="does not exist"):
