@@ -53,15 +53,15 @@ class ExactSums:
             if vector[row] and vector[column]:
                 self.products[place] += sign * vector[row] * vector[column]
 
-    def plus(self, other: "ExactSums") -> "ExactSums":
-        """Return the sums of both."""
+    def plus(self, other: "ExactSums", sign: int = 1) -> "ExactSums":
+        """Return the sums of both, or the difference with `sign` -1."""
         return ExactSums(
-            clients=self.clients + other.clients,
-            multi_arm=self.multi_arm + other.multi_arm,
-            buyers=self.buyers + other.buyers,
-            clicked_buyers=self.clicked_buyers + other.clicked_buyers,
-            sums=[own + its for own, its in zip(self.sums, other.sums, strict=True)],
-            products=[own + its for own, its in zip(self.products, other.products, strict=True)],
+            clients=self.clients + sign * other.clients,
+            multi_arm=self.multi_arm + sign * other.multi_arm,
+            buyers=self.buyers + sign * other.buyers,
+            clicked_buyers=self.clicked_buyers + sign * other.clicked_buyers,
+            sums=[own + sign * its for own, its in zip(self.sums, other.sums, strict=True)],
+            products=[own + sign * its for own, its in zip(self.products, other.products, strict=True)],
         )
 
     @property

@@ -9,59 +9,34 @@ Source: docs/experiments.md, Stored sums; docs/adr/0022-moments-by-exact-sums.md
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import Connection, select
 
 from abtest.client_vectors import Counted, client_rows
 from abtest.exact_sums import ExactSums
+from abtest.moment_rows import (
+    MATURED,
+    SETTLED,
+    Cell,
+    ClientState,
+    Cut,
+    arms,
+    client_states,
+    cut,
+    write_arms,
+    write_clients,
+    write_cut,
+)
 from abtest.plan import Plan
 from abtest.session_counts import PRICED
-from abtest.tables import (
-    arm_sums,
-    client_orders,
-    client_sums,
-    epochs,
-    experiments,
-    exposures,
-    final_reports,
-    moment_cuts,
-    session_facts,
-)
-from stream import db
+from abtest.tables import client_orders, epochs, experiments, exposures, final_reports, session_facts
 
-MATURED, SETTLED = "matured", "settled"
 _MAX_STEP = 2_000
 _CHUNK = 400
 # No amount is of this currency, so that money counts as zero while none is known.
 _NO_MONEY = "---"
-
-Cell: TypeAlias = tuple[int, str]
-"""Epoch and arm."""
-
-
-class ClientState(NamedTuple):
-    """Epoch and arm of a client, and its sums, which are None if it was seen in several arms."""
-
-    cell: Cell
-    sums: list[int] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """State of the sums of an experiment.
-
-    Attributes:
-        until_ts: Last impression time that counts.
-        currency: Currency whose amounts are added up; None before any is seen.
-        epochs: Numbers of the epochs that count.
-    """
-
-    until_ts: int
-    currency: str | None
-    epochs: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,24 +74,21 @@ def advance(connection: Connection, layer: str, matured_ts: int, touched: Mappin
     """
     for followed in of_layer(connection, layer):
         for name in (MATURED, SETTLED):
-            _advance(connection, followed, name, followed.target(name, matured_ts), touched)
+            advance_cut(connection, followed, name, followed.target(name, matured_ts), touched, most=_MAX_STEP)
 
 
 def forget(connection: Connection, client_id: str) -> None:
     """Take a client, whose facts are removed, off all sums."""
     for followed in of_layer(connection, None):
         for name in (MATURED, SETTLED):
-            state = cut(connection, followed.whole.experiment, name)
-            if state is not None:
-                _fold(connection, followed, name, state, [client_id])
+            add_up_again(connection, followed, name, [client_id])
 
 
-def cut(connection: Connection, experiment: str, name: str) -> Cut | None:
-    """Return the state of one cut, or None if no sums are stored."""
-    row = connection.execute(
-        select(moment_cuts).where(moment_cuts.c.experiment == experiment, moment_cuts.c.cut == name)
-    ).one_or_none()
-    return None if row is None else Cut(until_ts=row.until_ts, currency=row.currency, epochs=tuple(row.epochs))
+def add_up_again(connection: Connection, followed: Followed, name: str, clients: Sequence[str]) -> None:
+    """Add clients up again from their facts, if sums are stored."""
+    state = cut(connection, followed.whole.experiment, name)
+    if state is not None:
+        _fold(connection, followed, name, state, clients)
 
 
 def stored(connection: Connection, counted: Counted, name: str) -> dict[Cell, ExactSums] | None:
@@ -130,22 +102,6 @@ def stored(connection: Connection, counted: Counted, name: str) -> dict[Cell, Ex
     if state != Cut(until_ts=counted.until_ts or 0, currency=counted.currency, epochs=counted.epochs):
         return None
     return arms(connection, counted.experiment, name)
-
-
-def arms(connection: Connection, experiment: str, name: str) -> dict[Cell, ExactSums]:
-    """Return the stored sums of each epoch and arm."""
-    rows = connection.execute(select(arm_sums).where(arm_sums.c.experiment == experiment, arm_sums.c.cut == name))
-    return {
-        (row.epoch, row.arm): ExactSums(
-            clients=row.clients,
-            multi_arm=row.multi_arm,
-            buyers=row.buyers,
-            clicked_buyers=row.clicked_buyers,
-            sums=row.sums,
-            products=row.products,
-        )
-        for row in rows
-    }
 
 
 def of_layer(connection: Connection, layer: str | None) -> Iterator[Followed]:
@@ -175,14 +131,17 @@ def of_layer(connection: Connection, layer: str | None) -> Iterator[Followed]:
         )
 
 
-def _advance(connection: Connection, followed: Followed, name: str, target_ts: int, touched: Mapping[str, int]) -> None:
+def advance_cut(
+    connection: Connection, followed: Followed, name: str, target_ts: int, touched: Mapping[str, int], *, most: int
+) -> None:
+    """Move a cut towards a time, by that many sessions at most, and add up the clients that this or a batch touches."""
     whole = followed.whole
     state = cut(connection, whole.experiment, name)
     if state is None:
         if target_ts < whole.start_ts:
             return
         state = Cut(until_ts=whole.start_ts - 1, currency=followed.currency, epochs=whole.epochs)
-    new = replace(state, until_ts=_step(connection, state.until_ts, target_ts), epochs=whole.epochs)
+    new = replace(state, until_ts=_step(connection, state.until_ts, target_ts, most), epochs=whole.epochs)
     clients = {client for client, first_ts in touched.items() if first_ts <= new.until_ts}
     if new.until_ts > state.until_ts:
         clients |= _matured(connection, followed, state.until_ts, new.until_ts)
@@ -197,13 +156,13 @@ def _advance(connection: Connection, followed: Followed, name: str, target_ts: i
     _fold(connection, followed, name, new, sorted(clients))
 
 
-def _step(connection: Connection, from_ts: int, target_ts: int) -> int:
+def _step(connection: Connection, from_ts: int, target_ts: int, most: int) -> int:
     """Return how far a cut moves in this transaction, so that a long way takes several."""
     if target_ts <= from_ts:
         return from_ts
     shown_ts = session_facts.c.impression_ts
     bound = connection.execute(
-        select(shown_ts).where(shown_ts > from_ts, shown_ts <= target_ts).order_by(shown_ts).offset(_MAX_STEP).limit(1)
+        select(shown_ts).where(shown_ts > from_ts, shown_ts <= target_ts).order_by(shown_ts).offset(most).limit(1)
     ).scalar_one_or_none()
     return target_ts if bound is None else int(bound)
 
@@ -289,53 +248,3 @@ def states_of_facts(connection: Connection, counted: Counted) -> dict[str, Clien
         )
         for row in client_rows(connection, counted)
     }
-
-
-def client_states(
-    connection: Connection, experiment: str, name: str, clients: Sequence[str] | None = None
-) -> dict[str, ClientState]:
-    """Return the clients as they are stored, all or some."""
-    own = client_sums.c
-    found = select(own.client_id, own.epoch, own.arm, own.sums).where(own.experiment == experiment, own.cut == name)
-    rows = connection.execute(found if clients is None else found.where(own.client_id.in_(clients)))
-    return {client: ClientState((epoch, arm), sums) for client, epoch, arm, sums in rows}
-
-
-def write_clients(connection: Connection, experiment: str, name: str, states: Mapping[str, ClientState | None]) -> None:
-    """Store the clients; None removes one."""
-    key = {"experiment": experiment, "cut": name}
-    content = [
-        {**key, "client_id": client, "epoch": found.cell[0], "arm": found.cell[1], "sums": found.sums}
-        for client, found in states.items()
-        if found is not None
-    ]
-    if content:
-        _upsert(connection, client_sums, content)
-    gone = [client for client, found in states.items() if found is None]
-    if gone:
-        own = client_sums.c
-        connection.execute(
-            delete(client_sums).where(own.experiment == experiment, own.cut == name, own.client_id.in_(gone))
-        )
-
-
-def write_arms(connection: Connection, experiment: str, name: str, cells: Mapping[Cell, ExactSums]) -> None:
-    """Store the sums of these epochs and arms."""
-    rows = [
-        {"experiment": experiment, "cut": name, "epoch": epoch, "arm": arm, **asdict(sums)}
-        for (epoch, arm), sums in sorted(cells.items())
-    ]
-    if rows:
-        _upsert(connection, arm_sums, rows)
-
-
-def write_cut(connection: Connection, experiment: str, name: str, state: Cut) -> None:
-    """Store the state of a cut."""
-    row = {"experiment": experiment, "cut": name, **asdict(state), "epochs": list(state.epochs)}
-    _upsert(connection, moment_cuts, [row])
-
-
-def _upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    upsert = db.insert(connection, table)
-    changes = {column.name: upsert.excluded[column.name] for column in table.c if not column.primary_key}
-    connection.execute(upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes), rows)

@@ -16,6 +16,7 @@ from abtest.experiment import Epoch, Experiment, shares_differ
 from abtest.fact_writer import progress
 from abtest.first_exposures import FirstExposures
 from abtest.metrics import COLUMNS, Metric
+from abtest.moment_rows import MATURED, SETTLED
 from abtest.moments import Moments, merge
 from abtest.session_counts import SessionCounts, read_session_counts
 from abtest.strays import Strays, read_strays
@@ -172,11 +173,11 @@ def read(
     data_range = _data_range(experiment, sessions, watermark, matured, whole.until_ts)
     strays = read_strays(connection, experiment, counted, sessions, exposed_by_arm)
     counted = replace(counted, currency=strays.currency)
-    matured_clients = _samples(connection, experiment, counted, moment_store.MATURED)
+    matured_clients = _samples(connection, experiment, counted, MATURED)
     settled = matured_clients
     if not partial and data_range.settled_ts != data_range.matured_ts:
         until_settled = counted.until(_up_to(data_range.settled_ts))
-        settled = _samples(connection, experiment, until_settled, moment_store.SETTLED)
+        settled = _samples(connection, experiment, until_settled, SETTLED)
     return Facts(
         data_range=data_range,
         partial=partial,

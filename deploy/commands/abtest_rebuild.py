@@ -1,4 +1,4 @@
-"""`shelfwise abtest rebuild`: the stored sums of an experiment, from its facts."""
+"""`shelfwise abtest rebuild`: the stored sums of an experiment, against its facts."""
 
 from typing import Annotated
 
@@ -12,9 +12,9 @@ def rebuild(
     name: Annotated[str, typer.Argument(help="Name of the experiment.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Compute the stored sums of an experiment from its facts and replace them; exit code 3 if they differed.
+    """Compare the stored sums of an experiment with its facts and mend them; exit code 3 if they differed.
 
-    The sink waits meanwhile.
+    The sink goes on meanwhile.
     """
     from abtest.rebuild import rebuild as compute
     from deploy.migrations.revision import open_database

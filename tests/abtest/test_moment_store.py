@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from msgspec import structs
 from sqlalchemy import Engine
 
-from abtest import moment_store, queries, ramp_health
+from abtest import moment_rows, moment_store, queries, ramp_health
 from abtest.client_vectors import client_vectors
 from abtest.erasure import erase
 from abtest.exact_sums import ExactSums
 from abtest.fact_writer import FactWriter
-from abtest.moment_store import MATURED, SETTLED
+from abtest.moment_rows import MATURED, SETTLED
 from abtest.plan import Plan
 from abtest.ramp import ramp
 from abtest.rebuild import rebuild, sums_of
@@ -83,14 +83,14 @@ def check(engine: Engine) -> None:
         for followed in moment_store.of_layer(connection, None):
             for name in (MATURED, SETTLED):
                 key = followed.whole.experiment
-                state = moment_store.cut(connection, key, name)
+                state = moment_rows.cut(connection, key, name)
                 if state is None:
                     continue
                 assert state.epochs == followed.whole.epochs
                 clients = moment_store.states_of_facts(connection, followed.at(state))
-                assert moment_store.client_states(connection, key, name) == clients
+                assert moment_rows.client_states(connection, key, name) == clients
                 stored = {
-                    cell: sums for cell, sums in moment_store.arms(connection, key, name).items() if any_client(sums)
+                    cell: sums for cell, sums in moment_rows.arms(connection, key, name).items() if any_client(sums)
                 }
                 assert stored == sums_of(clients.values())
                 vectors = client_vectors(connection, followed.at(state))
@@ -196,7 +196,7 @@ def test_sums_of_other_sessions_than_the_wanted_are_not_given(store_engine: Engi
     fill(store_engine, sessions, plan=Plan(refund_s=0))
     with db.read(store_engine) as connection:
         (followed,) = moment_store.of_layer(connection, "ranker")
-        state = moment_store.cut(connection, "first", MATURED)
+        state = moment_rows.cut(connection, "first", MATURED)
         assert state is not None
         wanted = followed.at(state)
         assert moment_store.stored(connection, wanted, MATURED)
@@ -220,4 +220,4 @@ def test_a_session_that_named_an_epoch_before_it_began_counts_from_then_on(
     append(store_engine, [], matured_ts=2_500)
     check(store_engine)
     with db.read(store_engine) as connection:
-        assert "c1" in moment_store.client_states(connection, "first", MATURED)
+        assert "c1" in moment_rows.client_states(connection, "first", MATURED)

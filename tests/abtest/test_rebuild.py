@@ -1,12 +1,42 @@
-from sqlalchemy import Engine, delete, update
+from collections.abc import Callable
 
-from abtest.moment_store import MATURED, SETTLED, cut
+import pytest
+from sqlalchemy import Connection, Engine, delete, update
+
+from abtest import moment_store
+from abtest.client_vectors import Counted
+from abtest.moment_rows import MATURED, SETTLED, ClientState, cut
 from abtest.plan import Plan
 from abtest.rebuild import Rebuilt, rebuild
 from abtest.store import ExperimentStore
 from abtest.tables import arm_sums, client_sums, moment_cuts
 from stream import db
-from tests.harness.generated_facts import ARMS, fill, generate
+from stream.errors import StoreError
+from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
+from tests.harness.sessions import click, make_session
+
+on_sqlite = pytest.mark.parametrize("store_engine", ["sqlite"], indirect=True)
+
+
+def damage(engine: Engine) -> None:
+    """Change the sums of one arm and of one client of the other arm."""
+    with db.transaction(engine) as connection:
+        own = (arm_sums.c.cut == MATURED, arm_sums.c.arm == "control")
+        connection.execute(update(arm_sums).where(*own).values(clients=arm_sums.c.clients + 3))
+        connection.execute(delete(client_sums).where(client_sums.c.cut == MATURED, client_sums.c.client_id == "c00001"))
+
+
+def once_while_facts_are_read(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
+    """Call something when the clients of the first comparison are read and its snapshot is open."""
+    real, waiting = moment_store.states_of_facts, [what]
+
+    def states(connection: Connection, counted: Counted) -> dict[str, ClientState]:
+        found = real(connection, counted)
+        if counted.clients is None and waiting:
+            waiting.pop()()
+        return found
+
+    monkeypatch.setattr(moment_store, "states_of_facts", states)
 
 
 def test_what_the_sink_kept_is_that_of_the_facts(store_engine: Engine) -> None:
@@ -34,11 +64,7 @@ def test_a_cut_before_the_first_session_differs_in_nothing(store_engine: Engine)
 def test_a_difference_is_named_and_mended(store_engine: Engine) -> None:
     sessions, _ = generate(seed=15, num_clients=20)
     fill(store_engine, sessions)
-    matured = (arm_sums.c.cut == MATURED, arm_sums.c.arm == "control")
-    with db.transaction(store_engine) as connection:
-        clients = connection.execute(arm_sums.select().where(*matured)).one().clients
-        connection.execute(update(arm_sums).where(*matured).values(clients=clients + 3))
-        connection.execute(delete(client_sums).where(client_sums.c.cut == MATURED, client_sums.c.client_id == "c00001"))
+    damage(store_engine)
     first, second = rebuild(store_engine, "first")
     assert (first.differing, first.is_equal, second.is_equal) == (2, False, True)
     assert first.largest >= 3
@@ -71,3 +97,85 @@ def test_without_a_mature_session_there_is_nothing_to_rebuild_and_without_stored
     first, _ = rebuild(store_engine, "first")
     assert (first.differing, first.is_equal, first.clients) == (None, True, 20)
     assert rebuild(store_engine, "first")[0].differing == 0
+
+
+def test_the_sink_goes_on_meanwhile(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batch moves the client and the arm whose sums differ, and brings a client."""
+    sessions, _ = generate(seed=15, num_clients=20)
+    fill(store_engine, sessions)
+    damage(store_engine)
+    batch = [
+        make_session(f"new-{client}", client, arm=arm, impression_ts=2_000, events=[click(f"e-{client}", 1)])
+        for client, arm in (("c00001", "treatment"), ("c00003", "control"), ("c99999", "control"))
+    ]
+    once_while_facts_are_read(monkeypatch, lambda: append(store_engine, batch, matured_ts=LAST_TS))
+    assert [found.clients for found in rebuild(store_engine, "first")] == [20, 20]
+    again = rebuild(store_engine, "first")
+    assert [(found.clients, found.is_equal) for found in again] == [(21, True), (21, True)]
+
+
+@on_sqlite
+def test_equal_sums_are_compared_without_a_lock(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+
+    def refuse(_engine: Engine) -> None:
+        raise AssertionError("a transaction that writes")
+
+    monkeypatch.setattr(db, "transaction", refuse)
+    assert all(found.is_equal for found in rebuild(store_engine, "first"))
+
+
+@on_sqlite
+def test_two_repairs_at_once_end_in_the_sums_of_the_facts(
+    store_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+    damage(store_engine)
+    once_while_facts_are_read(monkeypatch, lambda: rebuild(store_engine, "first"))
+    assert rebuild(store_engine, "first")[0].differing == 2
+    assert all(found.is_equal for found in rebuild(store_engine, "first"))
+
+
+@on_sqlite
+def test_sums_that_stay_wrong_are_an_error(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+    damage(store_engine)
+    monkeypatch.setattr(moment_store, "add_up_again", lambda *_arguments: None)
+    with pytest.raises(StoreError, match="its sums differ from the facts again after 3 repairs"):
+        rebuild(store_engine, "first")
+
+
+@on_sqlite
+def test_repairs_take_transactions_of_few_clients(store_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+    with db.transaction(store_engine) as connection:
+        connection.execute(delete(client_sums).where(client_sums.c.cut == MATURED))
+        connection.execute(delete(arm_sums).where(arm_sums.c.cut == MATURED))
+        connection.execute(update(moment_cuts).where(moment_cuts.c.cut == SETTLED).values(currency="USD"))
+    real, sizes = moment_store.states_of_facts, list[int]()
+
+    def states(connection: Connection, counted: Counted) -> dict[str, ClientState]:
+        if counted.clients is not None:
+            sizes.append(len(counted.clients))
+        return real(connection, counted)
+
+    monkeypatch.setattr(moment_store, "states_of_facts", states)
+    monkeypatch.setattr("abtest.rebuild._CHUNK", 3)
+    rebuild(store_engine, "first")
+    # A step ends with all sessions of one time.
+    assert max(sizes) <= 4
+    assert sum(sizes) > 40
+    assert all(found.is_equal for found in rebuild(store_engine, "first"))
+
+
+def test_sums_up_to_a_later_time_than_the_end_begin_anew(store_engine: Engine) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+    ExperimentStore(store_engine).stop("first", now_ts=1_200)
+    first, _ = rebuild(store_engine, "first")
+    assert 0 < first.clients < 20
+    assert not first.is_equal
+    assert all(found.is_equal for found in rebuild(store_engine, "first"))
+    with db.read(store_engine) as connection:
+        matured = cut(connection, "first", MATURED)
+    assert matured is not None
+    assert matured.until_ts == 1_200
