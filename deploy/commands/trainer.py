@@ -13,7 +13,10 @@ from deploy.stop_event import stop_event
 if TYPE_CHECKING:
     from trainer.versions.registry import Registry
 
-GROUPS = {"quarantine": "Ranges of the log that breakers kept from being learned."}
+GROUPS = {
+    "annotate": "Have people judge the items of lists.",
+    "quarantine": "Ranges of the log that breakers kept from being learned.",
+}
 """Group of commands to its help."""
 
 app = typer.Typer(no_args_is_help=True, cls=with_groups("deploy.commands", GROUPS))

@@ -5,7 +5,7 @@ Applying the same records again changes nothing.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -161,6 +161,33 @@ def publish(producer: Producer, items: Iterable[Item]) -> int:
         producer.send(topics.ITEMS, key=item.item_id.encode(), value=encode(item))
         num_items += 1
     return num_items
+
+
+class _Titled(msgspec.Struct):
+    item_id: str
+    title: str
+
+
+_titled = msgspec.json.Decoder(_Titled)
+
+
+def titles(records: Iterable[Record], wanted: Container[str]) -> dict[str, str]:
+    """Return the titles of these items; a catalogue of all items would take much memory for a few titles.
+
+    Args:
+        records: Records of the topic `items`, in offset order.
+        wanted: Ids of the items.
+    """
+    found: dict[str, str] = {}
+    for record in records:
+        item_id = (record.key or b"").decode(errors="replace")
+        if item_id not in wanted:
+            continue
+        try:
+            found[item_id] = _titled.decode(record.value or b"").title
+        except msgspec.MsgspecError:
+            found.pop(item_id, None)
+    return found
 
 
 def _vector(raw: bytes | None) -> Vector | None:

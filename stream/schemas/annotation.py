@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field
 
 from stream.errors import SchemaError
 from stream.schemas.events import MAX_ITEMS, EventId, ItemId, QueryId, SchemaVersion, Timestamp
+from stream.schemas.identity import digest
 from stream.schemas.problems import Problem, problem
 
 SCHEMA_VERSION: Final = 1
@@ -72,6 +73,19 @@ class Annotation(Judgement, kw_only=True, frozen=True, omit_defaults=True):
     def key(self) -> bytes:
         """Return the Kafka key: query and item, as a JSON array."""
         return msgspec.json.encode((self.query_id, self.item_id))
+
+
+def annotation_of(judgement: Judgement, now_ms: int) -> Annotation:
+    """Return the record of a judgement; its id depends on the judgement alone, so a repeated one is a copy.
+
+    Args:
+        judgement: The judgement; its time is part of its id if it is known.
+        now_ms: Time of a judgement whose own is not known, epoch milliseconds.
+    """
+    values = {name: getattr(judgement, name) for name in Judgement.__struct_fields__}
+    event_id = digest(*map(str, values.values())).hex()
+    values["event_ts"] = now_ms if judgement.event_ts is None else judgement.event_ts
+    return Annotation(event_id=event_id, **values)
 
 
 _decoder = msgspec.json.Decoder(Annotation)

@@ -75,7 +75,13 @@ RULES = (
     Rule(r"fates?", "'outcome'", names_too=True),
     Rule(r"bury|buries|buried", "'reject' or 'send to the dead-letter topic'", names_too=True),
     Rule(r"(?<!dead[- _])(?<!capital )(?<![\"'])letters?(?! or digit|, digits|[\"':])", "'dead letter'"),
-    Rule(r"ledgers?", "'outcome counters'", names_too=True),
+    Rule(
+        r"ledgers?",
+        "'outcome counters'",
+        # The command that prints what judgements cost.
+        files=("deploy/commands/annotate.py", "tests/deploy/commands/test_annotate.py", "docs/annotation.md"),
+        names_too=True,
+    ),
     Rule(r"mute[sd]?|muting", "'fence'", names_too=True),
     Rule(r"shelves", "'store factory'", names_too=True),
     Rule(r"pulses?", "'heartbeat'", names_too=True),

@@ -4,9 +4,9 @@ from msgspec.structs import replace
 
 from stream.replicas.annotations import Annotations
 from stream.schemas import topics
-from stream.schemas.annotation import Annotation, encode
+from stream.schemas.annotation import Annotation, annotation_of, encode
 from tests.stream.replicas.test_catalogue import StoredRecord
-from tests.stream.schemas.test_annotation import JUDGED, annotation_of
+from tests.stream.schemas.test_annotation import JUDGED
 
 FIRST = annotation_of(replace(JUDGED, event_ts=1), 0)
 LATER = annotation_of(replace(JUDGED, event_ts=2, grade=0), 0)

@@ -7,7 +7,7 @@ import pytest
 from stream.broker.producer import Producer
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
-from stream.replicas.catalogue import Catalogue, publish
+from stream.replicas.catalogue import Catalogue, publish, titles
 from stream.schemas import topics
 from stream.schemas.events import Item, encode
 
@@ -110,3 +110,13 @@ def test_published_items_are_loaded_and_followed(kafka_broker: Broker) -> None:
             if catalogue.apply(reader.poll()):
                 break
     assert "loaded-3" not in catalogue
+
+
+def test_titles_of_a_few_items_are_the_newest_and_deleted_items_have_none() -> None:
+    records = [
+        *(StoredRecord(f"item-{n}".encode(), encode(item(n, title=f"first {n}")), n) for n in range(4)),
+        StoredRecord(b"item-0", encode(item(0, title="second")), 4),
+        StoredRecord(b"item-1", None, 5),
+        StoredRecord(b"item-2", b"{", 6),
+    ]
+    assert titles(records, {"item-0", "item-1", "item-2", "item-9"}) == {"item-0": "second"}

@@ -5,24 +5,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from stream.errors import SchemaError
 from stream.schemas import topics
-from stream.schemas.annotation import Annotation, Judgement, decode, encode
-from stream.schemas.identity import digest
+from stream.schemas.annotation import Judgement, annotation_of, decode, encode
 from stream.schemas.json_schemas import json_schema
 
 JUDGED = Judgement(
     query_id="q-1", item_id="i-1", grade=3, annotator="ann", seconds=2.5, page="p-1", budget="p30", num_items=24
 )
-
-
-def annotation_of(judgement: Judgement, now_ms: int) -> Annotation:
-    values = {name: getattr(judgement, name) for name in Judgement.__struct_fields__}
-    event_ts = now_ms if judgement.event_ts is None else judgement.event_ts
-    return Annotation(event_id=digest(*map(str, values.values())).hex(), **values | {"event_ts": event_ts})
-
-
 MADE = annotation_of(JUDGED, 7)
 
 
@@ -35,6 +27,26 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert json.loads(encode(MADE))["schema_version"] == 1
     assert MADE.key == b'["q-1","i-1"]'
     assert decode(changed(colour="blue")) == MADE
+
+
+def test_the_id_depends_on_every_part_of_the_judgement_and_not_on_the_clock() -> None:
+    assert annotation_of(JUDGED, 8).event_id == MADE.event_id
+    assert (MADE.event_ts, annotation_of(replace(JUDGED, event_ts=5), 7).event_ts) == (7, 5)
+    others: list[dict[str, Any]] = [
+        {"query_id": "q-2"},
+        {"item_id": "i-2"},
+        {"grade": 2},
+        {"annotator": "bob"},
+        {"seconds": 2.0},
+        {"seconds": None},
+        {"page": "p-2"},
+        {"budget": "p10"},
+        {"num_items": 25},
+        {"event_ts": 7},
+    ]
+    ids = {annotation_of(replace(JUDGED, **other), 7).event_id for other in others}
+    assert len(ids) == len(others)
+    assert MADE.event_id not in ids
 
 
 @pytest.mark.parametrize(

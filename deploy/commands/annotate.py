@@ -1,0 +1,156 @@
+"""`shelfwise trainer annotate`: candidate pages out, judgements in, and what these cost."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.stream import MAX_SHOWN_FAULTS, require_topics
+from deploy.commands.times import TIME_HELP, parse_time
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Argument(help="New file, .csv or .jsonl.")],
+    p: Annotated[
+        float, typer.Option("--p", help="Share of the items of each type on a page; .1, .2, .3 and 1 are usual.")
+    ] = 0.3,
+    budget: Annotated[
+        str | None, typer.Option(help="Name of the labelling budget; p30 for --p .3 and so on by default.")
+    ] = None,
+    pages: Annotated[int, typer.Option(min=1, help="Most pages.")] = 100,
+    topic: Annotated[Literal["sessions", "impressions"], typer.Option(help="Source of the lists.")] = "sessions",
+    lineage: Annotated[str | None, typer.Option(help="Only lists that this lineage ranked.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="File with a query text a line: only these queries, with their texts.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help=f"Only lists shown at or after: {TIME_HELP}")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only lists shown before.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write pages for annotators: of each list the items of each type with the highest logged scores."""
+    from collections import Counter
+
+    from deploy.kafka.choice import configured
+    from stream.broker.reader import read_to_end
+    from stream.errors import ConfigError
+    from stream.query_hash_key import PrivacySettings, query_hash_key
+    from stream.replicas.annotations import Annotations
+    from stream.replicas.catalogue import titles
+    from stream.schemas import topics
+    from stream.schemas.identity import query_hash
+    from stream.schemas.names import check_name
+    from trainer.annotation import files
+    from trainer.annotation.pages import Wanted, rows_of, sample, wanted_lists
+    from trainer.annotation.scored_lists import of_impressions, of_sessions
+
+    if not 0 < p <= 1:
+        raise ConfigError(f"--p {p}: expected more than 0 and at most 1")
+    budget = f"p{100 * p:g}" if budget is None else budget
+    check_name("--budget", budget)
+    files.check_new(out)
+    called = context(ctx)
+    texts = {}
+    if queries is not None:
+        key = query_hash_key(called.settings.get("privacy", PrivacySettings), called.home)
+        lines = queries.read_text(encoding="utf-8-sig").splitlines()
+        texts = {query_hash(text, key): text.strip() for text in lines if text.strip()}
+    broker = configured(called)
+    require_topics(called, broker, [topic, topics.ITEMS, topics.ANNOTATIONS])
+    left_out: Counter[str] = Counter()
+    wanted = Wanted(
+        lineage=lineage,
+        from_ts=parse_time(from_, "--from") or 0,
+        to_ts=parse_time(to, "--to"),
+        query_hashes=None if queries is None else texts.keys(),
+        judged={each.query_id for each in Annotations.load(broker).counting() if each.budget == budget},
+    )
+    of_topic = of_sessions if topic == topics.SESSIONS else of_impressions
+    lists = sample(wanted_lists(of_topic(read_to_end(broker, topic), left_out), wanted, left_out), pages)
+    shown = titles(read_to_end(broker, topics.ITEMS), {item_id for each in lists for item_id in each.item_id})
+    rows = [row for each in lists for row in rows_of(each, p, budget, texts.get(each.query_hash, ""), shown)]
+    if rows:
+        files.write_pages(out, rows)
+    if as_json:
+        print_json({"budget": budget, "pages": len(lists), "items": len(rows), "left_out": left_out, "out": str(out)})
+    else:
+        for reason, number in left_out.most_common():
+            err_console.print(f"{number} records left out: {reason}", markup=False, highlight=False)
+    if not rows:
+        raise fail(f"no list found in {topic}; nothing was written")
+    if not as_json:
+        items = sum(row.num_items for row in {row.page: row for row in rows}.values())
+        said = f"{len(lists)} pages with {len(rows)} of {items} items written to {out}, budget {budget}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="File of judgements, .csv or .jsonl.")],
+    annotator: Annotated[str | None, typer.Option(help="Pseudonym for lines that name none.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send the judgements of a file that the topic has not yet; if a line is wrong, none is sent."""
+    from deploy.kafka.choice import configured
+    from stream.schemas import topics
+    from stream.wall_clock import epoch_ms
+    from trainer.annotation.delivery import deliver
+    from trainer.annotation.files import read_judgements
+
+    judged = read_judgements(file, annotator, epoch_ms())
+    for number, fault in judged.faults[:MAX_SHOWN_FAULTS]:
+        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+    if judged.faults:
+        raise fail(f"{len(judged.faults)} lines of {file} are no judgements; nothing was sent")
+    if not judged.annotations:
+        raise fail(f"no judgements in {file}: {judged.num_open} lines without a grade")
+    called = context(ctx)
+    broker = configured(called)
+    require_topics(called, broker, [topics.ANNOTATIONS])
+    num_sent = deliver(broker, judged.annotations.values())
+    num_known = len(judged.annotations) - num_sent
+    if as_json:
+        print_json({"sent": num_sent, "known": num_known, "without_grade": judged.num_open})
+    else:
+        said = f"{num_sent} judgements sent, {num_known} known already, {judged.num_open} lines without a grade"
+        console.print(said, highlight=False)
+
+
+@app.command()
+def ledger(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """Print judgements and seconds used against full annotation, for each labelling budget."""
+    from deploy.kafka.choice import configured
+    from stream.replicas.annotations import Annotations
+    from stream.schemas import topics
+    from trainer.annotation.costs import costs
+
+    called = context(ctx)
+    broker = configured(called)
+    require_topics(called, broker, [topics.ANNOTATIONS])
+    found = costs(Annotations.load(broker))
+    if as_json:
+        print_json(found)
+        return
+    columns = ("budget", "queries", "annotators", "judgements", "of full", "share", "corrected", "seconds", "of full")
+    rows = [
+        (
+            each.budget,
+            each.queries,
+            each.annotators,
+            each.judgements,
+            each.full_judgements,
+            f"{each.share:.1%}",
+            each.corrections,
+            f"{each.seconds:.0f}" + (f", {each.untimed} not timed" if each.untimed else ""),
+            "-" if each.full_seconds is None else f"{each.full_seconds:.0f} (estimated)",
+        )
+        for each in found
+    ]
+    print_table("annotations", columns, rows)

@@ -1,0 +1,115 @@
+"""Pages out and judgements in, on a real Kafka; what is wrong is refused before anything is sent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from typer.testing import CliRunner, Result
+
+from deploy.cli import app
+from stream.broker.offsets import end_offsets
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
+from stream.errors import ConfigError
+from stream.replicas.catalogue import publish
+from stream.schemas import session, topics
+from stream.schemas.events import Item, encode
+from stream.schemas.identity import query_hash
+from tests.trainer.annotation.test_scored_lists import IMPRESSION, scored
+
+KEY = "a key of the test"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["trainer", "annotate", *map(str, arguments)], terminal_width=200)
+
+
+def answer(*arguments: object) -> Any:
+    done = call(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def logged(fresh_kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """Three sessions with scores, one of them of another query, and one impression."""
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHELFWISE_BROKER", fresh_kafka.bootstrap)
+    monkeypatch.setenv("SHELFWISE_PRIVACY__QUERY_HASH_KEY", KEY)
+    with Producer(fresh_kafka) as producer:
+        for number in range(3):
+            value = replace(scored(f"q-{number}"), query_hash=query_hash("red shoes", KEY.encode()) if number else "x")
+            producer.send(topics.SESSIONS, key=b"c-1", value=session.encode(value))
+        producer.send(topics.IMPRESSIONS, key=b"c-1", value=encode(IMPRESSION))
+        publish(producer, [Item(item_id="i0", title="A shoe", price_minor=1, currency="EUR", updated_ts=1)])
+    return fresh_kafka
+
+
+@pytest.mark.kafka
+def test_pages_go_out_and_judgements_come_back_once(logged: Broker, tmp_path: Path) -> None:
+    out, texts = tmp_path / "pages.jsonl", tmp_path / "queries.txt"
+    texts.write_text("Red shoes\nnever asked\n")
+    made = answer("export", out, "--p", ".34", "--queries", texts)
+    assert made == {"budget": "p34", "pages": 2, "items": 2, "left_out": {"of another query": 1}, "out": str(out)}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["query_id"] for row in rows} == {"q-1", "q-2"}
+    assert {(row["item_id"], row["title"], row["query"], row["num_items"]) for row in rows} == {
+        ("i0", "A shoe", "Red shoes", 3)
+    }
+
+    def judge(*grades: int | None) -> None:
+        lines = [json.dumps(row | {"grade": g, "seconds": 2}) for row, g in zip(rows, grades, strict=True)]
+        out.write_text("\n".join(lines))
+
+    judge(3, 12)
+    refused = call("import", out, "--annotator", "ann")
+    assert refused.exit_code == 1
+    assert "line 2: grade: Expected `int` <= 9, got 12" in refused.output
+    assert "1 lines of" in refused.output
+    assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 0}
+
+    judge(3, None)
+    assert answer("import", out, "--annotator", "ann") == {"sent": 1, "known": 0, "without_grade": 1}
+    assert answer("import", out, "--annotator", "ann") == {"sent": 0, "known": 1, "without_grade": 1}
+    assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 1}
+    (cost,) = answer("ledger")
+    assert (cost["budget"], cost["judgements"], cost["full_judgements"], cost["seconds"]) == ("p34", 1, 3, 2)
+    assert cost["full_seconds"] == 6
+    shown = call("ledger").stdout
+    assert "33.3%" in shown
+    assert "6 (estimated)" in shown
+
+    # A further export under the budget leaves out what is judged; an impression is a list too.
+    further = answer("export", tmp_path / "more.csv", "--p", ".34")
+    assert (further["pages"], further["left_out"]) == (2, {"judged already": 1})
+    assert answer("export", tmp_path / "shown.csv", "--p", "1", "--topic", "impressions")["items"] == 3
+    nothing = call("export", tmp_path / "none.csv", "--lineage", "other")
+    assert nothing.exit_code == 1
+    assert "3 records left out: ranked by another lineage" in nothing.output
+    assert not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--p", "0"], "--p 0.0: expected more than 0 and at most 1"),
+        (["--p", "1.1"], "--p 1.1: expected more than 0"),
+        (["--p", "nan"], "--p nan: expected more than 0"),
+        (["--budget", "a b"], "--budget = 'a b': expected up to 64"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = call("export", tmp_path / "pages.csv", *arguments)
+    assert isinstance(done.exception, ConfigError)
+    assert message in str(done.exception)
+
+
+def test_a_file_without_a_grade_is_no_file_of_judgements(tmp_path: Path) -> None:
+    path = tmp_path / "open.jsonl"
+    path.write_text('{"item_id": "a"}\n{"item_id": "b"}\n')
+    done = call("import", path)
+    assert done.exit_code == 1
+    assert "no judgements in" in done.output
+    assert "2 lines without a grade" in done.output
