@@ -22,11 +22,13 @@ from stream.probes import ProbeServer
 from stream.process_metrics import process_registry
 from stream.schemas import events, topics
 from trainer.configs import architecture_hash
+from trainer.configs.smar import SmarConfig
 from trainer.feed.items import KafkaItems
 from trainer.feed.past_records import KafkaPastRecords
 from trainer.learning.determinism import auto_device, make_deterministic
 from trainer.learning.freed_memory import keep_freed_memory
 from trainer.learning.learner import Learner, LearningHalted
+from trainer.learning.teachers import Teachers
 from trainer.lineage import Lineage
 from trainer.loop import Loop
 from trainer.metrics import LoopCollector
@@ -124,9 +126,16 @@ def run(
                 checkpoints=folders.checkpoints,
                 keys=keys,
             )
+        addresses = lineage.config.teachers if isinstance(lineage.config, SmarConfig) else ()
         store.ensure_lineage(
-            lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config), "shared"
+            lineage.name,
+            lineage.model,
+            lineage.profile,
+            architecture_hash(lineage.model, lineage.config),
+            keeps=addresses,
         )
+        torch_device = auto_device(device)
+        teachers = Teachers.load(folders.artifacts, addresses, torch_device, keys)
         if not lease.acquire():
             raise FencedError(f"lineage {lineage.name}: stopped while waiting for the lease")
         producer = stack.enter_context(Producer(broker))
@@ -150,8 +159,9 @@ def run(
                 lineage.model,
                 lineage.config,
                 lineage.learning,
-                device=auto_device(device),
+                device=torch_device,
                 halt_after=settings.halt_after,
+                teachers=teachers,
             ),
             first_offsets,
             feed,

@@ -32,7 +32,8 @@ def evaluate(
         ),
     ],
     models: Annotated[
-        str, typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier, lightgbm.")
+        str,
+        typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier, smar, lightgbm."),
     ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,

@@ -28,7 +28,9 @@ app.command("examination")(examination)
 def run(
     ctx: typer.Context,
     lineage: str,
-    model: Annotated[str | None, typer.Option(help="armmt, prm, setrank, dlcm, din, mlp, mmr, dpp or pier.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier or smar.")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="tiny or full.")] = None,
     model_set: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set a key of the section [model]; repeatable.")

@@ -213,6 +213,22 @@ def test_pages_reach_exactly_the_models_that_read_them(name: str) -> None:
 
 
 @every_model
+def test_a_list_without_candidates_is_finite_and_changes_no_other_list(name: str) -> None:
+    # What is learned of one item type leaves lists without any item of it.
+    config = replace(tiny(name), pcvr=True)
+    params = weights(name, config)
+    batch = lists(3)
+    batch.cand_mask[1] = False
+    assert not scores(name, config, params, batch).logit[1].any()
+    loss, grads = gradients(name, config, params, batch)
+    alone, alone_grads = gradients(
+        name, config, params, Batch(**{field: column[[0, 2]] for field, column in batch._asdict().items()})
+    )
+    assert_close(loss, alone)
+    assert_close(grads, alone_grads)
+
+
+@every_model
 @pytest.mark.parametrize("field", QUERY)
 def test_models_of_schema_2_read_the_query_and_those_of_schema_1_do_not(name: str, field: str) -> None:
     examples = [labelled(seed, KNOWN) for seed in range(1, 12)]

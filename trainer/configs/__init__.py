@@ -6,13 +6,13 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from trainer.configs import armmt, din, diversity, dlcm, mlp, pier, prm, setrank
+from trainer.configs import armmt, din, diversity, dlcm, mlp, pier, prm, setrank, smar
 from trainer.configs.base import LATER, ModelConfig, Vocabulary, architecture_hash
 from trainer.configs.learning import LATER as LATER_LEARNING
 from trainer.configs.learning import PROFILES as LEARNING_PROFILES
 from trainer.configs.learning import LearningSettings
 
-ModelName = Literal["armmt", "prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp", "pier"]
+ModelName = Literal["armmt", "prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp", "pier", "smar"]
 Profile = Literal["tiny", "full"]
 
 MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
@@ -25,6 +25,7 @@ MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
     "mmr": diversity.MMR_PROFILES,
     "dpp": diversity.DPP_PROFILES,
     "pier": pier.PROFILES,
+    "smar": smar.PROFILES,
 }
 
 __all__ = [

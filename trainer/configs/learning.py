@@ -17,6 +17,7 @@ class LearningSettings:
 
     Attributes:
         seed: Seed of fresh weights and of dropout.
+        item_type: Type of the items that are learned, as if lists held no others; `all` learns whole lists.
         batch: Sessions of a batch, however long they take to arrive: a step's size does not depend on the traffic.
         optimizer: Optimizer of the dense weights.
         lr: Learning rate of the dense weights.
@@ -52,6 +53,7 @@ class LearningSettings:
     """
 
     seed: int = 0
+    item_type: Literal["all", "product", "sponsored", "video", "card", "other"] = "all"
     batch: int = 128
     optimizer: Literal["adamw", "adagrad"] = "adamw"
     lr: float = 3e-4
@@ -121,7 +123,7 @@ class LearningSettings:
         return round(self.reservoir_share * self.batch)
 
 
-LATER: Mapping[str, object] = {"compile": False, "reservoir_share": 0.0, "reservoir": 4_096}
+LATER: Mapping[str, object] = {"compile": False, "reservoir_share": 0.0, "reservoir": 4_096, "item_type": "all"}
 """Settings that came after lineages began, with the value that those lineages were trained with."""
 
 PROFILES: Mapping[str, LearningSettings] = {

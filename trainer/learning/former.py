@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trainer.evaluation.metrics import Floats
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import IdMaps
+from trainer.features.item_types import only_type
 from trainer.models import MODELS, ModelConfig, Outputs, to_torch
 from trainer.versions.artifact import LoadedVersion
 
@@ -33,12 +34,19 @@ class FormerVersion:
         self._id_maps = version.id_maps
         self._device = device
 
-    def scores(self, examples: Examples, rows: NDArray[np.bool_], shape: tuple[int, int]) -> Floats:
-        """Return the scores [B,n] of the examples in `rows` [B], NaN for the others, 0 at padding."""
+    def scores(
+        self, examples: Examples, rows: NDArray[np.bool_], shape: tuple[int, ...], item_type: str = "all"
+    ) -> Floats:
+        """Return the scores [B,n] of the examples in `rows` [B], NaN for the others, 0 at padding.
+
+        With an `item_type` the lists are scored as if they held items of this type alone.
+        """
         found = np.full(shape, np.nan)
         if not rows.any():
             return found
-        _, outputs = score(self._model, self._config, self._params, self._id_maps, examples.take(rows), self._device)
+        _, outputs = score(
+            self._model, self._config, self._params, self._id_maps, examples.take(rows), self._device, item_type
+        )
         logit = outputs.logit
         own = np.zeros((len(logit), shape[1]))
         own[:, : logit.shape[1]] = logit.float().cpu().numpy()
@@ -53,6 +61,7 @@ def score(
     id_maps: IdMaps,
     examples: Examples,
     device: torch.device,
+    item_type: str = "all",
 ) -> tuple[Batch, Outputs]:
     """Return the batch of examples and a model's outputs for it; nothing is learned."""
     batch = collate(
@@ -63,6 +72,7 @@ def score(
         pages=config.num_pages,
         schema=config.feature_schema,
     )
+    batch = only_type(batch, config.feature_schema, item_type)
     with torch.no_grad():
         return batch, MODELS[model].forward(config, params, to_torch(batch, device))
 

@@ -6,9 +6,10 @@ and the touched rows of each table to the most that a batch can touch.
 Source: docs/training.md, "Models and losses"; https://docs.pytorch.org/docs/stable/torch.compiler.html.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Mapping
 from functools import cache
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -17,21 +18,39 @@ from torch import Tensor
 
 from stream.errors import ConfigError
 from stream.schemas.events import MAX_PAGE_ITEMS
+from trainer.configs import LearningSettings
 from trainer.features import N_MAX
 from trainer.features.schema import PATH_MAX
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, call, shown_pages
+from trainer.models.batch import PageTargets
 from trainer.models.blocks import Dropout
 
 Scored: TypeAlias = tuple[Outputs, Tensor, dict[str, Tensor]]
-Forward: TypeAlias = Callable[[Mapping[str, Tensor], TensorBatch, Tensor | None, Dropout | None], Scored]
+
+
+class Forward(Protocol):
+    """A step's forward pass and loss."""
+
+    def __call__(
+        self,
+        weights: Mapping[str, Tensor],
+        batch: TensorBatch,
+        label_weight: Tensor | None,
+        dropout: Dropout | None,
+        page: PageTargets | None = None,
+        /,
+    ) -> Scored:
+        """Return outputs, loss, and its parts."""
+        ...
+
 
 # Graphs of one process: an evaluation of all models has more than torch's 8.
 _GRAPHS: Final = 64
 
 
 def plain(model: str, config: ModelConfig, *, device: str, low: bool) -> Forward:
-    """Return the function from weights, batch, weights of labels and dropout to outputs, loss and its parts.
+    """Return the function from weights, batch, weights of labels, dropout and labels of pages to `Scored`.
 
     Args:
         model: Name of the model.
@@ -42,11 +61,15 @@ def plain(model: str, config: ModelConfig, *, device: str, low: bool) -> Forward
     module = MODELS[model].build(config)
 
     def forward(
-        weights: Mapping[str, Tensor], batch: TensorBatch, label_weight: Tensor | None, dropout: Dropout | None
+        weights: Mapping[str, Tensor],
+        batch: TensorBatch,
+        label_weight: Tensor | None,
+        dropout: Dropout | None,
+        page: PageTargets | None = None,
     ) -> Scored:
         with torch.autocast(device, torch.bfloat16, enabled=low):
             outputs = call(module, weights, batch, dropout, shown_pages(config, batch))
-        return outputs, *total_loss(outputs, batch, config, label_weight)
+        return outputs, *total_loss(outputs, batch, config, label_weight, page)
 
     return forward
 
@@ -82,6 +105,15 @@ def check_compiler(device: str) -> None:
 
 def _half(values: Tensor) -> Tensor:
     return values / 2
+
+
+def step_dropout(learning: LearningSettings, number: int, device: torch.device) -> Dropout | None:
+    """Return the dropout of a batch; a resumed run draws the same, from the seed and the number of the batch."""
+    if not learning.dropout:
+        return None
+    digest = hashlib.sha256(f"dropout {learning.seed} {number}".encode()).digest()
+    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
+    return Dropout(learning.dropout, generator)
 
 
 def row_limits(

@@ -6,7 +6,6 @@ the learner uses no clock and no global random state.
 Source: docs/training.md.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,20 +33,22 @@ from trainer.features import (
 )
 from trainer.features.hash_index import Hashes
 from trainer.features.id_maps import FIRST_SLOT, IdMaps, count_candidates
+from trainer.features.item_types import only_type
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.former import FormerVersion, as_floats
-from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits
+from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits, step_dropout
 from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.judged_lists import JudgedLists
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.reservoir import Reservoir
 from trainer.learning.shuffled_evidence import ShuffledEvidence
+from trainer.learning.teachers import Teachers
 from trainer.learning.training_lists import TrainingLists
 from trainer.learning.warm_start import take_over
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, to_device
-from trainer.models.blocks import Dropout
+from trainer.models.batch import PageLabels, PageTargets
 from trainer.models.unique_rows import gather_unique_rows
 from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
@@ -119,12 +120,14 @@ class Learner:
         *,
         device: torch.device,
         halt_after: int = 5,
+        teachers: Teachers | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.learning = learning
         self.device = device
         self._halt_after = halt_after
+        self._teachers = teachers
         is_low = learning.precision == "bfloat16"
         self._plain = plain(model, config, device=device.type, low=is_low)
         self._compiled = compiled(model, config, device=device.type, low=is_low) if learning.compile else None
@@ -209,12 +212,16 @@ class Learner:
             schema=self.config.feature_schema,
             fixed=is_whole and self._compiled is not None,
         )
+        arrays = only_type(arrays, self.config.feature_schema, self.learning.item_type)
+        page = lists.page
+        if page is None and self._teachers is not None:
+            page = self._teachers.labels(examples, arrays, self.config.feature_schema)
         self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
         forward = self._compiled if is_whole else None
         shown = lists.fresh & ~np.isnan(served).all(axis=1)
         former = None if self.former is None else self.former.scores(examples, shown, served.shape)
-        losses, moved = self._step(forward, arrays, _Measured(lists=lists, served=served, former=former))
+        losses, moved = self._step(forward, arrays, page, _Measured(lists=lists, served=served, former=former))
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += lists.num_new
@@ -249,6 +256,7 @@ class Learner:
         self,
         forward: Forward | None,
         arrays: Batch,
+        page: PageLabels | None,
         measured: _Measured,
     ) -> tuple[dict[str, float], bool]:
         """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
@@ -258,13 +266,16 @@ class Learner:
             gathered = pad_rows(gathered, self._row_limits)
         by_label = label_weights(arrays.position, self.learning)
         weighted = () if by_label is None else (by_label,)
-        on_device = to_device([*local, *gathered.values(), *weighted], self.device)
+        on_device = to_device([*local, *gathered.values(), *weighted, *(page or ())], self.device)
         tensors = TensorBatch(*on_device[: len(local)])
         slots = dict(zip(gathered, on_device[len(local) :], strict=False))
-        label_weight = None if by_label is None else on_device[-1]
+        labels = on_device[len(local) + len(gathered) :]
+        label_weight = None if by_label is None else labels.pop(0)
+        targets = None if page is None else PageTargets(*labels)
         rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
         weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, self._dropout())
+        dropout = step_dropout(self.learning, self.batch_number, self.device)
+        outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, dropout, targets)
         gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True) if loss.requires_grad else ()
         trained_rows = {f"rows.{table}": len(own) for table, own in touched.items()}
         by_name = {
@@ -318,14 +329,6 @@ class Learner:
                 weight=by_label,
                 learns_clicks=self.learns_clicks,
             )
-
-    def _dropout(self) -> Dropout | None:
-        """Return the dropout of this batch; a resumed run draws the same, from the seed and the number of the batch."""
-        if not self.learning.dropout:
-            return None
-        digest = hashlib.sha256(f"dropout {self.learning.seed} {self.batch_number}".encode()).digest()
-        generator = torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7], "little"))
-        return Dropout(self.learning.dropout, generator)
 
     def _rate(self) -> float:
         """Return the share of the learning rates that the next step takes: it rises during warm-up."""

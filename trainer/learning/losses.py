@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from trainer.configs import ModelConfig
 from trainer.configs.pier import PierConfig
+from trainer.configs.smar import SmarConfig
 from trainer.learning.delayed import Delayed, samples
-from trainer.models.batch import Outputs, Page, TensorBatch
+from trainer.learning.page_losses import page_losses
+from trainer.models.batch import Outputs, Page, PageTargets, TensorBatch
 from trainer.models.blocks import wide
 
 _MASKED = -1e9
@@ -120,15 +122,20 @@ def page_clicks(page: Page, click_BL: Tensor, mask_BL: Tensor, weight_B: Tensor 
 
 
 def total_loss(
-    outputs: Outputs, batch: TensorBatch, config: ModelConfig, label_weight_BL: Tensor | None = None
+    outputs: Outputs,
+    batch: TensorBatch,
+    config: ModelConfig,
+    label_weight_BL: Tensor | None = None,
+    page_labels: PageTargets | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return L = L_main + lambda L_aux (17), and its parts, detached, under `main`, `aux`, `page` and `pcvr`.
+    """Return L = L_main + lambda L_aux (17), and its parts, detached, by name.
 
     The main loss is the list softmax over bought items or, in lists without an order, over clicked ones, where
     `clicked_weight` lets these teach; with `main_loss = "bce"` the binary cross-entropy over the items of the same
     lists. Lists of `click_weight` 0 take no part in the loss of clicks: a correction trains its new items only.
     `label_weight_BL` weighs clicks and orders, the ones given a click left out: who clicked has looked. The loss of
-    pages leaves them out too: the evaluator knows the place of each item.
+    pages leaves them out too: the evaluator knows the place of each item. Labels of whole pages add the losses of
+    `trainer.learning.page_losses`, each a mean over the lists that it counts.
     """
     mask = batch.cand_mask
     trained = outputs.logit if outputs.relevance is None else outputs.relevance
@@ -155,6 +162,13 @@ def total_loss(
         parts["page"] = page.detach()
         if outputs.page.contrast is not None:
             loss = loss - config.contrast * _mean(outputs.page.contrast, mask.any(dim=1).to(loss.dtype), batch.weight)
+    if page_labels is not None:
+        assert isinstance(config, SmarConfig), "only SMAR learns from labels of whole pages"
+        shares = {"graded": config.grade_weight, "consistent": config.consistency}
+        for name, own in page_losses(outputs.logit, mask, page_labels, config).items():
+            part = _mean(own.loss, own.counts.to(own.loss.dtype), batch.weight)
+            loss = loss + shares[name] * part
+            parts[name] = part.detach()
     if outputs.pcvr_logit is not None:
         first = batch.click_weight > 0
         pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask, first, config.pcvr_delayed)

@@ -13,6 +13,7 @@ from stream.schemas.session import Session
 from trainer.evaluation.lists import was_shuffled
 from trainer.features import ExampleBuilder, Examples
 from trainer.learning.intake import PendingSession
+from trainer.models.batch import PageLabels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class TrainingLists:
         replayed: [B] lists from the reservoir, which were learned before.
         sessions: Session of each list; empty where the caller has none.
         num_refused: Sessions whose features were refused, which have no list here.
+        page: Labels of the whole pages, where the caller has them.
     """
 
     examples: Examples
@@ -34,6 +36,7 @@ class TrainingLists:
     replayed: NDArray[np.bool_]
     sessions: Sequence[Session] = ()
     num_refused: int = 0
+    page: PageLabels | None = None
 
     @property
     def num_new(self) -> int:
@@ -41,10 +44,10 @@ class TrainingLists:
         return int(np.count_nonzero(~self.replayed))
 
     @classmethod
-    def without_sessions(cls, examples: Examples, *, fresh: bool) -> "TrainingLists":
+    def without_sessions(cls, examples: Examples, *, fresh: bool, page: PageLabels | None = None) -> "TrainingLists":
         """Return lists of other data than a log of sessions, all of them `fresh` or none."""
         none = np.zeros(len(examples), np.bool_)
-        return cls(examples=examples, fresh=none | fresh, shuffled=none, replayed=none)
+        return cls(examples=examples, fresh=none | fresh, shuffled=none, replayed=none, page=page)
 
     @classmethod
     def of(

@@ -64,6 +64,33 @@ class Page(NamedTuple):
     contrast: Tensor | None
 
 
+class PageLabels(NamedTuple):
+    """Labels of whole pages, for models that learn from teachers or from people's grades.
+
+    Attributes:
+        teacher: [B,n] scores of the teachers, NaN where there is none; they compare inside of one type alone.
+        grade: [B,n] grades by people, who saw the whole page; NaN where there is none.
+        type: [B,n] place of the item's type in `ITEM_TYPES`.
+    """
+
+    teacher: NDArray[np.float32]
+    grade: NDArray[np.float32]
+    type: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, types: NDArray[np.int64]) -> "PageLabels":
+        """Return the labels of pages without any; types (B, n)."""
+        return cls(np.full(types.shape, np.nan, np.float32), np.full(types.shape, np.nan, np.float32), types)
+
+
+class PageTargets(NamedTuple):
+    """The fields of `PageLabels` as tensors of the same types and shapes."""
+
+    teacher: Tensor
+    grade: Tensor
+    type: Tensor
+
+
 class Outputs(NamedTuple):
     """Scores of a batch, 0 at padded candidates.
 

@@ -25,6 +25,7 @@ from trainer.models.mmr import Mmr
 from trainer.models.pier import Pier
 from trainer.models.prm import Prm
 from trainer.models.setrank import InducingPoints, SetRank
+from trainer.models.smar import Smar
 
 Weights = Mapping[str, Tensor]
 
@@ -95,6 +96,7 @@ _MODULES: Mapping[str, type[nn.Module]] = {
     "mmr": Mmr,
     "dpp": Dpp,
     "pier": Pier,
+    "smar": Smar,
 }
 
 MODELS: Mapping[str, ModelSpec] = {

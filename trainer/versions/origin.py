@@ -16,7 +16,10 @@ from trainer.versions.checkpoint import Origin
 from trainer.versions.registry import Registry, Version
 from trainer.versions.signature import NO_KEYS, VersionKeys
 
-MAY_DIFFER: Final = ("main_loss", "clicked_weight", "aux_weight", "pcvr_weight", "pcvr_delayed")
+MAY_DIFFER: Final = (
+    *("main_loss", "clicked_weight", "aux_weight", "pcvr_weight", "pcvr_delayed"),
+    *("teachers", "consistency", "consistency_form", "margin", "tanh_squash", "grade_weight"),
+)
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
 
 

@@ -19,7 +19,7 @@ from stream.errors import ConfigError, FencedError, StoreError
 from stream.schemas.names import check_name
 from trainer.rollout import policy as policies
 from trainer.rollout.changes import RewindMode
-from trainer.versions.tables import DRILL, leases, lineages, rollout_events, versions
+from trainer.versions.tables import DRILL, leases, lineages, rollout_events, teachers, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,15 @@ class Registry:
         self._engine = engine
 
     def ensure_lineage(
-        self, name: str, model: str, profile: str, config_hash: str, data_policy: str = "shared"
+        self,
+        name: str,
+        model: str,
+        profile: str,
+        config_hash: str,
+        data_policy: str = "shared",
+        keeps: Collection[str] = (),
     ) -> Lineage:
-        """Create the lineage, or compare it with the existing one.
+        """Create the lineage, or compare it with the existing one; versions at the addresses `keeps` stay for it.
 
         Raises:
             ConfigError: If the name breaks the rule for names, or the lineage exists with another model,
@@ -95,6 +101,8 @@ class Registry:
                 if _lineage_row(connection, name) is None:
                     connection.execute(insert(lineages).values(**wanted, status="draft", row_version=1))
                     connection.execute(insert(leases).values(name=name, holder="", term=0, expires_ts=0))
+                    for address in keeps:
+                        connection.execute(insert(teachers).values(lineage=name, artifact=address))
         except StoreError as error:
             # Another process created it in between: compared below like any other.
             if not isinstance(error.__cause__, IntegrityError):
@@ -272,7 +280,10 @@ class Registry:
         return True
 
     def kept(self, lineage: str, keep: int) -> list[Version]:
-        """Return the versions that stay for their own sake, oldest first: the newest `keep`, and what may serve."""
+        """Return the versions that stay for their own sake, oldest first.
+
+        They are the newest `keep`, those that may serve, and teachers of any lineage.
+        """
         statement = select(versions).where(versions.c.lineage == lineage, _is_kept(lineage, keep))
         with db.read(self._engine) as connection:
             return [_version(row) for row in connection.execute(statement.order_by(versions.c.version))]
@@ -280,8 +291,8 @@ class Registry:
     def retire(self, lineage: str, keep: int, term: int, now_ms: int, needed: Collection[str] = ()) -> list[Version]:
         """Move all but the newest `keep` versions to `retired` and return those that moved, oldest first.
 
-        The newest one, those that serving has or may be told to go back to, and those whose address is in `needed`
-        always stay.
+        The newest one, those that serving has or may be told to go back to, teachers of any lineage, and those whose
+        address is in `needed` always stay.
 
         Raises:
             FencedError: If the term is stale.
@@ -357,7 +368,8 @@ def _version(row: "Row[tuple[object, ...]]") -> Version:
 def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
     numbers = select(versions.c.version).where(versions.c.lineage == lineage)
     newest = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
-    return or_(versions.c.version.in_(newest), _may_serve(lineage))
+    teaches = versions.c.artifact.in_(select(teachers.c.artifact))
+    return or_(versions.c.version.in_(newest), teaches, _may_serve(lineage))
 
 
 def check_term(connection: Connection, lineage: str, term: int) -> None:

@@ -84,6 +84,14 @@ for _only in ("live", "canary"):
         postgresql_where=versions.c.status == _only,
     )
 
+# Versions that a lineage learns from, and that stay while it names them.
+teachers = Table(
+    "teachers",
+    metadata,
+    Column("lineage", ForeignKey("lineages.name"), primary_key=True),
+    Column("artifact", String(64), primary_key=True),
+)
+
 rollout_events = Table(
     "rollout_events",
     metadata,

@@ -45,7 +45,7 @@ def test_the_history_is_that_of_the_client_at_the_time_of_the_query(profiles: Pr
 
 
 def test_clicked_pages_reach_the_example_and_the_impression(profiles: Profiles) -> None:
-    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30)
+    found = builder(profiles).build(request("c-1"), "q-1", START_MS, [1] * 30, [])
     pages = [["i-2", "gone"], ["i-1", "gone"], ["i-0", "gone"]]
     assert logged(found, [0]).history.pages == pages
     (own,) = found.example.page_entity

@@ -25,6 +25,7 @@ from trainer.learning import learner as learner_module
 from trainer.learning.learner import Learner
 from trainer.learning.training_lists import TrainingLists
 from trainer.models import TensorBatch, to_torch
+from trainer.models.batch import PageTargets
 from trainer.models.blocks import Dropout
 
 BATCH = 4
@@ -57,11 +58,15 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         own = forward.plain(model, config, device=device, low=low)  # type: ignore[arg-type]
 
         def counted(
-            weights: Mapping[str, Tensor], batch: TensorBatch, label_weight: Tensor | None, dropout: Dropout | None
+            weights: Mapping[str, Tensor],
+            batch: TensorBatch,
+            label_weight: Tensor | None,
+            dropout: Dropout | None,
+            page: PageTargets | None = None,
         ) -> forward.Scored:
             assert batch.cand_mask.shape == (BATCH, N_MAX)
             rows.append(weights["rows.item"].shape[0])
-            return own(weights, batch, label_weight, dropout)
+            return own(weights, batch, label_weight, dropout, page)
 
         return counted
 

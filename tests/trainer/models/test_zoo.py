@@ -30,7 +30,7 @@ every_profile = pytest.mark.parametrize(
 
 
 def test_every_model_has_both_profiles() -> None:
-    assert set(MODELS) == {"armmt", "prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp", "pier"}
+    assert set(MODELS) == {"armmt", "prm", "setrank", "dlcm", "din", "mlp", "mmr", "dpp", "pier", "smar"}
     assert all(set(spec.profiles) == {"tiny", "full"} for spec in MODELS.values())
 
 

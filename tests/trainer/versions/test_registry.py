@@ -116,6 +116,16 @@ def test_versions_that_others_need_are_not_retired(registry: Registry) -> None:
     assert [version.is_gone for version in registry.versions("armmt")] == [True, True, False]
 
 
+def test_teachers_stay_while_a_lineage_names_them(registry: Registry) -> None:
+    term = registry.acquire_lease("armmt", "one", 0, 100)
+    for number in (1, 2, 3):
+        publish(registry, number, term)
+    for _ in range(2):
+        registry.ensure_lineage("page", "smar", "tiny", "h" * 64, keeps=(ARTIFACTS[0],))
+    assert [version.version for version in registry.kept("armmt", 1)] == [1, 3]
+    assert [version.version for version in registry.retire("armmt", 1, term, 2_000)] == [2]
+
+
 def test_a_failed_move_leaves_the_live_version_alone(registry: Registry) -> None:
     term = registry.acquire_lease("armmt", "one", 0, 100)
     publish(registry, 1, term)
