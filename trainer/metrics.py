@@ -74,6 +74,12 @@ def families() -> dict[str, Family]:
             labels=(*_LINEAGE, "series", "label", "metric"),
         ),
         GaugeMetricFamily(
+            "shelfwise_trainer_modality_weight",
+            "Mean weight that a fusion unit of ARMMT gives to a modality, over the queries that this process learned"
+            " since the newest version, by query category: the ten largest ones, and the rest as other.",
+            labels=(*_LINEAGE, "unit", "modality", "category"),
+        ),
+        GaugeMetricFamily(
             "shelfwise_trainer_shuffled_lists",
             "Clicked lists in random order that the lead rests on, older ones counted less.",
             labels=_LINEAGE,
@@ -146,6 +152,8 @@ class LoopCollector(Collector):
             add("loss", loss, part)
         for key, mean in (own.prequential.means() or progress.prequential).items():
             add("prequential", mean, *key.split("."))
+        for place, mean in own.modalities.means().items():
+            add("modality_weight", mean, *place)
         add("labels", own.labels.num)
         add("effective_labels", own.labels.effective)
         add("pending", len(own.pending))

@@ -212,6 +212,21 @@ _TRAIN = Section(
             low=0,
         ),
         Panel(
+            title="Weights of the modalities",
+            description="Mean weight of images and texts in the fusion of ARMMT, over the queries learned since the"
+            " newest version, by query category. Other models have none.",
+            unit="none",
+            kind="timeseries",
+            queries=(
+                Query(
+                    text=f"shelfwise_trainer_modality_weight{_TRAINER}",
+                    legend="{{lineage}} {{unit}} {{modality}} {{category}}",
+                ),
+            ),
+            low=0,
+            decimals=2,
+        ),
+        Panel(
             title="Learned up to",
             description="Event time up to which the lineage has learned. A flat line during traffic means that the"
             " trainer is stopped.",

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from stream import db
@@ -10,7 +11,7 @@ from trainer.metrics import LoopCollector
 from trainer.versions.registry import Registry
 
 
-def test_metrics_name_the_lineage(tmp_path: Path) -> None:
+def test_metrics_name_the_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = db.create("sqlite://")
     db.metadata.create_all(engine)
     loop = make_loop(tmp_path, engine)
@@ -55,3 +56,7 @@ def test_metrics_name_the_lineage(tmp_path: Path) -> None:
         for row in ("own", "cold"):
             assert value("candidates_total", table=table, row=row) == loop.learner.candidates[table, row] > 0
     assert (value("watermark_timestamp_seconds") or 0) > 1.7e9
+    weighed = {"unit": "cafu_item", "modality": "image", "category": "shoes"}
+    assert value("modality_weight", **weighed) is None
+    monkeypatch.setattr(loop.learner.modalities, "means", lambda: {tuple(weighed.values()): 0.25})
+    assert value("modality_weight", **weighed) == 0.25

@@ -15,7 +15,8 @@ from trainer.evaluation.intervals import RESAMPLES, Interval, paired_bootstrap
 from trainer.evaluation.lightgbm_peer import LIGHTGBM
 from trainer.evaluation.lists import Columns, Dataset, Label, LabelledList, excluded, with_label
 from trainer.evaluation.metrics import Floats, Mask
-from trainer.evaluation.neural import Epoch, Fit, LabelWeights, ModalityWeights, Patience
+from trainer.evaluation.modalities import CategoryWeights, ModalityWeights
+from trainer.evaluation.neural import Epoch, Fit, LabelWeights, Patience
 from trainer.evaluation.propensity import PolicyValue, is_randomised, policy_value
 from trainer.evaluation.simple import DISPLAYED, RANDOM, SIMPLE
 from trainer.learning.learner import Learner
@@ -88,6 +89,7 @@ class Row:
         num_weights: Dense weights of a model.
         labels: Labels of the training lists under weights by inverse examination, where a model has them.
         modalities: Weights of the fusion units, of the first seed.
+        modalities_by_category: The same by query category, for the ten categories with most lists.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Row:
     num_weights: int | None = None
     labels: LabelWeights | None = None
     modalities: tuple[ModalityWeights, ...] = ()
+    modalities_by_category: tuple[CategoryWeights, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +308,7 @@ def _row(scored: _Scored, columns: Columns, request: Request) -> tuple[Row, dict
         num_weights=scored.fits[0].num_weights if scored.fits else None,
         labels=scored.fits[0].labels if scored.fits else None,
         modalities=scored.fits[0].modalities if scored.fits else (),
+        modalities_by_category=scored.fits[0].by_category if scored.fits else (),
     )
     # A mean over seeds of NaN alone is NaN, and numpy would warn of it.
     return row, {name: np.sum([values[name] for values in by_seed], axis=0) / len(by_seed) for name in named}

@@ -7,20 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trainer.configs import LearningSettings
 from trainer.evaluation.lists import LabelledList, padded
 from trainer.evaluation.metrics import Floats, log_loss
-from trainer.features import Batch, Examples, SessionExample, collate
+from trainer.evaluation.modalities import CategoryWeights, ModalityWeights, WeightSample
+from trainer.features import Examples, SessionExample
 from trainer.learning.debias import EffectiveLabels, label_weights
+from trainer.learning.former import as_floats, score
 from trainer.learning.learner import Learner
 from trainer.learning.training_lists import TrainingLists
-from trainer.models import MODELS, Outputs, to_torch
 
 _SCORED_AT_ONCE = 256
-_MODALITIES = ("image", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +32,6 @@ class Epoch:
     number: int
     train_loss: float
     validation_loss: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModalityWeights:
-    """Weights that a fusion unit gives to a modality, over the test items that have its vector."""
-
-    unit: str
-    modality: str
-    num_items: int
-    quartiles: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +60,7 @@ class Fit:
         num_weights: Dense weights, embedding rows left out.
         labels: Clicked and bought items of one epoch; None where all weigh the same.
         modalities: Weights of the fusion units, where the model has them.
+        by_category: The same by query category.
     """
 
     score: Floats
@@ -79,6 +69,7 @@ class Fit:
     num_weights: int
     labels: LabelWeights | None = None
     modalities: tuple[ModalityWeights, ...] = ()
+    by_category: tuple[CategoryWeights, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +125,16 @@ def fit(
             best, best_weights = epochs[-1], _copy(learner.params)
         elif number - best.number >= limits.patience:
             break
-    score, modalities = _score(learner, best_weights, [each.example for each in test])
+    tested = [each.example for each in test]
+    scores, weights = _score(learner, best_weights, tested)
     return Fit(
-        score=score,
+        score=scores,
         epochs=tuple(epochs),
         best_epoch=best.number,
         num_weights=sum(weight.numel() for name, weight in learner.params.items() if not name.startswith("rows.")),
         labels=_label_weights(learner.learning, examples),
-        modalities=modalities,
+        modalities=weights.over_items(),
+        by_category=weights.over_queries([each.category for each in tested], [each.query_id for each in tested]),
     )
 
 
@@ -164,55 +157,27 @@ def _copy(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _loss(learner: Learner, lists: Sequence[LabelledList]) -> float:
     """Return the mean log loss of lists with a target, weighed as in training; infinite if a score is not finite."""
-    score, _ = _score(learner, learner.params, [each.example for each in lists])
-    target = padded([each.example.conv for each in lists], score.shape)
-    mask = np.arange(score.shape[1]) < np.array([len(each.example.item_ids) for each in lists])[:, None]
-    position = padded([each.example.position.astype(np.float64) for each in lists], score.shape).astype(np.int32)
+    scores, _ = _score(learner, learner.params, [each.example for each in lists])
+    target = padded([each.example.conv for each in lists], scores.shape)
+    mask = np.arange(scores.shape[1]) < np.array([len(each.example.item_ids) for each in lists])[:, None]
+    position = padded([each.example.position.astype(np.float64) for each in lists], scores.shape).astype(np.int32)
     weight = label_weights(position, learner.learning)
-    losses = log_loss(score, target > 0, mask, None if weight is None else weight.astype(np.float64))
-    losses = losses[~np.isnan(losses)] if np.isfinite(score).all() else np.full(1, np.inf)
+    losses = log_loss(scores, target > 0, mask, None if weight is None else weight.astype(np.float64))
+    losses = losses[~np.isnan(losses)] if np.isfinite(scores).all() else np.full(1, np.inf)
     return float(losses.mean()) if losses.size else np.inf
 
 
 def _score(
     learner: Learner, weights: Mapping[str, Tensor], examples: Sequence[SessionExample]
-) -> tuple[Floats, tuple[ModalityWeights, ...]]:
+) -> tuple[Floats, WeightSample]:
     rows: list[Floats] = []
-    found: dict[tuple[str, str], list[Floats]] = {}
+    found = WeightSample()
     for start in range(0, len(examples), _SCORED_AT_ONCE):
         part = examples[start : start + _SCORED_AT_ONCE]
-        batch = collate(
-            Examples.of(part),
-            learner.id_maps,
-            width=learner.config.vector_width,
-            history=learner.config.history,
-            pages=learner.config.num_pages,
-            schema=learner.config.feature_schema,
+        batch, outputs = score(
+            learner.model, learner.config, weights, learner.id_maps, Examples.of(part), learner.device
         )
-        with torch.no_grad():
-            outputs = MODELS[learner.model].forward(learner.config, weights, to_torch(batch, learner.device))
-        logit = outputs.logit.float().cpu().numpy().astype(np.float64)
+        logit = as_floats(outputs.logit)
         rows += [logit[row, : len(example.item_ids)] for row, example in enumerate(part)]
-        _collect_weights(outputs, batch, found)
-    score = padded(rows, (len(rows), max(map(len, rows), default=0)))
-    modalities = []
-    for (unit, modality), parts in found.items():
-        values = np.concatenate(parts)
-        if values.size:
-            low, middle, high = (float(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
-            modalities.append(
-                ModalityWeights(unit=unit, modality=modality, num_items=values.size, quartiles=(low, middle, high))
-            )
-    return score, tuple(modalities)
-
-
-def _collect_weights(outputs: Outputs, batch: Batch, found: dict[tuple[str, str], list[Floats]]) -> None:
-    """Add the weights of the fusion units, of items that have the vector and a weight."""
-    present = np.stack([batch.cand_img_mask, batch.cand_txt_mask], axis=2) & batch.cand_mask[:, :, None]
-    for unit in ("cafu_item", "cafu_personal"):
-        if unit not in outputs.aux:
-            continue
-        weights = outputs.aux[unit].float().cpu().numpy().astype(np.float64)
-        for column, modality in enumerate(_MODALITIES):
-            values = weights[..., column][present[..., column]]
-            found.setdefault((unit, modality), []).append(values[values > 0])
+        found.add(outputs, batch)
+    return padded(rows, (len(rows), max(map(len, rows), default=0))), found

@@ -44,6 +44,15 @@ class Plot:
     margin: float = _MARGIN
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """The middle half of values between 0 and 1, with their median: one bar that lies."""
+
+    name: str
+    note: str
+    quartiles: tuple[float, float, float]
+
+
 def plot(
     title: str,
     x_title: str,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from trainer.evaluation.evaluate import Evaluation, Figure
 from trainer.evaluation.intervals import Interval
-from trainer.evaluation.plots import Plot, environment, plot
+from trainer.evaluation.plots import Bar, Plot, environment, plot
 from trainer.evaluation.propensity import PolicyValue
 
 _DASH = "–"
@@ -133,9 +133,33 @@ def page(found: Evaluation) -> str:
             notes=notes(found),
             plots=[each for each in (learning_curves(found), calibration_curves(found)) if each is not None],
             categories=category_rows(found),
-            modalities=[(row.name, each) for row in found.rows for each in row.modalities],
+            modalities=modality_bars(found),
+            queries=query_bars(found),
         )
     )
+
+
+def modality_bars(found: Evaluation) -> list[Bar]:
+    """Return the weights of the modalities over items, one bar for each model, fusion unit and modality."""
+    return [
+        Bar(name=f"{row.name}, {each.unit}: {each.modality}", note=f"{each.num_items} items", quartiles=each.quartiles)
+        for row in found.rows
+        for each in row.modalities
+    ]
+
+
+def query_bars(found: Evaluation) -> list[Bar]:
+    """Return the weights of the modalities over queries, one bar for each model, category, unit and modality."""
+    return [
+        Bar(
+            name=f"{row.name}, {each.category or 'unknown'}, {each.unit}: {each.modality}",
+            note=f"{each.num_queries} queries, from {each.lowest.weight:.3f} ({each.lowest.query_id})"
+            f" to {each.highest.weight:.3f} ({each.highest.query_id})",
+            quartiles=each.quartiles,
+        )
+        for row in found.rows
+        for each in row.modalities_by_category
+    ]
 
 
 def category_rows(found: Evaluation) -> list[tuple[str, ...]]:

@@ -20,6 +20,7 @@ from torch.nn.utils import get_total_norm
 from stream.errors import ArtifactError, ShelfwiseError
 from trainer.configs import LearningSettings
 from trainer.evaluation.metrics import Floats
+from trainer.evaluation.modalities import RunningWeights
 from trainer.features import (
     N_MAX,
     SCHEMAS,
@@ -104,6 +105,7 @@ class Learner:
             rolled_back, quarantined.
         batch_number: Batches seen, refused and held ones included.
         num_steps: Steps that the optimizers made.
+        modalities: Weights of the fusion units on fresh lists since the newest version, by query category.
         shuffled: How the scores compare with the incoming order on lists that were shown in random order.
         golden: The newest trained batch, as the trainer saw it.
         lineage: Name of the lineage, by which lists are known that its versions ranked.
@@ -154,6 +156,7 @@ class Learner:
         self.num_steps = 0
         self.rejected_in_row = 0
         self.prequential = Prequential()
+        self.modalities = RunningWeights()
         self.shuffled = ShuffledEvidence()
         self.golden: Batch | None = None
         self.lineage: str | None = None
@@ -316,6 +319,7 @@ class Learner:
         """Add the lists of a batch, scored and not yet learned, to what is measured."""
         lists = measured.lists
         self.prequential.update(outputs, arrays, lists.fresh, measured.served, measured.former)
+        self.modalities.add(outputs, arrays, lists.examples.category, lists.fresh)
         if lists.shuffled.any():
             self.shuffled.update(as_floats(outputs.logit), arrays, lists.shuffled)
         if self.judged is not None and lists.sessions:
@@ -413,8 +417,9 @@ class Learner:
         return float(get_total_norm([weight.detach() for weight in self._dense.values()]))
 
     def restart_prequential(self) -> None:
-        """Reset the prequential evaluation, for the next version."""
+        """Reset what is measured between two versions."""
         self.prequential = Prequential()
+        self.modalities.restart()
 
     def warm_start(self, version: LoadedVersion) -> None:
         """Take over the weights and ids of a version of the same model, and pass over the sessions that it knows."""

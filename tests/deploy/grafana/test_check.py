@@ -4,6 +4,7 @@ import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,9 +33,10 @@ from tests.harness.grafana import check, queries
 from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
 from tests.harness.sessions import click, log_of, make_session, purchase
-from tests.trainer.harness import feed, make_loop
+from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.rollout import views
 from tests.trainer.session_log import make_log
+from trainer.configs import MODEL_PROFILES
 from trainer.metrics import LoopCollector
 from trainer.rollout.judgement import Evidence
 from trainer.rollout.metrics import RolloutMetrics
@@ -283,7 +285,9 @@ class Processes:
         upgrade.upgrade(url)
         engine = db.create(url)
         stack.callback(engine.dispose)
-        loop = make_loop(folder, engine)
+        # ARMMT has all the metrics that a model may have.
+        lineage = replace(LINEAGE, model="armmt", config=MODEL_PROFILES["armmt"]["tiny"])
+        loop = make_loop(folder, engine, lineage=lineage)
         feed(loop, make_log(120))
         trainer_registry.register(LoopCollector("test", loop, lambda: 5.0))
         self.jobs = {

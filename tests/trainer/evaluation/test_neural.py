@@ -83,7 +83,13 @@ def test_armmt_shows_the_weights_of_its_modalities() -> None:
         low, middle, high = each.quartiles
         assert 0 < low <= middle <= high < 1
         assert each.num_items == with_image or each.unit == "cafu_personal" or each.modality == "text"
-    assert fitted("mlp", epochs=1)[0].modalities == ()
+    assert {each.category for each in found.by_category} <= {each.example.category for each in SPLIT.test}
+    assert {(each.unit, each.modality) for each in found.by_category} == {
+        (each.unit, each.modality) for each in found.modalities
+    }
+    bare = fitted("mlp", epochs=1)[0]
+    assert bare.modalities == ()
+    assert bare.by_category == ()
 
 
 def test_scores_do_not_depend_on_the_displayed_order_or_on_test_labels() -> None:

@@ -8,7 +8,8 @@ from trainer.evaluation import render
 from trainer.evaluation.calibration import Calibration, CalibrationBin, CategoryCalibration
 from trainer.evaluation.evaluate import Evaluation, Figure, Row
 from trainer.evaluation.intervals import Interval
-from trainer.evaluation.neural import Epoch, LabelWeights, ModalityWeights
+from trainer.evaluation.modalities import CategoryWeights, ModalityWeights, QueryWeight
+from trainer.evaluation.neural import Epoch, LabelWeights
 from trainer.evaluation.propensity import PolicyValue
 
 EPOCHS = tuple(Epoch(number=number, train_loss=3.0 / number, validation_loss=2.0 / number) for number in (1, 2, 3))
@@ -59,6 +60,17 @@ FOUND = Evaluation(
             best_epochs=(3, 2),
             num_weights=78_431,
             modalities=(ModalityWeights(unit="cafu_item", modality="image", num_items=9, quartiles=(0.2, 0.4, 0.5)),),
+            modalities_by_category=(
+                CategoryWeights(
+                    unit="cafu_item",
+                    modality="text",
+                    category="<shoes>",
+                    num_queries=3,
+                    quartiles=(0.1, 0.3, 0.6),
+                    lowest=QueryWeight(query_id="q-7", weight=0.05),
+                    highest=QueryWeight(query_id="q-8", weight=0.75),
+                ),
+            ),
         ),
     ),
 )
@@ -106,10 +118,12 @@ def test_the_page_stands_alone_and_its_plots_are_well_formed() -> None:
     assert "<log>" not in page
     assert not re.search(r"(src|href)=|https?://", page)
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for picture in pictures:
         ElementTree.fromstring(picture)
     assert "cafu_item: image" in page
+    assert "armmt, &lt;shoes&gt;, cafu_item: text" in page
+    assert "3 queries, from 0.050 (q-7) to 0.750 (q-8)" in page
 
 
 def test_curves_are_means_over_the_seeds_that_reached_an_epoch() -> None:
