@@ -20,6 +20,7 @@ LOADED_OTHERWISE = {
     "httptools": "uvicorn's parser",
     "mode-streaming": "Faust builds on it; exact because the worker overrides its methods",
     "uvloop": "uvicorn's event loop",
+    "wordllama": "its weights and tokenizer are read as files",
 }
 # Imported by tests to pin how a dependency uses it.
 BROUGHT = {"intervaltree": "Faust tracks acknowledged offsets in it"}

@@ -1,0 +1,89 @@
+"""`shelfwise catalog embed`, from a file of items to a step of ARMMT."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from stream.errors import ConfigError
+from stream.replicas.catalogue import Catalogue
+from tests.trainer.session_log import START_TS, make_items, make_session
+from trainer.configs import MODEL_PROFILES, LearningSettings
+from trainer.feed.batches import OrderedSession, SessionBatch
+from trainer.feed.merge import Key
+from trainer.learning.learner import Learner
+
+HASHED = ("--text-encoder", "hashed", "--width", "16")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
+
+
+def catalogue(path: Path, count: int = 40) -> Path:
+    titles = [f"{('red', 'blue', 'green')[n % 3]} {('shoe', 'hat', 'lamp', 'pot')[n % 4]} {n}" for n in range(count)]
+    path.write_text("".join(json.dumps({"item_id": f"i{n}", "title": titles[n]}) + "\n" for n in range(count)))
+    return path
+
+
+def run(*argv: str) -> str:
+    done = CliRunner().invoke(app, ["catalog", "embed", *argv])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def learned(shop: Catalogue) -> dict[str, bytes]:
+    """The weights of ARMMT after a step on sessions of this catalogue."""
+    rng = np.random.default_rng(6)
+    learner = Learner("armmt", MODEL_PROFILES["armmt"]["tiny"], LearningSettings(batch=8), device=torch.device("cpu"))
+    sessions = [make_session(number, rng, watermark_ts=START_TS + number, orders=[0]) for number in range(8)]
+    placed = [OrderedSession(Key(one.watermark_ts, 0, offset), one) for offset, one in enumerate(sessions)]
+    assert learner.learn(SessionBatch(tuple(placed), (False,) * 8), shop).moved
+    return {name: weight.detach().numpy().tobytes() for name, weight in learner.params.items()}
+
+
+def test_vectors_of_a_file_reach_armmt(tmp_path: Path) -> None:
+    out = tmp_path / "vectors.parquet"
+    document = msgspec.json.decode(run(str(catalogue(tmp_path / "items.jsonl")), "--out", str(out), *HASHED, "--json"))
+    assert (document["items"], document["vectors"]["text"]["encoded"]) == (40, 40)
+    rows = pl.read_parquet(out).to_dicts()
+    assert [row["item_id"] for row in rows] == [f"i{n}" for n in range(40)]
+    assert {row["text_model"] for row in rows} == {document["vectors"]["text"]["space"]}
+    bare = [msgspec.structs.replace(item, image_vec=None, text_vec=None) for item in make_items()]
+    items = [
+        msgspec.structs.replace(item, text_vec=row["text_vec"], text_model=row["text_model"])
+        for item, row in zip(bare, rows, strict=True)
+    ]
+    shop = Catalogue(items)
+    assert all(shop.text(row["item_id"]) is not None for row in rows)
+    assert learned(shop) != learned(Catalogue(bare))
+    manifest = json.loads((tmp_path / "vectors.space" / "manifest.json").read_text())
+    assert manifest["input"]["items"] == 40
+    assert manifest["vectors"]["text"]["encoder"] == "hashed"
+
+
+def test_a_second_run_takes_the_same_space_and_prints_a_table(tmp_path: Path) -> None:
+    argv = (str(catalogue(tmp_path / "items.jsonl")), "--out", str(tmp_path / "v.parquet"), *HASHED)
+    first = pl.read_parquet(tmp_path / "v.parquet") if run(*argv) else None
+    text = run(*argv)
+    assert first is not None
+    assert pl.read_parquet(tmp_path / "v.parquet").equals(first)
+    assert "40 items" in text
+    assert "hashed:" in text
+
+
+def test_refusals(tmp_path: Path) -> None:
+    file = str(catalogue(tmp_path / "items.jsonl"))
+    with pytest.raises(ConfigError, match=r"ends in \.parquet"):
+        run(file, "--out", str(tmp_path / "v.csv"), *HASHED)
+    with pytest.raises(ConfigError, match="--width 64: 65 items that differ are needed"):
+        run(file, "--out", str(tmp_path / "v.parquet"), "--text-encoder", "hashed")
