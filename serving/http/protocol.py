@@ -1,23 +1,26 @@
-"""uvicorn's HTTP protocol with deadlines and a limit of connections.
+"""uvicorn's HTTP protocol with deadlines, a limit of connections, and refusals that cost little.
 
 A client that sends nothing, too little or too slowly is answered with 408, or closed without an answer if it has sent
 nothing. Neither is logged: a line for each would let anyone fill the disk. The metrics count them.
 
-Source: `serving.http.connections`.
+A refused request is answered in the callback that has read its headers, in one write, without a task.
+
+Source: `serving.http.connections`, `serving.http.edge`.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.http.connections import Connections, Phase
-from serving.http.edge import ARRIVAL, EXTENSION
+from serving.http.edge import ARRIVAL, EXTENSION, Edge, Refusal
 from serving.metrics import Metrics
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 _TIMEOUT, _HEADERS_TOO_LARGE = 408, 431
+_CLOSE: Final = (b"connection", b"close")
 
 
 class Closable(Protocol):
@@ -77,10 +80,12 @@ class Guard:
 class GuardedProtocol(HttpToolsProtocol):
     """One connection under a guard."""
 
-    def __init__(self, *, guard: Guard, **others: Any) -> None:
+    def __init__(self, *, guard: Guard, edge: Edge, **others: Any) -> None:
         """Prepare a connection; `others` are uvicorn's own arguments."""
         super().__init__(**others)
         self._guard = guard
+        self._edge = edge
+        self._is_first = False
         self._incoming: Phase | None = None
         self._num_answering = 0
         self._is_unread = False
@@ -123,7 +128,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Start to answer a request, whose body may follow."""
         self._incoming = Phase.BODY
         self._num_answering += 1
+        self._is_first = True
         super().on_headers_complete()
+        self._is_first = False
         self._moved()
 
     def on_message_complete(self) -> None:
@@ -177,6 +184,27 @@ class GuardedProtocol(HttpToolsProtocol):
     def abort(self) -> None:
         """Close the connection at once, without an answer."""
         self.transport.abort()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # A request that waited for another on its connection starts when that is answered, and so on: refusals would
+        # nest as deep as there are requests.
+        if self._is_first and not self._is_unread and cycle.scope["method"] == "POST":
+            refusal = self._edge.refusal(cycle.scope)
+            if refusal is not None:
+                self._refuse(cycle, refusal)
+                return
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse(self, cycle: RequestResponseCycle, refusal: Refusal) -> None:
+        headers = [*self.server_state.default_headers, *refusal.headers]
+        if not cycle.keep_alive and _CLOSE not in headers:
+            headers.append(_CLOSE)
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", refusal.body]))
+        cycle.response_started = cycle.response_complete = True
+        if _CLOSE in headers:
+            self.transport.close()
+        self.on_response_complete()
 
     def _answer(self, status: int) -> None:
         self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")

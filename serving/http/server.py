@@ -23,7 +23,7 @@ import uvicorn
 
 from serving.http.app import create
 from serving.http.connections import ConnectionLimits, Connections, Phase, limit_of
-from serving.http.edge import with_edge
+from serving.http.edge import Edge
 from serving.http.listening import listen
 from serving.http.protocol import Guard, GuardedProtocol
 from serving.ranking.service import Service
@@ -105,11 +105,14 @@ def server_of(
     """
     settings = service.settings
     guard = Guard(Connections(_limits(settings)), service.metrics, service.clock)
+    edge = Edge(create(service), service)
     config = uvicorn.Config(
-        with_edge(create(service), service),
+        edge,
         # uvicorn calls this with arguments by name, as it calls a class.
-        http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard)),
+        http=cast("type[asyncio.Protocol]", partial(GuardedProtocol, guard=guard, edge=edge)),
         loop="uvloop",
+        # Callers are known by their tokens; addresses that a proxy states are not read.
+        proxy_headers=False,
         ws="none",
         access_log=False,
         log_config=None,

@@ -54,7 +54,7 @@ LIBRARIES = {
     ),
     "requests": ("max_redirects", "trust_env"),
     "torch": ("recompile_limit", "reset_parameters"),
-    "uvicorn": ("should_exit",),
+    "uvicorn": ("response_complete", "should_exit"),
     "sqlite3": ("isolation_level",),
     "io.RawIOBase": ("readable", "readinto"),
     "the interpreter, for `with`": ("trace",),

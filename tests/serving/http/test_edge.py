@@ -11,7 +11,7 @@ import pytest
 from litestar.testing import TestClient
 
 from serving.http.app import create
-from serving.http.edge import with_edge
+from serving.http.edge import App, Edge
 from serving.ranking.service import Service, System
 from serving.settings import ServingSettings
 from serving.tokens import sha256_of
@@ -80,7 +80,7 @@ def ask(
             found["body"] += message.get("body", b"")
             sent()
 
-    asyncio.run(with_edge(create(service), service)(scope, receive, send))
+    asyncio.run(Edge(create(service), service)(scope, receive, send))
     return found
 
 
@@ -156,7 +156,7 @@ def test_a_token_beyond_its_rate_is_refused_until_the_clock_goes_on(tmp_path: Pa
     system = System(clock=clock, now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
     service = World(tmp_path).service(settings, system=system)
     service.poll()
-    edge = with_edge(create(service), service)
+    edge: App = Edge(create(service), service)
     headers = {"Authorization": "Bearer t", "Content-Type": "application/json"}
     with TestClient(edge, base_url="http://app.localhost") as client:
         answers = [client.post("/v1/rank", content=b"{", headers=headers) for _ in range(3)]
@@ -197,11 +197,12 @@ def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
     service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
     service.poll()
     service.versions.use(answering("bad", StubScorer(fail)))
+    edge: App = Edge(create(service), service)
     root, lines = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers, root.level
     logs.configure(logs.LoggingSettings(format="json"), lines)
     try:
-        with TestClient(with_edge(create(service), service), base_url="http://app.localhost") as client:
+        with TestClient(edge, base_url="http://app.localhost") as client:
             answer = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "r-1"})
             other = client.post("/v1/rank", json=body(), headers={"X-Request-ID": "no spaces"})
     finally:

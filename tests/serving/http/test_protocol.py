@@ -12,6 +12,7 @@ from serving.http.protocol import MAX_HEADER_BYTES, Guard
 from serving.metrics import CLOSINGS, Metrics
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
+from serving.tokens import sha256_of
 from tests.serving.live import LIMIT_S, live, wait_until
 from tests.serving.world import World, body
 
@@ -168,3 +169,58 @@ def test_a_client_that_leaves_early_is_no_error_of_the_service(tmp_path: Path) -
 
         wait_until(lambda: refused("408") == 1)
         assert refused("500") is None
+
+
+REFUSED = b"POST /v1/rank HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+LIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def statuses(content: bytes) -> list[bytes]:
+    return [part.split(b" ", 1)[0] for part in content.split(b"HTTP/1.1 ")[1:]]
+
+
+@pytest.mark.parametrize(
+    "packets", [[REFUSED + b"{}" + LIVE], [REFUSED, b"{", b"}" + LIVE], [REFUSED + b"{", b"}", LIVE]]
+)
+def test_a_connection_outlives_a_refused_request(tmp_path: Path, packets: list[bytes]) -> None:
+    with serving(tmp_path) as (service, address), connect(address) as client:
+        for packet in packets:
+            client.sendall(packet)
+        found = answer(client)
+    assert statuses(found) == [b"421", b"200"]
+    head, _, rest = found.partition(b"\r\n\r\n")
+    assert b"\r\nx-request-id: " in head
+    assert f"content-length: {len(rest.partition(b'HTTP/1.1 ')[0])}".encode() in head
+    assert service.metrics.registry.get_sample_value("shelfwise_serving_refused_total", {"status": "421"}) == 1
+
+
+@pytest.mark.parametrize("first", [b"", LIVE.replace(b"Connection: close\r\n", b"")])
+def test_many_refused_requests_in_one_packet_are_answered_in_order(tmp_path: Path, first: bytes) -> None:
+    refused = b"POST / HTTP/1.1\r\n\r\n"
+    with serving(tmp_path) as (_, address), connect(address, first + 1_500 * refused + LIVE) as client:
+        found = statuses(answer(client))
+    assert found == [b"200"] * bool(first) + [b"400"] * 1_500 + [b"200"]
+
+
+@pytest.mark.parametrize(
+    "request_", [REFUSED.replace(b"Host", b"Connection: close\r\nHost"), REFUSED.replace(b"1.1", b"1.0")]
+)
+def test_a_refusal_closes_a_connection_that_the_client_does_not_keep(tmp_path: Path, request_: bytes) -> None:
+    with serving(tmp_path) as (_, address), connect(address, request_) as client:
+        found = answer(client)
+    assert statuses(found) == [b"421"]
+    assert b"\r\nconnection: close\r\n" in found
+
+
+def test_a_refused_request_whose_body_does_not_come_is_closed(tmp_path: Path) -> None:
+    with serving(tmp_path, body_timeout_s=0.3) as (service, address), connect(address, REFUSED) as client:
+        assert statuses(answer(client)) == [b"421"]
+        wait_until(lambda: closed(service) == {"body": 1})
+
+
+def test_a_token_pays_once_for_a_request(tmp_path: Path) -> None:
+    settings = {"tokens": f"score:{sha256_of(b't').hex()}", "caller_rate": 0.001, "caller_burst": 2}
+    with serving(tmp_path, **settings) as (_, address), httpx.Client(base_url=address) as client:
+        headers = {"Authorization": "Bearer t", "Content-Type": "application/json"}
+        answers = [client.post("/v1/rank", content=b"{", headers=headers) for _ in range(3)]
+    assert [each.status_code for each in answers] == [400, 400, 429]
