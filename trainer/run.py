@@ -114,7 +114,7 @@ def run(
                     settings.metrics_host, settings.metrics_port, metrics, readiness.why_not_ready, section="trainer"
                 )
             )
-        # Before the lineage is recorded with a model that may not fit.
+        # Before the lineage is recorded with a model or teachers that may not fit.
         origin = None
         if warm_start is not None:
             origin = find(
@@ -127,6 +127,8 @@ def run(
                 keys=keys,
             )
         addresses = lineage.config.teachers if isinstance(lineage.config, SmarConfig) else ()
+        torch_device = auto_device(device)
+        teachers = Teachers.load(folders.artifacts, addresses, torch_device, keys)
         store.ensure_lineage(
             lineage.name,
             lineage.model,
@@ -134,8 +136,6 @@ def run(
             architecture_hash(lineage.model, lineage.config),
             keeps=addresses,
         )
-        torch_device = auto_device(device)
-        teachers = Teachers.load(folders.artifacts, addresses, torch_device, keys)
         if not lease.acquire():
             raise FencedError(f"lineage {lineage.name}: stopped while waiting for the lease")
         producer = stack.enter_context(Producer(broker))

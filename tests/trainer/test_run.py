@@ -7,18 +7,21 @@ from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
+import msgspec
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from stream import db
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
-from stream.errors import ConfigError, FencedError, StoreError
+from stream.errors import ArtifactError, ConfigError, FencedError, StoreError
 from stream.replicas import catalogue
 from stream.schemas import topics
 from tests.harness.kafka import PARTITIONS
+from tests.serving.world import publish
 from tests.trainer.harness import LINEAGE, feed, make_loop, weights
 from tests.trainer.session_log import LogRecord, make_items, make_log
+from trainer.configs.smar import PROFILES
 from trainer.loop import Loop
 from trainer.pauses import Pauses
 from trainer.rollout import changes
@@ -27,6 +30,7 @@ from trainer.rollout.states import LineageView
 from trainer.rollout.store import RolloutStore
 from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
+from trainer.versions import artifact, tables, writing
 from trainer.versions.origin import Wanted
 from trainer.versions.registry import Registry, Rewind
 
@@ -118,6 +122,28 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_the_lineage_is_recorde
             holder="one",
         )
     assert Registry(engine).lineages() == []
+
+
+def test_teachers_are_loaded_and_kept_and_those_that_do_not_fit_are_refused_before_the_lineage_is_recorded(
+    memory_broker: Broker, engine: Engine, tmp_path: Path
+) -> None:
+    folders = Folders.under(tmp_path, "page")
+    whole = artifact.load(folders.artifacts, publish(folders.artifacts, "base", 1, model="din"))
+    head = msgspec.structs.replace(whole.manifest, learning={"item_type": "video"}, files={})
+    videos = writing.publish(folders.artifacts, head, whole.params, whole.id_maps, whole.golden)
+
+    def start(address: str) -> None:
+        lineage = replace(LINEAGE, name="page", model="smar", config=replace(PROFILES["tiny"], teachers=(address,)))
+        dependencies_ = dependencies(lambda: True)
+        run(lineage, _NO_METRICS, memory_broker, engine, folders, dependencies_, device="cpu", holder="one")
+
+    for address, message in (("a" * 64, "expected a folder"), (whole.sha256, r"learning\.item_type")):
+        with pytest.raises((ConfigError, ArtifactError), match=message):
+            start(address)
+        assert Registry(engine).lineages() == []
+    start(videos)
+    with db.read(engine) as connection:
+        assert [tuple(row) for row in connection.execute(select(tables.teachers))] == [("page", videos)]
 
 
 def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(

@@ -106,3 +106,18 @@ def test_learning_one_type_is_learning_lists_of_it_alone(folder: Path) -> None:
         found.append(own.golden)
     np.testing.assert_array_equal(found[0].cand_mask & (item_types(found[0], 2) == 1), found[1].cand_mask)
     assert 0 < found[1].cand_mask.sum() < found[0].cand_mask.sum()
+
+
+def test_a_resumed_page_ranker_learns_on_to_the_bit(folder: Path) -> None:
+    teachers = Teachers([teacher(folder, "product", 1), teacher(folder, "sponsored", 2)], CPU)
+    lists = TrainingLists.without_sessions(LISTS, fresh=True)
+    whole, first, second = (
+        Learner("smar", SMAR, LearningSettings(batch=3), device=CPU, teachers=teachers) for _ in "abc"
+    )
+    for own in (whole, first):
+        own.train(lists)
+        own.at_boundary(60_000, None)
+    second.restore(first.to_files(), first.state(first.prequential), 60_000)
+    for own in (whole, second):
+        own.train(lists)
+    assert all(torch.equal(values, second.params[name]) for name, values in whole.params.items())
