@@ -103,6 +103,7 @@ def make_session(
         hist_category=["", ""],
         hist_action=bytes([1, 1]),
         hist_age_s=np.array([60, 3600], "<u4").tobytes(),
+        hist_pages=[[f"i{item}" for item in items[1:3]], [f"i{number % 40}"]][: number % 3],
         clicks=clicks.tobytes(),
         carts=np.zeros(n, "<u2").tobytes(),
         orders=orders_column.tobytes(),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from tests.harness.kafka import PARTITIONS
 from tests.harness.stores import complete_schema
 from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import LogRecord, make_items, make_log
+from trainer.configs import MODEL_PROFILES
 from trainer.versions import artifact
 from trainer.versions.registry import Registry, Version
 
@@ -45,7 +47,7 @@ def written(folder: Path, versions: list[Version]) -> list[dict[str, str]]:
 
 
 @contextmanager
-def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
+def trainer_process(home: Path, broker: Broker, model: str) -> Iterator[subprocess.Popen[bytes]]:
     complete_schema(f"sqlite:///{home}/shelfwise.db")
     environment: Mapping[str, str] = {
         **os.environ,  # noqa: TID251 - a child needs PATH and the like
@@ -55,7 +57,7 @@ def trainer_process(home: Path, broker: Broker) -> Iterator[subprocess.Popen[byt
         "SHELFWISE_LEARNING__CHECKPOINT_S": str(LINEAGE.learning.checkpoint_s),
         "SHELFWISE_TRAINER__PUBLISH_S": str(SETTINGS.publish_s),
     }
-    argv = [sys.executable, "-m", "deploy", "trainer", "run", LINEAGE.name, "--model", LINEAGE.model]
+    argv = [sys.executable, "-m", "deploy", "trainer", "run", LINEAGE.name, "--model", model]
     argv += ["--seed", str(LINEAGE.learning.seed), "--metrics-port", "0", "--device", "cpu"]
     with (home / "trainer.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
@@ -83,22 +85,24 @@ def wait_for_version(process: subprocess.Popen[bytes], home: Path, number: int) 
     raise AssertionError(f"no version {number}: {(home / 'trainer.log').read_text()}")
 
 
-def test_a_killed_trainer_equals_an_undisturbed_one(fresh_kafka: Broker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["prm", pytest.param("pier", marks=pytest.mark.system)])
+def test_a_killed_trainer_equals_an_undisturbed_one(fresh_kafka: Broker, tmp_path: Path, model: str) -> None:
     log = make_log(600, partitions=PARTITIONS)
+    lineage = replace(LINEAGE, model=model, config=MODEL_PROFILES[model]["tiny"])
     (tmp_path / "undisturbed").mkdir()
     engine = db.create(f"sqlite:///{tmp_path}/undisturbed/test.db")
     db.metadata.create_all(engine)
-    loop = make_loop(tmp_path / "undisturbed", engine, partitions=PARTITIONS)
+    loop = make_loop(tmp_path / "undisturbed", engine, partitions=PARTITIONS, lineage=lineage)
     feed(loop, log)
     expected = Registry(engine).versions(LINEAGE.name)
 
     produce(fresh_kafka, log)
     home = tmp_path / "home"
     home.mkdir()
-    with trainer_process(home, fresh_kafka) as process:
+    with trainer_process(home, fresh_kafka, model) as process:
         killed_at = wait_for_version(process, home, 1)[-1].version
         process.send_signal(signal.SIGKILL)
-    with trainer_process(home, fresh_kafka) as process:
+    with trainer_process(home, fresh_kafka, model) as process:
         versions = wait_for_version(process, home, expected[-1].version)
         process.terminate()
         assert process.wait(60) == 0
