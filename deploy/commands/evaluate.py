@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, assignments, console, context, err_console, print_json, print_table
+from deploy.commands import variants
+from deploy.commands.output import JsonFlag, console, context, err_console, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
 from stream.errors import ConfigError
 
@@ -33,7 +34,10 @@ def evaluate(
     ],
     models: Annotated[
         str,
-        typer.Option(help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier, smar, lightgbm."),
+        typer.Option(
+            help="Models, by commas: armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier, smar, lightgbm; and variants,"
+            f" such as {variants.HELP}."
+        ),
     ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,
@@ -110,12 +114,13 @@ def evaluate(
     origins = {f"{setting.section}.{setting.key}": setting.origin for setting in loaded.settings.resolved}
     if origins["learning.lr"] == "default" and learning.optimizer == "adamw":
         learning = replace(learning, lr=_OFFLINE_LR)
-    by_model = _model_overrides(model_set or [], [name for name in chosen if name != LIGHTGBM])
+    differing = {name: variants.variant(name, "--models") for name in chosen if name != LIGHTGBM}
+    overrides = variants.overrides(model_set or [], differing)
     configs = {
-        name: context(ctx, {"trainer.profile": profile, "trainer.model": name, **overrides}).settings.get(
+        name: context(ctx, {"trainer.profile": profile, "trainer.model": model, **overrides[name]}).settings.get(
             "model", ModelConfig
         )
-        for name, overrides in by_model.items()
+        for name, (model, _) in differing.items()
     }
     make_deterministic(settings.threads)
     bounds = parse_time(validation_from, "--validation-from"), parse_time(test_from, "--test-from")
@@ -124,11 +129,11 @@ def evaluate(
         found = replace(found, split=shuffled_alone(found.split), name=f"{found.name}, shuffled test lists")
     if model_set:
         found = replace(found, note=f"{found.note}; {', '.join(model_set)}")
-    configs = {name: for_data(name, config, found) for name, config in configs.items()}
+    configs = {name: for_data(differing[name][0], config, found) for name, config in configs.items()}
     request = Request(
         models=chosen,
         learner=lambda name, number: Learner(
-            name, configs[name], replace(learning, seed=number), device=auto_device(device)
+            differing[name][0], configs[name], replace(learning, seed=number), device=auto_device(device)
         ),
         label="order" if label == "order" else "click",
         seeds=seeds,
@@ -163,28 +168,6 @@ def _names(models: str) -> list[str]:
         if names.count(name) > 1:
             raise ConfigError(f"--models names {name} twice")
     return names
-
-
-def _model_overrides(model_set: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Return the settings of each model by their paths, from keys with or without the name of a model.
-
-    Raises:
-        ConfigError: If none of the models has a key.
-    """
-    from stream.settings import keys
-    from trainer.configs import MODEL_PROFILES
-
-    found: dict[str, dict[str, object]] = {name: {} for name in models}
-    for key, value in assignments(model_set, "--model-set").items():
-        model, _, own = key.partition(".")
-        named = [model] if model in found else models
-        path = own if model in found else key
-        takers = [name for name in named if name in MODEL_PROFILES and path in keys(type(MODEL_PROFILES[name]["tiny"]))]
-        if not takers:
-            raise ConfigError(f"--model-set {key}={value}: '{path}' is no setting of {', '.join(named) or 'any model'}")
-        for name in takers:
-            found[name][f"model.{path}"] = value
-    return found
 
 
 def _reporter(bar: "Bar", num_fits: int) -> "Callable[[Progress], None]":

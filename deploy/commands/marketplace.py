@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, assignments, context, err_console, fail, print_json, print_table
+from deploy.commands import variants
+from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 
@@ -135,8 +136,8 @@ def compare(
     models: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL[:KEY=VALUE;...]",
-            help="Model with keys of [model], such as armmt or armmt:modalities=text; repeatable.",
+            metavar="MODEL[:VARIANT]",
+            help=f"Model, or a variant: {variants.HELP}; repeatable.",
         ),
     ] = None,
     lists: Annotated[str, typer.Option(help="Numbers of lists to learn from, by commas.")] = "5000,25000",
@@ -209,13 +210,12 @@ def _counts(text: str) -> list[int]:
 
 
 def _learner(ctx: typer.Context, name: str, profile: str | None) -> "Callable[[int], Learner]":
-    """Return the function that makes a fresh learner of `MODEL[:KEY=VALUE;...]` with a seed."""
+    """Return the function that makes a fresh learner of a variant with a seed."""
     from trainer.configs import LearningSettings, ModelConfig
     from trainer.learning.determinism import auto_device
     from trainer.learning.learner import Learner
 
-    model, _, switches = name.partition(":")
-    given = assignments([part for part in switches.split(";") if part], "--models", prefix="model.")
+    model, given = variants.variant(name, "--models")
     loaded = context(ctx, {"trainer.model": model, "trainer.profile": profile, "model.vector_width": WIDTH, **given})
     config = loaded.settings.get("model", ModelConfig)
     learning = loaded.settings.get("learning", LearningSettings)

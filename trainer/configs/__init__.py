@@ -1,6 +1,6 @@
 """Configurations of models and of learning, with their profiles, without torch: every command reads its settings.
 
-`MODEL_PROFILES` and `LEARNING_PROFILES` name them all.
+`MODEL_PROFILES` and `LEARNING_PROFILES` name them all, `ABLATIONS` the switched-off parts that tables compare.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,11 @@ MODEL_PROFILES: Mapping[str, Mapping[str, ModelConfig]] = {
     "smar": smar.PROFILES,
 }
 
+ABLATIONS: Mapping[str, Mapping[str, Mapping[str, object]]] = {"armmt": armmt.ABLATIONS}
+"""Model to the names of its ablations, with the settings that each changes."""
+
 __all__ = [
+    "ABLATIONS",
     "LATER",
     "LATER_LEARNING",
     "LEARNING_PROFILES",

@@ -81,3 +81,10 @@ PROFILES: Mapping[str, ArmmtConfig] = {
     ),
     "full": ArmmtConfig(touch_columns=True),
 }
+
+ABLATIONS: Mapping[str, Mapping[str, object]] = {
+    "no-image": {"modalities": "text", "cafu": False, "aux": False},
+    "no-cafu": {"cafu": False, "aux": False},
+    "no-aux": {"aux": False},
+}
+"""The rows of the paper's table of ablations: each lacks what it names and what is built on that."""

@@ -68,6 +68,30 @@ def test_settings_of_models_are_taken_by_those_that_have_them(sessions: Path) ->
             run(*argv, "--model-set", wrong)
 
 
+def test_variants_are_rows_of_their_own(sessions: Path) -> None:
+    models = "prm,pier,armmt,armmt:no-image,armmt:no-cafu,armmt:no-aux"
+    argv = ["--data", str(sessions), "--models", models, "--seeds", "1", *QUICK[2:], "--json", "--reference", "armmt"]
+    document = msgspec.json.decode(run(*argv))
+    rows = document["rows"][-6:]
+    assert [row["name"] for row in rows] == models.split(",")
+    weights = {row["name"]: row["num_weights"] for row in rows}
+    assert len(set(weights.values())) == 6
+    assert weights["armmt"] > weights["armmt:no-aux"] > weights["armmt:no-cafu"] > weights["armmt:no-image"]
+    assert all(("mrr" in row["differences"]) == (row["name"] != "armmt") for row in rows)
+
+
+def test_settings_of_a_model_reach_its_variants_and_a_variant_counts_more(sessions: Path) -> None:
+    argv = ["--data", str(sessions), "--models", "armmt,armmt:width=16", "--seeds", "1", *QUICK[2:], "--json"]
+    document = msgspec.json.decode(run(*argv, "--model-set", "armmt.width=24", "--model-set", "armmt.mm_layers=2"))
+    plain = msgspec.json.decode(run(*argv))
+    (wide, narrow), (before, narrow_before) = (
+        [row["num_weights"] for row in each["rows"][-2:]] for each in (document, plain)
+    )
+    assert wide < before
+    assert narrow > narrow_before
+    assert narrow < wide
+
+
 def test_json_is_the_same_document_and_equal_on_a_second_run(sessions: Path, tmp_path: Path) -> None:
     argv = ["--data", str(sessions), "--models", "prm", *QUICK, "--json", "--out", str(tmp_path)]
     printed = run(*argv)
@@ -144,6 +168,7 @@ def test_jdsearch_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> No
         (["--data", "jdsearch"], "--path is missing: expected a folder with release_data.txt"),
         (["--data", "sessions", "--path", "x"], "--path x: only for"),
         (["--data", "FILE", "--models", "bert"], "trainer.model = 'bert'"),
+        (["--data", "FILE", "--models", "armmt:no-sound"], "--models armmt:no-sound: 'no-sound': expected no-image"),
         (["--data", "FILE", "--label", "view"], "--label view"),
         (["--data", "FILE", "--policy", "best"], "--policy best: expected shuffle"),
         (["--data", "FILE", "--policy", "shuffle"], "none of 12 test lists was shuffled"),
