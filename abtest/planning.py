@@ -6,6 +6,7 @@ Source: docs/experiments.md, Planning; Jennison and Turnbull 2000, chapter 2.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from sqlalchemy import Connection, Engine, func, select
 
@@ -71,7 +72,16 @@ def baseline(engine: Engine, metric: str, days: float, *, currency: str | None =
         raise ConfigError(
             f"the last {days:g} days have {len(vectors)} clients with a mature session, expected {MIN_CLIENTS} or more"
         )
-    found = estimate(METRICS[metric], Moments.of(vectors))
+    return history_of(metric, Moments.of(vectors), days=days)
+
+
+def history_of(metric: str, moments: Moments, *, days: float) -> Baseline:
+    """Return the clients of some past days by their moments.
+
+    Raises:
+        ConfigError: If the metric is zero, or the same for all clients.
+    """
+    found = estimate(METRICS[metric], moments)
     if not found.value or not found.variance:
         raise ConfigError(f"the last {days:g} days have no {METRICS[metric].title} that differs between clients")
     return Baseline(
@@ -124,6 +134,19 @@ def clients_needed(
     drift = last_boundary(alpha / len(arms), looks) + group_sequential.z_of(2.0 * (1.0 - power))
     spread = history.client_variance * (1.0 / weights[control] + 1.0 / min(arms))
     return math.ceil(spread * (drift / (mde * abs(history.value))) ** 2)
+
+
+def power_of(
+    history: Baseline, mde: float, *, clients: int, weights: tuple[float, float], alpha: float = 0.05, looks: int = 1
+) -> float:
+    """Return the chance of finding a lift with so many clients of a control and one arm; see `clients_needed`.
+
+    >>> history = Baseline(metric="cvr", days=14, clients=9_000, value=0.05, client_variance=0.0475)
+    >>> round(power_of(history, 0.1, clients=59_652, weights=(0.5, 0.5)), 4)
+    0.8
+    """
+    se = math.sqrt(history.client_variance * (1.0 / weights[0] + 1.0 / weights[1]) / clients)
+    return NormalDist().cdf(mde * abs(history.value) / se - last_boundary(alpha, looks))
 
 
 def last_boundary(alpha: float, looks: int) -> float:

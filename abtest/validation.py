@@ -1,6 +1,8 @@
-"""Validation of the verdict: seeded experiments without an effect, through health checks, looks and verdicts.
+"""Validation of the verdict: seeded experiments with a known lift, through health checks, looks and verdicts.
 
-The share of runs that end with a decided arm is the error of the verdict; the plan's alpha is what it should be.
+Without a lift, the share of runs that end with a decided arm is the error of the verdict; the plan's alpha is what it
+should be. With one, the share that ends as better is the power, which the planner forecasts from clients of the past.
+The confidence sets of 95 % of the runs should hold the lift.
 
 Source: docs/experiments.md; Kohavi, Tang, Xu 2020, chapter 19 (the A/A test).
 """
@@ -23,21 +25,24 @@ from abtest.metrics import COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.monitoring import monitored
 from abtest.plan import Plan
+from abtest.planning import history_of, power_of
 from abtest.queries import ArmCounts, DataRange, Facts, Sample
 from abtest.strays import Strays
 
 ARMS = (Arm(name="control", lineage="a", is_control=True), Arm(name="treatment", lineage="a"))
 CLIENTS = 4_800
 _ORDERS = COLUMNS.index("orders")
+_PAST_CLIENTS = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Errors of the verdict without an effect.
+    """Verdicts of experiments whose lift is known.
 
     Attributes:
         seed: Seed of the runs.
         primary: Primary metric.
+        lift: True relative lift of the primary metric.
         weight: Share of the clients in the treatment.
         buyers: Chance of an order in a session.
         looks: Looks of the plan.
@@ -46,10 +51,13 @@ class Validation:
         lower: Runs in which a look found it worse.
         sequence: Runs in which the confidence sequence excluded zero at any of the looks.
         without_look: Runs in which no look could be taken.
+        covered: Runs whose last look has a confidence set that holds the lift.
+        forecast: Power by the plan, from clients of the past; None without a lift.
     """
 
     seed: int
     primary: str
+    lift: float
     weight: float
     buyers: float
     looks: int
@@ -58,11 +66,19 @@ class Validation:
     lower: int
     sequence: int
     without_look: int
+    covered: int
+    forecast: float | None
 
     @property
     def error(self) -> float:
         """Return the share of runs with a decided arm."""
         return (self.higher + self.lower) / self.runs
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of runs with a look whose confidence set holds the lift; None if there are none."""
+        looked = self.runs - self.without_look
+        return self.covered / looked if looked else None
 
 
 def validate(
@@ -74,8 +90,9 @@ def validate(
     weight: float = 0.5,
     buyers: float = 0.08,
     clients: int = CLIENTS,
+    lift: float = 0.0,
 ) -> Validation:
-    """Return the errors of seeded experiments without an effect.
+    """Return the verdicts of seeded experiments.
 
     Args:
         seed: Seed of the runs.
@@ -85,14 +102,17 @@ def validate(
         weight: Share of the clients in the treatment.
         buyers: Chance of an order in a session.
         clients: Clients of both arms.
+        lift: True relative lift of the primary metric, by more clicks, more orders or larger amounts.
 
     Raises:
-        ValueError: If a share lies outside of its bounds, or an arm would have fewer than 10 buckets.
+        ValueError: If a value lies outside of its bounds, or an arm would have fewer than 10 buckets.
     """
     ends: list[str] = []
-    wrong = without_look = 0
+    wrong = without_look = covered = 0
     if not 0.0 < buyers < 1.0:
         raise ValueError(f"buyers = {buyers}: expected more than 0, less than 1")
+    if not 0.0 <= lift <= 1.0:
+        raise ValueError(f"lift = {lift}: expected 0 to 1")
     weights = (1.0 - weight, weight)
     table = allocate("validation", weights, 1.0)
     check_dealt(table, weights, [arm.name for arm in ARMS])
@@ -101,14 +121,16 @@ def validate(
     )
     for random in np.random.default_rng(seed).spawn(runs):
         plan = Plan(primary=primary, goals=(primary,), looks=num_looks, clients=clients, refund_s=0)
-        taken, excluded = _run(random, plan, epoch, buyers)
+        taken, excluded = _run(random, plan, epoch, buyers, lift)
         wrong += excluded
         without_look += not taken
+        covered += bool(taken) and _holds(taken[-1], lift)
         if taken and abs(taken[-1].z) >= (taken[-1].boundary or np.inf):
             ends.append(taken[-1].verdict)
     return Validation(
         seed=seed,
         primary=primary,
+        lift=lift,
         weight=weight,
         buyers=buyers,
         looks=num_looks,
@@ -117,14 +139,33 @@ def validate(
         lower=ends.count(DO_NOT_SHIP),
         sequence=wrong,
         without_look=without_look,
+        covered=covered,
+        forecast=_forecast(seed, primary, lift, weights, clients, num_looks, buyers) if lift else None,
     )
 
 
-def _run(random: np.random.Generator, plan: Plan, epoch: Epoch, buyers: float) -> tuple[list[Look], bool]:
+def _forecast(
+    seed: int, primary: str, lift: float, weights: tuple[float, float], clients: int, num_looks: int, buyers: float
+) -> float:
+    """Return the power by the plan, from past clients without a lift."""
+    past = Moments.of(client_sums(np.random.default_rng([seed, 1]), _PAST_CLIENTS, buyers))
+    history = history_of(primary, past, days=14.0)
+    return power_of(history, lift, clients=clients, weights=weights, looks=num_looks)
+
+
+def _holds(look: Look, lift: float) -> bool:
+    if look.set_kind == "line":
+        return True
+    if look.lo is None or look.hi is None:
+        return False
+    return (look.lo <= lift <= look.hi) == (look.set_kind == "interval")
+
+
+def _run(random: np.random.Generator, plan: Plan, epoch: Epoch, buyers: float, lift: float) -> tuple[list[Look], bool]:
     experiment, epochs = experiment_of(plan), (epoch,)
     taken: list[Look] = []
     excluded = False
-    for number, facts in enumerate(_growing(random, plan, epoch.weights[1], buyers), start=1):
+    for number, facts in enumerate(_growing(random, plan, epoch.weights[1], buyers, lift), start=1):
         hindrance = standing.obstacle(experiment, facts, health.checks(experiment, epochs, facts))
         if hindrance is not None:
             continue
@@ -141,14 +182,16 @@ def _sequence_excludes(plan: Plan, facts: Facts) -> bool:
     return found.cs_p is not None and found.cs_p < plan.alpha
 
 
-def _growing(random: np.random.Generator, plan: Plan, weight: float, buyer_share: float) -> Iterator[Facts]:
+def _growing(
+    random: np.random.Generator, plan: Plan, weight: float, buyer_share: float, lift: float
+) -> Iterator[Facts]:
     """Yield the facts at each look, as new clients arrive and are assigned by chance."""
     total = plan.clients or 0
     samples = {arm.name: sample_of(Moments.empty(len(COLUMNS)), buyers=0) for arm in ARMS}
     edges = [round(total * look / plan.looks) for look in range(plan.looks + 1)]
     for before, after in pairwise(edges):
-        vectors = client_sums(random, after - before, buyer_share)
         treated = random.random(after - before) < weight
+        vectors = client_sums(random, after - before, buyer_share, _factors(plan.primary or "", lift, treated))
         for arm, members in zip(ARMS, (~treated, treated), strict=True):
             old, new = samples[arm.name], vectors[members]
             buyers = old.buyers + int((new[:, _ORDERS] > 0).sum())
@@ -156,7 +199,25 @@ def _growing(random: np.random.Generator, plan: Plan, weight: float, buyer_share
         yield facts_of(samples)
 
 
-def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[np.float64]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """Factors of each client's chance of a click, chance of an order, and amounts."""
+
+    clicks: NDArray[np.float64] | float = 1.0
+    orders: NDArray[np.float64] | float = 1.0
+    amounts: NDArray[np.float64] | float = 1.0
+
+
+def _factors(primary: str, lift: float, treated: NDArray[np.bool_]) -> Factors:
+    factor = np.where(treated, 1.0 + lift, 1.0)
+    if primary in {"aov", "aov_net"}:
+        return Factors(amounts=factor)
+    return Factors(clicks=factor) if primary == "ctr" else Factors(orders=factor)
+
+
+def client_sums(
+    random: np.random.Generator, n: int, buyers: float, factors: Factors = Factors()
+) -> NDArray[np.float64]:
     """Return sums of clients with unequal habits (n, columns of `metrics.COLUMNS`).
 
     Clients differ in sessions and in their taste for clicks and orders; amounts are log-normal. All orders follow a
@@ -164,10 +225,11 @@ def client_sums(random: np.random.Generator, n: int, buyers: float) -> NDArray[n
     """
     sessions = 1 + random.poisson(2.0, n)
     items = 10 * sessions
-    clicks = random.binomial(items, random.beta(2.0, 18.0, n))
-    orders = random.binomial(sessions, random.beta(1.0, 1.0 / buyers - 1.0, n))
+    clicks = random.binomial(items, np.minimum(random.beta(2.0, 18.0, n) * factors.clicks, 1.0))
+    orders = random.binomial(sessions, np.minimum(random.beta(1.0, 1.0 / buyers - 1.0, n) * factors.orders, 1.0))
     gross = np.zeros(n)
     np.add.at(gross, np.repeat(np.arange(n), orders), np.round(random.lognormal(8.0, 1.1, int(orders.sum()))))
+    gross *= factors.amounts
     refunds = np.where(random.random(n) < 0.1, gross, 0.0)
     none = np.zeros(n)
     columns = [sessions, items, clicks, orders, gross, refunds, gross - refunds, orders, gross, none, none, none]

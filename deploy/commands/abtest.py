@@ -334,15 +334,25 @@ def validate(
     weight: Annotated[float, typer.Option(help="Share of the clients in the treatment.")] = 0.5,
     buyers: Annotated[float, typer.Option(help="Chance of an order in a session.")] = 0.08,
     clients: Annotated[int, typer.Option(min=2, help="Clients of both arms.")] = 4_800,
+    lift: Annotated[float, typer.Option(help="True relative lift of the metric.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the runs.")] = 2026,
     as_json: JsonFlag = False,
 ) -> None:
-    """Simulate experiments without an effect and print how often the verdict is wrong; alpha is 0.05."""
+    """Simulate experiments and print how often the verdict is wrong or, with a lift, right; alpha is 0.05."""
     from abtest.validation import validate as simulate
 
     try:
         found = [
-            simulate(seed, runs=runs, num_looks=number, primary=primary, weight=weight, buyers=buyers, clients=clients)
+            simulate(
+                seed,
+                runs=runs,
+                num_looks=number,
+                primary=primary,
+                weight=weight,
+                buyers=buyers,
+                clients=clients,
+                lift=lift,
+            )
             for number in looks or (1, 7, 30)
         ]
     except ValueError as error:
@@ -359,11 +369,23 @@ def validate(
                 entry.lower,
                 f"{entry.sequence / entry.runs:.2%}",
                 entry.without_look,
+                "-" if entry.coverage is None else f"{entry.coverage:.2%}",
+                "-" if entry.forecast is None else f"{entry.forecast:.2%}",
             )
             for entry in found
         ]
-        columns = ("looks", "runs", "decided", "ship", "do not ship", "outside the sequence", "without a look")
-        title = f"{primary} without an effect, treatment {weight:g}, buyers {buyers:g}, seed {seed}"
+        columns = (
+            "looks",
+            "runs",
+            "decided",
+            "ship",
+            "do not ship",
+            "outside the sequence",
+            "without a look",
+            "sets with the lift",
+            "power by the plan",
+        )
+        title = f"{primary}, lift {lift:g}, treatment {weight:g}, buyers {buyers:g}, seed {seed}"
         print_table(title, columns, rows)
 
 

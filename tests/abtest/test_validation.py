@@ -20,7 +20,12 @@ def test_a_small_arm_with_enough_buyers_takes_one() -> None:
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"weight": 1.5}, "weights"), ({"weight": 0.0001}, "1 of 10000 buckets"), ({"buyers": 0.0}, "buyers = 0.0")],
+    [
+        ({"weight": 1.5}, "weights"),
+        ({"weight": 0.0001}, "1 of 10000 buckets"),
+        ({"buyers": 0.0}, "buyers = 0.0"),
+        ({"lift": -0.1}, "lift = -0.1"),
+    ],
 )
 def test_impossible_values_are_refused(options: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
@@ -34,6 +39,22 @@ def test_seven_looks_decide_no_more_often_than_alpha_allows() -> None:
     assert 0.006 < found.error < 0.094
     assert found.higher + found.lower + found.without_look <= found.runs
     assert found.sequence <= 0.05 * found.runs
+
+
+@pytest.mark.parametrize("primary", ["ctr", "cvr", "gmv", "aov"])
+def test_confidence_sets_hold_a_planted_lift(primary: str) -> None:
+    found = validate(6, runs=200, num_looks=1, primary=primary, clients=6_000, buyers=0.2, lift=0.1)
+    # Four standard errors of a share of 95 % in 200 runs are 6.2 points.
+    assert found.coverage is not None
+    assert found.coverage > 0.888
+    # Four standard errors of the power, at most.
+    assert found.forecast is not None
+    assert found.higher / found.runs == pytest.approx(found.forecast, abs=0.141)
+    assert found.lower <= 2
+
+
+def test_runs_without_a_look_have_no_coverage() -> None:
+    assert validate(3, runs=1, num_looks=1, weight=0.01).coverage is None
 
 
 def test_the_sums_of_clients_fit_together() -> None:
