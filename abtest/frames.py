@@ -191,27 +191,34 @@ def _moments(frame: pl.LazyFrame, plan: FramePlan, columns: Sequence[str]) -> tu
             raise ConfigError(f"column '{name}' holds {schema[name]}, expected numbers")
     if plan.client is None:
         frame = frame.with_row_index(_ROW)
-    client = plan.client or _ROW
+    client, arm = plan.client or _ROW, pl.col(plan.arm).cast(pl.String)
+    arms = frame.select(arm.unique().sort()).collect(engine="streaming").to_series().drop_nulls().to_list()
+    # Rows wait in memory for their group, so an arm is the smallest number. The last one stands for no arm.
+    number = arm.cast(pl.Enum(arms)).to_physical().cast(pl.UInt8 if len(arms) < 256 else pl.UInt32)
+    names = [f"sum {place}" for place in range(len(columns))]
     sums = (
-        frame.group_by(client)
-        .agg(
-            pl.col(plan.arm).cast(pl.String).min().alias("arm"),
-            pl.col(plan.arm).n_unique().alias("arms"),
-            *(pl.col(name).cast(pl.Float64).sum().alias(f"sum {number}") for number, name in enumerate(columns)),
+        frame.select(
+            pl.col(client),
+            number.fill_null(len(arms)).alias("first arm"),
+            *(pl.col(column).cast(pl.Float64).alias(name) for name, column in zip(names, columns, strict=True)),
         )
+        .group_by(client)
+        .agg(pl.col("first arm").min(), pl.col("first arm").max().alias("last arm"), pl.col(names).sum())
         # Moments of floats depend on their order in the last digits, so the clients get a fixed one.
         .sort(client)
         .collect(engine="streaming")
     )
-    single = sums.filter((pl.col("arms") == 1) & pl.col("arm").is_not_null())
+    single = sums.filter((pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms)))
     found = {}
-    for arm in single["arm"].unique().sort():
-        part = single.filter(pl.col("arm") == arm).select(f"sum {number}" for number in range(len(columns)))
+    for place, name in enumerate(arms):
+        part = single.filter(pl.col("first arm") == place).select(names)
+        if part.is_empty():
+            continue
         x_NK = np.ascontiguousarray(part.to_numpy())
         if not np.isfinite(x_NK).all():
-            name = columns[int(np.flatnonzero(~np.isfinite(x_NK).all(axis=0))[0])]
-            raise ConfigError(f"column '{name}' holds a value that is no finite number")
-        found[arm] = Moments.of(x_NK)
+            column = columns[int(np.flatnonzero(~np.isfinite(x_NK).all(axis=0))[0])]
+            raise ConfigError(f"column '{column}' holds a value that is no finite number")
+        found[name] = Moments.of(x_NK)
     return found, len(sums) - len(single)
 
 

@@ -7,10 +7,12 @@ Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy import special, stats
 from statsmodels.stats.power import NormalIndPower
@@ -25,8 +27,7 @@ WANTED_POWER = 0.8
 """Chance of finding the lift that an experiment is sized for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Struct, frozen=True, kw_only=True):
     """Value of an experiment metric in one arm.
 
     Attributes:
@@ -82,10 +83,10 @@ def mean(moments: Moments, column: int) -> Estimate:
     """Return the mean of a column over clients."""
     if moments.n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    value = float(moments.mean[column])
+    value = moments.mean.item(column)
     if moments.n == 1:
         return Estimate(n=1, value=value, variance=None, reason="one_client")
-    spread = float(moments.comoment[column, column])
+    spread = moments.comoment.item(column, column)
     return Estimate(n=moments.n, value=value, variance=spread / (moments.n - 1) / moments.n)
 
 
@@ -94,16 +95,15 @@ def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
     n = moments.n
     if n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    below = float(moments.mean[denominator])
+    below = moments.mean.item(denominator)
     if below == 0.0:
         return Estimate(n=n, value=None, variance=None, reason="zero_denominator")
-    value = float(moments.mean[numerator]) / below
+    value = moments.mean.item(numerator) / below
     if n == 1:
         return Estimate(n=n, value=value, variance=None, reason="one_client")
-    own, shared, base = (
-        float(moments.comoment[pair])
-        for pair in ((numerator, numerator), (numerator, denominator), (denominator, denominator))
-    )
+    comoment = moments.comoment
+    own, base = comoment.item(numerator, numerator), comoment.item(denominator, denominator)
+    shared = comoment.item(numerator, denominator)
     variance = (own - 2.0 * value * shared + value**2 * base) / (below**2 * (n - 1) * n)
     return Estimate(n=n, value=value, variance=max(variance, 0.0))
 

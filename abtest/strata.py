@@ -10,9 +10,9 @@ chapter 5A (stratified means), section 6.12 (combined ratios).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from abtest.estimates import pair
 from abtest.inference import Estimate, comparable_money

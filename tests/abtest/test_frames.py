@@ -80,6 +80,20 @@ def test_clients_in_two_arms_or_in_none_are_left_out() -> None:
     assert sum(found.clients.values()) == data["who"].n_unique() - 1
 
 
+def test_a_client_with_a_row_without_an_arm_is_left_out() -> None:
+    data = sessions()
+    found = analyze(pl.concat([data, data.head(1).with_columns(pl.lit(None, pl.String).alias("arm"))]), PLAN)
+    assert (found.left_out, sum(found.clients.values())) == (1, data["who"].n_unique() - 1)
+
+
+def test_hundreds_of_arms_are_told_apart() -> None:
+    names = [f"arm {number:03d}" for number in range(300)]
+    data = pl.DataFrame({"arm": names * 3, "spend": [float(number) for number in range(900)]})
+    found = analyze(data, FramePlan(control="arm 000", metrics=(MetricPlan(name="spend", numerator="spend"),)))
+    assert found.clients == dict.fromkeys(names, 3)
+    assert [result.value for result in found.results] == [300.0 + number for number in range(1, 300)]
+
+
 def test_without_a_column_of_clients_each_row_is_one() -> None:
     data = sessions(n=50)
     plan = FramePlan(control="a", metrics=(MetricPlan(name="money", numerator="money"),))
