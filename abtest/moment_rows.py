@@ -35,11 +35,13 @@ class Cut:
         until_ts: Last impression time that counts.
         currency: Currency whose amounts are added up; None before any is seen.
         epochs: Numbers of the epochs that count.
+        is_whole: Whether all clients are added up; reports take no other sums.
     """
 
     until_ts: int
     currency: str | None
     epochs: tuple[int, ...]
+    is_whole: bool = True
 
 
 def cut(connection: Connection, experiment: str, name: str) -> Cut | None:
@@ -47,7 +49,9 @@ def cut(connection: Connection, experiment: str, name: str) -> Cut | None:
     row = connection.execute(
         select(moment_cuts).where(moment_cuts.c.experiment == experiment, moment_cuts.c.cut == name)
     ).one_or_none()
-    return None if row is None else Cut(until_ts=row.until_ts, currency=row.currency, epochs=tuple(row.epochs))
+    if row is None:
+        return None
+    return Cut(until_ts=row.until_ts, currency=row.currency, epochs=tuple(row.epochs), is_whole=row.is_whole)
 
 
 def arms(connection: Connection, experiment: str, name: str) -> dict[Cell, ExactSums]:

@@ -74,7 +74,7 @@ def advance(connection: Connection, layer: str, matured_ts: int, touched: Mappin
     """
     for followed in of_layer(connection, layer):
         for name in (MATURED, SETTLED):
-            advance_cut(connection, followed, name, followed.target(name, matured_ts), touched, most=_MAX_STEP)
+            _advance(connection, followed, name, followed.target(name, matured_ts), touched)
 
 
 def forget(connection: Connection, client_id: str) -> None:
@@ -131,17 +131,14 @@ def of_layer(connection: Connection, layer: str | None) -> Iterator[Followed]:
         )
 
 
-def advance_cut(
-    connection: Connection, followed: Followed, name: str, target_ts: int, touched: Mapping[str, int], *, most: int
-) -> None:
-    """Move a cut towards a time, by that many sessions at most, and add up the clients that this or a batch touches."""
+def _advance(connection: Connection, followed: Followed, name: str, target_ts: int, touched: Mapping[str, int]) -> None:
     whole = followed.whole
     state = cut(connection, whole.experiment, name)
     if state is None:
         if target_ts < whole.start_ts:
             return
         state = Cut(until_ts=whole.start_ts - 1, currency=followed.currency, epochs=whole.epochs)
-    new = replace(state, until_ts=_step(connection, state.until_ts, target_ts, most), epochs=whole.epochs)
+    new = replace(state, until_ts=_step(connection, state.until_ts, target_ts), epochs=whole.epochs)
     clients = {client for client, first_ts in touched.items() if first_ts <= new.until_ts}
     if new.until_ts > state.until_ts:
         clients |= _matured(connection, followed, state.until_ts, new.until_ts)
@@ -156,13 +153,13 @@ def advance_cut(
     _fold(connection, followed, name, new, sorted(clients))
 
 
-def _step(connection: Connection, from_ts: int, target_ts: int, most: int) -> int:
+def _step(connection: Connection, from_ts: int, target_ts: int) -> int:
     """Return how far a cut moves in this transaction, so that a long way takes several."""
     if target_ts <= from_ts:
         return from_ts
     shown_ts = session_facts.c.impression_ts
     bound = connection.execute(
-        select(shown_ts).where(shown_ts > from_ts, shown_ts <= target_ts).order_by(shown_ts).offset(most).limit(1)
+        select(shown_ts).where(shown_ts > from_ts, shown_ts <= target_ts).order_by(shown_ts).offset(_MAX_STEP).limit(1)
     ).scalar_one_or_none()
     return target_ts if bound is None else int(bound)
 

@@ -24,8 +24,8 @@ from abtest.store import ExperimentStore
 from stream import db
 from stream.errors import ConfigError, StoreError
 
-# Clients, and sessions, of one transaction, which takes some 20 ms on SQLite.
-_CHUNK = 200
+# Clients of one transaction, which takes some 20 ms on SQLite.
+_CHUNK = 100
 _MAX_ROUNDS = 3
 _Key = TypeVar("_Key")
 
@@ -61,8 +61,8 @@ class _Compared:
     Attributes:
         rebuilt: The comparison.
         state: State of the sums as it should be.
-        anew: Whether the sums have to be added up from the first session on.
-        clients: Clients whose stored sums differ, or that have none or too many.
+        anew: Whether the sums of all clients have to be added up.
+        clients: Clients to add up again.
         surplus: What the sums of an arm hold beyond those of its stored clients, of the arms with a difference.
     """
 
@@ -78,7 +78,7 @@ class _Compared:
         return not (self.anew or self.clients or self.surplus)
 
 
-def rebuild(engine: Engine, key: str) -> tuple[Rebuilt, ...]:
+def rebuild(engine: Engine, key: str, *, pause: Callable[[float], object]) -> tuple[Rebuilt, ...]:
     """Compare the stored sums of an experiment with its facts, mend them, and return how they differed.
 
     The sink goes on meanwhile. There is nothing to compare, and nothing is returned, before a session is mature.
@@ -86,6 +86,7 @@ def rebuild(engine: Engine, key: str) -> tuple[Rebuilt, ...]:
     Args:
         engine: A database with the newest schema.
         key: The experiment.
+        pause: Called with seconds after each transaction, so that other writers come in.
 
     Guarantees: after sums were mended, they are compared again.
 
@@ -99,7 +100,7 @@ def rebuild(engine: Engine, key: str) -> tuple[Rebuilt, ...]:
         if all(each.is_mended for each in found):
             return tuple(each.rebuilt for each in first)
         for each in found:
-            _mend(engine, key, each)
+            _mend(engine, key, each, pause)
         found = _compare_all(engine, key)
     if not all(each.is_mended for each in found):
         raise StoreError(f"experiment '{key}': its sums differ from the facts again after {_MAX_ROUNDS} repairs")
@@ -131,6 +132,8 @@ def _followed(connection: Connection, key: str) -> Followed:
 def _compare(connection: Connection, followed: Followed, name: str, target_ts: int, currency: str | None) -> _Compared:
     key = followed.whole.experiment
     stored = moment_rows.cut(connection, key, name)
+    if stored is not None and not stored.is_whole:
+        stored = None
     # What is stored up to an earlier time is compared at that time; the sink goes on from there.
     until_ts = target_ts if stored is None else min(stored.until_ts, target_ts)
     state = Cut(until_ts=until_ts, currency=currency, epochs=followed.whole.epochs)
@@ -156,8 +159,7 @@ def _compare(connection: Connection, followed: Followed, name: str, target_ts: i
         ),
         state=state,
         anew=anew,
-        # Sums that begin anew meet each client with a session.
-        clients=tuple(sorted(kept.keys() - clients.keys() if anew else by_client)),
+        clients=tuple(sorted(kept.keys() | clients.keys() if anew else by_client)),
         surplus=_surplus(arms, sums_of(kept.values())),
     )
 
@@ -170,38 +172,34 @@ def _surplus(arms: Mapping[Cell, ExactSums], of_clients: Mapping[Cell, ExactSums
     return {cell: sums for cell, sums in found.items() if sums != ExactSums()}
 
 
-def _mend(engine: Engine, key: str, found: _Compared) -> None:
+def _mend(engine: Engine, key: str, found: _Compared, pause: Callable[[float], object]) -> None:
     name = found.rebuilt.cut
+
+    @contextmanager
+    def writing() -> Iterator[tuple[Connection, Followed]]:
+        with db.transaction(engine) as connection:
+            lock_sink(connection)
+            yield connection, _followed(connection, key)
+        pause(db.PAUSE_S)
+
     if found.anew:
-        with _writing(engine, key) as (connection, followed):
-            # No report takes sums that end before the first session.
-            moment_rows.write_cut(connection, key, name, replace(found.state, until_ts=followed.whole.start_ts - 1))
+        with writing() as (connection, _):
+            present = moment_rows.cut(connection, key, name)
+            until_ts = found.state.until_ts if present is None else min(present.until_ts, found.state.until_ts)
+            moment_rows.write_cut(connection, key, name, replace(found.state, until_ts=until_ts, is_whole=False))
     for start in range(0, len(found.clients), _CHUNK):
-        with _writing(engine, key) as (connection, followed):
+        with writing() as (connection, followed):
             moment_store.add_up_again(connection, followed, name, found.clients[start : start + _CHUNK])
     if found.surplus:
-        with _writing(engine, key) as (connection, _):
-            present = moment_rows.arms(connection, key, name)
-            less = {cell: present.get(cell, ExactSums()).plus(sums, -1) for cell, sums in found.surplus.items()}
+        with writing() as (connection, _):
+            arms = moment_rows.arms(connection, key, name)
+            less = {cell: arms.get(cell, ExactSums()).plus(sums, -1) for cell, sums in found.surplus.items()}
             moment_rows.write_arms(connection, key, name, less)
-    reached = not found.anew
-    while not reached:
-        reached = _step(engine, key, name, found.state.until_ts)
-
-
-def _step(engine: Engine, key: str, name: str, until_ts: int) -> bool:
-    """Move a cut by one step, and return whether it has reached a time."""
-    with _writing(engine, key) as (connection, followed):
-        moment_store.advance_cut(connection, followed, name, until_ts, {}, most=_CHUNK)
-        state = moment_rows.cut(connection, key, name)
-        return state is not None and state.until_ts >= until_ts
-
-
-@contextmanager
-def _writing(engine: Engine, key: str) -> Iterator[tuple[Connection, Followed]]:
-    with db.transaction(engine) as connection:
-        lock_sink(connection)
-        yield connection, _followed(connection, key)
+    if found.anew:
+        with writing() as (connection, _):
+            present = moment_rows.cut(connection, key, name)
+            if present is not None:
+                moment_rows.write_cut(connection, key, name, replace(present, is_whole=True))
 
 
 def sums_of(clients: Iterable[ClientState]) -> dict[Cell, ExactSums]:

@@ -30,8 +30,6 @@ _log = logging.getLogger("shelfwise.abtest")
 _CHUNK = 100
 # Rows of one table and call, so that reports do not wait long for a first removal.
 _MAX_ROWS = 10_000
-# A writer that waits for SQLite's lock asks again after at most 25 ms while it has waited for less than 100 ms.
-_PAUSE_S = 0.03
 
 
 Key: TypeAlias = tuple[object, ...]
@@ -147,7 +145,7 @@ class Retention:
                 removed[table.name] += number
                 if self._on_removed is not None:
                     self._on_removed(table.name, number)
-                if self._pause(_PAUSE_S):
+                if self._pause(db.PAUSE_S):
                     return removed
         return +removed
 

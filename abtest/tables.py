@@ -234,6 +234,8 @@ moment_cuts = Table(
     Column("until_ts", BigInteger, nullable=False),
     Column("currency", String(3), nullable=True),
     Column("epochs", JSON, nullable=False),
+    # False while `rebuild` adds up the clients.
+    Column("is_whole", Boolean, nullable=False),
 )
 
 arm_sums = Table(

@@ -30,6 +30,10 @@ metadata = MetaData(
     }
 )
 
+PAUSE_S = 0.03
+"""Seconds between two of many transactions, so that other writers come in. One that waits for SQLite's lock asks again
+after at most 25 ms while it has waited for less than 100 ms."""
+
 _DIALECT = "dialect"
 _FOR_READING = "shelfwise_for_reading"
 # A peer that has vanished is noticed after 30 + 3 * 10 s without traffic, unacknowledged data after 60 s.

@@ -16,10 +16,12 @@ def rebuild(
 
     The sink goes on meanwhile.
     """
+    import time
+
     from abtest.rebuild import rebuild as compute
     from deploy.migrations.revision import open_database
 
-    found = compute(open_database(context(ctx)), name)
+    found = compute(open_database(context(ctx)), name, pause=time.sleep)
     if as_json:
         print_json(found)
     else:

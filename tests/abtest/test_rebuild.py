@@ -4,10 +4,11 @@ import pytest
 from sqlalchemy import Connection, Engine, delete, update
 
 from abtest import moment_store
+from abtest import rebuild as module
 from abtest.client_vectors import Counted
 from abtest.moment_rows import MATURED, SETTLED, ClientState, cut
 from abtest.plan import Plan
-from abtest.rebuild import Rebuilt, rebuild
+from abtest.rebuild import Rebuilt
 from abtest.store import ExperimentStore
 from abtest.tables import arm_sums, client_sums, moment_cuts
 from stream import db
@@ -15,7 +16,14 @@ from stream.errors import StoreError
 from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
 from tests.harness.sessions import click, make_session
 
+PAUSES: list[float] = []
 on_sqlite = pytest.mark.parametrize("store_engine", ["sqlite"], indirect=True)
+
+
+def rebuild(engine: Engine, key: str) -> tuple[Rebuilt, ...]:
+    """Compare and mend without pauses, which are kept in `PAUSES`."""
+    PAUSES.clear()
+    return module.rebuild(engine, key, pause=PAUSES.append)
 
 
 def damage(engine: Engine) -> None:
@@ -160,12 +168,45 @@ def test_repairs_take_transactions_of_few_clients(store_engine: Engine, monkeypa
         return real(connection, counted)
 
     monkeypatch.setattr(moment_store, "states_of_facts", states)
-    monkeypatch.setattr("abtest.rebuild._CHUNK", 3)
+    monkeypatch.setattr(module, "_CHUNK", 3)
     rebuild(store_engine, "first")
-    # A step ends with all sessions of one time.
-    assert max(sizes) <= 4
-    assert sum(sizes) > 40
+    assert len(PAUSES) > 40 / 3
+    assert min(PAUSES) > 0.025, "SQLite asks again for its lock every 25 ms at first"
+    assert max(sizes) <= 3
+    assert sum(sizes) >= 40
     assert all(found.is_equal for found in rebuild(store_engine, "first"))
+
+
+@on_sqlite
+def test_reports_read_the_facts_until_all_clients_are_added_up(
+    store_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store_engine, generate(seed=15, num_clients=20)[0])
+    counted = Counted(
+        experiment="first",
+        epochs=(1,),
+        start_ts=0,
+        until_ts=LAST_TS,
+        attribution_s=Plan().attribution_s,
+        currency="EUR",
+    )
+    with db.transaction(store_engine) as connection:
+        assert moment_store.stored(connection, counted, MATURED) is not None
+        connection.execute(update(moment_cuts).values(currency="USD"))
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment_store, "add_up_again", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(store_engine, "first")
+    append(store_engine, [make_session("new", "c99999", impression_ts=2_000)], matured_ts=LAST_TS)
+    with db.read(store_engine) as connection:
+        assert moment_store.stored(connection, counted, MATURED) is None
+    assert rebuild(store_engine, "first")[0].differing is None
+    with db.read(store_engine) as connection:
+        assert moment_store.stored(connection, counted, MATURED) is not None
 
 
 def test_sums_up_to_a_later_time_than_the_end_begin_anew(store_engine: Engine) -> None:

@@ -93,7 +93,7 @@ def test_verdict_and_numbers_stay_when_the_facts_go(store_engine: Engine) -> Non
     assert decide(store_engine, "first") == final
     assert count(store_engine, looks) == len(decided.looks)
     with pytest.raises(ConfigError, match="its facts were removed"):
-        rebuild(store_engine, "first")
+        rebuild(store_engine, "first", pause=lambda _seconds: None)
     assert Removals(store_engine).retention.apply() == ()
 
 
