@@ -14,7 +14,7 @@ from stream.errors import BusError, ConfigError, ShelfwiseError
 GROUPS = {
     "kafka": "Start the local Kafka and create the topics.",
     "stream": "Join, produce, replay, check and export events.",
-    "catalog": "Turn titles of items into vectors.",
+    "catalog": "Turn titles and pictures of items into vectors.",
     "trainer": "Train lineages and list their versions.",
     "rollout": "Gate, canary, promote and roll back versions.",
     "serving": "Run the ranking service.",

@@ -1,14 +1,16 @@
 """`shelfwise catalog`: the items of a shop, and their vectors."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
 
 if TYPE_CHECKING:
-    from trainer.vectors.embed import Embedded
+    from trainer.vectors.embed import Embedded, Modality
+
+NO_ENCODER = "none"
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,25 +26,39 @@ def embed(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Items as .csv, .jsonl or .parquet.")],
     out: Annotated[Path, typer.Option(help="Parquet file for the vectors.")],
     text_encoder: Annotated[
-        str, typer.Option(metavar="wordllama|hashed|FOLDER", help="Encoder of titles and attributes.")
+        str, typer.Option(metavar="wordllama|hashed|FOLDER|none", help="Encoder of titles and attributes.")
     ] = "wordllama",
+    image_encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="efficientnet-lite0|regnet_...|none",
+            help="Encoder of pictures; needed only for items that have one.",
+        ),
+    ] = "efficientnet-lite0",
+    image_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights of the image encoder; a RegNet needs them.")
+    ] = None,
+    boxes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Part of each picture to keep: item_id, x, y, width, height.")
+    ] = None,
     space: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of the vector space; by default --out with the suffix .space.",
+            help="Folder of the vector spaces; by default --out with the suffix .space.",
             show_default=False,
         ),
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Numbers of a vector.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Items that are encoded together.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Items that are encoded and kept together.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the sample that a new vector space is fitted from.")] = 0,
+    device: Annotated[str, typer.Option(help="Device of image encoders: cpu, cuda or auto.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn titles and attributes into vectors for ARMMT and other models. A run that was killed goes on where it was.
+    """Turn titles and pictures into vectors for ARMMT and other models. A run that was killed goes on where it was.
 
-    The first run fits the vector space and keeps it in the folder; later runs with the same folder put further items
-    into it, and refuse another encoder.
+    The first run fits the vector spaces and keeps them in the folder; later runs with the same folder put further items
+    into them, and refuse another encoder.
     """
     import time
 
@@ -66,7 +82,14 @@ def embed(
         vectors_file.write_manifest(folder, file, found)
 
     begun_s = time.monotonic()
-    modalities = [job.text(open_text_encoder(text_encoder))]
+    modalities: list[Modality[Any]] = []
+    if text_encoder != NO_ENCODER:
+        modalities.append(job.text(open_text_encoder(text_encoder)))
+    # A file of texts needs no torch and no weights of an image encoder.
+    if image_encoder != NO_ENCODER and any(row.image is not None for row in source):
+        modalities.append(_pictures(image_encoder, image_weights, boxes, device))
+    if not modalities:
+        raise ConfigError(f"{file}: nothing to encode: no text encoder, and no pictures or no image encoder")
     with Progress(console=err_console.rich, transient=True) as bar:
         tasks = {each.name: bar.add_task(each.name, total=None) for each in modalities}
         found = job.embed(
@@ -83,6 +106,17 @@ def embed(
         print_json(_document(found, out, seconds))
     else:
         _print(found, out, seconds)
+
+
+def _pictures(encoder: str, weights: Path | None, boxes: Path | None, device: str) -> "Modality[Any]":
+    from trainer.learning.determinism import auto_device
+    from trainer.vectors.boxes import read_boxes
+    from trainer.vectors.image_encoders import open_image_encoder
+    from trainer.vectors.pictures import image
+
+    return image(
+        open_image_encoder(encoder, weights, auto_device(device)), None if boxes is None else read_boxes(boxes)
+    )
 
 
 def _print(found: "Embedded", out: Path, seconds: float) -> None:

@@ -19,10 +19,11 @@ from stream.errors import ConfigError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.files import FolderInUseError, FolderLock
 from trainer.vectors import reducer, space
-from trainer.vectors.catalogue_file import CatalogueFile, CatalogueFileError, CatalogueRow, chunks
+from trainer.vectors.catalogue_file import CatalogueFile, CatalogueRow, chunks
 from trainer.vectors.encoder import Encoder, Floats, Seen
 from trainer.vectors.parts import Parts, key_of
 from trainer.vectors.space import VectorSpace
+from trainer.vectors.table_file import CatalogueFileError
 
 MAX_FITTED: Final = 50_000
 """Items from which a reducer is fitted; of more, a seeded sample."""

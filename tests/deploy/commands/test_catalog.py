@@ -14,6 +14,7 @@ from deploy.cli import app
 from stream.errors import ConfigError
 from stream.replicas.catalogue import Catalogue
 from tests.trainer.session_log import START_TS, make_items, make_session
+from tests.trainer.vectors.drawn import draw
 from trainer.configs import MODEL_PROFILES, LearningSettings
 from trainer.feed.batches import OrderedSession, SessionBatch
 from trainer.feed.merge import Key
@@ -27,9 +28,17 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
 
 
-def catalogue(path: Path, count: int = 40) -> Path:
-    titles = [f"{('red', 'blue', 'green')[n % 3]} {('shoe', 'hat', 'lamp', 'pot')[n % 4]} {n}" for n in range(count)]
-    path.write_text("".join(json.dumps({"item_id": f"i{n}", "title": titles[n]}) + "\n" for n in range(count)))
+def catalogue(path: Path, *, pictures: int = 0) -> Path:
+    """Write 40 items, the first ones with pictures beside the file."""
+    items = [
+        {
+            "item_id": f"i{n}",
+            "title": f"{('red', 'blue', 'green')[n % 3]} {('shoe', 'hat', 'lamp', 'pot')[n % 4]} {n}",
+            "image": draw(path.parent / f"{n}.png", n).name if n < pictures else None,
+        }
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
     return path
 
 
@@ -51,24 +60,32 @@ def learned(shop: Catalogue) -> dict[str, bytes]:
     return {name: weight.detach().numpy().tobytes() for name, weight in learner.params.items()}
 
 
-def test_vectors_of_a_file_reach_armmt(tmp_path: Path) -> None:
-    out = tmp_path / "vectors.parquet"
-    document = msgspec.json.decode(run(str(catalogue(tmp_path / "items.jsonl")), "--out", str(out), *HASHED, "--json"))
-    assert (document["items"], document["vectors"]["text"]["encoded"]) == (40, 40)
+def test_vectors_of_titles_and_pictures_reach_armmt(tmp_path: Path) -> None:
+    file, out = catalogue(tmp_path / "items.jsonl", pictures=18), tmp_path / "vectors.parquet"
+    document = msgspec.json.decode(run(str(file), "--out", str(out), *HASHED, "--json"))
+    counted = {name: (each["items"], each["encoded"]) for name, each in document["vectors"].items()}
+    assert counted == {"text": (40, 40), "image": (18, 18)}
     rows = pl.read_parquet(out).to_dicts()
     assert [row["item_id"] for row in rows] == [f"i{n}" for n in range(40)]
     assert {row["text_model"] for row in rows} == {document["vectors"]["text"]["space"]}
     bare = [msgspec.structs.replace(item, image_vec=None, text_vec=None) for item in make_items()]
-    items = [
-        msgspec.structs.replace(item, text_vec=row["text_vec"], text_model=row["text_model"])
-        for item, row in zip(bare, rows, strict=True)
-    ]
-    shop = Catalogue(items)
-    assert all(shop.text(row["item_id"]) is not None for row in rows)
-    assert learned(shop) != learned(Catalogue(bare))
+    texts, both = (
+        Catalogue(
+            msgspec.structs.replace(item, **{name: row[name] for name in names})
+            for item, row in zip(bare, rows, strict=True)
+        )
+        for names in (("text_vec", "text_model"), ("text_vec", "text_model", "image_vec", "image_model"))
+    )
+    assert all(both.text(row["item_id"]) is not None for row in rows)
+    assert [both.image(row["item_id"]) is not None for row in rows] == [n < 18 for n in range(40)]
+    weights = [learned(shop) for shop in (Catalogue(bare), texts, both)]
+    assert weights[0] != weights[1] != weights[2]
     manifest = json.loads((tmp_path / "vectors.space" / "manifest.json").read_text())
     assert manifest["input"]["items"] == 40
-    assert manifest["vectors"]["text"]["encoder"] == "hashed"
+    assert {name: each["encoder"] for name, each in manifest["vectors"].items()} == {
+        "text": "hashed",
+        "image": "efficientnet-lite0",
+    }
 
 
 def test_a_second_run_takes_the_same_space_and_prints_a_table(tmp_path: Path) -> None:
@@ -87,3 +104,5 @@ def test_refusals(tmp_path: Path) -> None:
         run(file, "--out", str(tmp_path / "v.csv"), *HASHED)
     with pytest.raises(ConfigError, match="--width 64: 65 items that differ are needed"):
         run(file, "--out", str(tmp_path / "v.parquet"), "--text-encoder", "hashed")
+    with pytest.raises(ConfigError, match="nothing to encode"):
+        run(file, "--out", str(tmp_path / "v.parquet"), "--text-encoder", "none")

@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from trainer.vectors.catalogue_file import CatalogueFile, CatalogueFileError, chunks
+from trainer.vectors.catalogue_file import CatalogueFile, chunks
+from trainer.vectors.table_file import CatalogueFileError
 
 ITEMS: list[dict[str, object]] = [
     {"item_id": "a", "title": "Red shoe", "attributes": {"size": 42, "colour": ["red", "white"]}, "image": "a.png"},

@@ -12,9 +12,10 @@ from stream.failpoints import Failpoint, no_failpoint
 from stream.files import FolderLock
 from trainer.vectors import embed as job
 from trainer.vectors import hashed_text
-from trainer.vectors.catalogue_file import CatalogueFile, CatalogueFileError
+from trainer.vectors.catalogue_file import CatalogueFile
 from trainer.vectors.embed import Embedded, Plan, Vectors
 from trainer.vectors.encoder import Encoder
+from trainer.vectors.table_file import CatalogueFileError
 
 WORDS = ("red", "blue", "shoe", "hat", "pot", "lamp", "oak", "steel")
 TEXT = job.text(hashed_text.encoder())

@@ -1,0 +1,93 @@
+"""Pictures of items: read, cut to their boxes, and brought to the size that image encoders take.
+
+A picture is padded to a square with white rather than cut, since what is for sale may reach the edge. Transparent parts
+become white.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.errors import ConfigError
+from trainer.vectors.boxes import Box
+from trainer.vectors.catalogue_file import CatalogueRow
+from trainer.vectors.embed import Modality
+from trainer.vectors.encoder import Encoder, digest_of
+from trainer.vectors.tokenizer import EXTRA
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIDE: Final = 224
+PREPROCESSING: Final = f"RGB on white, padded to a square with white, {SIDE} pixels, bicubic"
+_WHITE: Final = (255, 255, 255)
+
+Pixels = NDArray[np.uint8]
+"""A picture, (SIDE, SIDE, 3)."""
+
+
+def image(encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None) -> Modality[Pixels]:
+    """Return the modality of pictures.
+
+    Args:
+        encoder: Encoder of pictures.
+        boxes: Part of the picture to keep, by item; an item without a box keeps the whole. With boxes the vector
+            space is another one.
+
+    Raises:
+        ConfigError: If Pillow is not installed.
+    """
+    try:
+        import PIL  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"pictures need the package pillow; {EXTRA} installs it") from error
+    if boxes is not None:
+        encoder = replace(encoder, name=f"{encoder.name}-boxes", digest=digest_of(f"{encoder.digest}, cut to boxes"))
+    known = boxes or {}
+
+    def content(row: CatalogueRow) -> bytes | None:
+        if row.image is None:
+            return None
+        try:
+            raw = row.image.read_bytes()
+        except OSError as error:
+            raise row.fault("image", f"a file that can be read ({error.strerror})", str(row.image)) from error
+        box = known.get(row.item_id)
+        return (b"" if box is None else str(box.corners).encode()) + b"\0" + raw
+
+    def read(row: CatalogueRow, found: bytes) -> Pixels:
+        return _pixels(row, found.partition(b"\0")[2], known.get(row.item_id))
+
+    return Modality(name="image", encoder=encoder, content=content, read=read)
+
+
+def _pixels(row: CatalogueRow, raw: bytes, box: Box | None) -> Pixels:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            picture = _on_white(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise row.fault("image", f"a picture ({error})", str(row.image)) from error
+    if box is not None:
+        if box.x + box.width > picture.width or box.y + box.height > picture.height:
+            expected = f"a box inside of the picture of {picture.width} x {picture.height} pixels (from {box.place})"
+            raise row.fault("image", expected, box.corners)
+        picture = picture.crop(box.corners)
+    padded = ImageOps.pad(picture, (SIDE, SIDE), Image.Resampling.BICUBIC, color=_WHITE)
+    return np.asarray(padded, np.uint8)
+
+
+def _on_white(picture: "Image") -> "Image":
+    from PIL import Image
+
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    solid = picture.convert("RGBA")
+    ground = Image.new("RGBA", solid.size, (*_WHITE, 255))
+    return Image.alpha_composite(ground, solid).convert("RGB")
