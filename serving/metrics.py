@@ -131,7 +131,8 @@ class Metrics:
             self.impressions.labels(state)
         self.collected = Counter(
             "shelfwise_serving_collected",
-            "Events posted over HTTP: records and dead letters on the broker, events refused with 429 (busy) or 503.",
+            "Events and annotations posted over HTTP: records and dead letters on the broker, those refused with"
+            " 429 (busy) or 503.",
             ("outcome",),
             registry=self.registry,
         )

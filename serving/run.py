@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from abtest import pages
 from abtest.store import ExperimentStore
+from serving.annotation import AnnotationDesk
 from serving.credentials import Credentials, CredentialWatch
 from serving.experiments import ExperimentPages
 from serving.metrics import Metrics
@@ -88,6 +89,18 @@ def build(
         found.check_identity(lineage, pointer.number)
         return found
 
+    collector = Collector(
+        Delivery(broker, clock=system.clock, random=system.random),
+        metrics,
+        options=Options(
+            query_hash_key=query_hash_key,
+            client_id_key=client_id_key,
+            currency=settings.collect_currency or None,
+        ),
+        max_bytes=settings.collect_bytes,
+        timeout_s=settings.collect_timeout_s,
+        now_ms=system.now_ms,
+    )
     dependencies = Dependencies(
         credentials=watched,
         catalogue=catalogue,
@@ -117,18 +130,7 @@ def build(
             clock=system.clock,
             random=system.random,
         ),
-        collector=Collector(
-            Delivery(broker, clock=system.clock, random=system.random),
-            metrics,
-            options=Options(
-                query_hash_key=query_hash_key,
-                client_id_key=client_id_key,
-                currency=settings.collect_currency or None,
-            ),
-            max_bytes=settings.collect_bytes,
-            timeout_s=settings.collect_timeout_s,
-            now_ms=system.now_ms,
-        ),
+        collector=collector,
         reporter=Reporter(
             partial(reports.write, engine) if engine is not None else None,
             AnswersByVersion(metrics),
@@ -139,6 +141,11 @@ def build(
         pages=ExperimentPages(
             partial(pages.list_page, engine) if engine is not None else None,
             partial(pages.page, engine) if engine is not None else None,
+        ),
+        annotation=AnnotationDesk(
+            Path(settings.annotation_pages) if settings.annotation_pages else None,
+            collector.deliver,
+            now_ms=system.now_ms,
         ),
         metrics=metrics,
         system=system,

@@ -6,13 +6,15 @@ structs.
 Source: docs/serving.md.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from stream.errors import SchemaError
+from stream.schemas.annotation import Grade, Label, Seconds
 from stream.schemas.events import (
+    MAX_ITEMS,
     Bucket,
     ClientId,
     Currency,
@@ -136,6 +138,58 @@ class CollectAnswer(Struct, kw_only=True, frozen=True):
     results: list[EventResult]
 
 
+class OfferedItem(Struct, kw_only=True, frozen=True):
+    """One item of a candidate page, without the score that chose it."""
+
+    item_id: ItemId
+    type: str
+    title: str
+    price: str
+
+
+class OfferedPage(Struct, kw_only=True, frozen=True):
+    """A candidate page; `query` and `category` are empty if they are unknown."""
+
+    page: Label
+    query: str
+    category: str
+    items: list[OfferedItem]
+
+
+class OfferedPages(Struct, kw_only=True, frozen=True):
+    """The candidate pages that the service has, in the order of its file."""
+
+    pages: list[OfferedPage]
+
+
+class Grading(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The grade of one item of a candidate page.
+
+    Attributes:
+        seconds: Time that the judgement took.
+        event_ts: Time of the judgement.
+    """
+
+    page: Label
+    item_id: ItemId
+    grade: Grade
+    seconds: Seconds
+    event_ts: Timestamp
+
+
+class GradeRequest(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Judgements of one annotator."""
+
+    annotator: Label
+    judgements: Annotated[list[Grading], Meta(min_length=1, max_length=MAX_ITEMS)]
+
+
+class GradeAnswer(Struct, kw_only=True, frozen=True):
+    """Number of judgements, all of which the broker has acknowledged."""
+
+    accepted: Annotated[int, Meta(ge=0)]
+
+
 class Health(Struct, kw_only=True, frozen=True):
     """State of the process: active versions by lineage, the experiment, and the replicas.
 
@@ -173,7 +227,9 @@ def with_hashed_ids(request: RankRequest, key: bytes) -> RankRequest:
     return msgspec.structs.replace(request, **found)
 
 
-_decoder = msgspec.json.Decoder(RankRequest)
+_rank_requests = msgspec.json.Decoder(RankRequest)
+_grade_requests = msgspec.json.Decoder(GradeRequest)
+_Request = TypeVar("_Request", RankRequest, GradeRequest)
 
 
 def decode(body: bytes) -> RankRequest:
@@ -182,12 +238,7 @@ def decode(body: bytes) -> RankRequest:
     Raises:
         RequestError: If the request is not valid; the problem names the first wrong field and its value.
     """
-    try:
-        request = _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise RequestError(problem(str(error), body)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(Problem(error=f"not valid JSON: {error}")) from error
+    request = _decoded(_rank_requests, body)
     if request.query.text is not None and request.query.hash is not None:
         raise RequestError(
             Problem(error="give the text or its hash, not both", field="query.hash", value=request.query.hash)
@@ -199,3 +250,21 @@ def decode(body: bytes) -> RankRequest:
             raise RequestError(Problem(error="the item is listed twice", field=field, value=candidate.item_id))
         seen.add(candidate.item_id)
     return request
+
+
+def decode_grades(body: bytes) -> GradeRequest:
+    """Return the request in `body`.
+
+    Raises:
+        RequestError: If the request is not valid; the problem names the first wrong field and its value.
+    """
+    return _decoded(_grade_requests, body)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Request], body: bytes) -> _Request:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestError(problem(str(error), body)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(Problem(error=f"not valid JSON: {error}")) from error

@@ -22,8 +22,9 @@ class ServingSettings:
         allowed_hosts: Host names under which callers reach the service, separated by commas. `localhost`,
             `serving.host` and addresses are always served. Requests for other names are refused with 421.
         tokens: Tokens of callers as lines `ROLE:SHA256` or `ROLE:SHA256:YYYY-MM-DD`, separated by white space or
-            commas. The roles are `score`, `collect` and `read`, with two tokens each at most; a token is refused from
-            that day on (UTC). `shelfwise serving token` makes them. Empty = everybody may call, on loopback only.
+            commas. The roles are `score`, `collect`, `read` and `annotate`, with two tokens each at most; a token is
+            refused from that day on (UTC). `shelfwise serving token` makes them. Empty = everybody may call, on
+            loopback only.
         caller_rate: Requests per second of one token, in each process; 0 = no limit.
         caller_burst: Requests that a token may send at once after a pause.
         caller_token: Token that `shelfwise serving rank` and the simulated shop send.
@@ -59,6 +60,8 @@ class ServingSettings:
         collect_timeout_s: Seconds after which posted events that the broker has not acknowledged are answered with 503.
         collect_currency: Currency of posted lists and orders that name none, such as EUR; empty = unknown.
         profiles_capacity: Clients whose profile is kept in memory, about 2 KB each at most.
+        annotation_pages: File of `shelfwise trainer annotate export` whose pages are labelled at `/annotate`; empty =
+            none. A changed file is read again.
         artifacts: Folder of model artifacts; empty = `artifacts` under the home folder.
     """
 
@@ -96,6 +99,7 @@ class ServingSettings:
     collect_timeout_s: float = 10.0
     collect_currency: str = ""
     profiles_capacity: int = 200_000
+    annotation_pages: str = ""
     artifacts: str = ""
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class Role(Enum):
     SCORE = "score"
     COLLECT = "collect"
     READ = "read"
+    ANNOTATE = "annotate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

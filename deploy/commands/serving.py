@@ -108,7 +108,7 @@ def openapi() -> None:
 
 @app.command()
 def token(
-    role: Annotated[str, typer.Argument(help="score, collect or read.")],
+    role: Annotated[str, typer.Argument(help="score, collect, read or annotate.")],
     expires: Annotated[
         str | None, typer.Option(metavar="YYYY-MM-DD", help="First day (UTC) on which it is refused; never by default.")
     ] = None,

@@ -13,7 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from serving.http.openapi import EVENTS, EXPERIMENT, EXPERIMENTS, LIVE, METRICS, OPENAPI, RANK, READY
+from serving.http.openapi import (
+    ANNOTATE,
+    ANNOTATIONS,
+    EVENTS,
+    EXPERIMENT,
+    EXPERIMENTS,
+    LIVE,
+    METRICS,
+    OPENAPI,
+    RANK,
+    READY,
+)
 from serving.http.rate_limit import RateLimit
 from serving.tokens import Role, Token, sha256_of
 
@@ -24,10 +35,11 @@ ROLES: Final = {
     OPENAPI: Role.READ,
     EXPERIMENTS: Role.READ,
     EXPERIMENT: Role.READ,
+    ANNOTATIONS: Role.ANNOTATE,
 }
 """Path to the role that it asks for."""
-OPEN: Final = frozenset({LIVE, READY})
-"""Paths for everybody: load balancers have no token."""
+OPEN: Final = frozenset({LIVE, READY, ANNOTATE})
+"""Paths for everybody: load balancers have no token, and neither has a browser that opens a page without data."""
 _BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,256}=*)", re.IGNORECASE)
 _CHALLENGE: Final = b"www-authenticate"
 

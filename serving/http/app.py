@@ -16,13 +16,14 @@ from litestar.exceptions import ClientException, HTTPException, InternalServerEx
 from litestar.params import FromPath
 
 from serving import metrics
+from serving.annotation import NotOfferedError, UnreadableError
 from serving.experiments import NoPageError, PagesUnavailableError
-from serving.http import edge, encodings, openapi
+from serving.http import annotation_page, edge, encodings, openapi
 from serving.http.encodings import TooLargeError, UnknownEncodingError
 from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
 from serving.outbox.stated import StatedError
 from serving.ranking.service import Service
-from serving.schemas import RequestError, decode
+from serving.schemas import RequestError, decode, decode_grades
 from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
@@ -56,6 +57,8 @@ _STATUSES: Mapping[type[ShelfwiseError], int] = {
     StartingError: 503,
     NoPageError: 404,
     PagesUnavailableError: 503,
+    NotOfferedError: 404,
+    UnreadableError: 503,
 }
 
 
@@ -105,6 +108,22 @@ def create(service: Service) -> Litestar:
     async def experiment(key: FromPath[str]) -> Response[bytes]:
         return _page(await service.pages.page(key))
 
+    labelling = annotation_page.page()
+
+    @get(openapi.ANNOTATE, include_in_schema=False)
+    async def annotate() -> Response[bytes]:
+        return Response(labelling.content, headers=dict(labelling.headers), media_type="text/html")
+
+    @get(openapi.ANNOTATIONS, include_in_schema=False)
+    async def offered() -> Response[bytes]:
+        answer = _json(_encode(await service.annotation.offered()))
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+    @post(openapi.ANNOTATIONS, status_code=200, include_in_schema=False)
+    async def grade(request: HttpRequest) -> Response[bytes]:
+        return _json(_encode(await service.annotation.grade(decode_grades(await content_of(request)))))
+
     document = _encode(openapi.document())
 
     @get(openapi.OPENAPI, include_in_schema=False)
@@ -115,7 +134,7 @@ def create(service: Service) -> Litestar:
         status, problem = _refusal(error)
         service.metrics.refused.labels(str(status)).inc()
         answer = _json(_encode(problem), status)
-        if isinstance(error, BusyError | UnacknowledgedError | StartingError | PagesUnavailableError):
+        if isinstance(error, BusyError | UnacknowledgedError | StartingError | PagesUnavailableError | UnreadableError):
             answer.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, UnknownEncodingError):
             answer.headers["Accept-Encoding"] = encodings.ENCODINGS
@@ -130,7 +149,19 @@ def create(service: Service) -> Litestar:
             service.stop()
 
     return Litestar(
-        route_handlers=[rank, events, live, ready, text_metrics, experiments, experiment, openapi_document],
+        route_handlers=[
+            rank,
+            events,
+            live,
+            ready,
+            text_metrics,
+            experiments,
+            experiment,
+            annotate,
+            offered,
+            grade,
+            openapi_document,
+        ],
         exception_handlers={Exception: refused},
         lifespan=[lifespan],
         openapi_config=None,

@@ -3,7 +3,7 @@
 Who may call is asked before anything else but the host.
 
 A browser sends `application/json` to another origin only after a preflight request, which no route answers: with the
-check of the host, a web page reaches neither route.
+check of the host, a web page of another origin posts to no route.
 
 A rank request that can neither be scored in time nor answered in incoming order within the budget is answered with 503
 here, before the framework sees it. The server asks for refusals as soon as the headers are there, without a task of the

@@ -5,12 +5,13 @@ from importlib.metadata import version
 import msgspec
 
 from serving.outbox.collector import MAX_PAYLOADS, OWN_FORMAT
-from serving.schemas import CollectAnswer, Health, RankAnswer, RankRequest
+from serving.schemas import CollectAnswer, GradeAnswer, GradeRequest, Health, OfferedPages, RankAnswer, RankRequest
 from stream.adapters import FORMATS
 from stream.schemas.problems import Problem
 
 EVENTS = "/v1/events"
 RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics", "/openapi.json"
+ANNOTATE, ANNOTATIONS = "/annotate", "/v1/annotations"
 EXPERIMENTS = "/experiments"
 EXPERIMENT = "/experiments/{key}"
 _JSON = "application/json"
@@ -27,15 +28,19 @@ _EVENTS_BODY = {
 
 def document() -> dict[str, object]:
     """Return the OpenAPI 3.1 document of the ranking service."""
-    kinds = (RankRequest, RankAnswer, Problem, Health, CollectAnswer)
+    kinds = (RankRequest, RankAnswer, Problem, Health, CollectAnswer, GradeRequest, GradeAnswer, OfferedPages)
     references, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    request, answer, problem, health, collected = references
+    request, answer, problem, health, collected, grades, graded, offered = references
     unknown = _response("The bearer token is missing, unknown or expired; only where the service has tokens.", problem)
     forbidden = _response("The bearer token has not the role of this path.", problem)
     too_often = _response("The rate of the bearer token is used up; see Retry-After.", problem)
     access: dict[str, object] = {"401": unknown, "403": forbidden, "429": too_often}
     unavailable: dict[str, object] = {
         "503": _response("The database does not answer, or another page is being read; see Retry-After.", problem)
+    }
+    unoffered: dict[str, object] = {
+        "404": _response("The service has no candidate pages.", problem),
+        "503": _response("The candidate pages cannot be read; see Retry-After.", problem),
     }
     unsuited = _response("The body is no application/json, or has an unknown Content-Encoding.", problem)
     misdirected = _response("The Host is none of serving.allowed_hosts.", problem)
@@ -93,6 +98,42 @@ def document() -> dict[str, object]:
                         "503": _response("The broker did not acknowledge the events; send all of them again.", problem),
                     },
                 }
+            },
+            ANNOTATE: {
+                "get": _get("annotate", "Return the page on which annotators judge items.", {"200": _page("The page.")})
+            },
+            ANNOTATIONS: {
+                "get": _get(
+                    "offered",
+                    "Return the candidate pages to judge.",
+                    {"200": _response("The pages.", offered)} | access | unoffered,
+                )
+                | {"security": _SECURITY},
+                "post": {
+                    "operationId": "grade",
+                    "summary": "Post judgements; answered after the broker has acknowledged them.",
+                    "security": _SECURITY,
+                    "requestBody": {"required": True, "content": {_JSON: {"schema": grades}}},
+                    "responses": access
+                    | unoffered
+                    | {
+                        "200": _response("The judgements are on the broker.", graded),
+                        "400": _response("A judgement is not valid; the field and its value are named.", problem),
+                        "408": {"description": "The body was not complete in time."},
+                        "413": _response("The body is too large.", problem),
+                        "415": unsuited,
+                        "421": misdirected,
+                        "429": _response(
+                            "Too many events wait for the broker, or the token's rate is used up; see Retry-After.",
+                            problem,
+                        ),
+                        "503": _response(
+                            "The broker did not acknowledge the judgements: send all of them again. Or the candidate"
+                            " pages cannot be read.",
+                            problem,
+                        ),
+                    },
+                },
             },
             LIVE: {
                 "get": _get("live", "Return whether the process runs.", {"200": _response("The process runs.", health)})

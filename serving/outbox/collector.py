@@ -1,5 +1,7 @@
 """Collection of events over HTTP: adapted and delivered by one thread, answered after the broker has acknowledged them.
 
+Annotations come as records and take the same way.
+
 A result is stated only after the broker has acknowledged the record or the dead letter. With a queue that answered
 first, a kill would lose acknowledged events. A sender therefore waits for one round trip to the broker. The payloads
 that wait are bounded in bytes; beyond the bound, senders are refused with 429. If the broker is unavailable or too
@@ -57,17 +59,15 @@ class TooManyError(OverloadError):
 
 @dataclass(slots=True, kw_only=True)
 class _Job:
-    """A batch and its results."""
+    """A batch and its results: payloads, which are adapted, or records."""
 
-    name: str
-    payloads: Sequence[bytes]
-    done: Future[CollectAnswer | None]
+    name: str = OWN_FORMAT
+    payloads: Sequence[bytes] = ()
+    done: Future[CollectAnswer | None] = field(default_factory=Future)
     results: list[EventResult] = field(default_factory=list)
     records: list[ProducerRecord] = field(default_factory=list)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(map(len, self.payloads))
+    num_events: int
+    num_bytes: int
 
 
 class Collector:
@@ -139,14 +139,28 @@ class Collector:
         if name == OWN_FORMAT:
             # No other format has such fields.
             stated.check(payloads)
-        job = _Job(name=name, payloads=payloads, done=Future())
+        return await self._delivered(
+            _Job(name=name, payloads=payloads, num_events=len(payloads), num_bytes=sum(map(len, payloads)))
+        )
+
+    async def deliver(self, records: Sequence[ProducerRecord]) -> None:
+        """Return after the broker has acknowledged records.
+
+        Raises:
+            BusyError: If too many payloads wait already.
+            UnacknowledgedError: If the broker is unavailable or did not answer in time.
+        """
+        num_bytes = sum(len(record.value or b"") for record in records)
+        await self._delivered(_Job(records=list(records), num_events=len(records), num_bytes=num_bytes))
+
+    async def _delivered(self, job: _Job) -> CollectAnswer:
         self._offer(job)
         try:
             answer = await asyncio.wait_for(asyncio.wrap_future(job.done), self._timeout_s)
         except TimeoutError:
             answer = None
         if answer is None:
-            self._count.labels("unacknowledged").inc(len(payloads))
+            self._count.labels("unacknowledged").inc(job.num_events)
             raise UnacknowledgedError(max(1, math.ceil(self._delivery.wait_s)))
         return answer
 
@@ -157,7 +171,7 @@ class Collector:
                 self._waiting_bytes += job.num_bytes
                 self._jobs.append(job)
         if is_full:
-            self._count.labels("busy").inc(len(job.payloads))
+            self._count.labels("busy").inc(job.num_events)
             raise BusyError(max(1, math.ceil(self._delivery.wait_s)))
         self._wake.set()
 
@@ -184,7 +198,7 @@ class Collector:
         """Return batches that share one round trip, without those whose senders have gone."""
         taken: list[_Job] = []
         with self._lock:
-            while self._jobs and sum(len(job.payloads) for job in taken) < _MAX_TOGETHER:
+            while self._jobs and sum(job.num_events for job in taken) < _MAX_TOGETHER:
                 job = self._jobs.popleft()
                 if job.done.set_running_or_notify_cancel():
                     taken.append(job)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from serving.annotation import AnnotationDesk
 from serving.credentials import CredentialWatch
 from serving.experiments import ExperimentPages
 from serving.metrics import Metrics
@@ -75,6 +76,7 @@ class Dependencies:
     collector: Collector
     reporter: Reporter
     pages: ExperimentPages
+    annotation: AnnotationDesk
     metrics: Metrics
     system: System
 
@@ -109,6 +111,7 @@ class Service:
         self.versions = dependencies.versions
         self.collector = dependencies.collector
         self.pages = dependencies.pages
+        self.annotation = dependencies.annotation
         self._assigner = dependencies.assigner
         self._credentials = dependencies.credentials
         self._version_updater = dependencies.version_updater

@@ -51,7 +51,7 @@ def test_a_line_of_another_form_is_refused_and_not_printed(line: str) -> None:
 
 def test_a_role_has_two_tokens_at_most() -> None:
     two = [f"{role.value}:{number * 64}" for role in Role for number in "12"]
-    assert len(parse(" ".join(two))) == 6
+    assert len(parse(" ".join(two))) == 8
     with pytest.raises(ValueError, match="3 of the role read, expected at most 2"):
         parse(" ".join([*two, f"read:{HASH}"]))
 

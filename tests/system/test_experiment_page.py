@@ -1,7 +1,6 @@
 """The page of an experiment in Chromium: nothing is cut off on a wide screen, and on a telephone."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,12 +17,12 @@ from abtest.results import Report
 from abtest.store import ExperimentStore
 from deploy.migrations import upgrade
 from stream import db
+from tests.harness.chromium import FLAGS, program
 from tests.harness.generated_facts import ARMS, append, fill, generate
 from tests.harness.sessions import make_session
 
 pytestmark = pytest.mark.system
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 # Widths of the window, of the content, and of what reaches beyond its own box without a scroll bar, in the title.
 PROBE = """<script>addEventListener("load", () => {
   document.querySelectorAll("details").forEach(each => { each.open = true });
@@ -37,10 +36,7 @@ PROBE = """<script>addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("needs the program chromium")
-    return found
+    return program()
 
 
 @pytest.fixture

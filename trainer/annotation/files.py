@@ -13,16 +13,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import asdict, fields
 
 from stream.errors import ConfigError
 from stream.files import replace_file
 from stream.schemas.annotation import Annotation, Judgement, annotation_of
 from stream.schemas.problems import problem
-from trainer.annotation.pages import PageRow
 
 Cells = dict[str, object]
 SUFFIXES = (".csv", ".jsonl")
+
+
+class PageRow(Struct, kw_only=True, frozen=True):
+    """One item of a candidate page, as annotators and their tools read it; `grade` and what follows is for them.
+
+    Attributes:
+        query: Text of the query; empty if it is unknown.
+        title: Title of the item; empty if the catalogue has none.
+        price: Price as shown, with its currency.
+        score: Score by which the item was chosen.
+        num_items: Different items of the whole list.
+    """
+
+    page: str
+    budget: str
+    query_id: str
+    query: str = ""
+    category: str = ""
+    item_id: str
+    type: str
+    title: str = ""
+    price: str
+    score: float
+    num_items: int
+    grade: int | None = None
+    annotator: str = ""
+    seconds: float | None = None
+    event_ts: int | None = None
+
+
 _COLUMNS = tuple(each.name for each in fields(PageRow))
 _NEEDED = tuple(each.name for each in fields(Judgement) if each.required)
 _KNOWN = frozenset(each.name for each in fields(Annotation))
@@ -85,6 +115,21 @@ def write_pages(path: Path, rows: Sequence[PageRow]) -> None:
         writer.writerow(cells)
     # With a byte order mark, Excel reads UTF-8.
     replace_file(path, text.getvalue().encode("utf-8-sig"))
+
+
+def read_pages(path: Path) -> list[PageRow]:
+    """Return the rows of exported pages.
+
+    Raises:
+        ConfigError: If the file is missing or a line is no row of a page; the message names line, field and value.
+    """
+    rows = []
+    for number, cells in _lines(path):
+        try:
+            rows.append(msgspec.convert({k: v for k, v in cells.items() if v is not None}, PageRow, strict=False))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{path}: line {number}: {_said(error, cells)}") from error
+    return rows
 
 
 def read_judgements(path: Path, annotator: str | None, now_ms: int) -> Judged:

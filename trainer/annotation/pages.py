@@ -7,39 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from msgspec import Struct
-
 from stream.schemas.identity import digest
 from stream.schemas.money import format_minor
+from trainer.annotation.files import PageRow
 from trainer.annotation.scored_lists import ScoredList
-
-
-class PageRow(Struct, kw_only=True, frozen=True):
-    """One item of a candidate page, as annotators and their tools read it; `grade` and what follows is for them.
-
-    Attributes:
-        query: Text of the query; empty if it is unknown.
-        title: Title of the item; empty if the catalogue has none.
-        price: Price as shown, with its currency.
-        score: Score by which the item was chosen.
-        num_items: Different items of the whole list.
-    """
-
-    page: str
-    budget: str
-    query_id: str
-    query: str = ""
-    category: str = ""
-    item_id: str
-    type: str
-    title: str = ""
-    price: str
-    score: float
-    num_items: int
-    grade: int | None = None
-    annotator: str = ""
-    seconds: float | None = None
-    event_ts: int | None = None
 
 
 def top(types: Sequence[str], scores: Sequence[float], p: float) -> list[int]:

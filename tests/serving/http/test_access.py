@@ -18,6 +18,7 @@ PATHS = {
     "/openapi.json": Role.READ,
     "/experiments": Role.READ,
     "/experiments/{key}": Role.READ,
+    "/v1/annotations": Role.ANNOTATE,
 }
 DAY_MS = 86_400_000
 
@@ -75,8 +76,8 @@ def test_every_experiment_has_the_role_of_its_path() -> None:
     assert access().denial("/experimentsx", bearer(Role.READ)).status == 404  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
-def test_probes_are_open(path: str) -> None:
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/annotate"])
+def test_probes_and_the_page_without_data_are_open(path: str) -> None:
     for authorization in ([], [b"Bearer wrong"], bearer(Role.READ)):
         assert access().denial(path, authorization) is None
 
@@ -161,7 +162,7 @@ def test_one_token_may_have_several_roles() -> None:
     both = [MADE[Role.SCORE][1], Token(role=Role.READ, sha256=MADE[Role.SCORE][1].sha256)]
     found = access(both)
     refused = [path for path in PATHS if status(found, path, bearer(Role.SCORE)) is not None]
-    assert refused == ["/v1/events"]
+    assert refused == ["/v1/events", "/v1/annotations"]
 
 
 def test_the_rate_is_that_of_a_token_over_all_its_paths() -> None:

@@ -15,6 +15,9 @@ from serving.settings import ServingSettings
 from stream import db
 from tests.serving.live import wait_until
 from tests.serving.world import START_MS, World, body, request, scores_of, spooled
+from tests.trainer.annotation.test_scored_lists import LIST
+from trainer.annotation.files import write_pages
+from trainer.annotation.pages import page_id, rows_of
 
 
 @pytest.fixture
@@ -150,3 +153,30 @@ def test_pages_of_experiments_are_shown_to_people(client: TestClient, world: Wor
     assert shown.headers["content-security-policy"].startswith("default-src 'none'")
     assert f'href="/experiments/{key}"' in client.get("/experiments").text
     engine.dispose()
+
+
+def test_annotators_get_pages_and_send_grades(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "pages.jsonl"
+    write_pages(path, rows_of(LIST, 1.0, "p100", "red shoes", {}))
+    grade = {"page": page_id("q-1", "p100"), "item_id": "i0", "grade": 3, "seconds": 1.5, "event_ts": START_MS}
+    with TestClient(create(world.service(ServingSettings(annotation_pages=str(path))))) as client:
+        shown = client.get("/annotate")
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+        offered = client.get("/v1/annotations")
+        assert [page["query"] for page in offered.json()["pages"]] == ["red shoes"]
+        assert offered.headers["cache-control"] == "no-store"
+        wrong = client.post("/v1/annotations", json={"annotator": "ann", "judgements": [{**grade, "grade": 10}]})
+        assert (wrong.status_code, wrong.json()["field"], wrong.json()["value"]) == (400, "judgements[0].grade", "10")
+        # Without a broker nothing is acknowledged.
+        lost = client.post("/v1/annotations", json={"annotator": "ann", "judgements": [grade]})
+        assert (lost.status_code, int(lost.headers["retry-after"]) >= 1) == (503, True)
+        path.unlink()
+        gone = client.get("/v1/annotations")
+        assert (gone.status_code, gone.headers["retry-after"]) == (503, "5")
+
+
+def test_a_service_without_pages_says_so(client: TestClient) -> None:  # type: ignore[type-arg]
+    answer = client.get("/v1/annotations")
+    assert answer.status_code == 404
+    assert "serving.annotation_pages is empty" in answer.json()["error"]

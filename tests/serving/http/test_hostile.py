@@ -137,6 +137,7 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "a form": (post(b"a=b", headers="Content-Type: application/x-www-form-urlencoded\r\n"), {415}),
     "no content type": (post(b"{}", headers=""), {415}),
     "two content types": (post(b"{}", headers=JSON + "Content-Type: text/plain\r\n"), {415}),
+    "annotations as text": (post(b"{}", path="/v1/annotations", headers="Content-Type: text/plain\r\n"), {415}),
     "events as text": (post(b"[]", path="/v1/events", headers="Content-Type: text/plain\r\n"), {415}),
     "foreign host": (post(b"{}", host="Host: evil.example\r\n"), {421}),
     "no host": (post(b"{}", host=""), {400}),

@@ -20,6 +20,9 @@ from serving.tokens import Role, make
 from stream import db
 from tests.serving.live import live
 from tests.serving.world import World, body
+from tests.trainer.annotation.test_scored_lists import LIST
+from trainer.annotation.files import write_pages
+from trainer.annotation.pages import rows_of
 
 # Hypothesis sees all draws from the global generator while it generates; the Kafka client draws in its thread.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -93,7 +96,15 @@ def test_every_path_answers_every_role_as_the_document_says(tmp_path: Path) -> N
     world = World(tmp_path)
     world.go_live("base", 1)
     tokens = " ".join(str(line) for _, line in CALLERS.values())
-    chosen = ServingSettings(default_lineage="base", deadline_ms=5_000.0, trust_event_ts=True, tokens=tokens)
+    pages = tmp_path / "pages.jsonl"
+    write_pages(pages, rows_of(LIST, 1.0, "p100", "", {}))
+    chosen = ServingSettings(
+        default_lineage="base",
+        deadline_ms=5_000.0,
+        trust_event_ts=True,
+        tokens=tokens,
+        annotation_pages=str(pages),
+    )
     schema = schemathesis.openapi.from_dict(dict(openapi.document()))
     operations = [operation for path in (*ROLES, *OPEN) for operation in schema[path].values()]
     assert set(schema) == set(ROLES) | OPEN

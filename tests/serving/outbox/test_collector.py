@@ -28,6 +28,7 @@ from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
 from stream.schemas import decode, topics
 from stream.schemas.events import Click, encode
+from stream.schemas.records import ProducerRecord
 from tests.serving.live import live
 from tests.serving.world import START_MS, World
 
@@ -165,15 +166,20 @@ def test_a_full_queue_refuses_and_recovers(memory_broker: Broker) -> None:
         now_ms=lambda: START_MS,
     )
 
+    record = ProducerRecord(topic=topics.ANNOTATIONS, key=b"k", value=b"v" * 100)
+
     async def scenario() -> list[int]:
         # The thread has not started: the first two batches wait, the third does not fit.
         waiting = [asyncio.create_task(collector.collect("shelfwise", body)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(BusyError) as refused:
             await collector.collect("shelfwise", body)
+        with pytest.raises(BusyError):
+            await collector.deliver([record])
         assert refused.value.retry_after_s >= 1
         collector.start()
         answers = await asyncio.gather(*waiting)
+        await collector.deliver([record])
         return [answer.accepted for answer in [*answers, await collector.collect("shelfwise", body)]]
 
     try:
@@ -181,6 +187,7 @@ def test_a_full_queue_refuses_and_recovers(memory_broker: Broker) -> None:
     finally:
         collector.stop()
     assert len(values(memory_broker, topics.CLICKS)) == 30
+    assert values(memory_broker, topics.ANNOTATIONS) == [b"v" * 100]
 
 
 def test_a_full_queue_is_a_429_with_a_time_to_come_back(tmp_path: Path) -> None:

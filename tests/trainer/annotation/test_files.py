@@ -13,7 +13,7 @@ from stream.schemas.annotation import encode
 from tests.stream.replicas.test_annotations import FIRST, LATER
 from tests.stream.schemas.test_annotation import JUDGED, MADE
 from tests.trainer.annotation.test_scored_lists import LIST
-from trainer.annotation.files import read_judgements, write_pages
+from trainer.annotation.files import read_judgements, read_pages, write_pages
 from trainer.annotation.pages import rows_of
 
 ROWS = rows_of(LIST, 1.0, "p100", 'red "shoes", big', {"i0": "=HYPERLINK(1)", "i1": "größe"})
@@ -144,3 +144,14 @@ def test_exported_records_keep_their_ids(tmp_path: Path) -> None:
     bare = msgspec.json.encode(replace(JUDGED, event_ts=1)).decode()
     again = read_judgements(written(tmp_path, bare, name="bare.jsonl"), None, 99)
     assert list(again.annotations) == [FIRST.event_id]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_pages_are_read_as_they_were_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"pages{suffix}"
+    rows = [replace(row, title=row.title.lstrip("=")) for row in ROWS]
+    write_pages(path, rows)
+    assert read_pages(path) == rows
+    path.write_text(path.read_text().replace("i2", ""))
+    with pytest.raises(ConfigError, match=r"pages\.\w+: line \d: item_id: Object missing required field"):
+        read_pages(path)
