@@ -97,8 +97,8 @@ bench-stream: setup-dev .venv-bench/stamp ## Measure the join against Quix Strea
 bench-trainer: setup-dev ## Measure the trainer against a bare torch loop of the same models
 	@$(BIN)/python -m tests.bench.trainer
 
-bench-serving: setup-dev ## Measure a ranking service below and above its capacity: latency, goodput, refusals
-	@$(BIN)/python -m tests.bench.serving
+bench-serving: setup-dev ## Measure a ranking service below and above its capacity; MODELS="pier:tiny" OUT=FILE for others
+	@$(BIN)/python -m tests.bench.serving $(if $(MODELS),--models $(MODELS)) $(if $(OUT),--out $(OUT))
 
 ROWS ?= 1000000
 bench-ids: setup-dev ## Measure an id table of ROWS rows: boundaries, look-ups, checkpoints, versions, memory

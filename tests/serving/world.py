@@ -141,7 +141,14 @@ def publish(
         )
         for start in range(4)
     ]
-    golden = collate(Examples.of(examples), id_maps, width=WIDTH, history=config.history, schema=config.feature_schema)
+    golden = collate(
+        Examples.of(examples),
+        id_maps,
+        width=WIDTH,
+        history=config.history,
+        pages=config.num_pages,
+        schema=config.feature_schema,
+    )
     head = manifest(lineage, number, model, config, id_maps)
     return writing.publish(folder, head, params, id_maps, golden, with_graph=with_graph, int8=int8, keys=keys)
 
