@@ -107,7 +107,17 @@ def import_(
     judged = read_judgements(file, annotator, epoch_ms())
     for number, fault in judged.faults[:MAX_SHOWN_FAULTS]:
         err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+    document: dict[str, object] = {
+        "sent": 0,
+        "known": 0,
+        "without_grade": judged.num_open,
+        "refused": [{"line": number, "fault": fault} for number, fault in judged.faults],
+    }
     if judged.faults:
+        if as_json:
+            print_json(document)
+        if annotator is None and any(fault.startswith("annotator: empty") for _, fault in judged.faults):
+            err_console.print("--annotator names the annotator of lines that name none")
         raise fail(f"{len(judged.faults)} lines of {file} are no judgements; nothing was sent")
     if not judged.annotations:
         raise fail(f"no judgements in {file}: {judged.num_open} lines without a grade")
@@ -117,7 +127,7 @@ def import_(
     num_sent = deliver(broker, judged.annotations.values())
     num_known = len(judged.annotations) - num_sent
     if as_json:
-        print_json({"sent": num_sent, "known": num_known, "without_grade": judged.num_open})
+        print_json(document | {"sent": num_sent, "known": num_known})
     else:
         said = f"{num_sent} judgements sent, {num_known} known already, {judged.num_open} lines without a grade"
         console.print(said, highlight=False)
@@ -138,7 +148,10 @@ def ledger(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("budget", "queries", "annotators", "judgements", "of full", "share", "corrected", "seconds", "of full")
+    columns = (
+        *("budget", "queries", "annotators", "judgements", "in full", "share", "corrected"),
+        *("seconds", "seconds in full"),
+    )
     rows = [
         (
             each.budget,

@@ -5,6 +5,7 @@ Source: docs/annotation.md.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import fsum
 
 from stream.replicas.annotations import Annotations
 from stream.schemas.annotation import Annotation
@@ -64,7 +65,7 @@ def _cost(budget: str, counting: list[Annotation], everything: list[Annotation])
         full_judgements=full,
         share=len(counting) / full,
         corrections=len(everything) - len(counting),
-        seconds=sum(timed),
+        seconds=fsum(timed),
         untimed=len(everything) - len(timed),
-        full_seconds=sum(timed) / len(timed) * full if timed else None,
+        full_seconds=fsum(timed) / len(timed) * full if timed else None,
     )

@@ -154,6 +154,9 @@ def read_judgements(path: Path, annotator: str | None, now_ms: int) -> Judged:
         if "grade" not in values:
             judged.num_open += 1
             continue
+        if "annotator" not in values:
+            judged.faults.append((number, "annotator: empty; fill in the column, or name the annotator of all lines"))
+            continue
         try:
             found = _annotation(values, now_ms)
         except msgspec.ValidationError as error:

@@ -68,11 +68,18 @@ def test_pages_go_out_and_judgements_come_back_once(logged: Broker, tmp_path: Pa
     assert refused.exit_code == 1
     assert "line 2: grade: Expected `int` <= 9, got 12" in refused.output
     assert "1 lines of" in refused.output
+    (fault,) = json.loads(call("import", out, "--annotator", "ann", "--json").stdout)["refused"]
+    assert fault == {"line": 2, "fault": "grade: Expected `int` <= 9, got 12"}
     assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 0}
 
     judge(3, None)
-    assert answer("import", out, "--annotator", "ann") == {"sent": 1, "known": 0, "without_grade": 1}
-    assert answer("import", out, "--annotator", "ann") == {"sent": 0, "known": 1, "without_grade": 1}
+    assert answer("import", out, "--annotator", "ann") == {
+        "sent": 1,
+        "known": 0,
+        "without_grade": 1,
+        "refused": [],
+    }
+    assert answer("import", out, "--annotator", "ann")["known"] == 1
     assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 1}
     (cost,) = answer("ledger")
     assert (cost["budget"], cost["judgements"], cost["full_judgements"], cost["seconds"]) == ("p34", 1, 3, 2)

@@ -24,7 +24,7 @@ def found(annotations: Iterable[Annotation]) -> Annotations:
 
 def test_each_annotator_of_a_list_would_judge_all_of_it() -> None:
     log = [
-        judged(item_id="a", seconds=2.0),
+        judged(item_id="a", seconds=2.1),
         judged(item_id="b", seconds=4.0),
         judged(item_id="a", annotator="bob", seconds=None),
         judged(item_id="x", query_id="q-2", num_items=10, seconds=6.0),
@@ -53,8 +53,8 @@ def test_each_annotator_of_a_list_would_judge_all_of_it() -> None:
         full_judgements=24 + 24 + 10,
         share=4 / 58,
         corrections=1,
-        seconds=20.0,
+        seconds=20.1,
         untimed=1,
-        full_seconds=20.0 / 4 * 58,
+        full_seconds=20.1 / 4 * 58,
     )
     assert costs(found([])) == []

@@ -76,7 +76,7 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
         (GOOD.replace("2.5", "-1"), 'seconds: Expected `float` >= 0.0, got "-1"'),
         (GOOD.replace(",24,", ",0,"), 'num_items: Expected `int` >= 1, got "0"'),
         (GOOD.replace("q-1", ""), "query_id: Object missing required field `query_id`"),
-        (GOOD.replace("ann", ""), "annotator: Object missing required field `annotator`"),
+        (GOOD.replace("ann", ""), "annotator: empty; fill in the column, or name the annotator of all lines"),
         (f"{GOOD}soon", 'event_ts: Expected `int | null`, got `str`, got "soon"'),
         (
             GOOD.replace(",3,", ",2,"),
