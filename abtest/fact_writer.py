@@ -7,24 +7,25 @@ Source: docs/experiments.md.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, case, func, or_, select, update
+from sqlalchemy import Connection, Engine, RowMapping, func, select, update
 
-from abtest import facts, moment_store, orders
+from abtest import facts, moment_store, orders, traffic
+from abtest.exposure_writer import exposures_of, write_exposures
 from abtest.facts import Fact, Outcome
 from abtest.order_writer import write_orders
 from abtest.orders import OrderLine
-from abtest.tables import ANALYSED_LAYER, exposures, session_facts, session_orders, sink_offsets
+from abtest.tables import ANALYSED_LAYER, session_facts, session_orders, sink_offsets
 from stream import db
 from stream.errors import FencedError, SchemaError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.join.settings import JoinSettings
 from stream.schemas import session
 from stream.schemas.records import Record
-from stream.schemas.session import AssignedArm, Progress, Session
+from stream.schemas.session import Progress, Session
 
 SINK = "facts"
 _CHUNK = 500
@@ -120,10 +121,12 @@ class FactWriter:
 
     def _write(self, connection: Connection, batch: _Batch) -> int:
         touched = {line.client_id: -1 for line in batch.unlinked}
-        changed = [(fact, facts.outcome(fact)) for fact in _changed(connection, batch.facts, touched)]
-        _write_exposures(connection, _exposures(batch.facts.values()))
+        found = _changed(connection, batch.facts, touched)
+        changed = [(fact, facts.outcome(fact)) for fact, _ in found]
+        write_exposures(connection, exposures_of(batch.facts.values()))
         self._failpoint("exposures written")
         if changed:
+            rows = [self._row(fact, outcome) for fact, outcome in changed]
             upsert = db.insert(connection, session_facts)
             new = upsert.excluded
             connection.execute(
@@ -132,8 +135,9 @@ class FactWriter:
                     set_={column.name: new[column.name] for column in session_facts.c if not column.primary_key},
                     where=new.revision >= session_facts.c.revision,
                 ),
-                [self._row(fact, outcome) for fact, outcome in changed],
+                rows,
             )
+            traffic.move(connection, before=[dict(row) for _, row in found if row], after=rows)
             bought = [
                 {"query_id": fact.query_id, "transaction_id": transaction}
                 for fact, outcome in changed
@@ -177,6 +181,7 @@ class FactWriter:
             "bucket": arm and arm.bucket,
             "lineage": fact.lineage,
             "version": fact.version,
+            "source": fact.source,
             "slice": fact.slice,
             "fallback": fact.fallback,
             "latency_us": fact.latency_us or None,
@@ -229,8 +234,10 @@ def _read(records: Sequence[Record]) -> _Batch:
     )
 
 
-def _changed(connection: Connection, wanted: Mapping[str, Fact], touched: dict[str, int]) -> list[Fact]:
-    """Return the facts that add evidence to the stored ones, merged with them.
+def _changed(
+    connection: Connection, wanted: Mapping[str, Fact], touched: dict[str, int]
+) -> list[tuple[Fact, RowMapping | None]]:
+    """Return the facts that add evidence to the stored ones, merged with them, and the stored ones.
 
     Args:
         connection: The transaction.
@@ -238,7 +245,7 @@ def _changed(connection: Connection, wanted: Mapping[str, Fact], touched: dict[s
         touched: Takes up each client of a changed fact, its former client too, with the earliest impression time; one
             with an order line is there with -1, because an order may count in other times than its session.
     """
-    changed: list[Fact] = []
+    changed: list[tuple[Fact, RowMapping | None]] = []
     query_ids = sorted(wanted)
     for start in range(0, len(query_ids), _CHUNK):
         chunk = query_ids[start : start + _CHUNK]
@@ -249,74 +256,29 @@ def _changed(connection: Connection, wanted: Mapping[str, Fact], touched: dict[s
                 session_facts.c.watermark_ts,
                 session_facts.c.evidence,
                 session_facts.c.client_id,
-                session_facts.c.impression_ts,
+                *traffic.READ,
             ).where(session_facts.c.query_id.in_(chunk))
         )
-        stored = {row.query_id: row for row in rows}
+        stored = {row["query_id"]: row for row in rows.mappings()}
         for fact in (wanted[query_id] for query_id in chunk):
             row = stored.get(fact.query_id)
             united = fact if row is None else _united(fact, row)
-            if row is None or united.revision > row.revision or facts.encode_evidence(united) != row.evidence:
-                changed.append(united)
+            if row is None or united.revision > row["revision"] or facts.encode_evidence(united) != row["evidence"]:
+                changed.append((united, row))
                 places = [(fact.client_id, -1 if united.lines else fact.impression_ts)]
                 if row is not None:
-                    places.append((row.client_id, -1 if united.lines else row.impression_ts))
+                    places.append((row["client_id"], -1 if united.lines else row["impression_ts"]))
                 for client, at_ts in places:
                     touched[client] = min(touched.get(client, at_ts), at_ts)
     return changed
 
 
-def _united(fact: Fact, row: Row[str, int, int, bytes, str, int]) -> Fact:
+def _united(fact: Fact, row: RowMapping) -> Fact:
     return replace(
-        facts.with_evidence(fact, row.evidence),
-        revision=max(fact.revision, row.revision),
-        watermark_ts=max(fact.watermark_ts, row.watermark_ts),
+        facts.with_evidence(fact, row["evidence"]),
+        revision=max(fact.revision, row["revision"]),
+        watermark_ts=max(fact.watermark_ts, row["watermark_ts"]),
     )
-
-
-def _exposures(found: Iterable[Fact]) -> list[dict[str, object]]:
-    """Return the first exposure of each client in each experiment, with `multi_arm` set if the arms differ."""
-    first: dict[tuple[str, str], tuple[Fact, AssignedArm]] = {}
-    arms: dict[tuple[str, str], set[str]] = {}
-    for fact in sorted(found, key=lambda fact: (fact.impression_ts, fact.query_id)):
-        for entry in fact.assignment:
-            key = (entry.experiment, fact.client_id)
-            first.setdefault(key, (fact, entry))
-            arms.setdefault(key, set()).add(entry.arm)
-    return [
-        {
-            "experiment": entry.experiment,
-            "client_id": fact.client_id,
-            "layer": entry.layer,
-            "arm": entry.arm,
-            "epoch": entry.epoch,
-            "bucket": entry.bucket,
-            "first_ts": fact.impression_ts,
-            "query_id": fact.query_id,
-            "lineage": fact.lineage,
-            "version": fact.version,
-            "fallback": fact.fallback,
-            "triggered": fact.triggered,
-            "multi_arm": len(arms[key]) > 1,
-        }
-        for key, (fact, entry) in sorted(first.items())
-    ]
-
-
-def _write_exposures(connection: Connection, rows: list[dict[str, object]]) -> None:
-    if not rows:
-        return
-    upsert = db.insert(connection, exposures)
-    new, old = upsert.excluded, exposures.c
-    # The smallest (first_ts, query_id) wins in any order of arrival, so that a replay ends in the same rows.
-    earlier = or_(new.first_ts < old.first_ts, and_(new.first_ts == old.first_ts, new.query_id < old.query_id))
-    changes: dict[str, ColumnElement[Any]] = {
-        column.name: case((earlier, new[column.name]), else_=column)
-        for column in exposures.c
-        if not column.primary_key and column.name != "multi_arm"
-    }
-    changes["multi_arm"] = or_(old.multi_arm, new.multi_arm, old.arm != new.arm)
-    connection.execute(upsert.on_conflict_do_update(index_elements=[old.experiment, old.client_id], set_=changes), rows)
 
 
 def progress(connection: Connection) -> tuple[int | None, int | None]:

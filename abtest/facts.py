@@ -33,6 +33,7 @@ class Fact:
     assignment: tuple[AssignedArm, ...]
     lineage: str | None
     version: str | None
+    source: str | None
     slice: Slice | None
     fallback: str | None
     latency_us: int
@@ -78,6 +79,7 @@ def fact_of(session: Session) -> Fact:
         assignment=tuple(_arm(entry) for entry in session.assignment if 0 <= entry.epoch <= _MAX_EPOCH),
         lineage=_optional(session.lineage),
         version=_optional(session.version),
+        source=text(session.source) or None,
         slice=session.slice,
         fallback=_optional(session.fallback),
         latency_us=min(session.latency_us, MAX_INTEGER),

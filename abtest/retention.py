@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, bindparam, delete, func, or_, select
 
-from abtest import final_reports, tables
+from abtest import final_reports, tables, traffic
 from abtest.experiment import Epoch, Experiment
 from abtest.fact_writer import lock_sink, progress
 from abtest.report import report
@@ -188,6 +188,8 @@ def _due(scope: _Scope) -> tuple[tuple[Table, ColumnElement[bool]], ...]:
         ),
         (client_orders, client_orders.c.bought_ts < old),
         (unlinked_lines, unlinked_lines.c.event_ts < old),
+        # A minute goes when the last of its sessions may.
+        (tables.traffic_minutes, tables.traffic_minutes.c.minute_ts <= old - traffic.MINUTE_MS),
         (exposures, and_(exposures.c.first_ts < old, exposures.c.experiment.not_in(scope.open))),
     ]
     rows += [

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Double,
     Float,
     ForeignKey,
     Index,
@@ -163,6 +164,8 @@ session_facts = Table(
     Column("latency_us", BigInteger, nullable=True),
     # Part of a lineage's clients in the rollout of a version: canary or control.
     Column("slice", String(8), nullable=True),
+    # Program that wrote the impression.
+    Column("source", Text, nullable=True),
     # SQLite reads a report from an index alone, in the order of the clients. PostgreSQL hashes instead, and refuses
     # index rows above 2,700 bytes, which names of any length can reach.
     db.index_of("postgresql", "ix_session_facts_experiment", "experiment", "client_id"),
@@ -195,6 +198,26 @@ session_orders = Table(
     Column("query_id", ForeignKey("session_facts.query_id"), primary_key=True),
     Column("transaction_id", _ClientId, primary_key=True),
     Index("ix_session_orders_transaction_id", "transaction_id"),
+)
+
+# Counts of all sessions by minute of the impression; an empty name stands for none.
+traffic_minutes = Table(
+    "traffic_minutes",
+    metadata,
+    Column("minute_ts", BigInteger, primary_key=True, autoincrement=False),
+    Column("experiment", String(NAME_LENGTH), primary_key=True),
+    Column("arm", String(NAME_LENGTH), primary_key=True),
+    Column("lineage", String(NAME_LENGTH), primary_key=True),
+    Column("version", String(NAME_LENGTH), primary_key=True),
+    Column("source", String(NAME_LENGTH), primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    Column("fallbacks", BigInteger, nullable=False),
+    Column("items", BigInteger, nullable=False),
+    Column("clicks", BigInteger, nullable=False),
+    Column("orders", BigInteger, nullable=False),
+    # Whole numbers are exact up to 2^53; beyond, a sum of integers could stop the sink.
+    Column("gross_minor", Double, nullable=False),
 )
 
 unlinked_lines = Table(

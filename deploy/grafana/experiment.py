@@ -26,13 +26,23 @@ _VERDICT = _colours(("ship", "green"), ("do not ship", "red"), ("keep running", 
 _HEALTH = _colours(("ok", "green"), ("alert", "orange"), ("blocked", "red"), ("undefined", "text"))
 
 
-def _per_arm(value: str, since: str = "5m") -> Query:
+_CTR = "sum(clicks)::float8 / nullif(sum(items), 0)"
+_CVR = "sum(orders)::float8 / nullif(sum(sessions), 0)"
+_SOURCE = "coalesce(nullif(source, ''), 'unknown')"
+_GMV = "sum(gmv_minor) / nullif(sum(sessions), 0)"
+
+
+def _traffic(value: str, by: str, where: str = "") -> Query:
     return Query(
-        text=f"SELECT $__timeGroup(time, '{since}') AS time, arm AS metric, {value} AS value"
-        f" FROM v_traffic WHERE {_EXPERIMENT} AND $__timeFilter(time)"
+        text=f"SELECT $__timeGroup(time, '5m') AS time, {by} AS metric, {value} AS value"
+        f" FROM v_traffic WHERE {where}$__timeFilter(time)"
         " GROUP BY 1, 2 ORDER BY 1, 2",
         series=True,
     )
+
+
+def _per_arm(value: str, by: str = "arm") -> Query:
+    return _traffic(value, by, f"{_EXPERIMENT} AND ")
 
 
 _STATUS = Section(
@@ -61,8 +71,8 @@ _STATUS = Section(
             kind="stat",
             queries=(
                 Query(
-                    text="SELECT (max(impression_ts) - min(impression_ts)) / 86400000.0 AS days"
-                    f" FROM session_facts WHERE {_EXPERIMENT} HAVING count(*) > 0",
+                    text="SELECT (max(minute_ts) - min(minute_ts)) / 86400000.0 AS days"
+                    f" FROM traffic_minutes WHERE {_EXPERIMENT} HAVING count(*) > 0",
                 ),
             ),
             width=4,
@@ -241,7 +251,7 @@ _TRAFFIC = Section(
             description="Clicked items over shown items. For the significance of a difference see the scorecard.",
             unit="percentunit",
             kind="timeseries",
-            queries=(_per_arm("sum(clicks)::float8 / nullif(sum(items), 0)"),),
+            queries=(_per_arm(_CTR),),
             decimals=2,
         ),
         Panel(
@@ -249,15 +259,15 @@ _TRAFFIC = Section(
             description="Orders over sessions. Recent points rise until the attribution windows close.",
             unit="percentunit",
             kind="timeseries",
-            queries=(_per_arm("sum(orders)::float8 / nullif(sum(sessions), 0)"),),
+            queries=(_per_arm(_CVR),),
             decimals=2,
         ),
         Panel(
             title="GMV per session",
-            description="Gross merchandise value per session in minor units of the shop's currency, before refunds.",
+            description="Gross merchandise value per session of each currency in its minor units, before refunds.",
             unit="short",
             kind="timeseries",
-            queries=(_per_arm("sum(gmv_minor)::float8 / nullif(sum(sessions), 0)"),),
+            queries=(_per_arm(_GMV, "arm || ' ' || currency"),),
         ),
         Panel(
             title="Fallback share by arm",
@@ -316,14 +326,74 @@ _VERSIONS = Section(
             queries=(
                 Query(
                     text="SELECT $__timeGroup(time, '5m') AS time, lineage AS metric, max(version) AS value"
-                    " FROM (SELECT to_timestamp(f.impression_ts / 1000.0) AS time, v.lineage, v.version"
-                    " FROM session_facts f JOIN versions v ON v.lineage = f.lineage"
-                    " AND CAST(v.version AS TEXT) = f.version"
-                    f" WHERE f.{_EXPERIMENT}) ranked WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
+                    " FROM (SELECT t.time, v.lineage, v.version"
+                    " FROM v_traffic t JOIN versions v ON v.lineage = t.lineage"
+                    " AND CAST(v.version AS TEXT) = t.version"
+                    f" WHERE t.{_EXPERIMENT}) ranked WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
                     series=True,
                 ),
             ),
             width=12,
+        ),
+        Panel(
+            title="CTR by version",
+            description="Clicked items over shown items of each version's sessions in this experiment.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_per_arm(_CTR, "lineage || ' ' || version"),),
+            decimals=2,
+            width=12,
+        ),
+        Panel(
+            title="CVR by version",
+            description="Orders over sessions of each version. Recent points rise until the attribution windows close.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_per_arm(_CVR, "lineage || ' ' || version"),),
+            decimals=2,
+            width=12,
+        ),
+    ),
+)
+
+_SITE = Section(
+    title="The whole site: all sessions, in an experiment or in none",
+    panels=(
+        Panel(
+            title="Site: sessions",
+            description="Sessions per 5 minutes of event time, by the program that wrote the impressions.",
+            unit="short",
+            kind="timeseries",
+            queries=(_traffic("sum(sessions)", _SOURCE),),
+            low=0,
+            width=6,
+        ),
+        Panel(
+            title="Site: CTR",
+            description="Clicked items over shown items, by the program that wrote the impressions.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_traffic(_CTR, _SOURCE),),
+            decimals=2,
+            width=6,
+        ),
+        Panel(
+            title="Site: CVR",
+            description="Orders over sessions, by the program that wrote the impressions. Recent points rise until the"
+            " attribution windows close.",
+            unit="percentunit",
+            kind="timeseries",
+            queries=(_traffic(_CVR, _SOURCE),),
+            decimals=2,
+            width=6,
+        ),
+        Panel(
+            title="Site: GMV per session",
+            description="Gross merchandise value per session of each currency in its minor units, before refunds.",
+            unit="short",
+            kind="timeseries",
+            queries=(_traffic(_GMV, "currency"),),
+            width=6,
         ),
     ),
 )
@@ -333,7 +403,7 @@ EXPERIMENT = Dashboard(
     title="Shelfwise: the experiment",
     description="Health, lifts with intervals and p-values, traffic and versions of one experiment.",
     source="postgres",
-    sections=(_STATUS, _SCORES, _TRAFFIC, _VERSIONS),
+    sections=(_STATUS, _SCORES, _TRAFFIC, _VERSIONS, _SITE),
     variables=(
         Variable(name="experiment", label="Experiment", query="SELECT key FROM experiments ORDER BY created_ts DESC"),
         Variable(

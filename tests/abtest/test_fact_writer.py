@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, Row, Table, create_engine, select
 
 from abtest.fact_writer import FactWriter
-from abtest.tables import exposures, session_facts, session_orders, sink_offsets
+from abtest.tables import exposures, session_facts, session_orders, sink_offsets, traffic_minutes
 from stream import db
 from stream.errors import FencedError
 from stream.schemas import topics
@@ -132,7 +132,7 @@ def test_order_repeats_and_batches_change_nothing(order: list[int], repeats: lis
     results = []
     for chosen, batch in (([*order, *repeats], size), (list(range(len(CONTENTS))), len(CONTENTS))):
         engine = create_engine("sqlite://")
-        db.metadata.create_all(engine, tables=[*FACT_TABLES, sink_offsets])
+        db.metadata.create_all(engine, tables=[*FACT_TABLES, traffic_minutes, sink_offsets])
         sink = writer(engine)
         log = log_of([CONTENTS[index] for index in chosen])
         for start in range(0, len(log), batch):

@@ -20,6 +20,7 @@ from abtest.tables import (
     looks,
     results,
     session_facts,
+    traffic_minutes,
     unlinked_lines,
 )
 from stream import db
@@ -163,11 +164,15 @@ def test_a_running_experiment_keeps_its_past(store_engine: Engine) -> None:
 def test_facts_of_clients_in_no_experiment_stay_as_history(store_engine: Engine) -> None:
     now_ts = 50 * DAY_MS
     sessions = [make_session(f"q{days}", "c1", arm=None, impression_ts=now_ts - days * DAY_MS) for days in (9, 10, 11)]
+    sessions.append(make_session("just older", "c1", arm=None, impression_ts=now_ts - 10 * DAY_MS - 1))
     fill(store_engine, [], plan=PLAN)
     ExperimentStore(store_engine).stop("first", now_ts=END_TS)
     append(store_engine, sessions, matured_ts=now_ts, watermark_ts=now_ts)
     Removals(store_engine, history_days=10.0).retention.apply()
     assert queries(store_engine) == {"q9", "q10"}
+    with db.read(store_engine) as connection:
+        minutes = connection.execute(select(traffic_minutes.c.minute_ts)).scalars()
+        assert set(minutes) == {now_ts - 9 * DAY_MS, now_ts - 10 * DAY_MS}
 
 
 @on_sqlite

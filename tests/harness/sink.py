@@ -21,7 +21,7 @@ from sqlalchemy import Engine, Table, create_engine, func, select
 
 from abtest.fact_writer import SINK
 from abtest.sink import run
-from abtest.tables import session_facts, sink_offsets
+from abtest.tables import session_facts, sink_offsets, traffic_minutes
 from deploy.migrations import upgrade
 from stream import db
 from stream.backoff import Backoff
@@ -252,7 +252,7 @@ def check_facts(broker: Broker, engine: Engine, *, context: str) -> None:
         f"stray {list(stray)[:5]}, different {list(different.items())[:3]}"
     )
     clean = _undisturbed(broker)
-    for table in FACT_TABLES:
+    for table in (*FACT_TABLES, traffic_minutes):
         assert _rows(engine, table) == _rows(clean, table), f"{context}: {table.name} differs from an undisturbed run"
     clean.dispose()
 

@@ -204,6 +204,8 @@ def test_sql_panels_give_the_rows_that_were_written(filled_database: Engine) -> 
     assert rows(found, "Lift over time") == 2
     assert rows(found, "Versions") == 4
     assert rows(found, "Sessions") == 2 * 120 // 5
+    assert rows(found, "CTR by version") == 2 * 120 // 5
+    assert rows(found, "Site: CTR") == rows(found, "Site: GMV per session") == 120 // 5
 
 
 @pytest.mark.postgres

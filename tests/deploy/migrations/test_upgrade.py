@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, func, insert, inspect, select
 
 from abtest.fact_writer import FactWriter
-from abtest.tables import client_orders
+from abtest.tables import client_orders, traffic_minutes
 from deploy.migrations import upgrade
 from deploy.migrations.revision import configuration, of_dialect, revision
 from stream import db
@@ -45,8 +45,8 @@ def test_empty_to_head_leaves_no_difference(url: str) -> None:
     engine.dispose()
 
 
-def test_orders_of_the_facts_are_kept_and_the_sink_reads_again(url: str) -> None:
-    """A release before orders of clients has them in the evidence of facts; the sink would write the same rows."""
+def test_orders_and_minutes_follow_from_the_facts_and_the_sink_reads_again(url: str) -> None:
+    """A release before has no such tables but the facts; the sink would write the same rows."""
     contents = [
         make_session("q1", "c1", lines=[purchase("t1", 1, 500), purchase("t2", 2, 90, currency="USD")]),
         make_session("q2", "c1", lines=[purchase("t1", 3, 70, event_ts=2_500), refund("t1", 3, 99)]),
@@ -60,11 +60,13 @@ def test_orders_of_the_facts_are_kept_and_the_sink_reads_again(url: str) -> None
     writer.apply(log_of(contents))
     with db.transaction(engine) as connection:
         wanted = connection.execute(select(client_orders)).all()
+        minutes = connection.execute(select(traffic_minutes).order_by(*traffic_minutes.primary_key)).all()
         command.downgrade(configuration(connection), "0004")
-    assert len(wanted) == 3
+    assert (len(wanted), len(minutes)) == (3, 1)
     assert upgrade.upgrade(url).state == "older"
     with engine.connect() as connection:
         assert connection.execute(select(client_orders)).all() == wanted
+        assert connection.execute(select(traffic_minutes).order_by(*traffic_minutes.primary_key)).all() == minutes
     assert FactWriter(engine).open({(topics.SESSIONS, 0): 0}) == {(topics.SESSIONS, 0): 0}
     engine.dispose()
 
