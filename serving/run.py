@@ -89,6 +89,10 @@ def build(
         found.check_identity(lineage, pointer.number)
         return found
 
+    def check(found: scorer.Scorer) -> None:
+        if isinstance(found, scorer.VersionScorer):
+            found.keep_spaces(catalogue)
+
     collector = Collector(
         Delivery(broker, clock=system.clock, random=system.random),
         metrics,
@@ -121,6 +125,7 @@ def build(
             metrics,
             copy_path=folder / "map.json",
             clock=system.clock,
+            check=check,
         ),
         emitter=Emitter(
             broker,

@@ -411,6 +411,7 @@ class Loop:
     def _apply_items(self, boundary_ts: int, *, first: bool) -> None:
         delay = self._lineage.learning.catalogue_delay_s * 1000
         self.feed.advance(self.catalogue, boundary_ts if first else boundary_ts - delay)
+        self.catalogue.keep_spaces(*self._lineage.config.spaces_read(*self.catalogue.spaces))
 
     def _is_checkpoint_due(self) -> bool:
         at, every = self.progress.checkpoint_at, self._settings.checkpoint_every_wall_s

@@ -8,9 +8,13 @@ import typer
 from deploy.commands.output import JsonFlag, context, err_console, print_json, print_table
 
 if TYPE_CHECKING:
+    from deploy.configuration import Context
     from trainer.vectors.embed import Embedded, Modality
+    from trainer.vectors.to_items import Published
 
 NO_ENCODER = "none"
+_SHOWN = 5
+"""Ids that a message names."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +28,9 @@ def catalog() -> None:
 def embed(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Items as .csv, .jsonl or .parquet.")],
-    out: Annotated[Path, typer.Option(help="Parquet file for the vectors.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE|items", help="Parquet file for the vectors, or `items` for the topic.")
+    ],
     text_encoder: Annotated[
         str, typer.Option(metavar="wordllama|hashed|FOLDER|none", help="Encoder of titles and attributes.")
     ] = "wordllama",
@@ -45,7 +51,8 @@ def embed(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of the vector spaces; by default --out with the suffix .space.",
+            help="Folder of the vector spaces; by default --out with the suffix .space, for the topic `vectors` in the "
+            "home folder.",
             show_default=False,
         ),
     ] = None,
@@ -53,6 +60,10 @@ def embed(
     batch: Annotated[int, typer.Option(min=1, help="Items that are encoded and kept together.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the sample that a new vector space is fitted from.")] = 0,
     device: Annotated[str, typer.Option(help="Device of image encoders: cpu, cuda or auto.")] = "auto",
+    replace_space: Annotated[
+        bool,
+        typer.Option("--replace-space", help="Put vectors into the topic although it holds those of another space."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn titles and pictures into vectors for ARMMT and other models. A run that was killed goes on where it was.
@@ -65,20 +76,28 @@ def embed(
     from rich.progress import Progress
 
     from stream.errors import ConfigError
+    from stream.schemas import topics
     from trainer.vectors import embed as job
     from trainer.vectors import vectors_file
     from trainer.vectors.catalogue_file import CatalogueFile
     from trainer.vectors.text_encoders import open_text_encoder
 
-    context(ctx)
-    if out.suffix != ".parquet":
-        raise ConfigError(f"--out {out}: expected a file that ends in .parquet")
-    folder = out.with_suffix(".space") if space is None else space
+    called = context(ctx)
+    is_topic = str(out) == topics.ITEMS
+    if not is_topic and out.suffix != ".parquet":
+        raise ConfigError(f"--out {out}: expected a file that ends in .parquet, or {topics.ITEMS} for the topic")
+    folder = space or (called.home / "vectors" if is_topic else out.with_suffix(".space"))
     source = CatalogueFile(file)
     plan = job.Plan(folder=folder, width=width, batch=batch, seed=seed)
 
+    published: Published | None = None
+
     def deliver(found: "Embedded") -> None:
-        vectors_file.write(out, found)
+        nonlocal published
+        if is_topic:
+            published = _publish(called, found, replaces_space=replace_space)
+        else:
+            vectors_file.write(out, found)
         vectors_file.write_manifest(folder, file, found)
 
     begun_s = time.monotonic()
@@ -102,10 +121,14 @@ def embed(
     seconds = time.monotonic() - begun_s
     if source.not_read:
         err_console.print(f"not read: {', '.join(sorted(source.not_read))}", markup=False, highlight=False)
+    if published is not None and published.unknown:
+        named = ", ".join(published.unknown[:_SHOWN])
+        more = f" and {len(published.unknown) - _SHOWN} more" if len(published.unknown) > _SHOWN else ""
+        err_console.print(f"not in the topic: {named}{more}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        print_json(_document(found, out, seconds))
+        print_json(_document(found, out, seconds, published))
     else:
-        _print(found, out, seconds)
+        _print(found, out, seconds, published)
 
 
 def _pictures(encoder: str, weights: Path | None, boxes: Path | None, device: str) -> "Modality[Any]":
@@ -119,20 +142,37 @@ def _pictures(encoder: str, weights: Path | None, boxes: Path | None, device: st
     )
 
 
-def _print(found: "Embedded", out: Path, seconds: float) -> None:
+def _publish(called: "Context", found: "Embedded", *, replaces_space: bool) -> "Published":
+    from deploy.kafka.choice import configured
+    from stream.broker.producer import Producer
+    from stream.replicas.catalogue import Catalogue
+    from stream.wall_clock import epoch_ms
+    from trainer.vectors.to_items import publish_vectors
+
+    broker = configured(called)
+    items = Catalogue.load(broker)
+    with Producer(broker) as producer:
+        return publish_vectors(producer, items, found, now_ts=epoch_ms(), replaces_space=replaces_space)
+
+
+def _print(found: "Embedded", out: Path, seconds: float, published: "Published | None") -> None:
     rows = [
         (name, each.space.definition.name if each.space else "-", int(each.present.sum()), each.num_encoded)
         for name, each in found.vectors.items()
     ]
-    title = f"{len(found.item_ids)} items in {seconds:.1f} s, written to {out}"
+    written = f"written to {out}"
+    if published is not None:
+        written = f"{published.num_published} published, {published.num_unchanged} unchanged"
+    title = f"{len(found.item_ids)} items in {seconds:.1f} s, {written}"
     print_table(title, ("vectors", "vector space", "items", "encoded by this run"), rows)
 
 
-def _document(found: "Embedded", out: Path, seconds: float) -> dict[str, object]:
+def _document(found: "Embedded", out: Path, seconds: float, published: "Published | None") -> dict[str, object]:
     return {
         "items": len(found.item_ids),
         "seconds": round(seconds, 3),
         "out": str(out),
+        "published": published,
         "vectors": {
             name: {
                 "space": each.space.definition.name if each.space else None,

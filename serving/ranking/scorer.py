@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from serving.ranking import released_memory
 from serving.settings import ServingSettings
 from stream.errors import ArtifactError
+from stream.replicas.catalogue import Catalogue
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import count_candidates
 from trainer.features.slot_cache import SlotCache
@@ -103,6 +104,15 @@ class VersionScorer:
                 f"{self._version.sha256} is version {stated.version} of lineage {stated.lineage},"
                 f" the registry says version {number} of {lineage}"
             )
+
+    def keep_spaces(self, catalogue: Catalogue) -> None:
+        """Let the catalogue of this process stay with the vector spaces that the version was trained in.
+
+        Raises:
+            ArtifactError: If another version needs other spaces, or more items have vectors of another one.
+        """
+        stated = self._version.manifest
+        catalogue.keep_spaces(*self._version.config.spaces_read(stated.image_space, stated.text_space))
 
     def verify(self) -> float:
         """Score the golden set in this process and return the largest difference from the trainer's scores.

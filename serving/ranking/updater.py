@@ -36,6 +36,7 @@ LONGEST_LOAD_S = 60.0
 _log = logging.getLogger(__name__)
 
 Load = Callable[[str, Pointer], Scorer]
+Check = Callable[[Scorer], None]
 
 
 class MapReader(Protocol):
@@ -70,6 +71,7 @@ class VersionUpdater:
         *,
         copy_path: Path,
         clock: Callable[[], float],
+        check: Check = lambda _scorer: None,
     ) -> None:
         """Prepare the poll.
 
@@ -80,8 +82,11 @@ class VersionUpdater:
             metrics: Metrics of the process.
             copy_path: File that keeps the map for a start without the database.
             clock: Monotonic seconds.
+            check: Called for each version when it was loaded, and at each poll; raises ArtifactError if the version
+                does not fit what else is in memory.
         """
         self._reader = reader
+        self._check = check
         self._versions = versions
         self._load = load
         self._metrics = metrics
@@ -109,6 +114,7 @@ class VersionUpdater:
         """
         is_read = not from_copy and self._read(lineages)
         for lineage in lineages:
+            self._refuse_unfit(lineage)
             self._apply(lineage)
             if lineage not in self._loading and self._missing(lineage) is not None:
                 # A daemon: a read that a file system never ends must not keep the process.
@@ -248,6 +254,7 @@ class VersionUpdater:
         while (pointer := self._missing(lineage)) is not None:
             try:
                 scorer = self._load(lineage, pointer)
+                self._check(scorer)
             except Exception as error:  # noqa: BLE001 - an artifact is foreign input, and no fault of it may end the poll
                 self._refuse(lineage, pointer, error)
             else:
@@ -282,6 +289,16 @@ class VersionUpdater:
             self._held[lineage] = {each: version for each, version in held.items() if each in kept}
             is_refused = found.live is not None and (lineage, found.live) in self._refused
         self._metrics.former_version.labels(lineage).set(is_refused)
+
+    def _refuse_unfit(self, lineage: str) -> None:
+        with self._lock:
+            held = self._held.get(lineage, {})
+            for pointer, version in held.copy().items():
+                try:
+                    self._check(version.scorer)
+                except ArtifactError as error:
+                    del held[pointer]
+                    self._refuse(lineage, pointer, error)
 
     def _refuse(self, lineage: str, pointer: Pointer, error: Exception) -> None:
         key = (lineage, pointer)

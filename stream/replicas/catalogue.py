@@ -1,25 +1,25 @@
 """The item catalogue: a replica of the compacted topic `items`, with its vectors decoded once.
 
 A catalogue honours one vector space per modality: a vector of another space, or of another width, counts as missing.
-Applying the same records again changes nothing.
+Without a name, the space is the one that most items have, until a reader of the vectors keeps one. Applying the same
+records again changes nothing.
 """
 
 import logging
+import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from stream.broker.offsets import beginning_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
+from stream.errors import ArtifactError
+from stream.replicas.vectors import ModalityVectors, Vector
 from stream.schemas import topics
 from stream.schemas.events import Item, encode
 from stream.schemas.records import Record
-
-Vector = NDArray[np.float16]
 
 _log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(Item)
@@ -29,8 +29,6 @@ class Catalogue(Mapping[str, Item]):
     """Item id to item, with `image` and `text` vectors as float16 arrays.
 
     Attributes:
-        image_space: Name of the image vector space; adopted from the first image vector when not given.
-        text_space: The same for text vectors.
         positions: Next offset per (topic, partition) of the records applied, to follow the topic from.
         num_rejected: Records that could not be decoded, and were left out.
 
@@ -41,12 +39,10 @@ class Catalogue(Mapping[str, Item]):
         self, items: Iterable[Item] = (), *, image_space: str | None = None, text_space: str | None = None
     ) -> None:
         self._items: dict[str, Item] = {}
-        self._image: dict[str, Vector] = {}
-        self._text: dict[str, Vector] = {}
-        self._image_width = 0
-        self._text_width = 0
-        self.image_space = image_space
-        self.text_space = text_space
+        self._image = ModalityVectors(image_space, is_kept=image_space is not None)
+        self._text = ModalityVectors(text_space, is_kept=text_space is not None)
+        # Other threads may keep a space while the one that follows the topic applies records.
+        self._lock = threading.Lock()
         self.positions: dict[tuple[str, int], int] = {}
         self.num_rejected = 0
         for item in items:
@@ -75,6 +71,21 @@ class Catalogue(Mapping[str, Item]):
         catalogue.positions = start | catalogue.positions
         return catalogue
 
+    @property
+    def image_space(self) -> str | None:
+        """Name of the image vector space, None without an image vector."""
+        return self._image.space
+
+    @property
+    def text_space(self) -> str | None:
+        """Name of the text vector space, None without a text vector."""
+        return self._text.space
+
+    @property
+    def spaces(self) -> tuple[str | None, str | None]:
+        """Names of the vector spaces of images and of texts."""
+        return self.image_space, self.text_space
+
     def apply(self, records: Iterable[Record]) -> int:
         """Apply further records of `items` in offset order and return how many were applied; follows the topic live."""
         num_applied = 0
@@ -97,18 +108,42 @@ class Catalogue(Mapping[str, Item]):
 
     def put(self, item: Item) -> None:
         """Insert or replace one item and decode its vectors."""
-        image = self._decode_image(item)
-        text = self._decode_text(item)
-        # Vectors first: a reader in another thread that sees the item also sees them.
-        _set_or_drop(self._image, item.item_id, image)
-        _set_or_drop(self._text, item.item_id, text)
-        self._items[item.item_id] = item
+        with self._lock:
+            # Vectors first: a reader in another thread that sees the item also sees them.
+            image_is_rarer = self._image.put(item.item_id, item.image_vec, item.image_model)
+            text_is_rarer = self._text.put(item.item_id, item.text_vec, item.text_model)
+            self._items[item.item_id] = item
+            if image_is_rarer or text_is_rarer:
+                self._change_spaces(
+                    item.image_model if image_is_rarer else self.image_space,
+                    item.text_model if text_is_rarer else self.text_space,
+                )
 
     def remove(self, item_id: str) -> None:
         """Forget one item, as its tombstone asks; an unknown one is no fault."""
-        self._items.pop(item_id, None)
-        self._image.pop(item_id, None)
-        self._text.pop(item_id, None)
+        with self._lock:
+            self._items.pop(item_id, None)
+            self._image.remove(item_id)
+            self._text.remove(item_id)
+
+    def keep_spaces(self, image_space: str | None, text_space: str | None) -> None:
+        """Take the vector spaces that a model learns or learned in, and stay with them; None leaves that to others.
+
+        Raises:
+            ArtifactError: If others are kept, or more items have vectors of another space: the message names both.
+                Then nothing has changed.
+        """
+        with self._lock:
+            for name, vectors, space in (("image", self._image, image_space), ("text", self._text, text_space)):
+                if (why := vectors.why_not(space)) is not None:
+                    raise ArtifactError(f"{name} vectors: {why}; another vector space needs a lineage of its own")
+            wanted = image_space or self.image_space, text_space or self.text_space
+            if wanted != self.spaces:
+                self._change_spaces(*wanted)
+            if image_space is not None:
+                self._image.keep()
+            if text_space is not None:
+                self._text.keep()
 
     def image(self, item_id: str) -> Vector | None:
         """Return the image vector, or None when unknown, missing, or of another vector space."""
@@ -131,27 +166,18 @@ class Catalogue(Mapping[str, Item]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def _decode_image(self, item: Item) -> Vector | None:
-        vector = _vector(item.image_vec)
-        if vector is None:
-            return None
-        if self.image_space is None:
-            self.image_space = item.image_model
-        if item.image_model != self.image_space:
-            return None
-        self._image_width = self._image_width or len(vector)
-        return vector if len(vector) == self._image_width else None
-
-    def _decode_text(self, item: Item) -> Vector | None:
-        vector = _vector(item.text_vec)
-        if vector is None:
-            return None
-        if self.text_space is None:
-            self.text_space = item.text_model
-        if item.text_model != self.text_space:
-            return None
-        self._text_width = self._text_width or len(vector)
-        return vector if len(vector) == self._text_width else None
+    def _change_spaces(self, image_space: str | None, text_space: str | None) -> None:
+        """Decode all items anew, in these spaces."""
+        items = self._items.values()
+        if image_space != self.image_space:
+            entries = ((item.item_id, item.image_vec, item.image_model) for item in items)
+            self._image = self._image.in_space(image_space, entries)
+        if text_space != self.text_space:
+            entries = ((item.item_id, item.text_vec, item.text_model) for item in items)
+            self._text = self._text.in_space(text_space, entries)
+        # Readers that keep what they read of an item know by the record that it is another one.
+        for item_id, item in self._items.items():
+            self._items[item_id] = msgspec.structs.replace(item)
 
 
 def publish(producer: Producer, items: Iterable[Item]) -> int:
@@ -188,17 +214,3 @@ def titles(records: Iterable[Record], wanted: Container[str]) -> dict[str, str]:
         except msgspec.MsgspecError:
             found.pop(item_id, None)
     return found
-
-
-def _vector(raw: bytes | None) -> Vector | None:
-    if not raw or len(raw) % 2:
-        return None
-    vector = np.frombuffer(raw, dtype="<f2")
-    return vector if bool(np.isfinite(vector).all()) else None
-
-
-def _set_or_drop(vectors: dict[str, Vector], item_id: str, vector: Vector | None) -> None:
-    if vector is None:
-        vectors.pop(item_id, None)
-    else:
-        vectors[item_id] = vector

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,7 @@ from stream.schemas.session import Session, decode, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop, weights
 from tests.trainer.lists import hashes
-from tests.trainer.session_log import LogRecord, make_log
+from tests.trainer.session_log import ListFeed, LogRecord, make_items, make_log
 from trainer.configs import Vocabulary
 from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.lineage import Lineage
@@ -468,3 +469,14 @@ def test_another_setting_or_a_lost_full_version_asks_for_a_full_one(
     if loses:
         (tmp_path / "lost").rename(tmp_path / "artifacts" / full)
     assert has_base(tmp_path, engine) == [False, True, False, True, True, True]
+
+
+def test_a_lineage_refuses_items_of_another_vector_space(tmp_path: Path) -> None:
+    records = make_log(60)
+    loop = make_loop(tmp_path, make_engine(tmp_path))
+    loop.start()
+    loop.push(records[:40])
+    assert loop.catalogue.text_space == "m"
+    loop.feed = ListFeed([msgspec.structs.replace(item, text_model="other") for item in make_items()])
+    with pytest.raises(ArtifactError, match="40 items have vectors of the space other, and 0 of m"):
+        loop.push(records[40:])

@@ -85,6 +85,10 @@ class ModelConfig:
         """Return the number of clicked pages of the client that the model reads."""
         return 0
 
+    def spaces_read(self, image_space: str | None, text_space: str | None) -> tuple[str | None, str | None]:
+        """Return the vector spaces of images and texts, None for a modality that the model does not read."""
+        return image_space if "image" in self.modalities else None, text_space if "text" in self.modalities else None
+
     def __post_init__(self) -> None:
         if len(set(self.modalities)) != len(self.modalities) or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(f"modalities = {self.modalities}: expected a subset of {MODALITIES}, each once")

@@ -13,7 +13,7 @@ from stream.files import replace_file
 from trainer.vectors.embed import Embedded, Vectors
 
 MANIFEST: Final = "manifest.json"
-_MODALITIES: Final = ("text", "image")
+MODALITIES: Final = ("text", "image")
 
 
 def fields_of(vectors: Vectors | None, at: int) -> tuple[bytes | None, str | None]:
@@ -32,7 +32,7 @@ def write(path: Path, found: Embedded) -> None:
         OSError: If the file cannot be written.
     """
     columns: dict[str, pl.Series] = {"item_id": pl.Series(found.item_ids, dtype=pl.String)}
-    for name in _MODALITIES:
+    for name in MODALITIES:
         pairs = [fields_of(found.vectors.get(name), at) for at in range(len(found.item_ids))]
         columns[f"{name}_vec"] = pl.Series([vector for vector, _ in pairs], dtype=pl.Binary)
         columns[f"{name}_model"] = pl.Series([space for _, space in pairs], dtype=pl.String)

@@ -11,8 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from stream.broker.admin import create_topics
+from stream.broker.producer import Producer
+from stream.broker.settings import Broker
 from stream.errors import ConfigError
-from stream.replicas.catalogue import Catalogue
+from stream.replicas.catalogue import Catalogue, publish
+from tests.harness.kafka import PARTITIONS
 from tests.trainer.session_log import START_TS, make_items, make_session
 from tests.trainer.vectors.drawn import draw
 from trainer.configs import MODEL_PROFILES, LearningSettings
@@ -96,6 +100,34 @@ def test_a_second_run_takes_the_same_space_and_prints_a_table(tmp_path: Path) ->
     assert pl.read_parquet(tmp_path / "v.parquet").equals(first)
     assert "40 items" in text
     assert "hashed:" in text
+
+
+def test_vectors_reach_the_topic_once_and_not_over_another_space(
+    tmp_path: Path, memory_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.kafka.choice.configured", lambda _context: memory_broker)
+    create_topics(memory_broker, PARTITIONS)
+    bare = [msgspec.structs.replace(item, image_vec=None, text_vec=None) for item in make_items(39)]
+    with Producer(memory_broker) as producer:
+        publish(producer, bare)
+    argv = (str(catalogue(tmp_path / "items.jsonl")), "--out", "items", *HASHED)
+    published = [msgspec.json.decode(run(*argv, "--json"))["published"] for _ in range(2)]
+    assert published == [
+        {"num_published": 39, "num_unchanged": 0, "unknown": ["i39"]},
+        {"num_published": 0, "num_unchanged": 39, "unknown": ["i39"]},
+    ]
+    shop = Catalogue.load(memory_broker)
+    assert all(shop.text(item.item_id) is not None for item in bare)
+    assert shop["i3"].price_minor == bare[3].price_minor
+    assert shop["i3"].updated_ts > bare[3].updated_ts
+    assert (tmp_path / "home" / "vectors" / "text.safetensors").is_file()
+    other = ("--space", str(tmp_path / "other"), "--width", "12")
+    with pytest.raises(
+        ConfigError, match=rf"text vectors of the space {shop.text_space} \(39 items\), and these are of"
+    ):
+        run(*argv, *other)
+    assert "39 published" in run(*argv, *other, "--replace-space")
+    assert Catalogue.load(memory_broker).text_space != shop.text_space
 
 
 def test_refusals(tmp_path: Path) -> None:

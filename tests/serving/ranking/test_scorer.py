@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from serving.ranking import scorer
@@ -28,6 +29,15 @@ def world(tmp_path: Path) -> World:
 def test_a_loaded_version_gives_its_golden_scores(world: World, model: str) -> None:
     loaded = scorer.Loader(world.artifacts).load(publish(world.artifacts, "base", 1, model=model))
     assert loaded.verify() <= artifact.GOLDEN_TOLERANCE
+
+
+def test_a_version_of_another_vector_space_is_refused_by_name(world: World) -> None:
+    loaded = scorer.Loader(world.artifacts).load(publish(world.artifacts, "base", 1))
+    shop = Catalogue(items())
+    loaded.keep_spaces(shop)
+    changed = Catalogue(msgspec.structs.replace(each, text_model="text-2") for each in items())
+    with pytest.raises(ArtifactError, match="60 items have vectors of the space text-2, and 0 of text-1"):
+        loaded.keep_spaces(changed)
 
 
 def test_a_list_has_one_score_per_candidate(world: World) -> None:

@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
 from serving.metrics import Metrics
@@ -18,7 +20,8 @@ from serving.ranking.versions import NO_VERSION, WITHDRAWN, Choice, VersionManag
 from serving.schemas import RankAnswer, RankRequest
 from serving.settings import ServingSettings
 from stream.errors import StoreError
-from tests.serving.world import START_MS, World, publish, request, scores_of
+from stream.replicas.catalogue import Catalogue
+from tests.serving.world import START_MS, World, items, publish, request, scores_of
 from trainer.rollout.served_map import LineageMap, MapReader, Pointer
 from trainer.versions import artifact
 from trainer.versions.signature import VersionKeys
@@ -313,6 +316,27 @@ def test_a_fault_that_no_one_foresaw_refuses_the_version(world: World) -> None:
     poller.poll(["base"])
     assert (number_of(versions), refused(metrics)) == (1, 1.0)
     assert poller.refused() == {"base": "version 2: an absurd capacity"}
+
+
+def test_a_version_that_the_catalogue_has_left_is_refused_at_the_next_poll(world: World) -> None:
+    shop, versions = Catalogue(items()), VersionManager(Metrics(), max_bad_outputs=5)
+    poller = VersionUpdater(
+        MapReader(world.engine),
+        versions,
+        partial(_load, scorer.Loader(world.artifacts)),
+        Metrics(),
+        copy_path=world.home / "map.json",
+        clock=Clock(),
+        check=lambda found: cast("scorer.VersionScorer", found).keep_spaces(shop),
+    )
+    world.go_live("base", 1)
+    poller.poll(["base"])
+    assert number_of(versions) == 1
+    for item in items():
+        shop.put(msgspec.structs.replace(item, text_model="text-2"))
+    poller.poll(["base"])
+    assert number_of(versions) is None
+    assert "60 items have vectors of the space text-2, and 0 of text-1" in poller.states(["base"])["base"]["1"]
 
 
 def test_an_artifact_of_another_lineage_or_number_is_refused(world: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 from stream.broker.producer import Producer
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
+from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue, publish, titles
 from stream.schemas import topics
 from stream.schemas.events import Item, encode
@@ -66,6 +67,40 @@ def test_the_first_space_is_adopted_when_none_is_named() -> None:
     )
     assert catalogue.text_space == "a"
     assert catalogue.text("item-2") is None
+
+
+def test_the_space_of_most_items_wins_and_all_are_decoded_again() -> None:
+    former = [item(n, text_vec=vector(1, 2), text_model="old", image_vec=vector(5), image_model="i") for n in range(3)]
+    catalogue = Catalogue(former)
+    records = [catalogue[each.item_id] for each in former]
+    for n in range(2):
+        catalogue.put(item(n, text_vec=vector(3, 4), text_model="new", image_vec=vector(5), image_model="i"))
+    assert catalogue.spaces == ("i", "new")
+    found = [catalogue.text(f"item-{n}") for n in range(3)]
+    assert [None if each is None else each.tolist() for each in found] == [[3, 4], [3, 4], None]
+    # A reader that keeps vectors by record sees that they are others now.
+    assert all(catalogue[each.item_id] is not record for each, record in zip(former, records, strict=True))
+    assert all(catalogue.image(f"item-{n}") is not None for n in range(3))
+
+
+def test_a_space_that_a_model_learned_in_is_kept_and_another_is_refused_by_name() -> None:
+    items = [item(n, text_vec=vector(1, 2), text_model="a") for n in range(3)]
+    catalogue = Catalogue(items)
+    catalogue.keep_spaces(None, "a")
+    with pytest.raises(ArtifactError, match="text vectors: vectors of the space a are in use, and not of b"):
+        catalogue.keep_spaces(None, "b")
+    for n in range(2):
+        catalogue.put(item(n, text_vec=vector(1, 2), text_model="b"))
+    assert catalogue.spaces == (None, "a")
+    with pytest.raises(ArtifactError, match="2 items have vectors of the space b, and 1 of a"):
+        catalogue.keep_spaces(None, "a")
+
+
+def test_a_model_of_the_commoner_space_takes_it() -> None:
+    catalogue = Catalogue(item(n, image_vec=vector(1, 2), image_model="ab"[n % 2]) for n in range(4))
+    assert catalogue.image_space == "a"
+    catalogue.keep_spaces("b", None)
+    assert [catalogue.image(f"item-{n}") is not None for n in range(4)] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x01", vector(1, float("nan")), vector(1, 2, 3)])
