@@ -124,6 +124,8 @@ class AnnotationDesk:
                 budget=row.budget,
                 num_items=row.num_items,
                 event_ts=given.event_ts,
+                session_partition=row.session_partition,
+                session_offset=row.session_offset,
             ),
             now_ms,
         )

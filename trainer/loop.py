@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import torch
@@ -23,16 +22,19 @@ from stream.schemas import session
 from stream.schemas.session import UnlinkedLine
 from trainer.features import SCHEMAS
 from trainer.feed.batches import Batcher, CheckpointBoundary, Position, SessionBatch
+from trainer.feed.items import ItemFeed
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.feed.past_records import PastRecords, RawRecord
 from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
+from trainer.graded_pages import GradedPages, passed_until
 from trainer.guard import Guard, Records
 from trainer.learning import drill, gate_numbers
 from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
+from trainer.learning.training_lists import TrainingLists
 from trainer.lineage import Lineage, adoptions
 from trainer.models import architecture_hash, encode_config
 from trainer.pauses import Pauses, until_stored
@@ -50,17 +52,6 @@ from trainer.versions.registry import Rewind
 _log = logging.getLogger(__name__)
 
 
-class ItemFeed(Protocol):
-    """A source of items that brings a catalogue forward."""
-
-    @property
-    def num_rejected(self) -> int:
-        """Item records left out because they could not be decoded."""
-
-    def advance(self, catalogue: Catalogue, until_ts: int) -> None:
-        """Apply the items with `updated_ts` up to a time, in log order."""
-
-
 class Loop:
     """The training of one lineage over pushed records.
 
@@ -72,6 +63,7 @@ class Loop:
         publisher: Destination of versions.
         quarantine: Where ranges are recorded that breakers keep from being learned.
         past: Source of the sessions of ranges that users give back.
+        graded: Pages that people graded; None if the model learns no grades.
         folder: Folder of the checkpoints.
         settings: Settings of the process.
         adopt: Whether learning settings may differ from those of the checkpoint, and id tables may be larger.
@@ -94,6 +86,7 @@ class Loop:
         folder: Path,
         settings: TrainerSettings,
         *,
+        graded: GradedPages | None = None,
         adopt: bool = False,
         origin: Origin | None = None,
         pauses: Pauses,
@@ -105,6 +98,7 @@ class Loop:
         self.learner = learner
         learner.lineage = lineage.name
         self.feed = feed
+        self.graded = graded
         self._publisher = publisher
         self._folder = folder
         self._settings = settings
@@ -300,10 +294,15 @@ class Loop:
                 return False
             self._learn(batch)
         self.learner.at_boundary(boundary.boundary_ts, self._previous_boundary_ts)
-        self._previous_boundary_ts = boundary.boundary_ts
         self._boundary_number += 1
         self.progress.num_boundaries += 1
         self._apply_items(boundary.boundary_ts, first=boundary.first)
+        for lists in self._graded_lists(boundary):
+            self._before_step()
+            if self._is_stopping():
+                return False
+            self.learner.train(lists)
+        self._previous_boundary_ts = boundary.boundary_ts
         self._publication_due |= boundary.publish
         has_learned = self.learner.golden is not None and self.learner.batch_number > self._published.batch_number
         publishes = self._publication_due and has_learned and not self.guard.open
@@ -327,6 +326,13 @@ class Loop:
         for due in self._released.due(boundary.boundary_ts):
             yield from self._released.sessions(due)
             self.guard.accept(due.range.reasons)
+
+    def _graded_lists(self, boundary: CheckpointBoundary) -> Iterable[TrainingLists]:
+        """Return the pages that were graded up to a boundary and are still to learn."""
+        if self.graded is None:
+            return ()
+        since_ts = passed_until(self._previous_boundary_ts, self._origin, self._skipped)
+        return self.graded.lists(since_ts, boundary.boundary_ts, self.catalogue)
 
     def _is_held_back(self) -> bool:
         """Return whether the first version of these weights must wait for evidence."""
@@ -397,16 +403,10 @@ class Loop:
         return until_stored(self._pauses, lambda: self._publisher.register(sha256))
 
     def _load_former(self, newest: str) -> None:
-        """Give the learner the version before the newest one; it only measures, so a damaged one is left out."""
+        """Give the learner the version before the newest one."""
         held = () if self.learner.former is None else (self.learner.former.version,)
         self.learner.former = None
-        folder = self._publisher.folder
-        try:
-            parent = artifact.read_manifest(folder, newest).parent
-            if parent is not None:
-                self.learner.former = FormerVersion(artifact.load(folder, parent, held), self.learner.device)
-        except ArtifactError as error:
-            _log.warning("no series of the former version: %s", error)
+        self.learner.former = FormerVersion.before(newest, self._publisher.folder, held, self.learner.device)
 
     def _apply_items(self, boundary_ts: int, *, first: bool) -> None:
         delay = self._lineage.learning.catalogue_delay_s * 1000

@@ -35,6 +35,11 @@ def families() -> dict[str, Family]:
             labels=_LINEAGE,
         ),
         CounterMetricFamily(
+            "shelfwise_trainer_graded_pages",
+            "Pages graded by people, by whether this process learned them: learned, or lost, unplaced or refused.",
+            labels=(*_LINEAGE, "outcome"),
+        ),
+        CounterMetricFamily(
             "shelfwise_trainer_failed_writes",
             "Versions and checkpoints that the file system refused.",
             labels=_LINEAGE,
@@ -144,6 +149,8 @@ class LoopCollector(Collector):
         add("quarantined_ranges", self._loop.guard.num_ranges)
         for name, value in own.shuffled.means().items():
             add(name, value)
+        for outcome, count in sorted((self._loop.graded.outcomes if self._loop.graded else {}).items()):
+            add("graded_pages", count, outcome)
         add("failed_writes", progress.num_failed_writes)
         add("items_rejected", self._loop.feed.num_rejected)
         for reason, count in sorted(outcomes.items()):

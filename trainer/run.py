@@ -24,7 +24,9 @@ from stream.schemas import events, topics
 from trainer.configs import architecture_hash
 from trainer.configs.smar import SmarConfig
 from trainer.feed.items import KafkaItems
+from trainer.feed.log_tail import LogTail
 from trainer.feed.past_records import KafkaPastRecords
+from trainer.graded_pages import GradedPages
 from trainer.learning.determinism import auto_device, make_deterministic
 from trainer.learning.freed_memory import keep_freed_memory
 from trainer.learning.learner import Learner, LearningHalted
@@ -152,6 +154,11 @@ def run(
             failpoint,
             keys=keys,
         )
+        past, graded = KafkaPastRecords(broker), None
+        if isinstance(lineage.config, SmarConfig) and lineage.config.grade_weight:
+            tail = LogTail(broker, topics.ANNOTATIONS)
+            stack.callback(tail.close)
+            graded = GradedPages(tail.read, past, batch=lineage.learning.batch, passes=lineage.config.grade_passes)
         first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
         loop = Loop(
             lineage,
@@ -167,9 +174,10 @@ def run(
             feed,
             publisher,
             Quarantine(engine),
-            KafkaPastRecords(broker),
+            past,
             folders.checkpoints,
             settings,
+            graded=graded,
             adopt=adopt,
             origin=origin,
             pauses=dependencies.pauses,

@@ -20,6 +20,9 @@ MAX_GRADE: Final = 9
 Grade = Annotated[int, Meta(ge=0, le=MAX_GRADE)]
 Label = Annotated[str, Meta(min_length=1, max_length=64)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Place = Annotated[int, Meta(ge=0)]
+# No part of the id of a judgement that lacks them: those are older than the fields.
+_PLACE: Final = ("session_partition", "session_offset")
 
 
 def _written_version() -> int:
@@ -39,6 +42,8 @@ class Judgement(Struct, kw_only=True, frozen=True):
         budget: Name of the labelling budget that paid for it.
         num_items: Different items of the whole list, all of which a full annotation judges.
         event_ts: Time of the judgement; None if it is not known.
+        session_partition: Partition of the record of `sessions` that holds the list; None if it is not known.
+        session_offset: Offset of that record.
     """
 
     query_id: QueryId
@@ -50,6 +55,15 @@ class Judgement(Struct, kw_only=True, frozen=True):
     budget: Label
     num_items: Annotated[int, Meta(ge=1, le=MAX_ITEMS)]
     event_ts: Timestamp | None = None
+    session_partition: Place | None = None
+    session_offset: Place | None = None
+
+    @property
+    def session_at(self) -> tuple[int, int] | None:
+        """Return partition and offset of the record of `sessions` that holds the list; None if it is not known."""
+        if self.session_partition is None or self.session_offset is None:
+            return None
+        return self.session_partition, self.session_offset
 
 
 class Annotation(Judgement, kw_only=True, frozen=True, omit_defaults=True):
@@ -83,7 +97,8 @@ def annotation_of(judgement: Judgement, now_ms: int) -> Annotation:
         now_ms: Time of a judgement whose own is not known, epoch milliseconds.
     """
     values = {name: getattr(judgement, name) for name in Judgement.__struct_fields__}
-    event_id = digest(*map(str, values.values())).hex()
+    parts = [str(value) for name, value in values.items() if name not in _PLACE or value is not None]
+    event_id = digest(*parts).hex()
     values["event_ts"] = now_ms if judgement.event_ts is None else judgement.event_ts
     return Annotation(event_id=event_id, **values)
 

@@ -20,7 +20,7 @@ from trainer.annotation.files import write_pages
 from trainer.annotation.pages import rows_of
 
 NOW_MS = 1_767_225_600_000
-ROWS = rows_of(LIST, 0.5, "p50", "red shoes", {"i0": "A <b>shoe</b>"})
+ROWS = rows_of(replace(LIST, session_at=(2, 9)), 0.5, "p50", "red shoes", {"i0": "A <b>shoe</b>"})
 
 
 class Desk:
@@ -66,6 +66,7 @@ def test_a_judgement_names_what_the_file_says_and_a_repeated_one_is_a_copy(desk:
     first, second = (decode(record.value) for record in desk.sent)
     assert (first.query_id, first.item_id, first.grade, first.annotator, first.seconds) == ("q-1", "i0", 3, "ann", 1.5)
     assert (first.page, first.budget, first.num_items, first.event_ts) == (ROWS[0].page, "p50", 3, NOW_MS - 5)
+    assert first.session_at == (2, 9)
     assert (second.item_id, second.grade) == ("i1", 0)
     assert {(record.topic, record.key) for record in desk.sent} == {
         (topics.ANNOTATIONS, first.key),

@@ -1,6 +1,6 @@
 """Runs the trainer's loop over a list of records, in pieces, with crashes where a test wants them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,8 @@ from sqlalchemy import Engine
 from stream.failpoints import Failpoint, no_failpoint
 from tests.trainer.session_log import ListFeed, LogRecord, make_items
 from trainer.configs import MODEL_PROFILES, LearningSettings, architecture_hash
-from trainer.feed.past_records import PastRecords, check_retained
+from trainer.feed.past_records import PastRecords, Place, check_retained
+from trainer.graded_pages import GradedPages
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.learner import Learner
 from trainer.lineage import Lineage
@@ -44,6 +45,10 @@ class PastList:
         check_retained(dict.fromkeys(first, self._beginning), first, until)
         return [each for each in self._log if first[each.partition] <= each.offset < until[each.partition]]
 
+    def at(self, places: Iterable[Place]) -> list[LogRecord]:
+        wanted = set(places)
+        return [r for r in self._log if r.offset >= self._beginning and (r.partition, r.offset) in wanted]
+
 
 NO_PAST = PastList(())
 
@@ -66,6 +71,7 @@ def make_loop(
     keys: VersionKeys = NO_KEYS,
     now_ms: Callable[[], int] = lambda: 0,
     past: PastRecords = NO_PAST,
+    graded: GradedPages | None = None,
 ) -> Loop:
     make_deterministic(1)
     registry = Registry(engine)
@@ -94,6 +100,7 @@ def make_loop(
         past,
         folder / "checkpoints",
         settings,
+        graded=graded,
         adopt=adopt,
         origin=origin,
         # A wait that a stop ends at once: an error of the database is raised instead of retried.

@@ -44,7 +44,7 @@ def make_items(count: int = 40) -> list[Item]:
 
 
 class ListFeed:
-    """Items from a list, as `trainer.loop.ItemFeed`."""
+    """Items from a list, as `trainer.feed.items.ItemFeed`."""
 
     def __init__(self, items: list[Item]) -> None:
         self._items = items

@@ -4,9 +4,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream import db
-from tests.trainer.harness import feed, make_loop
+from tests.trainer.harness import NO_PAST, feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.freshness import QUANTILES
+from trainer.graded_pages import GradedPages
 from trainer.metrics import LoopCollector
 from trainer.versions.registry import Registry
 
@@ -42,6 +43,10 @@ def test_metrics_name_the_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert value("batches_total") == loop.learner.batch_number
     assert value("published_total") == loop.progress.num_published
     assert value("failed_writes_total") == 2
+    assert value("graded_pages_total", outcome="learned") is None
+    loop.graded = GradedPages(lambda: (), NO_PAST, batch=1, passes=1)
+    loop.graded.outcomes["learned"] = 3
+    assert value("graded_pages_total", outcome="learned") == 3
     assert value("items_rejected_total") == 3
     assert value("breaker_open", breaker="hold") == value("breaker_open", breaker="click_rate") == 0
     assert value("quarantined_ranges_total") == 0

@@ -34,6 +34,8 @@ class PageRow(Struct, kw_only=True, frozen=True):
         price: Price as shown, with its currency.
         score: Score by which the item was chosen.
         num_items: Different items of the whole list.
+        session_partition: Partition of the record of `sessions` that holds the list; None if it is an impression.
+        session_offset: Offset of that record.
     """
 
     page: str
@@ -47,6 +49,8 @@ class PageRow(Struct, kw_only=True, frozen=True):
     price: str
     score: float
     num_items: int
+    session_partition: int | None = None
+    session_offset: int | None = None
     grade: int | None = None
     annotator: str = ""
     seconds: float | None = None

@@ -52,6 +52,7 @@ def rows_of(found: ScoredList, p: float, budget: str, text: str, titles: Mapping
     for place, item_id in enumerate(found.item_id):
         if item_id not in best or found.score[place] > found.score[best[item_id]]:
             best[item_id] = place
+    partition, offset = found.session_at or (None, None)
     places = list(best.values())
     chosen = [places[index] for index in top([found.type[k] for k in places], [found.score[k] for k in places], p)]
     rows = [
@@ -67,6 +68,8 @@ def rows_of(found: ScoredList, p: float, budget: str, text: str, titles: Mapping
             price=format_minor(found.price_minor[place], found.currency),
             score=found.score[place],
             num_items=len(places),
+            session_partition=partition,
+            session_offset=offset,
         )
         for place in chosen
     ]

@@ -20,6 +20,7 @@ class ScoredList:
         shown_ts: Time of the impression.
         currency: Currency of the prices; `XXX` = unknown.
         type: Type of each item.
+        session_at: Partition and offset of the record of `sessions` that holds the list; None if it is an impression.
     """
 
     query_id: str
@@ -32,6 +33,7 @@ class ScoredList:
     type: Sequence[str]
     score: Sequence[float]
     price_minor: Sequence[int]
+    session_at: tuple[int, int] | None = None
 
 
 def of_sessions(records: Iterable[Record], left_out: Counter[str]) -> Iterator[ScoredList]:
@@ -41,11 +43,12 @@ def of_sessions(records: Iterable[Record], left_out: Counter[str]) -> Iterator[S
         records: Records of the topic.
         left_out: Counts lists by the reason why they are left out.
     """
-    for session in sessions(records):
-        if session.score:
-            yield _of_session(session)
-        else:
-            left_out["without scores"] += 1
+    for record in records:
+        for session in sessions([record]):
+            if session.score:
+                yield _of_session(session, (record.partition, record.offset))
+            else:
+                left_out["without scores"] += 1
 
 
 def of_impressions(records: Iterable[Record], left_out: Counter[str]) -> Iterator[ScoredList]:
@@ -69,7 +72,7 @@ def of_impressions(records: Iterable[Record], left_out: Counter[str]) -> Iterato
             yield _of_impression(impression, impression.items.score)
 
 
-def _of_session(session: Session) -> ScoredList:
+def _of_session(session: Session, at: tuple[int, int]) -> ScoredList:
     return ScoredList(
         query_id=session.query_id,
         query_hash=session.query_hash,
@@ -81,6 +84,7 @@ def _of_session(session: Session) -> ScoredList:
         type=session.item_type or [PRODUCT] * session.n,
         score=session.column("score").tolist(),
         price_minor=session.column("price_minor").tolist(),
+        session_at=at,
     )
 
 

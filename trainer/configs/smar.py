@@ -26,7 +26,8 @@ class SmarConfig(ModelConfig):
         consistency_form: `listwise` is ListMLE in the teacher's order, `pairwise` a hinge on pairs of its items.
         margin: Difference in scores from which on a pair has no pairwise loss.
         tanh_squash: Whether losses of pages see scores as tanh(z - max z).
-        grade_weight: Weight of the loss of graded pages.
+        grade_weight: Weight of the loss of graded pages; 0 = the topic `annotations` is not read.
+        grade_passes: Times that the grades of a page are learned.
     """
 
     width: int = 432
@@ -38,6 +39,7 @@ class SmarConfig(ModelConfig):
     margin: float = 1.0
     tanh_squash: bool = False
     grade_weight: float = 1.0
+    grade_passes: int = 10
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)

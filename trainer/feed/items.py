@@ -3,18 +3,28 @@
 Source: docs/training.md.
 """
 
+from typing import Protocol
+
 import msgspec
 
-from stream.broker.offsets import beginning_offsets
-from stream.broker.reader import Reader
 from stream.broker.settings import Broker
-from stream.errors import BusError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas import topics
 from stream.schemas.events import Item
+from trainer.feed.log_tail import LogTail
 
-_MAX_EMPTY_POLLS = 120
 _decoder = msgspec.json.Decoder(Item)
+
+
+class ItemFeed(Protocol):
+    """A source of items that brings a catalogue forward."""
+
+    @property
+    def num_rejected(self) -> int:
+        """Item records left out because they could not be decoded."""
+
+    def advance(self, catalogue: Catalogue, until_ts: int) -> None:
+        """Apply the items with `updated_ts` up to a time, in log order."""
 
 
 class KafkaItems:
@@ -25,7 +35,7 @@ class KafkaItems:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self._reader = Reader(broker, beginning_offsets(broker, [topics.ITEMS]))
+        self._tail = LogTail(broker, topics.ITEMS)
         self._waiting: list[tuple[int, str, Item | None]] = []
         self.num_rejected = 0
 
@@ -35,7 +45,8 @@ class KafkaItems:
         Raises:
             BusError: If the broker does not bring the topic's end.
         """
-        self._read_to_end()
+        for record in self._tail.read():
+            self._wait(record.key, record.value, record.timestamp)
         later: list[tuple[int, str, Item | None]] = []
         for entry in self._waiting:
             updated_ts, item_id, item = entry
@@ -46,18 +57,6 @@ class KafkaItems:
             else:
                 catalogue.put(item)
         self._waiting = later
-
-    def _read_to_end(self) -> None:
-        ends = self._reader.ends()
-        num_empty = 0
-        # Positions decide, not the offsets of records: a producer's transaction markers take offsets, too.
-        while any(offset < ends[pair] for pair, offset in self._reader.positions().items()):
-            records = self._reader.poll()
-            num_empty = 0 if records else num_empty + 1
-            if num_empty > _MAX_EMPTY_POLLS:
-                raise BusError(f"topic {topics.ITEMS}: stuck at {self._reader.positions()}, the end is {ends}")
-            for record in records:
-                self._wait(record.key, record.value, record.timestamp)
 
     def _wait(self, key: bytes | None, value: bytes | None, timestamp: int) -> None:
         if value is None:
@@ -72,4 +71,4 @@ class KafkaItems:
 
     def close(self) -> None:
         """Close the connection."""
-        self._reader.close()
+        self._tail.close()

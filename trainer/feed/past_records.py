@@ -4,8 +4,9 @@ Source: docs/training.md, "Quarantine".
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from stream.broker.offsets import beginning_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, ConfigError, SchemaError
@@ -16,6 +17,8 @@ from trainer.feed.batches import OrderedSession
 from trainer.feed.merge import Cursor, Key
 
 _MAX_EMPTY_POLLS = 120
+Place: TypeAlias = tuple[int, int]
+"""Partition and offset of a record of `sessions`."""
 
 
 class RawRecord(Protocol):
@@ -44,6 +47,9 @@ class PastRecords(Protocol):
             ConfigError: If retention has removed some of them.
         """
 
+    def at(self, places: Iterable[Place]) -> Iterable[RawRecord]:
+        """Return the records at these places; those that the log does not hold are missing."""
+
 
 class KafkaPastRecords:
     """Past records from the broker, by a connection for each range."""
@@ -71,6 +77,33 @@ class KafkaPastRecords:
                 found += [record for record in records if record.offset < until[record.partition]]
                 reader.pause(pair for pair, offset in reader.positions().items() if offset >= until[pair[1]])
         return found
+
+    def at(self, places: Iterable[Place]) -> list[Record]:
+        """Return the records at these places, partition by partition; those that the log does not hold are missing.
+
+        Raises:
+            BusError: If the broker does not bring them.
+        """
+        wanted = set(places)
+        found: dict[Place, Record] = {}
+        with Reader(self._broker, beginning_offsets(self._broker, [topics.SESSIONS])) as reader:
+            beginnings, ends = reader.beginnings(), reader.ends()
+            todo = {
+                pair: sorted(offset for p, offset in wanted if p == pair[1] and first <= offset < ends[pair])
+                for pair, first in beginnings.items()
+            }
+            num_empty = 0
+            while todo := {pair: offsets for pair, offsets in todo.items() if offsets}:
+                # Only the next place of each partition is sought: what lies close behind it comes with it.
+                reader.restart({pair: offsets[0] for pair, offsets in todo.items()})
+                records = reader.poll()
+                num_empty = 0 if records else num_empty + 1
+                if num_empty > _MAX_EMPTY_POLLS:
+                    raise BusError(f"topic {topics.SESSIONS}: no records at {todo}")
+                found |= {(r.partition, r.offset): r for r in records if (r.partition, r.offset) in wanted}
+                read = reader.positions()
+                todo = {pair: [offset for offset in offsets if offset >= read[pair]] for pair, offsets in todo.items()}
+        return [found[place] for place in sorted(found)]
 
 
 def check_retained(beginnings: Mapping[int, int], first: Mapping[int, int], until: Mapping[int, int]) -> None:

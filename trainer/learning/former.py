@@ -5,18 +5,25 @@ Neither version has learned these lists: both were written before the lists were
 Source: docs/training.md, "Evaluation while learning".
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stream.errors import ArtifactError
 from trainer.evaluation.metrics import Floats
 from trainer.features import Batch, Examples, collate
 from trainer.features.id_maps import IdMaps
 from trainer.features.item_types import only_type
 from trainer.models import MODELS, ModelConfig, Outputs, to_torch
+from trainer.versions import artifact
 from trainer.versions.artifact import LoadedVersion
+
+_log = logging.getLogger(__name__)
 
 
 class FormerVersion:
@@ -33,6 +40,23 @@ class FormerVersion:
         self._params = {name: weight.to(device) for name, weight in version.params.items()}
         self._id_maps = version.id_maps
         self._device = device
+
+    @classmethod
+    def before(cls, newest: str, folder: Path, held: Sequence[LoadedVersion], device: torch.device) -> Self | None:
+        """Return the parent of the newest version; it only measures, so a damaged one is left out with a warning.
+
+        Args:
+            newest: Address of the newest version.
+            folder: Folder of the versions.
+            held: Versions in memory, whose rows need not be read again.
+            device: Device of the learner.
+        """
+        try:
+            parent = artifact.read_manifest(folder, newest).parent
+            return None if parent is None else cls(artifact.load(folder, parent, held), device)
+        except ArtifactError as error:
+            _log.warning("no series of the former version: %s", error)
+            return None
 
     def scores(
         self, examples: Examples, rows: NDArray[np.bool_], shape: tuple[int, ...], item_type: str = "all"

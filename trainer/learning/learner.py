@@ -42,6 +42,7 @@ from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_lim
 from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.judged_lists import JudgedLists
 from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
+from trainer.learning.page_labels import labels_of_pages
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.reservoir import Reservoir
 from trainer.learning.shuffled_evidence import ShuffledEvidence
@@ -216,9 +217,7 @@ class Learner:
             fixed=is_whole and self._compiled is not None,
         )
         arrays = only_type(arrays, self.config.feature_schema, self.learning.item_type)
-        page = lists.page
-        if page is None and self._teachers is not None:
-            page = self._teachers.labels(examples, arrays, self.config.feature_schema)
+        page = labels_of_pages(lists, arrays, self.config.feature_schema, self._teachers)
         self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
         forward = self._compiled if is_whole else None
@@ -228,7 +227,8 @@ class Learner:
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += lists.num_new
-            self.golden = arrays
+            # A few graded lists say less about a version than a batch of the log.
+            self.golden = arrays if lists.grade is None else self.golden
         else:
             self.rejected_in_row += 1
             self.counters["quarantined"] += lists.num_new

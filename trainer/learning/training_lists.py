@@ -28,6 +28,7 @@ class TrainingLists:
         sessions: Session of each list; empty where the caller has none.
         num_refused: Sessions whose features were refused, which have no list here.
         page: Labels of the whole pages, where the caller has them.
+        grade: Grades by people of all candidates, list by list, NaN where there is none; None if no list is graded.
     """
 
     examples: Examples
@@ -37,17 +38,25 @@ class TrainingLists:
     sessions: Sequence[Session] = ()
     num_refused: int = 0
     page: PageLabels | None = None
+    grade: NDArray[np.float32] | None = None
 
     @property
     def num_new(self) -> int:
-        """Return the number of lists that are learned for the first time."""
-        return int(np.count_nonzero(~self.replayed))
+        """Return the number of lists that are learned for the first time; graded ones were or will be in the log."""
+        return 0 if self.grade is not None else int(np.count_nonzero(~self.replayed))
 
     @classmethod
-    def without_sessions(cls, examples: Examples, *, fresh: bool, page: PageLabels | None = None) -> "TrainingLists":
+    def without_sessions(
+        cls,
+        examples: Examples,
+        *,
+        fresh: bool,
+        page: PageLabels | None = None,
+        grade: NDArray[np.float32] | None = None,
+    ) -> "TrainingLists":
         """Return lists of other data than a log of sessions, all of them `fresh` or none."""
         none = np.zeros(len(examples), np.bool_)
-        return cls(examples=examples, fresh=none | fresh, shuffled=none, replayed=none, page=page)
+        return cls(examples=examples, fresh=none | fresh, shuffled=none, replayed=none, page=page, grade=grade)
 
     @classmethod
     def of(

@@ -18,7 +18,7 @@ from trainer.versions.signature import NO_KEYS, VersionKeys
 
 MAY_DIFFER: Final = (
     *("main_loss", "clicked_weight", "aux_weight", "pcvr_weight", "pcvr_delayed"),
-    *("teachers", "consistency", "consistency_form", "margin", "tanh_squash", "grade_weight"),
+    *("teachers", "consistency", "consistency_form", "margin", "tanh_squash", "grade_weight", "grade_passes"),
 )
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stream.errors import SchemaError
 from stream.schemas import topics
 from stream.schemas.annotation import Judgement, annotation_of, decode, encode
+from stream.schemas.identity import digest
 from stream.schemas.json_schemas import json_schema
 
 JUDGED = Judgement(
@@ -43,10 +44,26 @@ def test_the_id_depends_on_every_part_of_the_judgement_and_not_on_the_clock() ->
         {"budget": "p10"},
         {"num_items": 25},
         {"event_ts": 7},
+        {"session_partition": 0, "session_offset": 0},
+        {"session_partition": 0, "session_offset": 1},
     ]
     ids = {annotation_of(replace(JUDGED, **other), 7).event_id for other in others}
     assert len(ids) == len(others)
     assert MADE.event_id not in ids
+
+
+def test_a_judgement_without_the_place_of_its_session_keeps_the_id_that_it_had_before_the_fields_came() -> None:
+    before = digest("q-1", "i-1", "3", "ann", "2.5", "p-1", "p30", "24", "None").hex()
+    assert MADE.event_id == before
+    assert b"session" not in encode(MADE)
+
+
+@pytest.mark.parametrize(
+    ("partition", "offset", "place"), [(0, 0, (0, 0)), (2, 7, (2, 7)), (None, 7, None), (2, None, None)]
+)
+def test_half_a_place_is_none(partition: int | None, offset: int | None, place: tuple[int, int] | None) -> None:
+    made = annotation_of(replace(JUDGED, session_partition=partition, session_offset=offset), 7)
+    assert decode(encode(made)).session_at == place
 
 
 @pytest.mark.parametrize(
@@ -56,6 +73,7 @@ def test_the_id_depends_on_every_part_of_the_judgement_and_not_on_the_clock() ->
         (changed(grade=2.5), "bad_value", "grade: Expected `int`, got `float`, got 2.5"),
         (changed(seconds=-1), "bad_value", "seconds: Expected `float` >= 0.0, got -1"),
         (changed(annotator=""), "bad_value", 'annotator: Expected `str` of length >= 1, got ""'),
+        (changed(session_offset=-1), "bad_value", "session_offset: Expected `int` >= 0, got -1"),
         (changed(num_items=0), "bad_value", "num_items: Expected `int` >= 1, got 0"),
         (changed(event_ts=None), "bad_value", "event_ts: Expected `int`, got `null`, got null"),
         (changed(schema_version=2), "schema_unknown", "schema_version: 2, known 1"),

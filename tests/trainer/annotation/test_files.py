@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace as replace_field
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,9 @@ from tests.trainer.annotation.test_scored_lists import LIST
 from trainer.annotation.files import read_judgements, read_pages, write_pages
 from trainer.annotation.pages import rows_of
 
-ROWS = rows_of(LIST, 1.0, "p100", 'red "shoes", big', {"i0": "=HYPERLINK(1)", "i1": "größe"})
+ROWS = rows_of(
+    replace_field(LIST, session_at=(2, 9)), 1.0, "p100", 'red "shoes", big', {"i0": "=HYPERLINK(1)", "i1": "größe"}
+)
 HEADER = "query_id,item_id,grade,annotator,seconds,page,budget,num_items,event_ts"
 GOOD = "q-1,i-1,3,ann,2.5,p-1,p30,24,"
 
@@ -55,6 +58,7 @@ def test_an_exported_file_comes_back_with_the_grades_that_were_filled_in(tmp_pat
     assert {(e.query_id, e.page, e.budget, e.num_items, e.annotator, e.event_ts) for e in found.values()} == {
         ("q-1", ROWS[0].page, "p100", 3, "ann", 7)
     }
+    assert {each.session_at for each in found.values()} == {(2, 9)}
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:

@@ -49,18 +49,20 @@ def shown(*impressions: Impression) -> list[LogRecord]:
 
 def test_sessions_and_impressions_give_the_same_list() -> None:
     left_out: Counter[str] = Counter()
-    assert list(of_sessions(log_of([scored()]), left_out)) == [LIST]
+    assert list(of_sessions(log_of([scored()]), left_out)) == [dataclass_replace(LIST, session_at=(0, 0))]
     assert list(of_impressions(shown(IMPRESSION), left_out)) == [LIST]
     typed = replace(IMPRESSION, items=replace(IMPRESSION.items, type=TYPES))
     expected = dataclass_replace(LIST, type=TYPES)
-    assert list(of_sessions(log_of([replace(scored(), item_type=TYPES)]), left_out)) == [expected]
+    later = log_of([replace(scored(), item_type=TYPES)], partition=2, first=9)
+    assert list(of_sessions(later, left_out)) == [dataclass_replace(expected, session_at=(2, 9))]
     assert list(of_impressions(shown(typed), left_out)) == [expected]
     assert not left_out
 
 
 def test_lists_without_scores_and_parts_are_counted() -> None:
     left_out: Counter[str] = Counter()
-    assert list(of_sessions(log_of([make_session("q-2", "c-1"), scored()]), left_out)) == [LIST]
+    (found,) = of_sessions(log_of([make_session("q-2", "c-1"), scored()]), left_out)
+    assert found == dataclass_replace(LIST, session_at=(0, 1))
     assert left_out == {"without scores": 1}
     bare = replace(IMPRESSION, items=replace(IMPRESSION.items, score=None))
     part = replace(IMPRESSION, items=replace(IMPRESSION.items, position=[1, 2, 3]))

@@ -54,7 +54,7 @@ def test_a_range_that_the_log_does_not_hold_whole_is_refused(beginnings: dict[in
         check_retained(beginnings, first, until)
 
 
-def test_a_range_is_read_from_the_broker(memory_broker: Broker) -> None:
+def test_a_range_and_single_records_are_read_from_the_broker(memory_broker: Broker) -> None:
     with Producer(memory_broker) as producer:
         for number in range(30):
             producer.send(topics.SESSIONS, key=None, value=str(number).encode(), partition=number % 2)
@@ -65,3 +65,13 @@ def test_a_range_is_read_from_the_broker(memory_broker: Broker) -> None:
         (0, 5, b"10"),
         (0, 6, b"12"),
     ]
+    # What the log does not hold is missing among single records.
+    places = [(1, 14), (0, 3), (0, 4), (1, 0), (1, 15), (2, 0), (99, 0), (0, 3)]
+    single = KafkaPastRecords(memory_broker).at(places)
+    assert [(each.partition, each.offset, each.value) for each in single] == [
+        (0, 3, b"6"),
+        (0, 4, b"8"),
+        (1, 0, b"1"),
+        (1, 14, b"29"),
+    ]
+    assert KafkaPastRecords(memory_broker).at([]) == []

@@ -47,3 +47,5 @@ def test_lists_of_other_data_are_all_fresh_or_none() -> None:
         assert lists.fresh.tolist() == [fresh, fresh]
         assert not lists.shuffled.any()
         assert (lists.num_new, list(lists.sessions)) == (2, [])
+    grade = np.zeros(len(examples.item_ids), np.float32)
+    assert TrainingLists.without_sessions(examples, fresh=False, grade=grade).num_new == 0, "their sessions are counted"
