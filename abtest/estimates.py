@@ -20,8 +20,8 @@ def estimate(metric: Metric, moments: Moments) -> Estimate:
 def pair(metric: Metric, control: Moments, arm: Moments) -> tuple[Estimate, Estimate]:
     """Return the estimates of two arms to compare.
 
-    Money in arms that are further apart than 60 to 40 gets one spread relative to the mean. Rates, and arms of about
-    equal size, keep their own variances, for which Welch's test holds.
+    Money in arms that are further apart than 60 to 40 gets one spread relative to the mean, and compares by the
+    logarithm of the ratio. Rates, and arms of about equal size, keep their own variances, for which Welch's test holds.
     """
     found = estimate(metric, control), estimate(metric, arm)
     return inference.comparable_money(*found) if metric.is_money else found

@@ -36,7 +36,8 @@ class MetricPlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         denominator: Column of the denominator; absent divides by the number of clients.
         before: Column of the numerator before the experiment, for CUPED.
         before_denominator: Column of the denominator before the experiment.
-        is_money: Whether amounts are skewed, so that unequal arms get one spread relative to the mean.
+        is_money: Whether amounts are skewed, so that unequal arms get one spread relative to the mean and compare by
+            the logarithm of their ratio.
         goal: Whether the p-value is adjusted by Holm together with those of the other goals.
     """
 

@@ -1,11 +1,15 @@
 """Means, ratios and their differences between two arms, computed from moments with the client as unit.
 
 The p-value is that of the absolute difference (Welch). The interval of the lift is Fieller's, which excludes zero
-exactly if that test rejects. An undefined number is None with a reason, never 0 or p = 1.
+exactly if that test rejects. Skewed amounts in unequal arms are compared by the logarithm of their ratio instead. An
+undefined number is None with a reason, never 0 or p = 1.
 
-Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method).
+Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method); Hedges, Gurevitch,
+Curtis 1999 (log ratio of means).
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -36,6 +40,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
         variance: Variance of `value`, not of the clients, or None if undefined.
         reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`.
         df: Degrees of freedom of `variance`; None is `n` - 1.
+        is_scaled: Whether values, all above zero, compare by their ratio and not by their difference.
     """
 
     n: int
@@ -43,6 +48,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     variance: float | None
     reason: str | None = None
     df: float | None = None
+    is_scaled: bool = False
 
     @property
     def degrees(self) -> float:
@@ -113,14 +119,15 @@ def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Esti
 
     In a small sample of skewed amounts a low mean comes with a low variance, so that a test by the arms' own variances
     finds harm too often where arms are unequal. The spread relative to the mean is shared by arms that differ by a
-    factor. Values that are not both above zero keep their variances.
+    factor, and the logarithm of their ratio has about equal tails. Values that are not both above zero stay as they
+    are.
 
     >>> control = Estimate(n=901, value=10.0, variance=400 / 901)
     >>> _, arm = with_common_spread(control, Estimate(n=101, value=12.0, variance=900 / 101))
     >>> f"{arm.variance * 101 / 12.0**2:.3f}"
     '4.225'
 
-    Source: docs/adr/0020-common-spread-of-unequal-arms.md.
+    Source: docs/adr/0020-common-spread-of-unequal-arms.md; docs/adr/0023-log-ratio-of-unequal-arms.md.
     """
     values = control.value, arm.value
     if control.variance is None or arm.variance is None or values[0] is None or values[1] is None:
@@ -133,8 +140,8 @@ def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Esti
     ]
     spread = ((control.n - 1) * squares[0] + (arm.n - 1) * squares[1]) / (control.n + arm.n - 2)
     return (
-        replace(control, variance=spread * values[0] ** 2 / control.n),
-        replace(arm, variance=spread * values[1] ** 2 / arm.n),
+        replace(control, variance=spread * values[0] ** 2 / control.n, is_scaled=True),
+        replace(arm, variance=spread * values[1] ** 2 / arm.n, is_scaled=True),
     )
 
 
@@ -180,8 +187,46 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
         alpha=alpha,
     )
     for number, lift in zip(tested, lifts, strict=True):
-        found[number] = lift
+        control, arm = pairs[number]
+        found[number] = _scaled(control, arm, lift, alpha) if control.is_scaled and arm.is_scaled else lift
     return found
+
+
+def log_ratio(control: Estimate, arm: Estimate) -> tuple[float, float]:
+    """Return the logarithm of the arm's value relative to the control's, and its standard error by the delta method.
+
+    Args:
+        control: The control's estimate, with a value above zero and a variance.
+        arm: The same of the arm.
+    """
+    values = control.value or 0.0, arm.value or 0.0
+    relative = sum((each.variance or 0.0) / value**2 for each, value in zip((control, arm), values, strict=True))
+    return math.log(values[1] / values[0]), math.sqrt(relative)
+
+
+def scaled_set(control: Estimate, arm: Estimate, q: float) -> tuple[float, float]:
+    """Return the interval of the lift that lies within `q` standard errors of the log ratio."""
+    ratio_log, se = log_ratio(control, arm)
+    return math.expm1(ratio_log - q * se), math.expm1(ratio_log + q * se)
+
+
+def _scaled(control: Estimate, arm: Estimate, plain: Lift, alpha: float) -> Lift:
+    """Return the comparison by the log ratio; the error of the difference is the one that gives the same test."""
+    ratio_log, log_se = log_ratio(control, arm)
+    if plain.df is None or plain.lift is None or plain.diff is None or log_se == 0.0:
+        return plain
+    lo, hi = scaled_set(control, arm, quantile(alpha, plain.df))
+    # The logarithmic mean of the values, which lies between them.
+    scale = plain.diff / ratio_log if ratio_log else control.value or 0.0
+    return dataclasses.replace(
+        plain,
+        se=scale * log_se,
+        p_fixed=2.0 * float(special.stdtr(plain.df, -abs(ratio_log / log_se))),
+        lift_se=(1.0 + plain.lift) * log_se,
+        lo=lo,
+        hi=hi,
+        set_kind=_KINDS[0],
+    )
 
 
 def lifts_of(

@@ -7,7 +7,7 @@ appendix B.2; Robbins 1970 (the normal mixture).
 import math
 from dataclasses import asdict, dataclass
 
-from abtest.inference import Estimate, Lift, fieller
+from abtest.inference import Estimate, Lift, fieller, scaled_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +45,19 @@ def monitored(
         return Monitored(**asdict(lift))
     n = control.n + arm.n
     q = multiplier(n, alpha, tightest)
-    lo, hi, kind = fieller(
-        control.value,
-        lift.diff,
-        control.variance,
-        lift.se**2,
-        -control.variance if covariance is None else covariance,
-        q,
-    )
+    lo, hi, kind = _set(control, arm, lift.diff, lift.se, covariance, q)
     p = p_value(lift.diff / lift.se, n, alpha, tightest)
     return Monitored(**asdict(lift), cs_lo=lo, cs_hi=hi, cs_kind=kind, cs_p=p)
+
+
+def _set(
+    control: Estimate, arm: Estimate, diff: float, se: float, covariance: float | None, q: float
+) -> tuple[float | None, float | None, str]:
+    """Return the roots and the kind of the lift's set within `q` standard errors."""
+    if control.is_scaled and arm.is_scaled:
+        return *scaled_set(control, arm, q), "interval"
+    variance = control.variance or 0.0
+    return fieller(control.value or 0.0, diff, variance, se**2, -variance if covariance is None else covariance, q)
 
 
 def multiplier(n: int, alpha: float, tightest: int) -> float:
