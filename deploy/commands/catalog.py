@@ -9,6 +9,7 @@ from deploy.commands.output import JsonFlag, context, err_console, print_json, p
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
+    from stream.broker.settings import Broker
     from trainer.vectors.embed import Embedded, Modality
     from trainer.vectors.to_items import Published
 
@@ -91,11 +92,13 @@ def embed(
     plan = job.Plan(folder=folder, width=width, batch=batch, seed=seed)
 
     published: Published | None = None
+    # A broker that is not there is known before hours of encoding.
+    broker = _broker(called) if is_topic else None
 
     def deliver(found: "Embedded") -> None:
         nonlocal published
-        if is_topic:
-            published = _publish(called, found, replaces_space=replace_space)
+        if broker is not None:
+            published = _publish(broker, found, replaces_space=replace_space)
         else:
             vectors_file.write(out, found)
         vectors_file.write_manifest(folder, file, found)
@@ -109,7 +112,8 @@ def embed(
         modalities.append(_pictures(image_encoder, image_weights, boxes, device))
     if not modalities:
         raise ConfigError(f"{file}: nothing to encode: no text encoder, and no pictures or no image encoder")
-    with Progress(console=err_console.rich, transient=True) as bar:
+    console = err_console.rich
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks = {each.name: bar.add_task(each.name, total=None) for each in modalities}
         found = job.embed(
             source,
@@ -142,14 +146,22 @@ def _pictures(encoder: str, weights: Path | None, boxes: Path | None, device: st
     )
 
 
-def _publish(called: "Context", found: "Embedded", *, replaces_space: bool) -> "Published":
+def _broker(called: "Context") -> "Broker":
     from deploy.kafka.choice import configured
+    from stream.broker.offsets import end_offsets
+    from stream.schemas import topics
+
+    broker = configured(called)
+    end_offsets(broker, [topics.ITEMS])
+    return broker
+
+
+def _publish(broker: "Broker", found: "Embedded", *, replaces_space: bool) -> "Published":
     from stream.broker.producer import Producer
     from stream.replicas.catalogue import Catalogue
     from stream.wall_clock import epoch_ms
     from trainer.vectors.to_items import publish_vectors
 
-    broker = configured(called)
     items = Catalogue.load(broker)
     with Producer(broker) as producer:
         return publish_vectors(producer, items, found, now_ts=epoch_ms(), replaces_space=replaces_space)
