@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, func, select
 
 from abtest.client_vectors import Counted
 from abtest.tables import exposures
-from abtest.timeline import DAY_MS
+from stream.schemas.times import DAY_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

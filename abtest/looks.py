@@ -20,9 +20,9 @@ from abtest.inference import Lift
 from abtest.metrics import METRICS
 from abtest.queries import Facts
 from abtest.strata import compared
+from stream.schemas.times import DAY_MS
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, INVALID = "ship", "do not ship", "keep running", "invalid"
-DAY_MS = 86_400_000
 # The estimate of the variance grows by chance, so that the information of a later look can be the smaller one.
 _MIN_GROWTH = 1.001
 

@@ -15,8 +15,9 @@ from abtest.looks import KEEP_RUNNING
 from abtest.metrics import METRICS, Metric
 from abtest.queries import ArmCounts
 from abtest.results import ArmVerdict, Report, Result, decomposition
-from abtest.timeline import DAY_MS, LiftAt
+from abtest.timeline import LiftAt
 from stream.schemas.money import format_minor
+from stream.schemas.times import DAY_MS
 
 GUARDRAILS = ("sessions_per_client", "fallback_share", "latency")
 # One very wide sequence would flatten the others, so it ends in an arrow at the end of the axis.

@@ -15,12 +15,12 @@ from abtest.client_vectors import history_vectors
 from abtest.estimates import estimate
 from abtest.fact_writer import progress
 from abtest.inference import WANTED_POWER
-from abtest.looks import DAY_MS
 from abtest.metrics import METRICS
 from abtest.moments import Moments
 from abtest.tables import session_facts
 from stream import db
 from stream.errors import ConfigError
+from stream.schemas.times import DAY_MS
 
 MIN_CLIENTS = 100
 

@@ -21,8 +21,8 @@ from abtest.report import report
 from abtest.results import Report
 from abtest.store import ExperimentStore
 from abtest.tables import client_orders, exposures, session_facts, session_orders, unlinked_lines
-from abtest.timeline import DAY_MS
 from stream import db
+from stream.schemas.times import DAY_MS
 
 _log = logging.getLogger("shelfwise.abtest")
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from abtest.experiment import Experiment
-from abtest.looks import DAY_MS, DO_NOT_SHIP, INVALID, KEEP_RUNNING, SHIP, Look, fraction
+from abtest.looks import DO_NOT_SHIP, INVALID, KEEP_RUNNING, SHIP, Look, fraction
 from abtest.metrics import METRICS, Metric
 from abtest.queries import Facts
 from abtest.results import ArmVerdict, Check
+from stream.schemas.times import DAY_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from abtest.tables import exposures, results
+from stream.schemas.times import DAY_MS
 
-DAY_MS = 86_400_000
 MAX_POINTS = 120
 
 

@@ -6,6 +6,8 @@ Source: docs/stream.md.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stream.schemas.times import DAY_MS
+
 DEFAULT_PARTITIONS = 12
 
 IMPRESSIONS = "impressions"
@@ -27,7 +29,6 @@ EVENT_TOPICS = (IMPRESSIONS, CLICKS, CONVERSIONS)
 INPUTS = (*EVENT_TOPICS, TICKS)
 CHANGELOGS = (HOT_CHANGELOG, WARM_CHANGELOG, PROGRESS_CHANGELOG)
 
-DAY_MS = 86_400_000
 # Nobody's clock but the broker's: a worker whose clock is wrong would be refused, or its records kept for too long.
 _STAMPED = {"message.timestamp.type": "LogAppendTime"}
 # Compaction would keep only the newest record of each client, and a limit in bytes would delete records before their

@@ -4,8 +4,8 @@ from sqlalchemy import Engine
 from abtest import first_exposures
 from abtest.client_vectors import Counted
 from abtest.first_exposures import FirstExposures
-from abtest.timeline import DAY_MS
 from stream import db
+from stream.schemas.times import DAY_MS
 from tests.harness.generated_facts import LAST_TS, fill
 from tests.harness.sessions import make_session
 

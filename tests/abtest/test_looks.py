@@ -17,6 +17,7 @@ from abtest.metrics import COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.plan import Plan
 from abtest.queries import Facts, Sample
+from stream.schemas.times import DAY_MS
 
 ARMS = (*validation.ARMS, Arm(name="third", lineage="b"))
 TWO = validation.ARMS
@@ -113,7 +114,7 @@ def test_information_that_shrinks_by_chance_does_not_stop_a_look() -> None:
 def test_planned_days_count_from_the_start_to_the_mature_sessions() -> None:
     experiment = validation.experiment_of(Plan(looks=2, days=10))
     found = facts(400)
-    at_ts = 4 * looks.DAY_MS
+    at_ts = 4 * DAY_MS
     found = replace(found, data_range=replace(found.data_range, matured_ts=at_ts))
     assert looks.fraction(experiment, found) == pytest.approx(0.4)
 

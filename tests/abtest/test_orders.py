@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abtest.orders import Order, OrderLine, distinct, of_session, of_unlinked, order
+from stream.schemas.times import DAY_MS
 from tests.harness.sessions import purchase, refund, unlinked
-
-DAY_MS = 86_400_000
 
 
 def line(line_id: str, amount_minor: int, **other: object) -> OrderLine:

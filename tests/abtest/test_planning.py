@@ -8,9 +8,9 @@ from statsmodels.stats.power import NormalIndPower
 from abtest import group_sequential
 from abtest.planning import Baseline, baseline, clients_needed, last_boundary
 from stream.errors import ConfigError
+from stream.schemas.times import DAY_MS
 from tests.harness.generated_facts import LAST_TS, arrays, fill, generate
 
-DAY_MS = 86_400_000
 CVR = Baseline(metric="cvr", days=14.0, clients=9_000, value=0.05, client_variance=0.0475)
 
 

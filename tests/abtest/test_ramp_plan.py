@@ -8,8 +8,7 @@ from abtest.experiment import Arm
 from abtest.ramp_plan import Ramp, RampPlan, decide
 from abtest.results import Check
 from stream.errors import ConfigError
-
-DAY_MS = 86_400_000
+from stream.schemas.times import DAY_MS
 
 
 def check(status: str = "ok", name: str = "sample_ratio") -> Check:

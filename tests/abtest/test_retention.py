@@ -25,11 +25,11 @@ from abtest.tables import (
 )
 from stream import db
 from stream.errors import ConfigError
+from stream.schemas.times import DAY_MS
 from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
 from tests.harness.sessions import make_session, unlinked
 
-DAY_MS = 86_400_000
 END_TS = 900_000
 DUE_TS = END_TS + 28 * DAY_MS
 PLAN = Plan(min_buyers=5)

@@ -16,7 +16,7 @@ from abtest.report import report
 from abtest.results import Check
 from abtest.sample_ratio_checks import ratio_checks
 from abtest.tables import health
-from abtest.timeline import DAY_MS
+from stream.schemas.times import DAY_MS
 from tests.harness.generated_facts import LAST_TS, fill
 from tests.harness.sessions import make_session
 

@@ -4,11 +4,11 @@ import pytest
 
 from abtest import looks, standing, validation
 from abtest.experiment import Epoch
-from abtest.looks import DAY_MS
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.results import ArmVerdict
 from abtest.standing import Obstacle, Outlook
+from stream.schemas.times import DAY_MS
 from tests.abtest.test_looks import facts
 
 EPOCH = Epoch(number=1, start_ts=0, end_ts=None, coverage=1.0, weights=(0.5, 0.5), dealt=(5_000, 5_000), sha256="")

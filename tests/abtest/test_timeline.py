@@ -3,8 +3,9 @@ from sqlalchemy import Engine
 from abtest import timeline
 from abtest.plan import Plan
 from abtest.report import report
-from abtest.timeline import DAY_MS, MAX_POINTS, LiftAt, NewClients
+from abtest.timeline import MAX_POINTS, LiftAt, NewClients
 from stream import db
+from stream.schemas.times import DAY_MS
 from tests.harness.generated_facts import append, fill, generate
 from tests.harness.sessions import make_session
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from stream.errors import ArtifactError, ShelfwiseError
+from stream.schemas.times import DAY_MS
 from trainer.configs import LearningSettings
 from trainer.evaluation.metrics import Floats
 from trainer.evaluation.modalities import RunningWeights
@@ -56,8 +57,6 @@ from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
 from trainer.versions.delta import PLACES
-
-_DAY_MS = 86_400_000
 
 
 class LearningHalted(ShelfwiseError):  # noqa: N818 - a state of learning, not a fault of the program
@@ -355,7 +354,7 @@ class Learner:
                 changes = id_map.at_boundary(boundary_ts)
                 self._row_optimizer.admit(table, changes.admitted)
             if previous_ts is not None:
-                factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / _DAY_MS)
+                factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / DAY_MS)
                 self._dense_optimizer.decay(factor)
         self._intake.forget(boundary_ts)
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from deploy.simulation.marketplace.randomness import generator
 from deploy.simulation.marketplace.world import LATENT, TEXTS_PER_CATEGORY, TYPES, Floats, World, category_of_text
 from stream.schemas.events import Item
+from stream.schemas.times import DAY_MS
 
 WIDTH = 16
 CURRENCY = "EUR"
-_DAY_MS = 86_400_000
 # By type: middle and spread of the stars, and sales in units of the logarithm. Numbers of two types do not compare.
 _STARS_MIDDLE = np.array([3.8, 4.3, 3.0, 4.0])
 _STARS_SPREAD = np.array([0.4, 0.2, 0.8, 0.1])
@@ -71,7 +71,7 @@ class Shelf:
             image_model=self.image_space if self._has_image_J[j] else None,
             text_vec=_f16(self._text_JD[j]),
             text_model=self.text_space,
-            updated_ts=launch_ts or dials.start_ts - _DAY_MS,
+            updated_ts=launch_ts or dials.start_ts - DAY_MS,
             attributes={"rating": round(float(self.rating_J[j]), 2), "promotion": float(truth.promoted[j])},
         )
 

@@ -9,6 +9,7 @@ from serving.http.access import OPEN, ROLES, Access
 from serving.http.app import create
 from serving.http.rate_limit import RateLimit
 from serving.tokens import Role, Token, make
+from stream.schemas.times import DAY_MS
 from tests.serving.world import World
 
 PATHS = {
@@ -20,7 +21,6 @@ PATHS = {
     "/experiments/{key}": Role.READ,
     "/v1/annotations": Role.ANNOTATE,
 }
-DAY_MS = 86_400_000
 
 
 def made(role: Role, fill: int, expires: date | None = None) -> tuple[str, Token]:

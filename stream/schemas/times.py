@@ -1,0 +1,3 @@
+"""Units of time."""
+
+DAY_MS = 86_400_000
