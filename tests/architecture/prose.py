@@ -79,7 +79,12 @@ RULES = (
         r"ledgers?",
         "'outcome counters'",
         # The command that prints what judgements cost.
-        files=("deploy/commands/annotate.py", "tests/deploy/commands/test_annotate.py", "docs/annotation.md"),
+        files=(
+            "deploy/commands/annotate.py",
+            "tests/deploy/commands/test_annotate.py",
+            "tests/system/test_annotation_loop.py",
+            "docs/annotation.md",
+        ),
         names_too=True,
     ),
     Rule(r"mute[sd]?|muting", "'fence'", names_too=True),

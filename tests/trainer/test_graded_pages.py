@@ -223,6 +223,7 @@ def outcomes(loop: Loop) -> Counter[str]:
     return loop.graded.outcomes
 
 
+@pytest.mark.slow
 def test_grades_move_the_weights_alone_and_a_resumed_run_is_bit_equal(tmp_path: Path) -> None:
     later = [replace(each, timestamp=START_TS + 10_000_000) for each in RECORDS]
     whole, without = run(tmp_path / "whole", RECORDS), run(tmp_path / "without", later)
