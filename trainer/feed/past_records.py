@@ -94,8 +94,10 @@ class KafkaPastRecords:
             }
             num_empty = 0
             while todo := {pair: offsets for pair, offsets in todo.items() if offsets}:
-                # Only the next place of each partition is sought: what lies close behind it comes with it.
-                reader.restart({pair: offsets[0] for pair, offsets in todo.items()})
+                sought = {pair: offsets[0] for pair, offsets in todo.items()}
+                # A seek gives up the fetch that is on its way.
+                if sought != reader.positions():
+                    reader.restart(sought)
                 records = reader.poll()
                 num_empty = 0 if records else num_empty + 1
                 if num_empty > _MAX_EMPTY_POLLS:

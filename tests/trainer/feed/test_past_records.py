@@ -1,5 +1,9 @@
+from collections.abc import Mapping
+from typing import Self
+
 import pytest
 
+from stream.broker.connection import Partition
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
@@ -7,6 +11,7 @@ from stream.schemas import session, topics
 from stream.schemas.session import Session, encode
 from tests.harness.sessions import unlinked
 from tests.trainer.session_log import LogRecord, make_log
+from trainer.feed import past_records
 from trainer.feed.batches import OrderedSession
 from trainer.feed.merge import Cursor, WatermarkMerge
 from trainer.feed.past_records import KafkaPastRecords, check_retained, in_order
@@ -75,3 +80,43 @@ def test_a_range_and_single_records_are_read_from_the_broker(memory_broker: Brok
         (1, 14, b"29"),
     ]
     assert KafkaPastRecords(memory_broker).at([]) == []
+
+
+class SlowReader:
+    """A reader whose answer comes at the second poll after a seek: a further seek gives up what is on its way."""
+
+    def __init__(self, _broker: Broker, positions: Mapping[Partition, int]) -> None:
+        self.restart(positions)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def restart(self, positions: Mapping[Partition, int]) -> None:
+        self._positions, self._is_ready = dict(positions), False
+
+    def positions(self) -> dict[Partition, int]:
+        return dict(self._positions)
+
+    def beginnings(self) -> dict[Partition, int]:
+        return {(topics.SESSIONS, p): 0 for p in range(2)}
+
+    def ends(self) -> dict[Partition, int]:
+        return {(topics.SESSIONS, p): 30 for p in range(2)}
+
+    def poll(self) -> list[LogRecord]:
+        if not self._is_ready:
+            self._is_ready = True
+            return []
+        found = [LogRecord(p, offset, b"") for (_, p), offset in self._positions.items()]
+        self._positions = {pair: offset + 1 for pair, offset in self._positions.items()}
+        return found
+
+
+def test_a_slow_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(past_records, "Reader", SlowReader)
+    monkeypatch.setattr(past_records, "beginning_offsets", lambda _broker, _names: {})
+    places = [(0, 3), (0, 4), (0, 20), (1, 7)]
+    found = KafkaPastRecords(Broker(bootstrap="none:1")).at(places)
+    assert [(each.partition, each.offset) for each in found] == places
