@@ -25,7 +25,7 @@ from trainer.annotation.pages import top
 from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES
 from trainer.configs.smar import PROFILES
 from trainer.evaluation.metrics import ndcg, ranks
-from trainer.features import Examples, SessionExample, example_from_session, final_labels
+from trainer.features import ExampleBuilder, Examples, SessionExample, final_labels
 from trainer.learning.determinism import make_deterministic
 from trainer.learning.former import score
 from trainer.learning.learner import Learner
@@ -123,11 +123,11 @@ def build(seed: int, args: argparse.Namespace) -> World:
     shop = SimulatedShop(settings)
     n = settings.candidates
     rng = np.random.default_rng([seed, 1])
-    listings, examples = [], []
-    for listing in islice(shop.listings(), count):
-        session = shop.show(listing, rng.permutation(n), np.full(n, 1 / n))
-        listings.append(listing)
-        examples.append(example_from_session(session, shop.catalogue, final_labels(session)))
+    listings = list(islice(shop.listings(), count))
+    builder, examples = ExampleBuilder(shop.catalogue), []
+    for start in range(0, count, 256):
+        shown = [shop.show(listing, rng.permutation(n), np.full(n, 1 / n)) for listing in listings[start : start + 256]]
+        examples += builder.from_sessions(shown, [final_labels(session) for session in shown])[0].split()
 
     def part(first: int, end: int) -> Lists:
         own = listings[first:end]
@@ -152,12 +152,13 @@ def build(seed: int, args: argparse.Namespace) -> World:
 def teach(log: Sequence[SessionExample], seed: int) -> dict[str, Learner]:
     """Return a teacher of each type: DIN, in one pass over the clicks and orders of a log."""
     config = replace(MODEL_PROFILES["din"]["tiny"], clicked_weight=1.0)
+    batches = [Examples.of(log[start : start + BATCH]) for start in range(0, len(log), BATCH)]
     found = {}
     for name in TYPES:
         learning = replace(LEARNING, seed=seed, item_type=name)  # type: ignore[arg-type]
         learner = Learner("din", config, learning, device=CPU)
-        for number, start in enumerate(range(0, len(log), BATCH)):
-            learner.train(TrainingLists.without_sessions(Examples.of(log[start : start + BATCH]), fresh=True))
+        for number, batch in enumerate(batches):
+            learner.train(TrainingLists.without_sessions(batch, fresh=True))
             if number % BOUNDARY_EVERY == BOUNDARY_EVERY - 1:
                 learner.at_boundary(0, None)
         found[name] = learner
@@ -262,7 +263,9 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=300, help="later pages on which rankers are compared")
     parser.add_argument("--epochs", type=int, default=10, help="passes over the graded pages")
     parser.add_argument("--seed", type=int, default=1, help="seed of the page rankers")
+    parser.add_argument("--rows", default="", help="numbers of rows beside labels alone, by commas; by default all")
     args = parser.parse_args()
+    arms = (ARMS[0], *(ARMS[int(each)] for each in args.rows.split(","))) if args.rows else ARMS
     make_deterministic(1)
     quality: dict[tuple[float, str], list[Floats]] = {}
     orders: dict[tuple[float, str], list[Floats]] = {}
@@ -285,7 +288,7 @@ def main() -> None:
         quality.setdefault((0.0, "incoming order"), []).append(base[0])
         for p in BUDGETS:
             grade = graded(chosen, world.pages.types, teachers["log"][0], p)
-            for arm in ARMS:
+            for arm in arms:
                 labels = {name: own[:2] for name, own in teachers.items()}
                 found = judged(world, scores_of(learn(world, arm, labels, grade, args), world.test))
                 quality.setdefault((p, arm.name), []).append(found[0])
@@ -295,10 +298,12 @@ def main() -> None:
                     f" {found[0].mean():.4f}, orders {100 * (found[1].mean() / base[1].mean() - 1):+.1f} %"
                 )
         _say(f"world {seed}: {time.monotonic() - started:.0f} s")
-    _print(quality, orders, right)
+        # After each world, so that a run may be ended early.
+        _print(arms, quality, orders, right)
 
 
 def _print(
+    arms: Sequence[Arm],
     quality: Mapping[tuple[float, str], Sequence[Floats]],
     orders: Mapping[tuple[float, str], Sequence[Floats]],
     right: Mapping[str, Sequence[float]],
@@ -309,14 +314,14 @@ def _print(
     lines += [f"| incoming order | | {_mean(quality[0.0, 'incoming order']):.4f} |", ""]
     lines += ["| row | " + " | ".join(f"{100 * p:.0f} %" for p in BUDGETS) + " |", "|---" * (1 + len(BUDGETS)) + "|"]
     lines += [
-        f"| {arm.name} | " + " | ".join(f"{_mean(quality[p, arm.name]):.4f}" for p in BUDGETS) + " |" for arm in ARMS
+        f"| {arm.name} | " + " | ".join(f"{_mean(quality[p, arm.name]):.4f}" for p in BUDGETS) + " |" for arm in arms
     ]
     lines += [
         "",
         "| row, less labels alone | budget | NDCG@10 (interval) | by world | orders (interval) |",
         "|---" * 5 + "|",
     ]
-    for arm in ARMS[1:]:
+    for arm in arms[1:]:
         for p in BUDGETS:
             cells = [interval(own[p, arm.name], own[p, ARMS[0].name]) for own in (quality, orders)]
             (mean, low, high, by_world), (gain, least, most, _) = cells
@@ -325,7 +330,8 @@ def _print(
                 f"| {arm.name} | {100 * p:.0f} % | {mean:+.4f} ({low:+.4f} to {high:+.4f}) | {worlds} |"
                 f" {100 * gain:+.1f} % ({100 * least:+.1f} to {100 * most:+.1f}) |"
             )
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(lines) + "\n\n")
+    sys.stdout.flush()
 
 
 def _mean(by_world: Sequence[Floats]) -> float:
