@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo drill fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids docs lock hooks clean setup setup-dev servers
+.PHONY: help demo drill fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids bench-abtest docs lock hooks clean setup setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -103,6 +103,11 @@ bench-serving: setup-dev ## Measure a ranking service below and above its capaci
 ROWS ?= 1000000
 bench-ids: setup-dev ## Measure an id table of ROWS rows: boundaries, look-ups, checkpoints, versions, memory
 	@$(BIN)/python -m tests.bench.id_tables --rows $(ROWS)
+
+FACTS ?= 1000000
+bench-abtest: ROWS = 10000000
+bench-abtest: setup-dev .venv-bench/stamp ## Measure the analysis of ROWS sessions against tea-tasting, and the waits of a writer beside FACTS facts
+	@$(BIN)/python -m tests.bench.abtest --rows $(ROWS) --facts $(FACTS)
 
 docs: setup-dev ## Rewrite the reference pages and schemas in docs/ from the code
 	@$(BIN)/python -m deploy.reference docs

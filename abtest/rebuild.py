@@ -24,8 +24,8 @@ from abtest.store import ExperimentStore
 from stream import db
 from stream.errors import ConfigError, StoreError
 
-# Clients of one transaction, which takes some 20 ms on SQLite.
-_CHUNK = 100
+# Clients of one transaction, which takes some 10 ms on SQLite.
+_CHUNK = 50
 _MAX_ROUNDS = 3
 _Key = TypeVar("_Key")
 

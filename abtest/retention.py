@@ -26,8 +26,8 @@ from stream.schemas.times import DAY_MS
 
 _log = logging.getLogger("shelfwise.abtest")
 
-# Rows of one transaction, which takes some 20 ms on SQLite.
-_CHUNK = 100
+# Rows of one transaction, which takes some 10 ms on SQLite.
+_CHUNK = 50
 # Rows of one table and call, so that reports do not wait long for a first removal.
 _MAX_ROWS = 10_000
 

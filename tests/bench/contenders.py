@@ -14,7 +14,7 @@ from tests.bench.feed import NAIVE_OUTPUT, QUIX_INPUTS, QUIX_OUTPUT
 
 _ROOT = Path(__file__).parents[2]
 _PEERS = Path(__file__).parent / "peers"
-QUIX_PYTHON = _ROOT / ".venv-bench" / "bin" / "python"
+PEER_PYTHON = _ROOT / ".venv-bench" / "bin" / "python"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Contender:
                 return [sys.executable, "-m", "deploy", "stream", "worker", *options]
             case "quix":
                 script = str(_PEERS / "quix_joiner.py")
-                return [str(QUIX_PYTHON), script, broker.bootstrap, group, str(folder / "quix")]
+                return [str(PEER_PYTHON), script, broker.bootstrap, group, str(folder / "quix")]
             case _:
                 return [sys.executable, str(_PEERS / "naive_joiner.py"), broker.bootstrap, group]
 
@@ -123,4 +123,4 @@ class Running:
 
 def missing(contenders: Sequence[Contender]) -> list[str]:
     """Return the names of contenders that cannot run here."""
-    return [one.name for one in contenders if one is QUIX and not QUIX_PYTHON.exists()]
+    return [one.name for one in contenders if one is QUIX and not PEER_PYTHON.exists()]
