@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 from abtest import group_sequential
 from abtest.client_vectors import history_vectors
 from abtest.estimates import estimate
+from abtest.experiment import are_unequal
 from abtest.fact_writer import progress
 from abtest.inference import WANTED_POWER
 from abtest.metrics import METRICS
@@ -105,12 +106,13 @@ def clients_needed(
 ) -> int:
     """Return the clients of all arms together by which a lift is found with the wanted power.
 
-    Clients are assumed to be as in the history, over a time of the same length. Several looks count by the boundary of
-    the last one, which gives slightly too many clients.
+    Clients are assumed to be as in the history, over a time of the same length. The variance of a rate grows with the
+    rate, as that of a count does; amounts keep theirs, and compare by their ratio in unequal arms. Several looks count
+    by the boundary of the last one, which gives slightly too many clients.
 
     >>> history = Baseline(metric="cvr", days=14, clients=9_000, value=0.05, client_variance=0.0475)
     >>> clients_needed(history, 0.1), clients_needed(history, 0.1, weights=(0.9, 0.1))
-    (59652, 165699)
+    (62635, 180612)
 
     Args:
         history: Clients of the past.
@@ -132,8 +134,7 @@ def clients_needed(
     if not arms or weights[control] <= 0.0:
         raise ConfigError(f"weights = {list(weights)}: expected a control and another arm above 0")
     drift = last_boundary(alpha / len(arms), looks) + group_sequential.z_of(2.0 * (1.0 - power))
-    spread = history.client_variance * (1.0 / weights[control] + 1.0 / min(arms))
-    return math.ceil(spread * (drift / (mde * abs(history.value))) ** 2)
+    return math.ceil((drift / _drift(history, mde, weights[control], min(arms))) ** 2)
 
 
 def power_of(
@@ -142,11 +143,20 @@ def power_of(
     """Return the chance of finding a lift with so many clients of a control and one arm; see `clients_needed`.
 
     >>> history = Baseline(metric="cvr", days=14, clients=9_000, value=0.05, client_variance=0.0475)
-    >>> round(power_of(history, 0.1, clients=59_652, weights=(0.5, 0.5)), 4)
+    >>> round(power_of(history, 0.1, clients=62_635, weights=(0.5, 0.5)), 4)
     0.8
     """
-    se = math.sqrt(history.client_variance * (1.0 / weights[0] + 1.0 / weights[1]) / clients)
-    return NormalDist().cdf(mde * abs(history.value) / se - last_boundary(alpha, looks))
+    return NormalDist().cdf(_drift(history, mde, *weights) * math.sqrt(clients) - last_boundary(alpha, looks))
+
+
+def _drift(history: Baseline, mde: float, control: float, arm: float) -> float:
+    """Return the lift in standard errors of one client of all arms, by the shares of two arms."""
+    spread = math.sqrt(history.client_variance) / abs(history.value)
+    if not METRICS[history.metric].is_money:
+        return mde / (spread * math.sqrt(1.0 / control + (1.0 + mde) / arm))
+    # As `inference.comparable_money` compares them.
+    effect = math.log1p(mde) if are_unequal(control, arm) else mde
+    return effect / (spread * math.sqrt(1.0 / control + 1.0 / arm))
 
 
 def last_boundary(alpha: float, looks: int) -> float:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from sqlalchemy import Engine
 from statsmodels.stats.power import NormalIndPower
 
 from abtest import group_sequential
-from abtest.planning import Baseline, baseline, clients_needed, last_boundary
+from abtest.planning import Baseline, baseline, clients_needed, last_boundary, power_of
 from stream.errors import ConfigError
 from stream.schemas.times import DAY_MS
 from tests.harness.generated_facts import LAST_TS, arrays, fill, generate
@@ -16,13 +17,22 @@ CVR = Baseline(metric="cvr", days=14.0, clients=9_000, value=0.05, client_varian
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.9, 0.1), (0.3, 0.7)])
 @pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
-def test_one_look_equals_statsmodels(weights: tuple[float, float], power: float) -> None:
-    effect = 0.02 * CVR.value / math.sqrt(CVR.client_variance)
+@pytest.mark.parametrize(("metric", "growth"), [("gmv", 1.0), ("cvr", 1.02), ("ctr", 1.02)])
+def test_one_look_equals_statsmodels(weights: tuple[float, float], power: float, metric: str, growth: float) -> None:
+    history = replace(CVR, metric=metric)
+    lift = math.log(1.02) if metric == "gmv" and weights != (0.5, 0.5) else 0.02
+    effect = lift * CVR.value / math.sqrt(CVR.client_variance)
     control = NormalIndPower().solve_power(
-        effect_size=effect, alpha=0.05, power=power, ratio=weights[1] / weights[0], alternative="two-sided"
+        # A variance that is larger by a factor acts as fewer clients.
+        effect_size=effect,
+        alpha=0.05,
+        power=power,
+        ratio=weights[1] / weights[0] / growth,
+        alternative="two-sided",
     )
-    found = clients_needed(CVR, 0.02, weights=weights, power=power)
+    found = clients_needed(history, 0.02, weights=weights, power=power)
     assert found == pytest.approx(control / weights[0], rel=2e-4)
+    assert power_of(history, 0.02, clients=found, weights=weights) == pytest.approx(power, abs=1e-4)
 
 
 def test_the_smallest_of_several_arms_decides() -> None:
