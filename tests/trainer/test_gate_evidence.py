@@ -118,7 +118,9 @@ def inverted(world: World) -> Weights:
 
 def flipped(world: World) -> Weights:
     """Return the weights of a learner with a fault: what shoppers leave it takes for what they want."""
-    learner = deepcopy(world.loop.learner)
+    # The catalogue has a lock, which cannot be copied.
+    catalogue = world.loop.catalogue
+    learner = deepcopy(world.loop.learner, {id(catalogue): catalogue})
     learner.judged = None
     # Sessions that the learner has not seen.
     other_shop = Shop(LINEAGE.name, seed=2, first_query=10_000)
