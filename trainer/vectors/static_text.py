@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from stream.errors import ConfigError
+from trainer.extras import INSTALL
 from trainer.vectors.encoder import Encoder, Floats, digest_of, unit_rows
-from trainer.vectors.tokenizer import EXTRA, open_tokenizer
+from trainer.vectors.tokenizer import open_tokenizer
 
 WORDLLAMA: Final = "wordllama"
 _WORDLLAMA_WEIGHTS: Final = "weights/l2_supercat_256.safetensors"
@@ -32,7 +33,7 @@ def wordllama() -> Encoder[str]:
     """
     found = importlib.util.find_spec(WORDLLAMA)
     if found is None or not found.submodule_search_locations:
-        raise ConfigError(f"--text-encoder {WORDLLAMA}: {EXTRA} installs it; or choose --text-encoder hashed")
+        raise ConfigError(f"--text-encoder {WORDLLAMA}: {INSTALL} installs it; or choose --text-encoder hashed")
     # Its own class downloads what it does not find, so that the files are read here.
     folder = Path(next(iter(found.submodule_search_locations)))
     return _encoder(WORDLLAMA, folder / _WORDLLAMA_TOKENIZER, folder / _WORDLLAMA_WEIGHTS)

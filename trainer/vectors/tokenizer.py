@@ -1,14 +1,13 @@
 """Tokenizers of text encoders, in the form of the package tokenizers, which the extra `embed` installs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from stream.errors import ConfigError
+from trainer.extras import INSTALL
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-EXTRA: Final = "pip install 'shelfwise[embed]'"
 
 
 def open_tokenizer(path: Path) -> "Tokenizer":
@@ -20,7 +19,7 @@ def open_tokenizer(path: Path) -> "Tokenizer":
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: needs the package tokenizers; {EXTRA} installs it") from error
+        raise ConfigError(f"{path}: needs the package tokenizers; {INSTALL} installs it") from error
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:
