@@ -32,6 +32,12 @@ from abtest.strays import Strays
 ARMS = (Arm(name="control", lineage="a", is_control=True), Arm(name="treatment", lineage="a"))
 CLIENTS = 4_800
 _ORDERS = COLUMNS.index("orders")
+# Metric to the factor that raises it by the same share.
+_PLANTED = {
+    "ctr": "clicks",
+    "aov": "amounts",
+    **dict.fromkeys(("cvr", "orders_per_client", "gmv", "net_gmv", "clicked_gmv"), "orders"),
+}
 _PAST_PARTS, _PAST_CLIENTS = 10, 100_000
 
 
@@ -102,7 +108,8 @@ def validate(
         weight: Share of the clients in the treatment.
         buyers: Chance of an order in a session.
         clients: Clients of both arms.
-        lift: True relative lift of the primary metric, by more clicks, more orders or larger amounts.
+        lift: True relative lift of the primary metric, by more clicks, more orders or larger amounts; only 0 for the
+            metrics that these do not raise.
 
     Raises:
         ValueError: If a value lies outside of its bounds, or an arm would have fewer than 10 buckets.
@@ -113,6 +120,8 @@ def validate(
         raise ValueError(f"buyers = {buyers}: expected more than 0, less than 1")
     if not 0.0 <= lift <= 1.0:
         raise ValueError(f"lift = {lift}: expected 0 to 1")
+    if lift and primary not in _PLANTED:
+        raise ValueError(f"primary = '{primary}': a lift is planted in {', '.join(_PLANTED)} only")
     weights = (1.0 - weight, weight)
     table = allocate("validation", weights, 1.0)
     check_dealt(table, weights, [arm.name for arm in ARMS])
@@ -213,9 +222,7 @@ class Factors:
 
 def _factors(primary: str, lift: float, treated: NDArray[np.bool_]) -> Factors:
     factor = np.where(treated, 1.0 + lift, 1.0)
-    if primary in {"aov", "aov_net"}:
-        return Factors(amounts=factor)
-    return Factors(clicks=factor) if primary == "ctr" else Factors(orders=factor)
+    return Factors(**{_PLANTED[primary]: factor}) if lift else Factors()
 
 
 def client_sums(

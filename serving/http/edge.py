@@ -85,13 +85,18 @@ def note_arm(scope: Scope, arm: str | None) -> None:
 
 
 class Edge:
-    """The application behind the edge of a service.
+    """Checks of each request before the application of a service, and headers of its answers.
 
     Every answer carries `X-Request-ID`, the request's own if it has a valid one. Log lines of the request carry the id.
     """
 
     def __init__(self, app: App, service: Service) -> None:
-        """Prepare the edge of `service` before `app`."""
+        """Prepare the checks.
+
+        Args:
+            app: The application.
+            service: The service that it answers for.
+        """
         settings = service.settings
         self._app = app
         self._service = service

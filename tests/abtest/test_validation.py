@@ -25,9 +25,10 @@ def test_a_small_arm_with_enough_buyers_takes_one() -> None:
         ({"weight": 0.0001}, "1 of 10000 buckets"),
         ({"buyers": 0.0}, "buyers = 0.0"),
         ({"lift": -0.1}, "lift = -0.1"),
+        ({"lift": 0.1, "primary": "latency"}, "primary = 'latency': a lift is planted in ctr"),
     ],
 )
-def test_impossible_values_are_refused(options: dict[str, float], named: str) -> None:
+def test_impossible_values_are_refused(options: dict[str, float | str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         validate(3, runs=1, num_looks=1, **options)  # type: ignore[arg-type]
 

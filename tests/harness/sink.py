@@ -278,7 +278,7 @@ def _expected(content: Session) -> tuple[object, ...]:
 
 
 class _NeverRetried(threading.Event):
-    """A stop that fails where the sink waits for its next attempt; nothing disturbs its database."""
+    """A stop event that fails where the sink would wait for its next attempt: nothing disturbs its database."""
 
     def wait(self, timeout: float | None = None) -> bool:
         raise AssertionError("the undisturbed sink failed; its log line says why")
