@@ -22,7 +22,7 @@ from serving.ranking.waiting import WaitingLists
 
 # Share of the time that `Service.rank` may spend on answers in incoming order to requests that are shed. With HTTP, and
 # the delivery of the impression by other threads, such an answer costs the process about four times as much.
-_SHED_BUDGET: Final = 0.02
+_SHED_BUDGET: Final = 0.01
 
 # A thread that has been busy with one list for so many times its time is taken to hang, and not to be slow.
 _HUNG: Final = 10.0
@@ -91,13 +91,15 @@ class Inference:
             self._changed.notify()
         self._thread.join(timeout_s)
 
-    def decide(self, scores_due_s: float) -> Decision:
-        """Return the way in which a request is answered whose scores are due at that time, if it arrives now."""
+    def admit(self, scores_due_s: float) -> Decision:
+        """Return the way in which a request is answered whose scores are due at that time, if its headers arrive now.
+
+        The request counts as one of the queue until `score` takes it, or until its scores are due.
+        """
         now_s = self._clock()
         if self._is_stuck(now_s, since=_HUNG):
-            # Nothing is scored from which answers in incoming order could take time.
-            return Decision.REFUSE if now_s > scores_due_s else Decision.INCOMING_ORDER
-        return self._admission.decide(scores_due_s, len(self._waiting), now_s)
+            return self._admission.admit_unscored(scores_due_s, now_s)
+        return self._admission.admit(scores_due_s, len(self._waiting), now_s)
 
     def spent(self, seconds: float) -> None:
         """Take the seconds of a request that was shed from the budget of such requests."""
@@ -116,9 +118,10 @@ class Inference:
 
     async def _result(self, context: RankContext) -> _Result:
         now_s = self._clock()
+        decision = self._admission.decide(context.scores_due_s, len(self._waiting), now_s)
         if self._is_stuck(now_s):
             return _Result(fallback=rank.STUCK)
-        if self.decide(context.scores_due_s) is not Decision.SCORE:
+        if decision is not Decision.SCORE:
             return _Result(fallback=rank.OVERLOAD)
         done: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         with self._changed:

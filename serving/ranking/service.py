@@ -144,12 +144,12 @@ class Service:
         self._poller = threading.Thread(target=self._poll_forever, name="poll", daemon=True)
 
     def refuses(self, arrival_s: float) -> bool:
-        """Return whether a rank request that arrived at that time is refused, and count it then.
+        """Return whether a rank request that arrived at that time is refused, and count it.
 
         The caller asks before it reads the body, so that a refusal costs little.
         """
         due_s = scores_due_s(arrival_s, self._deadline_s(arrival_s))
-        is_refused = self._inference.decide(due_s) is Decision.REFUSE
+        is_refused = self._inference.admit(due_s) is Decision.REFUSE
         if is_refused:
             self.metrics.shed.labels("refusal").inc()
         return is_refused

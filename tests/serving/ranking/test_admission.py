@@ -66,7 +66,9 @@ def simulate(
             begin(begun_s)
         if now_s == np.inf:
             break
+        admitted = control.admit(now_s + DUE_S, len(waiting), now_s)
         decision = control.decide(now_s + DUE_S, len(waiting), now_s)
+        assert decision is admitted
         found.decided[decision] += 1
         if decision is Decision.INCOMING_ORDER:
             control.spent(shed_s)
@@ -130,6 +132,62 @@ def test_a_budget_that_was_exceeded_recovers() -> None:
     control.spent(1e9)
     assert control.decide(0.5 + DUE_S, 9, 0.5) is Decision.REFUSE
     assert control.decide(1.0 + DUE_S, 9, 1.0) is Decision.INCOMING_ORDER
+
+
+def busy(*, budget: float = BUDGET) -> Admission:
+    """Return an admission that knows the time of a list and that of an answer in incoming order."""
+    control = Admission(budget=budget)
+    control.started(0.0)
+    control.finished(SERVICE_S)
+    control.spent(0.001)
+    return control
+
+
+def test_a_batch_of_headers_is_admitted_as_if_each_were_in_the_queue() -> None:
+    control = busy()
+    found = Counter(control.admit(1.0 + DUE_S, 0, 1.0) for _ in range(400))
+    # Four of 4 ms, and a margin of one, end within 27 ms; the credit that is left of a burst, 19 ms, pays 19 answers.
+    assert 4 <= found[Decision.SCORE] <= 6
+    assert found[Decision.INCOMING_ORDER] == 19
+    assert found[Decision.REFUSE] == 400 - found[Decision.SCORE] - 19
+
+
+def test_a_batch_before_the_first_measured_answer_is_bounded_too() -> None:
+    control = Admission(budget=BUDGET)
+    control.started(0.0)
+    control.finished(SERVICE_S)
+    found = Counter(control.admit(1.0 + DUE_S, 0, 1.0) for _ in range(400))
+    assert 0 < found[Decision.INCOMING_ORDER] <= 40
+
+
+def test_a_request_that_comes_to_the_queue_is_expected_no_longer() -> None:
+    control = busy()
+    due_s = [1.0 + DUE_S + number / 1e6 for number in range(40)]
+    decisions = [control.admit(due, 0, 1.0) for due in due_s]
+    for number, (due, decision) in enumerate(zip(due_s, decisions, strict=True)):
+        if decision is not Decision.REFUSE:
+            assert control.decide(due, 0, 1.0) in {Decision.SCORE, decision}, number
+    assert control.admit(1.0 + DUE_S, 0, 1.0) is Decision.SCORE
+    # One that is not expected takes the place of no other.
+    control.decide(9.0, 0, 1.0)
+    found = Counter(control.admit(1.0 + DUE_S, 0, 1.0) for _ in range(40))
+    assert found[Decision.SCORE] == decisions.count(Decision.SCORE) - 1
+
+
+def test_requests_without_a_body_are_forgotten_when_they_are_due() -> None:
+    control = busy(budget=0.0)
+    for _ in range(400):
+        control.admit(1.0 + DUE_S, 0, 1.0)
+    assert control.admit(1.001 + DUE_S, 0, 1.001) is Decision.REFUSE
+    assert control.admit(1.1 + DUE_S, 0, 1.1) is Decision.SCORE
+
+
+def test_while_nothing_is_scored_a_batch_is_answered_as_far_as_time_allows() -> None:
+    control = busy(budget=0.0)
+    found = Counter(control.admit_unscored(1.0 + DUE_S, 1.0) for _ in range(400))
+    # Each takes 4 ms with HTTP, and 27 ms are left.
+    assert found == {Decision.INCOMING_ORDER: 7, Decision.REFUSE: 393}
+    assert control.admit_unscored(1.0, 1.1) is Decision.REFUSE
 
 
 def test_a_request_that_is_too_old_is_refused() -> None:

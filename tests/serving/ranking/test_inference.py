@@ -156,10 +156,10 @@ def test_a_list_that_cannot_be_scored_in_time_is_shed_at_once(clock: Clock) -> N
     found = asked(StubScorer())
 
     async def then(thread: Inference, _: Blocked) -> None:
-        assert thread.decide(found.scores_due_s) is Decision.INCOMING_ORDER
+        assert thread.admit(found.scores_due_s) is Decision.INCOMING_ORDER
         await thread.score(found)
         thread.spent(1e9)
-        assert thread.decide(found.scores_due_s) is Decision.REFUSE
+        assert thread.admit(found.scores_due_s) is Decision.REFUSE
 
     last = with_one_under_way(clock, takes_s=30.0, then=then)
     assert (last.fallback, last.is_shed) == (None, False)
@@ -219,11 +219,11 @@ def test_while_the_thread_hangs_incoming_order_needs_no_budget(clock: Clock) -> 
     async def then(thread: Inference, _: Blocked) -> None:
         thread.spent(1e9)
         clock.now_s = 539.0
-        assert thread.decide(600.0) is Decision.REFUSE
+        assert thread.admit(600.0) is Decision.REFUSE
         clock.now_s = 541.0
         thread.spent(1e9)
-        assert thread.decide(600.0) is Decision.INCOMING_ORDER
-        assert thread.decide(540.0) is Decision.REFUSE
+        assert thread.admit(600.0) is Decision.INCOMING_ORDER
+        assert thread.admit(540.0) is Decision.REFUSE
 
     with_one_under_way(clock, takes_s=2.0, then=then)
 
