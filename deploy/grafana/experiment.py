@@ -5,9 +5,9 @@
 
 from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable, override
 from deploy.grafana.rollout import ANNOTATIONS
+from deploy.grafana.traffic import BY_ARM, BY_VERSION, IN_EXPERIMENT, OF_SITE
 
-_EXPERIMENT = "experiment = ${experiment:sqlstring}"
-_OF_METRIC = f"{_EXPERIMENT} AND metric = ${{metric:sqlstring}} AND arm IN (${{arm:sqlstring}})"
+_OF_METRIC = f"{IN_EXPERIMENT} AND metric = ${{metric:sqlstring}} AND arm IN (${{arm:sqlstring}})"
 _PERCENT = (("unit", "percentunit"), ("decimals", 2))
 _P_VALUE = (("unit", "none"), ("decimals", 4))
 _INVISIBLE = (("custom.lineWidth", 0), ("custom.fillOpacity", 0))
@@ -24,26 +24,6 @@ def _colours(*pairs: tuple[str, str]) -> tuple[tuple[str, object], ...]:
 # Lifts are grey: only the verdict takes the plan and the number of looks into account, so only it is green or red.
 _VERDICT = _colours(("ship", "green"), ("do not ship", "red"), ("keep running", "text"), ("invalid", "orange"))
 _HEALTH = _colours(("ok", "green"), ("alert", "orange"), ("blocked", "red"), ("undefined", "text"))
-
-
-_CTR = "sum(clicks)::float8 / nullif(sum(items), 0)"
-_CVR = "sum(orders)::float8 / nullif(sum(sessions), 0)"
-_SOURCE = "coalesce(nullif(source, ''), 'unknown')"
-_GMV = "sum(gmv_minor) / nullif(sum(sessions), 0)"
-
-
-def _traffic(value: str, by: str, where: str = "") -> Query:
-    return Query(
-        text=f"SELECT $__timeGroup(time, '5m') AS time, {by} AS metric, {value} AS value"
-        f" FROM v_traffic WHERE {where}$__timeFilter(time)"
-        " GROUP BY 1, 2 ORDER BY 1, 2",
-        series=True,
-    )
-
-
-def _per_arm(value: str, by: str = "arm") -> Query:
-    return _traffic(value, by, f"{_EXPERIMENT} AND ")
-
 
 _STATUS = Section(
     title="Status and health: read before the lifts",
@@ -72,7 +52,7 @@ _STATUS = Section(
             queries=(
                 Query(
                     text="SELECT (max(minute_ts) - min(minute_ts)) / 86400000.0 AS days"
-                    f" FROM traffic_minutes WHERE {_EXPERIMENT} HAVING count(*) > 0",
+                    f" FROM traffic_minutes WHERE {IN_EXPERIMENT} HAVING count(*) > 0",
                 ),
             ),
             width=4,
@@ -98,7 +78,7 @@ _STATUS = Section(
             queries=(
                 Query(
                     text='SELECT DISTINCT ON ("check", partial) "check", status, p, stat, detail, partial, time'
-                    f' FROM v_health WHERE {_EXPERIMENT} ORDER BY "check", partial, time DESC',
+                    f' FROM v_health WHERE {IN_EXPERIMENT} ORDER BY "check", partial, time DESC',
                 ),
             ),
             width=8,
@@ -126,7 +106,7 @@ _SCORES = Section(
             queries=(
                 Query(
                     text="SELECT metric, arm, mean_control, mean, lift, cs_lo, cs_hi, cs_p, verdict, reason,"
-                    f" n_control, n, partial, time FROM v_lift_latest WHERE {_EXPERIMENT}"
+                    f" n_control, n, partial, time FROM v_lift_latest WHERE {IN_EXPERIMENT}"
                     " ORDER BY partial, metric, arm",
                 ),
             ),
@@ -148,7 +128,7 @@ _SCORES = Section(
             queries=(
                 Query(
                     text="SELECT number, arm, metric, fraction, spent, boundary, z, p, lift, lo, hi, verdict, reason,"
-                    f" time FROM v_looks WHERE {_EXPERIMENT} ORDER BY number, arm",
+                    f" time FROM v_looks WHERE {IN_EXPERIMENT} ORDER BY number, arm",
                 ),
             ),
             width=24,
@@ -205,216 +185,23 @@ _SCORES = Section(
     ),
 )
 
-_TRAFFIC = Section(
-    title="Traffic and outcomes by arm",
-    panels=(
-        Panel(
-            title="Exposed clients",
-            description="Clients by the arm of their first impression, and clients seen in two arms, which the"
-            " analysis leaves out.",
-            unit="short",
-            kind="barchart",
-            queries=(
-                Query(
-                    text="SELECT arm, count(*) FILTER (WHERE NOT multi_arm) AS clients,"
-                    f" count(*) FILTER (WHERE multi_arm) AS two_arms FROM exposures WHERE {_EXPERIMENT}"
-                    " GROUP BY arm ORDER BY arm",
-                ),
-            ),
-        ),
-        Panel(
-            title="Clients exposed so far",
-            description="Cumulative clients by arm. Shares other than the planned ones mean a sample ratio mismatch.",
-            unit="short",
-            kind="timeseries",
-            queries=(
-                Query(
-                    text="SELECT $__timeGroup(time, '5m') AS time, arm AS metric,"
-                    " sum(count(*)) OVER (PARTITION BY arm ORDER BY $__timeGroup(time, '5m')) AS value"
-                    " FROM (SELECT to_timestamp(first_ts / 1000.0) AS time, arm FROM exposures"
-                    f" WHERE {_EXPERIMENT}) exposed WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
-                    series=True,
-                ),
-            ),
-            low=0,
-        ),
-        Panel(
-            title="Sessions",
-            description="Sessions per 5 minutes of event time.",
-            unit="short",
-            kind="timeseries",
-            queries=(_per_arm("sum(sessions)"),),
-            low=0,
-        ),
-        Panel(
-            title="CTR",
-            description="Clicked items over shown items. For the significance of a difference see the scorecard.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_per_arm(_CTR),),
-            decimals=2,
-        ),
-        Panel(
-            title="CVR",
-            description="Orders over sessions. Recent points rise until the attribution windows close.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_per_arm(_CVR),),
-            decimals=2,
-        ),
-        Panel(
-            title="GMV per session",
-            description="Gross merchandise value per session of each currency in its minor units, before refunds.",
-            unit="short",
-            kind="timeseries",
-            queries=(_per_arm(_GMV, "arm || ' ' || currency"),),
-        ),
-        Panel(
-            title="Fallback share by arm",
-            description="Share of sessions answered in incoming order. They count in the assigned arm.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_per_arm("sum(fallbacks)::float8 / nullif(sum(sessions), 0)"),),
-            low=0,
-            width=12,
-        ),
-        Panel(
-            title="Share of sessions",
-            description="Share of the experiment's sessions in each arm. Clients are randomised, not sessions: the"
-            " check"
-            " of the sample ratio counts clients.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(
-                Query(
-                    text="SELECT $__timeGroup(time, '5m') AS time, arm AS metric,"
-                    " sum(sessions)::float8 / sum(sum(sessions)) OVER (PARTITION BY $__timeGroup(time, '5m')) AS value"
-                    f" FROM v_traffic WHERE {_EXPERIMENT} AND $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
-                    series=True,
-                ),
-            ),
-            low=0,
-            high=1,
-            width=12,
-        ),
-    ),
-)
-
-_VERSIONS = Section(
-    title="Versions inside the arms",
-    panels=(
-        Panel(
-            title="Versions",
-            description="Versions of the lineages in this experiment, and the number of sessions ranked by each.",
-            unit="short",
-            kind="table",
-            queries=(
-                Query(
-                    text="SELECT v.lineage, v.version, v.status, v.sessions, v.time FROM v_versions v"
-                    " WHERE v.lineage IN (SELECT lineage FROM arms WHERE experiment = ${experiment:sqlstring})"
-                    " ORDER BY v.time DESC, v.lineage LIMIT 100",
-                ),
-            ),
-            width=12,
-            overrides=(override("version", (("unit", "none"),)), override("time", (("unit", "dateTimeAsIso"),))),
-        ),
-        Panel(
-            title="Version on traffic by event time",
-            description="Newest version in the sessions of each 5 minutes, by lineage. Arms should be of equal age.",
-            unit="none",
-            kind="state-timeline",
-            queries=(
-                Query(
-                    text="SELECT $__timeGroup(time, '5m') AS time, lineage AS metric, max(version) AS value"
-                    " FROM (SELECT t.time, v.lineage, v.version"
-                    " FROM v_traffic t JOIN versions v ON v.lineage = t.lineage"
-                    " AND CAST(v.version AS TEXT) = t.version"
-                    f" WHERE t.{_EXPERIMENT}) ranked WHERE $__timeFilter(time) GROUP BY 1, 2 ORDER BY 1, 2",
-                    series=True,
-                ),
-            ),
-            width=12,
-        ),
-        Panel(
-            title="CTR by version",
-            description="Clicked items over shown items of each version's sessions in this experiment.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_per_arm(_CTR, "lineage || ' ' || version"),),
-            decimals=2,
-            width=12,
-        ),
-        Panel(
-            title="CVR by version",
-            description="Orders over sessions of each version. Recent points rise until the attribution windows close.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_per_arm(_CVR, "lineage || ' ' || version"),),
-            decimals=2,
-            width=12,
-        ),
-    ),
-)
-
-_SITE = Section(
-    title="The whole site: all sessions, in an experiment or in none",
-    panels=(
-        Panel(
-            title="Site: sessions",
-            description="Sessions per 5 minutes of event time, by the program that wrote the impressions.",
-            unit="short",
-            kind="timeseries",
-            queries=(_traffic("sum(sessions)", _SOURCE),),
-            low=0,
-            width=6,
-        ),
-        Panel(
-            title="Site: CTR",
-            description="Clicked items over shown items, by the program that wrote the impressions.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_traffic(_CTR, _SOURCE),),
-            decimals=2,
-            width=6,
-        ),
-        Panel(
-            title="Site: CVR",
-            description="Orders over sessions, by the program that wrote the impressions. Recent points rise until the"
-            " attribution windows close.",
-            unit="percentunit",
-            kind="timeseries",
-            queries=(_traffic(_CVR, _SOURCE),),
-            decimals=2,
-            width=6,
-        ),
-        Panel(
-            title="Site: GMV per session",
-            description="Gross merchandise value per session of each currency in its minor units, before refunds.",
-            unit="short",
-            kind="timeseries",
-            queries=(_traffic(_GMV, "currency"),),
-            width=6,
-        ),
-    ),
-)
-
 EXPERIMENT = Dashboard(
     uid="shelfwise-experiment",
     title="Shelfwise: the experiment",
     description="Health, lifts with intervals and p-values, traffic and versions of one experiment.",
     source="postgres",
-    sections=(_STATUS, _SCORES, _TRAFFIC, _VERSIONS, _SITE),
+    sections=(_STATUS, _SCORES, BY_ARM, BY_VERSION, OF_SITE),
     variables=(
         Variable(name="experiment", label="Experiment", query="SELECT key FROM experiments ORDER BY created_ts DESC"),
         Variable(
             name="metric",
             label="Metric",
-            query=f"SELECT DISTINCT metric FROM v_lift_timeseries WHERE {_EXPERIMENT} ORDER BY metric",
+            query=f"SELECT DISTINCT metric FROM v_lift_timeseries WHERE {IN_EXPERIMENT} ORDER BY metric",
         ),
         Variable(
             name="arm",
             label="Arm",
-            query=f"SELECT name FROM arms WHERE {_EXPERIMENT} AND NOT is_control ORDER BY number",
+            query=f"SELECT name FROM arms WHERE {IN_EXPERIMENT} AND NOT is_control ORDER BY number",
         ),
     ),
     links=(Link(title="The loop", url="/d/shelfwise-loop"),),
