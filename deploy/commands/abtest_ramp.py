@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import Exit, JsonFlag, console, context, print_json
+from deploy.commands.arguments import ExperimentArgument, UserOption, named_user
+from deploy.commands.output import Exit, JsonFlag, console, database, print_json
 from deploy.commands.times import parse_duration
 from stream.errors import ConfigError
 from stream.wall_clock import epoch_ms
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def ramp(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the experiment.")],
+    name: ExperimentArgument,
     share: Annotated[
         float | None, typer.Option(help="Share of all clients; by default the next of 1, 5, 10, 25, 50 and 100 %.")
     ] = None,
@@ -30,15 +31,13 @@ def ramp(
     end_plan: Annotated[bool, typer.Option("--end-plan", help="End the planned ramp; the share stays.")] = False,
     shrink: Annotated[bool, typer.Option("--shrink", help="Allow a smaller share: clients leave.")] = False,
     why: Annotated[str, typer.Option(help="Text that is stored with the epoch.")] = "ramp",
-    user: Annotated[str | None, typer.Option("--as", help="Who gives the command; the login name by default.")] = None,
+    user: UserOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Set the share of clients that take part, in a new epoch, or plan a ramp that the controller carries out.
 
     A larger share is refused while a health check is blocked.
     """
-    import getpass
-
     from abtest.ramp import ramp as change
     from abtest.ramp_plan import STEPS, RampPlan
     from abtest.ramp_store import RampStore
@@ -47,7 +46,7 @@ def ramp(
         raise ConfigError("--share, --every and --end-plan: expected one of them")
     if steps is not None and every is None:
         raise ConfigError("--steps: expected --every as well, the time that each step lasts")
-    engine, actor = _engine(ctx), user if user is not None else getpass.getuser()
+    engine, actor = database(ctx), named_user(user)
     if end_plan:
         is_ended = RampStore(engine).end(name, now_ts=epoch_ms(), actor=actor, reason=why)
         said = "the planned ramp has ended" if is_ended else "no ramp is planned"
@@ -70,7 +69,7 @@ def ramp(
 
 def ramps(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """Print the planned ramps: share, next step and its time, the share left out. Exit code 3 if one is frozen."""
-    if _show(_engine(ctx), None, as_json=as_json):
+    if _show(database(ctx), None, as_json=as_json):
         raise typer.Exit(Exit.HEALTH)
 
 
@@ -95,9 +94,3 @@ def _shares(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"--steps {text}: expected shares such as 0.01,0.05,0.1") from error
-
-
-def _engine(ctx: typer.Context) -> "Engine":
-    from deploy.migrations.revision import open_database
-
-    return open_database(context(ctx))

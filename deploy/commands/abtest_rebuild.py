@@ -1,15 +1,14 @@
 """`shelfwise abtest rebuild`: the stored sums of an experiment, against its facts."""
 
-from typing import Annotated
-
 import typer
 
-from deploy.commands.output import Exit, JsonFlag, console, context, print_json
+from deploy.commands.arguments import ExperimentArgument
+from deploy.commands.output import Exit, JsonFlag, console, database, print_json
 
 
 def rebuild(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the experiment.")],
+    name: ExperimentArgument,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare the stored sums of an experiment with its facts and mend them; exit code 3 if they differed.
@@ -19,9 +18,8 @@ def rebuild(
     import time
 
     from abtest.rebuild import rebuild as compute
-    from deploy.migrations.revision import open_database
 
-    found = compute(open_database(context(ctx)), name, pause=time.sleep)
+    found = compute(database(ctx), name, pause=time.sleep)
     if as_json:
         print_json(found)
     else:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deploy.commands.arguments import named_user
 from deploy.commands.output import console, print_json
 from deploy.commands.rollout_output import sentence
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from trainer.rollout.store import RolloutStore
 
 LineageArgument = Annotated[str, typer.Argument(help="Name of the lineage.")]
-UserOption = Annotated[str | None, typer.Option("--as", help="Who gives the command; the login name by default.")]
 RequestOption = Annotated[
     str | None, typer.Option("--request-id", help="Id of the request: a repeat with the same id changes nothing.")
 ]
@@ -32,15 +32,13 @@ def act(
     evidence: dict[str, object] | None = None,
 ) -> None:
     """Execute a command of a user and print its event."""
-    import getpass
-
     from stream.wall_clock import epoch_ms
 
     event = store.command(
         lineage,
         name,
         decide,
-        user=user if user is not None else getpass.getuser(),
+        user=named_user(user),
         request_id=request_id,
         now_ms=epoch_ms(),
         evidence=evidence,

@@ -12,6 +12,7 @@ from stream.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from sqlalchemy import Engine
 
     from deploy.configuration import Context
 
@@ -102,6 +103,18 @@ def settings_of(ctx: typer.Context, overrides: Mapping[str, object] | None = Non
 def _given(ctx: typer.Context) -> dict[str, Any]:
     root = ctx.find_root()
     return root.obj if root.obj is not None else {}
+
+
+def database(ctx: typer.Context) -> "Engine":
+    """Return an engine on the configured database.
+
+    Raises:
+        ConfigError: If the schema is not the one that this program needs, or a setting is refused.
+        StoreError: If the database is unreachable.
+    """
+    from deploy.migrations.revision import open_database
+
+    return open_database(context(ctx))
 
 
 def start_logging(context: "Context") -> None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.lineage_command import LineageArgument, RequestOption, UserOption, WhyOption, act
-from deploy.commands.output import JsonFlag, console, context, print_json, print_table
+from deploy.commands.arguments import UserOption
+from deploy.commands.lineage_command import LineageArgument, RequestOption, WhyOption, act
+from deploy.commands.output import JsonFlag, console, context, database, print_json, print_table
 from deploy.commands.rollout_output import shown_time
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def list_ranges(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag 
     from trainer.quarantine.store import Quarantine
     from trainer.rollout.store import RolloutStore
 
-    engine = _engine(ctx)
+    engine = database(ctx)
     # A name that no lineage has is an error, not an empty list.
     RolloutStore(engine).view(lineage)
     found = Quarantine(engine).ranges(lineage)
@@ -65,7 +66,7 @@ def drop(
     as_json: JsonFlag = False,
 ) -> None:
     """Discard a range for good: it is never learned."""
-    _decide(_engine(ctx), lineage, number, "dropped", ("quarantine drop", why, user, request_id, as_json))
+    _decide(database(ctx), lineage, number, "dropped", ("quarantine drop", why, user, request_id, as_json))
 
 
 @app.command()
@@ -94,7 +95,7 @@ def train(
         check_retained(beginnings, first, {int(p): offset for p, offset in chosen.range.until_offsets.items()})
 
     given = ("quarantine train", why, user, request_id, as_json)
-    _decide(_engine(ctx), lineage, number, "released", given, check)
+    _decide(database(ctx), lineage, number, "released", given, check)
 
 
 def _decide(
@@ -141,9 +142,3 @@ def _reason(name: str, each: "QuarantinedRange") -> str:
     if value is None:
         return f"{name} not finite"
     return f"{name} {value:.4g}" + ("" if expected is None else f", expected {expected:.4g}")
-
-
-def _engine(ctx: typer.Context) -> "Engine":
-    from deploy.migrations.revision import open_database
-
-    return open_database(context(ctx))

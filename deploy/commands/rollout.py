@@ -4,8 +4,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deploy.commands.lineage_command import LineageArgument, RequestOption, UserOption, WhyOption, act
-from deploy.commands.output import Exit, JsonFlag, assignments, console, context, fail, print_json, print_table
+from deploy.commands.arguments import UserOption
+from deploy.commands.lineage_command import LineageArgument, RequestOption, WhyOption, act
+from deploy.commands.output import (
+    Exit,
+    JsonFlag,
+    assignments,
+    console,
+    context,
+    database,
+    fail,
+    print_json,
+    print_table,
+)
 from deploy.commands.rollout_output import print_statuses, shown_time
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.stop_event import stop_event
@@ -348,10 +359,9 @@ def run(
 
 
 def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
-    from deploy.migrations.revision import open_database
     from trainer.rollout.store import RolloutStore
 
-    engine = open_database(context(ctx))
+    engine = database(ctx)
     return RolloutStore(engine), engine
 
 

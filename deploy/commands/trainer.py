@@ -7,7 +7,7 @@ import typer
 from deploy.commands.evaluate import evaluate
 from deploy.commands.examination import examination
 from deploy.commands.groups import with_groups
-from deploy.commands.output import JsonFlag, assignments, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, assignments, context, database, err_console, print_json, print_table
 from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
@@ -172,7 +172,6 @@ def show(ctx: typer.Context, sha256: str) -> None:
 
 
 def _registry(ctx: typer.Context) -> "Registry":
-    from deploy.migrations.revision import open_database
     from trainer.versions.registry import Registry
 
-    return Registry(open_database(context(ctx)))
+    return Registry(database(ctx))

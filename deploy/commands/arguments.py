@@ -1,0 +1,16 @@
+"""Arguments and options of more than one group of commands."""
+
+from typing import Annotated
+
+import typer
+
+ExperimentArgument = Annotated[str, typer.Argument(help="Name of the experiment.")]
+LayerOption = Annotated[str, typer.Option("--layer", help="Layer of the experiment.")]
+UserOption = Annotated[str | None, typer.Option("--as", help="Who gives the command; the login name by default.")]
+
+
+def named_user(user: str | None) -> str:
+    """Return who gives a command: the name given by `--as`, or the login name."""
+    import getpass
+
+    return user if user is not None else getpass.getuser()
