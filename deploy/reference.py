@@ -17,7 +17,8 @@ from abtest.metrics import METRICS
 from deploy.configuration import ALIASES, sections
 from deploy.demo.summary import json_schema
 from stream.schemas import json_schemas
-from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, value_at
+from stream.setting_fields import as_text, keys, leaves, secrecy_of, value_at
+from stream.settings import ProfiledSection
 
 _CONFIGURATION = """\
 # Configuration reference

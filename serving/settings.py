@@ -5,7 +5,7 @@ from typing import Literal
 
 from serving.tokens import parse
 from stream.schemas.money import currency_code
-from stream.settings import secret
+from stream.setting_fields import secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stream.settings import secret
+from stream.setting_fields import secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

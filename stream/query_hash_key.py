@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stream.files import PRIVATE_FILE, replace_file
-from stream.settings import secret
+from stream.setting_fields import secret
 
 KEY_BYTES = 32
 MIN_CLIENT_ID_KEY = 32

@@ -1,77 +1,33 @@
 """Loader of settings records: defaults, one TOML file, the environment and flags; later wins.
 
-Records are frozen dataclasses declared next to their owners. Every field has a default, and its description stands in
-the `Attributes:` section of the class' docstring, or of a base class. The fields of a record inside a record have
-dotted keys. A field declared with `secret()` also has a twin `<field>_file`: a path whose content is the value. The
-caller passes the TOML text and the environment; the loader itself reads no file but those that hold secrets.
+Records are frozen dataclasses declared next to their owners, and every field has a default. A field declared with
+`setting_fields.secret()` also has a twin `<field>_file`: a path whose content is the value.
 """
 
-import difflib
-import inspect
 import re
-import stat
-import tomllib
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 
 import msgspec
 
 from stream.errors import ConfigError
+from stream.setting_fields import (
+    FILE_SUFFIX,
+    MASK,
+    Secrecy,
+    as_text,
+    has_private_file,
+    keys,
+    leaves,
+    masked,
+    secrecy_of,
+    value_at,
+)
+from stream.setting_sources import checked, from_environment, from_toml, nearest, read_secret
 
-ENV_PREFIX = "SHELFWISE_"
-MASK = "********"
 Record = typing.TypeVar("Record")
-Secrecy = Literal["", "value", "url"]
-_SECRECY = "shelfwise.secrecy"
-_PRIVATE_FILE = "shelfwise.private_file"
-_FILE = "_file"
 _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
-
-
-def secret(*, url: bool = False, private_file: bool = False) -> str:
-    """Declare a field whose value is never printed and which can also come from the file `<field>_file`.
-
-    Args:
-        url: The value is a URL that may hold a password; only the password is masked.
-        private_file: The file is refused if others than its owner may read or write it.
-
-    Example:
-        A record declares `password: str = secret()`.
-    """
-    secrecy: Secrecy = "url" if url else "value"
-    return field(default="", repr=False, metadata={_SECRECY: secrecy, _PRIVATE_FILE: private_file})
-
-
-def secrecy_of(declared: Field[object]) -> Secrecy:
-    """Return how much of a field's value is secret."""
-    found: Secrecy = declared.metadata.get(_SECRECY, "")
-    return found
-
-
-def descriptions(kind: type) -> dict[str, str]:
-    """Return the description of each field, from the `Attributes:` sections of the class and its bases."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        found |= _attributes(one)
-    return found
-
-
-def _attributes(kind: type) -> dict[str, str]:
-    found: dict[str, str] = {}
-    name = ""
-    _, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    for line in attributes.splitlines():
-        if start := re.match(r" {4}(\w+): +(.+)", line):
-            name = start[1]
-            found[name] = start[2]
-        elif line.startswith("     ") and name:
-            found[name] += " " + line.strip()
-        else:
-            break
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +128,9 @@ def load(
     keys_now = {f"{name}.{key}": f"{name}.{key}" for name, section in sections.items() for key in section_keys(section)}
     known = keys_now | dict(renamed or {})
     layers: list[tuple[str, dict[str, object]]] = [
-        ("file", _from_toml(toml, toml_name, known)),
-        ("environment", _from_environment(environment or {}, aliases or {}, known)),
-        ("flag", _checked(flags or {}, known, "flag")),
+        ("file", from_toml(toml, toml_name, known)),
+        ("environment", from_environment(environment or {}, aliases or {}, known)),
+        ("flag", checked(flags or {}, known, "flag")),
     ]
     given = {path: (origin, value) for origin, values in layers for path, value in values.items()}
     records: dict[str, object] = {}
@@ -192,63 +148,12 @@ def load(
     return Settings(records=records, resolved=tuple(resolved))
 
 
-def keys(kind: type) -> dict[str, str]:
-    """Return every key of a section with its description; a secret field has a second key that ends in `_file`."""
-    described = descriptions(kind)
-    hints = typing.get_type_hints(kind)
-    found: dict[str, str] = {}
-    for declared in fields(kind):
-        if is_dataclass(inner := hints[declared.name]):
-            found |= {f"{declared.name}.{key}": text for key, text in keys(inner).items()}  # type: ignore[arg-type] # a type
-            continue
-        found[declared.name] = described.get(declared.name, "")
-        if secrecy_of(declared):
-            found[declared.name + _FILE] = f"File that holds `{declared.name}`."
-    return found
-
-
-def leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, Field[object], object]]:
-    """Yield the dotted key, the field and the type of every value of a record."""
-    hints = typing.get_type_hints(kind)
-    for declared in fields(kind):
-        hint = hints[declared.name]
-        if is_dataclass(hint):
-            yield from leaves(typing.cast("type", hint), f"{prefix}{declared.name}.")
-        else:
-            yield prefix + declared.name, declared, hint
-
-
-def value_at(record: object, key: str) -> object:
-    """Return the value of a record at a dotted key."""
-    for name in key.split("."):
-        record = getattr(record, name)
-    return record
-
-
-def values_by_key(section: str, record: object) -> dict[str, object]:
-    """Return every value of a section by its dotted key, as plain values that survive JSON."""
-    values = {f"{section}.{key}": value_at(record, key) for key, _, _ in leaves(type(record))}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-
-
-def as_text(value: object) -> str:
-    """Return a value as people write it; a list is `[a, b]`."""
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
-
-
-def masked(text: str, secrecy: Secrecy) -> str:
-    """Return the text of a setting without its secret."""
-    if secrecy == "value":
-        return MASK if text else ""
-    return _mask_password(text) if secrecy == "url" else text
-
-
 def _check_variant(section: str, variant: str, kind: type, given: Mapping[str, tuple[str, object]]) -> None:
     """Refuse keys that belong to another variant of the section."""
     known = {f"{section}.{key}" for key in keys(kind)}
     for path, (origin, _) in given.items():
         if path.startswith(section + ".") and path not in known:
-            raise ConfigError(f"{origin}: '{path}' is no setting of {variant}{_nearest(path, known)}")
+            raise ConfigError(f"{origin}: '{path}' is no setting of {variant}{nearest(path, known)}")
 
 
 def _resolve(
@@ -264,14 +169,14 @@ def _resolve(
             origins[name], value = given[path]
             chosen[name] = _convert(value, hint, path, origins[name], secrecy_of(declared))
         if secrecy_of(declared):
-            origin, file = given.get(path + _FILE, ("default", ""))
+            origin, file = given.get(path + FILE_SUFFIX, ("default", ""))
             files[name] = str(file), origin
             if file and chosen.get(name):
-                raise ConfigError(f"{path} and {path}{_FILE} are both set: set one of them")
+                raise ConfigError(f"{path} and {path}{FILE_SUFFIX} are both set: set one of them")
             if file:
-                is_private = bool(declared.metadata.get(_PRIVATE_FILE))
-                chosen[name] = _read(path + _FILE, str(file), is_private=is_private)
-                origins[name] = name + _FILE
+                is_private = has_private_file(declared)
+                chosen[name] = read_secret(path + FILE_SUFFIX, str(file), is_private=is_private)
+                origins[name] = name + FILE_SUFFIX
     try:
         plain = kind()
         record = _build(kind, chosen, base if base is not None else plain)
@@ -292,7 +197,7 @@ def _resolve(
         resolved.append(setting)
         if name in files:
             file, origin = files[name]
-            key = name + _FILE
+            key = name + FILE_SUFFIX
             resolved.append(Setting(section=section, key=key, value=file, origin=origin, description=described[key]))
     return record, resolved
 
@@ -304,90 +209,6 @@ def _build(kind: type, chosen: Mapping[str, object], base: object, prefix: str =
         old, key = getattr(base, declared.name), prefix + declared.name
         values[declared.name] = _build(type(old), chosen, old, f"{key}.") if is_dataclass(old) else chosen.get(key, old)
     return kind(**values)
-
-
-def _read(path: str, file: str, *, is_private: bool) -> str:
-    try:
-        mode = stat.S_IMODE(Path(file).stat().st_mode)
-        if is_private and mode & 0o077:
-            raise ConfigError(f"{path} = '{file}': mode {mode:04o} lets others in, expected 0600: chmod 600 {file}")
-        text = Path(file).read_text().rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(f"{path} = '{file}': {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} = '{file}': expected UTF-8 text") from error
-    if not text:
-        raise ConfigError(f"{path} = '{file}': the file is empty")
-    return text
-
-
-def _from_toml(text: str, name: str, known: Mapping[str, str]) -> dict[str, object]:
-    try:
-        parsed = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    flat: dict[str, object] = {}
-    for section, table in parsed.items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{name}: '{section}' must be a table like [{section}], got {table!r}")
-        flat |= _flat(section, table)
-    return _checked(flat, known, name)
-
-
-def _flat(prefix: str, table: Mapping[str, object]) -> dict[str, object]:
-    """Return the values of a table and of the tables inside it by dotted key."""
-    found: dict[str, object] = {}
-    for key, value in table.items():
-        found |= _flat(f"{prefix}.{key}", value) if isinstance(value, dict) else {f"{prefix}.{key}": value}
-    return found
-
-
-def _from_environment(
-    environment: Mapping[str, str], aliases: Mapping[str, str], known: Mapping[str, str]
-) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for variable, value in environment.items():
-        if not variable.startswith(ENV_PREFIX):
-            continue
-        if variable in aliases:
-            if aliases[variable]:
-                flat[aliases[variable]] = value
-            continue
-        path = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-        if path not in known:
-            raise ConfigError(f"environment: {variable} is no setting{_nearest(path, known.values())}")
-        flat[path] = value
-    return _checked(flat, known, "environment")
-
-
-def _checked(values: Mapping[str, object], known: Mapping[str, str], source: str) -> dict[str, object]:
-    """Return the values by the present names of their keys."""
-    found: dict[str, object] = {}
-    for path, value in values.items():
-        if path not in known:
-            raise ConfigError(f"{source}: unknown key '{path}'{_nearest(path, known.values())}")
-        present = known[path]
-        if present != path and present in values:
-            raise ConfigError(f"{source}: {path} and {present} are two names of one setting: set {present} only")
-        found[present] = value
-    return found
-
-
-def _nearest(path: str, known: Iterable[str]) -> str:
-    """Return the known key that was probably meant, or the sections if the section is none of them."""
-    section = path.partition(".")[0]
-    candidates = sorted(set(known))
-    sections = {each.partition(".")[0] for each in candidates}
-    of_section = [each for each in candidates if each.startswith(f"{section}.")]
-    # Of a known section some key is meant; in all sections, only a similar one.
-    close = difflib.get_close_matches(path, of_section, n=1, cutoff=0.6) or difflib.get_close_matches(
-        path, candidates, n=1, cutoff=0.7
-    )
-    if close:
-        return f"; the nearest known key is '{close[0]}'"
-    if of_section:
-        return f"; the keys of '{section}' are {', '.join(each.partition('.')[2] for each in of_section)}"
-    return f"; the sections are {', '.join(sorted(sections))}"
 
 
 def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secrecy) -> object:
@@ -402,12 +223,3 @@ def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secre
             return _convert(with_zero, kind, path, origin, secrecy)
         shown = MASK if secrecy else repr(value)
         raise ConfigError(f"{origin}: {path} = {shown}: {error}") from error
-
-
-def _mask_password(text: str) -> str:
-    text = re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", rf"\g<1>{MASK}", text, flags=re.IGNORECASE)
-    scheme, separator, rest = text.partition("://")
-    userinfo, at, host = rest.rpartition("@")
-    if not separator or not at or ":" not in userinfo:
-        return text
-    return f"{scheme}://{userinfo.split(':', 1)[0]}:{MASK}@{host}"

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from stream.errors import ArtifactError, ConfigError, SchemaError
-from stream.settings import values_by_key
+from stream.setting_fields import values_by_key
 from trainer.configs import LATER, LATER_LEARNING, LearningSettings, ModelConfig
 from trainer.features import schema_of
 from trainer.versions.checkpoint import Adoption, State

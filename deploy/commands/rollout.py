@@ -280,7 +280,7 @@ def policy_show(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag 
     """Print the values of the policy; those that differ from the defaults are marked."""
     from dataclasses import asdict
 
-    from stream.settings import descriptions
+    from stream.setting_fields import descriptions
     from trainer.rollout import policy
 
     stored = _store(ctx)[0].view(lineage).policy

@@ -47,7 +47,7 @@ def overrides(
     Raises:
         ConfigError: If none of the models has a key.
     """
-    from stream.settings import keys
+    from stream.setting_fields import keys
     from trainer.configs import MODEL_PROFILES
 
     models = {name: model for name, (model, _) in differing.items()}

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from stream.broker.settings import KafkaSettings
-from stream.settings import Settings, as_text
+from stream.setting_fields import as_text
+from stream.settings import Settings
 
 SHOP: Mapping[str, object] = {
     # Few items and clients: an item is seen often, and clients come back. A visit is short, since searches of one visit

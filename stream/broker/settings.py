@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stream.errors import ConfigError
 from stream.schemas import topics
-from stream.settings import secret
+from stream.setting_fields import secret
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -15,7 +15,8 @@ from deploy import reference
 from deploy.cli import app
 from deploy.configuration import ALIASES, RENAMED, load, sections
 from stream.errors import ConfigError
-from stream.settings import ProfiledSection, as_text, keys, leaves, secrecy_of, section_keys, value_at
+from stream.setting_fields import as_text, keys, leaves, secrecy_of, value_at
+from stream.settings import ProfiledSection, section_keys
 from trainer.configs import MODEL_PROFILES
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 
 from stream import settings
 from stream.errors import ConfigError
-from stream.settings import secret
+from stream.setting_fields import secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,21 +130,6 @@ def test_a_share_may_begin_with_its_point(text: str, share: float) -> None:
     given = {"lamp.share": text, "lamp.steps": f"{text},.75", "lamp.name": ".25"}
     found = settings.load({"lamp": LampSettings}, flags=given).get("lamp", LampSettings)
     assert found == LampSettings(share=share, steps=(share, 0.75), name=".25")
-
-
-def test_descriptions_come_from_the_docstring() -> None:
-    assert settings.keys(DoorSettings) == {
-        "address": "Where the door is; a description may take a second line.",
-        "port": "Number of the door.",
-        "mode": "How it opens.",
-        "code": "Code of the lock.",
-        "code_file": "File that holds `code`.",
-        "link": "URL of the key's owner.",
-        "link_file": "File that holds `link`.",
-        "key": "Key of the lock.",
-        "key_file": "File that holds `key`.",
-    }
-    assert load().resolved[1].description == "Number of the door."
 
 
 @pytest.mark.parametrize(("text", "value"), [("1234", "1234"), ("1234\n", "1234"), ("12 34\r\n", "12 34")])

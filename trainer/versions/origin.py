@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from stream.errors import ConfigError
 from stream.schemas.names import check_name
-from stream.settings import values_by_key
+from stream.setting_fields import values_by_key
 from trainer.configs import ModelConfig
 from trainer.versions import artifact, checkpoint
 from trainer.versions.checkpoint import Origin

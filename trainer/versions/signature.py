@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from stream.errors import ArtifactError
-from stream.settings import secret
+from stream.setting_fields import secret
 
 KEY_BYTES: Final = 32
 _KEY: Final = re.compile(f"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")

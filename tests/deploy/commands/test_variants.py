@@ -4,7 +4,7 @@ import pytest
 
 from deploy.commands.variants import variant
 from stream.errors import ConfigError
-from stream.settings import keys
+from stream.setting_fields import keys
 from trainer.configs import ABLATIONS, MODEL_PROFILES
 
 
