@@ -1,5 +1,6 @@
 """`shelfwise trainer annotate`: candidate pages out, judgements in, and what these cost."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -101,36 +102,60 @@ def import_(
     from deploy.kafka.choice import configured
     from stream.schemas import topics
     from stream.wall_clock import epoch_ms
-    from trainer.annotation.delivery import deliver
+    from trainer.annotation.comparison import compare
+    from trainer.annotation.delivery import deliver, unknown
     from trainer.annotation.files import read_judgements
+    from trainer.feed.past_records import KafkaPastRecords
 
     judged = read_judgements(file, annotator, epoch_ms())
-    for number, fault in judged.faults[:MAX_SHOWN_FAULTS]:
-        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
-    document: dict[str, object] = {
-        "sent": 0,
-        "known": 0,
-        "without_grade": judged.num_open,
-        "refused": [{"line": number, "fault": fault} for number, fault in judged.faults],
-    }
+    document: dict[str, object] = {"sent": 0, "known": 0, "without_grade": judged.num_open, "refused": []}
     if judged.faults:
-        if as_json:
-            print_json(document)
-        if annotator is None and any(fault.startswith("annotator: empty") for _, fault in judged.faults):
-            err_console.print("--annotator names the annotator of lines that name none")
-        raise fail(f"{len(judged.faults)} lines of {file} are no judgements; nothing was sent")
+        hint = "--annotator names the annotator of lines that name none"
+        is_unnamed = annotator is None and any(fault.startswith("annotator: empty") for _, fault in judged.faults)
+        raise _refused(file, judged.faults, document, as_json=as_json, hint=hint if is_unnamed else None)
     if not judged.annotations:
         raise fail(f"no judgements in {file}: {judged.num_open} lines without a grade")
     called = context(ctx)
     broker = configured(called)
-    require_topics(called, broker, [topics.ANNOTATIONS])
-    num_sent = deliver(broker, judged.annotations.values())
-    num_known = len(judged.annotations) - num_sent
+    require_topics(called, broker, [topics.ANNOTATIONS, topics.SESSIONS])
+    new = unknown(broker, judged.annotations.values())
+    compared = compare(new, KafkaPastRecords(broker))
+    if compared.faults:
+        faults = [(judged.line[event_id], fault) for event_id, fault in compared.faults.items()]
+        raise _refused(file, faults, document, as_json=as_json)
+    deliver(broker, new)
+    num_known = len(judged.annotations) - len(new)
     if as_json:
-        print_json(document | {"sent": num_sent, "known": num_known})
-    else:
-        said = f"{num_sent} judgements sent, {num_known} known already, {judged.num_open} lines without a grade"
-        console.print(said, highlight=False)
+        numbers = {"unplaced": len(compared.unplaced), "lost": len(compared.lost)}
+        print_json(document | {"sent": len(new), "known": num_known} | numbers)
+        return
+    said = f"{len(new)} judgements sent, {num_known} known already, {judged.num_open} lines without a grade"
+    console.print(said, highlight=False)
+    for found, why in (
+        (compared.unplaced, "they name no record of sessions"),
+        (compared.lost, "their record of sessions is gone, or holds another query"),
+    ):
+        if found:
+            said = f"{len(found)} of them cannot be learned: {why} (line {judged.line[found[0]]} first)"
+            err_console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _refused(
+    file: Path,
+    faults: Sequence[tuple[int, str]],
+    document: dict[str, object],
+    *,
+    as_json: bool,
+    hint: str | None = None,
+) -> typer.Exit:
+    """Print what is wrong with lines of a file, and return the end of the command."""
+    for number, fault in faults[:MAX_SHOWN_FAULTS]:
+        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json(document | {"refused": [{"line": number, "fault": fault} for number, fault in faults]})
+    if hint is not None:
+        err_console.print(hint)
+    return fail(f"{len(faults)} lines of {file} are no judgements; nothing was sent")
 
 
 @app.command()

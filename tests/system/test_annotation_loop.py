@@ -1,8 +1,10 @@
-"""The way of grades as a user goes it: pages out, grades in, and a page ranker that learns them."""
+"""The way of grades as a user goes it: pages out, labelled in Chromium and in a file, and learned by a page ranker."""
 
 import csv
 import itertools
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,20 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from serving import run as serving
+from serving.settings import ServingSettings
 from stream import db
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.replicas import catalogue
 from stream.schemas import session, topics
 from stream.schemas.session import Session
+from tests.harness.chromium import browser
 from tests.harness.kafka import PARTITIONS
+from tests.serving.live import live
 from tests.trainer.harness import LINEAGE
 from tests.trainer.session_log import LogRecord, make_items, make_log, make_progress
+from trainer.annotation.files import read_pages
 from trainer.configs.smar import PROFILES
 from trainer.pauses import Pauses
 from trainer.run import Dependencies, Folders, run
@@ -43,6 +50,18 @@ def call(*arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
+def label(folder: Path, address: str, items_by_page: Sequence[int]) -> None:
+    """Label all pages of a service in a browser, by keys."""
+    with browser(folder) as tab:
+        tab.open(f"{address}/annotate")
+        tab.value("document.getElementById('annotator').focus()")
+        tab.press(*"ann", "Enter")
+        tab.wait_for("!document.getElementById('work').hidden")
+        for number, num_items in enumerate(items_by_page, start=1):
+            tab.press(*(str(place % 5) for place in range(num_items)), "Enter")
+            tab.wait_for(f"document.getElementById('done').textContent.endsWith(', {number} saved')")
+
+
 def with_scores(record: LogRecord) -> bytes:
     content = session.decode(record.value)
     if not isinstance(content, Session):
@@ -61,7 +80,7 @@ def fill_in(path: Path) -> int:
     return len(rows)
 
 
-def test_exported_pages_come_back_as_grades_that_the_next_version_has_learned(
+def test_exported_pages_are_labelled_in_a_browser_and_a_file_and_the_next_version_has_learned_the_grades(
     fresh_kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
@@ -73,12 +92,27 @@ def test_exported_pages_come_back_as_grades_that_the_next_version_has_learned(
         catalogue.publish(producer, make_items())
         for record in log:
             producer.send(topics.SESSIONS, key=None, value=with_scores(record), partition=record.partition)
-    path = tmp_path / "pages.csv"
-    assert call("export", path, "--pages", NUM_PAGES)["pages"] == NUM_PAGES
-    num_lines = fill_in(path)
-    assert call("import", path, "--annotator", "ann")["sent"] == num_lines
+    offered, table = tmp_path / "pages.jsonl", tmp_path / "pages.csv"
+    for path in (offered, table):
+        assert call("export", path, "--pages", NUM_PAGES)["pages"] == NUM_PAGES
+    num_lines = fill_in(table)
+    service = serving.build(
+        ServingSettings(annotation_pages=str(offered)),
+        home=tmp_path,
+        broker=fresh_kafka,
+        engine=engine,
+        query_hash_key=b"key",
+    )
+    with live(service) as address:
+        label(tmp_path, address, list(Counter(row.page for row in read_pages(offered)).values()))
+    # What the page has sent needs no import; another annotator judges the same pages in a file.
+    copy = tmp_path / "copy.jsonl"
+    assert CliRunner().invoke(app, ["stream", "export", "annotations", "--out", str(copy)]).exit_code == 0
+    assert (call("import", copy)["sent"], call("import", copy)["known"]) == (0, num_lines)
+    assert call("import", table, "--annotator", "ben")["sent"] == num_lines
     (cost,) = call("ledger")
-    assert (cost["queries"], cost["judgements"], cost["seconds"]) == (NUM_PAGES, num_lines, 2 * num_lines)
+    assert (cost["queries"], cost["annotators"], cost["judgements"]) == (NUM_PAGES, 2, 2 * num_lines)
+    assert (cost["corrections"], cost["untimed"]) == (0, 0)
     with Producer(fresh_kafka) as producer:
         for partition in range(PARTITIONS):
             value = session.encode(make_progress(partition, LATER_TS))

@@ -71,12 +71,14 @@ class Judged:
     """The content of a file of judgements.
 
     Attributes:
-        annotations: The judgements in the order of the file, each once.
+        annotations: The judgements by `event_id`, in the order of the file, each once.
+        line: Line number of each judgement, likewise.
         num_open: Lines without a grade: items that were not judged.
         faults: Line number and what is wrong there, with the field and its value.
     """
 
     annotations: dict[str, Annotation] = field(default_factory=dict)
+    line: dict[str, int] = field(default_factory=dict)
     num_open: int = 0
     faults: list[tuple[int, str]] = field(default_factory=list)
 
@@ -174,6 +176,7 @@ def read_judgements(path: Path, annotator: str | None, now_ms: int) -> Judged:
             judged.faults.append((number, f"{said}; which one is later? State event_ts"))
             continue
         judged.annotations[found.event_id] = found
+        judged.line[found.event_id] = number
     return judged
 
 

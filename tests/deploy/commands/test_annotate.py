@@ -72,12 +72,21 @@ def test_pages_go_out_and_judgements_come_back_once(logged: Broker, tmp_path: Pa
     assert fault == {"line": 2, "fault": "grade: Expected `int` <= 9, got 12"}
     assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 0}
 
+    judge(3, 2)
+    out.write_text(out.read_text().replace('"i0"', '"i9"', 1))
+    refused = call("import", out, "--annotator", "ann")
+    assert refused.exit_code == 1
+    assert f"line 1: item_id: the list of query '{rows[0]['query_id']}' has no item 'i9'" in refused.output
+    assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 0}
+
     judge(3, None)
     assert answer("import", out, "--annotator", "ann") == {
         "sent": 1,
         "known": 0,
         "without_grade": 1,
         "refused": [],
+        "unplaced": 0,
+        "lost": 0,
     }
     assert answer("import", out, "--annotator", "ann")["known"] == 1
     assert end_offsets(logged, [topics.ANNOTATIONS]) == {(topics.ANNOTATIONS, 0): 1}
@@ -91,7 +100,13 @@ def test_pages_go_out_and_judgements_come_back_once(logged: Broker, tmp_path: Pa
     # A further export under the budget leaves out what is judged; an impression is a list too.
     further = answer("export", tmp_path / "more.csv", "--p", ".34")
     assert (further["pages"], further["left_out"]) == (2, {"judged already": 1})
-    assert answer("export", tmp_path / "shown.csv", "--p", "1", "--topic", "impressions")["items"] == 3
+    out = tmp_path / "shown.jsonl"
+    assert answer("export", out, "--p", "1", "--topic", "impressions")["items"] == 3
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    judge(1, 1, 1)
+    sent = call("import", out, "--annotator", "ann").output
+    assert "3 judgements sent" in sent
+    assert "3 of them cannot be learned: they name no record of sessions (line 1 first)" in sent
     nothing = call("export", tmp_path / "none.csv", "--lineage", "other")
     assert nothing.exit_code == 1
     assert "3 records left out: ranked by another lineage" in nothing.output
