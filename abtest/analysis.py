@@ -6,10 +6,10 @@ Source: docs/experiments.md.
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from abtest import health, inference, standing
+from abtest import health, inference, sensitivity, standing
 from abtest.declared import adjusted
 from abtest.experiment import Epoch, Experiment
-from abtest.inference import WANTED_POWER, Lift
+from abtest.inference import Lift
 from abtest.looks import KEEP_RUNNING, Look
 from abtest.metrics import METRICS, Metric
 from abtest.monitoring import Monitored, monitored
@@ -98,9 +98,9 @@ def _metric_results(metric: Metric, experiment: Experiment, facts: Facts) -> lis
                 mean=None if undefined else found.value,
                 mean_control=None if undefined else base.value,
                 **asdict(shown),
-                mde=inference.smallest_effect(se, plan.alpha, WANTED_POWER) if se else None,
-                power=inference.power(planned, se, plan.alpha) if se and planned else None,
-                exaggeration_ratio=inference.exaggeration_ratio(planned, se, plan.alpha) if se and planned else None,
+                mde=sensitivity.smallest_effect(se, plan.alpha) if se else None,
+                power=sensitivity.power(planned, se, plan.alpha) if se and planned else None,
+                exaggeration_ratio=sensitivity.exaggeration_ratio(planned, se, plan.alpha) if se and planned else None,
             )
         )
     return results
@@ -223,7 +223,7 @@ def _caveats(experiment: Experiment, facts: Facts, results: tuple[Result, ...]) 
         if entry.metric != plan.primary or entry.mde is None:
             continue
         notes.append(f"{METRICS[entry.metric].title}, {entry.arm}: 80 % power needs a lift of {entry.mde:.2%}.")
-        if plan.mde is not None and entry.power is not None and entry.power < WANTED_POWER:
+        if plan.mde is not None and entry.power is not None and entry.power < sensitivity.WANTED_POWER:
             notes.append(
                 f"{METRICS[entry.metric].title}, {entry.arm}: power {entry.power:.0%} against the planned lift of "
                 f"{plan.mde:.2%}; a significant result would overstate it {entry.exaggeration_ratio:.1f} times "

@@ -12,16 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from abtest.estimates import Quotient, of_quotient
 from abtest.inference import Lift, lift_of
 from abtest.moments import Moments
-
-
-@dataclass(frozen=True, slots=True)
-class Quotient:
-    """Columns of a metric: a ratio of two sums, or a mean over clients without a denominator."""
-
-    numerator: int
-    denominator: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +51,8 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
     if control.n < 2 or arm.n < 2:
         return None
     both = control + arm
-    values = [_value(part, metric) for part in (control, arm)]
-    earlier = [_value(part, before) for part in (control, arm, both)]
+    values = [of_quotient(metric, part).value for part in (control, arm)]
+    earlier = [of_quotient(before, part).value for part in (control, arm, both)]
     if None in values:
         return None
     theta = 0.0 if None in earlier else _theta(both, metric, before)
@@ -90,14 +83,6 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
         ),
         covariance=covariance,
     )
-
-
-def _value(part: Moments, quotient: Quotient) -> float | None:
-    above = float(part.mean[quotient.numerator])
-    if quotient.denominator is None:
-        return above
-    below = float(part.mean[quotient.denominator])
-    return above / below if below else None
 
 
 def _gradient(part: Moments, quotient: Quotient) -> NDArray[np.float64]:

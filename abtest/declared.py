@@ -7,7 +7,8 @@ Source: docs/experiments.md, Adjustment by the time before.
 """
 
 from abtest import cuped, inference
-from abtest.cuped import Adjusted, Quotient
+from abtest.cuped import Adjusted
+from abtest.estimates import Quotient, columns_of
 from abtest.experiment import are_unequal
 from abtest.inference import Lift
 from abtest.metrics import COLUMNS, Metric
@@ -39,12 +40,7 @@ def adjusted(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, a
     base, treated = moments
     if min(base.n, treated.n) < 2 or (metric.is_money and are_unequal(base.n, treated.n)):
         return None
-    return cuped.compare(base, treated, _during(metric), _before(metric), alpha)
-
-
-def _during(metric: Metric) -> Quotient:
-    below = None if metric.denominator is None else COLUMNS.index(metric.denominator)
-    return Quotient(COLUMNS.index(metric.numerator), below)
+    return cuped.compare(base, treated, columns_of(metric), _before(metric), alpha)
 
 
 def _before(metric: Metric) -> Quotient:

@@ -17,7 +17,7 @@ import polars as pl
 from msgspec import Meta, Struct
 
 from abtest import cuped, inference
-from abtest.cuped import Quotient
+from abtest.estimates import Quotient, comparable, of_quotient
 from abtest.inference import Lift
 from abtest.moments import Moments
 from abtest.srm import SampleRatio, sample_ratio
@@ -231,7 +231,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[
     keys = [(metric, arm) for metric in plan.metrics for arm in moments if arm != plan.control]
     quotients = [quotient(metric.numerator, metric.denominator) for metric, _ in keys]
     pairs = [
-        _pair(metric, _estimate(control, now), _estimate(moments[arm], now))
+        comparable(of_quotient(now, control), of_quotient(now, moments[arm]), is_money=metric.is_money)
         for (metric, arm), now in zip(keys, quotients, strict=True)
     ]
     results: list[FrameResult] = []
@@ -256,18 +256,6 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[
             )
         )
     return results
-
-
-def _pair(
-    metric: MetricPlan, control: inference.Estimate, arm: inference.Estimate
-) -> tuple[inference.Estimate, inference.Estimate]:
-    return inference.comparable_money(control, arm) if metric.is_money else (control, arm)
-
-
-def _estimate(part: Moments, quotient: Quotient) -> inference.Estimate:
-    if quotient.denominator is None:
-        return inference.mean(part, quotient.numerator)
-    return inference.ratio(part, quotient.numerator, quotient.denominator)
 
 
 def _adjusted(results: Sequence[FrameResult], plan: FramePlan) -> tuple[FrameResult, ...]:

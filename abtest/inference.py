@@ -1,59 +1,26 @@
-"""Means, ratios and their differences between two arms, computed from moments with the client as unit.
+"""Comparison of two arms by their estimates: the test of the difference, and the lift with its confidence set.
 
 The p-value is that of the absolute difference (Welch). The interval of the lift is Fieller's, which excludes zero
 exactly if that test rejects. Skewed amounts in unequal arms are compared by the logarithm of their ratio instead. An
 undefined number is None with a reason, never 0 or p = 1.
 
-Source: docs/experiments.md; Welch 1947; Fieller 1954; Deng, Knoblich, Lu 2018 (delta method); Hedges, Gurevitch,
-Curtis 1999 (log ratio of means).
+Source: docs/experiments.md; Welch 1947; Fieller 1954; Hedges, Gurevitch, Curtis 1999 (log ratio of means).
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from msgspec import Struct
-from msgspec.structs import replace
 from numpy.typing import NDArray
-from scipy import special, stats
-from statsmodels.stats.power import NormalIndPower
+from scipy import special
 
-from abtest.experiment import are_unequal
-from abtest.moments import Moments
+from abtest.estimates import Estimate
 
 Floats: TypeAlias = NDArray[np.float64]
 _KINDS = ("interval", "outside", "line")
 _LINE = _KINDS.index("line")
-WANTED_POWER = 0.8
-"""Chance of finding the lift that an experiment is sized for."""
-
-
-class Estimate(Struct, frozen=True, kw_only=True):
-    """Value of an experiment metric in one arm.
-
-    Attributes:
-        n: Clients.
-        value: Mean or ratio, or None if undefined.
-        variance: Variance of `value`, not of the clients, or None if undefined.
-        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`.
-        df: Degrees of freedom of `variance`; None is `n` - 1.
-        is_scaled: Whether values, all above zero, compare by their ratio and not by their difference.
-    """
-
-    n: int
-    value: float | None
-    variance: float | None
-    reason: str | None = None
-    df: float | None = None
-    is_scaled: bool = False
-
-    @property
-    def degrees(self) -> float:
-        """Return the degrees of freedom of the variance."""
-        return self.n - 1 if self.df is None else self.df
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,71 +50,6 @@ class Lift:
     hi: float | None = None
     set_kind: str | None = None
     reason: str | None = None
-
-
-def mean(moments: Moments, column: int) -> Estimate:
-    """Return the mean of a column over clients."""
-    if moments.n == 0:
-        return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    value = moments.mean.item(column)
-    if moments.n == 1:
-        return Estimate(n=1, value=value, variance=None, reason="one_client")
-    spread = moments.comoment.item(column, column)
-    return Estimate(n=moments.n, value=value, variance=spread / (moments.n - 1) / moments.n)
-
-
-def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
-    """Return the ratio of two columns' sums, its variance by the delta method."""
-    n = moments.n
-    if n == 0:
-        return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    below = moments.mean.item(denominator)
-    if below == 0.0:
-        return Estimate(n=n, value=None, variance=None, reason="zero_denominator")
-    value = moments.mean.item(numerator) / below
-    if n == 1:
-        return Estimate(n=n, value=value, variance=None, reason="one_client")
-    comoment = moments.comoment
-    own, base = comoment.item(numerator, numerator), comoment.item(denominator, denominator)
-    shared = comoment.item(numerator, denominator)
-    variance = (own - 2.0 * value * shared + value**2 * base) / (below**2 * (n - 1) * n)
-    return Estimate(n=n, value=value, variance=max(variance, 0.0))
-
-
-def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
-    """Return both estimates with variances of one coefficient of variation of clients, pooled over the arms.
-
-    In a small sample of skewed amounts a low mean comes with a low variance, so that a test by the arms' own variances
-    finds harm too often where arms are unequal. The spread relative to the mean is shared by arms that differ by a
-    factor, and the logarithm of their ratio has about equal tails. Values that are not both above zero stay as they
-    are.
-
-    >>> control = Estimate(n=901, value=10.0, variance=400 / 901)
-    >>> _, arm = with_common_spread(control, Estimate(n=101, value=12.0, variance=900 / 101))
-    >>> f"{arm.variance * 101 / 12.0**2:.3f}"
-    '4.225'
-
-    Source: docs/adr/0020-common-spread-of-unequal-arms.md; docs/adr/0023-log-ratio-of-unequal-arms.md.
-    """
-    values = control.value, arm.value
-    if control.variance is None or arm.variance is None or values[0] is None or values[1] is None:
-        return control, arm
-    if min(values[0], values[1]) <= 0.0:
-        return control, arm
-    squares = [
-        each.n * variance / value**2
-        for each, variance, value in ((control, control.variance, values[0]), (arm, arm.variance, values[1]))
-    ]
-    spread = ((control.n - 1) * squares[0] + (arm.n - 1) * squares[1]) / (control.n + arm.n - 2)
-    return (
-        replace(control, variance=spread * values[0] ** 2 / control.n, is_scaled=True),
-        replace(arm, variance=spread * values[1] ** 2 / arm.n, is_scaled=True),
-    )
-
-
-def comparable_money(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
-    """Return both estimates, with a common spread if the arms are further apart than 60 to 40."""
-    return with_common_spread(control, arm) if are_unequal(control.n, arm.n) else (control, arm)
 
 
 def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
@@ -218,7 +120,7 @@ def _scaled(control: Estimate, arm: Estimate, plain: Lift, alpha: float) -> Lift
     lo, hi = scaled_set(control, arm, quantile(alpha, plain.df))
     # The logarithmic mean of the values, which lies between them.
     scale = plain.diff / ratio_log if ratio_log else control.value or 0.0
-    return dataclasses.replace(
+    return replace(
         plain,
         se=scale * log_se,
         p_fixed=2.0 * float(special.stdtr(plain.df, -abs(ratio_log / log_se))),
@@ -368,33 +270,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted_N = np.empty_like(p_N)
     adjusted_N[order_N] = np.minimum(np.maximum.accumulate(p_N[order_N] * np.arange(len(p_N), 0, -1)), 1.0)
     return [float(p) for p in adjusted_N]
-
-
-def power(effect: float, se: float, alpha: float) -> float:
-    """Return the power of a two-sided test for a true `effect` whose estimate has this standard error.
-
-    >>> round(power(0.0022, 0.00109, 0.05), 2)
-    0.52
-    """
-    found = NormalIndPower(ddof=0).power(effect_size=effect / se, nobs1=1, alpha=alpha, ratio=0)
-    return float(found)
-
-
-def smallest_effect(se: float, alpha: float, wanted: float = WANTED_POWER) -> float:
-    """Return the effect that the test finds with power `wanted`, without the far tail.
-
-    >>> round(smallest_effect(0.109, 0.05), 3)
-    0.305
-    """
-    return float(stats.norm.isf(alpha / 2.0) + stats.norm.isf(1.0 - wanted)) * se
-
-
-def exaggeration_ratio(effect: float, se: float, alpha: float) -> float:
-    """Return the exaggeration ratio: the mean of a significant estimate over the true `effect`.
-
-    Source: Gelman and Carlin 2014 (type M error), Lu, Qiu, Deng 2019 (closed form).
-    """
-    z, critical = abs(effect) / se, float(stats.norm.isf(alpha / 2.0))
-    density = float(stats.norm.pdf(z + critical) + stats.norm.pdf(z - critical))
-    above, below = float(stats.norm.cdf(z - critical)), float(stats.norm.cdf(-z - critical))
-    return (density + z * (above - below)) / (z * (above + below))

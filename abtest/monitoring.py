@@ -7,7 +7,8 @@ appendix B.2; Robbins 1970 (the normal mixture).
 import math
 from dataclasses import asdict, dataclass
 
-from abtest.inference import Estimate, Lift, fieller, scaled_set
+from abtest.estimates import Estimate
+from abtest.inference import Lift, fieller, scaled_set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

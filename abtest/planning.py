@@ -15,9 +15,9 @@ from abtest.client_vectors import history_vectors
 from abtest.estimates import estimate
 from abtest.experiment import are_unequal
 from abtest.fact_writer import progress
-from abtest.inference import WANTED_POWER
 from abtest.metrics import METRICS
 from abtest.moments import Moments
+from abtest.sensitivity import WANTED_POWER
 from abtest.tables import session_facts
 from stream import db
 from stream.errors import ConfigError
@@ -154,7 +154,7 @@ def _drift(history: Baseline, mde: float, control: float, arm: float) -> float:
     spread = math.sqrt(history.client_variance) / abs(history.value)
     if not METRICS[history.metric].is_money:
         return mde / (spread * math.sqrt(1.0 / control + (1.0 + mde) / arm))
-    # As `inference.comparable_money` compares them.
+    # As `estimates.comparable` has them.
     effect = math.log1p(mde) if are_unequal(control, arm) else mde
     return effect / (spread * math.sqrt(1.0 / control + 1.0 / arm))
 

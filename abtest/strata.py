@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from msgspec.structs import replace
 
-from abtest.estimates import pair
-from abtest.inference import Estimate, comparable_money
+from abtest.estimates import Estimate, comparable, pair
 from abtest.metrics import COLUMNS, Metric
 from abtest.moments import Moments
 from abtest.queries import Facts
@@ -67,7 +66,7 @@ def stratified_pair(
         estimates = [
             _in_epoch(metric, whole, each, weights, epoch) for whole, each in zip(found, (control, arm), strict=True)
         ]
-        for side, estimate in enumerate(comparable_money(*estimates) if metric.is_money else estimates):
+        for side, estimate in enumerate(comparable(*estimates, is_money=metric.is_money)):
             variances[side].append(weights[epoch] ** 2 * (estimate.variance or 0.0))
     sizes = ([each[epoch].n for epoch in weights] for each in (control, arm))
     control_estimate, arm_estimate = (

@@ -8,9 +8,9 @@ from sqlalchemy import Engine
 
 from abtest import looks, render, validation
 from abtest.analysis import evaluate
-from abtest.cuped import Quotient
 from abtest.cuped import compare as by_cuped
 from abtest.declared import adjusted, declared
+from abtest.estimates import Quotient
 from abtest.experiment import Epoch
 from abtest.inference import compare
 from abtest.metrics import COLUMNS, METRICS

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from abtest import inference
-from abtest.estimates import estimate, pair
-from abtest.inference import Estimate, mean, ratio
+from abtest import estimates, inference
+from abtest.estimates import Estimate, estimate, mean, pair, ratio
 from abtest.metrics import COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.monitoring import monitored
@@ -19,6 +18,17 @@ def test_a_metric_is_the_mean_or_the_ratio_of_its_columns() -> None:
     assert estimate(METRICS["cvr"], moments) == ratio(
         moments, COLUMNS.index("clicked_orders"), COLUMNS.index("sessions")
     )
+
+
+def test_ratio_variance_equals_that_of_the_linearised_clients() -> None:
+    random = np.random.default_rng(6)
+    below = random.poisson(3, 500) + 1.0
+    above = random.binomial(below.astype(int), 0.3).astype(float)
+    found = ratio(Moments.of(np.column_stack([above, below])), 0, 1)
+    value = above.sum() / below.sum()
+    assert found.value == pytest.approx(value, rel=1e-12)
+    residual = (above - value * below) / below.mean()
+    assert found.variance == pytest.approx(residual.var(ddof=1) / len(residual), rel=1e-9)
 
 
 def moments_of(*columns: NDArray[np.float64]) -> Moments:
@@ -57,12 +67,12 @@ def test_rates_and_arms_of_about_equal_size_keep_their_own_variances() -> None:
 @pytest.mark.parametrize("value", [0.0, -5.0])
 def test_a_mean_that_is_not_above_zero_keeps_its_variance(value: float) -> None:
     found = Estimate(n=900, value=10.0, variance=1.0), Estimate(n=100, value=value, variance=4.0)
-    assert inference.with_common_spread(*found) == found
+    assert estimates.with_common_spread(*found) == found
 
 
 def test_an_undefined_estimate_stays_undefined() -> None:
     found = Estimate(n=900, value=10.0, variance=1.0), Estimate(n=0, value=None, variance=None, reason="no_clients")
-    assert inference.with_common_spread(*found) == found
+    assert estimates.with_common_spread(*found) == found
 
 
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
@@ -97,7 +107,7 @@ def test_the_sets_of_unequal_money_exclude_zero_exactly_if_the_test_rejects(
     control_n = round(n * control_share)
     control = Estimate(n=control_n, value=10.0, variance=400.0 / control_n)
     arm = Estimate(n=n - control_n, value=10.0 * factor, variance=900.0 * factor**2 / (n - control_n))
-    scaled = inference.comparable_money(control, arm)
+    scaled = estimates.comparable(control, arm, is_money=True)
     lift = inference.compare(*scaled, alpha)
     found = monitored(*scaled, lift, alpha=alpha, tightest=n)
     assert lift.p_fixed is not None
@@ -123,7 +133,7 @@ def test_unequal_arms_without_an_effect_are_as_often_found_better_as_worse() -> 
             for n in (990, 110)
             for amounts in [random.lognormal(0.0, 1.1, n)]
         )
-        for name, found in (("own", (control, arm)), ("common", inference.with_common_spread(control, arm))):
+        for name, found in (("own", (control, arm)), ("common", estimates.with_common_spread(control, arm))):
             lift = inference.compare(*found)
             assert lift.p_fixed is not None
             assert lift.diff is not None

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from abtest import cuped, frames, inference
-from abtest.cuped import Quotient
+from abtest import cuped, estimates, frames, inference
+from abtest.estimates import Quotient
 from abtest.frames import FramePlan, MetricPlan, analyze
 from abtest.moments import Moments
 from stream.errors import ConfigError
@@ -57,7 +57,7 @@ def test_rows_are_added_up_by_client() -> None:
     assert gmv.lift.p_fixed == pytest.approx(expected.lift.p_fixed)
     assert (gmv.value, gmv.control_value) == pytest.approx((arm.mean[0], control.mean[0]))
     assert gmv.variance_ratio == pytest.approx(expected.variance_ratio)
-    plain = inference.compare(inference.ratio(control, 1, 2), inference.ratio(arm, 1, 2))
+    plain = inference.compare(estimates.ratio(control, 1, 2), estimates.ratio(arm, 1, 2))
     assert (cvr.lift.lift, cvr.lift.lo, cvr.lift.hi) == pytest.approx((plain.lift, plain.lo, plain.hi))
     assert (cvr.variance_ratio, visits.p_adj) == (None, None)
     assert [gmv.p_adj, cvr.p_adj] == pytest.approx(inference.holm([gmv.lift.p_fixed or 0.0, cvr.lift.p_fixed or 0.0]))

@@ -15,8 +15,7 @@ from sqlalchemy import Engine, insert, select
 from abtest import buckets, cuped, inference, looks, render, validation
 from abtest.analysis import evaluate
 from abtest.client_vectors import Counted, client_vectors
-from abtest.cuped import Quotient
-from abtest.estimates import pair
+from abtest.estimates import Quotient, pair
 from abtest.experiment import Arm
 from abtest.facts import MAX_INTEGER
 from abtest.metrics import COLUMNS, METRICS

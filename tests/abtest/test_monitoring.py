@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from abtest.inference import Estimate, compare
+from abtest.estimates import Estimate
+from abtest.inference import compare
 from abtest.monitoring import Monitored, monitored, multiplier, p_value
 
 ALPHA, TIGHTEST = 0.05, 4_000

@@ -14,6 +14,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import Final
 
 from abtest.confidence_sequence import radius
+from abtest.estimates import estimate
 from abtest.metrics import COLUMNS, METRICS
 from abtest.moments import Moments
 from trainer.rollout.policy import Policy
@@ -306,9 +307,6 @@ def business(canary: Moments, control: Moments, policy: Policy) -> Verdict:
 
     Shapes: moments over `abtest.metrics.COLUMNS`.
     """
-    # SciPy, which the module imports, takes seconds to load.
-    from abtest.inference import mean, ratio
-
     sessions = [round(each.n * float(each.mean[COLUMNS.index("sessions")])) for each in (canary, control)]
     numbers: dict[str, float | int | str | None] = {
         "clients": canary.n,
@@ -319,11 +317,7 @@ def business(canary: Moments, control: Moments, policy: Policy) -> Verdict:
     failure = ""
     for name in GUARDRAILS:
         metric = METRICS[name]
-        column = COLUMNS.index(metric.numerator)
-        own, its = (
-            mean(each, column) if metric.denominator is None else ratio(each, column, COLUMNS.index(metric.denominator))
-            for each in (canary, control)
-        )
+        own, its = (estimate(metric, each) for each in (canary, control))
         if own.value is None or its.value is None or its.value <= 0 or own.variance is None or its.variance is None:
             continue
         # The difference to what the control slice would have after the drop that is still allowed.

@@ -23,9 +23,6 @@ from trainer.rollout.policy import Policy
 from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import MOVES, LineageView, Move, Verdict
 from trainer.rollout.store import CONTROLLER, Event, RolloutStore
-
-# Gate 7 imports it when it has facts; so the children that are forked need not load SciPy each.
-import abtest.inference  # isort: skip  # noqa: F401
 from trainer.versions.tables import lineages
 
 HOUR_MS = 3_600_000
