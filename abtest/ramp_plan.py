@@ -37,7 +37,7 @@ class RampPlan:
 
     def __post_init__(self) -> None:
         shown = ", ".join(f"{step:g}" for step in self.steps)
-        if not self.steps or min(self.steps) <= 0.0 or max(self.steps) > 1.0:
+        if not self.steps or not all(0.0 < step <= 1.0 for step in self.steps):
             raise ConfigError(f"steps = {shown}: expected shares above 0, at most 1")
         if list(self.steps) != sorted(set(self.steps)):
             raise ConfigError(f"steps = {shown}: expected each share above the one before")

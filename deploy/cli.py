@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -79,6 +80,7 @@ def main() -> None:
     """Run the program; print an error of Shelfwise as one line and set the exit code."""
     given: dict[str, object] = {"start_logging": start_logging}
     try:
+        _check_encoding(sys.argv[1:])
         app(obj=given)
     except ConfigError as error:
         print_error(error, "configuration error")
@@ -94,6 +96,15 @@ def main() -> None:
         sys.exit(Exit.FAILURE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+
+
+def _check_encoding(arguments: Sequence[str]) -> None:
+    """Refuse arguments that no database, record or JSON document can hold."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"argument {argument[:80]!a}: expected UTF-8") from error
 
 
 def _with_cause(error: ShelfwiseError, loaded: object) -> str:

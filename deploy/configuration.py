@@ -140,7 +140,7 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
     file = named or (Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None)
     resolved = settings.load(
         sections(),
-        toml=file.read_text() if file else "",
+        toml=_text_of(file) if file else "",
         toml_name=str(file),
         environment=variables,
         aliases=ALIASES,
@@ -148,3 +148,10 @@ def load(config: Path | None = None, overrides: Mapping[str, object] | None = No
         renamed=RENAMED,
     )
     return Context(home=Path(variables.get("SHELFWISE_HOME", ".shelfwise")), settings=resolved, config_file=file)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration file '{file}': byte {error.start} is no UTF-8") from error

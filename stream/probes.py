@@ -80,10 +80,11 @@ class ProbeServer:
         assert self._server is None, "the probe server runs already"
         try:
             self._server = _Server(self._host, self._port, self._handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise ConfigError(
                 f"{self._section}.metrics_host = {self._host}, {self._section}.metrics_port = {self._port}: "
-                f"{error.strerror or error}; set {self._section}.metrics_port to a free port, or to 0 for no probes"
+                f"{reason}; set {self._section}.metrics_port to a free port, or to 0 for no probes"
             ) from error
         self._thread = Thread(target=self._server.serve_forever, args=(_POLL_S,), name="probes", daemon=True)
         self._thread.start()

@@ -4,6 +4,7 @@ Records are frozen dataclasses declared next to their owners, and every field ha
 `setting_fields.secret()` also has a twin `<field>_file`: a path whose content is the value.
 """
 
+import math
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -215,11 +216,16 @@ def _convert(value: object, kind: object, path: str, origin: str, secrecy: Secre
     given: object = value
     if typing.get_origin(kind) is tuple and isinstance(value, str):
         given = [part for part in re.split(r"[\s,\[\]\"']+", value) if part]
+    shown = MASK if secrecy else repr(value)
     try:
-        return msgspec.convert(given, type=kind, strict=False)
+        found: object = msgspec.convert(given, type=kind, strict=False)
     except msgspec.ValidationError as error:
         # JSON, by whose rules text becomes a number, has no .5.
         if isinstance(value, str) and (with_zero := _BARE_POINT.sub("0.", value)) != value:
             return _convert(with_zero, kind, path, origin, secrecy)
-        shown = MASK if secrecy else repr(value)
         raise ConfigError(f"{origin}: {path} = {shown}: {error}") from error
+    numbers = found if isinstance(found, tuple) else (found,)
+    # No comparison with NaN holds, so a limit of NaN would be none.
+    if not all(math.isfinite(each) for each in numbers if isinstance(each, float)):
+        raise ConfigError(f"{origin}: {path} = {shown}: expected a finite number")
+    return found

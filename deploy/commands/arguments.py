@@ -10,7 +10,16 @@ UserOption = Annotated[str | None, typer.Option("--as", help="Who gives the comm
 
 
 def named_user(user: str | None) -> str:
-    """Return who gives a command: the name given by `--as`, or the login name."""
-    import getpass
+    """Return who gives a command: the name given by `--as`, else the login name, else the number of the user.
 
-    return user if user is not None else getpass.getuser()
+    In a container the number often has no name.
+    """
+    import getpass
+    import os
+
+    if user is not None:
+        return user
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

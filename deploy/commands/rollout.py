@@ -114,20 +114,28 @@ def promote(
 
     In a gated lineage its gates count: the exit code is 4 if one failed, and 3 if one waits for evidence.
     """
+    from stream.errors import StoreError
     from stream.wall_clock import epoch_ms
     from trainer.rollout import changes
     from trainer.rollout.controller import as_evidence
 
     store, engine = _store(ctx)
-    chosen, verdicts = _verdicts_of(store, engine, lineage, version, epoch_ms())
+    seen = store.view(lineage)
+    # A repeated command changes nothing, so the gates have no say in it.
+    is_repeated = request_id is not None and store.is_executed(request_id)
+    chosen, verdicts = (version, {}) if is_repeated else _verdicts_of(engine, seen, version, epoch_ms())
     for outcome, code in (("fail", Exit.GUARDRAIL), ("wait", Exit.HEALTH)):
         reasons = [f"{gate}: {verdict.reason}" for gate, verdict in verdicts.items() if verdict.outcome == outcome]
         if reasons and override is None:
             state = "failed" if outcome == "fail" else "has no sufficient evidence for"
             raise fail(f"version {chosen} {state} {'; '.join(reasons)}; --override REASON promotes it anyway", code)
-    why = override if override is not None else _TYPED
-    given = as_evidence(verdicts)
-    act(store, lineage, "promote", lambda v: changes.promote(v, version, why), user, request_id, as_json, given)
+
+    def decide(view: "LineageView") -> "Change":
+        if verdicts and view != seen:
+            raise StoreError(f"lineage {lineage} was changed while its gates were judged; try again")
+        return changes.promote(view, chosen, override if override is not None else _TYPED)
+
+    act(store, lineage, "promote", decide, user, request_id, as_json, as_evidence(verdicts))
 
 
 @app.command()
@@ -366,18 +374,20 @@ def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
 
 
 def _verdicts_of(
-    store: "RolloutStore", engine: "Engine", lineage: str, number: int | None, now_ms: int
+    engine: "Engine", view: "LineageView", number: int | None, now_ms: int
 ) -> "tuple[int | None, dict[str, Verdict]]":
     """Return the version that `promote` chooses, and the verdicts of the gates that it has to pass."""
     from trainer.rollout import evidence, policy
     from trainer.rollout.judgement import before_canary, judge
+    from trainer.rollout.states import may_move
 
-    view = store.view(lineage)
     values = policy.of(view.policy)
     newest = view.only("canary") or view.only("verified")
     chosen = view.get(number) if number is not None else newest
-    # The command itself names what is wrong with a version that is missing or may not go live.
-    if values.mode == "direct" or chosen is None or chosen.live_since is not None:
+    # The command itself names what is wrong with a lineage that is locked, or a version that may not go live.
+    if values.mode == "direct" or view.lock is not None or chosen is None or chosen.live_since is not None:
+        return number, {}
+    if not may_move(chosen.status, "live", "user"):
         return number, {}
     found = evidence.read(engine, view, values, now_ms)
     if chosen.status == "canary":

@@ -77,7 +77,13 @@ def test_no_share_grows_without_evidence(
 
 @pytest.mark.parametrize(
     ("steps", "every_ms", "named"),
-    [((), 1, "above 0"), ((0.5, 0.1), 1, "above the one before"), ((0.5, 1.5), 1, "at most 1"), ((0.5,), 0, "every")],
+    [
+        ((float("nan"),), 1, "steps = nan"),
+        ((), 1, "above 0"),
+        ((0.5, 0.1), 1, "above the one before"),
+        ((0.5, 1.5), 1, "at most 1"),
+        ((0.5,), 0, "every"),
+    ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(steps: tuple[float, ...], every_ms: int, named: str) -> None:
     with pytest.raises(ConfigError, match=named):

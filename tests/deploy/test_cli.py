@@ -70,6 +70,16 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     ]
 
 
+def test_an_argument_that_is_no_utf8_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["shelfwise", "rollout", "freeze", "prm", "caf\udce9"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == output.Exit.USAGE
+    assert capsys.readouterr().err.splitlines() == [r"configuration error: argument 'caf\udce9': expected UTF-8"]
+
+
 def test_serving_beyond_loopback_without_tokens_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -180,10 +180,10 @@ def test_the_profile_gives_the_defaults_of_model_and_learning() -> None:
         ({"model.modalities": "text,text"}, "modalities = "),
         ({"model.tower": "3", "trainer.model": "din"}, "model.tower = '3'"),
         ({"model.vocabulary.shop": "1"}, "vocabulary.shop = 1: expected at least 2"),
-        ({"model.aux_weight": "nan"}, "aux_weight = nan"),
+        ({"model.aux_weight": "nan"}, "aux_weight = 'nan': expected a finite number"),
         ({"model.aux_weight": "-1"}, "aux_weight = -1.0"),
         ({"learning.lr": "0"}, "lr = 0.0: expected more than 0"),
-        ({"learning.lr": "inf"}, "lr = inf: expected a finite number"),
+        ({"learning.lr": "inf"}, "lr = 'inf': expected a finite number"),
         ({"learning.dropout": "1"}, "dropout = 1.0"),
         ({"learning.batch": "0"}, "batch = 0: expected at least 1"),
         ({"learning.optimizer": "sgd"}, "learning.optimizer = 'sgd'"),
@@ -194,6 +194,14 @@ def test_the_profile_gives_the_defaults_of_model_and_learning() -> None:
 def test_a_wrong_key_or_value_is_named(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(overrides=overrides)
+
+
+def test_a_file_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    """A running service that reads the file again keeps what it has upon an error of the configuration."""
+    path = tmp_path / "shelfwise.toml"
+    path.write_bytes(b'[serving]\nallowed_hosts = "caf\xe9"')
+    with pytest.raises(ConfigError, match=r"configuration file '.*shelfwise.toml': byte 30 is no UTF-8"):
+        load(path)
 
 
 def test_the_settings_load_without_heavy_libraries() -> None:

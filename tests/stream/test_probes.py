@@ -148,6 +148,12 @@ def test_a_broken_connection_is_no_error(
     assert (caplog.text, capfd.readouterr()) == ("", ("", ""))
 
 
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_number_that_is_no_port_is_a_configuration_error(registry: CollectorRegistry, port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"rollout\.metrics_port = {port}: .*0-65535"):
+        ProbeServer(HOST, port, registry, always, section="rollout").start()
+
+
 def test_a_taken_port_is_a_configuration_error(registry: CollectorRegistry) -> None:
     with ProbeServer(HOST, 0, registry, always) as server:
         named = rf"trainer\.metrics_port = {server.port}: .*set trainer\.metrics_port to a free port, or to 0"

@@ -132,6 +132,15 @@ def test_a_share_may_begin_with_its_point(text: str, share: float) -> None:
     assert found == LampSettings(share=share, steps=(share, 0.75), name=".25")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", "1e999", float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["share", "steps"])
+def test_a_number_that_is_not_finite_is_refused(key: str, value: str | float) -> None:
+    """No comparison with NaN holds, so it would pass every check of a range and switch a limit off."""
+    given = value if key == "share" or isinstance(value, str) else [value]
+    with pytest.raises(ConfigError, match=rf"flag: lamp\.{key} = "):
+        settings.load({"lamp": LampSettings}, flags={f"lamp.{key}": given})
+
+
 @pytest.mark.parametrize(("text", "value"), [("1234", "1234"), ("1234\n", "1234"), ("12 34\r\n", "12 34")])
 def test_a_secret_comes_from_a_file_without_its_line_break(tmp_path: Path, text: str, value: str) -> None:
     file = tmp_path / "code"

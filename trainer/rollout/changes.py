@@ -13,7 +13,7 @@ from stream.errors import ConfigError
 from trainer.quarantine.ranges import QuarantinedRange, RangeStatus
 from trainer.rollout import policy as policies
 from trainer.rollout.policy import Policy
-from trainer.rollout.states import MOVES, OF_LEARNING, Actor, LineageView, Move, Status, VersionView
+from trainer.rollout.states import MOVES, OF_LEARNING, Actor, LineageView, Move, Status, VersionView, may_move
 
 RewindMode = Literal["wait", "replay", "skip"]
 REWIND_MODES: Final[tuple[RewindMode, ...]] = ("wait", "replay", "skip")
@@ -221,7 +221,7 @@ def check_moves(view: LineageView, change: Change, actor: Actor) -> None:
     """
     for number, to_status in change.statuses.items():
         from_status = _existing(view, number).status
-        if actor not in MOVES.get((from_status, to_status), ()):
+        if not may_move(from_status, to_status, actor):
             raise ConfigError(
                 f"lineage {view.name}: version {number} is {from_status}; a {actor} cannot make it {to_status}"
             )

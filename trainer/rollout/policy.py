@@ -99,8 +99,6 @@ class Policy:
             "shadow_sigma",
             "max_loss",
             "max_lag",
-            "max_churn",
-            "max_fallbacks",
             "business_sessions",
             "drill_version",
         ):
@@ -119,6 +117,12 @@ class Policy:
             )
         if self.p99_ratio < 1.0:
             raise ValueError(f"p99_ratio = {self.p99_ratio}: expected at least 1")
+        for name in ("least_correlation", "min_correlation"):
+            if not -1.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected -1 to 1")
+        for name in ("max_churn", "max_fallbacks"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} = {getattr(self, name)}: expected 0 to 1")
         for name in ("max_bad", "max_drop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 0 or more, less than 1")

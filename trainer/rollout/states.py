@@ -63,6 +63,11 @@ MOVES: Final[Mapping[tuple[Status, Status], frozenset[Actor]]] = {
 """From and to status, and who may make the move."""
 
 
+def may_move(from_status: Status, to_status: Status, actor: Actor) -> bool:
+    """Return whether this actor may make this move."""
+    return actor in MOVES.get((from_status, to_status), ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionView:
     """A version as the controller and the commands see it.

@@ -151,6 +151,7 @@ class RolloutStore:
                 earlier = _earlier(connection, request_id)
                 if earlier is None:
                     change = decide(view)
+                    _check_why(change.why)
                     number = self._write(
                         connection, view, change, "user", user, now_ms, evidence or {}, name, request_id
                     )
@@ -169,6 +170,15 @@ class RolloutStore:
             )
         self._failpoint("after_command")
         return earlier
+
+    def is_executed(self, request_id: str) -> bool:
+        """Return whether a command with this request id was executed.
+
+        Raises:
+            StoreError: If the database is unreachable or refused.
+        """
+        with db.read(self._engine) as connection:
+            return _earlier(connection, request_id) is not None
 
     def history(self, lineage: str, until_ts: int | None = None) -> list[Event]:
         """Return the events of a lineage, the oldest first, up to a time.
@@ -368,8 +378,13 @@ def _versions(rows: Iterable[Row[Any]]) -> Iterable[VersionView]:
 
 
 def _check_user(user: str) -> None:
-    if not user.strip() or len(user) > 255 or user.startswith(_AUTOMATIC):
+    if not user.strip() or len(user) > 255 or user.strip().lower().startswith(_AUTOMATIC):
         raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")
+
+
+def _check_why(why: str) -> None:
+    if not why.strip():
+        raise ConfigError(f"why = '{why}': expected some words, for the event")
 
 
 def _earlier(connection: Connection, request_id: str | None) -> Event | None:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, update
 from typer.testing import CliRunner
 
 from deploy import configuration
 from deploy.cli import app
 from deploy.migrations.upgrade import upgrade
 from stream import db
-from stream.errors import ConfigError
+from stream.errors import ConfigError, StoreError
 from stream.wall_clock import epoch_ms
 from tests.trainer.rollout.world import GOOD
 from trainer.rollout import judgement
 from trainer.rollout.tables import servers
 from trainer.versions.registry import Registry, Rewind
+from trainer.versions.tables import versions
 
 
 @pytest.fixture
@@ -193,6 +194,67 @@ def test_promote_in_gated_mode_takes_what_passed(engine: Engine) -> None:
     # A version that was live before needs no gate to come back.
     answer("promote", "prm", "2")
     assert live(registry) == 2
+
+
+def test_a_repeated_promotion_of_a_gated_lineage_is_not_judged_again(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED, VERIFIED, metrics=GOOD)
+    answer("policy", "set", "prm", "mode=gated")
+    event = answer("promote", "prm", "--override", "trial", "--request-id", "r-1")
+    assert live(registry) == 4
+    # Version 3 would be the next one, and waits for evidence.
+    assert answer("promote", "prm", "--request-id", "r-1") == event
+    assert call("promote", "prm")[0] == 3
+    assert live(registry) == 4
+
+
+@pytest.mark.parametrize("status", ["rejected", "quarantined", "rolled_back", "published"])
+def test_no_override_is_offered_for_a_version_that_may_not_go_live(engine: Engine, status: str) -> None:
+    trained(engine, LIVE, LIVE, VERIFIED, metrics={**GOOD, judgement.CORRELATION: 0.1})
+    answer("policy", "set", "prm", "mode=gated")
+    report(engine, "ok")
+    with db.transaction(engine) as connection:
+        connection.execute(update(versions).where(versions.c.version == 3).values(status=status))
+    for more in ([], ["--override", "trial"]):
+        with pytest.raises(ConfigError, match=f"version 3 is {status}; a user cannot make it live"):
+            call("promote", "prm", "3", *more)
+
+
+def test_no_override_is_offered_while_the_lineage_is_locked(engine: Engine) -> None:
+    trained(engine, LIVE, LIVE, VERIFIED)
+    answer("policy", "set", "prm", "mode=gated")
+    answer("freeze", "prm", "outage")
+    with pytest.raises(ConfigError, match="lineage prm is frozen: outage; shelfwise rollout unpin or resume"):
+        call("promote", "prm")
+
+
+def test_a_version_that_came_while_the_gates_were_judged_is_not_promoted(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED, metrics=GOOD)
+    answer("policy", "set", "prm", "mode=gated")
+    report(engine, "ok")
+    judge = judgement.before_canary
+
+    def slow(*arguments: Any) -> Any:
+        term = registry.acquire_lease("prm", "trainer", 0, 10**15)
+        registry.publish("prm", 4, f"{4:064x}", f"{3:064x}", term, {}, {}, 4)
+        registry.advance("prm", 4, term, "verified", "test", 4)
+        return judge(*arguments)
+
+    monkeypatch.setattr(judgement, "before_canary", slow)
+    with pytest.raises(StoreError, match="lineage prm was changed while its gates were judged; try again"):
+        call("promote", "prm")
+    assert live(registry) == 2
+
+
+def test_a_command_needs_a_reason_that_says_something(engine: Engine) -> None:
+    registry = trained(engine, LIVE, LIVE, VERIFIED)
+    answer("policy", "set", "prm", "mode=gated")
+    num_events = len(answer("history", "prm")["events"])
+    for given in (["promote", "prm", "--override", " "], ["rollback", "prm", "--why", ""], ["pin", "prm", "--why", ""]):
+        with pytest.raises(ConfigError, match=r"why = ' ?': expected some words"):
+            call(*given)
+    assert (live(registry), len(answer("history", "prm")["events"])) == (2, num_events)
 
 
 def test_status_waits_with_exit_code_3(engine: Engine) -> None:

@@ -32,6 +32,11 @@ def test_values_come_as_text_and_are_kept_where_they_differ() -> None:
         ({"max_drop": "1"}, "max_drop = 1.0"),
         ({"alpha": "0.5"}, "alpha = 0.5"),
         ({"canary_s": "soon"}, "policy.canary_s"),
+        ({"max_loss": "nan"}, "policy.max_loss = 'nan': expected a finite number"),
+        ({"norm_sigma": "inf"}, "policy.norm_sigma = 'inf': expected a finite number"),
+        ({"least_correlation": "5"}, "least_correlation = 5.0: expected -1 to 1"),
+        ({"max_churn": "20"}, "max_churn = 20.0: expected 0 to 1"),
+        ({"max_fallbacks": "-0.1"}, "max_fallbacks = -0.1: expected 0 to 1"),
         ({}, "expected KEY=VALUE"),
     ],
 )
