@@ -7,7 +7,7 @@ import typer
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from deploy.demo.summary import DemoSummary, Truth
+    from deploy.demo.summary import DemoSummary, FreshnessSummary, Truth
 
 app = typer.Typer(no_args_is_help=True)
 _HOURS = 3.0
@@ -87,6 +87,10 @@ def run(
         raise fail("the conservation of events does not close", Exit.HEALTH)
 
 
+def _freshness(found: "FreshnessSummary | None") -> tuple[str, str]:
+    return ("–", "–") if found is None else (f"{found.p50_s:.1f} s", f"{found.p95_s:.1f} s")
+
+
 def _print(summary: "DemoSummary") -> None:
     kept = summary.conservation
     print_table(
@@ -100,8 +104,8 @@ def _print(summary: "DemoSummary") -> None:
     )
     print_table(
         "versions",
-        ("lineage", "arm", "published", "swapped in by serving"),
-        [(row.lineage, row.arm, row.published, row.served) for row in summary.versions],
+        ("lineage", "arm", "published", "swapped in by serving", "mature session to version, p50", "p95"),
+        [(row.lineage, row.arm, row.published, row.served, *_freshness(row.freshness)) for row in summary.versions],
     )
     print_table(
         f"experiment {summary.experiment}: estimated improvement on the shuffled control",

@@ -14,6 +14,7 @@ from abtest.tables import session_facts
 from deploy.demo import drill_story, truth_report
 from deploy.demo.arms import Arm
 from deploy.demo.drill import DemoDrill
+from deploy.demo.freshness import AppendTimes, freshness_of
 from deploy.demo.summary import Conservation, DemoSummary, LiftRow, LineageSummary, closes
 from stream import db
 from stream.broker.offsets import beginning_offsets
@@ -58,10 +59,12 @@ def gather(
     """
     query_ids: set[str] = set()
     counters: dict[int, Mapping[str, int]] = {}
+    appended = AppendTimes()
     for record in read_to_end(broker, topics.SESSIONS):
         content = session.decode(record.value or b"")
         if isinstance(content, Session):
             query_ids.add(content.query_id)
+            appended.add(record.partition, record.offset, record.timestamp)
         elif isinstance(content, Progress):
             counters[content.partition] = content.counters
     # The plan of a demo has one look, at its end.
@@ -91,6 +94,7 @@ def gather(
                 arm=arm.name,
                 published=sum(v.lineage == arm.lineage for v in versions),
                 served=swaps.get(arm.lineage, 0),
+                freshness=freshness_of((v for v in versions if v.lineage == arm.lineage), appended),
             )
             for arm in arms
             if arm.lineage is not None

@@ -26,13 +26,32 @@ class Conservation(Struct, kw_only=True):
     closed: bool
 
 
+class FreshnessSummary(Struct, kw_only=True):
+    """Seconds from a mature session in the log to the first version that has learned from it, by the machine's clock.
+
+    Attributes:
+        sessions: Sessions learned after the first version.
+    """
+
+    sessions: int
+    p50_s: float
+    p95_s: float
+
+
 class LineageSummary(Struct, kw_only=True):
-    """Number of versions of one lineage that were published, and that serving loaded."""
+    """Versions of one lineage.
+
+    Attributes:
+        published: Number of versions that the trainer published.
+        served: Number of them that serving loaded.
+        freshness: Null without a second version.
+    """
 
     lineage: str
     arm: str
     published: int
     served: int
+    freshness: FreshnessSummary | None
 
 
 class LiftRow(Struct, kw_only=True):

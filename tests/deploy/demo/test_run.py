@@ -227,7 +227,7 @@ def _summary() -> DemoSummary:
         conservation=Conservation(produced=10, by_counters=BOOKS, by_recount=BOOKS, closed=True),
         sessions_in_topic=5,
         sessions_in_sql=5,
-        versions=[LineageSummary(lineage="armmt", arm="armmt", published=2, served=2)],
+        versions=[LineageSummary(lineage="armmt", arm="armmt", published=2, served=2, freshness=None)],
         experiment="demo-1",
         lifts=[LiftRow(metric="cvr", arm="armmt", control=0.0, treatment=0.1, lift=None, lo=None, hi=None, p=None)],
         truth=Truth(arms=[], versions=[], random=-0.33, best=0.89, now={"armmt": 0.14}),
