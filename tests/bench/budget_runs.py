@@ -93,13 +93,14 @@ def run(plan: Plan, seeds: Sequence[int], build: Callable[[int], Task], *, ranke
         build: Return the data of a repetition.
         ranker_seed: Seed of the page rankers of all repetitions; by default that of each repetition.
     """
-    make_deterministic(1)
     try:
         records = Records(plan.records)
         for seed in seeds:
             records.check_new(seed)
         if not seeds and records.found:
             sys.stdout.write(tables(records.found, plan.unit) + "\n")
+            return
+        make_deterministic(1)
         for seed in seeds:
             records.add(measure(plan, seed, build, seed if ranker_seed is None else ranker_seed))
             # After each repetition, so that a run may be ended early.
