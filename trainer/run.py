@@ -155,7 +155,7 @@ def run(
             keys=keys,
         )
         past, graded = KafkaPastRecords(broker), None
-        if isinstance(lineage.config, SmarConfig) and lineage.config.grade_weight:
+        if isinstance(lineage.config, SmarConfig) and lineage.config.learns_grades:
             tail = LogTail(broker, topics.ANNOTATIONS)
             stack.callback(tail.close)
             graded = GradedPages(tail.read, past, batch=lineage.learning.batch, passes=lineage.config.grade_passes)

@@ -18,10 +18,15 @@ def export(
     ctx: typer.Context,
     out: Annotated[Path, typer.Argument(help="New file, .csv or .jsonl.")],
     p: Annotated[
-        float, typer.Option("--p", help="Share of the items of each type on a page; .1, .2, .3 and 1 are usual.")
-    ] = 0.3,
+        float | None,
+        typer.Option("--p", help="Share of the items of each type on a page; .3 by default; .1, .2 and 1 are usual."),
+    ] = None,
+    anchors: Annotated[
+        bool, typer.Option("--anchors", help="Instead of a share: the next items of a binary search in each type.")
+    ] = False,
     budget: Annotated[
-        str | None, typer.Option(help="Name of the labelling budget; p30 for --p .3 and so on by default.")
+        str | None,
+        typer.Option(help="Name of the labelling budget; by default p30 for --p .3 and so on, anchors for --anchors."),
     ] = None,
     pages: Annotated[int, typer.Option(min=1, help="Most pages.")] = 100,
     topic: Annotated[Literal["sessions", "impressions"], typer.Option(help="Source of the lists.")] = "sessions",
@@ -35,7 +40,7 @@ def export(
     to: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only lists shown before.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write pages for annotators: of each list the items of each type with the highest logged scores."""
+    """Write pages for annotators: of each list the items of each type with the highest logged scores, or anchors."""
     from collections import Counter
 
     from deploy.kafka.choice import configured
@@ -48,12 +53,17 @@ def export(
     from stream.schemas.identity import query_hash
     from stream.schemas.names import check_name
     from trainer.annotation import files
-    from trainer.annotation.pages import Wanted, rows_of, sample, wanted_lists
+    from trainer.annotation.anchors import asked_places, by_query, open_lists
+    from trainer.annotation.pages import Wanted, page_of, rows_of, sample, wanted_lists
     from trainer.annotation.scored_lists import of_impressions, of_sessions
 
+    if anchors and p is not None:
+        raise ConfigError(f"--p {p}: expected none with --anchors, which asks for single items")
+    p = 0.3 if p is None else p
     if not 0 < p <= 1:
         raise ConfigError(f"--p {p}: expected more than 0 and at most 1")
-    budget = f"p{100 * p:g}" if budget is None else budget
+    if budget is None:
+        budget = "anchors" if anchors else f"p{100 * p:g}"
     check_name("--budget", budget)
     files.check_new(out)
     called = context(ctx)
@@ -65,17 +75,25 @@ def export(
     broker = configured(called)
     require_topics(called, broker, [topic, topics.ITEMS, topics.ANNOTATIONS])
     left_out: Counter[str] = Counter()
+    grades = by_query(Annotations.load(broker).counting(), budget)
     wanted = Wanted(
         lineage=lineage,
         from_ts=parse_time(from_, "--from") or 0,
         to_ts=parse_time(to, "--to"),
         query_hashes=None if queries is None else texts.keys(),
-        judged={each.query_id for each in Annotations.load(broker).counting() if each.budget == budget},
+        judged=() if anchors else grades.keys(),
     )
     of_topic = of_sessions if topic == topics.SESSIONS else of_impressions
-    lists = sample(wanted_lists(of_topic(read_to_end(broker, topic), left_out), wanted, left_out), pages)
+    found = wanted_lists(of_topic(read_to_end(broker, topic), left_out), wanted, left_out)
+    lists = sample(open_lists(found, grades, left_out) if anchors else found, pages)
     shown = titles(read_to_end(broker, topics.ITEMS), {item_id for each in lists for item_id in each.item_id})
-    rows = [row for each in lists for row in rows_of(each, p, budget, texts.get(each.query_hash, ""), shown)]
+    rows = []
+    for each in lists:
+        text = texts.get(each.query_hash, "")
+        if anchors:
+            rows += page_of(each, asked_places(each, grades), budget, text, shown)
+        else:
+            rows += rows_of(each, p, budget, text, shown)
     if rows:
         files.write_pages(out, rows)
     if as_json:

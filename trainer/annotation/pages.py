@@ -36,25 +36,36 @@ def top(types: Sequence[str], scores: Sequence[float], p: float) -> list[int]:
     return sorted(chosen)
 
 
-def rows_of(found: ScoredList, p: float, budget: str, text: str, titles: Mapping[str, str]) -> list[PageRow]:
-    """Return the candidate page of a list, in an order that tells annotators nothing: that of a hash.
-
-    An item that the list shows twice stands for both, with its best score.
-
-    Args:
-        found: The list.
-        p: Share of the items of each type.
-        budget: Name of the labelling budget, which is part of the id of the page.
-        text: Text of the query.
-        titles: Title of each item.
-    """
+def best_places(found: ScoredList) -> list[int]:
+    """Return one place for each item of a list: of an item that stands twice, that of its best score."""
     best: dict[str, int] = {}
     for place, item_id in enumerate(found.item_id):
         if item_id not in best or found.score[place] > found.score[best[item_id]]:
             best[item_id] = place
+    return list(best.values())
+
+
+def rows_of(found: ScoredList, p: float, budget: str, text: str, titles: Mapping[str, str]) -> list[PageRow]:
+    """Return the candidate page of a list: of each type the top share p; the arguments are those of `page_of`."""
+    places = best_places(found)
+    chosen = top([found.type[place] for place in places], [found.score[place] for place in places], p)
+    return page_of(found, [places[index] for index in chosen], budget, text, titles)
+
+
+def page_of(
+    found: ScoredList, places: Sequence[int], budget: str, text: str, titles: Mapping[str, str]
+) -> list[PageRow]:
+    """Return the rows of some items of a list, in an order that tells annotators nothing: that of a hash.
+
+    Args:
+        found: The list.
+        places: Places of the items, each item once.
+        budget: Name of the labelling budget, which is part of the id of the page.
+        text: Text of the query.
+        titles: Title of each item.
+    """
     partition, offset = found.session_at or (None, None)
-    places = list(best.values())
-    chosen = [places[index] for index in top([found.type[k] for k in places], [found.score[k] for k in places], p)]
+    num_items = len(set(found.item_id))
     rows = [
         PageRow(
             page=page_id(found.query_id, budget),
@@ -67,11 +78,11 @@ def rows_of(found: ScoredList, p: float, budget: str, text: str, titles: Mapping
             title=titles.get(found.item_id[place], ""),
             price=format_minor(found.price_minor[place], found.currency),
             score=found.score[place],
-            num_items=len(places),
+            num_items=num_items,
             session_partition=partition,
             session_offset=offset,
         )
-        for place in chosen
+        for place in places
     ]
     return sorted(rows, key=lambda row: digest(row.page, row.item_id))
 

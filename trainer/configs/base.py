@@ -108,7 +108,14 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"width = {width}: expected a multiple of heads = {heads}")
 
 
-LATER = {"feature_schema": 1, "touch_columns": False, "clicked_weight": 0.0, "pcvr_delayed": "none", "grade_passes": 10}
+LATER = {
+    "feature_schema": 1,
+    "touch_columns": False,
+    "clicked_weight": 0.0,
+    "pcvr_delayed": "none",
+    "grade_passes": 10,
+    "anchor_weight": 0.0,
+}
 """Settings that came after lineages were registered, with the value that those lineages have: no part of their hash."""
 
 

@@ -26,8 +26,11 @@ class SmarConfig(ModelConfig):
         consistency_form: `listwise` is ListMLE in the teacher's order, `pairwise` a hinge on pairs of its items.
         margin: Difference in scores from which on a pair has no pairwise loss.
         tanh_squash: Whether losses of pages see scores as tanh(z - max z).
-        grade_weight: Weight of the loss of graded pages; 0 = the topic `annotations` is not read.
+        grade_weight: Weight of the loss of graded pages; if it and `anchor_weight` are 0, the topic `annotations` is
+            not read.
         grade_passes: Times that the grades of a page are learned.
+        anchor_weight: Weight of the loss of pairs of two types whose order follows from grades and the teachers' orders
+            together.
     """
 
     width: int = 432
@@ -40,6 +43,7 @@ class SmarConfig(ModelConfig):
     tanh_squash: bool = False
     grade_weight: float = 1.0
     grade_passes: int = 10
+    anchor_weight: float = 0.0
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
@@ -49,6 +53,11 @@ class SmarConfig(ModelConfig):
                 raise ValueError(f"teachers: {address[:80]!r}: expected the address of a version, 64 hex digits")
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError("teachers: one version is named twice")
+
+    @property
+    def learns_grades(self) -> bool:
+        """Return whether a loss reads the grades of people."""
+        return self.grade_weight > 0 or self.anchor_weight > 0
 
 
 # The width gives SMAR about as many weights as ARMMT has in the same profile.

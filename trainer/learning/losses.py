@@ -164,7 +164,7 @@ def total_loss(
             loss = loss - config.contrast * _mean(outputs.page.contrast, mask.any(dim=1).to(loss.dtype), batch.weight)
     if page_labels is not None:
         assert isinstance(config, SmarConfig), "only SMAR learns from labels of whole pages"
-        shares = {"graded": config.grade_weight, "consistent": config.consistency}
+        shares = {"graded": config.grade_weight, "consistent": config.consistency, "anchored": config.anchor_weight}
         for name, own in page_losses(outputs.logit, mask, page_labels, config).items():
             part = _mean(own.loss, own.counts.to(own.loss.dtype), batch.weight)
             loss = loss + shares[name] * part

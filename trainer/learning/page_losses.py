@@ -1,4 +1,4 @@
-"""Losses of whole pages: orders by grades of people, and the order of each item type by its teacher.
+"""Losses of whole pages: orders by grades of people, the order of each item type by its teacher, and by both together.
 
 Each is a value per list and says which lists it counts; no loss branches on values, and padding changes nothing, even
 NaN in it. An item without a key is no part of a loss.
@@ -50,10 +50,30 @@ def pairwise(logit_BL: Tensor, key_BL: Tensor, group_BL: Tensor, mask_BL: Tensor
     """
     known, key, same = _known(key_BL, group_BL, mask_BL)
     z = torch.where(known, wide(logit_BL), 0.0)
-    pairs = same & (key[:, :, None] > key[:, None, :])
-    terms = torch.where(pairs, torch.clamp_min(margin - (z[:, :, None] - z[:, None, :]), 0.0), 0.0)
-    num = pairs.sum(dim=(1, 2))
-    return PerList(terms.sum(dim=(1, 2)) / torch.clamp_min(num, 1), num > 0)
+    return _hinge(z, same & (key[:, :, None] > key[:, None, :]), margin)
+
+
+def anchored(logit_BL: Tensor, mask_BL: Tensor, page: PageTargets, margin: float) -> PerList:
+    """Return the mean of max(0, margin - (z_i - z_j)) over pairs of two types whose order grades and teachers imply.
+
+    Grades of a type are taken as monotone in its teacher's scores: a grade is a lower bound for the items of its type
+    with a higher score, and an upper bound for those with a lower one. Item i stands above j if its lower bound is
+    above the upper bound of j. An item whose bounds contradict each other is in no pair.
+
+    Shapes: logits and mask (B, L).
+    """
+    z = torch.where(mask_BL, wide(logit_BL), 0.0)
+    same = (page.type[:, :, None] == page.type[:, None, :]) & mask_BL[:, :, None] & mask_BL[:, None, :]
+    # [B,L,L] of the item that is bounded, and of the graded one; a comparison with NaN is false.
+    itself = torch.eye(mask_BL.shape[1], dtype=torch.bool, device=mask_BL.device)
+    by_grade = same & ~torch.isnan(page.grade)[:, None, :]
+    above = by_grade & ((page.teacher[:, :, None] > page.teacher[:, None, :]) | itself)
+    below = by_grade & ((page.teacher[:, :, None] < page.teacher[:, None, :]) | itself)
+    low = torch.where(above, page.grade[:, None, :], -torch.inf).amax(dim=2)
+    high = torch.where(below, page.grade[:, None, :], torch.inf).amin(dim=2)
+    sound = mask_BL & (low <= high)
+    pairs = ~same & sound[:, :, None] & sound[:, None, :] & (low[:, :, None] > high[:, None, :])
+    return _hinge(z, pairs, margin)
 
 
 def squashed(logit_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -66,14 +86,26 @@ def squashed(logit_BL: Tensor, mask_BL: Tensor) -> Tensor:
 
 
 def page_losses(logit_BL: Tensor, mask_BL: Tensor, page: PageTargets, config: SmarConfig) -> dict[str, PerList]:
-    """Return the loss of graded pages under `graded`, and that of the teachers' orders under `consistent`."""
+    """Return the loss of graded pages under `graded`, that of the teachers' orders under `consistent`, and with a
+    weight for it that of both together under `anchored`.
+    """
     z = squashed(logit_BL, mask_BL) if config.tanh_squash else logit_BL
     if config.consistency_form == "listwise":
         consistent = list_mle(z, page.teacher, page.type, mask_BL)
     else:
         consistent = pairwise(z, page.teacher, page.type, mask_BL, config.margin)
     whole = torch.zeros_like(page.type)
-    return {"graded": list_mle(z, page.grade, whole, mask_BL), "consistent": consistent}
+    found = {"graded": list_mle(z, page.grade, whole, mask_BL), "consistent": consistent}
+    if config.anchor_weight:
+        found["anchored"] = anchored(z, mask_BL, page, config.margin)
+    return found
+
+
+def _hinge(z_BL: Tensor, pairs_BLL: Tensor, margin: float) -> PerList:
+    """Return the mean of max(0, margin - (z_i - z_j)) over the pairs (i, j) of each list."""
+    terms = torch.where(pairs_BLL, torch.clamp_min(margin - (z_BL[:, :, None] - z_BL[:, None, :]), 0.0), 0.0)
+    num = pairs_BLL.sum(dim=(1, 2))
+    return PerList(terms.sum(dim=(1, 2)) / torch.clamp_min(num, 1), num > 0)
 
 
 def _known(key_BL: Tensor, group_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:

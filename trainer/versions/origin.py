@@ -18,7 +18,8 @@ from trainer.versions.signature import NO_KEYS, VersionKeys
 
 MAY_DIFFER: Final = (
     *("main_loss", "clicked_weight", "aux_weight", "pcvr_weight", "pcvr_delayed"),
-    *("teachers", "consistency", "consistency_form", "margin", "tanh_squash", "grade_weight", "grade_passes"),
+    *("teachers", "consistency", "consistency_form", "margin", "tanh_squash"),
+    *("grade_weight", "grade_passes", "anchor_weight"),
 )
 """Settings of `[model]` that choose what is learned: the same weights go on under other values."""
 

@@ -113,12 +113,44 @@ def test_pages_go_out_and_judgements_come_back_once(logged: Broker, tmp_path: Pa
     assert not (tmp_path / "none.csv").exists()
 
 
+@pytest.mark.kafka
+def test_anchors_are_asked_for_round_by_round(logged: Broker, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    typed = replace(scored("q-9"), item_type=["product", "product", "video"])
+    with Producer(logged) as producer:
+        producer.send(topics.SESSIONS, key=b"c-1", value=session.encode(typed))
+    made = answer("export", first, "--anchors")
+    assert made == {
+        "budget": "anchors",
+        "pages": 1,
+        "items": 2,
+        "left_out": {"of one item type": 3},
+        "out": str(first),
+    }
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    assert {(row["item_id"], row["num_items"], row["budget"]) for row in rows} == {
+        ("i1", 3, "anchors"),
+        ("i2", 3, "anchors"),
+    }
+    first.write_text("\n".join(json.dumps(row | {"grade": 2}) for row in rows if row["item_id"] == "i1"))
+    answer("import", first, "--annotator", "ann")
+    assert answer("export", second, "--anchors")["items"] == 1
+    (asked,) = [json.loads(line) for line in second.read_text().splitlines()]
+    assert asked["item_id"] == "i2"
+    second.write_text(json.dumps(asked | {"grade": 4}))
+    answer("import", second, "--annotator", "ann")
+    ended = call("export", tmp_path / "third.csv", "--anchors")
+    assert ended.exit_code == 1
+    assert "1 records left out: anchored already" in ended.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--p", "0"], "--p 0.0: expected more than 0 and at most 1"),
         (["--p", "1.1"], "--p 1.1: expected more than 0"),
         (["--p", "nan"], "--p nan: expected more than 0"),
+        (["--anchors", "--p", ".3"], "--p 0.3: expected none with --anchors"),
         (["--budget", "a b"], "--budget = 'a b': expected up to 64"),
     ],
 )

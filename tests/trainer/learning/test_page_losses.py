@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.configs.smar import PROFILES
 from trainer.learning.losses import total_loss
-from trainer.learning.page_losses import list_mle, page_losses, pairwise, squashed
+from trainer.learning.page_losses import anchored, list_mle, page_losses, pairwise, squashed
 from trainer.models import MODELS, to_torch
 from trainer.models.batch import PageTargets
 
@@ -70,6 +70,44 @@ def test_pairwise_by_hand() -> None:
     assert not pairwise(row(1, 2), row(3, 3), types(0, 0), real(2, 2), margin=1.0).counts.any(), "equal keys, no pair"
 
 
+def two_types(*grades: float) -> PageTargets:
+    return PageTargets(teacher=row(3, 2, 1, 9, 8), grade=row(*grades), type=types(0, 0, 0, 1, 1))
+
+
+def test_anchored_by_hand() -> None:
+    z = row(0.5, 1.0, -1.0, 2.0, 0.0)
+    # The grade of the second item bounds the first one from below and the third one from above, and that of the fifth
+    # item bounds the fourth one from below.
+    found = anchored(z, real(5, 5), two_types(NAN, 2, NAN, NAN, 1), margin=1.0)
+    # The first and the second item stand above the fifth one: 1 - (.5 - 0), 1 - (1 - 0).
+    assert found.loss.item() == pytest.approx(0.5 / 2)
+    found = anchored(z, real(5, 5), two_types(NAN, 2, NAN, NAN, 3), margin=1.0)
+    # The fourth and the fifth item stand above the second and the third one: only 1 - (0 - 1) and 1 - (0 + 1) count.
+    assert found.loss.item() == pytest.approx((0 + 0 + 2 + 0) / 4)
+
+
+def test_equal_grades_and_grades_of_one_type_imply_no_order_of_two() -> None:
+    for grades in ((NAN, 2, NAN, NAN, 2), (4, 2, 1, NAN, NAN)):
+        assert anchored(row(0, 0, 0, 0, 0), real(5, 5), two_types(*grades), margin=1.0).counts.tolist() == [False]
+
+
+def test_items_whose_grades_contradict_the_teacher_are_in_no_pair() -> None:
+    z = row(0.5, 1.0, -1.0, 2.0, 0.0)
+    found = anchored(z, real(5, 5), two_types(1, 3, NAN, NAN, 2), margin=1.0)
+    # Left are the third item, at most 1, and both of the other type, at least 2: 1 - (2 + 1), 1 - (0 + 1).
+    assert found.loss.item() == 0
+    assert found.counts.tolist() == [True]
+    wide = anchored(z, real(5, 5), two_types(1, 3, NAN, NAN, 2), margin=4.0)
+    assert wide.loss.item() == pytest.approx((1.0 + 3.0) / 2)
+
+
+def test_without_a_teacher_a_grade_bounds_its_item_alone() -> None:
+    page = two_types(NAN, 2, NAN, NAN, 1)
+    alone = PageTargets(teacher=torch.full((1, 5), NAN), grade=page.grade, type=page.type)
+    found = anchored(row(0.5, 1.0, -1.0, 2.0, 0.5), real(5, 5), alone, margin=1.0)
+    assert found.loss.item() == pytest.approx(0.5)
+
+
 def test_squash_by_hand() -> None:
     found = squashed(row(1.0, 3.0, 99.0), real(2, 3))
     torch.testing.assert_close(found, row(math.tanh(-2.0), 0.0, 0.0))
@@ -78,7 +116,7 @@ def test_squash_by_hand() -> None:
 @pytest.mark.parametrize("form", ["listwise", "pairwise"])
 @pytest.mark.parametrize("squash", [False, True])
 def test_padding_unknown_keys_and_the_order_of_items_change_nothing(form: str, squash: bool) -> None:
-    config = replace(SMALL, consistency_form=form, tanh_squash=squash)  # type: ignore[arg-type]
+    config = replace(SMALL, consistency_form=form, tanh_squash=squash, anchor_weight=1.0)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(2, 6, generator=generator, requires_grad=True)
     page = PageTargets(
@@ -103,6 +141,7 @@ def test_padding_unknown_keys_and_the_order_of_items_change_nothing(form: str, s
             assert torch.equal(other.counts, own.counts)
     assert plain["graded"].counts.tolist() == [True, False]
     assert plain["consistent"].counts.tolist() == [True, True]
+    assert plain["anchored"].counts.tolist() == [True, False]
     (gradient,) = torch.autograd.grad(sum(own.loss.sum() for own in plain.values()), z)  # type: ignore[arg-type]
     assert bool(torch.isfinite(gradient).all())
     assert not gradient[1, 4:].any()
@@ -128,8 +167,15 @@ def test_the_total_weighs_both_losses() -> None:
     )
     page.grade[1:] = NAN
     plain, _ = total_loss(outputs, batch, SMALL)
-    found, parts = total_loss(outputs, batch, replace(SMALL, consistency=0.5, grade_weight=2.0), page_labels=page)
-    torch.testing.assert_close(found, plain + 0.5 * parts["consistent"] + 2.0 * parts["graded"])
+    weights = replace(SMALL, consistency=0.5, grade_weight=2.0, anchor_weight=3.0)
+    page.type[:, ::2] = 1
+    # Grades that contradict no teacher.
+    page.teacher[:1] = page.grade[:1] + 0.5 * torch.rand(page.grade[:1].shape, generator=generator)
+    found, parts = total_loss(outputs, batch, weights, page_labels=page)
+    assert parts["anchored"] > 0
+    torch.testing.assert_close(
+        found, plain + 0.5 * parts["consistent"] + 2.0 * parts["graded"] + 3.0 * parts["anchored"]
+    )
     alone = page_losses(outputs.logit[:1], batch.cand_mask[:1], PageTargets(*(each[:1] for each in page)), SMALL)
     # Pages without grades do not count.
     torch.testing.assert_close(parts["graded"], alone["graded"].loss[0].detach())

@@ -59,3 +59,8 @@ def test_data_of_another_form_has_products_alone() -> None:
 def test_teachers_are_addresses_each_once(teachers: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, teachers=teachers)
+
+
+@pytest.mark.parametrize(("grade", "anchor", "reads"), [(1.0, 0.0, True), (0.0, 0.5, True), (0.0, 0.0, False)])
+def test_grades_are_read_where_a_loss_has_a_weight(grade: float, anchor: float, reads: bool) -> None:
+    assert replace(PROFILES["tiny"], grade_weight=grade, anchor_weight=anchor).learns_grades is reads
