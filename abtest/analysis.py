@@ -6,7 +6,7 @@ Source: docs/experiments.md.
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from abtest import health, inference, sensitivity, standing
+from abtest import health, inference, multiplicity, sensitivity, standing
 from abtest.declared import adjusted
 from abtest.experiment import Epoch, Experiment
 from abtest.inference import Lift
@@ -149,7 +149,7 @@ def _may_be_monitored(experiment: Experiment, facts: Facts, metric: Metric, arm:
 
 def _adjusted(results: tuple[Result, ...], plan: Plan) -> tuple[Result, ...]:
     family = [entry for entry in results if entry.metric in plan.goals and entry.p_fixed is not None]
-    p_values = inference.holm([entry.p_fixed for entry in family if entry.p_fixed is not None])
+    p_values = multiplicity.holm([entry.p_fixed for entry in family if entry.p_fixed is not None])
     adjusted = {(entry.metric, entry.arm): p for entry, p in zip(family, p_values, strict=True)}
     return tuple(replace(entry, p_adj=adjusted.get((entry.metric, entry.arm))) for entry in results)
 

@@ -22,7 +22,7 @@ def radius(se: float, n: float, *, alpha: float, tuned_at: float) -> float:
     >>> round(radius(1.0, 2_000, alpha=0.01, tuned_at=2_000), 2)
     3.36
     """
-    if se < 0 or n <= 0 or tuned_at <= 0 or not 0.0 < alpha < 0.5:
+    if not (se >= 0 and n > 0 and tuned_at > 0 and 0.0 < alpha < 0.5):
         raise ValueError(f"se = {se}, n = {n}, alpha = {alpha}, tuned_at = {tuned_at}: expected positive numbers")
     level = 2.0 * math.log(1.0 / (2.0 * alpha))
     rho = tuned_at / (level + math.log(1.0 + level))

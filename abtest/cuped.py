@@ -39,7 +39,9 @@ class Adjusted:
 
 
 def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, alpha: float = 0.05) -> Adjusted | None:
-    """Return the adjusted comparison of an arm with the control, or None where the metric is undefined.
+    """Return the adjusted comparison of an arm with the control.
+
+    There is none where the metric is undefined, or where no clients can have the moments.
 
     Args:
         control: Moments of the control's clients.
@@ -64,20 +66,21 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
         for part, gradient in zip((control, arm), gradients, strict=True)
     ]
     variances = [_variance(part, weight) for part, weight in zip((control, arm), weights, strict=True)]
-    plain = sum(_variance(part, gradient) for part, gradient in zip((control, arm), gradients, strict=True))
-    base_gradient = gradients[0]
-    covariance = -float(weights[0] @ _covariance(control) @ base_gradient) / control.n
+    plain = [_variance(part, gradient) for part, gradient in zip((control, arm), gradients, strict=True)]
+    if not np.isfinite([*variances, *plain]).all():
+        return None
+    covariance = -_covariance(control, weights[0], gradients[0]) / control.n
     return Adjusted(
         control=adjusted[0],
         arm=adjusted[1],
         theta=theta,
-        variance_ratio=sum(variances) / plain if plain else 1.0,
+        variance_ratio=sum(variances) / sum(plain) if sum(plain) else 1.0,
         lift=lift_of(
             adjusted[1] - adjusted[0],
             variances=(variances[0], variances[1]),
             degrees=(control.n - 1, arm.n - 1),
             base=float(values[0]),  # type: ignore[arg-type]
-            base_variance=_variance(control, base_gradient),
+            base_variance=plain[0],
             covariance=covariance,
             alpha=alpha,
         ),
@@ -93,20 +96,24 @@ def _gradient(part: Moments, quotient: Quotient) -> NDArray[np.float64]:
         return gradient_K
     below = float(part.mean[quotient.denominator])
     gradient_K[quotient.numerator] = 1.0 / below
-    gradient_K[quotient.denominator] -= float(part.mean[quotient.numerator]) / below**2
+    gradient_K[quotient.denominator] -= float(part.mean[quotient.numerator]) / below / below
     return gradient_K
 
 
 def _theta(both: Moments, metric: Quotient, before: Quotient) -> float:
     metric_K, before_K = _gradient(both, metric), _gradient(both, before)
-    covariance = _covariance(both)
-    spread = float(before_K @ covariance @ before_K)
-    return float(metric_K @ covariance @ before_K) / spread if spread > 0.0 else 0.0
+    spread = _variance(both, before_K) * both.n
+    return _covariance(both, metric_K, before_K) / spread if spread > 0.0 else 0.0
 
 
 def _variance(part: Moments, weight_K: NDArray[np.float64]) -> float:
-    return max(0.0, float(weight_K @ _covariance(part) @ weight_K)) / part.n
+    """Return the variance of the weighted sum of means; NaN if no clients have such moments."""
+    spread, _ = part.spread(*((column, float(weight_K[column])) for column in np.flatnonzero(weight_K).tolist()))
+    return spread / (part.n - 1) / part.n
 
 
-def _covariance(part: Moments) -> NDArray[np.float64]:
-    return part.comoment / (part.n - 1)
+def _covariance(part: Moments, left_K: NDArray[np.float64], right_K: NDArray[np.float64]) -> float:
+    """Return the covariance of two weighted sums of columns; the other columns need not be numbers."""
+    rows, columns = np.flatnonzero(left_K), np.flatnonzero(right_K)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(left_K[rows] @ part.comoment[np.ix_(rows, columns)] @ right_K[columns]) / (part.n - 1)

@@ -5,6 +5,7 @@ An undefined number is None with a reason.
 Source: docs/experiments.md; Deng, Knoblich, Lu 2018 (delta method).
 """
 
+import math
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -22,7 +23,8 @@ class Estimate(Struct, frozen=True, kw_only=True):
         n: Clients.
         value: Mean or ratio, or None if undefined.
         variance: Variance of `value`, not of the clients, or None if undefined.
-        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`.
+        reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`,
+            `not_finite`, or `impossible_moments`, which no clients can have.
         df: Degrees of freedom of `variance`; None is `n` - 1.
         is_scaled: Whether values, all above zero, compare by their ratio and not by their difference.
     """
@@ -70,10 +72,12 @@ def mean(moments: Moments, column: int) -> Estimate:
     """Return the mean of a column over clients."""
     if moments.n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
+    spread, reason = moments.spread((column, 1.0))
+    if reason is not None:
+        return Estimate(n=moments.n, value=None, variance=None, reason=reason)
     value = moments.mean.item(column)
     if moments.n == 1:
         return Estimate(n=1, value=value, variance=None, reason="one_client")
-    spread = moments.comoment.item(column, column)
     return Estimate(n=moments.n, value=value, variance=spread / (moments.n - 1) / moments.n)
 
 
@@ -86,13 +90,12 @@ def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
     if below == 0.0:
         return Estimate(n=n, value=None, variance=None, reason="zero_denominator")
     value = moments.mean.item(numerator) / below
+    spread, reason = moments.spread((numerator, 1.0 / below), (denominator, -value / below))
+    if reason is not None:
+        return Estimate(n=n, value=None, variance=None, reason=reason)
     if n == 1:
         return Estimate(n=n, value=value, variance=None, reason="one_client")
-    comoment = moments.comoment
-    own, base = comoment.item(numerator, numerator), comoment.item(denominator, denominator)
-    shared = comoment.item(numerator, denominator)
-    variance = (own - 2.0 * value * shared + value**2 * base) / (below**2 * (n - 1) * n)
-    return Estimate(n=n, value=value, variance=max(variance, 0.0))
+    return Estimate(n=n, value=value, variance=spread / (n - 1) / n)
 
 
 def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Estimate]:
@@ -113,16 +116,18 @@ def with_common_spread(control: Estimate, arm: Estimate) -> tuple[Estimate, Esti
     values = control.value, arm.value
     if control.variance is None or arm.variance is None or values[0] is None or values[1] is None:
         return control, arm
-    if min(values[0], values[1]) <= 0.0:
+    if min(control.n, arm.n) < 2 or not min(control.variance, arm.variance) >= 0.0:
+        return control, arm
+    if min(values[0], values[1]) <= 0.0 or not 0.0 < values[1] / values[0] < math.inf:
         return control, arm
     squares = [
-        each.n * variance / value**2
+        each.n * (variance / value / value)
         for each, variance, value in ((control, control.variance, values[0]), (arm, arm.variance, values[1]))
     ]
     spread = ((control.n - 1) * squares[0] + (arm.n - 1) * squares[1]) / (control.n + arm.n - 2)
     return (
-        replace(control, variance=spread * values[0] ** 2 / control.n, is_scaled=True),
-        replace(arm, variance=spread * values[1] ** 2 / arm.n, is_scaled=True),
+        replace(control, variance=spread * values[0] * values[0] / control.n, is_scaled=True),
+        replace(arm, variance=spread * values[1] * values[1] / arm.n, is_scaled=True),
     )
 
 

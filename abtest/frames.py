@@ -8,72 +8,20 @@ Source: docs/experiments.md, Analysis of a file.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated
 
-import msgspec
-import numpy as np
 import polars as pl
-from msgspec import Meta, Struct
 
-from abtest import cuped, inference
+from abtest import cuped, inference, multiplicity
 from abtest.estimates import Quotient, comparable, of_quotient
+from abtest.experiment import are_unequal
+from abtest.frame_plan import FramePlan, MetricPlan, check, read_plan
+from abtest.frame_sums import client_sums, scan
 from abtest.inference import Lift
 from abtest.moments import Moments
 from abtest.srm import SampleRatio, sample_ratio
 from stream.errors import ConfigError
 
-Name = Annotated[str, Meta(min_length=1)]
-_ROW = "row of the file"
-
-
-class MetricPlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Metric of a file.
-
-    Attributes:
-        name: Name in the results.
-        numerator: Column whose sum is the numerator.
-        denominator: Column of the denominator; absent divides by the number of clients.
-        before: Column of the numerator before the experiment, for CUPED.
-        before_denominator: Column of the denominator before the experiment.
-        is_money: Whether amounts are skewed, so that unequal arms get one spread relative to the mean and compare by
-            the logarithm of their ratio.
-        goal: Whether the p-value is adjusted by Holm together with those of the other goals.
-    """
-
-    name: Name
-    numerator: Name
-    denominator: Name | None = None
-    before: Name | None = None
-    before_denominator: Name | None = None
-    is_money: bool = False
-    goal: bool = True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Return the columns that the metric reads."""
-        named = (self.numerator, self.denominator, self.before, self.before_denominator)
-        return tuple(name for name in named if name is not None)
-
-
-class FramePlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
-    """Plan of the analysis of a file.
-
-    Attributes:
-        client: Column of the client; absent if each row is a client.
-        arm: Column of the arm.
-        control: Name of the control arm.
-        weights: Planned share of each arm, for the test of the sample ratio; absent tests none.
-        alpha: Two-sided error level.
-        metrics: The metrics, each under `[[metric]]`.
-    """
-
-    client: Name | None = None
-    arm: Name = "arm"
-    control: Name
-    weights: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
-    alpha: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.05
-    metrics: Annotated[tuple[MetricPlan, ...], Meta(min_length=1)] = msgspec.field(name="metric")
+__all__ = ["FrameAnalysis", "FramePlan", "FrameResult", "MetricPlan", "analyze", "read_plan", "scan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +31,10 @@ class FrameResult:
     Attributes:
         value: Value in the arm, and `control_value` in the control, not adjusted.
         lift: Comparison; by CUPED where the plan names columns of the time before.
-        p_adj: p adjusted by Holm over all goals and arms; None outside of that family.
-        variance_ratio: Variance of the difference by CUPED over that without; None without CUPED.
+        plain: Comparison without CUPED; None where `lift` is that.
+        p_adj: p adjusted over all goals and arms as the plan says; None outside of that family.
+        variance_ratio: Variance of the difference by CUPED over that without; None without CUPED, which money in arms
+            further apart than 60 to 40 never has.
     """
 
     metric: str
@@ -94,6 +44,7 @@ class FrameResult:
     value: float | None
     control_value: float | None
     lift: Lift
+    plain: Lift | None = None
     p_adj: float | None = None
     variance_ratio: float | None = None
 
@@ -103,127 +54,69 @@ class FrameAnalysis:
     """Analysis of a file.
 
     Attributes:
+        adjustment: How the p-values of the goals are adjusted.
         clients: Clients of each arm.
         left_out: Clients in several arms or in none.
+        rows_without_client: Rows that name no client, left out.
         ratio: Test of the sample ratio; None without planned weights.
         results: By metric and arm.
     """
 
     control: str
     alpha: float
+    adjustment: str
     clients: Mapping[str, int]
     left_out: int
+    rows_without_client: int
     ratio: SampleRatio | None
     results: tuple[FrameResult, ...]
 
 
-def read_plan(path: Path) -> FramePlan:
-    """Return the plan in a TOML file.
-
-    Raises:
-        ConfigError: If the file cannot be read, or a field is wrong.
-    """
-    try:
-        plan = msgspec.toml.decode(path.read_bytes(), type=FramePlan)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    names = [metric.name for metric in plan.metrics]
-    for number, metric in enumerate(plan.metrics):
-        if metric.name in names[:number]:
-            raise ConfigError(f"{path}: metric '{metric.name}' is there twice")
-        if (metric.before_denominator is not None) != (metric.before is not None and metric.denominator is not None):
-            raise ConfigError(
-                f"{path}: metric '{metric.name}': a ratio with `before` needs `before_denominator`, others take none"
-            )
-    return plan
-
-
-def scan(path: Path) -> pl.LazyFrame:
-    """Return the rows of a Parquet or CSV file, by its suffix, which are read when they are needed.
-
-    Raises:
-        ConfigError: If there is no such file, or it has another suffix.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file")
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if path.suffix == ".csv":
-        return pl.scan_csv(path, infer_schema_length=None)
-    raise ConfigError(f"{path}: expected a file that ends in .parquet or .csv")
-
-
-def analyze(frame: pl.LazyFrame | pl.DataFrame, plan: FramePlan) -> FrameAnalysis:
+def analyze(frame: object, plan: FramePlan) -> FrameAnalysis:
     """Return the metrics of each arm against the control.
+
+    Args:
+        frame: Rows: a frame of Polars, lazy or not, or another that gives Arrow's stream of arrays, as those of pandas
+            and PyArrow do.
+        plan: Columns, arms and metrics.
 
     Raises:
         ConfigError: If a column is missing or holds no numbers, or an arm is not as planned.
     """
-    columns = tuple(dict.fromkeys(name for metric in plan.metrics for name in metric.columns))
-    try:
-        moments, left_out = _moments(frame.lazy(), plan, columns)
-    except pl.exceptions.PolarsError as error:
-        raise ConfigError(f"the data cannot be read: {error}") from error
+    check(plan)
+    found = client_sums(_lazy(frame), plan)
+    moments = found.moments
     if plan.control not in moments:
         raise ConfigError(f"control = '{plan.control}': the arms of the data are {', '.join(moments) or 'none'}")
-    if plan.weights and set(plan.weights) != set(moments):
-        raise ConfigError(f"weights of {', '.join(plan.weights)}: the arms of the data are {', '.join(moments)}")
+    if len(moments) < 2:
+        raise ConfigError(f"control = '{plan.control}': the data have no other arm")
     clients = {arm: part.n for arm, part in moments.items()}
     weights = [plan.weights[arm] for arm in clients] if plan.weights else []
     return FrameAnalysis(
         control=plan.control,
         alpha=plan.alpha,
+        adjustment=plan.adjustment,
         clients=clients,
-        left_out=left_out,
+        left_out=found.left_out,
+        rows_without_client=found.rows_without_client,
         ratio=sample_ratio(list(clients.values()), weights) if weights else None,
-        results=_adjusted(_results(plan, moments, columns), plan),
+        results=_adjusted(_results(plan, moments), plan),
     )
 
 
-def _moments(frame: pl.LazyFrame, plan: FramePlan, columns: Sequence[str]) -> tuple[dict[str, Moments], int]:
-    schema = frame.collect_schema()
-    for name in (*([plan.client] if plan.client else []), plan.arm, *columns):
-        if name not in schema:
-            raise ConfigError(f"column '{name}' is not in the data; there are {', '.join(schema)}")
-    for name in columns:
-        if not (schema[name].is_numeric() or schema[name] == pl.Boolean):
-            raise ConfigError(f"column '{name}' holds {schema[name]}, expected numbers")
-    if plan.client is None:
-        frame = frame.with_row_index(_ROW)
-    client, arm = plan.client or _ROW, pl.col(plan.arm).cast(pl.String)
-    arms = frame.select(arm.unique().sort()).collect(engine="streaming").to_series().drop_nulls().to_list()
-    # Rows wait in memory for their group, so an arm is the smallest number. The last one stands for no arm.
-    number = arm.cast(pl.Enum(arms)).to_physical().cast(pl.UInt8 if len(arms) < 256 else pl.UInt32)
-    names = [f"sum {place}" for place in range(len(columns))]
-    sums = (
-        frame.select(
-            pl.col(client),
-            number.fill_null(len(arms)).alias("first arm"),
-            *(pl.col(column).cast(pl.Float64).alias(name) for name, column in zip(names, columns, strict=True)),
-        )
-        .group_by(client)
-        .agg(pl.col("first arm").min(), pl.col("first arm").max().alias("last arm"), pl.col(names).sum())
-        # Moments of floats depend on their order in the last digits, so the clients get a fixed one.
-        .sort(client)
-        .collect(engine="streaming")
-    )
-    single = sums.filter((pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms)))
-    found = {}
-    for place, name in enumerate(arms):
-        part = single.filter(pl.col("first arm") == place).select(names)
-        if part.is_empty():
-            continue
-        x_NK = np.ascontiguousarray(part.to_numpy())
-        if not np.isfinite(x_NK).all():
-            column = columns[int(np.flatnonzero(~np.isfinite(x_NK).all(axis=0))[0])]
-            raise ConfigError(f"column '{column}' holds a value that is no finite number")
-        found[name] = Moments.of(x_NK)
-    return found, len(sums) - len(single)
+def _lazy(frame: object) -> pl.LazyFrame:
+    if isinstance(frame, pl.LazyFrame):
+        return frame
+    if isinstance(frame, pl.DataFrame):
+        return frame.lazy()
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise ConfigError(f"the data are a {type(frame).__name__}, expected a data frame of Polars or of Arrow")
+    return pl.DataFrame(frame).lazy()
 
 
-def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[str]) -> list[FrameResult]:
+def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResult]:
+    columns = plan.columns
+
     def quotient(above: str, below: str | None) -> Quotient:
         return Quotient(columns.index(above), None if below is None else columns.index(below))
 
@@ -238,7 +131,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[
     lifts = inference.compare_all(pairs, plan.alpha)
     for (metric, arm), now, (base, found), lift in zip(keys, quotients, pairs, lifts, strict=True):
         tested, variance_ratio = lift, None
-        if metric.before is not None:
+        if metric.before is not None and not (metric.is_money and are_unequal(base.n, found.n)):
             before = quotient(metric.before, metric.before_denominator)
             adjusted = cuped.compare(control, moments[arm], now, before, plan.alpha)
             if adjusted is not None:
@@ -252,6 +145,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[
                 value=found.value,
                 control_value=base.value,
                 lift=tested,
+                plain=None if variance_ratio is None else lift,
                 variance_ratio=variance_ratio,
             )
         )
@@ -261,6 +155,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments], columns: Sequence[
 def _adjusted(results: Sequence[FrameResult], plan: FramePlan) -> tuple[FrameResult, ...]:
     goals = {metric.name for metric in plan.metrics if metric.goal}
     family = [each for each in results if each.metric in goals and each.lift.p_fixed is not None]
-    p_values = inference.holm([each.lift.p_fixed for each in family if each.lift.p_fixed is not None])
+    adjust = multiplicity.holm if plan.adjustment == "holm" else multiplicity.benjamini_hochberg
+    p_values = adjust([each.lift.p_fixed for each in family if each.lift.p_fixed is not None])
     adjusted = {(each.metric, each.arm): p for each, p in zip(family, p_values, strict=True)}
     return tuple(replace(each, p_adj=adjusted.get((each.metric, each.arm))) for each in results)

@@ -22,6 +22,9 @@ _WIDEST_Z = 10.0
 # The step of a look blurs the density by its standard deviation, so a panel of that many of them is smooth.
 _SDS_OF_PANEL = 2.0
 _SMALLEST_LOG_P = -690.0
+MIN_GROWTH = 1.001
+"""Least factor by which the information of a look exceeds that of the look before: the integration needs nodes in
+proportion to the root of the inverse of the growth."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
@@ -35,13 +38,18 @@ def spent(alpha: float, fraction: float) -> float:
         alpha: Two-sided error of all looks together.
         fraction: Share of the plan that is done; 1 or more spends everything.
 
+    Raises:
+        ValueError: If `alpha` is no error level, or `fraction` no number.
+
     Source: Lan and DeMets 1983, the function of the O'Brien-Fleming type, at alpha / 2 on each side.
     """
+    if not 0.0 < alpha <= 1.0 or math.isnan(fraction):
+        raise ValueError(f"alpha = {alpha}, fraction = {fraction}: expected a level above 0, at most 1, and a number")
     if fraction <= 0.0:
         return 0.0
     if fraction >= 1.0:
         return alpha
-    return float(4.0 * stats.norm.sf(stats.norm.isf(alpha / 4.0) / math.sqrt(fraction)))
+    return min(alpha, float(4.0 * stats.norm.sf(stats.norm.isf(alpha / 4.0) / math.sqrt(fraction))))
 
 
 def level(boundary: float) -> float:
@@ -82,9 +90,11 @@ class Path:
             total: Error spent up to that look, itself included.
 
         Raises:
-            ValueError: If the information does not grow.
+            ValueError: If the information does not grow, or the error spent is no probability.
         """
         step_sd = self._step_sd(information)
+        if not 0.0 <= total <= 1.0:
+            raise ValueError(f"total = {total}: expected 0 to 1")
         budget = total - self.spent
         if budget <= 0.0:
             return math.inf
@@ -120,8 +130,11 @@ class Path:
         return type(self)(information, total, sums, weights * density)
 
     def _step_sd(self, information: float) -> float:
-        if not information > self.information:
-            raise ValueError(f"information = {information}: expected more than {self.information} of the look before")
+        if not self.information * MIN_GROWTH <= information < math.inf or information == 0.0:
+            raise ValueError(
+                f"information = {information}: expected at least {MIN_GROWTH:g} times the {self.information:g} of the"
+                " look before, and more than 0"
+            )
         return math.sqrt(information - self.information)
 
 
@@ -135,6 +148,9 @@ def boundaries(information: Sequence[float], totals: Sequence[float]) -> list[fl
     Args:
         information: Information of each look, in any unit.
         totals: Error spent up to each look.
+
+    Raises:
+        ValueError: If the information does not grow, or an error spent is no probability.
     """
     path, found = Path(), []
     for now, total in zip(information, totals, strict=True):
@@ -151,6 +167,9 @@ def p_value(z: float, information: Sequence[float], fractions: Sequence[float]) 
         information: Information of each look, the newest last.
         fractions: Share of the plan at each look; 1 or more spends everything.
 
+    Raises:
+        ValueError: If `z` is no number, or the information does not grow.
+
     Source: Jennison and Turnbull 2000, section 9.5 (repeated p-values).
     """
 
@@ -159,6 +178,8 @@ def p_value(z: float, information: Sequence[float], fractions: Sequence[float]) 
         newest = boundaries(information, [spent(alpha, fraction) for fraction in fractions])[-1]
         return min(newest, 1e3) - abs(z)
 
+    if math.isnan(z):
+        raise ValueError(f"z = {z}: expected a number")
     if excess(0.0) >= 0.0:
         return 1.0
     if excess(_SMALLEST_LOG_P) <= 0.0:

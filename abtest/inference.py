@@ -21,6 +21,8 @@ from abtest.estimates import Estimate
 Floats: TypeAlias = NDArray[np.float64]
 _KINDS = ("interval", "outside", "line")
 _LINE = _KINDS.index("line")
+# Exponents of ends that are too far out for a number.
+_WIDEST_LOG = 700.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +61,27 @@ def compare(control: Estimate, arm: Estimate, alpha: float = 0.05) -> Lift:
     >>> found = compare(control, Estimate(n=2000, value=2.75, variance=24**2 / 2000))
     >>> f"{found.p_fixed:.4f} {found.df:.1f} {found.lift:+.1%} {found.lo:+.1%} {found.hi:+.0%} {found.set_kind}"
     '0.0443 3218.3 +83.3% +1.8% +239% interval'
+
+    Raises:
+        ValueError: If `alpha` is no error level.
     """
     return compare_all([(control, arm)], alpha)[0]
 
 
 def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05) -> list[Lift]:
-    """Return the comparison of each pair of control and arm, all by one pass over arrays."""
+    """Return the comparison of each pair of control and arm, all by one pass over arrays; see `compare`."""
     found = [Lift()] * len(pairs)
     tested: list[int] = []
     rows: list[tuple[float, float, float, float, float, float]] = []
     for number, (control, arm) in enumerate(pairs):
-        if control.value is None or arm.value is None:
-            found[number] = Lift(reason=control.reason or arm.reason)
+        flaw = _flaw(control) or _flaw(arm)
+        if control.value is None or arm.value is None or flaw is not None:
+            found[number] = Lift(reason=flaw)
         elif control.variance is None or arm.variance is None:
             diff = arm.value - control.value
-            shift = diff / abs(control.value) if control.value != 0.0 else None
-            found[number] = Lift(diff=diff, lift=shift, reason=control.reason or arm.reason)
+            shift = diff / abs(control.value) if control.value != 0.0 else math.inf
+            relative = shift if math.isfinite(shift) else None
+            found[number] = Lift(diff=diff, lift=relative, reason=control.reason or arm.reason)
         else:
             tested.append(number)
             rows.append((control.value, arm.value, control.variance, arm.variance, control.degrees, arm.degrees))
@@ -94,6 +101,19 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
     return found
 
 
+def _flaw(found: Estimate) -> str | None:
+    """Return the reason why an estimate has no value that means anything, or None."""
+    if found.value is None:
+        return found.reason or "not_finite"
+    if not math.isfinite(found.value + (found.variance or 0.0)):
+        return "not_finite"
+    if found.variance is None:
+        return None
+    if found.variance < 0.0:
+        return "impossible_moments"
+    return None if found.degrees > 0.0 else "no_clients" if found.n < 1 else "one_client"
+
+
 def log_ratio(control: Estimate, arm: Estimate) -> tuple[float, float]:
     """Return the logarithm of the arm's value relative to the control's, and its standard error by the delta method.
 
@@ -102,14 +122,17 @@ def log_ratio(control: Estimate, arm: Estimate) -> tuple[float, float]:
         arm: The same of the arm.
     """
     values = control.value or 0.0, arm.value or 0.0
-    relative = sum((each.variance or 0.0) / value**2 for each, value in zip((control, arm), values, strict=True))
+    relative = sum((each.variance or 0.0) / value / value for each, value in zip((control, arm), values, strict=True))
     return math.log(values[1] / values[0]), math.sqrt(relative)
 
 
-def scaled_set(control: Estimate, arm: Estimate, q: float) -> tuple[float, float]:
-    """Return the interval of the lift that lies within `q` standard errors of the log ratio."""
+def scaled_set(control: Estimate, arm: Estimate, q: float) -> tuple[float | None, float | None, str]:
+    """Return the set of the lift within `q` standard errors of the log ratio, as `fieller` does; a line is too wide."""
     ratio_log, se = log_ratio(control, arm)
-    return math.expm1(ratio_log - q * se), math.expm1(ratio_log + q * se)
+    ends = ratio_log - q * se, ratio_log + q * se
+    if not abs(ends[0]) + abs(ends[1]) < _WIDEST_LOG:
+        return None, None, _KINDS[_LINE]
+    return math.expm1(ends[0]), math.expm1(ends[1]), _KINDS[0]
 
 
 def _scaled(control: Estimate, arm: Estimate, plain: Lift, alpha: float) -> Lift:
@@ -117,7 +140,7 @@ def _scaled(control: Estimate, arm: Estimate, plain: Lift, alpha: float) -> Lift
     ratio_log, log_se = log_ratio(control, arm)
     if plain.df is None or plain.lift is None or plain.diff is None or log_se == 0.0:
         return plain
-    lo, hi = scaled_set(control, arm, quantile(alpha, plain.df))
+    lo, hi, kind = scaled_set(control, arm, quantile(alpha, plain.df))
     # The logarithmic mean of the values, which lies between them.
     scale = plain.diff / ratio_log if ratio_log else control.value or 0.0
     return replace(
@@ -127,7 +150,7 @@ def _scaled(control: Estimate, arm: Estimate, plain: Lift, alpha: float) -> Lift
         lift_se=(1.0 + plain.lift) * log_se,
         lo=lo,
         hi=hi,
-        set_kind=_KINDS[0],
+        set_kind=kind,
     )
 
 
@@ -151,7 +174,12 @@ def lifts_of(
         base_variance_N: Variances of `base_N`.
         covariance_N: Covariances of `diff_N` and `base_N`.
         alpha: Two-sided error level.
+
+    Raises:
+        ValueError: If `alpha` is no error level.
     """
+    if not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha = {alpha}: expected more than 0, less than 1")
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         variance_N = variances[0] + variances[1]
         se_N = np.sqrt(variance_N)
@@ -161,9 +189,13 @@ def lifts_of(
         shift_N = diff_N / np.abs(base_N)
         q_N: Floats = -special.stdtrit(df_N, np.full_like(df_N, alpha / 2.0))
         lo_N, hi_N, kind_N = fieller_sets(base_N, diff_N, base_variance_N, variance_N, covariance_N, q_N)
-        ratio_N = diff_N / base_N
-        lift_variance_N = variance_N - 2.0 * ratio_N * covariance_N + ratio_N**2 * base_variance_N
-        lift_se_N = np.sqrt(np.maximum(0.0, lift_variance_N)) / np.abs(base_N)
+        ratio_N, scale_N = diff_N / base_N, np.abs(base_N)
+        lift_variance_N = (
+            variance_N / scale_N / scale_N
+            - 2.0 * ratio_N * (covariance_N / scale_N / scale_N)
+            + ratio_N**2 * (base_variance_N / scale_N / scale_N)
+        )
+        lift_se_N = np.sqrt(np.maximum(0.0, lift_variance_N))
     columns = (base_N, diff_N, variance_N, se_N, df_N, p_N, shift_N, lift_se_N, lo_N, hi_N, kind_N)
     return [_lift(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -182,9 +214,12 @@ def _lift(
     kind: int,
 ) -> Lift:
     """Return one comparison, in which no number stands where none is defined."""
+    if not (math.isfinite(diff) and math.isfinite(variance) and variance >= 0.0):
+        return Lift(reason="not_finite" if not variance < 0.0 else "impossible_moments")
+    has_lift = base != 0.0 and math.isfinite(shift)
     if variance == 0.0:
-        return Lift(diff=diff, lift=shift if base != 0.0 else None, reason="zero_variance")
-    if base == 0.0:
+        return Lift(diff=diff, lift=shift if has_lift else None, reason="zero_variance")
+    if not (has_lift and math.isfinite(lift_se)):
         return Lift(diff=diff, se=se, df=df, p_fixed=p, reason="zero_control")
     if kind == _LINE:
         return Lift(diff=diff, se=se, df=df, p_fixed=p, lift=shift, lift_se=lift_se, set_kind=_KINDS[kind])
@@ -234,17 +269,19 @@ def fieller_sets(
 
     Shapes: kinds (N,), indices of `interval`, `outside` and `line`.
     """
-    a_N = base_N**2 - q_N**2 * base_variance_N
-    b_N = diff_N * base_N - q_N**2 * covariance_N
-    e_N = diff_N**2 - q_N**2 * diff_variance_N
-    inside_N = b_N**2 - a_N * e_N
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Relative to the base, so that squares of large and of small amounts have digits.
+        scale_N = np.abs(base_N)
+        sign_N, shift_N = np.copysign(1.0, base_N), diff_N / scale_N
+        a_N = 1.0 - q_N**2 * (base_variance_N / scale_N / scale_N)
+        b_N = sign_N * shift_N - q_N**2 * (covariance_N / scale_N / scale_N)
+        e_N = shift_N**2 - q_N**2 * (diff_variance_N / scale_N / scale_N)
+        inside_N = b_N**2 - a_N * e_N
         # The root without cancellation comes first; the other follows from their product e / a.
         far_N = b_N + np.copysign(np.sqrt(inside_N), b_N)
-        first_N, second_N = far_N / a_N, np.where(far_N != 0.0, e_N / far_N, 0.0)
-    sign_N = np.copysign(1.0, base_N)
-    first_N, second_N = first_N * sign_N, second_N * sign_N
-    kind_N = np.where((a_N == 0.0) | (inside_N < 0.0), _LINE, np.where(a_N > 0.0, 0, 1))
+        first_N, second_N = sign_N * far_N / a_N, sign_N * np.where(far_N != 0.0, e_N / far_N, 0.0)
+    has_roots_N = (a_N != 0.0) & (inside_N >= 0.0) & np.isfinite(first_N) & np.isfinite(second_N)
+    kind_N = np.where(has_roots_N, np.where(a_N > 0.0, 0, 1), _LINE)
     return np.minimum(first_N, second_N), np.maximum(first_N, second_N), kind_N
 
 
@@ -255,18 +292,3 @@ def fieller(
     numbers = (np.array([number]) for number in (base, diff, base_variance, diff_variance, covariance, q))
     (lo,), (hi,), (kind,) = fieller_sets(*numbers)
     return (None, None, _KINDS[_LINE]) if kind == _LINE else (float(lo), float(hi), _KINDS[kind])
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values adjusted for the whole family by Holm.
-
-    The function of statsmodels runs the garbage collector, which takes as long as a whole report.
-
-    >>> [round(p, 3) for p in holm([0.043, 0.121, 0.668])]
-    [0.129, 0.242, 0.668]
-    """
-    p_N = np.array(p_values, dtype=np.float64)
-    order_N = np.argsort(p_N, kind="stable")
-    adjusted_N = np.empty_like(p_N)
-    adjusted_N[order_N] = np.minimum(np.maximum.accumulate(p_N[order_N] * np.arange(len(p_N), 0, -1)), 1.0)
-    return [float(p) for p in adjusted_N]

@@ -23,8 +23,6 @@ from abtest.strata import compared
 from stream.schemas.times import DAY_MS
 
 SHIP, DO_NOT_SHIP, KEEP_RUNNING, INVALID = "ship", "do not ship", "keep running", "invalid"
-# The estimate of the variance grows by chance, so that the information of a later look can be the smaller one.
-_MIN_GROWTH = 1.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +126,9 @@ def _look(
     alpha = plan.alpha / (len(experiment.arms) - 1)
     before = earlier[-1] if earlier else None
     done = max(fraction(experiment, facts), before.fraction if before else 0.0)
-    information = max(1.0 / tested.se**2, before.information * _MIN_GROWTH if before else 0.0)
+    # The estimate of the variance grows by chance, so that the information of a later look can be the smaller one.
+    least = before.information * group_sequential.MIN_GROWTH if before else 0.0
+    information = max(1.0 / tested.se**2, least)
     total = max(group_sequential.spent(alpha, done), before.spent if before else 0.0)
     if facts.reweighted:
         # The weights of past epochs change, so that estimates of looks are not correlated as the recursion assumes; by

@@ -6,6 +6,8 @@ cancel.
 Source: docs/experiments.md; Chan, Golub, LeVeque 1979.
 """
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +15,13 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Share of a sum of squares that the rounding of its terms can take or add.
+_SQUARES = 1e-12
+# Share of a number below which its last digits are rounding.
+_DIGITS = 64 * sys.float_info.epsilon
+# Share above which rounding does not matter.
+_CERTAIN = 1e-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,15 +42,16 @@ class Moments:
 
     @classmethod
     def of(cls, x_NK: NDArray[np.float64]) -> Self:
-        """Return the moments of N vectors."""
+        """Return the moments of N vectors; they are not finite if a number or a square is not."""
         if not len(x_NK):
             return cls.empty(x_NK.shape[1])
-        mean_K = x_NK.mean(axis=0)
-        centred_NK = x_NK - mean_K
-        # The mean is rounded; subtracting the residual gives a constant column no variance.
-        residual_K = centred_NK.mean(axis=0)
-        centred_NK -= residual_K
-        return cls(n=len(x_NK), mean=mean_K + residual_K, comoment=centred_NK.T @ centred_NK)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean_K = x_NK.mean(axis=0)
+            centred_NK = x_NK - mean_K
+            # The mean is rounded; subtracting the residual gives a constant column no variance.
+            residual_K = centred_NK.mean(axis=0)
+            centred_NK -= residual_K
+            return cls(n=len(x_NK), mean=mean_K + residual_K, comoment=centred_NK.T @ centred_NK)
 
     def __add__(self, other: Self) -> Self:
         """Return the moments of both sets together; associative and commutative up to rounding."""
@@ -54,6 +64,64 @@ class Moments:
             mean=self.mean + shift_K * (other.n / n),
             comoment=self.comoment + other.comoment + np.outer(shift_K, shift_K) * (self.n * other.n / n),
         )
+
+    def spread(self, *weights: tuple[int, float]) -> tuple[float, str | None]:
+        """Return the sum of squared deviations of a weighted sum of columns, and the reason if there is none.
+
+        What rounding alone can give is 0, so that a constant has no variance. No vectors have a negative sum of
+        squares, or columns that vary more together than each of them does.
+
+        >>> part = Moments(n=3, mean=np.array([2.0, 1.0]), comoment=np.array([[2.0, 3.0], [3.0, 2.0]]))
+        >>> part.spread((0, 1.0)), part.spread((0, 1.0), (1, -2.0))
+        ((2.0, None), (nan, 'impossible_moments'))
+
+        Args:
+            weights: Column and its weight, each column once.
+
+        Returns:
+            The sum, NaN with a reason: `not_finite` or `impossible_moments`.
+        """
+        if len(weights) == 2 and (certain := self._certain(*weights)) is not None:
+            return certain, None
+        item, total, terms, size, possible = self.comoment.item, 0.0, 0.0, 0.0, self.n >= 0
+        before: list[tuple[int, float, float, float]] = []
+        for column, weight in weights:
+            level, own = abs(weight * self.mean.item(column)), weight * weight * item(column, column)
+            if own < 0.0:
+                possible &= own >= -_SQUARES * self.n * level * level
+            for near, factor, other_own, other_level in before:
+                shared = 2.0 * weight * factor * item(column, near)
+                if shared * shared > 4.0 * own * other_own:
+                    # Twice the geometric mean of both, and what rounding of their squares can add.
+                    most = 2.0 * math.sqrt(max(own, 0.0)) * math.sqrt(max(other_own, 0.0))
+                    possible &= abs(shared) <= (1.0 + _SQUARES) * most + _SQUARES * self.n * level * other_level
+                total += shared
+                terms += abs(shared)
+            before.append((column, weight, own, level))
+            total += own
+            terms += abs(own)
+            size += level
+        square = self.n * size * size
+        if not math.isfinite(terms + square):
+            return math.nan, "not_finite"
+        if not possible or total < -_SQUARES * (terms + square):
+            return math.nan, "impossible_moments"
+        rounding = square * _DIGITS * _DIGITS + (terms * _DIGITS if len(weights) > 1 else 0.0)
+        return (0.0 if total <= rounding else total), None
+
+    def _certain(self, one: tuple[int, float], two: tuple[int, float]) -> float | None:
+        """Return the sum of squared deviations of two columns, or None where rounding or impossible moments may matter.
+
+        Most ratios end here, at a third of the time.
+        """
+        item = self.comoment.item
+        own, other = one[1] * one[1] * item(one[0], one[0]), two[1] * two[1] * item(two[0], two[0])
+        shared = one[1] * two[1] * item(two[0], one[0])
+        total = own + 2.0 * shared + other
+        size = abs(one[1] * self.mean.item(one[0])) + abs(two[1] * self.mean.item(two[0]))
+        least = _CERTAIN * (own + other)
+        is_certain = self.n > 0 and shared * shared <= own * other and 0.0 < least < total < math.inf
+        return total if is_certain and self.n * size * size * _CERTAIN * _CERTAIN < total else None
 
     @property
     def covariance(self) -> NDArray[np.float64] | None:

@@ -41,6 +41,9 @@ def monitored(
         alpha: Two-sided error of all times together.
         tightest: Number of clients of both arms at which the sequence is tightest, fixed before the data are seen.
         covariance: Covariance of the difference and the control's value; None is that of a plain difference.
+
+    Raises:
+        ValueError: If `alpha` is no error level, or `tightest` no number of clients.
     """
     if lift.diff is None or lift.se is None or not control.value or control.variance is None:
         return Monitored(**asdict(lift))
@@ -56,7 +59,7 @@ def _set(
 ) -> tuple[float | None, float | None, str]:
     """Return the roots and the kind of the lift's set within `q` standard errors."""
     if control.is_scaled and arm.is_scaled:
-        return *scaled_set(control, arm, q), "interval"
+        return scaled_set(control, arm, q)
     variance = control.variance or 0.0
     return fieller(control.value or 0.0, diff, variance, se**2, -variance if covariance is None else covariance, q)
 
@@ -87,5 +90,9 @@ def p_value(z: float, n: int, alpha: float, tightest: int) -> float:
 
 def _growth(n: int, alpha: float, tightest: int) -> float:
     """Return n rho^2 + 1, with the rho that makes the sequence tightest at `tightest` clients."""
+    if not (n > 0 and tightest > 0 and 0.0 < alpha < 1.0):
+        raise ValueError(
+            f"n = {n}, tightest = {tightest}, alpha = {alpha}: expected numbers above 0, and a level between 0 and 1"
+        )
     rho_squared = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tightest
     return n * rho_squared + 1.0

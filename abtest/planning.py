@@ -24,6 +24,8 @@ from stream.errors import ConfigError
 from stream.schemas.times import DAY_MS
 
 MIN_CLIENTS = 100
+# The information of more looks grows too little for the integration of their boundaries.
+_MAX_LOOKS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +128,11 @@ def clients_needed(
     Raises:
         ConfigError: If a value is refused.
     """
-    if not 0.0 < mde < 10.0:
-        raise ConfigError(f"mde = {mde}: expected a relative lift above 0, such as 0.02 for 2 %")
+    _check(history, mde, alpha, looks)
     if not alpha / 2.0 < power < 1.0:
         raise ConfigError(f"power = {power}: expected more than alpha / 2, less than 1")
+    if not 0 <= control < len(weights) or not all(0.0 <= weight < math.inf for weight in weights):
+        raise ConfigError(f"control = {control}, weights = {list(weights)}: expected the number of an arm, and shares")
     arms = [weight for number, weight in enumerate(weights) if number != control and weight > 0.0]
     if not arms or weights[control] <= 0.0:
         raise ConfigError(f"weights = {list(weights)}: expected a control and another arm above 0")
@@ -145,8 +148,29 @@ def power_of(
     >>> history = Baseline(metric="cvr", days=14, clients=9_000, value=0.05, client_variance=0.0475)
     >>> round(power_of(history, 0.1, clients=62_635, weights=(0.5, 0.5)), 4)
     0.8
+
+    Raises:
+        ConfigError: If a value is refused.
     """
+    _check(history, mde, alpha, looks)
+    if not (clients > 0 and min(weights) > 0.0 and max(weights) < math.inf):
+        raise ConfigError(f"clients = {clients}, weights = {list(weights)}: expected numbers above 0")
     return NormalDist().cdf(_drift(history, mde, *weights) * math.sqrt(clients) - last_boundary(alpha, looks))
+
+
+def _check(history: Baseline, mde: float, alpha: float, looks: int) -> None:
+    """Refuse what no number of clients follows from."""
+    if not 0.0 < mde < 10.0:
+        raise ConfigError(f"mde = {mde}: expected a relative lift above 0, such as 0.02 for 2 %")
+    if not 0.0 < alpha < 1.0:
+        raise ConfigError(f"alpha = {alpha}: expected more than 0, less than 1")
+    if not 1 <= looks <= _MAX_LOOKS:
+        raise ConfigError(f"looks = {looks}: expected 1 to {_MAX_LOOKS}")
+    if not (0.0 < abs(history.value) < math.inf and 0.0 < history.client_variance < math.inf):
+        raise ConfigError(
+            f"value = {history.value}, client_variance = {history.client_variance}: expected a history in which"
+            " clients differ"
+        )
 
 
 def _drift(history: Baseline, mde: float, control: float, arm: float) -> float:

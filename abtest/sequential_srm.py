@@ -10,7 +10,7 @@ Source: docs/experiments.md; Lindon and Malek 2022, Anytime-Valid Inference For 
 import math
 from collections.abc import Sequence
 
-from abtest.srm import Strata
+from abtest.srm import Strata, check_counts
 
 CONCENTRATION = 10_000.0
 """Weight of the shares dealt in the mixture, in clients: the larger, the closer to them its other shares are."""
@@ -23,6 +23,9 @@ def log_evidence(strata: Strata, concentration: float = CONCENTRATION) -> float:
 
     >>> round(log_evidence([([5_200, 4_800], [1, 1])]), 3), round(log_evidence([([5_000, 5_000], [1, 1])]), 3)
     (3.654, -0.347)
+
+    Raises:
+        ValueError: If the numbers of arms differ, or one is no number of clients or no weight.
     """
     return sum(_of_stratum(observed, weights, concentration) for observed, weights in strata)
 
@@ -33,6 +36,7 @@ def p_value(strata: Strata, concentration: float = CONCENTRATION) -> float:
 
 
 def _of_stratum(observed: Sequence[int], weights: Sequence[float], concentration: float) -> float:
+    check_counts(observed, weights)
     scale = sum(weights)
     counted = [(n, weight / scale) for n, weight in zip(observed, weights, strict=True) if weight > 0]
     total = sum(n for n, _ in counted)

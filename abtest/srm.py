@@ -6,6 +6,7 @@ periods, each period is a stratum with shares of its own.
 Source: docs/experiments.md; Fabijan et al. 2019 (sample ratio mismatch); Mantel and Haenszel 1959 (strata).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -66,7 +67,7 @@ def sample_ratio(observed: Sequence[int], weights: Sequence[float]) -> SampleRat
     ('blocked', 'ok')
 
     Raises:
-        ValueError: If the numbers of arms differ.
+        ValueError: If the numbers of arms differ, or one is no number of clients or no weight.
     """
     return stratified([(observed, weights)])
 
@@ -81,13 +82,10 @@ def stratified(strata: Strata) -> SampleRatio:
     '0.371'
 
     Raises:
-        ValueError: If the numbers of arms differ.
+        ValueError: If the numbers of arms differ, or one is no number of clients or no weight.
     """
     for observed, weights in strata:
-        if len(observed) != len(weights):
-            raise ValueError(
-                f"observed = {list(observed)}, weights = {list(weights)}: expected one weight for each arm"
-            )
+        check_counts(observed, weights)
     arms = len(strata[0][0]) if strata else 0
     found_K, expected_K = np.zeros(arms), np.zeros(arms)
     covariance = np.zeros((arms, arms))
@@ -118,6 +116,21 @@ def stratified(strata: Strata) -> SampleRatio:
     stat = float((parts_K[counted_K] ** 2 / sizes_K[counted_K]).sum())
     p = float(chdtrc(int(counted_K.sum()), stat))
     return replace(nothing, stat=stat, p=p, status=status_of(p))
+
+
+def check_counts(observed: Sequence[int], weights: Sequence[float]) -> None:
+    """Refuse numbers of clients or weights that cannot be.
+
+    Raises:
+        ValueError: If the numbers of arms differ, or one is no number of clients or no weight.
+    """
+    found = f"observed = {list(observed)}, weights = {list(weights)}"
+    if len(observed) != len(weights):
+        raise ValueError(f"{found}: expected one weight for each arm")
+    if not all(0 <= n < math.inf and n == int(n) for n in observed):
+        raise ValueError(f"{found}: expected whole numbers of clients, 0 or more")
+    if not all(0.0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"{found}: expected weights of 0 or more")
 
 
 def worst_cut(parts: Mapping[str, Strata]) -> WorstCut | None:

@@ -39,6 +39,8 @@ def weights_of(facts: Facts, metric: Metric) -> dict[int, float]:
 
 def epoch_weights(arms: Sequence[Mapping[int, Moments]]) -> dict[int, float]:
     """Return the share of the clients of all arms in each epoch, of those in which each arm has two clients or more."""
+    if not arms:
+        return {}
     shared = set.intersection(*({epoch for epoch, part in arm.items() if part.n >= _FEWEST} for arm in arms))
     clients = {epoch: sum(arm[epoch].n for arm in arms) for epoch in sorted(shared)}
     total = sum(clients.values())
@@ -66,6 +68,9 @@ def stratified_pair(
         estimates = [
             _in_epoch(metric, whole, each, weights, epoch) for whole, each in zip(found, (control, arm), strict=True)
         ]
+        flaw = next((estimate.reason for estimate in estimates if estimate.reason is not None), None)
+        if flaw is not None:
+            return replace(found[0], value=None, reason=flaw), replace(found[1], value=None, reason=flaw)
         for side, estimate in enumerate(comparable(*estimates, is_money=metric.is_money)):
             variances[side].append(weights[epoch] ** 2 * (estimate.variance or 0.0))
     sizes = ([each[epoch].n for epoch in weights] for each in (control, arm))
@@ -97,13 +102,15 @@ def _in_epoch(
     metric: Metric, whole: Estimate, arm: Mapping[int, Moments], weights: Mapping[int, float], epoch: int
 ) -> Estimate:
     """Return the value of the arm with the variance that the clients of one epoch give it."""
-    part, gradient_K = arm[epoch], np.zeros(len(arm[epoch].mean))
+    part = arm[epoch]
     scale = 1.0 if metric.denominator is None else _mean(metric.denominator, arm, weights)
-    gradient_K[COLUMNS.index(metric.numerator)] = 1.0 / scale
+    terms = [(COLUMNS.index(metric.numerator), 1.0 / scale)]
     if metric.denominator is not None:
-        gradient_K[COLUMNS.index(metric.denominator)] = -(whole.value or 0.0) / scale
-    variance = float(gradient_K @ part.comoment @ gradient_K) / (part.n - 1) / part.n
-    return Estimate(n=part.n, value=whole.value, variance=max(0.0, variance))
+        terms.append((COLUMNS.index(metric.denominator), -(whole.value or 0.0) / scale))
+    spread, reason = part.spread(*terms)
+    if reason is not None:
+        return Estimate(n=part.n, value=None, variance=None, reason=reason)
+    return Estimate(n=part.n, value=whole.value, variance=spread / (part.n - 1) / part.n)
 
 
 def _df(variances: Sequence[float], clients: Sequence[int]) -> float | None:

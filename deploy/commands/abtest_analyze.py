@@ -9,6 +9,7 @@ from deploy.commands.output import Exit, JsonFlag, console, print_json, print_ta
 
 if TYPE_CHECKING:
     from abtest.frames import FrameAnalysis, FrameResult
+    from abtest.inference import Lift
 
 
 def analyze(
@@ -33,10 +34,16 @@ def analyze(
 
 def _print(found: "FrameAnalysis") -> None:
     level = f"{100.0 * (1.0 - found.alpha):.4g} % interval"
-    columns = ("metric", "arm", "lift", level, "p", "p (Holm)", found.control, "arm's value", "variance by CUPED")
-    print_table(f"lifts against {found.control}", columns, [_row(result) for result in found.results])
+    adjusted = "p (Holm)" if found.adjustment == "holm" else "p (Benjamini-Hochberg)"
+    columns = ("metric", "arm", "lift", level, "p", adjusted, found.control, "arm's value")
+    cuped = ("variance by CUPED", "lift without", f"{level} without", "p without")
+    has_cuped = any(result.plain is not None for result in found.results)
+    rows = [_row(result) + (_without(result) if has_cuped else ()) for result in found.results]
+    print_table(f"lifts against {found.control}", columns + (cuped if has_cuped else ()), rows)
     counted = ", ".join(f"{arm} {clients}" for arm, clients in found.clients.items())
     console.print(f"clients: {counted}; {found.left_out} in several arms or in none are left out", highlight=False)
+    if found.rows_without_client:
+        console.print(f"{found.rows_without_client} rows without a client are left out", highlight=False)
     if found.ratio is not None:
         p = "" if found.ratio.p is None else f", p {found.ratio.p:.3g}"
         reason = f" ({found.ratio.reason})" if found.ratio.reason else ""
@@ -46,15 +53,30 @@ def _print(found: "FrameAnalysis") -> None:
 def _row(result: "FrameResult") -> tuple[str, ...]:
     from abtest import render
 
-    lift = result.lift
+    lift, interval, p = _lift(result.lift)
     return (
         result.metric,
         result.arm,
-        f"undefined ({render.reason(lift.reason)})" if lift.lift is None else f"{lift.lift:+.2%}",
-        render.interval(lift.lo, lift.hi, lift.set_kind),
-        render.p_value(lift.p_fixed),
+        lift,
+        interval,
+        p,
         render.p_value(result.p_adj),
         "–" if result.control_value is None else f"{result.control_value:.6g}",
         "–" if result.value is None else f"{result.value:.6g}",
-        "–" if result.variance_ratio is None else f"{result.variance_ratio:.1%}",
+    )
+
+
+def _without(result: "FrameResult") -> tuple[str, ...]:
+    if result.plain is None or result.variance_ratio is None:
+        return ("–",) * 4
+    return (f"{result.variance_ratio:.1%}", *_lift(result.plain))
+
+
+def _lift(lift: "Lift") -> tuple[str, str, str]:
+    from abtest import render
+
+    return (
+        f"undefined ({render.reason(lift.reason)})" if lift.lift is None else f"{lift.lift:+.2%}",
+        render.interval(lift.lo, lift.hi, lift.set_kind),
+        render.p_value(lift.p_fixed),
     )

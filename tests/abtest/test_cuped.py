@@ -125,3 +125,32 @@ def test_impossible_moments_have_no_comparison() -> None:
     empty[:, 1] = 0.0
     assert compare(one, many, MEAN, BEFORE) is None
     assert compare(many, Moments.of(empty), RATIO, RATIO_BEFORE) is None
+
+
+@pytest.mark.parametrize("past", [0.1, 1e7 / 3.0])
+def test_a_past_that_is_the_same_for_all_clients_adjusts_nothing(past: float) -> None:
+    """The means of both arms differ in the last digit, which must not become a weight."""
+    parts = [clients(9, 301), clients(10, 407, lift=0.3)]
+    for part in parts:
+        part[:, 2] = past
+    found = compare(Moments.of(parts[0]), Moments.of(parts[1]), MEAN, BEFORE)
+    assert found is not None
+    assert (found.theta, found.variance_ratio) == (0.0, 1.0)
+
+
+def test_a_metric_that_its_past_predicts_exactly_has_no_test() -> None:
+    parts = [clients(11, 300), clients(12, 300)]
+    for part in parts:
+        part[:, 0] = 0.3 * part[:, 2] + 0.1
+    found = compare(Moments.of(parts[0]), Moments.of(parts[1]), MEAN, BEFORE)
+    assert found is not None
+    assert (found.variance_ratio, found.lift.p_fixed, found.lift.reason) == (0.0, None, "zero_variance")
+
+
+@pytest.mark.parametrize("broken", [-1.0, np.nan, np.inf])
+def test_moments_that_no_clients_have_are_not_compared(broken: float) -> None:
+    fine = Moments.of(clients(13, 50))
+    comoment = fine.comoment.copy()
+    comoment[0, 0] = broken
+    for metric, before in ((MEAN, BEFORE), (RATIO, RATIO_BEFORE)):
+        assert compare(fine, Moments(n=50, mean=fine.mean, comoment=comoment), metric, before) is None

@@ -76,10 +76,29 @@ def test_a_look_with_nothing_to_spend_has_no_boundary() -> None:
     assert boundaries([0.001, 1.0], totals([0.001, 1.0])) == pytest.approx([math.inf, 1.95996], abs=1e-4)
 
 
-def test_information_must_grow() -> None:
+@pytest.mark.parametrize("information", [2.0, 1.0, 2.001, 0.0, -1.0, math.nan, math.inf])
+def test_information_must_grow(information: float) -> None:
+    """Looks at almost the same information would need more nodes than memory holds."""
     path = Path().passed(2.0, 3.0, 0.01)
-    with pytest.raises(ValueError, match=r"information = 2\.0: expected more than 2\.0"):
-        path.boundary(2.0, 0.05)
+    with pytest.raises(ValueError, match=rf"information = {information}: expected at least 1\.001 times the 2 of"):
+        path.boundary(information, 0.05)
+    with pytest.raises(ValueError, match="information = "):
+        p_value(1.0, [2.0, information], [0.5, 1.0])
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1, math.nan])
+def test_impossible_levels_are_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=f"alpha = {alpha}"):
+        spent(alpha, 0.5)
+    with pytest.raises(ValueError, match="total = "):
+        Path().boundary(1.0, 2.0 * alpha - 1.0)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="fraction = nan"):
+        spent(0.05, math.nan)
+    with pytest.raises(ValueError, match="z = nan"):
+        p_value(math.nan, [1.0], [1.0])
 
 
 def test_the_p_value_of_one_look_is_that_of_the_normal_test() -> None:

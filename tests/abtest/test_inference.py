@@ -2,21 +2,20 @@ import csv
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from abtest import estimates, inference
 from abtest.estimates import Estimate
-from abtest.inference import compare
+from abtest.inference import Lift, compare
 from abtest.moments import Moments
 from abtest.srm import sample_ratio
 
@@ -205,9 +204,101 @@ def test_hillstrom_sample_ratio() -> None:
     assert found.p == pytest.approx(0.904, abs=5e-4)
 
 
-@given(st.lists(st.one_of(st.floats(0.0, 1.0), st.sampled_from([0.0, 1e-300, 0.01, 0.5, 1.0])), max_size=30))
-def test_holm_equals_statsmodels(p_values: list[float]) -> None:
-    # The function collects garbage at each call, which takes a second in a process with many objects.
-    with patch("gc.collect"):
-        expected = list(multipletests(p_values, method="holm")[1]) if p_values else []
-    assert inference.holm(p_values) == pytest.approx(expected, rel=1e-12)
+IMPOSSIBLE = [
+    (Moments(n=9, mean=np.array([1.0, 2.0]), comoment=np.array([[-1.0, 0.0], [0.0, 1.0]])), "impossible_moments"),
+    (Moments(n=9, mean=np.array([0.0, 2.0]), comoment=np.array([[-1e-9, 0.0], [0.0, 1.0]])), "impossible_moments"),
+    (Moments(n=-3, mean=np.array([1.0, 2.0]), comoment=np.eye(2)), "impossible_moments"),
+    (Moments(n=9, mean=np.array([math.nan, 2.0]), comoment=np.eye(2)), "not_finite"),
+    (Moments(n=1, mean=np.array([math.inf, 2.0]), comoment=np.zeros((2, 2))), "not_finite"),
+    (Moments(n=9, mean=np.array([1.0, 2.0]), comoment=np.diag([math.inf, 1.0])), "not_finite"),
+    (Moments.of(np.array([[1e200, 1.0], [-1e200, 2.0]])), "not_finite"),
+]
+CTR = partial(estimates.ratio, numerator=0, denominator=1)
+FINE = Moments.of(np.array([[1.0, 2.0], [2.0, 3.0], [4.0, 3.0]]))
+
+
+@pytest.mark.parametrize(("impossible", "reason"), IMPOSSIBLE)
+@pytest.mark.parametrize("estimate", [partial(estimates.mean, column=0), CTR])
+def test_impossible_moments_have_no_number(
+    estimate: Callable[[Moments], Estimate], impossible: Moments, reason: str
+) -> None:
+    found = estimate(impossible)
+    assert (found.value, found.variance, found.reason) == (None, None, reason)
+    for pair in ((found, estimate(FINE)), (estimate(FINE), found)):
+        assert compare(*pair) == Lift(reason=reason)
+
+
+def test_columns_that_vary_together_more_than_each_of_them_have_no_ratio() -> None:
+    found = estimates.ratio(Moments(n=9, mean=np.ones(2), comoment=np.array([[1.0, 2.0], [2.0, 1.0]])), 0, 1)
+    assert (found.value, found.reason) == (None, "impossible_moments")
+
+
+@pytest.mark.parametrize("level", [0.1, 1e8])
+def test_a_variance_that_rounding_made_is_zero(level: float) -> None:
+    """Sums of squares of a constant column that cancel, and parts of one that are merged, leave some last digits."""
+    x = np.full(1_001, level)
+    cancelled = Moments(n=1_001, mean=np.array([level]), comoment=np.array([[-1e-15 * (x**2).sum()]]))
+    merged = Moments.of(x[:3, None]) + Moments.of(x[3:40, None]) + Moments.of(x[40:, None])
+    assert [estimates.mean(part, 0).variance for part in (cancelled, merged)] == [0.0, 0.0]
+
+
+def test_a_ratio_that_is_the_same_for_all_clients_has_no_variance_and_no_test() -> None:
+    """Rounding alone must not make 10 % and 20 % of all clients certainly different, or certainly the same."""
+    items = np.random.default_rng(2).poisson(20, 700) + 1.0
+    base, arm = (estimates.ratio(Moments.of(np.column_stack([share * items, items])), 0, 1) for share in (0.1, 0.2))
+    found = compare(base, arm)
+    assert (found.p_fixed, found.lo, found.reason) == (None, None, "zero_variance")
+    assert found.lift == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("control", "reason"),
+    [
+        (Estimate(n=9, value=1.0, variance=-0.1), "impossible_moments"),
+        (Estimate(n=9, value=1.0, variance=math.nan), "not_finite"),
+        (Estimate(n=9, value=math.inf, variance=1.0), "not_finite"),
+        (Estimate(n=1, value=1.0, variance=1.0), "one_client"),
+        (Estimate(n=0, value=1.0, variance=1.0), "no_clients"),
+        (Estimate(n=9, value=1.0, variance=1.0, df=0.0), "one_client"),
+    ],
+)
+@pytest.mark.parametrize("prepare", [lambda *pair: pair, estimates.with_common_spread])
+def test_impossible_estimates_have_no_comparison(
+    prepare: Callable[[Estimate, Estimate], tuple[Estimate, Estimate]], control: Estimate, reason: str
+) -> None:
+    fine = Estimate(n=9, value=1.0, variance=1.0)
+    for pair in ((control, fine), (fine, control)):
+        assert compare(*prepare(*pair)) == Lift(reason=reason)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 1.5, -0.1, math.nan])
+def test_impossible_levels_are_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=f"alpha = {alpha}"):
+        compare(Estimate(n=9, value=1.0, variance=1.0), Estimate(n=9, value=1.0, variance=1.0), alpha)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+@pytest.mark.parametrize("prepare", [lambda *pair: pair, estimates.with_common_spread])
+def test_huge_and_tiny_units_change_no_lift(
+    prepare: Callable[[Estimate, Estimate], tuple[Estimate, Estimate]], scale: float
+) -> None:
+    one, other = (
+        compare(
+            *prepare(
+                Estimate(n=50, value=2.0 * unit, variance=0.1 * unit * unit),
+                Estimate(n=60, value=2.3 * unit, variance=0.2 * unit * unit),
+            )
+        )
+        for unit in (1.0, scale)
+    )
+    assert one.set_kind == other.set_kind == "interval"
+    for name in ("p_fixed", "lift", "lift_se", "lo", "hi"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9), name
+
+
+def test_ends_beyond_all_numbers_are_a_line() -> None:
+    few = estimates.with_common_spread(
+        Estimate(n=2, value=1.0, variance=400.0), Estimate(n=9, value=1.0, variance=400.0)
+    )
+    found = compare(*few, alpha=1e-6)
+    assert (found.lo, found.hi, found.set_kind) == (None, None, "line")

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from sqlalchemy import Engine, insert, select
 
-from abtest import buckets, cuped, inference, looks, render, validation
+from abtest import buckets, cuped, inference, looks, multiplicity, render, validation
 from abtest.analysis import evaluate
 from abtest.client_vectors import Counted, client_vectors
 from abtest.estimates import Quotient, pair
@@ -37,7 +37,7 @@ def test_holm_runs_no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("a collection takes longer than a report")
 
     monkeypatch.setattr(gc, "collect", collect)
-    assert inference.holm([0.01, 0.04]) == [0.02, 0.04]
+    assert multiplicity.holm([0.01, 0.04]) == [0.02, 0.04]
 
 
 @pytest.mark.slow

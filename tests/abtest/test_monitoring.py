@@ -69,3 +69,19 @@ def test_without_a_test_there_is_no_sequence() -> None:
     assert found == Monitored(diff=0.0, lift=0.0, reason="one_client")
     zero = Estimate(n=9, value=0.0, variance=1.0)
     assert monitored(zero, zero, compare(zero, zero), alpha=ALPHA, tightest=TIGHTEST).cs_kind is None
+
+
+@pytest.mark.parametrize(
+    ("n", "alpha", "tightest", "named"),
+    [
+        (0, 0.05, 100, "n = 0"),
+        (9, 0.05, 0, "tightest = 0"),
+        (9, 0.0, 100, "alpha = 0.0"),
+        (9, 1.0, 100, "alpha = 1.0"),
+        (9, math.nan, 100, "alpha = nan"),
+    ],
+)
+def test_impossible_levels_and_numbers_are_refused(n: int, alpha: float, tightest: int, named: str) -> None:
+    for function in (multiplier, lambda *given: p_value(1.0, *given)):
+        with pytest.raises(ValueError, match=named):
+            function(n, alpha, tightest)

@@ -55,11 +55,32 @@ def test_the_last_boundary_spends_the_rest() -> None:
         ({"mde": 0.1, "power": 1.0}, "power = 1.0"),
         ({"mde": 0.1, "weights": (1.0,)}, "weights"),
         ({"mde": 0.1, "weights": (0.0, 1.0)}, "weights"),
+        ({"mde": 0.1, "weights": (0.5, math.nan)}, "weights"),
+        ({"mde": 0.1, "weights": (0.5, -0.5)}, "weights"),
+        ({"mde": 0.1, "control": 2}, "control = 2"),
+        ({"mde": 0.1, "alpha": 0.0}, "alpha = 0.0"),
+        ({"mde": 0.1, "alpha": math.nan}, "alpha = nan"),
+        ({"mde": 0.1, "looks": 0}, "looks = 0"),
+        ({"mde": 0.1, "looks": 5_000}, "looks = 5000"),
     ],
 )
 def test_impossible_values_are_refused(options: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         clients_needed(CVR, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("field", "number"), [("value", 0.0), ("value", math.nan), ("client_variance", 0.0)])
+def test_a_history_without_a_spread_gives_no_number_of_clients(field: str, number: float) -> None:
+    history = replace(CVR, **{field: number})  # type: ignore[arg-type]
+    for plan in (lambda: clients_needed(history, 0.1), lambda: power_of(history, 0.1, clients=9, weights=(0.5, 0.5))):
+        with pytest.raises(ConfigError, match=f"{field} = {number}"):
+            plan()
+
+
+@pytest.mark.parametrize(("clients", "weights"), [(0, (0.5, 0.5)), (9, (0.0, 1.0)), (9, (0.5, math.inf))])
+def test_no_clients_have_no_power(clients: int, weights: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=f"clients = {clients}, weights = "):
+        power_of(CVR, 0.1, clients=clients, weights=weights)
 
 
 @pytest.mark.slow

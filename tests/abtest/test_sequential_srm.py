@@ -62,3 +62,7 @@ def test_half_a_percent_is_found_in_a_million_clients_and_arms_of_weight_zero_ar
 def test_no_clients_are_no_evidence() -> None:
     assert p_value([([0, 0], [1, 1])]) == 1.0
     assert p_value([]) == 1.0
+
+
+def test_without_a_planned_arm_there_is_no_evidence() -> None:
+    assert log_evidence([([5, 5], [0.0, 0.0])]) == 0.0

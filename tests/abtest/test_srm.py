@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from abtest.sequential_srm import log_evidence
 from abtest.srm import sample_ratio, status_of, stratified, worst_cut
 
 
@@ -111,3 +114,17 @@ def test_a_part_of_few_clients_is_counted_and_not_tested() -> None:
     assert worst is not None
     assert (worst.label, worst.tested, worst.untested) == ("a", 2, 1)
     assert worst_cut({"a": parts["a"], "c": parts["c"]}) is None
+
+
+@pytest.mark.parametrize("observed", [[-1, 5], [math.nan, 5], [math.inf, 5], [0.5, 5]])
+def test_what_is_no_number_of_clients_is_refused(observed: list[int]) -> None:
+    for test in (stratified, log_evidence):
+        with pytest.raises(ValueError, match=r"observed = .*: expected whole numbers"):
+            test([(observed, [1.0, 1.0])])
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+def test_what_is_no_weight_is_refused(weight: float) -> None:
+    for test in (stratified, log_evidence):
+        with pytest.raises(ValueError, match=r"weights = .*: expected weights of 0 or more"):
+            test([([5, 5], [1.0, weight])])

@@ -212,3 +212,11 @@ def test_no_epoch_with_both_arms_is_undefined() -> None:
 def test_no_order_leaves_aov_undefined() -> None:
     found = facts({1: rate(90, 0.0)}, {1: rate(90, 0.1)})
     assert compare(*compared(found, METRICS["aov"], "control", "treatment")).reason == "zero_denominator"
+
+
+def test_moments_that_no_clients_have_give_no_number() -> None:
+    broken = by_epoch(TREATED)
+    broken[2] = Moments(n=9, mean=broken[2].mean, comoment=-broken[2].comoment)
+    found = compare(*stratified_pair(METRICS["cvr"], by_epoch(CONTROL), broken, WEIGHTS))
+    assert (found.p_fixed, found.lift, found.reason) == (None, None, "impossible_moments")
+    assert epoch_weights([]) == {}

@@ -47,5 +47,20 @@ def test_a_ratio_that_is_off_has_an_exit_code(tmp_path: Path) -> None:
 def test_a_wrong_plan_is_an_error_without_a_traceback(tmp_path: Path) -> None:
     called = files(tmp_path, 200)
     (tmp_path / "plan.toml").write_text(PLAN.replace('"a"', '"c"', 1))
-    with pytest.raises(Exception, match="control = 'c'"):
+    with pytest.raises(Exception, match="expected the control 'c'"):
         CliRunner().invoke(app, called, catch_exceptions=False)
+
+
+def test_what_cuped_and_missing_clients_do_is_shown(tmp_path: Path) -> None:
+    called = files(tmp_path, 200)
+    data = pl.read_csv(tmp_path / "data.csv").with_row_index("who")
+    past = (pl.col("spend") + pl.col("who") % 3).alias("past")
+    data.with_columns(past, pl.when(pl.col("who") > 1).then("who")).write_csv(tmp_path / "data.csv")
+    goal = '[[metric]]\nname = "visits"\nnumerator = "who"\n'
+    plan = f'client = "who"\nadjustment = "benjamini_hochberg"\n{PLAN}before = "past"\n{goal}'
+    (tmp_path / "plan.toml").write_text(plan)
+    shown = CliRunner().invoke(app, called)
+    assert shown.exit_code == 0, shown.output
+    assert "2 rows without a client are left out" in shown.output
+    for title in ("p (Benjamini-Hochberg)", "variance by CUPED", "p without"):
+        assert title in shown.output

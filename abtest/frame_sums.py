@@ -1,0 +1,163 @@
+"""Sums of the clients of a data frame or a file, and their moments by arm.
+
+Source: docs/experiments.md, Analysis of a file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from abtest.frame_plan import FramePlan
+from abtest.moments import Moments
+from stream.errors import ConfigError
+
+# A column with more values than this is no column of arms.
+_MAX_ARMS = 1_000
+# Floats count whole numbers without gaps up to here.
+_LARGEST_FLOAT_ID = 2.0**53
+# Sums of floats are rounded.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSums:
+    """Clients of a file by their arm.
+
+    Attributes:
+        moments: Arm to the moments of its clients' sums, columns as in the plan; arms of the plan without clients too.
+        left_out: Clients in several arms or in none.
+        rows_without_client: Rows that name no client, left out.
+    """
+
+    moments: Mapping[str, Moments]
+    left_out: int
+    rows_without_client: int
+
+
+def scan(path: Path) -> pl.LazyFrame:
+    """Return the rows of a Parquet or CSV file, by its suffix, which are read when they are needed.
+
+    Columns of a CSV file are separated by the most frequent of comma, semicolon and tab in its first line.
+
+    Raises:
+        ConfigError: If there is no such file, or it has another suffix.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return pl.scan_parquet(path)
+    if suffix == ".csv":
+        with path.open("rb") as file:
+            header = file.readline(1 << 20)
+        separator = max(",;\t", key=lambda each: header.count(each.encode()))
+        return pl.scan_csv(path, infer_schema_length=None, separator=separator)
+    raise ConfigError(f"{path}: expected a file that ends in .parquet or .csv")
+
+
+def client_sums(frame: pl.LazyFrame, plan: FramePlan) -> ClientSums:
+    """Return the moments of each arm.
+
+    Raises:
+        ConfigError: If a column is missing, of another type, or holds a value that the plan rules out.
+    """
+    try:
+        return _client_sums(frame, plan)
+    except pl.exceptions.PolarsError as error:
+        raise ConfigError(f"the data cannot be read: {error}") from error
+
+
+def _client_sums(frame: pl.LazyFrame, plan: FramePlan) -> ClientSums:
+    schema = frame.collect_schema()
+    _check_schema(schema, plan)
+    columns = plan.columns
+    names = [f"sum {place}" for place in range(len(columns))]
+    arm, values = pl.col(plan.arm).cast(pl.String), [pl.col(column).cast(pl.Float64) for column in columns]
+    arms = frame.select(arm.unique().sort().alias("arm")).collect(engine="streaming").to_series().drop_nulls().to_list()
+    if len(arms) > _MAX_ARMS:
+        raise ConfigError(f"column '{plan.arm}' holds {len(arms):,} values, expected at most {_MAX_ARMS:,} arms")
+    # Rows wait in memory for their group, so an arm is the smallest number. The last one stands for no arm.
+    number = arm.cast(pl.Enum(arms)).to_physical().cast(pl.UInt8 if len(arms) < 256 else pl.UInt32)
+    selected = [number.fill_null(len(arms)).alias("first arm"), *map(pl.Expr.alias, values, names)]
+    if plan.client is None:
+        rows = frame.select(selected).with_row_index("client", offset=1)
+    else:
+        rows = frame.select(_client(plan.client, schema[plan.client]).alias("client"), *selected)
+    sums = (
+        rows.group_by("client")
+        .agg(pl.col("first arm").min(), pl.col("first arm").max().alias("last arm"), pl.col(names).sum())
+        # Moments of floats depend on their order in the last digits, so the clients get a fixed one.
+        .sort("client", nulls_last=True)
+        .collect(engine="streaming")
+    )
+    rows_without_client = 0
+    if len(sums) and sums["client"][-1] is None:
+        rows_without_client = rows.select(pl.col("client").null_count()).collect(engine="streaming").item()
+        sums = sums.head(-1)
+    if sums["client"].dtype.is_float() and len(sums) and (sums["client"].abs() > _LARGEST_FLOAT_ID).any():
+        raise ConfigError(f"column '{plan.client}' holds clients as floats above 2^53, which are not told apart")
+    single = sums.filter((pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms)))
+    moments = {}
+    for place, name in enumerate(arms):
+        part = single.filter(pl.col("first arm") == place)
+        x_NK = np.ascontiguousarray(part.select(names).to_numpy())
+        _check_values(x_NK, part["client"], plan)
+        moments[name] = Moments.of(x_NK)
+    unplanned = [name for name in moments if plan.weights and name not in plan.weights]
+    if unplanned:
+        raise ConfigError(f"weights of {', '.join(plan.weights)}: the arms of the data are {', '.join(moments)}")
+    moments |= {name: Moments.empty(len(columns)) for name in plan.weights if name not in moments}
+    return ClientSums(moments=moments, left_out=len(sums) - len(single), rows_without_client=rows_without_client)
+
+
+def _client(name: str, dtype: pl.DataType) -> pl.Expr:
+    client = pl.col(name)
+    if isinstance(dtype, pl.Categorical):
+        # The order of categories is that of the rows.
+        return client.cast(pl.String)
+    return client.fill_nan(None) if dtype.is_float() else client
+
+
+def _check_schema(schema: Mapping[str, pl.DataType], plan: FramePlan) -> None:
+    for name in (*([plan.client] if plan.client else []), plan.arm, *plan.columns):
+        if name not in schema:
+            raise ConfigError(f"column '{name}' is not in the data; there are {', '.join(schema)}")
+    for name in plan.columns:
+        if not (schema[name].is_numeric() or schema[name] == pl.Boolean):
+            raise ConfigError(f"column '{name}' holds {schema[name]}, expected numbers")
+    for name in filter(None, (plan.client, plan.arm)):
+        if schema[name].is_nested() or schema[name] in {pl.Object, pl.Null, pl.Unknown}:
+            raise ConfigError(f"column '{name}' holds {schema[name]}, expected text or whole numbers")
+
+
+def _check_values(x_NK: NDArray[np.float64], client_N: pl.Series, plan: FramePlan) -> None:
+    """Refuse sums that are no numbers, and those that the metrics rule out.
+
+    Shapes: `x_NK` has the columns of the plan.
+    """
+    columns = plan.columns
+
+    def refuse(bad_N: NDArray[np.bool_], column: str, expected: str) -> None:
+        if bad_N.any():
+            at = int(np.argmax(bad_N))
+            client = f" for client '{client_N[at]}'" if plan.client else f" in row {client_N[at]}"
+            found = x_NK[at, columns.index(column)]
+            raise ConfigError(f"column '{column}' holds {found:g}{client}, expected {expected}")
+
+    for place, column in enumerate(columns):
+        refuse(~np.isfinite(x_NK[:, place]), column, "finite numbers")
+    for metric in plan.metrics:
+        for below in filter(None, (metric.denominator, metric.before_denominator)):
+            refuse(x_NK[:, columns.index(below)] < 0.0, below, f"0 or more: '{metric.name}' divides by it")
+        if metric.is_share:
+            part_N = x_NK[:, columns.index(metric.numerator)]
+            whole_N: NDArray[np.float64] | float = 1.0
+            if metric.denominator is not None:
+                whole_N = x_NK[:, columns.index(metric.denominator)]
+            most = "1" if metric.denominator is None else f"'{metric.denominator}'"
+            bad_N = (part_N < 0.0) | (part_N > whole_N * (1.0 + _ROUNDING))
+            refuse(bad_N, metric.numerator, f"0 to {most}: '{metric.name}' is a share")
