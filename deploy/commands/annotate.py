@@ -137,7 +137,7 @@ def import_(
     broker = configured(called)
     require_topics(called, broker, [topics.ANNOTATIONS, topics.SESSIONS])
     new = unknown(broker, judged.annotations.values())
-    compared = compare(new, KafkaPastRecords(broker))
+    compared = compare(new, KafkaPastRecords(broker), judged.records)
     if compared.faults:
         faults = [(judged.line[event_id], fault) for event_id, fault in compared.faults.items()]
         raise _refused(file, faults, document, as_json=as_json)
@@ -151,7 +151,7 @@ def import_(
     console.print(said, highlight=False)
     for found, why in (
         (compared.unplaced, "they name no record of sessions"),
-        (compared.lost, "their record of sessions is gone, or holds another query"),
+        (compared.lost, "the topic sessions does not hold their lists any more"),
     ):
         if found:
             said = f"{len(found)} of them cannot be learned: {why} (line {judged.line[found[0]]} first)"

@@ -18,9 +18,10 @@ class Compared:
     """Result of a comparison.
 
     Attributes:
-        faults: `event_id` of a judgement on an item that its list does not show, with what is wrong.
+        faults: `event_id` of a judgement whose record holds another query, or whose item the list does not show, with
+            what is wrong.
         unplaced: `event_id` of judgements that name no record of `sessions`.
-        lost: `event_id` of judgements whose record is gone, cannot be read, or holds another query.
+        lost: `event_id` of judgements whose list the log does not hold any more.
     """
 
     faults: Mapping[str, str]
@@ -28,8 +29,13 @@ class Compared:
     lost: Sequence[str]
 
 
-def compare(annotations: Collection[Annotation], past: PastRecords) -> Compared:
+def compare(annotations: Collection[Annotation], past: PastRecords, copies: Collection[str] = ()) -> Compared:
     """Compare judgements with the lists in the records of `sessions` that they name.
+
+    Args:
+        annotations: The judgements.
+        past: The records.
+        copies: `event_id` of those that were exported as records: on another broker, other records are at the places.
 
     Raises:
         BusError: If the broker does not bring the records.
@@ -39,9 +45,16 @@ def compare(annotations: Collection[Annotation], past: PastRecords) -> Compared:
     for each in annotations:
         if each.session_at is None:
             unplaced.append(each.event_id)
-        # A topic that was made anew holds other records at the places.
-        elif (found := lists.get(each.session_at)) is None or found.query_id != each.query_id:
+        elif (found := lists.get(each.session_at)) is None:
             lost.append(each.event_id)
+        elif found.query_id != each.query_id:
+            if each.event_id in copies:
+                lost.append(each.event_id)
+            else:
+                where = f"partition {each.session_partition}, offset {each.session_offset}"
+                faults[each.event_id] = (
+                    f"query_id: the session at {where} is of '{found.query_id}', got '{each.query_id}'"
+                )
         elif each.item_id not in found.item_id:
             faults[each.event_id] = f"item_id: the list of query '{each.query_id}' has no item '{each.item_id}'"
     return Compared(faults=faults, unplaced=unplaced, lost=lost)

@@ -73,12 +73,14 @@ class Judged:
     Attributes:
         annotations: The judgements by `event_id`, in the order of the file, each once.
         line: Line number of each judgement, likewise.
+        records: `event_id` of those that are records of the topic, perhaps of another broker.
         num_open: Lines without a grade: items that were not judged.
         faults: Line number and what is wrong there, with the field and its value.
     """
 
     annotations: dict[str, Annotation] = field(default_factory=dict)
     line: dict[str, int] = field(default_factory=dict)
+    records: set[str] = field(default_factory=set)
     num_open: int = 0
     faults: list[tuple[int, str]] = field(default_factory=list)
 
@@ -177,6 +179,8 @@ def read_judgements(path: Path, annotator: str | None, now_ms: int) -> Judged:
             continue
         judged.annotations[found.event_id] = found
         judged.line[found.event_id] = number
+        if "event_id" in values:
+            judged.records.add(found.event_id)
     return judged
 
 

@@ -35,7 +35,13 @@ def test_an_item_that_the_list_does_not_show_is_a_fault() -> None:
     assert found == Compared(faults={"b": "item_id: the list of query 'q-1' has no item 'i3'"}, unplaced=[], lost=[])
 
 
+def test_another_query_is_a_fault() -> None:
+    found = compare([judged("a", "i0", 7, query_id="1,8E+2")], PAST)
+    fault = "query_id: the session at partition 2, offset 7 is of 'q-1', got '1,8E+2'"
+    assert found == Compared(faults={"a": fault}, unplaced=[], lost=[])
+
+
 def test_judgements_without_a_place_or_at_another_record_are_told_apart() -> None:
-    placed = [judged("unreadable", "i0", 6), judged("gone", "i0", 8), judged("other", "i3", 7, query_id="q-2")]
-    found = compare([judged("none", "i3", None), *placed], PAST)
-    assert found == Compared(faults={}, unplaced=["none"], lost=["unreadable", "gone", "other"])
+    placed = [judged("unreadable", "i0", 6), judged("gone", "i0", 8), judged("copy", "i3", 7, query_id="q-2")]
+    found = compare([judged("none", "i3", None), *placed], PAST, {"copy"})
+    assert found == Compared(faults={}, unplaced=["none"], lost=["unreadable", "gone", "copy"])

@@ -144,10 +144,12 @@ def test_exported_records_keep_their_ids(tmp_path: Path) -> None:
     lines = [encode(each).decode() for each in (FIRST, LATER, MADE)]
     judged = read_judgements(written(tmp_path, *lines, name="records.jsonl"), None, 99)
     assert list(judged.annotations.values()) == [FIRST, LATER, MADE]
+    assert judged.records == {FIRST.event_id, LATER.event_id, MADE.event_id}
     # Without the id, the same line is the same judgement only if its time was known.
     bare = msgspec.json.encode(replace(JUDGED, event_ts=1)).decode()
     again = read_judgements(written(tmp_path, bare, name="bare.jsonl"), None, 99)
     assert list(again.annotations) == [FIRST.event_id]
+    assert (again.records, again.line) == (set(), {FIRST.event_id: 1})
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
