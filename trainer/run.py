@@ -38,10 +38,11 @@ from trainer.pauses import Pauses
 from trainer.quarantine.store import Quarantine
 from trainer.settings import TrainerSettings
 from trainer.versions.atomic_folder import TEMPORARY_PREFIX
-from trainer.versions.origin import Wanted, find
+from trainer.versions.origin import find
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
+from trainer.versions.wanted import Wanted
 
 _POLL_RECORDS = 512
 _DECISION_S = 1.0

@@ -48,6 +48,12 @@ def run(
             help="Start a new lineage from the weights of this version, the live one if none is named.",
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LINEAGE:VERSION", help="Version that teaches SMAR the order of its item type; repeatable."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights and of dropout.")] = None,
     metrics_host: Annotated[str | None, typer.Option(help="Address of probes and metrics.")] = None,
@@ -75,8 +81,9 @@ def run(
     from trainer.run import Dependencies, Folders
     from trainer.run import run as train
     from trainer.settings import TrainerSettings
-    from trainer.versions.origin import Wanted
+    from trainer.versions.registry import Registry
     from trainer.versions.signature import SigningSettings, VersionKeys
+    from trainer.versions.wanted import Wanted, taught
 
     loaded = context(
         ctx,
@@ -103,7 +110,7 @@ def run(
             name=lineage,
             model=settings.model,
             profile=settings.profile,
-            config=loaded.settings.get("model", ModelConfig),
+            config=taught(loaded.settings.get("model", ModelConfig), teacher or [], Registry(engine)),
             learning=loaded.settings.get("learning", LearningSettings),
             code_version=version("shelfwise"),
         ),
@@ -118,7 +125,7 @@ def run(
         ),
         device=device,
         adopt=adopt,
-        warm_start=None if warm_start is None else Wanted.parse(warm_start),
+        warm_start=None if warm_start is None else Wanted.parse(warm_start, "--warm-start"),
         keys=VersionKeys.of(loaded.settings.get("signing", SigningSettings)),
         # The lock on the folder makes two processes of one name impossible, so a restart may take its lease over.
         holder=f"{platform.node()}:{folders.checkpoints.resolve()}"[-255:],

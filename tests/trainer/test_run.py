@@ -31,8 +31,8 @@ from trainer.rollout.store import RolloutStore
 from trainer.run import Dependencies, Folders, run
 from trainer.settings import TrainerSettings
 from trainer.versions import artifact, tables, writing
-from trainer.versions.origin import Wanted
 from trainer.versions.registry import Registry, Rewind
+from trainer.versions.wanted import Wanted
 
 _NO_METRICS = TrainerSettings(publish_s=40, metrics_port=0)
 
@@ -118,7 +118,7 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_the_lineage_is_recorde
             Folders.under(tmp_path, LINEAGE.name),
             dependencies(lambda: True),
             device="cpu",
-            warm_start=Wanted.parse("base"),
+            warm_start=Wanted.parse("base", "--warm-start"),
             holder="one",
         )
     assert Registry(engine).lineages() == []

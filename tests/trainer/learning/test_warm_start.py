@@ -23,8 +23,9 @@ from trainer.models import MODELS, to_torch
 from trainer.versions import artifact, checkpoint
 from trainer.versions.artifact import LoadedVersion
 from trainer.versions.checkpoint import Origin
-from trainer.versions.origin import Wanted, find
+from trainer.versions.origin import find
 from trainer.versions.registry import Registry
+from trainer.versions.wanted import Wanted
 
 IDS = [f"i{number}" for number in range(40)]
 
@@ -131,7 +132,7 @@ def started(folder: Path, engine: Engine, version: LoadedVersion, failpoint: str
 
 def search(folder: Path, engine: Engine, text: str) -> Origin | None:
     return find(
-        Wanted.parse(text),
+        Wanted.parse(text, "--warm-start"),
         LINEAGE.model,
         LINEAGE.config,
         registry=Registry(engine),

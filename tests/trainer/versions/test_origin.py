@@ -11,9 +11,10 @@ from tests.trainer.harness import LINEAGE, SETTINGS, feed, make_loop
 from tests.trainer.session_log import make_log
 from trainer.configs import MODEL_PROFILES, ModelConfig, Vocabulary
 from trainer.versions.checkpoint import Origin
-from trainer.versions.origin import Wanted, find
+from trainer.versions.origin import find
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
+from trainer.versions.wanted import Wanted
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def found(
 ) -> Origin | None:
     folder, registry = trained
     return find(
-        Wanted.parse(text),
+        Wanted.parse(text, "--warm-start"),
         model,
         config,
         registry=registry,
