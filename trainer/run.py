@@ -265,7 +265,7 @@ class _Lease:
         """Take the lease, waiting for another holder's to expire; return False if a stop comes first."""
         while True:
             try:
-                self.term = self._registry.acquire_lease(
+                self.term = self._registry.leases.acquire(
                     self._lineage, self._holder, self._dependencies.now_ms(), self._ttl_ms
                 )
             except FencedError as error:
@@ -287,7 +287,7 @@ class _Lease:
             return
         self._tried_s = now_s
         try:
-            self._registry.renew_lease(self._lineage, self.term, self._dependencies.now_ms(), self._ttl_ms)
+            self._registry.leases.renew(self._lineage, self.term, self._dependencies.now_ms(), self._ttl_ms)
         except FencedError:
             raise
         except StoreError as error:

@@ -188,7 +188,7 @@ def test_an_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
 
 def put_live(world: World, lineage: Lineage, folder: Path) -> str:
     """Make the version in `folder` the live one of its lineage, and return its number."""
-    term = world.registry.acquire_lease(lineage.name, "holder", START_MS, 1_000_000)
+    term = world.registry.leases.acquire(lineage.name, "holder", START_MS, 1_000_000)
     number = world.registry.versions(lineage.name)[-1].version + 1
     world.registry.publish(lineage.name, number, folder.name, None, term, {}, {}, START_MS)
     for status in ("verified", "live"):

@@ -36,7 +36,8 @@ from trainer.rollout.judgement import Evidence
 from trainer.rollout.served_map import LineageMap, MapReader
 from trainer.rollout.slices import CANARY, CONTROL, LIVE, salt, slice_of
 from trainer.rollout.states import LineageView, Move
-from trainer.rollout.store import CONTROLLER, RolloutStore
+from trainer.rollout.store import RolloutStore
+from trainer.versions.leases import CONTROLLER
 
 BACK_WITHIN_S = 3.0
 """Seconds in which servers are back on the former version after a rollback is decided, at the default settings."""
@@ -57,8 +58,8 @@ class Rollout:
     def __init__(self, world: World) -> None:
         self.world = world
         self.store = RolloutStore(world.engine)
-        self.store.ensure_controller_lease()
-        self.term = world.registry.acquire_lease(CONTROLLER, "test", START_MS, 1_000_000)
+        world.registry.leases.ensure(CONTROLLER)
+        self.term = world.registry.leases.acquire(CONTROLLER, "test", START_MS, 1_000_000)
         self.now_s = 0.0
         system = replace(run.SYSTEM, clock=lambda: self.now_s, now_ms=self.now_ms)
         self.service = world.service(SETTINGS, system=system)

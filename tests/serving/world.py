@@ -223,7 +223,7 @@ class World:
             self.registry.ensure_lineage(
                 lineage, model, profile, architecture_hash(model, configuration(model, profile))
             )
-            self._terms[lineage] = self.registry.acquire_lease(lineage, "test", START_MS, 1_000_000)
+            self._terms[lineage] = self.registry.leases.acquire(lineage, "test", START_MS, 1_000_000)
         term = self._terms[lineage]
         if base is None:
             address = publish(

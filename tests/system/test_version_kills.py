@@ -35,7 +35,7 @@ def publish_until_killed(home: Path, first: str, moment: int) -> None:
 
     registry = Registry(db.create(f"sqlite:///{home}/shelfwise.db"))
     folder = home / "artifacts"
-    term = registry.acquire_lease(LINEAGE, "writer", 0, 10**12)
+    term = registry.leases.acquire(LINEAGE, "writer", 0, 10**12)
     own = Publisher(registry, folder, LINEAGE, term, lambda _: None, lambda: 0, KEEP, tick)
     own.remove_orphans()
     like = artifact.load(home / "first", first)
@@ -106,7 +106,7 @@ def test_t4_r15_a_thousand_versions_and_their_kills_leave_no_gap_no_orphan_and_n
     assert [each.status for each in versions[-KEEP:]] == ["superseded"] * (KEEP - 1) + ["live"]
     # What a kill between rename and row, or between retirement and removal, leaves goes after a day.
     assert most <= KEEP + 2 + num_kills
-    term = world.registry.acquire_lease(LINEAGE, "writer", 0, 10**12)
+    term = world.registry.leases.acquire(LINEAGE, "writer", 0, 10**12)
     later = max(path.stat().st_mtime_ns for path in world.artifacts.iterdir()) // 10**6 + 2 * ORPHAN_AGE_MS
     Publisher(world.registry, world.artifacts, LINEAGE, term, lambda _: None, lambda: later, KEEP).remove_orphans()
     assert names_in(world.artifacts) == {each.artifact for each in versions[-KEEP:]}

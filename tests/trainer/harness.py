@@ -78,7 +78,7 @@ def make_loop(
     registry.ensure_lineage(
         lineage.name, lineage.model, lineage.profile, architecture_hash(lineage.model, lineage.config)
     )
-    term = registry.acquire_lease(lineage.name, "holder", 0, 1_000_000)
+    term = registry.leases.acquire(lineage.name, "holder", 0, 1_000_000)
     publisher = Publisher(
         registry,
         folder / "artifacts",

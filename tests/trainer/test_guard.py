@@ -68,7 +68,7 @@ class Log:
         self.engine = make_engine(folder)
         registry = Registry(self.engine)
         registry.ensure_lineage("test", "prm", "tiny", "h")
-        term = registry.acquire_lease("test", "one", 0, 10)
+        term = registry.leases.acquire("test", "one", 0, 10)
         self.learner = learner
         self.records = Records(
             quarantine=Quarantine(self.engine),

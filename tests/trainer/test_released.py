@@ -103,7 +103,7 @@ class Ranges:
         self.records = Records(
             quarantine=self.quarantine,
             lineage="test",
-            term=registry.acquire_lease("test", "one", 0, 10),
+            term=registry.leases.acquire("test", "one", 0, 10),
             now_ms=lambda: 5,
             pauses=Pauses(monotonic_s=lambda: 0.0, wait=lambda _: True, random=lambda: 0.0),
         )

@@ -267,7 +267,7 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
 
 def publish_live(registry: Registry) -> None:
     """Let version 1 of the lineage go live."""
-    term = registry.acquire_lease(LINEAGE.name, "one", 0, 1_000)
+    term = registry.leases.acquire(LINEAGE.name, "one", 0, 1_000)
     registry.publish(LINEAGE.name, 1, "a" * 64, None, term, {}, {}, 0)
     for status in ("verified", "live"):
         registry.advance(LINEAGE.name, 1, term, status, "test", 0)

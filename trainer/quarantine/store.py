@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 from stream import db
 from stream.errors import StoreError
 from trainer.quarantine.ranges import LogRange, QuarantinedRange, RangeStatus
-from trainer.versions.registry import check_term
-from trainer.versions.tables import quarantined_ranges, rollout_events
+from trainer.versions import event_log
+from trainer.versions.leases import check_term
+from trainer.versions.tables import quarantined_ranges
 
 _RANGE = ("from_ts", "until_ts", "from_cursors", "until_offsets", "numbers", "num_sessions")
 
@@ -139,17 +140,15 @@ def _log(
     now_ms: int,
     word: str = "breaker",
 ) -> None:
-    connection.execute(
-        insert(rollout_events).values(
-            lineage=lineage,
-            to_status=word,
-            actor=f"trainer, term {term}",
-            why=why[:255],
-            evidence=evidence,
-            event_ts=now_ms,
-            before={},
-            after=after,
-        )
+    event_log.append(
+        connection,
+        lineage,
+        to_status=word,
+        actor=event_log.process("trainer", term),
+        why=why,
+        evidence=evidence,
+        event_ts=now_ms,
+        after=after,
     )
 
 

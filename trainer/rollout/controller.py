@@ -20,8 +20,8 @@ from trainer.rollout import evidence, policy, ramps
 from trainer.rollout.judgement import judge
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.states import Hold, Verdict, next_move
-from trainer.rollout.store import CONTROLLER, RolloutStore
-from trainer.versions.registry import Registry
+from trainer.rollout.store import RolloutStore
+from trainer.versions.leases import CONTROLLER, Leases
 
 PERIOD_S = 1.0
 LEASE_TTL_MS = 10_000
@@ -55,7 +55,7 @@ class Controller:
         self._metrics = metrics
         self._engine = engine
         self._store = store
-        self._registry = Registry(engine)
+        self._leases = Leases(engine)
         self._holder = holder
         self._now_ms = now_ms
         self._term: int | None = None
@@ -92,11 +92,11 @@ class Controller:
         """
         now_ms = self._now_ms()
         if self._term is None:
-            self._store.ensure_controller_lease()
-            self._term = self._registry.acquire_lease(CONTROLLER, self._holder, now_ms, LEASE_TTL_MS)
+            self._leases.ensure(CONTROLLER)
+            self._term = self._leases.acquire(CONTROLLER, self._holder, now_ms, LEASE_TTL_MS)
             self._say("controller", f"in charge, term {self._term}")
         else:
-            self._registry.renew_lease(CONTROLLER, self._term, now_ms, LEASE_TTL_MS)
+            self._leases.renew(CONTROLLER, self._term, now_ms, LEASE_TTL_MS)
         num_moves = 0
         for lineage in self._store.names():
             try:

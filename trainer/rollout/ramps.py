@@ -13,7 +13,9 @@ from abtest.ramp_store import RampStore
 from stream.errors import ConfigError
 from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.states import LineageView
-from trainer.rollout.store import RolloutStore, check_term
+from trainer.rollout.store import RolloutStore
+from trainer.versions import event_log
+from trainer.versions.leases import CONTROLLER, check_term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +81,10 @@ def advance(
         FencedError: If another controller has taken over.
         StoreError: If the database is unreachable or refused.
     """
-    ramps, actor, num_steps = RampStore(engine), f"controller, term {term}", 0
+    ramps, actor, num_steps = RampStore(engine), event_log.process("controller", term), 0
 
     def guard(connection: Connection) -> None:
-        check_term(connection, term)
+        check_term(connection, CONTROLLER, term)
 
     found = ramps.ramps()
     for ramp in found:

@@ -10,22 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Row, insert, select, update
+from sqlalchemy import Connection, Engine, Row, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stream import db
-from stream.errors import ConfigError, FencedError, StoreError
+from stream.errors import ConfigError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from trainer.quarantine.store import set_range_status
 from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import Actor, LineageView, Move, VersionView
-from trainer.versions.tables import leases, lineages, rollout_events, versions
-
-CONTROLLER: Final = ":controller"
-"""Name of the controller's lease; no lineage can have it."""
-_AUTOMATIC: Final = ("trainer", "controller")
+from trainer.versions import event_log
+from trainer.versions.leases import CONTROLLER, check_term, fence, lock
+from trainer.versions.tables import lineages, rollout_events, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +103,14 @@ class RolloutStore:
             StoreError: If the database is unreachable or refused.
         """
         with db.transaction(self._engine) as connection:
-            check_term(connection, term)
+            check_term(connection, CONTROLLER, term)
             view = _locked_view(connection, seen.name)
             was, now = seen.get(move.version), view.get(move.version)
             if view.row_version != seen.row_version or was is None or was != now:
                 return False
             change = changes.of_move(view, move, policy)
-            self._write(connection, view, change, "controller", f"controller, term {term}", now_ms, evidence or {})
+            name = event_log.process("controller", term)
+            self._write(connection, view, change, "controller", name, now_ms, evidence or {})
         self._failpoint("after_move")
         return True
 
@@ -205,17 +204,6 @@ class RolloutStore:
         with db.read(self._engine) as connection:
             return connection.execute(statement).scalar_one_or_none() == "rewound"
 
-    def ensure_controller_lease(self) -> None:
-        """Create the row of the controller's lease, if it is missing."""
-        try:
-            with db.transaction(self._engine) as connection:
-                if connection.execute(select(leases.c.term).where(leases.c.name == CONTROLLER)).one_or_none() is None:
-                    connection.execute(insert(leases).values(name=CONTROLLER, holder="", term=0, expires_ts=0))
-        except StoreError as error:
-            # Another controller created it in between.
-            if not isinstance(error.__cause__, IntegrityError):
-                raise
-
     def _write(
         self,
         connection: Connection,
@@ -254,41 +242,25 @@ class RolloutStore:
         if change.share is not None:
             after["canary_share"] = change.share
         if change.fences:
-            raised = update(leases).where(leases.c.name == view.name)
-            raised = raised.values(term=leases.c.term + 1, holder="", expires_ts=0)
-            after["term"] = connection.execute(raised.returning(leases.c.term)).scalar_one()
+            after["term"] = fence(connection, view.name)
         self._failpoint("before_event")
-        number = connection.execute(
-            insert(rollout_events)
-            .values(
-                lineage=view.name,
-                version=change.version,
-                from_status=change.from_status,
-                to_status=change.to_status,
-                actor=actor_name,
-                why=change.why[:255],
-                evidence=dict(evidence),
-                event_ts=now_ms,
-                command=command,
-                request_id=request_id,
-                before=before,
-                after=after,
-            )
-            .returning(rollout_events.c.id)
-        ).scalar_one()
+        number = event_log.append(
+            connection,
+            view.name,
+            version=change.version,
+            from_status=change.from_status,
+            to_status=change.to_status,
+            actor=actor_name,
+            why=change.why,
+            evidence=evidence,
+            event_ts=now_ms,
+            command=command,
+            request_id=request_id,
+            before=before,
+            after=after,
+        )
         self._failpoint("after_event")
-        return int(number)
-
-
-def check_term(connection: Connection, term: int) -> None:
-    """Refuse the transaction of a controller whose lease was taken over, and keep others from taking it meanwhile.
-
-    Raises:
-        FencedError: If the lease has another term.
-    """
-    held = select(leases.c.term).where(leases.c.name == CONTROLLER, leases.c.term == term).with_for_update()
-    if connection.execute(held).one_or_none() is None:
-        raise FencedError(f"the controller of term {term} has lost its lease")
+        return number
 
 
 def _set_status(
@@ -327,7 +299,7 @@ def _locked_view(connection: Connection, lineage: str) -> LineageView:
     Trainers lock the lease before they write versions, so it comes first here as well. The lock of the lineage lets the
     foreign keys of their rows be checked.
     """
-    connection.execute(select(leases.c.term).where(leases.c.name == lineage).with_for_update())
+    lock(connection, lineage)
     connection.execute(select(lineages.c.name).where(lineages.c.name == lineage).with_for_update(key_share=True))
     return _view(connection, lineage)
 
@@ -378,7 +350,7 @@ def _versions(rows: Iterable[Row[Any]]) -> Iterable[VersionView]:
 
 
 def _check_user(user: str) -> None:
-    if not user.strip() or len(user) > 255 or user.strip().lower().startswith(_AUTOMATIC):
+    if not user.strip() or len(user) > 255 or user.strip().lower().startswith(event_log.PROCESSES):
         raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")
 
 

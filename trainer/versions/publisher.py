@@ -165,7 +165,7 @@ class Publisher:
             try:
                 worst = writing.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
             except ArtifactError as error:
-                self._registry.advance(self.lineage, number, self.term, "rejected", str(error)[:255], self.now_ms())
+                self._registry.advance(self.lineage, number, self.term, "rejected", str(error), self.now_ms())
                 raise
             why = f"integrity and golden sessions, largest difference {worst:.1e}"
             self._registry.advance(self.lineage, number, self.term, "verified", why, self.now_ms())

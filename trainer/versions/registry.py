@@ -1,4 +1,4 @@
-"""The registry of lineages, versions and leases; writers are fenced by the term of their lease.
+"""The registry of lineages and versions; writers are fenced by the term of their lease.
 
 Every write of a version names the term of its writer, and the statement itself compares it with the lease row, so a
 writer that lost its lease while it slept changes nothing.
@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, case, func, insert, literal, not_, or_, select, update
+from sqlalchemy import Connection, Engine, Row, case, insert, literal, not_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import JSON, BigInteger, Integer, String
 
@@ -19,7 +19,10 @@ from stream.errors import ConfigError, FencedError, StoreError
 from stream.schemas.names import check_name
 from trainer.rollout import policy as policies
 from trainer.rollout.changes import RewindMode
-from trainer.versions.tables import DRILL, leases, lineages, rollout_events, teachers, versions
+from trainer.versions import event_log
+from trainer.versions.leases import Leases, check_term, create
+from trainer.versions.retention import is_kept, is_recoverable
+from trainer.versions.tables import DRILL, leases, lineages, teachers, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +70,15 @@ class Rewind(NamedTuple):
 
 
 class Registry:
-    """Lineages and versions in SQLite or PostgreSQL."""
+    """Lineages and versions in SQLite or PostgreSQL.
+
+    Attributes:
+        leases: Leases of the trainers, and of the controller.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.leases = Leases(engine)
 
     def ensure_lineage(
         self,
@@ -100,7 +108,7 @@ class Registry:
             with db.transaction(self._engine) as connection:
                 if _lineage_row(connection, name) is None:
                     connection.execute(insert(lineages).values(**wanted, status="draft", row_version=1))
-                    connection.execute(insert(leases).values(name=name, holder="", term=0, expires_ts=0))
+                    create(connection, name)
                     for address in keeps:
                         connection.execute(insert(teachers).values(lineage=name, artifact=address))
         except StoreError as error:
@@ -120,41 +128,6 @@ class Registry:
         """Return all lineages by name."""
         with db.read(self._engine) as connection:
             return [_lineage(row) for row in connection.execute(select(lineages).order_by(lineages.c.name))]
-
-    def acquire_lease(self, lineage: str, holder: str, now_ms: int, ttl_ms: int) -> int:
-        """Take the lease and return its new term; the same holder may take it again, which fences its earlier process.
-
-        Raises:
-            FencedError: If another holder's lease has not expired.
-            StoreError: If the database is unreachable or refused.
-        """
-        free = or_(leases.c.expires_ts <= now_ms, leases.c.holder == holder)
-        with db.transaction(self._engine) as connection:
-            changed = connection.execute(
-                update(leases)
-                .where(leases.c.name == lineage, free)
-                .values(holder=holder, term=leases.c.term + 1, expires_ts=now_ms + ttl_ms)
-            )
-            row = connection.execute(select(leases).where(leases.c.name == lineage)).one_or_none()
-        if row is None:
-            raise FencedError(f"lineage {lineage} has no lease row: call ensure_lineage first")
-        if changed.rowcount != 1:
-            raise FencedError(f"lineage {lineage}: '{row.holder}' holds the lease until {row.expires_ts}")
-        return int(row.term)
-
-    def renew_lease(self, lineage: str, term: int, now_ms: int, ttl_ms: int) -> None:
-        """Extend the lease of `term`.
-
-        Raises:
-            FencedError: If a later term has taken over.
-            StoreError: If the database is unreachable or refused.
-        """
-        with db.transaction(self._engine) as connection:
-            changed = connection.execute(
-                update(leases).where(leases.c.name == lineage, leases.c.term == term).values(expires_ts=now_ms + ttl_ms)
-            )
-        if changed.rowcount != 1:
-            raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
 
     def publish(
         self,
@@ -209,7 +182,7 @@ class Registry:
             why = written if status == "published" else "its parent is quarantined or was rolled back"
             if status == "published" and _clear_rewind(connection, lineage):
                 why += ", the first one since training had to go back"
-            _log(connection, lineage, version, None, status, f"trainer, term {term}", why, published_ts)
+            _log(connection, lineage, version, (None, status), term, why, published_ts)
         return str(status)
 
     def rewind(self, lineage: str) -> Rewind | None:
@@ -231,18 +204,15 @@ class Registry:
         state = f"the state of version {rewind.to}" if rewind.to else "fresh weights"
         with db.transaction(self._engine) as connection:
             check_term(connection, lineage, term)
-            connection.execute(
-                insert(rollout_events).values(
-                    lineage=lineage,
-                    version=rewind.to or None,
-                    to_status="rewound",
-                    actor=f"trainer, term {term}",
-                    why=f"training goes on from {state}: {rewind.mode}",
-                    evidence=dict(evidence),
-                    event_ts=now_ms,
-                    before={},
-                    after={},
-                )
+            event_log.append(
+                connection,
+                lineage,
+                version=rewind.to or None,
+                to_status="rewound",
+                actor=event_log.process("trainer", term),
+                why=f"training goes on from {state}: {rewind.mode}",
+                evidence=evidence,
+                event_ts=now_ms,
             )
 
     def policy(self, lineage: str) -> policies.Policy:
@@ -262,7 +232,6 @@ class Registry:
             StoreError: If the database is unreachable or refused.
         """
         from_status = {"verified": "published", "rejected": "published", "live": "verified"}[to_status]
-        actor = f"trainer, term {term}"
         with db.transaction(self._engine) as connection:
             check_term(connection, lineage, term)
             if to_status == "live" and not _is_direct(connection, lineage):
@@ -272,11 +241,9 @@ class Registry:
                     select(versions.c.version).where(versions.c.lineage == lineage, versions.c.status == "live")
                 ).scalars()
                 for number in list(former):
-                    _move(connection, lineage, number, "live", "superseded", now_ms)
-                    _log(connection, lineage, number, "live", "superseded", actor, f"by version {version}", now_ms)
-            if not _move(connection, lineage, version, from_status, to_status, now_ms):
+                    _move(connection, lineage, number, ("live", "superseded"), term, f"by version {version}", now_ms)
+            if not _move(connection, lineage, version, (from_status, to_status), term, why, now_ms):
                 raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
-            _log(connection, lineage, version, from_status, to_status, actor, why, now_ms)
         return True
 
     def kept(self, lineage: str, keep: int) -> list[Version]:
@@ -284,7 +251,7 @@ class Registry:
 
         They are the newest `keep`, those that may serve, and teachers of any lineage.
         """
-        statement = select(versions).where(versions.c.lineage == lineage, _is_kept(lineage, keep))
+        statement = select(versions).where(versions.c.lineage == lineage, is_kept(lineage, keep))
         with db.read(self._engine) as connection:
             return [_version(row) for row in connection.execute(statement.order_by(versions.c.version))]
 
@@ -300,7 +267,7 @@ class Registry:
         """
         statement = (
             select(versions)
-            .where(versions.c.lineage == lineage, versions.c.status != "retired", not_(_is_kept(lineage, keep)))
+            .where(versions.c.lineage == lineage, versions.c.status != "retired", not_(is_kept(lineage, keep)))
             .where(versions.c.artifact.not_in(needed))
             .order_by(versions.c.version)
         )
@@ -308,9 +275,8 @@ class Registry:
             check_term(connection, lineage, term)
             retired = [_version(row) for row in connection.execute(statement)]
             for version in retired:
-                _move(connection, lineage, version.version, version.status, "retired", now_ms)
-                actor, why = f"trainer, term {term}", f"beyond the newest {keep}"
-                _log(connection, lineage, version.version, version.status, "retired", actor, why, now_ms)
+                statuses, why = (version.status, "retired"), f"beyond the newest {keep}"
+                _move(connection, lineage, version.version, statuses, term, why, now_ms)
         return retired
 
     def recoverable(self, lineage: str) -> set[str]:
@@ -318,19 +284,7 @@ class Registry:
 
         They are those that serve or may be told to serve again, and the newest one that has not served yet.
         """
-        serving = select(func.coalesce(func.max(versions.c.version), 0)).where(
-            versions.c.lineage == lineage, versions.c.status.in_(("live", "canary"))
-        )
-        on_its_way = (
-            select(versions.c.version)
-            .where(versions.c.lineage == lineage, versions.c.status.in_(("published", "verified")))
-            .where(versions.c.version > serving.scalar_subquery())
-            .order_by(versions.c.version.desc())
-            .limit(1)
-        )
-        statement = select(versions.c.artifact).where(
-            versions.c.lineage == lineage, or_(_may_serve(lineage), versions.c.version.in_(on_its_way))
-        )
+        statement = select(versions.c.artifact).where(versions.c.lineage == lineage, is_recoverable(lineage))
         with db.read(self._engine) as connection:
             return set(connection.execute(statement).scalars())
 
@@ -365,20 +319,6 @@ def _version(row: "Row[tuple[object, ...]]") -> Version:
     return Version(**{key: mapping[key] for key in Version.__slots__})
 
 
-def _is_kept(lineage: str, keep: int) -> ColumnElement[bool]:
-    numbers = select(versions.c.version).where(versions.c.lineage == lineage)
-    newest = numbers.order_by(versions.c.version.desc()).limit(max(keep, 1))
-    teaches = versions.c.artifact.in_(select(teachers.c.artifact))
-    return or_(versions.c.version.in_(newest), teaches, _may_serve(lineage))
-
-
-def check_term(connection: Connection, lineage: str, term: int) -> None:
-    """Refuse a stale term, and keep the lease row locked until the transaction ends."""
-    holds = select(leases.c.term).where(leases.c.name == lineage, leases.c.term == term).with_for_update()
-    if connection.execute(holds).one_or_none() is None:
-        raise FencedError(f"lineage {lineage}: term {term} has lost its lease")
-
-
 def _clear_rewind(connection: Connection, lineage: str) -> bool:
     """Note that the trainer has gone back, and return whether it had to."""
     changed = connection.execute(
@@ -396,52 +336,49 @@ def _is_direct(connection: Connection, lineage: str) -> bool:
     return not is_locked and policies.of(row.policy).mode == "direct"
 
 
-def _may_serve(lineage: str) -> ColumnElement[bool]:
-    """Return the condition of the versions that serve, that serving goes back to, and that training goes back to."""
-    former = (
-        select(versions.c.version)
-        .where(versions.c.lineage == lineage, versions.c.status == "superseded", versions.c.live_since.is_not(None))
-        .order_by(versions.c.live_since.desc(), versions.c.version.desc())
-        .limit(1)
-    )
-    named = [
-        versions.c.version.in_(select(column).where(lineages.c.name == lineage, column.is_not(None)))
-        for column in (lineages.c.pinned, lineages.c.rewind_to)
-    ]
-    return or_(versions.c.status.in_(("live", "canary")), versions.c.version.in_(former), *named)
-
-
-def _move(connection: Connection, lineage: str, version: int, from_status: str, to_status: str, now_ms: int) -> bool:
+def _move(
+    connection: Connection,
+    lineage: str,
+    version: int,
+    statuses: tuple[str, str],
+    term: int,
+    why: str,
+    now_ms: int,
+) -> bool:
+    """Move a version from one status to another, with an event; return False if it is not in the first one."""
+    from_status, to_status = statuses
     values = {"live_since": now_ms} if to_status == "live" else {}
     changed = connection.execute(
         update(versions)
         .where(versions.c.lineage == lineage, versions.c.version == version, versions.c.status == from_status)
         .values(status=to_status, row_version=versions.c.row_version + 1, **values)
     )
-    return changed.rowcount == 1
+    if changed.rowcount != 1:
+        return False
+    _log(connection, lineage, version, statuses, term, why, now_ms)
+    return True
 
 
 def _log(
     connection: Connection,
     lineage: str,
     version: int,
-    from_status: str | None,
-    to_status: str,
-    actor: str,
+    statuses: tuple[str | None, str],
+    term: int,
     why: str,
     now_ms: int,
 ) -> None:
-    connection.execute(
-        insert(rollout_events).values(
-            lineage=lineage,
-            version=version,
-            from_status=from_status,
-            to_status=to_status,
-            actor=actor,
-            why=why,
-            evidence={},
-            event_ts=now_ms,
-            before={"versions": {str(version): from_status}},
-            after={"versions": {str(version): to_status}},
-        )
+    """Append the event that the trainer gave a version its status."""
+    from_status, to_status = statuses
+    event_log.append(
+        connection,
+        lineage,
+        version=version,
+        from_status=from_status,
+        to_status=to_status,
+        actor=event_log.process("trainer", term),
+        why=why,
+        event_ts=now_ms,
+        before={"versions": {str(version): from_status}},
+        after={"versions": {str(version): to_status}},
     )

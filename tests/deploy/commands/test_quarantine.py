@@ -43,7 +43,7 @@ def quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quarantine:
     engine = db.create(url)
     registry = Registry(engine)
     registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
-    assert registry.acquire_lease("prm", "one", 0, 10) == 1
+    assert registry.leases.acquire("prm", "one", 0, 10) == 1
     found = Quarantine(engine)
     found.add("prm", 1, FIRST, 7)
     found.add("prm", 1, replace(FIRST, from_ts=120_000, until_ts=180_000, reasons=("hold",)), 8)

@@ -41,7 +41,7 @@ def trained(engine: Engine, *published: tuple[str, ...], metrics: Mapping[str, f
     """Let a trainer publish versions 1, 2, ... and move each through these statuses."""
     registry = Registry(engine)
     registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
-    term = registry.acquire_lease("prm", "trainer", 0, 10**15)
+    term = registry.leases.acquire("prm", "trainer", 0, 10**15)
     for number, statuses in enumerate(published, 1):
         parent = f"{number - 1:064x}" if number > 1 else None
         registry.publish("prm", number, f"{number:064x}", parent, term, metrics or {}, {}, number)
@@ -236,7 +236,7 @@ def test_a_version_that_came_while_the_gates_were_judged_is_not_promoted(
     judge = judgement.before_canary
 
     def slow(*arguments: Any) -> Any:
-        term = registry.acquire_lease("prm", "trainer", 0, 10**15)
+        term = registry.leases.acquire("prm", "trainer", 0, 10**15)
         registry.publish("prm", 4, f"{4:064x}", f"{3:064x}", term, {}, {}, 4)
         registry.advance("prm", 4, term, "verified", "test", 4)
         return judge(*arguments)

@@ -47,7 +47,7 @@ class World:
 
     def lease(self) -> None:
         """Take the lease of the lineage, as a trainer does at its start."""
-        self.term = self.served.registry.acquire_lease(LINEAGE, "trainer", self.now_ms, 10**15)
+        self.term = self.served.registry.leases.acquire(LINEAGE, "trainer", self.now_ms, 10**15)
 
     def publish(self, **metrics: float) -> None:
         """Publish and verify the next version, whose parent is the one that training goes on from."""

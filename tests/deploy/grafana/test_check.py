@@ -115,7 +115,7 @@ def fill_versions(engine: Engine) -> None:
     registry = Registry(engine)
     for lineage in ("prm-1", "armmt-1"):
         registry.ensure_lineage(lineage, lineage.split("-")[0], "tiny", "0" * 64)
-        term = registry.acquire_lease(lineage, "test", START_TS, 1_000_000)
+        term = registry.leases.acquire(lineage, "test", START_TS, 1_000_000)
         for version in (1, 2):
             moment_ts = START_TS + version * MINUTE_MS
             artifact = f"{version}{lineage}".ljust(64, "0")

@@ -20,6 +20,7 @@ from stream.schemas import topics
 from tests.deploy.migrations.conftest import HEAD, set_revision
 from tests.harness.sessions import click, log_of, make_session, purchase, refund
 from trainer.rollout.store import RolloutStore
+from trainer.versions.leases import CONTROLLER
 from trainer.versions.registry import Registry
 
 VIEWS = {"v_lift_latest", "v_lift_timeseries", "v_health", "v_traffic", "v_versions", "v_looks"}
@@ -98,9 +99,9 @@ def test_rows_of_the_first_revision_are_kept_and_the_way_back_is_open(url: str) 
     (kept,) = RolloutStore(engine).history("prm")
     assert (kept.actor, kept.before, kept.after) == ("term 4", None, None)
     registry = Registry(engine)
-    assert registry.acquire_lease("prm", "one", 5, 10) == 5
+    assert registry.leases.acquire("prm", "one", 5, 10) == 5
     registry.publish("prm", 4, "4" * 64, None, 5, {}, {}, 40)
-    RolloutStore(engine).ensure_controller_lease()
+    registry.leases.ensure(CONTROLLER)
     with db.transaction(engine) as connection:
         command.downgrade(configuration(connection), "0001")
         old = {name: Table(name, MetaData(), autoload_with=connection, resolve_fks=False) for name in names}

@@ -33,7 +33,7 @@ def engine(tmp_path: Path) -> Engine:
     db.metadata.create_all(found)
     registry = Registry(found)
     registry.ensure_lineage("prm", "prm", "tiny", "h")
-    assert registry.acquire_lease("prm", "one", 0, 10) == 1
+    assert registry.leases.acquire("prm", "one", 0, 10) == 1
     return found
 
 
@@ -86,7 +86,7 @@ def test_a_range_that_was_recorded_before_a_crash_is_not_recorded_again(engine: 
 
 
 def test_a_stale_trainer_records_nothing(engine: Engine) -> None:
-    Registry(engine).acquire_lease("prm", "two", 20, 10)
+    Registry(engine).leases.acquire("prm", "two", 20, 10)
     with pytest.raises(FencedError):
         Quarantine(engine).add("prm", 1, FIRST, 7)
     with pytest.raises(FencedError):

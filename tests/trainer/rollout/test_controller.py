@@ -22,7 +22,8 @@ from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.policy import Policy
 from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import MOVES, LineageView, Move, Verdict
-from trainer.rollout.store import CONTROLLER, Event, RolloutStore
+from trainer.rollout.store import Event, RolloutStore
+from trainer.versions.leases import CONTROLLER
 from trainer.versions.tables import lineages
 
 HOUR_MS = 3_600_000
@@ -129,8 +130,8 @@ def test_numbers_that_json_cannot_hold_stop_no_move(lineage: GatedLineage) -> No
     lineage.publish(2)
     unsound = Verdict(outcome="fail", reason="why", numbers={"ratio": math.inf, "other": math.nan, "third": 1.5})
     move = Move(version=2, from_status="verified", to_status="rejected", why="why")
-    lineage.store.ensure_controller_lease()
-    term = lineage.registry.acquire_lease(CONTROLLER, "test", 0, 1)
+    lineage.registry.leases.ensure(CONTROLLER)
+    term = lineage.registry.leases.acquire(CONTROLLER, "test", 0, 1)
     view = lineage.store.view(LINEAGE)
     assert lineage.store.move(view, move, Policy(), term=term, now_ms=3, evidence=as_evidence({"calibration": unsound}))
     stored = lineage.store.history(LINEAGE)[-1].evidence["calibration"]

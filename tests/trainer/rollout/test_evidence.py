@@ -15,6 +15,7 @@ from trainer.rollout.judgement import Evidence
 from trainer.rollout.policy import Policy
 from trainer.rollout.slices import CANARY, CONTROL, LIVE
 from trainer.rollout.states import Move
+from trainer.versions.leases import CONTROLLER
 
 POLICY = Policy(mode="gated", server_fresh_s=10)
 NOW_MS = 1_000_000
@@ -30,8 +31,8 @@ def read(lineage: GatedLineage) -> Evidence:
 
 
 def start_canary(lineage: GatedLineage, number: int, at_ts: int) -> None:
-    lineage.store.ensure_controller_lease()
-    term = lineage.registry.acquire_lease(":controller", "test", 0, 1)
+    lineage.registry.leases.ensure(CONTROLLER)
+    term = lineage.registry.leases.acquire(CONTROLLER, "test", 0, 1)
     move = Move(version=number, from_status="verified", to_status="canary", why="test", share=0.01)
     assert lineage.store.move(lineage.store.view(LINEAGE), move, POLICY, term=term, now_ms=at_ts)
 
@@ -107,7 +108,7 @@ def test_without_a_live_version_the_control_slice_has_the_incoming_order(lineage
     lineage.publish(2)
     lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "x"))
     lineage.command("resume", lambda view: changes.resume(view, "x"))
-    lineage.term = lineage.registry.acquire_lease(LINEAGE, "trainer", 3, 10**15)
+    lineage.term = lineage.registry.leases.acquire(LINEAGE, "trainer", 3, 10**15)
     lineage.registry.publish(LINEAGE, 3, "c" * 64, None, lineage.term, {}, {}, 3)
     lineage.registry.advance(LINEAGE, 3, lineage.term, "verified", "test", 3)
     start_canary(lineage, 3, at_ts=500)

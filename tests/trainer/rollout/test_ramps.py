@@ -28,7 +28,7 @@ from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.ramps import status
 from trainer.rollout.states import LineageView
 from trainer.rollout.status import status as lineage_status
-from trainer.rollout.store import CONTROLLER
+from trainer.versions.leases import CONTROLLER
 from trainer.versions.registry import Registry
 
 HOUR_MS = 3_600_000
@@ -178,7 +178,7 @@ def test_a_controller_that_lost_its_lease_takes_no_step(world: World) -> None:
     world.controller.step()
     world.now_ms += 2 * HOUR_MS
     world.ramps.write_health(world.ramp(), (SOUND,), world.now_ms)
-    world.lineage.registry.acquire_lease(CONTROLLER, "two", world.now_ms + LEASE_TTL_MS, 1)
+    world.lineage.registry.leases.acquire(CONTROLLER, "two", world.now_ms + LEASE_TTL_MS, 1)
     with pytest.raises(FencedError):
         world.controller.step()
     assert world.shares() == [0.01]

@@ -11,7 +11,7 @@ from trainer.rollout import changes, policy
 from trainer.rollout.changes import Change
 from trainer.rollout.served_map import LineageMap, MapReader, Pointer
 from trainer.rollout.states import LineageView, Move
-from trainer.rollout.store import CONTROLLER
+from trainer.versions.leases import CONTROLLER
 
 
 class Shop(GatedLineage):
@@ -19,8 +19,8 @@ class Shop(GatedLineage):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.store.ensure_controller_lease()
-        self.controller_term = self.registry.acquire_lease(CONTROLLER, "one", 0, 10**15)
+        self.registry.leases.ensure(CONTROLLER)
+        self.controller_term = self.registry.leases.acquire(CONTROLLER, "one", 0, 10**15)
 
     def to_canary(self, number: int, share: float) -> None:
         """Make a version the canary."""

@@ -49,14 +49,14 @@ def test_the_status_says_what_the_trainer_does_after_a_rollback(engine: Engine) 
     assert trainer() == "waits before it goes back to fresh weights: rewind or resume says how"
     lineage.command("rewind", lambda view: changes.rewind(view, "skip", "test"))
     assert trainer() == "goes back to fresh weights (skip) when it starts"
-    term = lineage.registry.acquire_lease(LINEAGE, "another", 10**16, 1)
+    term = lineage.registry.leases.acquire(LINEAGE, "another", 10**16, 1)
     lineage.registry.record_rewound(LINEAGE, term, Rewind(to=0, mode="skip"), {}, 3)
     assert trainer() == "has gone back to fresh weights (skip) and has not published since"
     lineage.command("rewind", lambda view: changes.rewind(view, "replay", "test"))
     assert trainer() == "goes back to fresh weights (replay) when it starts"
     with pytest.raises(FencedError):
         lineage.registry.record_rewound(LINEAGE, term, Rewind(to=0, mode="replay"), {}, 4)
-    term = lineage.registry.acquire_lease(LINEAGE, "another", 10**16, 1)
+    term = lineage.registry.leases.acquire(LINEAGE, "another", 10**16, 1)
     lineage.registry.publish(LINEAGE, 2, address(2), None, term, {}, {}, 5)
     assert trainer() is None
 

@@ -14,7 +14,8 @@ from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import LineageView, Move
-from trainer.rollout.store import CONTROLLER, Event, RolloutStore
+from trainer.rollout.store import Event, RolloutStore
+from trainer.versions.leases import CONTROLLER
 from trainer.versions.registry import Registry, Rewind
 from trainer.versions.tables import rollout_events, versions
 
@@ -34,9 +35,9 @@ class Shop:
         self.registry = Registry(engine)
         self.store = RolloutStore(engine)
         self.registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
-        self.trainer_term = self.registry.acquire_lease("prm", "trainer", 0, 10**12)
-        self.store.ensure_controller_lease()
-        self.term = self.registry.acquire_lease(CONTROLLER, "one", 0, 1_000)
+        self.trainer_term = self.registry.leases.acquire("prm", "trainer", 0, 10**12)
+        self.registry.leases.ensure(CONTROLLER)
+        self.term = self.registry.leases.acquire(CONTROLLER, "one", 0, 1_000)
 
     def publish(self, number: int, *statuses: str, parent: int | None = None) -> str:
         """Publish a version and move it on as its trainer does."""
@@ -159,15 +160,15 @@ def test_a_stale_controller_moves_nothing(shop: Shop) -> None:
     shop.publish(2, "verified")
     seen = shop.store.view("prm")
     with pytest.raises(FencedError, match="'one' holds"):
-        shop.registry.acquire_lease(CONTROLLER, "two", 999, 1_000)
-    second = shop.registry.acquire_lease(CONTROLLER, "two", 1_000, 1_000)
+        shop.registry.leases.acquire(CONTROLLER, "two", 999, 1_000)
+    second = shop.registry.leases.acquire(CONTROLLER, "two", 1_000, 1_000)
     before = shop.num_events()
     with pytest.raises(FencedError, match="term 1 has lost its lease"):
         shop.store.move(seen, TO_CANARY, GATED, term=shop.term, now_ms=1_001)
     assert shop.num_events() == before
     assert shop.store.move(seen, TO_CANARY, GATED, term=second, now_ms=1_002)
-    shop.store.ensure_controller_lease()
-    assert shop.registry.acquire_lease(CONTROLLER, "two", 1_003, 1_000) == second + 1
+    shop.registry.leases.ensure(CONTROLLER)
+    assert shop.registry.leases.acquire(CONTROLLER, "two", 1_003, 1_000) == second + 1
 
 
 def test_a_rollback_is_one_transaction(shop: Shop) -> None:
@@ -200,11 +201,11 @@ def test_a_rollback_fences_the_trainer(shop: Shop) -> None:
         shop.publish(number, "verified", "live")
     shop.act("rollback", lambda view: changes.rollback(view, None, "wait", "why"))
     with pytest.raises(FencedError):
-        shop.registry.renew_lease("prm", shop.trainer_term, 60, 1_000)
+        shop.registry.leases.renew("prm", shop.trainer_term, 60, 1_000)
     with pytest.raises(FencedError):
         shop.publish(3)
     # Another process may take the lease at once.
-    shop.trainer_term = shop.registry.acquire_lease("prm", "another", 61, 1_000)
+    shop.trainer_term = shop.registry.leases.acquire("prm", "another", 61, 1_000)
     assert shop.trainer_term == 3
     assert shop.publish(3) == "quarantined"
     assert shop.publish(4) == "quarantined"

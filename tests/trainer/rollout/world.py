@@ -138,7 +138,7 @@ class GatedLineage(ServedLineage):
     def __init__(self, engine: Engine, policy: Mapping[str, str] = QUICK) -> None:
         super().__init__(engine)
         self.registry.ensure_lineage(LINEAGE, "prm", "tiny", "h" * 64)
-        self.term = self.registry.acquire_lease(LINEAGE, "trainer", 0, 10**15)
+        self.term = self.registry.leases.acquire(LINEAGE, "trainer", 0, 10**15)
         self.publish(1)
         self.registry.advance(LINEAGE, 1, self.term, "live", "test", 1)
         self.command("policy", lambda view: changes.set_policy(view, policy, "test"))

@@ -68,7 +68,7 @@ def test_a_trainer_signs_full_versions_and_deltas_and_goes_on_from_unsigned_ones
 def test_a_written_version_without_a_signature_is_rejected(engine: Engine, tmp_path: Path) -> None:
     registry = Registry(engine)
     registry.ensure_lineage(LINEAGE.name, "mlp", "tiny", "0" * 64)
-    term = registry.acquire_lease(LINEAGE.name, "test", 0, 1_000_000)
+    term = registry.leases.acquire(LINEAGE.name, "test", 0, 1_000_000)
     address = publish(tmp_path / "artifacts", LINEAGE.name, 1)
     registering = publisher(engine, tmp_path, term=term, now_ms=lambda: 0, keys=VersionKeys((bytes(32),)))
     with pytest.raises(ArtifactError, match="it is not signed"):
@@ -79,7 +79,7 @@ def test_a_written_version_without_a_signature_is_rejected(engine: Engine, tmp_p
 def test_it_tells_whether_versions_go_live_by_gates_and_which_one_is_live(engine: Engine, tmp_path: Path) -> None:
     registry = Registry(engine)
     registry.ensure_lineage(LINEAGE.name, "prm", "tiny", "h" * 64)
-    term = registry.acquire_lease(LINEAGE.name, "one", 0, 10**6)
+    term = registry.leases.acquire(LINEAGE.name, "one", 0, 10**6)
     own = publisher(engine, tmp_path, term=term, now_ms=lambda: 0)
     assert own.gating() == (False, None, 0)
     for number, status in ((1, "live"), (2, "verified")):
@@ -158,7 +158,7 @@ def test_a_base_without_a_row_in_the_registry_is_no_orphan(engine: Engine, tmp_p
     delta = publish_delta(tmp_path / "artifacts", base, 2, rows=[4])
     registry = Registry(engine)
     registry.ensure_lineage(LINEAGE.name, "mlp", "tiny", "h" * 64)
-    term = registry.acquire_lease(LINEAGE.name, "one", 0, 100)
+    term = registry.leases.acquire(LINEAGE.name, "one", 0, 100)
     registry.publish(LINEAGE.name, 2, delta, base, term, {}, {}, 0)
     for address in (base, delta):
         os.utime(tmp_path / "artifacts" / address, (0, 0))
@@ -215,7 +215,7 @@ def test_a_stale_writer_retires_nothing(engine: Engine, tmp_path: Path) -> None:
 def test_the_live_version_and_the_newest_stay(engine: Engine) -> None:
     registry = Registry(engine)
     registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
-    term = registry.acquire_lease("prm", "one", 0, 100)
+    term = registry.leases.acquire("prm", "one", 0, 100)
     for number in (1, 2, 3, 4):
         registry.publish("prm", number, f"{number}" * 64, None, term, {}, {}, number)
     for number in (1, 4):

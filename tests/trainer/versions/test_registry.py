@@ -41,25 +41,10 @@ def test_lineage_must_stay_what_it_was(registry: Registry) -> None:
     assert [lineage.name for lineage in registry.lineages()] == ["armmt"]
 
 
-def test_lease_is_taken_renewed_lost_and_taken_over(registry: Registry) -> None:
-    assert registry.acquire_lease("armmt", "one", 0, 100) == 1
-    with pytest.raises(FencedError, match="'one' holds"):
-        registry.acquire_lease("armmt", "two", 99, 100)
-    registry.renew_lease("armmt", 1, 90, 100)
-    with pytest.raises(FencedError):
-        registry.acquire_lease("armmt", "two", 150, 100)
-    assert registry.acquire_lease("armmt", "two", 190, 100) == 2
-    with pytest.raises(FencedError, match="term 1"):
-        registry.renew_lease("armmt", 1, 191, 100)
-    assert registry.acquire_lease("armmt", "two", 195, 100) == 3
-    with pytest.raises(FencedError, match="no lease row"):
-        registry.acquire_lease("unknown", "two", 195, 100)
-
-
 def test_stale_writers_change_nothing(registry: Registry) -> None:
-    old = registry.acquire_lease("armmt", "one", 0, 100)
+    old = registry.leases.acquire("armmt", "one", 0, 100)
     publish(registry, 1, old)
-    new = registry.acquire_lease("armmt", "two", 200, 100)
+    new = registry.leases.acquire("armmt", "two", 200, 100)
     with pytest.raises(FencedError):
         publish(registry, 2, old)
     with pytest.raises(FencedError):
@@ -69,7 +54,7 @@ def test_stale_writers_change_nothing(registry: Registry) -> None:
 
 
 def test_version_numbers_rise(registry: Registry) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
+    term = registry.leases.acquire("armmt", "one", 0, 100)
     publish(registry, 2, term)
     for number in (1, 2):
         with pytest.raises(FencedError, match="refused"):
@@ -77,7 +62,7 @@ def test_version_numbers_rise(registry: Registry) -> None:
 
 
 def test_going_live_supersedes_the_former_version(registry: Registry, engine: Engine) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
+    term = registry.leases.acquire("armmt", "one", 0, 100)
     assert registry.live("armmt") is None
     for number in (1, 2):
         publish(registry, number, term)
@@ -104,30 +89,8 @@ def test_going_live_supersedes_the_former_version(registry: Registry, engine: En
     ]
 
 
-def test_versions_that_others_need_are_not_retired(registry: Registry) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
-    for number in (1, 2, 3):
-        publish(registry, number, term)
-    registry.advance("armmt", 2, term, "rejected", "golden", 1_000)
-    assert [version.version for version in registry.kept("armmt", 1)] == [3]
-    assert [version.version for version in registry.kept("armmt", 2)] == [2, 3]
-    assert [version.version for version in registry.retire("armmt", 1, term, 2_000, {ARTIFACTS[0]})] == [2]
-    assert [version.version for version in registry.retire("armmt", 1, term, 3_000)] == [1]
-    assert [version.is_gone for version in registry.versions("armmt")] == [True, True, False]
-
-
-def test_teachers_stay_while_a_lineage_names_them(registry: Registry) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
-    for number in (1, 2, 3):
-        publish(registry, number, term)
-    for _ in range(2):
-        registry.ensure_lineage("page", "smar", "tiny", "h" * 64, keeps=(ARTIFACTS[0],))
-    assert [version.version for version in registry.kept("armmt", 1)] == [1, 3]
-    assert [version.version for version in registry.retire("armmt", 1, term, 2_000)] == [2]
-
-
 def test_a_failed_move_leaves_the_live_version_alone(registry: Registry) -> None:
-    term = registry.acquire_lease("armmt", "one", 0, 100)
+    term = registry.leases.acquire("armmt", "one", 0, 100)
     publish(registry, 1, term)
     registry.advance("armmt", 1, term, "verified", "golden", 1_000)
     registry.advance("armmt", 1, term, "live", "checks", 1_000)

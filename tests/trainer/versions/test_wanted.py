@@ -22,7 +22,7 @@ def registry() -> Registry:
     db.metadata.create_all(engine)
     registry = Registry(engine)
     registry.ensure_lineage("armmt", "armmt", "tiny", "h" * 64)
-    term = registry.acquire_lease("armmt", "one", 0, 100)
+    term = registry.leases.acquire("armmt", "one", 0, 100)
     for version in (1, 2, 3):
         publish(registry, version, term)
     registry.retire("armmt", 2, term, 1_000)
