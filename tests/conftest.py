@@ -1,6 +1,8 @@
 """Fixtures that start real servers, and the order in which parallel workers take the tests."""
 
 import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         # Workers that compute at the end balance better than one that still waits for a server.
         items.sort(key=lambda item: item.path not in waiting)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace no fixture that a test outside of the coverage sets up; the plugin itself leaves out only the call."""
+    with _untraced(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Trace no fixture that ends with a test outside of the coverage."""
+    with _untraced(item):
+        return (yield)
+
+
+@contextmanager
+def _untraced(item: pytest.Item) -> Iterator[None]:
+    plugin = item.config.pluginmanager.getplugin("_cov")
+    controller = getattr(plugin, "cov_controller", None)
+    if controller is None or item.get_closest_marker("no_cover") is None:
+        yield
+        return
+    controller.pause()
+    try:
+        yield
+    finally:
+        controller.resume()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

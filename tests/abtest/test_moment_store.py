@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +20,12 @@ from abtest.plan import Plan
 from abtest.ramp import ramp
 from abtest.rebuild import rebuild, sums_of
 from abtest.store import ExperimentStore
-from deploy.migrations import upgrade
 from stream import db
 from stream.schemas import topics
 from stream.schemas.session import Progress, Session, SessionsRecord
 from tests.harness.generated_facts import ARMS, LAST_TS, append, fill, generate
 from tests.harness.sessions import click, log_of, make_session, purchase, refund, unlinked
+from tests.harness.stores import new_store
 
 PLAN = Plan(attribution_s=1, refund_s=1)
 CLIENTS = 4
@@ -67,14 +66,6 @@ def sessions_of_a_day(draw: st.DrawFn) -> list[SessionsRecord]:
             unlinked(client, f"u{number}", draw(st.integers(1, 900)), event_ts=draw(st.integers(1_000, 3_900)))
         )
     return found
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a database with the newest schema, since migrations take longer than an example."""
-    path = tmp_path_factory.mktemp("template") / "store.db"
-    upgrade.upgrade(f"sqlite:///{path}")
-    return path
 
 
 def check(engine: Engine) -> None:
@@ -119,7 +110,6 @@ def any_client(sums: ExactSums) -> bool:
 )
 def test_stored_sums_are_those_of_the_facts_after_each_batch(
     tmp_path_factory: pytest.TempPathFactory,
-    template: Path,
     records: list[SessionsRecord],
     order: list[int],
     maturities: list[int],
@@ -127,9 +117,7 @@ def test_stored_sums_are_those_of_the_facts_after_each_batch(
     stop_at: int | None,
 ) -> None:
     """Batches in any order, with copies and crashes, and with steps of two sessions for the cuts."""
-    path = tmp_path_factory.mktemp("law") / "store.db"
-    path.write_bytes(template.read_bytes())
-    engine = db.create(f"sqlite:///{path}")
+    engine = db.create(new_store(tmp_path_factory.mktemp("law") / "store.db"))
     store = ExperimentStore(engine)
     store.create(key="first", arms=ARMS, now_ts=500, plan=PLAN)
     shuffled = [*records, *(records[index % len(records)] for index in order)]

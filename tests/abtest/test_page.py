@@ -13,9 +13,9 @@ from abtest.report import decide, report
 from abtest.results import Report, Result
 from abtest.store import ExperimentStore
 from abtest.timeline import LiftAt, Timeline
-from deploy.migrations import upgrade
 from stream import db
 from tests.harness.generated_facts import ARMS, fill, generate
+from tests.harness.stores import new_store
 
 
 class References(HTMLParser):
@@ -31,9 +31,7 @@ class References(HTMLParser):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path_factory.mktemp('page') / 'store.db'}"
-    upgrade.upgrade(url)
-    opened = db.create(url)
+    opened = db.create(new_store(tmp_path_factory.mktemp("page") / "store.db"))
     yield opened
     opened.dispose()
 

@@ -16,7 +16,6 @@ from abtest import sink
 from abtest.fact_writer import FactWriter
 from abtest.sink import Readiness, SinkMetrics
 from abtest.tables import session_facts, sink_offsets
-from deploy.migrations import upgrade
 from stream import db
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
@@ -27,6 +26,7 @@ from stream.schemas.session import Progress, Session, SessionsRecord
 from tests.harness.fact_tables import FACT_TABLES
 from tests.harness.generated_facts import generate
 from tests.harness.sessions import click, log_of, unlinked
+from tests.harness.stores import new_store
 
 # The shortest waiting times, since no test asserts a duration.
 run = partial(sink.run, random=lambda: 0.0)
@@ -224,9 +224,7 @@ def test_s3_a_sink_killed_inside_its_transactions_ends_in_the_rows_of_a_calm_one
         assert num_deaths < 100, f"seed {seed}: the sink gets no further"
     assert num_deaths >= 5, f"seed {seed}"
 
-    calm_url = f"sqlite:///{tmp_path / 'calm.db'}"
-    upgrade.upgrade(calm_url)
-    calm = db.create(calm_url)
+    calm = db.create(new_store(tmp_path / "calm.db"))
     try:
         writer = FactWriter(calm)
         writer.open({(topics.SESSIONS, 0): 0})

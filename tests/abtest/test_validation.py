@@ -35,9 +35,9 @@ def test_impossible_values_are_refused(options: dict[str, float | str], named: s
 
 @pytest.mark.slow
 def test_seven_looks_decide_no_more_often_than_alpha_allows() -> None:
-    found = validate(5, runs=400, num_looks=7)
-    # Four standard errors of a share of 5 % in 400 runs are 4.4 points; tested at alpha, each look would give 17 %.
-    assert 0.006 < found.error < 0.094
+    found = validate(5, runs=200, num_looks=7)
+    # Four standard errors of a share of 5 % in 200 runs are 6.2 points; tested at alpha, each look would give 17 %.
+    assert 0.0 < found.error < 0.112
     assert found.higher + found.lower + found.without_look <= found.runs
     assert found.sequence <= 0.05 * found.runs
 

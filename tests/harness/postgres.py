@@ -24,7 +24,8 @@ _POLL_S = 0.05
 _USER = "shelfwise"
 _PR_SET_PDEATHSIG = 1
 # Fast, but a killed server forgets the newest commits; tests that kill it ask for "on", which is PostgreSQL's default.
-_FORGETFUL = ("synchronous_commit=off",)
+# Each test has a database of its own, and autovacuum would visit hundreds of them in turn.
+_FORGETFUL = ("synchronous_commit=off", "fsync=off", "full_page_writes=off", "autovacuum=off")
 
 
 class PostgresServer:
@@ -252,11 +253,12 @@ def find_binaries() -> Path:
     raise RuntimeError("no PostgreSQL server found; on Debian: apt-get install postgresql")
 
 
-def new_database(url: str) -> str:
-    """Create an empty database on the server of `url` and return its URL."""
+def new_database(url: str, template: str = "template1") -> str:
+    """Create a database on the server of `url`, a copy of the one named `template`, and return its URL."""
     name = f"test_{uuid.uuid4().hex}"
+    names = sql.Identifier(name), sql.Identifier(template)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
     return f"{url.rpartition('/')[0]}/{name}"
 
 

@@ -9,12 +9,11 @@ from sqlalchemy import Engine
 
 from abtest.experiment import Arm
 from abtest.store import ExperimentStore
-from deploy.migrations import upgrade
 from stream import db
 from stream.db_settings import DatabaseSettings
 from stream.errors import StoreError
 from tests.harness import pgbouncer
-from tests.harness.postgres import new_database
+from tests.harness.stores import new_postgres_store
 from trainer.versions.registry import Registry
 
 NUM_THREADS = 6
@@ -62,8 +61,7 @@ def read_in_threads(engine: Engine) -> Counter[str]:
 @needs_pgbouncer
 @pytest.mark.postgres
 def test_every_read_through_a_pooler_succeeds_without_prepared_statements(postgres_url: str) -> None:
-    url = new_database(postgres_url)
-    upgrade.upgrade(url)
+    url = new_postgres_store(postgres_url)
     with pgbouncer.transaction_pooler(url) as pooled:
         engine = db.create(pooled, DatabaseSettings(prepare_threshold="off"))
         try:

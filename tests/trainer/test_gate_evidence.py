@@ -10,11 +10,11 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from deploy.migrations import upgrade
 from stream import db
 from stream.errors import StoreError
 from stream.replicas.catalogue import Catalogue
 from stream.schemas.session import Session, decode
+from tests.harness.stores import new_store
 from tests.trainer.harness import LINEAGE, SETTINGS, Crash, feed, make_loop
 from tests.trainer.rollout.world import ServedLineage
 from tests.trainer.shoppers import Shop
@@ -54,10 +54,8 @@ class World:
     """A trainer, the shop that it learns from, and a controller."""
 
     def __init__(self, folder: Path, policy: Mapping[str, str] = POLICY) -> None:
-        url = f"sqlite:///{folder}/test.db"
-        upgrade.upgrade(url)
         self.folder = folder
-        self.engine = db.create(url)
+        self.engine = db.create(new_store(folder / "test.db"))
         self.served = ServedLineage(self.engine, LINEAGE.name)
         hashed = architecture_hash(LINEAGE.model, LINEAGE.config)
         self.served.registry.ensure_lineage(LINEAGE.name, LINEAGE.model, LINEAGE.profile, hashed)

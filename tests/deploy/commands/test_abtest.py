@@ -6,12 +6,12 @@ from typer.testing import CliRunner
 
 from abtest.plan import Plan
 from deploy.cli import app
-from deploy.migrations import upgrade
 from stream import db
 from stream.errors import StoreError
 from stream.schemas.identity import client_hash
 from tests.harness.generated_facts import fill, generate
 from tests.harness.silent_server import silent_server
+from tests.harness.stores import new_store
 
 CREATE = ("abtest", "create", "first", "--arm", "control=prm-1", "--arm", "treatment=armmt-1")
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
-    upgrade.upgrade(f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}")
+    new_store(tmp_path / "home" / "shelfwise.db")
     return tmp_path / "home"
 
 

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from abtest.tables import arm_sums, moment_cuts
 from deploy.cli import app
-from deploy.migrations import upgrade
 from stream import db
 from tests.harness.generated_facts import LAST_TS, append, fill, generate
+from tests.harness.stores import new_store
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -20,10 +20,9 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 def test_stored_sums_that_differ_end_the_command_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
+    url = new_store(tmp_path / "store.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELFWISE_DATABASE", url)
-    upgrade.upgrade(url)
     engine = db.create(url)
     sessions, _ = generate(seed=31, num_clients=20)
     fill(engine, sessions, matured_ts=-1)

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from deploy.migrations.upgrade import upgrade
 from stream import db
 from stream.broker import offsets
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
+from tests.harness.stores import new_store
 from trainer.quarantine.ranges import LogRange
 from trainer.quarantine.store import Quarantine
 from trainer.versions.registry import Registry
@@ -38,9 +38,7 @@ def quarantine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Quarantine:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
-    url = f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}"
-    upgrade(url)
-    engine = db.create(url)
+    engine = db.create(new_store(tmp_path / "home" / "shelfwise.db"))
     registry = Registry(engine)
     registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
     assert registry.leases.acquire("prm", "one", 0, 10) == 1

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from deploy import configuration
 from deploy.cli import app
-from deploy.migrations.upgrade import upgrade
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.wall_clock import epoch_ms
+from tests.harness.stores import new_store
 from tests.trainer.rollout.world import GOOD
 from trainer.rollout import judgement
 from trainer.rollout.tables import servers
@@ -32,9 +32,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
-    url = f"sqlite:///{tmp_path / 'home' / 'shelfwise.db'}"
-    upgrade(url)
-    return db.create(url)
+    return db.create(new_store(tmp_path / "home" / "shelfwise.db"))
 
 
 def trained(engine: Engine, *published: tuple[str, ...], metrics: Mapping[str, float] | None = None) -> Registry:

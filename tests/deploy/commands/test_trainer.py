@@ -5,8 +5,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
-from deploy.migrations.upgrade import upgrade
 from stream import db
+from tests.harness.stores import new_store
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.session_log import make_log
 
@@ -15,9 +15,8 @@ from tests.trainer.session_log import make_log
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder in which a lineage was trained; the tables are those of the migrations."""
     monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path))
-    url = f"sqlite:///{tmp_path}/shelfwise.db"
-    upgrade(url)
-    feed(make_loop(tmp_path, db.create(url)), make_log(90))
+    engine = db.create(new_store(tmp_path / "shelfwise.db"))
+    feed(make_loop(tmp_path, engine), make_log(90))
     return tmp_path
 
 

@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from deploy.demo import backpressure
 from deploy.demo.backpressure import Backpressure
-from deploy.migrations import upgrade
 from stream import db
+from tests.harness.stores import new_store
 from tests.trainer.rollout.world import ServedLineage
 
 NOW_MS = 10_000_000
@@ -17,9 +17,7 @@ NOW_MS = 10_000_000
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    url = f"sqlite:///{tmp_path}/test.db"
-    upgrade.upgrade(url)
-    engine = db.create(url)
+    engine = db.create(new_store(tmp_path / "test.db"))
     yield engine
     engine.dispose()
 

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 from deploy.demo.drill import POLICY, DemoDrill
 from deploy.demo.drill_story import sentence
 from deploy.demo.summary import VersionTruth
-from deploy.migrations import upgrade
 from stream import db
 from stream.errors import StoreError
+from tests.harness.stores import new_store
 from tests.trainer.rollout.world import GOOD, ServedLineage, address
 from trainer.rollout import changes, judgement
 from trainer.rollout.controller import Controller
@@ -27,9 +27,7 @@ class World:
     """A demo's lineage whose trainer and servers do as they are told, with a controller."""
 
     def __init__(self, folder: Path) -> None:
-        url = f"sqlite:///{folder}/test.db"
-        upgrade.upgrade(url)
-        self.engine = db.create(url)
+        self.engine = db.create(new_store(folder / "test.db"))
         self.served = ServedLineage(self.engine, LINEAGE)
         self.served.registry.ensure_lineage(LINEAGE, "armmt", "tiny", "h" * 64)
         self.told: list[str] = []

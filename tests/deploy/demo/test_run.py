@@ -29,10 +29,10 @@ from deploy.demo.summary import (
     Truth,
     closes,
 )
-from deploy.migrations import upgrade
 from stream import db, settings
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
+from tests.harness.stores import new_store
 
 COMMITTED = Path(__file__).parents[3] / "docs" / "schemas" / "demo-summary.json"
 OPTIONS = Options(hours=0.1, rate=100, seed=7, publish_s=600)
@@ -150,8 +150,7 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_database_with_an_experiment_is_refused(tmp_path: Path, memory_broker: Broker) -> None:
-    url = f"sqlite:///{tmp_path / 'mine.db'}"
-    upgrade.upgrade(url)
+    url = new_store(tmp_path / "mine.db")
     engine = db.create(url)
     ExperimentStore(engine).create(key="mine", arms=[arm.stored() for arm in arms.all_arms(["prm"])], now_ts=1)
     left = tmp_path / "demo" / "logs" / "joiner.log"

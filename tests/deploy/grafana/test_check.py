@@ -21,7 +21,6 @@ from abtest.sink import SinkMetrics
 from abtest.store import ExperimentStore
 from abtest.tables import health, looks, results
 from deploy.grafana import generate
-from deploy.migrations import upgrade
 from serving.metrics import Metrics
 from stream import db
 from stream.agents.metrics import JoinMetrics
@@ -30,9 +29,9 @@ from stream.schemas import topics
 from stream.schemas.outcomes import OUTCOMES
 from stream.schemas.session import Progress
 from tests.harness.grafana import check, queries
-from tests.harness.postgres import new_database
 from tests.harness.prometheus import SCRAPE_S, find_prometheus, prometheus
 from tests.harness.sessions import click, log_of, make_session, purchase
+from tests.harness.stores import new_postgres_store, new_store
 from tests.trainer.harness import LINEAGE, feed, make_loop
 from tests.trainer.rollout import views
 from tests.trainer.session_log import make_log
@@ -54,18 +53,14 @@ RANGE = check.Range(start=datetime(2025, 12, 1, tzinfo=UTC), end=datetime(2026, 
 
 @pytest.fixture(scope="module")
 def empty_database(postgres_url: str) -> Iterator[Engine]:
-    url = new_database(postgres_url)
-    upgrade.upgrade(url)
-    engine = db.create(url)
+    engine = db.create(new_postgres_store(postgres_url))
     yield engine
     engine.dispose()
 
 
 @pytest.fixture(scope="module")
 def filled_database(postgres_url: str) -> Iterator[Engine]:
-    url = new_database(postgres_url)
-    upgrade.upgrade(url)
-    engine = db.create(url)
+    engine = db.create(new_postgres_store(postgres_url))
     try:
         fill(engine)
         yield engine
@@ -283,9 +278,7 @@ class Processes:
         sink_registry, trainer_registry, controller_registry = (CollectorRegistry() for _ in range(3))
         self.controller = RolloutMetrics(controller_registry)
         self.sink = SinkMetrics(sink_registry)
-        url = f"sqlite:///{folder / 'trainer.db'}"
-        upgrade.upgrade(url)
-        engine = db.create(url)
+        engine = db.create(new_store(folder / "trainer.db"))
         stack.callback(engine.dispose)
         # ARMMT has all the metrics that a model may have.
         lineage = replace(LINEAGE, model="armmt", config=MODEL_PROFILES["armmt"]["tiny"])

@@ -11,7 +11,6 @@ from abtest.page import page_html
 from abtest.render import report_markdown
 from abtest.report import report
 from abtest.store import ExperimentStore
-from deploy.migrations import upgrade
 from stream import db
 from stream.operations.recount import recount
 from stream.operations.verify import verify
@@ -19,7 +18,7 @@ from stream.schemas import topics
 from stream.schemas.events import Conversion
 from stream.schemas.outcomes import open_count
 from tests.harness.generated_facts import ARMS
-from tests.harness.stores import database_url
+from tests.harness.stores import store_url
 from tests.laws.join_log import (
     CLIENTS,
     PARTITION,
@@ -155,9 +154,7 @@ def test_s8_report_bytes_equal_the_clean_runs(kind: str, tmp_path: Path, request
             last = len(result.outputs.records)
             emitted += [replace(record, offset=last + at) for at, record in enumerate(emitted)]
         (tmp_path / name).mkdir()
-        url = database_url(kind, tmp_path / name, request)
-        upgrade.upgrade(url)
-        engine = db.create(url)
+        engine = db.create(store_url(kind, tmp_path / name, request))
         try:
             ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0)
             writer = FactWriter(engine)

@@ -5,17 +5,14 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, delete
 
-from deploy.migrations import upgrade
 from stream import db
-from tests.harness.stores import database_url
+from tests.harness.stores import store_url
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Engine on a database with all tables."""
-    url = database_url(request.param, tmp_path_factory.mktemp("store"), request)
-    upgrade.upgrade(url)
-    engine = db.create(url)
+    engine = db.create(store_url(request.param, tmp_path_factory.mktemp("store"), request))
     yield engine
     engine.dispose()
 
