@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from stream.errors import ShelfwiseError, StoreError
+from stream.schemas.names import is_name
 
 RETRY_S: Final = 5
 _log = logging.getLogger(__name__)
@@ -54,7 +55,10 @@ class ExperimentPages:
             PagesUnavailableError: If the database does not answer, or another page is being read.
         """
         read = self._page
-        found = await self._read(None if read is None else lambda: read(key))
+        found = None
+        # Other texts name no experiment, and not every database takes them.
+        if is_name(key):
+            found = await self._read(None if read is None else lambda: read(key))
         if found is None:
             raise NoPageError(f"experiment '{key[:80]}' has no page; `shelfwise abtest watch` writes them")
         return found

@@ -10,7 +10,7 @@ from stream.backoff import Backoff
 from stream.broker.connection import is_reachable
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
-from stream.errors import BusError
+from stream.errors import BusError, ShelfwiseError
 from stream.schemas.records import ProducerRecord
 
 REQUEST_TIMEOUT_MS = 2_000
@@ -60,11 +60,14 @@ class Delivery:
             for record in batch:
                 self._producer.send(record.topic, key=record.key, value=record.value, headers=record.headers)
             self._producer.flush(self._flush_timeout_s)
-        except BusError as error:
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any fault, such as certificates in renewal
             self.close()
             wait_s = self._backoff.next_s()
             self._retry_at_s = self._clock() + wait_s
-            _log.warning("the broker is unavailable, next attempt in %.1f s: %s", wait_s, error)
+            is_foreseen = isinstance(error, ShelfwiseError)
+            _log.warning(
+                "the broker is unavailable, next attempt in %.1f s: %s", wait_s, error, exc_info=not is_foreseen
+            )
             return False
         self._backoff.reset()
         return True
@@ -75,7 +78,7 @@ class Delivery:
         if producer is not None:
             try:
                 producer.close(0.5)
-            except BusError as error:
+            except Exception as error:  # noqa: BLE001 - what was not acknowledged is sent again
                 _log.debug("the producer closed with an error: %s", error)
 
     def _connect(self, broker: Broker) -> Producer:

@@ -6,6 +6,7 @@ Impressions name clients, so only the user of the process may read them.
 """
 
 import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stream.files import PRIVATE_FILE, private_folder, replace_file
 Pair = tuple[bytes, bytes]
 _SUFFIX = ".spool"
 
+_log = logging.getLogger(__name__)
 _decoder = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
 
@@ -34,7 +36,8 @@ class Spool:
         self._folder = folder
         self._max_bytes = max_bytes
         private_folder(folder)
-        self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(f"*{_SUFFIX}"))}
+        found = (path for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
+        self._sizes = {path: path.stat().st_size for path in sorted(found)}
         last = int(max(self._sizes).stem) if self._sizes else 0
         self._numbers = itertools.count(last + 1)
         self._damaged = metrics.spool_damaged
@@ -61,19 +64,24 @@ class Spool:
         return True
 
     def oldest(self) -> tuple[Path, list[Pair]] | None:
-        """Return the oldest batch, which stays until `discard`; a damaged file is renamed and counted."""
+        """Return the oldest batch, which stays until `discard`; a damaged file is set aside and counted."""
         while self._sizes:
             path = next(iter(self._sizes))
             try:
                 return path, _decoder.decode(path.read_bytes())
             except (msgspec.MsgspecError, OSError):
                 self._damaged.inc()
-                if path.exists():
-                    path.replace(path.with_suffix(".damaged"))
                 del self._sizes[path]
+                try:
+                    path.replace(path.with_suffix(".damaged"))
+                except OSError as error:
+                    _log.warning("%s is damaged and left out: %s", path, error)
         return None
 
     def discard(self, path: Path) -> None:
-        """Delete a delivered batch."""
-        path.unlink(missing_ok=True)
+        """Delete a delivered batch; one that the disk does not let go is not sent again by this process."""
         del self._sizes[path]
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("%s was delivered and stays, so the next process sends it again: %s", path, error)

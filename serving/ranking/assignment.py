@@ -173,14 +173,14 @@ def load(path: Path) -> ActiveExperiment | None:
     """Return the experiment in a file, or None if there is no file.
 
     Raises:
-        SchemaError: If the file is damaged.
+        SchemaError: If the file is damaged or cannot be read.
     """
     try:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
         table = buckets.from_bytes(copy.table)
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, OSError) as error:
         raise SchemaError("copy_damaged", f"{path.name}: {error}") from error
     lowest, highest = int(table.min()), int(table.max())
     if buckets.sha256(table) != copy.sha256 or lowest < buckets.UNASSIGNED or highest >= len(copy.arms):

@@ -14,7 +14,7 @@ from stream.broker.connection import is_reachable
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
-from stream.errors import BusError
+from stream.errors import BusError, ShelfwiseError
 from stream.schemas.records import Record
 
 STARTING: Final = "starting"
@@ -83,10 +83,17 @@ class ReplicaUpdater:
         while self._broker is not None and not self._stop.is_set():
             try:
                 self._update(self._broker)
-            except BusError as error:
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any fault, such as certificates in renewal
                 wait_s = self._backoff.next_s()
                 if self.state != UNAVAILABLE:
-                    _log.warning("%s cannot be read, next try in %.1f s: %s", self._topic, wait_s, error)
+                    is_foreseen = isinstance(error, ShelfwiseError)
+                    _log.warning(
+                        "%s cannot be read, next try in %.1f s: %s",
+                        self._topic,
+                        wait_s,
+                        error,
+                        exc_info=not is_foreseen,
+                    )
                 self.state = UNAVAILABLE
                 self._stop.wait(wait_s)
 

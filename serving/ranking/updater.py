@@ -340,7 +340,7 @@ def _read_copy(path: Path) -> dict[str, LineageMap]:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
     except FileNotFoundError:
         return {}
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         _log.warning("%s is damaged and ignored: %s", path.name, error)
         return {}
     if sha256_of(copy.lineages) != copy.sha256:

@@ -17,6 +17,15 @@ def test_pages_are_what_the_database_holds() -> None:
         asyncio.run(pages.page("b"))
 
 
+@pytest.mark.parametrize("key", ["\0", "a\0", "", "größe", "a/b", "k" * 65, "\ufffd", "' OR 1=1 --"])
+def test_what_is_no_name_of_an_experiment_is_not_looked_up(key: str) -> None:
+    """PostgreSQL takes no zero byte in a text, which would look like a database that does not answer."""
+    asked: list[str] = []
+    with pytest.raises(NoPageError):
+        asyncio.run(ExperimentPages(None, asked.append).page(key))
+    assert asked == []
+
+
 def test_a_database_that_refuses_is_not_named_to_the_caller() -> None:
     def refuse() -> str:
         raise StoreError("database postgresql://user@host/shop: no")

@@ -224,10 +224,10 @@ def _of_csv(path: Path, text: str) -> Iterator[tuple[int, Cells]]:
     # Spreadsheets of some countries separate by semicolons.
     delimiter = max(_DELIMITERS, key=header.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ()) and name != "annotator"]
-    if missing:
-        raise ConfigError(f"{path}: line 1: no column {', '.join(missing)}")
     try:
+        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ()) and name != "annotator"]
+        if missing:
+            raise ConfigError(f"{path}: line 1: no column {', '.join(missing)}")
         for cells in reader:
             if None in cells:
                 raise ConfigError(f"{path}: line {reader.line_num}: more cells than columns")

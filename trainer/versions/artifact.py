@@ -150,7 +150,7 @@ def read_manifest(folder: Path, sha256: str, keys: VersionKeys = NO_KEYS) -> Man
         if keys:
             keys.check(sha256, raw, atomic_folder.read_signature(folder / sha256))
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{sha256}/{atomic_folder.MANIFEST}: {error}") from error
     if manifest.format not in (_FORMAT_WITHOUT_BASE, _FORMAT):
         raise ArtifactError(

@@ -1,8 +1,11 @@
+import errno
 import socket
+
+import pytest
 
 from serving.outbox.delivery import Delivery
 from stream.broker.reader import read_to_end
-from stream.broker.settings import Broker
+from stream.broker.settings import Broker, Security
 from stream.schemas.records import ProducerRecord
 from stream.schemas.topics import CLICKS
 
@@ -59,3 +62,26 @@ def test_without_a_broker_nothing_is_delivered() -> None:
     made = delivery(None, Clock())
     assert not made.deliver(BATCH)
     assert made.wait_s == 0.0
+
+
+def test_certificates_that_are_gone_for_a_moment_count_as_an_unavailable_broker() -> None:
+    """The threads that deliver end with no error, or nothing would be delivered until the next start."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        security = Security(protocol="SSL", ca_file="/nowhere/ca.pem")
+        broker = Broker(bootstrap=f"127.0.0.1:{listening.getsockname()[1]}", security=security)
+        made = delivery(broker, Clock())
+        assert not made.deliver(BATCH)
+    assert made.wait_s == 0.5
+
+
+def test_a_fault_of_the_client_that_no_one_foresaw_counts_as_one_too(
+    memory_broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    made = delivery(memory_broker, Clock())
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.outbox.delivery.Producer", refuse)
+        assert not made.deliver(BATCH)
+    assert (made.wait_s, "Too many open files" in caplog.text) == (0.5, True)

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,30 @@ def test_a_damaged_batch_is_set_aside_and_counted(tmp_path: Path, metrics: Metri
     assert drain(spool) == [BATCH]
     assert metrics.registry.get_sample_value("shelfwise_serving_spool_damaged_total") == 1.0
     assert [p.suffix for p in tmp_path.iterdir()] == [".damaged"]
+
+
+def test_a_batch_that_the_disk_does_not_let_go_is_sent_once(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    spool = Spool(tmp_path, 10_000, metrics)
+    for _ in range(3):
+        spool.put(BATCH)
+    (tmp_path / f"{2:012d}.spool").write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        patch.setattr(Path, "replace", refuse)
+        assert drain(spool) == [BATCH, BATCH]
+        assert (spool.oldest(), spool.num_bytes) == (None, 0)
+    assert caplog.text.count("Read-only file system") == 3
+    assert len(Spool(tmp_path, 10_000, metrics)) == 3
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path, metrics: Metrics) -> None:
+    (tmp_path / "copy.spool").write_bytes(b"?")
+    assert Spool(tmp_path, 10_000, metrics).put(BATCH)
 
 
 def test_a_disk_that_refuses_counts_as_full(tmp_path: Path, metrics: Metrics) -> None:

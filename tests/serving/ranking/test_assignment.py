@@ -66,3 +66,7 @@ def test_a_damaged_copy_is_refused(world: World, tmp_path: Path) -> None:
         path.write_bytes(raw)
         with pytest.raises(SchemaError):
             assignment.load(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SchemaError, match="Is a directory"):
+        assignment.load(path)

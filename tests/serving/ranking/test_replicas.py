@@ -2,8 +2,10 @@ import pytest
 
 from serving.metrics import Metrics
 from serving.ranking.replicas import CURRENT, STARTING, UNAVAILABLE, ReplicaUpdater
+from stream.backoff import Backoff
 from stream.broker.producer import Producer
 from stream.broker.settings import Broker
+from stream.errors import ConfigError
 from stream.replicas import catalogue
 from stream.replicas.catalogue import Catalogue
 from stream.replicas.profiles import Profiles
@@ -17,6 +19,23 @@ def test_without_a_broker_a_replica_is_unavailable() -> None:
     updater = ReplicaUpdater(None, topics.ITEMS, Catalogue(), Metrics(), random=lambda: 0.0)
     updater.start()
     updater.join()
+    assert updater.state == UNAVAILABLE
+
+
+def test_a_replica_outlives_certificates_that_are_gone_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Broker] = []
+
+    def missing(broker: Broker) -> bool:
+        tries.append(broker)
+        raise ConfigError("kafka.ca_file = 'ca.pem': the file does not exist")
+
+    monkeypatch.setattr("serving.ranking.replicas.is_reachable", missing)
+    monkeypatch.setattr("serving.ranking.replicas.Backoff", lambda **_: Backoff(0.001, random=lambda: 0.0))
+    updater = ReplicaUpdater(Broker(bootstrap="kafka:9092"), topics.ITEMS, Catalogue(), Metrics(), random=lambda: 0.0)
+    updater.start()
+    wait_until(lambda: len(tries) > 1)
+    updater.request_stop()
+    updater.join(10.0)
     assert updater.state == UNAVAILABLE
 
 

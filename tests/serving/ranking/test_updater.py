@@ -504,15 +504,26 @@ def test_a_load_under_way_does_not_delay_a_kill(world: World) -> None:
     assert versions.routes.choose("base", "c-1") == Choice(fallback=WITHDRAWN)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b'"killed":"why"', b'"killed":null')])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-9],
+        lambda raw: raw.replace(b'"killed":"why"', b'"killed":null'),
+        lambda raw: raw.replace(b'"killed":"why"', b'"killed":"wh\xf9"'),
+        lambda _raw: None,
+    ],
+    ids=["cut off", "another content", "no UTF-8", "a folder"],
+)
 def test_a_damaged_copy_of_the_map_is_ignored(
-    world: World, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+    world: World, damage: Callable[[bytes], bytes | None], caplog: pytest.LogCaptureFixture
 ) -> None:
     one = Pointer(1, publish(world.artifacts, "base", 1))
     found = Found(base=LineageMap(live=one, killed="why"))
     given(world, found, VersionManager(Metrics(), max_bad_outputs=5)).poll(["base"])
     path = world.home / "map.json"
-    path.write_bytes(damage(path.read_bytes()))
+    damaged = damage(path.read_bytes())
+    path.unlink()
+    path.mkdir() if damaged is None else path.write_bytes(damaged)
     versions = VersionManager(Metrics(), max_bad_outputs=5)
     updater(world, versions, Metrics(), Clock(), unavailable=True).poll(["base"])
     assert versions.routes.choose("base", "c-1") == Choice(fallback=NO_VERSION)

@@ -61,6 +61,13 @@ def test_an_exported_file_comes_back_with_the_grades_that_were_filled_in(tmp_pat
     assert {each.session_at for each in found.values()} == {(2, 9)}
 
 
+@pytest.mark.parametrize("header", ['"query_id', 'query_id"x",y', '"query_id"x,y'])
+def test_a_header_with_open_quotes_is_named_by_its_line(tmp_path: Path, header: str) -> None:
+    path = written(tmp_path, header, GOOD)
+    with pytest.raises(ConfigError, match=r"judged\.csv: line 1: "):
+        read_judgements(path, None, 7)
+
+
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER, GOOD)
     before = path.read_bytes()

@@ -225,6 +225,15 @@ def test_a_manifest_that_makes_no_sense_is_refused(copied: tuple[Path, str], key
         artifact.load(folder, reseal(folder, address, change))
 
 
+@pytest.mark.parametrize("raw", [b'{"lineage": "\xff"}', b'{"config":' * 100_000, b"[]", b"\0"])
+def test_a_manifest_that_is_no_document_is_refused_by_name(tmp_path: Path, raw: bytes) -> None:
+    address = hashlib.sha256(raw).hexdigest()
+    (tmp_path / address).mkdir()
+    (tmp_path / address / "manifest.json").write_bytes(raw)
+    with pytest.raises(ArtifactError, match=f"{address}/manifest.json: "):
+        artifact.load(tmp_path, address)
+
+
 def test_a_version_of_an_earlier_format_is_refused_by_name(copied: tuple[Path, str]) -> None:
     folder, address = copied
     with pytest.raises(ArtifactError, match="format 1, this release reads formats 2 and 3"):
