@@ -48,6 +48,10 @@ def embed(
     boxes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Part of each picture to keep: item_id, x, y, width, height.")
     ] = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="ONNX graph that finds the part to keep of pictures without a box."),
+    ] = None,
     space: Annotated[
         Path | None,
         typer.Option(
@@ -109,7 +113,7 @@ def embed(
         modalities.append(job.text(open_text_encoder(text_encoder)))
     # A file of texts needs no torch and no weights of an image encoder.
     if image_encoder != NO_ENCODER and any(row.image is not None for row in source):
-        modalities.append(_pictures(image_encoder, image_weights, boxes, device))
+        modalities.append(_pictures(image_encoder, image_weights, boxes, detector, device))
     if not modalities:
         raise ConfigError(f"{file}: nothing to encode: no text encoder, and no pictures or no image encoder")
     console = err_console.rich
@@ -135,14 +139,19 @@ def embed(
         _print(found, out, seconds, published)
 
 
-def _pictures(encoder: str, weights: Path | None, boxes: Path | None, device: str) -> "Modality[Any]":
+def _pictures(
+    encoder: str, weights: Path | None, boxes: Path | None, detector: Path | None, device: str
+) -> "Modality[Any]":
     from trainer.learning.determinism import auto_device
     from trainer.vectors.boxes import read_boxes
+    from trainer.vectors.detector import open_detector
     from trainer.vectors.image_encoders import open_image_encoder
     from trainer.vectors.pictures import image
 
     return image(
-        open_image_encoder(encoder, weights, auto_device(device)), None if boxes is None else read_boxes(boxes)
+        open_image_encoder(encoder, weights, auto_device(device)),
+        None if boxes is None else read_boxes(boxes),
+        None if detector is None else open_detector(detector),
     )
 
 

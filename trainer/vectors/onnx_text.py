@@ -6,13 +6,13 @@ The folder holds `model.onnx`, or `onnx/model.onnx`, and `tokenizer.json`. The g
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import onnxruntime as ort
 
 from stream.errors import ConfigError
 from trainer.vectors.encoder import Encoder, Floats, digest_of, unit_rows
+from trainer.vectors.onnx_graph import open_graph
 from trainer.vectors.tokenizer import open_tokenizer
 
 _GRAPHS: Final = ("model.onnx", "onnx/model.onnx")
@@ -35,7 +35,7 @@ def from_folder(folder: Path, graph: Path) -> Encoder[str]:
     tokenizer = open_tokenizer(tokenizer_path)
     tokenizer.enable_truncation(_MAX_TOKENS)
     tokenizer.enable_padding()
-    session = _session(graph)
+    session = open_graph(graph)
     wanted = [each.name for each in session.get_inputs()]
     unknown = sorted(set(wanted) - {"input_ids", "attention_mask", "token_type_ids"})
     if unknown:
@@ -61,10 +61,3 @@ def from_folder(folder: Path, graph: Path) -> Encoder[str]:
         width=width,
         encode=encode,
     )
-
-
-def _session(graph: Path) -> Any:
-    try:
-        return ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ConfigError(f"{graph}: no graph of ONNX: {error!r:.200}") from error

@@ -1,4 +1,4 @@
-"""Pictures of items: read, cut to their boxes, and brought to the size that image encoders take.
+"""Pictures of items: read, cut to where the item stands, and brought to the size that image encoders take.
 
 A picture is padded to a square with white rather than cut, since what is for sale may reach the edge. Transparent parts
 become white.
@@ -16,6 +16,7 @@ from stream.errors import ConfigError
 from trainer.extras import INSTALL
 from trainer.vectors.boxes import Box
 from trainer.vectors.catalogue_file import CatalogueRow
+from trainer.vectors.detector import Detector
 from trainer.vectors.embed import Modality
 from trainer.vectors.encoder import Encoder, digest_of
 
@@ -30,13 +31,15 @@ Pixels = NDArray[np.uint8]
 """A picture, (SIDE, SIDE, 3)."""
 
 
-def image(encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None) -> Modality[Pixels]:
+def image(
+    encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None, detector: Detector | None = None
+) -> Modality[Pixels]:
     """Return the modality of pictures.
 
     Args:
         encoder: Encoder of pictures.
-        boxes: Part of the picture to keep, by item; an item without a box keeps the whole. With boxes the vector
-            space is another one.
+        boxes: Part of the picture to keep, by item. With boxes, or a detector, the vector space is another one.
+        detector: Finds the part of pictures whose items have no box; where it finds none, the whole is kept.
 
     Raises:
         ConfigError: If Pillow is not installed.
@@ -47,6 +50,9 @@ def image(encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None) -> M
         raise ConfigError(f"pictures need the package pillow; {INSTALL} installs it") from error
     if boxes is not None:
         encoder = replace(encoder, name=f"{encoder.name}-boxes", digest=digest_of(f"{encoder.digest}, cut to boxes"))
+    if detector is not None:
+        digest = digest_of(f"{encoder.digest}, cut by the detector {detector.digest}")
+        encoder = replace(encoder, name=f"{encoder.name}-detector", digest=digest)
     known = boxes or {}
 
     def content(row: CatalogueRow) -> bytes | None:
@@ -60,12 +66,12 @@ def image(encoder: Encoder[Pixels], boxes: Mapping[str, Box] | None = None) -> M
         return (b"" if box is None else str(box.corners).encode()) + b"\0" + raw
 
     def read(row: CatalogueRow, found: bytes) -> Pixels:
-        return _pixels(row, found.partition(b"\0")[2], known.get(row.item_id))
+        return _pixels(row, found.partition(b"\0")[2], known.get(row.item_id), detector)
 
     return Modality(name="image", encoder=encoder, content=content, read=read)
 
 
-def _pixels(row: CatalogueRow, raw: bytes, box: Box | None) -> Pixels:
+def _pixels(row: CatalogueRow, raw: bytes, box: Box | None, detector: Detector | None) -> Pixels:
     from PIL import Image, ImageOps
 
     try:
@@ -74,6 +80,8 @@ def _pixels(row: CatalogueRow, raw: bytes, box: Box | None) -> Pixels:
             picture = _on_white(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise row.fault("image", f"a picture ({error})", str(row.image)) from error
+    if box is None and detector is not None:
+        box = detector.find(picture)
     if box is not None:
         if box.x + box.width > picture.width or box.y + box.height > picture.height:
             expected = f"a box inside of the picture of {picture.width} x {picture.height} pixels (from {box.place})"

@@ -138,3 +138,6 @@ def test_refusals(tmp_path: Path) -> None:
         run(file, "--out", str(tmp_path / "v.parquet"), "--text-encoder", "hashed")
     with pytest.raises(ConfigError, match="nothing to encode"):
         run(file, "--out", str(tmp_path / "v.parquet"), "--text-encoder", "none")
+    drawn = str(catalogue(tmp_path / "drawn.jsonl", pictures=1))
+    with pytest.raises(ConfigError, match=r"none\.onnx: no graph of ONNX"):
+        run(drawn, "--out", str(tmp_path / "v.parquet"), *HASHED, "--detector", str(tmp_path / "none.onnx"))
