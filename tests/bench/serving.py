@@ -26,6 +26,8 @@ from deploy.kafka.memory import MemoryBroker
 from serving.settings import ServingSettings
 from stream.broker.producer import Producer
 from stream.replicas import catalogue
+from tests.bench import at_rest
+from tests.bench.at_rest import AtRest, ForwardPass
 from tests.bench.http_load import Outcome, Pool, closed_loop, open_loop, request
 from tests.bench.report import commit, hardware
 from tests.serving.live import wait_ready
@@ -94,12 +96,14 @@ class Found:
         capacities, cpus: Capacities before and after each round, with the CPU time per second.
         rows: Figures by load.
         rss_mb: Resident memory of the service at the end.
+        at_rest: Figures at low rates.
     """
 
     capacities: list[float] = field(default_factory=list)
     cpus: list[float] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
+    at_rest: list[AtRest] = field(default_factory=list)
 
 
 def row(load: float, seconds: float, outcomes: Sequence[Outcome], lost: int, deadline_s: float, cpu_s: float) -> Row:
@@ -141,7 +145,7 @@ def _rss_mb(pid: int) -> float:
     return int(line.split()[1]) / 1_024
 
 
-async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s: float) -> Found:
+async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s: float, forward: ForwardPass) -> Found:
     pool = Pool("127.0.0.1", port)
     requests = [
         request(msgspec.json.encode(body(f"c-{number % _NUM_CLIENTS}", query_id=None))) for number in range(2_000)
@@ -156,6 +160,8 @@ async def _measure(port: int, pid: int, seconds: float, rounds: int, deadline_s:
 
     await closed_loop(pool, requests, clients=2, seconds=2.0)
     await capacity()
+    found.at_rest.append(await at_rest.measure(pool, requests, forward, capacity=found.capacities[-1], seconds=seconds))
+    print(found.at_rest[-1], flush=True)  # noqa: T201
     rng = np.random.default_rng(1)
     for _ in range(rounds):
         for load in _LOADS:
@@ -192,6 +198,7 @@ def measure(model: str, profile: str, runtime: str, seconds: float, rounds: int,
         World(home).go_live(
             "base", 1, model=model, profile=profile, with_graph="runtime" in RUNTIMES[runtime], int8=_ANY
         )
+        forward = ForwardPass(home / "forward", cores[0])
         os.sched_setaffinity(0, cores[1:] or cores)
         with MemoryBroker(4) as memory:
             with Producer(memory.broker) as producer:
@@ -201,7 +208,7 @@ def measure(model: str, profile: str, runtime: str, seconds: float, rounds: int,
             with process(home, memory.broker, port, settings=chosen, log=home / "log", cores={cores[0]}) as child:
                 # A compilation takes more than a minute.
                 wait_ready(f"http://127.0.0.1:{port}", 600.0)
-                found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000))
+                found = uvloop.run(_measure(port, child.pid, seconds, rounds, settings.deadline_ms / 1_000, forward))
     os.sched_setaffinity(0, cores)
     return found
 
@@ -233,6 +240,7 @@ def markdown(found: dict[tuple[str, str], Found], seconds: float, settings: Serv
         for runtime in RUNTIMES:
             if torch and runtime != "torch" and (other := found.get((name, runtime))):
                 lines += ["", _side_by_side(name, runtime, torch, other)]
+    lines += ["", *at_rest.markdown({key: one for key, figures in found.items() for one in figures.at_rest})]
     return "\n".join([*lines, ""])
 
 
