@@ -427,7 +427,7 @@ class Loop:
         number = self._published.version + 1
         # Before the policy is read anew: it may name this very version, whose lists were learned as they are.
         drilled = drill.numbers(self._lineage.name, number) if number == self._gate_evidence.drill_version else {}
-        norm = own.norm()
+        norm = own.weights.norm()
         manifest = artifact.Manifest(
             lineage=self._lineage.name,
             version=number,
@@ -450,7 +450,7 @@ class Loop:
             | drilled
             | gate_numbers.norm_change(norm, self._published.norm)
             | self._gate_evidence.numbers(self.catalogue),
-            capacities=dict(own.capacities),
+            capacities=dict(own.weights.capacities),
             num_sessions=own.counters["trained"],
             code_version=self._lineage.code_version,
         )

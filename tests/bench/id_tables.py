@@ -124,7 +124,7 @@ def measure(rows: int, folder: Path) -> None:
 
     def change_rows() -> None:
         with torch.no_grad():
-            own._row_optimizer.step("item", slots, torch.ones(len(slots), 32))
+            own.weights._row_optimizer.step("item", slots, torch.ones(len(slots), 32))
 
     change_rows()
     own.at_boundary(240_000, 180_000)

@@ -232,7 +232,7 @@ def test_grades_move_the_weights_alone_and_a_resumed_run_is_bit_equal(tmp_path: 
     assert weights(whole) != weights(without)
     assert whole.learner.counters == without.learner.counters, "graded pages are no further sessions"
     assert whole.learner.labels.num == without.learner.labels.num, "nor do their clicks train again"
-    assert whole.learner.num_steps == without.learner.num_steps + 2 * PASSES
+    assert whole.learner.weights.num_steps == without.learner.weights.num_steps + 2 * PASSES
 
     visits = []
 

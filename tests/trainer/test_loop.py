@@ -281,7 +281,7 @@ def test_an_id_table_grows_on_resume_and_never_shrinks(tmp_path: Path) -> None:
     assert [one.setting for one in loaded.manifest.adopted] == ["model.vocabulary.item"]
     resumed = make_loop(tmp_path, engine, lineage=large)
     resumed.start()
-    assert resumed.learner.capacities["item"] == 10_000
+    assert resumed.learner.weights.capacities["item"] == 10_000
 
 
 def test_settings_of_the_model_are_never_adopted(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ the learner uses no clock and no global random state.
 Source: docs/training.md.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils import get_total_norm
 
-from stream.errors import ArtifactError, ShelfwiseError
-from stream.schemas.times import DAY_MS
+from stream.errors import ShelfwiseError
 from trainer.configs import LearningSettings
 from trainer.evaluation.metrics import Floats
 from trainer.evaluation.modalities import RunningWeights
 from trainer.features import (
     N_MAX,
     SCHEMAS,
-    TABLES,
     Batch,
     CatalogueLike,
     ExampleBuilder,
@@ -39,10 +34,8 @@ from trainer.features.item_types import only_type
 from trainer.feed.batches import SessionBatch
 from trainer.learning.debias import EffectiveLabels, is_label, label_weights
 from trainer.learning.former import FormerVersion, as_floats
-from trainer.learning.forward import Forward, compiled, pad_rows, plain, row_limits, step_dropout
 from trainer.learning.intake import Intake, PendingSession
 from trainer.learning.judged_lists import JudgedLists
-from trainer.learning.optimizer import DenseOptimizer, RowOptimizer
 from trainer.learning.page_labels import labels_of_pages
 from trainer.learning.prequential import Prequential, served_scores
 from trainer.learning.reservoir import Reservoir
@@ -50,9 +43,9 @@ from trainer.learning.shuffled_evidence import ShuffledEvidence
 from trainer.learning.teachers import Teachers
 from trainer.learning.training_lists import TrainingLists
 from trainer.learning.warm_start import take_over
-from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, to_device
-from trainer.models.batch import PageLabels, PageTargets
-from trainer.models.unique_rows import gather_unique_rows
+from trainer.learning.weights import Weights
+from trainer.models import ModelConfig, Outputs
+from trainer.models.batch import PageLabels
 from trainer.versions.artifact import LoadedVersion
 from trainer.versions.atomic_folder import Tensors
 from trainer.versions.checkpoint import LearningState
@@ -93,9 +86,10 @@ class _Measured:
 
 
 class Learner:
-    """Weights, optimisers, id maps and memory of one lineage.
+    """Weights, id maps and memory of one lineage.
 
     Attributes:
+        weights: Weights and the state of their optimizers.
         params: All weights by name; tables are named `rows.*`.
         id_maps: Rows of the ids.
         behaviours: Behaviours in histories since the process began: kept for the query's category, or of another one.
@@ -104,7 +98,6 @@ class Learner:
         counters: Records by outcome: trained, repeated, held, rejected_features, without_label, known,
             rolled_back, quarantined.
         batch_number: Batches seen, refused and held ones included.
-        num_steps: Steps that the optimizers made.
         modalities: Weights of the fusion units on fresh lists since the newest version, by query category.
         shuffled: How the scores compare with the incoming order on lists that were shown in random order.
         golden: The newest trained batch, as the trainer saw it.
@@ -130,20 +123,10 @@ class Learner:
         self.device = device
         self._halt_after = halt_after
         self._teachers = teachers
-        is_low = learning.precision == "bfloat16"
-        self._plain = plain(model, config, device=device.type, low=is_low)
-        self._compiled = compiled(model, config, device=device.type, low=is_low) if learning.compile else None
-        self.params = {name: weight.to(device) for name, weight in MODELS[model].init(config, learning.seed).items()}
-        self._dense = {n: w.requires_grad_() for n, w in self.params.items() if not n.startswith("rows.")}
-        tables = {table: self.params[f"rows.{table}"] for table in TABLES}
-        self._dense_optimizer = DenseOptimizer(self._dense, learning)
-        self._row_optimizer = RowOptimizer(tables, learning)
-        self.capacities = {table: rows.shape[0] for table, rows in tables.items()}
-        self._row_limits = row_limits(
-            self.capacities, learning.batch, config.history, config.num_pages, copies=1 + bool(learning.num_replayed)
-        )
+        self.weights = Weights(model, config, learning, device)
+        self.params = self.weights.params
         self.id_maps = IdMaps.empty(
-            self.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
+            self.weights.capacities, min_sightings=learning.min_sightings, half_life_s=learning.sighting_half_life_s
         )
         self._intake = Intake(learning)
         self.reservoir = Reservoir(learning.reservoir, learning.seed)
@@ -153,7 +136,6 @@ class Learner:
         self._builder: ExampleBuilder | None = None
         self.counters: Counter[str] = Counter()
         self.batch_number = 0
-        self.num_steps = 0
         self.rejected_in_row = 0
         self.prequential = Prequential()
         self.modalities = RunningWeights()
@@ -213,16 +195,16 @@ class Learner:
             history=self.config.history,
             pages=self.config.num_pages,
             schema=self.config.feature_schema,
-            fixed=is_whole and self._compiled is not None,
+            fixed=is_whole and self.weights.can_compile,
         )
         arrays = only_type(arrays, self.config.feature_schema, self.learning.item_type)
         page = labels_of_pages(lists, arrays, self.config.feature_schema, self._teachers)
         self.candidates.update(count_candidates(arrays))
         served = served_scores(examples, arrays.cand_mask.shape, self.lineage)
-        forward = self._compiled if is_whole else None
         shown = lists.fresh & ~np.isnan(served).all(axis=1)
         former = None if self.former is None else self.former.scores(examples, shown, served.shape)
-        losses, moved = self._step(forward, arrays, page, _Measured(lists=lists, served=served, former=former))
+        measured = _Measured(lists=lists, served=served, former=former)
+        losses, moved = self._step(arrays, page, measured, is_whole=is_whole)
         if moved:
             self.rejected_in_row = 0
             self.counters["trained"] += lists.num_new
@@ -255,62 +237,20 @@ class Learner:
         return lists
 
     def _step(
-        self,
-        forward: Forward | None,
-        arrays: Batch,
-        page: PageLabels | None,
-        measured: _Measured,
-    ) -> tuple[dict[str, float], bool]:
-        """Take one step, by a compiled forward pass where one is given; return the losses and whether weights moved."""
-        local, touched, fixed = gather_unique_rows(arrays, measured.lists.replayed)
-        gathered = {table: np.concatenate([own, fixed[table]]) for table, own in touched.items()}
-        if forward is not None:
-            gathered = pad_rows(gathered, self._row_limits)
+        self, arrays: Batch, page: PageLabels | None, measured: _Measured, *, is_whole: bool
+    ) -> tuple[Mapping[str, float], bool]:
+        """Measure a batch and take its step; return the losses, and whether they and the gradients were finite."""
         by_label = label_weights(arrays.position, self.learning)
-        weighted = () if by_label is None else (by_label,)
-        on_device = to_device([*local, *gathered.values(), *weighted, *(page or ())], self.device)
-        tensors = TensorBatch(*on_device[: len(local)])
-        slots = dict(zip(gathered, on_device[len(local) :], strict=False))
-        labels = on_device[len(local) + len(gathered) :]
-        label_weight = None if by_label is None else labels.pop(0)
-        targets = None if page is None else PageTargets(*labels)
-        rows = {table: self.params[f"rows.{table}"][own].requires_grad_() for table, own in slots.items()}
-        weights = {**self._dense, **{f"rows.{table}": own for table, own in rows.items()}}
-        dropout = step_dropout(self.learning, self.batch_number, self.device)
-        outputs, loss, parts = (forward or self._plain)(weights, tensors, label_weight, dropout, targets)
-        gradients = torch.autograd.grad(loss, [*weights.values()], allow_unused=True) if loss.requires_grad else ()
-        trained_rows = {f"rows.{table}": len(own) for table, own in touched.items()}
-        by_name = {
-            name: own[: trained_rows.get(name)]
-            for name, own in zip(weights, gradients, strict=False)
-            if own is not None
-        }
-        norm_on_device = get_total_norm([*by_name.values()] or [torch.zeros_like(loss)])
-        # One read of the device decides whether the step is taken; each further one would wait for it again.
-        total, norm, *values = torch.stack([loss.detach(), norm_on_device, *parts.values()]).tolist()
-        losses = dict(zip(parts, values, strict=True))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            return losses, False
-        self._measure(outputs, arrays, measured, by_label)
+        found = self.weights.gradients(
+            arrays, page, by_label, measured.lists.replayed, number=self.batch_number, is_whole=is_whole
+        )
+        if not found.is_finite:
+            return found.losses, False
+        self._measure(found.outputs, arrays, measured, by_label)
         labelled = is_label(arrays)
         self.labels.add(np.ones(np.count_nonzero(labelled)) if by_label is None else by_label[labelled])
-        scale = min(1.0, self.learning.clip_norm / max(norm, 1e-12))
-        if scale < 1:
-            by_name = {name: gradient * scale for name, gradient in by_name.items()}
-        for name, weight in self._dense.items():
-            weight.grad = by_name.get(name)
-        if not norm:
-            # Nothing is learned from a batch without a label, so momentum must not move the weights either.
-            return losses, True
-        rate = self._rate()
-        self.num_steps += 1
-        self._dense_optimizer.step(rate)
-        with torch.no_grad():
-            for table, slots_in_order in touched.items():
-                gradient = by_name.get(f"rows.{table}")
-                if gradient is not None:
-                    self._row_optimizer.step(table, slots_in_order, gradient, rate)
-        return losses, True
+        self.weights.step(found)
+        return found.losses, True
 
     def _measure(
         self, outputs: Outputs, arrays: Batch, measured: _Measured, by_label: NDArray[np.float32] | None
@@ -333,10 +273,6 @@ class Learner:
                 learns_clicks=self.learns_clicks,
             )
 
-    def _rate(self) -> float:
-        """Return the share of the learning rates that the next step takes: it rises during warm-up."""
-        return min(1.0, (self.num_steps + 1) / max(self.learning.warmup_steps, 1))
-
     def observe(self, examples: Examples) -> None:
         """Count the ids of examples; ids that were seen often enough get rows at the next boundary."""
         entity = np.concatenate([examples.entity, examples.hist_entity])
@@ -348,14 +284,8 @@ class Learner:
 
     def at_boundary(self, boundary_ts: int, previous_ts: int | None) -> None:
         """Apply the changes of a boundary: admit and evict ids, decay the accumulators, remove old keys."""
-        self._row_optimizer.advance(boundary_ts // 1000)
-        with torch.no_grad():
-            for table, id_map in self.id_maps.by_name().items():
-                changes = id_map.at_boundary(boundary_ts)
-                self._row_optimizer.admit(table, changes.admitted)
-            if previous_ts is not None:
-                factor = self.learning.accumulator_decay_per_day ** ((boundary_ts - previous_ts) / DAY_MS)
-                self._dense_optimizer.decay(factor)
+        admitted = {table: own.at_boundary(boundary_ts).admitted for table, own in self.id_maps.by_name().items()}
+        self.weights.at_boundary(boundary_ts, previous_ts, admitted)
         self._intake.forget(boundary_ts)
 
     def slots(self, since_s: int | None = None) -> dict[str, NDArray[np.int64]]:
@@ -367,7 +297,7 @@ class Learner:
         for table, id_map in self.id_maps.by_name().items():
             used = np.arange(FIRST_SLOT + len(id_map))
             if since_s is not None:
-                changed = self._row_optimizer.changed_s[table][used] >= since_s
+                changed = self.weights.is_changed(table, len(used), since_s)
                 changed[id_map.slots_in_use(since_s)] = True
                 used = used[changed]
             found[table] = used
@@ -375,24 +305,22 @@ class Learner:
 
     def changed_since(self, boundary_ts: int) -> dict[str, NDArray[np.int64]]:
         """Return the slots by table whose row or id may have changed since a boundary, in ms of watermark time."""
-        changed_s = self._row_optimizer.changed_s
+        since_s = boundary_ts // 1000
         return {
-            table: np.flatnonzero(changed_s[table][: FIRST_SLOT + len(id_map)] >= boundary_ts // 1000)
+            table: np.flatnonzero(self.weights.is_changed(table, FIRST_SLOT + len(id_map), since_s))
             for table, id_map in self.id_maps.by_name().items()
         }
 
     def to_files(self, since_s: int | None = None) -> dict[str, Tensors]:
         """Return the tensors of a checkpoint; with `since_s`, of a delta since that boundary."""
         slots = self.slots(since_s)
-        rows = self._row_optimizer.to_arrays(slots)
+        files = self.weights.to_files(slots)
         ids = self.id_maps.to_arrays(slots={table: own[own >= FIRST_SLOT] for table, own in slots.items()})
         if since_s is not None:
-            rows |= {f"{table}.{PLACES}": own for table, own in slots.items()}
+            files["rows"] = {**files["rows"], **{f"{table}.{PLACES}": own for table, own in slots.items()}}
             ids |= {f"{table}.{PLACES}": own[own >= FIRST_SLOT] - FIRST_SLOT for table, own in slots.items()}
         return {
-            "dense": _arrays(self._dense),
-            "dense_optimizer": _arrays(self._dense_optimizer.to_tensors()),
-            "rows": rows,
+            **files,
             "ids": ids,
             "golden": {} if self.golden is None else self.golden._asdict(),
             **self._intake.to_files(),
@@ -404,16 +332,12 @@ class Learner:
         """Return the counters that a checkpoint keeps, with these sums of the prequential evaluation."""
         return LearningState(
             batch_number=self.batch_number,
-            num_steps=self.num_steps,
+            num_steps=self.weights.num_steps,
             rejected_in_row=self.rejected_in_row,
             counters=dict(self.counters),
             prequential=dict(prequential.sums),
             shuffled=self.shuffled.sums(),
         )
-
-    def norm(self) -> float:
-        """Return the Euclidean norm of the dense weights."""
-        return float(get_total_norm([weight.detach() for weight in self._dense.values()]))
 
     def restart_prequential(self) -> None:
         """Reset what is measured between two versions."""
@@ -422,7 +346,7 @@ class Learner:
 
     def warm_start(self, version: LoadedVersion) -> None:
         """Take over the weights and ids of a version of the same model, and pass over the sessions that it knows."""
-        self.id_maps = take_over(version, self.params, self.capacities, self.learning)
+        self.id_maps = take_over(version, self.params, self.weights.capacities, self.learning)
         self.pass_over(version.manifest.boundary_ts)
 
     def pass_over(self, until_ts: int) -> None:
@@ -439,18 +363,10 @@ class Learner:
         Raises:
             ArtifactError: If weights are missing, surplus, or of another shape or type.
         """
-        wanted = {name: (tuple(weight.shape), weight.dtype) for name, weight in self._dense.items()}
-        weights = _tensors(files["dense"])
-        if {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()} != wanted:
-            raise ArtifactError("checkpoint: weights are not those of this model and configuration")
-        with torch.no_grad():
-            for name, weight in self._dense.items():
-                weight.copy_(weights[name])
-            self._row_optimizer.restore(files["rows"], boundary_ts // 1000)
-        self._dense_optimizer.restore(_tensors(files["dense_optimizer"]))
+        self.weights.restore(files, state.num_steps, boundary_ts)
         self.id_maps = IdMaps.from_arrays(
             files["ids"],
-            self.capacities,
+            self.weights.capacities,
             min_sightings=self.learning.min_sightings,
             half_life_s=self.learning.sighting_half_life_s,
         )
@@ -459,17 +375,8 @@ class Learner:
             self.reservoir.restore(files)
         self.counters = Counter(state.counters)
         self.batch_number = state.batch_number
-        self.num_steps = state.num_steps
         self.rejected_in_row = state.rejected_in_row
         self.prequential = Prequential(state.prequential)
         self.shuffled = ShuffledEvidence.of(state.shuffled)
         if files["golden"]:
             self.golden = batch_from_columns(files["golden"])
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.generic]]:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-
-
-def _tensors(arrays: Tensors) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}

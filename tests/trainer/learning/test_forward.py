@@ -22,6 +22,7 @@ from trainer.configs import MODEL_PROFILES, LearningSettings
 from trainer.features import N_MAX, Examples, SessionExample
 from trainer.learning import forward
 from trainer.learning import learner as learner_module
+from trainer.learning import weights as weights_module
 from trainer.learning.learner import Learner
 from trainer.learning.training_lists import TrainingLists
 from trainer.models import TensorBatch, to_torch
@@ -70,7 +71,7 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return counted
 
-    monkeypatch.setattr(learner_module, "compiled", stand_in)
+    monkeypatch.setattr(weights_module, "compiled", stand_in)
     return rows
 
 
@@ -90,7 +91,7 @@ def test_the_rows_of_pages_fit_into_the_limits() -> None:
     assert forward.row_limits({"item": 10_000}, BATCH, 10, pages=5)["item"] == 1 + BATCH * (N_MAX + 10 + 30)
     config = MODEL_PROFILES["pier"]["tiny"]
     own = learner(compile=False, model="pier")
-    assert own._row_limits["item"] == 1 + BATCH * (N_MAX + config.history + 6 * config.num_pages)
+    assert own.weights._row_limits["item"] == 1 + BATCH * (N_MAX + config.history + 6 * config.num_pages)
 
 
 def test_smaller_batches_and_longer_lists_are_not_compiled(
