@@ -24,7 +24,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
         value: Mean or ratio, or None if undefined.
         variance: Variance of `value`, not of the clients, or None if undefined.
         reason: Reason of an undefined number: `no_clients`, `one_client`, `zero_denominator`, `few_clients_by_epoch`,
-            `not_finite`, or `impossible_moments`, which no clients can have.
+            `no_variance`, `not_finite`, or `impossible_moments`, which no clients can have.
         df: Degrees of freedom of `variance`; None is `n` - 1.
         is_scaled: Whether values, all above zero, compare by their ratio and not by their difference.
     """

@@ -116,6 +116,8 @@ def check(plan: FramePlan) -> None:
             raise ConfigError(
                 f"metric '{metric.name}': a ratio with `before` needs `before_denominator`, others take none"
             )
+        if metric.before is not None and metric.before == metric.numerator:
+            raise ConfigError(f"metric '{metric.name}': `before` is the column of the numerator")
         for column in metric.columns:
             if column == plan.arm:
                 raise ConfigError(f"metric '{metric.name}': column '{column}' is that of the arms")

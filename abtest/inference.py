@@ -81,7 +81,7 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
             diff = arm.value - control.value
             shift = diff / abs(control.value) if control.value != 0.0 else math.inf
             relative = shift if math.isfinite(shift) else None
-            found[number] = Lift(diff=diff, lift=relative, reason=control.reason or arm.reason)
+            found[number] = Lift(diff=diff, lift=relative, reason=control.reason or arm.reason or "no_variance")
         else:
             tested.append(number)
             rows.append((control.value, arm.value, control.variance, arm.variance, control.degrees, arm.degrees))
@@ -111,7 +111,9 @@ def _flaw(found: Estimate) -> str | None:
         return None
     if found.variance < 0.0:
         return "impossible_moments"
-    return None if found.degrees > 0.0 else "no_clients" if found.n < 1 else "one_client"
+    if found.n < 1:
+        return "no_clients"
+    return None if found.degrees > 0.0 else "one_client"
 
 
 def log_ratio(control: Estimate, arm: Estimate) -> tuple[float, float]:

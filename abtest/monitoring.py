@@ -61,7 +61,7 @@ def _set(
     if control.is_scaled and arm.is_scaled:
         return scaled_set(control, arm, q)
     variance = control.variance or 0.0
-    return fieller(control.value or 0.0, diff, variance, se**2, -variance if covariance is None else covariance, q)
+    return fieller(control.value or 0.0, diff, variance, se * se, -variance if covariance is None else covariance, q)
 
 
 def multiplier(n: int, alpha: float, tightest: int) -> float:
@@ -85,7 +85,7 @@ def p_value(z: float, n: int, alpha: float, tightest: int) -> float:
     It is at most `alpha` exactly if the sequence excludes zero.
     """
     growth = _growth(n, alpha, tightest)
-    return min(1.0, math.exp(0.5 * math.log(growth) - z**2 * (growth - 1.0) / (2.0 * growth)))
+    return min(1.0, math.exp(0.5 * math.log(growth) - z * z * (growth - 1.0) / (2.0 * growth)))
 
 
 def _growth(n: int, alpha: float, tightest: int) -> float:

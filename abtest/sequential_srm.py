@@ -37,8 +37,9 @@ def p_value(strata: Strata, concentration: float = CONCENTRATION) -> float:
 
 def _of_stratum(observed: Sequence[int], weights: Sequence[float], concentration: float) -> float:
     check_counts(observed, weights)
-    scale = sum(weights)
-    counted = [(n, weight / scale) for n, weight in zip(observed, weights, strict=True) if weight > 0]
+    largest = max(weights, default=0.0)
+    scale = sum(weight / largest for weight in weights if weight > 0)
+    counted = [(n, weight / largest / scale) for n, weight in zip(observed, weights, strict=True) if weight > 0]
     total = sum(n for n, _ in counted)
     found = math.lgamma(concentration) - math.lgamma(concentration + total)
     for n, share in counted:

@@ -91,9 +91,11 @@ def stratified(strata: Strata) -> SampleRatio:
     covariance = np.zeros((arms, arms))
     for observed, weights in strata:
         share_K = np.array(weights, dtype=np.float64)
-        if not share_K.sum():
+        if not share_K.any():
             continue
-        share_K, n = share_K / share_K.sum(), sum(observed)
+        # Weights of any size: their sum may be no number.
+        share_K, n = share_K / share_K.max(), sum(observed)
+        share_K /= share_K.sum()
         found_K += observed
         expected_K += n * share_K
         covariance += n * (np.diag(share_K) - np.outer(share_K, share_K))

@@ -25,6 +25,7 @@ TOML = 'client = "who"\ncontrol = "a"\n' + METRIC
         (TOML.replace("numerator", "numerater"), "unknown field `numerater`"),
         (TOML + 'before = "x"\n', "metric 'cvr': a ratio with `before` needs `before_denominator`"),
         (TOML + METRIC, "metric 'cvr' is there twice"),
+        (TOML + 'before = "orders"\nbefore_denominator = "y"\n', "metric 'cvr': `before` is the column of the num"),
         (TOML + 'is_share = "yes"\n', r"Expected `bool`, got `str` - at `\$.metric\[0\].is_share`"),
         (TOML.replace('"orders"', '"arm"'), "metric 'cvr': column 'arm' is that of the arms"),
         (TOML.replace('"who"', '""'), r"at `\$.client`"),

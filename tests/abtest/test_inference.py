@@ -109,6 +109,11 @@ def test_undefined_is_none_with_a_reason(control: np.ndarray, arm: np.ndarray, r
     assert (found.p_fixed is None) == (reason != "zero_control")
 
 
+def test_a_value_without_a_variance_has_a_reason() -> None:
+    bare = Estimate(n=9, value=1.0, variance=None)
+    assert compare(bare, bare) == Lift(diff=0.0, lift=0.0, reason="no_variance")
+
+
 def test_many_comparisons_are_those_of_one_at_a_time_and_of_scipy() -> None:
     """The pairs without a test keep their places and reasons."""
     random = np.random.default_rng(3)
@@ -259,6 +264,7 @@ def test_a_ratio_that_is_the_same_for_all_clients_has_no_variance_and_no_test() 
         (Estimate(n=9, value=math.inf, variance=1.0), "not_finite"),
         (Estimate(n=1, value=1.0, variance=1.0), "one_client"),
         (Estimate(n=0, value=1.0, variance=1.0), "no_clients"),
+        (Estimate(n=0, value=1.0, variance=1.0, df=3.0), "no_clients"),
         (Estimate(n=9, value=1.0, variance=1.0, df=0.0), "one_client"),
     ],
 )

@@ -85,3 +85,9 @@ def test_impossible_levels_and_numbers_are_refused(n: int, alpha: float, tightes
     for function in (multiplier, lambda *given: p_value(1.0, *given)):
         with pytest.raises(ValueError, match=named):
             function(n, alpha, tightest)
+
+
+def test_a_difference_of_any_size_has_a_p_value() -> None:
+    assert p_value(1e200, 9, ALPHA, TIGHTEST) == 0.0
+    control, arm = (Estimate(n=9, value=value, variance=1e-20) for value in (1.0, 1e200))
+    assert monitored(control, arm, compare(control, arm), alpha=ALPHA, tightest=TIGHTEST).cs_p == 0.0

@@ -128,3 +128,9 @@ def test_what_is_no_weight_is_refused(weight: float) -> None:
     for test in (stratified, log_evidence):
         with pytest.raises(ValueError, match=r"weights = .*: expected weights of 0 or more"):
             test([([5, 5], [1.0, weight])])
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-308])
+def test_weights_of_any_size_are_shares(size: float) -> None:
+    assert sample_ratio([520, 480], [size, size]).p == sample_ratio([520, 480], [1.0, 1.0]).p
+    assert log_evidence([([520, 480], [size, size])]) == log_evidence([([520, 480], [1.0, 1.0])])
