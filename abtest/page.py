@@ -12,68 +12,13 @@ from dataclasses import dataclass
 from abtest import render
 from abtest.axis import Axis, axis
 from abtest.looks import KEEP_RUNNING
-from abtest.metrics import METRICS, Metric
+from abtest.metrics import METRICS
+from abtest.page_metrics import WIDEST, groups, percent
 from abtest.queries import ArmCounts
-from abtest.results import ArmVerdict, Report, Result, decomposition
+from abtest.results import ArmVerdict, Report, decomposition
 from abtest.timeline import LiftAt
 from stream.schemas.money import format_minor
 from stream.schemas.times import DAY_MS
-
-GUARDRAILS = ("sessions_per_client", "fallback_share", "latency")
-# One very wide sequence would flatten the others, so it ends in an arrow at the end of the axis.
-_WIDEST = 4.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Confidence sequence on the axis of its group, in percent; an open side goes on beyond the axis.
-
-    Attributes:
-        tone: `better`, `worse`, or `unclear` if the sequence holds zero.
-    """
-
-    point: float
-    left: float
-    right: float
-    open_left: bool
-    open_right: bool
-    tone: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """Metric in one arm: its value with numerator and denominator, and its difference to the control."""
-
-    arm: str
-    value: str
-    parts: str
-    difference: str = ""
-    lift: str = ""
-    bounds: str = ""
-    p: str = ""
-    fixed: str = ""
-    shape: Shape | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetricView:
-    """Metric with the rows of all arms, the control first."""
-
-    title: str
-    definition: str
-    is_primary: bool
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Metrics of one role, on one axis of lifts."""
-
-    title: str
-    note: str
-    metrics: tuple[MetricView, ...]
-    ticks: tuple[tuple[float, str], ...]
-    zero: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,121 +97,6 @@ def plan_rows(found: Report) -> list[tuple[str, str]]:
     ]
 
 
-def groups(found: Report) -> list[Group]:
-    """Return the metrics by their role: goals, guardrails, diagnostics."""
-    goals = sorted(found.plan.goals, key=lambda name: name != found.plan.primary)
-    others = [name for name in METRICS if name not in {*goals, *GUARDRAILS}]
-    roles = (
-        ("Goals", "The primary metric decides, at looks. Between looks, these sequences are for monitoring.", goals),
-        ("Guardrails", "A guardrail that is certainly worse than the control is a reason to look closer.", GUARDRAILS),
-        ("Diagnostics", "These explain a change and decide nothing.", others),
-    )
-    return [_group(found, title, note, names) for title, note, names in roles]
-
-
-def _group(found: Report, title: str, note: str, names: Iterable[str]) -> Group:
-    metrics = [METRICS[name] for name in names]
-    scale = _lift_axis([found.result(metric.name, arm.name) for metric in metrics for arm in found.arms])
-    views = (
-        MetricView(
-            title=metric.title,
-            definition=metric.definition,
-            is_primary=metric.name == found.plan.primary,
-            rows=tuple(
-                _row(found, metric, found.result(metric.name, arm.name), scale)
-                for arm in sorted(found.arms, key=lambda each: not each.is_control)
-            ),
-        )
-        for metric in metrics
-    )
-    ticks = tuple((scale.place(tick), _percent(tick)) for tick in scale.ticks)
-    return Group(title=title, note=note, metrics=tuple(views), ticks=ticks, zero=scale.place(0.0))
-
-
-def _row(found: Report, metric: Metric, entry: Result, scale: Axis) -> Row:
-    value, parts = render.value(found, metric.name, entry.mean), _parts(found, metric, entry)
-    if entry.arm == found.control:
-        return Row(arm=entry.arm, value=value, parts=parts)
-    if entry.lift is None:
-        return Row(arm=entry.arm, value=value, parts=parts, lift=f"undefined: {render.reason(entry.reason)}")
-    fixed = ""
-    if found.complete and entry.p_fixed is not None:
-        fixed = f"{render.interval(entry.lo, entry.hi, entry.set_kind)}, p {render.p_value(entry.p_fixed)}"
-        if entry.p_adj is not None:
-            fixed += f", Holm {render.p_value(entry.p_adj)}"
-    return Row(
-        arm=entry.arm,
-        value=value,
-        parts=parts,
-        difference=_difference(found, metric, entry.diff),
-        lift=f"{entry.lift:+.2%}",
-        bounds=render.interval(entry.cs_lo, entry.cs_hi, entry.cs_kind) if entry.cs_kind else "too few buyers",
-        p=render.p_value(entry.cs_p) if entry.cs_kind else "",
-        fixed=fixed,
-        shape=_shape(entry, scale),
-    )
-
-
-def _shape(entry: Result, scale: Axis) -> Shape | None:
-    if entry.cs_kind is None or entry.lift is None:
-        return None
-    low, high = entry.cs_lo, entry.cs_hi
-    if entry.cs_kind != "interval" or low is None or high is None:
-        return Shape(point=scale.place(entry.lift), left=0, right=100, open_left=True, open_right=True, tone="unclear")
-    rises, falls = ("worse", "better") if METRICS[entry.metric].is_cost else ("better", "worse")
-    tone = rises if low > 0.0 else falls if high < 0.0 else "unclear"
-    return Shape(
-        point=scale.place(entry.lift),
-        left=scale.place(low),
-        right=scale.place(high),
-        open_left=not scale.holds(low),
-        open_right=not scale.holds(high),
-        tone=tone,
-    )
-
-
-def _lift_axis(entries: Iterable[Result]) -> Axis:
-    ends = [
-        (entry.cs_lo, entry.cs_hi)
-        for entry in entries
-        if entry.cs_kind == "interval" and entry.cs_lo is not None and entry.cs_hi is not None
-    ]
-    if not ends:
-        return axis(-0.1, 0.1)
-    reach = sorted(max(abs(low), abs(high)) for low, high in ends)
-    limit = _WIDEST * reach[(len(reach) - 1) // 2]
-    lows, highs = zip(*ends, strict=True)
-    return axis(max(-limit, min(0.0, *lows)), min(limit, max(0.0, *highs)))
-
-
-def _parts(found: Report, metric: Metric, entry: Result) -> str:
-    """Return numerator and denominator in words."""
-    if entry.mean is None or found.stratified:
-        return ""
-    count = next(count for count in found.counts if count.arm == entry.arm)
-    if metric.denominator is None:
-        total = entry.mean * entry.n
-        return f"{_amount(found, metric, total)} / {entry.n:,} clients"
-    if metric.is_time:
-        return ""
-    above, below = (getattr(count, name) for name in (metric.numerator, metric.denominator))
-    return f"{_amount(found, metric, above)} / {below:,}"
-
-
-def _amount(found: Report, metric: Metric, total: float) -> str:
-    return format_minor(round(total), found.currency) if metric.is_money else f"{round(total):,}"
-
-
-def _difference(found: Report, metric: Metric, diff: float | None) -> str:
-    if diff is None:
-        return ""
-    if metric.is_money:
-        return ("+" if diff >= 0 else "") + render.money(found, diff)
-    if metric.is_time:
-        return f"{diff / 1_000:+.2f} ms"
-    return f"{100 * diff:+.3f} points" if metric.denominator is not None else f"{diff:+.4f}"
-
-
 def charts(found: Report) -> list[Chart]:
     """Return the lifts over time of each goal and arm that two or more reports have stored."""
     series: dict[tuple[str, str], list[LiftAt]] = {}
@@ -284,7 +114,7 @@ def charts(found: Report) -> list[Chart]:
 def _chart(title: str, points: list[LiftAt]) -> Chart:
     last = points[-1]
     # Early sequences are wide; the axis is that of the last one, with room.
-    reach = _WIDEST * max(abs(last.cs_lo), abs(last.cs_hi))
+    reach = WIDEST * max(abs(last.cs_lo), abs(last.cs_hi))
     scale = axis(
         max(-reach, min(0.0, *(point.cs_lo for point in points))),
         min(reach, max(0.0, *(point.cs_hi for point in points))),
@@ -297,7 +127,7 @@ def _chart(title: str, points: list[LiftAt]) -> Chart:
         title=title,
         line=_path(line),
         band=_path([*upper, *lower]),
-        ticks=tuple((100 - scale.place(tick), _percent(tick)) for tick in scale.ticks),
+        ticks=tuple((100 - scale.place(tick), percent(tick)) for tick in scale.ticks),
         zero=100 - scale.place(0.0),
         first=render.moment(points[0].as_of)[5:16],
         last=render.moment(last.as_of)[5:16],
@@ -356,10 +186,6 @@ def count_rows(found: Report) -> list[tuple[str, ...]]:
 def _fallbacks(count: ArmCounts) -> str:
     share = f" ({count.fallbacks / count.sessions:.1%})" if count.sessions else ""
     return f"{count.fallbacks:,}{share}"
-
-
-def _percent(share: float) -> str:
-    return "0" if share == 0.0 else f"{100 * share:+.4g} %"
 
 
 def _hours(seconds: int) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, insert, select
 from abtest import final_reports, health, looks, queries, standing, tables, timeline
 from abtest.analysis import as_of, evaluate
 from abtest.looks import Look
-from abtest.results import Report, Result
+from abtest.results import AdjustedResult, Report, Result
 from abtest.store import ExperimentStore
 from stream import db
 
@@ -102,7 +102,11 @@ def _looks(connection: Connection, experiment: str) -> list[Look]:
 
 def _store(connection: Connection, found: Report) -> None:
     key = {"experiment": found.experiment, "as_of": found.as_of, "partial": found.partial}
-    rows = [{**key, **_columns(entry), "spec_hash": found.spec_hash} for entry in found.results]
+    adjusted = {(entry.metric, entry.arm): entry for entry in found.adjusted}
+    rows = [
+        {**key, **_columns(entry, adjusted.get((entry.metric, entry.arm))), "spec_hash": found.spec_hash}
+        for entry in found.results
+    ]
     checks = [{**key, **asdict(check)} for check in found.checks]
     for table, content in ((tables.results, rows), (tables.health, checks)):
         upsert = db.insert(connection, table)
@@ -117,7 +121,9 @@ def _store(connection: Connection, found: Report) -> None:
         )
 
 
-def _columns(entry: Result) -> dict[str, object]:
+def _columns(entry: Result, adjusted: AdjustedResult | None) -> dict[str, object]:
     columns = asdict(entry)
     del columns["sentence"]
+    for name in ("lift", "cs_lo", "cs_hi", "cs_kind", "cs_p", "variance_ratio"):
+        columns[f"cuped_{name}"] = None if adjusted is None else getattr(adjusted, name)
     return columns

@@ -31,7 +31,7 @@ class Check:
 class Result(Monitored):
     """Experiment metric of one arm against the control; a control's result has a mean and no lift.
 
-    The fields are columns of the table `results`, `sentence` apart.
+    The fields are columns of the table `results`, `sentence` apart; those of `AdjustedResult` are beside them.
 
     Attributes:
         method: `mean` or `ratio`.

@@ -10,6 +10,8 @@ from deploy.grafana.traffic import BY_ARM, BY_VERSION, IN_EXPERIMENT, OF_SITE
 _OF_METRIC = f"{IN_EXPERIMENT} AND metric = ${{metric:sqlstring}} AND arm IN (${{arm:sqlstring}})"
 _PERCENT = (("unit", "percentunit"), ("decimals", 2))
 _P_VALUE = (("unit", "none"), ("decimals", 4))
+_BY_CUPED = ("cuped_lift", "cuped_cs_lo", "cuped_cs_hi")
+_DASHED = (("custom.lineStyle", {"fill": "dash", "dash": [4, 4]}),)
 _INVISIBLE = (("custom.lineWidth", 0), ("custom.fillOpacity", 0))
 
 
@@ -100,12 +102,14 @@ _SCORES = Section(
             title="Scorecard",
             description="Newest lift of every metric and arm, with its confidence sequence and always-valid p. The"
             " colour belongs to the verdict of the looks; a lift has no colour. `partial` counts sessions whose windows"
-            " are still open.",
+            " are still open. A set that is no interval has no bounds. Columns of `cuped` hold the lift adjusted by the"
+            " time before, where the plan declares it.",
             unit="short",
             kind="table",
             queries=(
                 Query(
-                    text="SELECT metric, arm, mean_control, mean, lift, cs_lo, cs_hi, cs_p, verdict, reason,"
+                    text="SELECT metric, arm, mean_control, mean, lift, cs_lo, cs_hi, cs_kind, cs_p, cuped_lift,"
+                    " cuped_cs_lo, cuped_cs_hi, cuped_cs_p, cuped_variance_ratio, verdict, reason,"
                     f" n_control, n, partial, time FROM v_lift_latest WHERE {IN_EXPERIMENT}"
                     " ORDER BY partial, metric, arm",
                 ),
@@ -113,8 +117,8 @@ _SCORES = Section(
             width=24,
             height=8,
             overrides=(
-                *(override(name, _PERCENT) for name in ("lift", "cs_lo", "cs_hi")),
-                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "cs_p")),
+                *(override(name, _PERCENT) for name in ("lift", "cs_lo", "cs_hi", *_BY_CUPED, "cuped_variance_ratio")),
+                *(override(name, _P_VALUE) for name in ("mean_control", "mean", "cs_p", "cuped_cs_p")),
                 override("verdict", _VERDICT),
                 override("time", (("unit", "dateTimeAsIso"),)),
             ),
@@ -143,7 +147,8 @@ _SCORES = Section(
         Panel(
             title="Lift over time",
             description="Lift of the chosen metric and arm at each report, with its confidence sequence, which holds"
-            " however often one reads it.",
+            " however often one reads it. Dashed: the same adjusted by the time before (CUPED), where the plan declares"
+            " it.",
             unit="percentunit",
             kind="timeseries",
             queries=(
@@ -157,10 +162,17 @@ _SCORES = Section(
                     f" WHERE {_OF_METRIC} AND $__timeFilter(time) AND partial ORDER BY time",
                     series=True,
                 ),
+                Query(
+                    text="SELECT time, cuped_cs_lo, cuped_lift, cuped_cs_hi FROM v_lift_timeseries"
+                    f" WHERE {_OF_METRIC} AND $__timeFilter(time) AND NOT partial AND cuped_lift IS NOT NULL"
+                    " ORDER BY time",
+                    series=True,
+                ),
             ),
             width=12,
             overrides=(
                 override("cs_lo", _INVISIBLE),
+                *(override(name, _DASHED) for name in _BY_CUPED),
                 override(
                     "cs_hi", (("custom.lineWidth", 0), ("custom.fillBelowTo", "cs_lo"), ("custom.fillOpacity", 20))
                 ),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData, Table, select
 
 from abtest import looks, render, validation
 from abtest.analysis import evaluate
@@ -154,11 +154,17 @@ def test_a_look_decides_by_what_the_plan_declares_and_reports_show_both() -> Non
     assert adjusted_gmv.cs_hi is not None
     wide = shown.result("gmv", "treatment")
     assert adjusted_gmv.cs_hi - adjusted_gmv.cs_lo < (wide.cs_hi or 0.0) - (wide.cs_lo or 0.0)
-    page, text = page_html(shown), render.report_markdown(shown)
-    for written in (page, text):
-        assert "Lifts by CUPED" in written
+    page, markdown = page_html(shown), render.report_markdown(shown)
+    assert "Lifts by CUPED" in markdown
+    for written in (page, markdown):
         assert f"{adjusted_gmv.lift:+.2%}" in written
         assert f"{wide.lift:+.2%}" in written
+    # Beside the plain lift, in its row.
+    assert (
+        f"by CUPED {adjusted_gmv.lift:+.2%}; {render.interval(adjusted_gmv.cs_lo, adjusted_gmv.cs_hi, 'interval')}"
+        in page
+    )
+    assert page.count(' cuped" viewBox') == sum(entry.cs_kind is not None for entry in shown.adjusted) > 3
     assert "by CUPED on 14 days before" in page
     without = evaluate(validation.experiment_of(Plan()), EPOCHS, ONE)
     assert without.adjusted == ()
@@ -178,7 +184,17 @@ def test_the_past_of_clients_is_read_from_facts_of_no_experiment(store_engine: E
         sessions.append(make_session(f"q{at}", client, arm=arm, impression_ts=4 * day_ms, lines=lines))
     plan = Plan(primary="gmv", cuped_days=7.0, min_buyers=20)
     fill(store_engine, sessions, matured_ts=LAST_TS + 4 * day_ms, plan=plan)
-    (gmv,) = (entry for entry in report(store_engine, "first").adjusted if entry.metric == "gmv")
+    found = report(store_engine, "first")
+    (gmv,) = (entry for entry in found.adjusted if entry.metric == "gmv")
     assert gmv.variance_ratio < 0.05
+    with store_engine.connect() as connection:
+        latest = Table("v_lift_latest", MetaData(), autoload_with=connection)
+        kept = connection.execute(select(latest)).mappings().all()
+    rows = {(row["metric"], row["arm"]): row for row in kept}
+    row, plain = rows["gmv", "treatment"], found.result("gmv", "treatment")
+    assert (row["lift"], row["cs_lo"], row["cs_hi"]) == (plain.lift, plain.cs_lo, plain.cs_hi)
+    assert (row["cuped_lift"], row["cuped_cs_lo"], row["cuped_cs_hi"]) == (gmv.lift, gmv.cs_lo, gmv.cs_hi)
+    assert (row["cuped_variance_ratio"], rows["gmv", "control"]["cuped_lift"]) == (gmv.variance_ratio, None)
+    assert rows["latency", "treatment"]["cuped_lift"] is None
     (look,) = decide(store_engine, "first").looks
     assert look.se == gmv.se

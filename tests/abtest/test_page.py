@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from sqlalchemy import Engine
 
-from abtest import page, render
+from abtest import page, page_metrics, render
 from abtest.plan import Plan
 from abtest.report import decide, report
 from abtest.results import Report, Result
@@ -67,7 +67,7 @@ def test_the_page_states_the_plan_and_each_lift_once(found: Report) -> None:
 
 
 def test_metrics_stand_in_the_group_of_their_role(found: Report) -> None:
-    goals, guardrails, diagnostics = page.groups(found)
+    goals, guardrails, diagnostics = page_metrics.groups(found)
     assert [metric.title for metric in goals.metrics] == ["CVR", "CTR", "GMV"]
     assert [metric.is_primary for metric in goals.metrics] == [True, False, False]
     assert [metric.title for metric in guardrails.metrics] == ["sessions per client", "fallback share", "latency"]
@@ -89,7 +89,7 @@ def changed(found: Report, **values: object) -> Report:
 )
 def test_a_sequence_has_the_colour_of_its_direction(found: Report, bounds: tuple[float, float], tone: str) -> None:
     shown = changed(found, lift=0.05, cs_lo=bounds[0], cs_hi=bounds[1], cs_kind="interval")
-    shape = page.groups(shown)[0].metrics[0].rows[1].shape
+    shape = page_metrics.groups(shown)[0].metrics[0].rows[1].shape
     assert shape is not None
     assert shape.tone == tone
     assert (shape.open_left, shape.open_right) == (False, False)
@@ -105,14 +105,18 @@ def test_more_of_a_cost_is_worse(found: Report) -> None:
         else entry
         for entry in found.results
     ]
-    (row,) = (m.rows[1] for m in page.groups(replace(found, results=tuple(results)))[1].metrics if m.title == "latency")
+    (row,) = (
+        m.rows[1]
+        for m in page_metrics.groups(replace(found, results=tuple(results)))[1].metrics
+        if m.title == "latency"
+    )
     assert row.shape is not None
     assert (row.shape.tone, row.value, row.difference) == ("worse", "5.00 ms", "+1.00 ms")
 
 
 def test_one_wide_sequence_flattens_no_other(found: Report) -> None:
     wide = changed(found, lift=3.0, cs_lo=-50.0, cs_hi=400.0, cs_kind="interval")
-    rows = [metric.rows[1].shape for metric in page.groups(wide)[0].metrics]
+    rows = [metric.rows[1].shape for metric in page_metrics.groups(wide)[0].metrics]
     assert rows[0] is not None
     assert (rows[0].open_left, rows[0].open_right) == (True, True)
     assert all(shape is not None and shape.right - shape.left > 2.0 for shape in rows[1:])

@@ -7,7 +7,7 @@ import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
-from sqlalchemy import Connection, Engine, column, distinct, func, select, table
+from sqlalchemy import Connection, Engine, column, distinct, func, select, table, update
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
@@ -230,6 +230,14 @@ def test_the_looks_of_a_view_are_those_of_the_report(store_engine: Engine) -> No
     with store_engine.connect() as connection:
         (row,) = connection.execute(select(view)).all()
     assert (row.boundary, row.verdict, row.p) == (look.boundary, look.verdict, look.p)
+    # Read as an interval, a set outside of its roots would hold what it excludes: it has no bounds.
+    for name, kind, bound in (("looks", "set_kind", "lo"), ("results", "cs_kind", "cs_lo")):
+        view = table("v_looks" if name == "looks" else "v_lift_latest", column(bound), column("metric"), column("arm"))
+        shown = select(view.c[bound]).where(view.c.metric == "cvr", view.c.arm == "treatment")
+        with store_engine.begin() as connection:
+            assert connection.execute(shown).scalar_one() is not None
+            connection.execute(update(table(name, column(kind))).values({kind: "outside"}))
+            assert connection.execute(shown).scalar_one() is None
 
 
 def test_returns_turn_a_gain_into_a_loss_and_no_verdict_comes_before_their_window(store_engine: Engine) -> None:
