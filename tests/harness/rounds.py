@@ -7,6 +7,7 @@ import struct
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,35 +46,26 @@ _WARM_UP = 1_000
 def kill_one(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
     """Run S1: SIGKILL one of two workers at random times, restart it and return the seconds to a steady lag."""
     chance = np.random.default_rng(seed)
-    taken = []
-    with fleet(broker, folder) as workers, _load(broker) as load:
-        _start_both(broker, workers, load)
-        for _ in range(rounds):
-            time.sleep(chance.uniform(0, 1))
-            name = NAMES[chance.integers(len(NAMES))]
-            workers.kill(name)
-            workers.start(name)
-            taken.append(wait_until_steady(broker, load, workers, _LIMIT_S))
-        drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.last_words)
-    return taken
+    with _two_workers(broker, folder, f"seed {seed}") as (workers, load):
+        return [_kill_one(broker, workers, load, chance) for _ in range(rounds)]
 
 
 def kill_all(broker: Broker, folder: Path, *, rounds: int, seed: int) -> list[float]:
     """Run S2: SIGKILL all workers together, restart them and return the seconds to a steady lag."""
     chance = np.random.default_rng(seed)
-    taken = []
-    with fleet(broker, folder) as workers, _load(broker) as load:
-        _start_both(broker, workers, load)
-        for _ in range(rounds):
-            time.sleep(chance.uniform(0, 1))
-            workers.kill(*NAMES)
-            for name in NAMES:
-                workers.start(name)
-            taken.append(wait_until_steady(broker, load, workers, _LIMIT_S))
-        drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.last_words)
-    return taken
+    with _two_workers(broker, folder, f"seed {seed}") as (workers, load):
+        return [_kill_all(broker, workers, load, chance) for _ in range(rounds)]
+
+
+def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> list[tuple[float, float]]:
+    """Run S6: SIGKILL the broker under load and restart it.
+
+    Returns:
+        Seconds from its answer until the source's next acknowledgement, and until the lag was steady, of each round.
+    """
+    chance = np.random.default_rng(seed)
+    with _two_workers(kafka.broker, folder, f"seed {seed}") as (workers, load):
+        return [_kill_broker(kafka, workers, load, chance) for _ in range(rounds)]
 
 
 def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tuple[str, int]]:
@@ -84,28 +76,77 @@ def stop_and_continue(broker: Broker, folder: Path, *, quiet: bool) -> list[tupl
         folder: Homes of the workers.
         quiet: Continue it when the other worker is idle, so that any write of it stays the newest.
     """
+    with _two_workers(broker, folder, f"quiet {quiet}", may_exit=True) as (workers, load):
+        _stop_and_continue(broker, workers, load, quiet=quiet)
+        return workers.exits
+
+
+def each_once(kafka: LocalKafka, folder: Path, *, seed: int) -> list[tuple[str, int]]:
+    """Run one round of S1, S2, S6 and the quiet S4, in this order under one load, and return exits as S4 does."""
+    chance = np.random.default_rng(seed)
+    with _two_workers(kafka.broker, folder, f"seed {seed}", may_exit=True) as (workers, load):
+        _kill_one(kafka.broker, workers, load, chance)
+        _kill_all(kafka.broker, workers, load, chance)
+        _kill_broker(kafka, workers, load, chance)
+        assert not workers.exits, "\n".join(workers.last_words)
+        _stop_and_continue(kafka.broker, workers, load, quiet=True)
+        return workers.exits
+
+
+@contextmanager
+def _two_workers(broker: Broker, folder: Path, what: str, *, may_exit: bool = False) -> Iterator[tuple[Fleet, Load]]:
+    """Yield two workers under a load; when the faults are over, drain the log and compare what came out."""
     with fleet(broker, folder) as workers, _load(broker) as load:
         _start_both(broker, workers, load)
-        zombie = workers.workers.pop("first")
-        os.kill(zombie.process.pid, signal.SIGSTOP)
-        stopped_s = time.monotonic()
-        wait_until_steady(broker, load, workers, _LIMIT_S)
-        if quiet:
-            load.stop()
-            wait_until_committed(broker, workers.workers["second"])
-        wait_until(lambda: time.monotonic() - stopped_s >= 2 * SESSION_S, "two session timeouts")
-        os.kill(zombie.process.pid, signal.SIGCONT)
-        workers.workers["first"] = zombie
-
-        def is_replaced() -> bool:
-            workers.mind()
-            return bool(workers.exits) and workers.is_ready("first")
-
-        wait_until(is_replaced, "the end of the stopped worker and its return", _LIMIT_S, workers.words)
+        yield workers, load
         drain(broker, load, workers)
-        exits = workers.exits
-    _check(broker, load, f"quiet {quiet}")
-    return exits
+    _check(broker, load, what, () if may_exit else workers.last_words)
+
+
+def _kill_one(broker: Broker, workers: Fleet, load: Load, chance: np.random.Generator) -> float:
+    time.sleep(chance.uniform(0, 1))
+    name = NAMES[chance.integers(len(NAMES))]
+    workers.kill(name)
+    workers.start(name)
+    return wait_until_steady(broker, load, workers, _LIMIT_S)
+
+
+def _kill_all(broker: Broker, workers: Fleet, load: Load, chance: np.random.Generator) -> float:
+    time.sleep(chance.uniform(0, 1))
+    workers.kill(*NAMES)
+    for name in NAMES:
+        workers.start(name)
+    return wait_until_steady(broker, load, workers, _LIMIT_S)
+
+
+def _kill_broker(kafka: LocalKafka, workers: Fleet, load: Load, chance: np.random.Generator) -> tuple[float, float]:
+    time.sleep(chance.uniform(0, 1))
+    kill_9(kafka)
+    killed_s = time.monotonic()
+    kafka.start()
+    back_s = time.monotonic()
+    wait_until(lambda: load.acknowledged_s[-1] > killed_s, "the source", _LIMIT_S)
+    resumed_s = max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s)
+    return resumed_s, wait_until_steady(kafka.broker, load, workers, _LIMIT_S)
+
+
+def _stop_and_continue(broker: Broker, workers: Fleet, load: Load, *, quiet: bool) -> None:
+    zombie = workers.workers.pop("first")
+    os.kill(zombie.process.pid, signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    wait_until_steady(broker, load, workers, _LIMIT_S)
+    if quiet:
+        load.stop()
+        wait_until_committed(broker, workers.workers["second"])
+    wait_until(lambda: time.monotonic() - stopped_s >= 2 * SESSION_S, "two session timeouts")
+    os.kill(zombie.process.pid, signal.SIGCONT)
+    workers.workers["first"] = zombie
+
+    def is_replaced() -> bool:
+        workers.mind()
+        return bool(workers.exits) and workers.is_ready("first")
+
+    wait_until(is_replaced, "the end of the stopped worker and its return", _LIMIT_S, workers.words)
 
 
 def come_and_go(broker: Broker, folder: Path, *, for_s: float, every_s: float) -> tuple[float, float]:
@@ -158,31 +199,6 @@ def _oldest_until(broker: Broker, holds: Callable[[], bool], workers: Fleet) -> 
         assert time.monotonic() < deadline, workers.words()
         oldest_s = max(oldest_s, oldest_wait_s(broker))
     return oldest_s
-
-
-def kill_broker(kafka: LocalKafka, folder: Path, *, rounds: int, seed: int) -> tuple[list[float], list[float]]:
-    """Run S6: SIGKILL the broker under load and restart it.
-
-    Returns:
-        Seconds from its answer until the source's next acknowledgement, and until the lag was steady.
-    """
-    chance = np.random.default_rng(seed)
-    broker = kafka.broker
-    resumed, steady = [], []
-    with fleet(broker, folder) as workers, _load(broker) as load:
-        _start_both(broker, workers, load)
-        for _ in range(rounds):
-            time.sleep(chance.uniform(0, 1))
-            kill_9(kafka)
-            killed_s = time.monotonic()
-            kafka.start()
-            back_s = time.monotonic()
-            wait_until(lambda since=killed_s: load.acknowledged_s[-1] > since, "the source", _LIMIT_S)  # type: ignore[misc]  # a loop's variable, bound
-            resumed.append(max(0.0, next(at for at in load.acknowledged_s if at > killed_s) - back_s))
-            steady.append(wait_until_steady(broker, load, workers, _LIMIT_S))
-        drain(broker, load, workers)
-    _check(broker, load, f"seed {seed}", workers.last_words)
-    return resumed, steady
 
 
 def cut_the_log(

@@ -45,9 +45,9 @@ def test_s5_workers_come_and_go_for_two_minutes(emptied_kafka: LocalKafka, tmp_p
 
 
 def test_s6_five_kills_of_the_broker(emptied_kafka: LocalKafka, tmp_path: Path) -> None:
-    resumed, steady = kill_broker(emptied_kafka, tmp_path, rounds=5, seed=106)
-    print(f"S6: the source resumed after {resumed} s, lag steady after {steady} s")  # noqa: T201 - the measurement
-    assert len(resumed) == len(steady) == 5
+    taken = kill_broker(emptied_kafka, tmp_path, rounds=5, seed=106)
+    print(f"S6: the source resumed, and the lag was steady, after {taken} s")  # noqa: T201 - the measurement
+    assert len(taken) == 5
 
 
 @pytest.mark.parametrize("cut_bytes", [1, 5_000, 30_000])

@@ -18,8 +18,8 @@ from tests.harness.transactions import begin, produce_to
 from tests.harness.worker import START_TS, emitted, running
 
 NUM_LISTS = 120
-# Hours, so that sessions close while others are open; each half minute costs a tick of every partition.
-SPAN_S = 4 * 3_600
+# Four click windows, so that sessions close while others are open; each half minute costs a tick of every partition.
+SPAN_S = 3_600
 
 
 def event(name: str, at_s: float, number: int, **params: object) -> dict[str, object]:
@@ -35,7 +35,7 @@ def event(name: str, at_s: float, number: int, **params: object) -> dict[str, ob
 
 
 def hours() -> list[bytes]:
-    """Return lists over four hours, clicks, orders of clicked and other lists, and one bad row, in random order."""
+    """Return lists over an hour, clicks, orders of clicked and other lists, and one bad row, in random order."""
     rows: list[object] = []
     for number in range(NUM_LISTS):
         at_s = number * SPAN_S / NUM_LISTS

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision import models
 
 from stream.errors import ConfigError
 from trainer.vectors.image_encoders import EFFICIENTNET, open_image_encoder
@@ -35,6 +34,9 @@ def test_pictures_of_one_look_are_nearer() -> None:
 
 @pytest.mark.slow
 def test_a_regnet_takes_weights_by_path_in_both_forms(tmp_path: Path) -> None:
+    # Its import takes seconds, which a worker without this test need not pay.
+    from torchvision import models
+
     with torch.random.fork_rng():
         torch.manual_seed(4)
         network = models.get_model(REGNET, weights=None)

@@ -1,4 +1,6 @@
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -10,7 +12,6 @@ from deploy.simulation.marketplace.market import Listing, Market
 from deploy.simulation.marketplace.rankers import IncomingOrder, Ranked, Ranker
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from stream.broker.admin import create_topics, delete_topics
-from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
 from stream.broker.reader import read_to_end
 from stream.broker.settings import Broker
@@ -44,9 +45,13 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture
 def broker(kafka_broker: Broker) -> Broker:
-    delete_topics(kafka_broker)
-    create_topics(kafka_broker, PARTITIONS)
+    empty_topics(kafka_broker)
     return kafka_broker
+
+
+def empty_topics(broker: Broker) -> None:
+    delete_topics(broker)
+    create_topics(broker, PARTITIONS)
 
 
 def drive(broker: Broker, market: Market, ranker: Ranker, lines: list[str] | None = None) -> Summary:
@@ -55,13 +60,13 @@ def drive(broker: Broker, market: Market, ranker: Ranker, lines: list[str] | Non
         return Driver(market, ranker, producer, ticker, report=report).run()
 
 
-def join_topics(broker: Broker) -> tuple[dict[str, session.Session], Counter[str]]:
-    """Join what lies on the topics, one partition after the other, up to each tick's high watermark before the tick."""
+def join_topics(of_topic: Mapping[str, list[Record]]) -> tuple[dict[str, session.Session], Counter[str]]:
+    """Join the records of the topics, one partition after the other, up to each tick's watermark before the tick."""
     found: dict[str, session.Session] = {}
     counters: Counter[str] = Counter()
     logs: dict[tuple[str, int], list[Record]] = {}
     for name in topics.INPUTS:
-        for record in read_to_end(broker, name):
+        for record in of_topic[name]:
             logs.setdefault((record.topic, record.partition), []).append(record)
     for partition in range(PARTITIONS):
         join = Join(partition, JoinSettings(ticks="driver"), {}, {}, {}, PARTITIONS)
@@ -81,15 +86,40 @@ def join_topics(broker: Broker) -> tuple[dict[str, session.Session], Counter[str
     return found, counters
 
 
-def test_a_direct_run_fills_the_topics_and_every_session_closes(broker: Broker) -> None:
-    market = Market(SETTINGS)
-    lines: list[str] = []
-    summary = drive(broker, market, IncomingOrder(market), lines)
+@dataclass(frozen=True, kw_only=True)
+class DirectRun:
+    """A run without a service, and what it left on the broker.
+
+    Attributes:
+        market: The market.
+        summary: What the driver counted.
+        lines: What the driver reported.
+        logs: Records of each topic.
+        newest_ts: Time at which a continued run would start.
+    """
+
+    market: Market
+    summary: Summary
+    lines: list[str]
+    logs: Mapping[str, list[Record]]
+    newest_ts: int | None
+
+
+@pytest.fixture(scope="module")
+def direct_run(kafka_broker: Broker) -> DirectRun:
+    empty_topics(kafka_broker)
+    market, lines = Market(SETTINGS), list[str]()
+    summary = drive(kafka_broker, market, IncomingOrder(market), lines)
+    logs = {name: list(read_to_end(kafka_broker, name)) for name in (*topics.INPUTS, topics.ITEMS)}
+    return DirectRun(market=market, summary=summary, lines=lines, logs=logs, newest_ts=newest_ts(kafka_broker))
+
+
+def test_a_direct_run_fills_the_topics_and_every_session_closes(direct_run: DirectRun) -> None:
+    summary = direct_run.summary
     assert summary.queries == summary.impressions > 300
     assert summary.impressions_missing == summary.serving_errors == 0
     assert not summary.stopped
-    written = Counter(topic for (topic, _), end in end_offsets(broker, topics.EVENT_TOPICS).items() for _ in range(end))
-    assert dict(written) == summary.produced
+    assert {name: len(direct_run.logs[name]) for name in topics.EVENT_TOPICS} == summary.produced
     num_copies = sum(summary.duplicates.values())
     assert num_copies > 0
     clicks = summary.clicks + summary.add_to_carts + summary.duplicates.get(topics.CLICKS, 0)
@@ -97,7 +127,7 @@ def test_a_direct_run_fills_the_topics_and_every_session_closes(broker: Broker) 
     orders = summary.order_lines + summary.refunds + summary.duplicates.get(topics.CONVERSIONS, 0)
     assert orders == summary.produced[topics.CONVERSIONS]
 
-    sessions, counters = join_topics(broker)
+    sessions, counters = join_topics(direct_run.logs)
     assert len(sessions) == summary.impressions
     assert counters["produced"] == sum(summary.produced.values())
     assert open_count(counters) == 0
@@ -109,25 +139,22 @@ def test_a_direct_run_fills_the_topics_and_every_session_closes(broker: Broker) 
     assert num_orders >= summary.order_lines - summary.late
     assert summary.refunds > 0
     assert sum(int(found.column("refund_minor").sum()) for found in sessions.values()) > 0
-    assert any("shopping 100%" in line for line in lines)
+    assert any("shopping 100%" in line for line in direct_run.lines)
 
 
-def test_launched_items_are_published_as_time_passes(broker: Broker) -> None:
-    market = Market(SETTINGS)
-    summary = drive(broker, market, IncomingOrder(market))
-    items = [msgspec.json.decode(record.value or b"", type=Item) for record in read_to_end(broker, topics.ITEMS)]
-    launch_ts = market.world.items.launch_ts
-    assert summary.items == len(items) == int((launch_ts > 0).sum())
+def test_launched_items_are_published_as_time_passes(direct_run: DirectRun) -> None:
+    items = [msgspec.json.decode(record.value or b"", type=Item) for record in direct_run.logs[topics.ITEMS]]
+    launch_ts = direct_run.market.world.items.launch_ts
+    assert direct_run.summary.items == len(items) == int((launch_ts > 0).sum())
     assert [item.updated_ts for item in items] == sorted(item.updated_ts for item in items)
 
 
-def test_events_are_sent_in_order_and_ticks_cover_them(broker: Broker) -> None:
-    market = Market(SETTINGS)
-    summary = drive(broker, market, IncomingOrder(market))
+def test_events_are_sent_in_order_and_ticks_cover_them(direct_run: DirectRun) -> None:
+    summary = direct_run.summary
     for partition in range(PARTITIONS):
         ticks = [
             msgspec.json.decode(record.value or b"", type=Tick)
-            for record in read_to_end(broker, topics.TICKS)
+            for record in direct_run.logs[topics.TICKS]
             if record.partition == partition
         ]
         assert len(ticks) == summary.ticks
@@ -136,25 +163,24 @@ def test_events_are_sent_in_order_and_ticks_cover_them(broker: Broker) -> None:
         assert times[0] == SETTINGS.start_ts
         shown = [
             msgspec.json.decode(record.value or b"", type=Impression)
-            for record in read_to_end(broker, topics.IMPRESSIONS)
+            for record in direct_run.logs[topics.IMPRESSIONS]
             if record.partition == partition
         ]
         assert [event.event_ts for event in shown] == sorted(event.event_ts for event in shown)
         for tick in ticks:
             # All lists shown before the tick lie below its high watermark, and no later one.
             assert tick.hw[topics.IMPRESSIONS] == sum(event.event_ts < (tick.now_ts or 0) for event in shown)
-    assert newest_ts(broker) == summary.end_ts
+    assert direct_run.newest_ts == summary.end_ts
 
 
 @pytest.mark.no_cover
-def test_two_runs_send_the_same_bytes(broker: Broker) -> None:
+def test_two_runs_send_the_same_bytes(direct_run: DirectRun, broker: Broker) -> None:
     market = Market(SETTINGS)
-    first = drive(broker, market, IncomingOrder(market))
-    once = {name: Counter(r.value for r in read_to_end(broker, name)) for name in topics.EVENT_TOPICS}
-    second = drive(broker, Market(SETTINGS), IncomingOrder(market))
-    assert second.produced == first.produced
-    twice = {name: Counter(r.value for r in read_to_end(broker, name)) for name in topics.EVENT_TOPICS}
-    assert twice == {name: Counter({value: 2 * n for value, n in once[name].items()}) for name in topics.EVENT_TOPICS}
+    again = drive(broker, market, IncomingOrder(market))
+    assert again.produced == direct_run.summary.produced
+    for name in topics.EVENT_TOPICS:
+        sent = Counter(record.value for record in read_to_end(broker, name))
+        assert sent == Counter(record.value for record in direct_run.logs[name]), name
 
 
 class ServedElsewhere:
@@ -187,7 +213,7 @@ def test_ticks_wait_for_the_impressions_of_the_service(broker: Broker) -> None:
     assert summary.impressions_missing == 0
     assert summary.serving_errors == summary.queries // 50 > 0
     assert summary.truth.arms["reversed"].queries == summary.impressions
-    sessions, counters = join_topics(broker)
+    sessions, counters = join_topics({name: list(read_to_end(broker, name)) for name in topics.INPUTS})
     assert len(sessions) == summary.impressions
     assert counters["dead"] == open_count(counters) == 0
 
