@@ -1,8 +1,8 @@
 """The check of who calls: each path asks for a role, and a bearer token has one or several.
 
-Without any token in the settings everybody may call; the service is then on loopback. With tokens, a path that is not
-listed here is answered with 404 before the framework sees it: the framework also finds a route by other spellings of
-its path.
+A path that is not listed here is answered with 404 before the framework sees it: the framework also finds a route by
+other spellings of its path, under which no check would know it. Without any token in the settings everybody may call;
+the service is then on loopback.
 
 Source: RFC 6750, sections 2.1 and 3 (Authorization and WWW-Authenticate); RFC 6585, section 4 (429).
 """
@@ -82,12 +82,14 @@ class Access:
             path: Path of the request.
             authorization: Values of all its `Authorization` headers.
         """
-        tokens = self._tokens()
-        if not tokens or path in OPEN:
+        if path in OPEN:
             return None
         role = ROLES.get(EXPERIMENT if path.startswith(f"{EXPERIMENTS}/") else path)
         if role is None:
             return _NO_PATH
+        tokens = self._tokens()
+        if not tokens:
+            return None
         match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None
         if match is None:
             return _NO_TOKEN

@@ -5,13 +5,17 @@ nothing. Neither is logged: a line for each would let anyone fill the disk. The 
 
 A refused request is answered in the callback that has read its headers, in one write, without a task.
 
-Source: `serving.http.connections`, `serving.http.edge`.
+An offer to go on in another protocol, as of HTTP/2 over plain text, is passed over. The parser takes what follows the
+headers of such a request for that other protocol, so it is given the request again, without the offer.
+
+Source: `serving.http.connections`, `serving.http.edge`; RFC 9110, section 7.8 (a server may ignore Upgrade).
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.http.connections import Connections, Phase
@@ -21,6 +25,8 @@ from serving.metrics import Metrics
 MAX_HEADER_BYTES: Final = 64 * 1024
 _TIMEOUT, _HEADERS_TOO_LARGE = 408, 431
 _CLOSE: Final = (b"connection", b"close")
+_OFFERS: Final = frozenset({b"upgrade", b"http2-settings"})
+_INVALID: Final = "Invalid HTTP request received."
 
 
 class Closable(Protocol):
@@ -86,6 +92,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._guard = guard
         self._edge = edge
         self._is_first = False
+        self._is_offer = False
+        self._answering: RequestResponseCycle | None = None
         self._incoming: Phase | None = None
         self._num_answering = 0
         self._is_unread = False
@@ -100,13 +108,21 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._guard.closed(self)
+        # uvicorn tells it to the newest request alone, which may wait for this one.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of requests; headers above `MAX_HEADER_BYTES` are refused."""
         self._header_bytes += len(data)
         self._received_s = self._guard.clock()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response(_INVALID)
         is_in_headers = self._incoming in {None, Phase.HEADERS}
         if is_in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._guard.count("large")
@@ -126,6 +142,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start to answer a request, whose body may follow."""
+        self._is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._is_offer:
+            return
+        if not self.url.startswith((b"/", b"*")):
+            self._take_host_of_target()
         self._incoming = Phase.BODY
         self._num_answering += 1
         self._is_first = True
@@ -135,6 +156,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note the end of a request."""
+        if self._is_offer:
+            return
         super().on_message_complete()
         self._incoming = None
         self._header_bytes = 0
@@ -185,7 +208,43 @@ class GuardedProtocol(HttpToolsProtocol):
         """Close the connection at once, without an answer."""
         self.transport.abort()
 
+    def _parse(self, data: bytes) -> None:
+        while data:
+            rest = self._parse_to_offer(data)
+            if not self._is_offer:
+                return
+            self._is_offer = False
+            data = self._head_without_offer() + rest
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _parse_to_offer(self, data: bytes) -> bytes:
+        """Parse up to the end of a request with an offer, and return what follows it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            return data[stop.args[0] :]
+        return b""
+
+    def _head_without_offer(self) -> bytes:
+        """Return the request line and the headers of the request that was read, without those of an offer."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            kept = value
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                kept = b", ".join(token for token in tokens if token.lower() not in _OFFERS)
+            if name not in _OFFERS and (kept or name != b"connection"):
+                lines.append(b"%b: %b" % (name, kept))
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _take_host_of_target(self) -> None:
+        """Replace the host by that of the target, which counts where it has one (RFC 9112, section 3.2.2)."""
+        host = self.url.partition(b"://")[2].partition(b"/")[0]
+        self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
         # A request that waited for another on its connection starts when that is answered, and so on: refusals would
         # nest as deep as there are requests.
         if self._is_first and not self._is_unread and cycle.scope["method"] == "POST":

@@ -32,15 +32,17 @@ ClientId = Annotated[str, Meta(min_length=1, max_length=128)]
 ItemId = Annotated[str, Meta(min_length=1, max_length=256)]
 Timestamp = Annotated[int, Meta(ge=0, le=2**53)]
 Money = Annotated[int, Meta(ge=0, le=2**53)]
-Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+# In a pattern, $ matches before a line break at the end, too.
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}(?!\n)$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
 PlacedAt = Annotated[int, Meta(ge=0, le=100_000)]
 """Position of an item of a part, as the page counts: from 1, or from 0."""
 Score = Annotated[float, Meta(ge=-_F32_MAX, le=_F32_MAX)]
 Offset = Annotated[int, Meta(ge=0, le=2**53)]
 Bucket = Annotated[int, Meta(ge=0, le=9_999)]
-ItemType = Annotated[str, Meta(pattern="^[a-z][a-z_]{0,31}$")]
+ItemType = Annotated[str, Meta(pattern=r"^[a-z][a-z_]{0,31}(?!\n)$")]
 SourceName = Annotated[str, Meta(max_length=64)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
 Slice = Literal["canary", "control"]
 """Part of a lineage's clients while one of its versions is a canary."""
 SchemaVersion = Annotated[int, Meta(ge=1)]
@@ -87,7 +89,7 @@ class Features(Struct, kw_only=True):
         context_f16: float16[c] little-endian.
     """
 
-    schema: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    schema: Sha256
     item_f16: bytes
     context_f16: bytes
     history: History
@@ -292,7 +294,7 @@ class ModelVersionAnnouncement(Struct, kw_only=True):
     schema_version: SchemaVersion = field(default_factory=_written_version)
     lineage: str
     version: int
-    artifact: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    artifact: Sha256
     published_ts: Timestamp
 
 

@@ -144,6 +144,13 @@ REQUESTS: dict[str, tuple[bytes, set[int]]] = {
     "two hosts": (post(b"{}", host="Host: localhost\r\nHost: evil.example\r\n"), {400}),
     "user in the host": (post(b"{}", host="Host: localhost@evil.example\r\n"), {400}),
     "absolute target": (get("http://evil.example/livez").replace(b"Host: localhost", b"Host: evil.example"), {421}),
+    "absolute target of another host": (get("http://evil.example/livez"), {421}),
+    "absolute target with a user": (get("http://a@localhost/livez"), {400}),
+    "absolute target of this host": (get("http://localhost/livez").replace(b"Host: localhost", b"Host: x"), {200}),
+    "absolute target without a path": (get("http://localhost"), {400}),
+    "another spelling": (post(json.dumps(body()).encode(), path="/v1/rank/"), {404}),
+    "line break after a currency": (rank(currency="EUR\n"), {400}),
+    "line break after a type": (rank(candidates=[{"item_id": "a", "type": "a\n"}]), {400}),
     "forged assignment": (
         event(assignment=[{"layer": "ranker", "experiment": "e", "arm": "b", "epoch": 1, "bucket": 1}]),
         {422},

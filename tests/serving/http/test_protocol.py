@@ -1,4 +1,6 @@
+import json
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from serving.ranking.service import Service
 from serving.settings import ServingSettings
 from serving.tokens import sha256_of
 from tests.serving.live import LIMIT_S, live, wait_until
-from tests.serving.world import World, body
+from tests.serving.world import StubScorer, World, answering, body
 
 HEADERS = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
 
@@ -169,6 +171,58 @@ def test_a_client_that_leaves_early_is_no_error_of_the_service(tmp_path: Path) -
 
         wait_until(lambda: refused("408") == 1)
         assert refused("500") is None
+
+
+def test_a_client_that_leaves_while_a_further_request_waits_is_no_error_of_the_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = threading.Event()
+
+    def slow(num: int) -> list[float]:
+        assert left.wait(LIMIT_S)
+        return [1.0] * num
+
+    service = World(tmp_path).service(ServingSettings(default_lineage="base", deadline_ms=60_000.0))
+    service.versions.use(answering("base", StubScorer(slow)))
+    sent = json.dumps(body()).encode()
+    with live(service) as address:
+
+        def sample(name: str, **labels: str) -> float | None:
+            return service.metrics.registry.get_sample_value(f"shelfwise_serving_{name}", labels)
+
+        client = connect(address, HEADERS.replace(b"100", b"%d" % len(sent)) + b"\r\n" + sent + LIVE)
+        wait_until(lambda: sample("connections") == 1)
+        client.close()
+        wait_until(lambda: sample("connections") == 0)
+        left.set()
+        wait_until(lambda: sample("requests_total", arm="none", fallback="none") == 1)
+    assert [each.getMessage() for each in caplog.records if each.name.startswith("uvicorn")] == []
+
+
+OFFER = (
+    b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+)
+
+
+def test_an_offer_of_another_protocol_is_passed_over(tmp_path: Path) -> None:
+    """Java's HTTP client offers HTTP/2 with the first request on each connection."""
+    content = json.dumps(body()).encode()
+    whole = OFFER + b"Content-Length: %d\r\n\r\n%b" % (len(content), content)
+    chunked = OFFER + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+    bare = LIVE.replace(b"Connection: close", b"Upgrade: websocket\r\nConnection: upgrade")
+    with serving(tmp_path) as (_, address):
+        for sent, num, size in (
+            (whole + bare + chunked + whole + LIVE, 5, 1_000_000),
+            (whole + bare + chunked + whole + LIVE, 5, 333),
+            (bare * 1_500 + LIVE, 1_501, 1_000_000),
+        ):
+            with connect(address) as client:
+                for start in range(0, len(sent), size):
+                    client.sendall(sent[start : start + size])
+                found = answer(client)
+            assert statuses(found) == [b"200"] * num
+            assert found.count(b'"query_id"') == sent.count(b'"query_id"')
 
 
 REFUSED = b"POST /v1/rank HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"

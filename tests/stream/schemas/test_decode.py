@@ -82,6 +82,8 @@ def test_the_slice_is_read(part: str | None) -> None:
         ("bad_value", _with(slice="holdout")),
         ("bad_value", _with(client_id="c" * 129)),
         ("bad_value", _with(currency="eur")),
+        ("bad_value", _with(currency="EUR\n")),
+        ("bad_value", _with(items=GOOD["items"] | {"type": ["product", "video\n", "card"]})),
         ("bad_value", _with(action_name="click")),
         ("bad_value", _with(items=GOOD["items"] | {"price_minor": [1, -2, 3]})),
         ("bad_value", _with(items=GOOD["items"] | {"price_minor": [1, 2]})),
