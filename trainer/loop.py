@@ -8,11 +8,9 @@ Source: docs/training.md.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-import torch
 
 from stream.backoff import Backoff
 from stream.errors import ArtifactError, ConfigError, SchemaError, StoreError
@@ -29,22 +27,21 @@ from trainer.freshness import Freshness
 from trainer.gate_evidence import GateEvidence
 from trainer.graded_pages import GradedPages, passed_until
 from trainer.guard import Guard, Records
-from trainer.learning import drill, gate_numbers
+from trainer.learning import drill
 from trainer.learning.determinism import environment
 from trainer.learning.former import FormerVersion
 from trainer.learning.learner import Learner
 from trainer.learning.prequential import Prequential
 from trainer.learning.training_lists import TrainingLists
 from trainer.lineage import Lineage, adoptions
-from trainer.models import architecture_hash, encode_config
 from trainer.pauses import Pauses, until_stored
 from trainer.progress import Progress
 from trainer.quarantine.store import Quarantine
 from trainer.released import ReleasedRanges
 from trainer.settings import TrainerSettings
-from trainer.versions import artifact, checkpoint, rewind, writing
+from trainer.version_writer import VersionWriter
+from trainer.versions import artifact, checkpoint, rewind
 from trainer.versions.atomic_folder import WriteError
-from trainer.versions.base_choice import BaseChoice
 from trainer.versions.checkpoint import Adoption, Base, Checkpoint, Origin, Published, SkippedRange, State
 from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Rewind
@@ -107,13 +104,8 @@ class Loop:
         self._adopted: tuple[Adoption, ...] = ()
         self._skipped: tuple[SkippedRange, ...] = ()
         self._boundaries = settings.boundaries(lineage.learning)
-        self._base_choice = BaseChoice(
-            max_share=settings.version_delta_share,
-            keep_versions=settings.keep_versions,
-            rows_dtype=settings.rows_dtype,
-            keys=publisher.keys,
-        )
         self._gate_evidence = GateEvidence(publisher, learner, settings)
+        self._writer = VersionWriter(lineage, learner, publisher, self._gate_evidence, settings, failpoint)
         self._pauses = pauses
         self._failpoint = failpoint
         self._before_step = before_step
@@ -121,7 +113,6 @@ class Loop:
         self.catalogue = Catalogue()
         self.progress = Progress()
         self._freshness = Freshness()
-        self._architecture = architecture_hash(lineage.model, learner.config)
         self._boundary_number = 0
         self._published = Published()
         self._base: Base | None = None
@@ -346,7 +337,10 @@ class Loop:
         before = self._published
         try:
             if publishes:
-                self._published = self._write_version()
+                position = self._batcher.position
+                self._published = self._writer.write(
+                    before, self.catalogue, position, adopted=self._adopted, origin=self._origin
+                )
             base = self._base_of_delta()
             self._base = checkpoint.save(
                 self._folder,
@@ -419,58 +413,6 @@ class Loop:
 
     def _may_write(self) -> bool:
         return self._next_write_at is None or self._pauses.monotonic_s() >= self._next_write_at
-
-    def _write_version(self) -> Published:
-        own, position = self.learner, self._batcher.position
-        assert own.golden is not None, "checked by the caller"
-        assert position.boundary_ts is not None, "versions are written at boundaries"
-        number = self._published.version + 1
-        # Before the policy is read anew: it may name this very version, whose lists were learned as they are.
-        drilled = drill.numbers(self._lineage.name, number) if number == self._gate_evidence.drill_version else {}
-        norm = own.weights.norm()
-        manifest = artifact.Manifest(
-            lineage=self._lineage.name,
-            version=number,
-            parent=self._published.artifact,
-            term=self._publisher.term,
-            model=own.model,
-            profile=self._lineage.profile,
-            config=encode_config(own.config),
-            learning=asdict(self._lineage.learning),
-            adopted=self._adopted,
-            origin=self._origin,
-            architecture=self._architecture,
-            feature_schema=SCHEMAS[self._lineage.config.feature_schema].sha256,
-            image_space=self.catalogue.image_space,
-            text_space=self.catalogue.text_space,
-            cursors=dict(position.cursors),
-            boundary_ts=position.boundary_ts,
-            metrics={f"prequential_{name}": value for name, value in own.prequential.means().items()}
-            | own.shuffled.means()
-            | drilled
-            | gate_numbers.norm_change(norm, self._published.norm)
-            | self._gate_evidence.numbers(self.catalogue),
-            capacities=dict(own.weights.capacities),
-            num_sessions=own.counters["trained"],
-            code_version=self._lineage.code_version,
-        )
-        folder = self._publisher.folder
-        changed = self._base_choice.changed(folder, self._published.base, manifest, own.changed_since)
-        base = None if changed is None else self._published.base
-        sha256 = writing.publish(
-            folder,
-            msgspec.structs.replace(manifest, base=base),
-            own.params,
-            own.id_maps,
-            own.golden,
-            changed=changed,
-            rows_dtype=torch.float16 if self._settings.rows_dtype == "float16" else torch.float32,
-            with_graph=self._settings.onnx_graph,
-            int8=self._settings.int8,
-            keys=self._publisher.keys,
-            failpoint=lambda name: self._failpoint(f"artifact.{name}"),
-        )
-        return Published(version=number, artifact=sha256, base=base or sha256, batch_number=own.batch_number, norm=norm)
 
     def _state(self, *, publishes: bool) -> State:
         prequential = Prequential() if publishes else self.learner.prequential
