@@ -11,14 +11,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from abtest.frame_groups import Groups, grouped
 from abtest.frame_plan import FramePlan
 from abtest.moments import Moments
 from stream.errors import ConfigError
 
 # A column with more values than this is no column of arms.
 _MAX_ARMS = 1_000
-# Floats count whole numbers without gaps up to here.
-_LARGEST_FLOAT_ID = 2.0**53
 # Sums of floats are rounded.
 _ROUNDING = 1e-9
 
@@ -82,44 +81,24 @@ def _client_sums(frame: pl.LazyFrame, plan: FramePlan) -> ClientSums:
         raise ConfigError(f"column '{plan.arm}' holds {len(arms):,} values, expected at most {_MAX_ARMS:,} arms")
     # Rows wait in memory for their group, so an arm is the smallest number. The last one stands for no arm.
     number = arm.cast(pl.Enum(arms)).to_physical().cast(pl.UInt8 if len(arms) < 256 else pl.UInt32)
-    selected = [number.fill_null(len(arms)).alias("first arm"), *map(pl.Expr.alias, values, names)]
-    if plan.client is None:
-        rows = frame.select(selected).with_row_index("client", offset=1)
-    else:
-        rows = frame.select(_client(plan.client, schema[plan.client]).alias("client"), *selected)
-    sums = (
-        rows.group_by("client")
-        .agg(pl.col("first arm").min(), pl.col("first arm").max().alias("last arm"), pl.col(names).sum())
-        # Moments of floats depend on their order in the last digits, so the clients get a fixed one.
-        .sort("client", nulls_last=True)
-        .collect(engine="streaming")
-    )
-    rows_without_client = 0
-    if len(sums) and sums["client"][-1] is None:
-        rows_without_client = rows.select(pl.col("client").null_count()).collect(engine="streaming").item()
-        sums = sums.head(-1)
-    if sums["client"].dtype.is_float() and len(sums) and (sums["client"].abs() > _LARGEST_FLOAT_ID).any():
-        raise ConfigError(f"column '{plan.client}' holds clients as floats above 2^53, which are not told apart")
-    single = sums.filter((pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms)))
+    groups = grouped(frame, plan.client, number.fill_null(len(arms)), values, names)
+    is_single = (pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms))
+    single = groups.sums.filter(is_single)
     moments = {}
     for place, name in enumerate(arms):
         part = single.filter(pl.col("first arm") == place)
         x_NK = np.ascontiguousarray(part.select(names).to_numpy())
-        _check_values(x_NK, part["client"], plan)
+        _check_values(x_NK, part["key"], groups, plan)
         moments[name] = Moments.of(x_NK)
     unplanned = [name for name in moments if plan.weights and name not in plan.weights]
     if unplanned:
         raise ConfigError(f"weights of {', '.join(plan.weights)}: the arms of the data are {', '.join(moments)}")
     moments |= {name: Moments.empty(len(columns)) for name in plan.weights if name not in moments}
-    return ClientSums(moments=moments, left_out=len(sums) - len(single), rows_without_client=rows_without_client)
-
-
-def _client(name: str, dtype: pl.DataType) -> pl.Expr:
-    client = pl.col(name)
-    if isinstance(dtype, pl.Categorical):
-        # The order of categories is that of the rows.
-        return client.cast(pl.String)
-    return client.fill_nan(None) if dtype.is_float() else client
+    return ClientSums(
+        moments=moments,
+        left_out=len(groups.sums) - len(single),
+        rows_without_client=groups.rows_without_client,
+    )
 
 
 def _check_schema(schema: Mapping[str, pl.DataType], plan: FramePlan) -> None:
@@ -134,7 +113,7 @@ def _check_schema(schema: Mapping[str, pl.DataType], plan: FramePlan) -> None:
             raise ConfigError(f"column '{name}' holds {schema[name]}, expected text or whole numbers")
 
 
-def _check_values(x_NK: NDArray[np.float64], client_N: pl.Series, plan: FramePlan) -> None:
+def _check_values(x_NK: NDArray[np.float64], key_N: pl.Series, groups: Groups, plan: FramePlan) -> None:
     """Refuse sums that are no numbers, and those that the metrics rule out.
 
     Shapes: `x_NK` has the columns of the plan.
@@ -144,7 +123,8 @@ def _check_values(x_NK: NDArray[np.float64], client_N: pl.Series, plan: FramePla
     def refuse(bad_N: NDArray[np.bool_], column: str, expected: str) -> None:
         if bad_N.any():
             at = int(np.argmax(bad_N))
-            client = f" for client '{client_N[at]}'" if plan.client else f" in row {client_N[at]}"
+            key = key_N[at]
+            client = f" for client '{groups.name_of(key)}'" if plan.client else f" in row {key}"
             found = x_NK[at, columns.index(column)]
             raise ConfigError(f"column '{column}' holds {found:g}{client}, expected {expected}")
 
