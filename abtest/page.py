@@ -18,7 +18,7 @@ from abtest.queries import ArmCounts
 from abtest.results import ArmVerdict, Report, decomposition
 from abtest.timeline import LiftAt
 from stream.schemas.money import format_minor
-from stream.schemas.times import DAY_MS
+from stream.schemas.times import DAY_MS, DAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,4 +189,4 @@ def _fallbacks(count: ArmCounts) -> str:
 
 
 def _hours(seconds: int) -> str:
-    return f"{seconds / 86_400:g} d" if seconds >= 86_400 else f"{seconds / 3_600:g} h"
+    return f"{seconds / DAY_S:g} d" if seconds >= DAY_S else f"{seconds / 3_600:g} h"

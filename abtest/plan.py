@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from abtest.metrics import METRICS
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings
+from stream.schemas.times import DAY_S
 
 GOALS = ("ctr", "cvr", "gmv")
 _JOIN = JoinSettings()
@@ -71,7 +72,7 @@ class Plan:
             raise ConfigError(f"clients = {self.clients}: expected 2 or more")
         if self.days is not None and not 0.0 < self.days < 3_650.0:
             raise ConfigError(f"days = {self.days}: expected more than 0, less than 3650")
-        least_days = self.attribution_s / 86_400
+        least_days = self.attribution_s / DAY_S
         if self.cuped_days is not None and not least_days < self.cuped_days <= 365.0:
             raise ConfigError(
                 f"cuped_days = {self.cuped_days}: expected more than the attribution window ({least_days:g} d), at "

@@ -21,6 +21,7 @@ from abtest.moments import Moments, merge
 from abtest.session_counts import SessionCounts, read_session_counts
 from abtest.strays import Strays, read_strays
 from abtest.tables import session_facts
+from stream.schemas.times import DAY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,7 @@ def read(
         start_ts=epochs[0].start_ts,
         until_ts=epochs[-1].end_ts,
         attribution_s=experiment.plan.attribution_s,
-        before_s=round(86_400 * (experiment.plan.cuped_days or 0.0)),
+        before_s=round(DAY_S * (experiment.plan.cuped_days or 0.0)),
     )
     watermark, matured = progress(connection)
     matured_ts = _at_most(matured, whole.until_ts)

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, bindparam, delete, func, or_, select
 
-from abtest import final_reports, tables, traffic
+from abtest import final_reports, tables
 from abtest.experiment import Epoch, Experiment
 from abtest.fact_writer import lock_sink, progress
 from abtest.report import report
@@ -22,7 +22,7 @@ from abtest.results import Report
 from abtest.store import ExperimentStore
 from abtest.tables import client_orders, exposures, session_facts, session_orders, unlinked_lines
 from stream import db
-from stream.schemas.times import DAY_MS
+from stream.schemas.times import DAY_MS, MINUTE_MS
 
 _log = logging.getLogger("shelfwise.abtest")
 
@@ -189,7 +189,7 @@ def _due(scope: _Scope) -> tuple[tuple[Table, ColumnElement[bool]], ...]:
         (client_orders, client_orders.c.bought_ts < old),
         (unlinked_lines, unlinked_lines.c.event_ts < old),
         # A minute goes when the last of its sessions may.
-        (tables.traffic_minutes, tables.traffic_minutes.c.minute_ts <= old - traffic.MINUTE_MS),
+        (tables.traffic_minutes, tables.traffic_minutes.c.minute_ts <= old - MINUTE_MS),
         (exposures, and_(exposures.c.first_ts < old, exposures.c.experiment.not_in(scope.open))),
     ]
     rows += [

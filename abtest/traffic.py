@@ -15,8 +15,8 @@ from sqlalchemy import Connection, delete
 from abtest.tables import session_facts, traffic_minutes
 from stream import db
 from stream.schemas.names import NAME_LENGTH
+from stream.schemas.times import MINUTE_MS
 
-MINUTE_MS = 60_000
 _NAMES = ("experiment", "arm", "lineage", "version", "source")
 _NUM_COUNTS = sum(not column.primary_key for column in traffic_minutes.c)
 

@@ -8,6 +8,7 @@ import typer
 from deploy.commands.ingest import CurrencyOption
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
+from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
@@ -64,7 +65,7 @@ def list_(
             }
         )
         return
-    now_ms = _now_ms()
+    now_ms = epoch_ms()
     print_table(f"{len(chosen)} dead letters in {topic}", ("reason", "dead letters"), counts.most_common())
     print_table(f"the oldest {min(limit, len(chosen))}", _COLUMNS, [_row(each, now_ms) for each in chosen[:limit]])
     if found.num_unreadable:
@@ -158,7 +159,7 @@ def redrive(
                 query_name=query_name,
             ),
             bucket=redrive.TokenBucket(rate, time.monotonic, time.sleep),
-            now_ms=_now_ms,
+            now_ms=epoch_ms,
         )
 
     if dry_run:
@@ -241,9 +242,3 @@ def _iso(moment_ms: int) -> str:
         return datetime.fromtimestamp(moment_ms / 1_000, UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return "-"
-
-
-def _now_ms() -> int:
-    import time
-
-    return time.time_ns() // 1_000_000

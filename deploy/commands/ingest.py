@@ -8,6 +8,7 @@ import typer
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
 from stream.adapters import FORMATS
 from stream.schemas.money import currency_code
+from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
     from stream.operations.event_files import EventFiles
@@ -59,8 +60,6 @@ def ingest(
     as_json: JsonFlag = False,
 ) -> None:
     """Adapt recorded events and send them; rejected payloads go to `dead_letters` with their reason."""
-    import time
-
     from deploy.kafka.choice import configured, whereabouts
     from stream.adapters import Options
     from stream.broker.admin import partition_counts
@@ -92,9 +91,6 @@ def ingest(
     windows = called.settings.get("join", JoinSettings)
     live_s = windows.click_window_s + windows.lateness_s
 
-    def now_ms() -> int:
-        return time.time_ns() // 1_000_000
-
     def warn(event_ts: int) -> None:
         oldest = datetime.fromtimestamp(event_ts / 1_000, UTC).isoformat(timespec="seconds")
         err_console.print(
@@ -105,13 +101,21 @@ def ingest(
             soft_wrap=True,
         )
 
-    oldest_live_ts = now_ms() - live_s * 1_000
+    oldest_live_ts = epoch_ms() - live_s * 1_000
     if broker is None:
-        done = send(None, format_, payloads, options=options, now_ms=now_ms, oldest_live_ts=oldest_live_ts, on_old=warn)
+        done = send(
+            None, format_, payloads, options=options, now_ms=epoch_ms, oldest_live_ts=oldest_live_ts, on_old=warn
+        )
     else:
         with Producer(broker) as producer:
             done = send(
-                producer, format_, payloads, options=options, now_ms=now_ms, oldest_live_ts=oldest_live_ts, on_old=warn
+                producer,
+                format_,
+                payloads,
+                options=options,
+                now_ms=epoch_ms,
+                oldest_live_ts=oldest_live_ts,
+                on_old=warn,
             )
     if as_json:
         print_json(

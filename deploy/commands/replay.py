@@ -19,6 +19,7 @@ from deploy.commands.ingest import (
     print_rejects,
 )
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
     from deploy.configuration import Context
@@ -89,7 +90,7 @@ def files(
                 query_name=query_name,
                 keep_unmapped=keep_unmapped,
             ),
-            now_ms=lambda: time.time_ns() // 1_000_000,
+            now_ms=epoch_ms,
         )
         first = next(events, None)
         if first is None:

@@ -5,7 +5,9 @@ from datetime import datetime
 
 import typer
 
-_UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+from stream.schemas.times import DAY_MS, HOUR_MS, MINUTE_MS
+
+_UNIT_MS = {"s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 TIME_HELP = "ISO 8601 with zone, or epoch milliseconds."
 
 

@@ -8,11 +8,11 @@ from html import escape
 from typing import Final, Literal, TypeAlias
 
 from deploy.demo.summary import Drill, VersionTruth
+from stream.schemas.times import MINUTE_MS
 from trainer.rollout.states import LineageView
 from trainer.rollout.store import Event
 from trainer.versions.tables import DRILL
 
-_MS_PER_MINUTE = 60_000
 _Outcome: TypeAlias = Literal["rejected", "rolled_back", "quarantined"]
 _TAKEN_BACK: Final[Mapping[object, _Outcome]] = {
     "rejected": "rejected",
@@ -146,4 +146,4 @@ def _skipped(evidence: Mapping[str, object]) -> str:
     skipped = evidence.get("skipped")
     if not isinstance(skipped, dict) or skipped.get("from_ts") is None:
         return ""
-    return f" and leaves {(skipped['until_ts'] - skipped['from_ts']) // _MS_PER_MINUTE} minutes of the log out"
+    return f" and leaves {(skipped['until_ts'] - skipped['from_ts']) // MINUTE_MS} minutes of the log out"

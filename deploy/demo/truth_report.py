@@ -14,6 +14,7 @@ from deploy.demo.arms import Arm
 from deploy.demo.summary import ArmTruth, Truth, VersionTruth
 from deploy.simulation.marketplace import truth as market
 from deploy.simulation.marketplace.truth import percent
+from stream.schemas.times import HOUR_MS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, HEIGHT, LEFT, RIGHT = 900, 260, 60, 760
@@ -152,5 +153,5 @@ def _chart(truth: Truth, start_ts: int) -> tuple[list[Level], list[Bar], list[tu
     ]
     named = (("best possible", truth.best), ("incoming order", 0.0), ("random order", truth.random))
     levels = [Level(label=f"{name} {percent(gain)}", y=y(gain)) for name, gain in named if gain is not None]
-    hours = range(1 + (end_ts - start_ts) // 3_600_000)
-    return levels, bars, [(x(start_ts + hour * 3_600_000), f"{hour} h") for hour in hours]
+    hours = range(1 + (end_ts - start_ts) // HOUR_MS)
+    return levels, bars, [(x(start_ts + hour * HOUR_MS), f"{hour} h") for hour in hours]

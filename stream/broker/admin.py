@@ -21,6 +21,7 @@ from stream.broker.connection import connected, explain, refuse_hidden
 from stream.broker.settings import Broker
 from stream.errors import AccessError, BusError, ConfigError
 from stream.schemas import topics
+from stream.schemas.times import HOUR_MS
 
 _CLEANUP = "cleanup.policy"
 _RETENTION = "retention.ms"
@@ -28,7 +29,6 @@ _MOST_BYTES = "retention.bytes"
 _IN_SYNC = "min.insync.replicas"
 _REPLICAS = "replication.factor"
 _REPLICAS_ON_A_CLUSTER = 3
-_HOUR_MS = 3_600_000
 _CREATE_S = 30.0
 _DELETE_S = 30.0
 _COORDINATOR_S = 15.0
@@ -119,7 +119,7 @@ class Correction:
         if self.setting == _CLEANUP and self.wanted == "delete":
             return "older records of a key may be lost already"
         if self.setting == _RETENTION:
-            return f"records older than {int(self.found) / _HOUR_MS:.4g} h may be lost already"
+            return f"records older than {int(self.found) / HOUR_MS:.4g} h may be lost already"
         if self.setting == _MOST_BYTES:
             return f"of each partition, all but the newest {self.found} bytes may be lost already"
         return ""

@@ -10,6 +10,7 @@ from stream.join.settings import JoinSettings
 from stream.join.target import Target
 from stream.join.tiers import BatchNumbers, WarmTier
 from stream.schemas.session import ListPart
+from stream.schemas.times import HOUR_MS
 
 _UNLABELLED = b"c"
 _EVICTED = b"e"
@@ -172,17 +173,17 @@ class ClosedSessions:
         """Write the digests of the micro-batch into the warm tier."""
         for (kind, hour), digests in self._new_digests.items():
             key = rows.closed_key(kind, self._partition, hour, self._batches.current)
-            expiry_ts = (hour + 1) * query_digests.HOUR_MS + self._attribution_ms
+            expiry_ts = (hour + 1) * HOUR_MS + self._attribution_ms
             self._warm.put(key, rows.pack_bytes(expiry_ts, query_digests.pack(digests)))
         self._new_digests.clear()
 
     def _has_digest(self, kind: bytes, query_id: str, event_ts: int) -> bool:
         # The hours whose rows expire after the event and have not expired yet.
         from_ts = max(event_ts, self._warm.expired_ts) - self._attribution_ms
-        return self._digests[kind].has(query_id, from_ts // query_digests.HOUR_MS)
+        return self._digests[kind].has(query_id, from_ts // HOUR_MS)
 
     def _add_digest(self, kind: bytes, query_id: str, ts: int) -> None:
-        hour = ts // query_digests.HOUR_MS
+        hour = ts // HOUR_MS
         value = query_digests.digest(query_id)
         self._digests[kind].add(hour, value)
         self._new_digests.setdefault((kind, hour), []).append(value)

@@ -12,7 +12,6 @@ Source: docs/stream.md, Training holds.
 import math
 import struct
 
-HOUR_MS = 3_600_000
 HOURS = 168
 MIN_WEEKS = 3
 MAX_WEEKS = 8

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import msgspec
 from msgspec import Struct
 
-from stream.join.control_limits import HOUR_MS, ControlLimits
+from stream.join.control_limits import ControlLimits
 from stream.schemas import topics
 from stream.schemas.outcomes import DEAD, PRODUCED, open_count
+from stream.schemas.times import HOUR_MS
 
 SPAN_MS = 300_000
 STEP_MS = 60_000

@@ -15,7 +15,6 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-HOUR_MS = 3_600_000
 DIGEST_BYTES = 8
 _UNSORTED = 4_096
 _DTYPE = np.dtype("<u8")

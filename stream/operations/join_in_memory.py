@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from stream.broker.partitioner import partition_of
 from stream.join.engine import Join
 from stream.join.settings import JoinSettings
-from stream.operations.replay import SETTLE_MS, TICK_MS, Replayed
+from stream.operations.replay import FINAL_STEP_MS, SETTLE_MS, TICK_MS, Replayed
 from stream.schemas import session, topics
 from stream.schemas.events import Tick, encode
 
@@ -63,7 +63,7 @@ def join_in_memory(events: Iterable[Replayed], *, partitions: int = 4, settle_ms
     log.step(now_ts + TICK_MS, batch)
     # Several, as a topic counts as quiet only after it has been so for some time of the clock.
     for number in range(3):
-        log.step(now_ts + settle_ms + number * 60_000, [])
+        log.step(now_ts + settle_ms + number * FINAL_STEP_MS, [])
     return log.finish()
 
 

@@ -8,16 +8,17 @@ from stream.broker.producer import Producer
 from stream.broker.settings import Broker
 from stream.operations.tick_writer import Ticker
 from stream.schemas import topics
+from stream.schemas.times import DAY_MS, HOUR_MS, MINUTE_MS
 
 # The join takes events up to 60 s ahead of its clock at face value, so the clock must not lag further behind.
 TICK_MS = 30_000
 # Beyond all windows of the join: attribution, then refunds seven days after an order.
-SETTLE_MS = 9 * 86_400_000
-FINAL_STEP_MS = 60_000
+SETTLE_MS = 9 * DAY_MS
+FINAL_STEP_MS = MINUTE_MS
 # The watermark stays behind the last tick by the disorder that it allows and by the time after which a topic is quiet.
-MOST_BEHIND_MS = 86_400_000
+MOST_BEHIND_MS = DAY_MS
 # A gap without events is crossed in one step: an event of a wrong year would else cost a tick for each 30 s.
-GAP_MS = 3_600_000
+GAP_MS = HOUR_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,3 +1,6 @@
 """Units of time."""
 
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
+DAY_S = 86_400

@@ -7,13 +7,13 @@ import pytest
 from msgspec import structs
 from sqlalchemy import Engine, func, select
 
-from abtest import traffic
 from abtest.erasure import erase
 from abtest.fact_writer import FactWriter
 from abtest.tables import session_facts, traffic_minutes
 from stream import db
 from stream.schemas import topics
 from stream.schemas.session import Session
+from stream.schemas.times import MINUTE_MS
 from tests.harness.sessions import click, log_of, make_session, purchase
 
 on_sqlite = pytest.mark.parametrize("store_engine", ["sqlite"], indirect=True)
@@ -108,6 +108,6 @@ def test_an_erased_client_is_in_no_row_and_its_counts_stay(store_engine: Engine)
 
 
 def test_counts_stand_at_the_begin_of_their_minute(store_engine: Engine) -> None:
-    apply(store_engine, [make_session("q1", "c1", impression_ts=2 * traffic.MINUTE_MS - 1)], 0)
-    apply(store_engine, [make_session("q2", "c2", impression_ts=2 * traffic.MINUTE_MS)], 1)
-    assert [row[0] for row in of_the_table(store_engine)] == [traffic.MINUTE_MS, 2 * traffic.MINUTE_MS]
+    apply(store_engine, [make_session("q1", "c1", impression_ts=2 * MINUTE_MS - 1)], 0)
+    apply(store_engine, [make_session("q2", "c2", impression_ts=2 * MINUTE_MS)], 1)
+    assert [row[0] for row in of_the_table(store_engine)] == [MINUTE_MS, 2 * MINUTE_MS]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stream.errors import SchemaError
 from stream.schemas.events import Item
+from stream.schemas.times import DAY_MS
 
 ITEM_COLUMNS: Final = ("price", "sales", "rating", "promotion", "known", "has_rating", "has_image", "has_text")
 NUMERIC_COLUMNS: Final = ("price", "sales", "rating", "promotion")
@@ -151,7 +152,6 @@ def newest_columns(rows: NDArray[np.float16], logged: Sequence[str], newest: Seq
     return converted
 
 
-_HOUR_MS: Final = 3_600_000
 _NUMBER_LIMIT: Final = 1_000.0
 
 
@@ -228,7 +228,7 @@ def context_f16(
 
     Shapes: (len(CONTEXT_COLUMNS) + len(query_vector),).
     """
-    angle = 2 * np.pi * (event_ts % (24 * _HOUR_MS)) / (24 * _HOUR_MS)
+    angle = 2 * np.pi * (event_ts % DAY_MS) / DAY_MS
     columns = np.zeros(len(CONTEXT_COLUMNS), dtype=np.float64)
     columns[:5] = (
         np.sin(angle),

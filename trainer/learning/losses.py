@@ -15,9 +15,7 @@ from trainer.configs.smar import SmarConfig
 from trainer.learning.delayed import Delayed, samples
 from trainer.learning.page_losses import page_losses
 from trainer.models.batch import Outputs, Page, PageTargets, TensorBatch
-from trainer.models.blocks import wide
-
-_MASKED = -1e9
+from trainer.models.blocks import MASKED, wide
 
 
 def list_softmax(
@@ -45,7 +43,7 @@ def list_softmax(
     total = target.sum(dim=1)
     has_target = total > 0
     share = target / torch.where(has_target, total, 1.0).unsqueeze(1)
-    log_p = torch.log_softmax(torch.where(mask_BL, wide(logit_BL), _MASKED), dim=1)
+    log_p = torch.log_softmax(torch.where(mask_BL, wide(logit_BL), MASKED), dim=1)
     if label_weight_BL is not None:
         share = share * torch.where(mask_BL, label_weight_BL, 0.0)
     return _mean(-(share * log_p).sum(dim=1), has_target.to(log_p.dtype), weight_B)

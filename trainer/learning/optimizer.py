@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream.errors import ArtifactError
+from stream.schemas.times import DAY_S
 from trainer.configs import LearningSettings
 
 _EPSILON = 1e-10
-_DAY_S = 86_400
 
 
 class DenseOptimizer:
@@ -107,7 +107,7 @@ class RowOptimizer:
         Shapes: slots (u,) ascending and unique, gradient (u, d).
         """
         slots, gradient = slots[1:], gradient[1:]
-        idle_days = (self._now_s - self.changed_s[table][slots].astype(np.int64)) / _DAY_S
+        idle_days = (self._now_s - self.changed_s[table][slots].astype(np.int64)) / DAY_S
         factor = torch.from_numpy((self._decay_per_day**idle_days).astype(np.float32)).to(gradient.device)
         places = torch.from_numpy(slots).to(gradient.device)
         accumulator = self.accumulators[table]

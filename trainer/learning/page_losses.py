@@ -14,9 +14,7 @@ from torch import Tensor
 
 from trainer.configs.smar import SmarConfig
 from trainer.models.batch import PageTargets
-from trainer.models.blocks import wide
-
-_MASKED = -1e9
+from trainer.models.blocks import MASKED, wide
 
 
 class PerList(NamedTuple):
@@ -37,7 +35,7 @@ def list_mle(logit_BL: Tensor, key_BL: Tensor, group_BL: Tensor, mask_BL: Tensor
     known, key, same = _known(key_BL, group_BL, mask_BL)
     z = torch.where(known, wide(logit_BL), 0.0)
     behind = same & (key[:, None, :] <= key[:, :, None])
-    terms = torch.logsumexp(torch.where(behind, z[:, None, :], _MASKED), dim=2) - z
+    terms = torch.logsumexp(torch.where(behind, z[:, None, :], MASKED), dim=2) - z
     size = same.sum(dim=2)
     loss = torch.where(known, terms / torch.clamp_min(size, 1), 0.0).sum(dim=1)
     return PerList(loss, (size > 1).any(dim=1))
@@ -81,7 +79,7 @@ def squashed(logit_BL: Tensor, mask_BL: Tensor) -> Tensor:
 
     Shapes: (B, L) twice; result (B, L).
     """
-    z = torch.where(mask_BL, wide(logit_BL), _MASKED)
+    z = torch.where(mask_BL, wide(logit_BL), MASKED)
     return torch.where(mask_BL, torch.tanh(z - z.max(dim=1, keepdim=True).values), 0.0)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 Drop = Callable[[Tensor], Tensor]
 
-_MASKED = -1e9
+MASKED = -1e9
 """Score of masked entries: finite, so that a row with nothing real stays finite."""
 
 
@@ -74,7 +74,7 @@ def wide(values: Tensor) -> Tensor:
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """Return the softmax over the last axis among real entries; a row without any gives zeros."""
     # In float16 the score of masked entries would be minus infinity, and a row with nothing real NaN.
-    weights = torch.softmax(torch.where(mask, wide(scores), _MASKED), dim=-1)
+    weights = torch.softmax(torch.where(mask, wide(scores), MASKED), dim=-1)
     return torch.where(mask, weights, 0.0)
 
 
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
 
     def forward(self, values: Tensor, mask: Tensor, drop: Drop = keep) -> Tensor:
         """Return the encoded candidates."""
-        bias = torch.where(mask, 0.0, _MASKED)[:, None, None, :]
+        bias = torch.where(mask, 0.0, MASKED)[:, None, None, :]
         for layer in self.layers:
             values = zero_unless(mask, layer(values, bias, drop))
         return values if self.norm is None else zero_unless(mask, self.norm(values))

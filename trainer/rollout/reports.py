@@ -14,11 +14,12 @@ from sqlalchemy import Connection, Engine, delete, select
 
 from stream import db
 from stream.errors import StoreError
+from stream.schemas.times import DAY_MS
 from trainer.rollout.tables import servers
 
 OK: Final = "ok"
 """State of a version that is in memory, verified."""
-KEPT_MS: Final = 24 * 3_600_000
+KEPT_MS: Final = DAY_MS
 """Time after which the row of a process that is gone is removed."""
 _MAX_REASON: Final = 255
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from stream.errors import ArtifactError, ConfigError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.events import ModelVersionAnnouncement
+from stream.schemas.times import DAY_MS
 from trainer.versions import artifact, removal, writing
 from trainer.versions.registry import Registry, Rewind, Version
 from trainer.versions.signature import NO_KEYS, VersionKeys
@@ -20,7 +21,7 @@ from trainer.versions.signature import NO_KEYS, VersionKeys
 Announce = Callable[[ModelVersionAnnouncement], None]
 Clock = Callable[[], int]
 
-ORPHAN_AGE_MS = 86_400_000
+ORPHAN_AGE_MS = DAY_MS
 _log = logging.getLogger(__name__)
 
 

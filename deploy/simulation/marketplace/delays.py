@@ -6,12 +6,12 @@
 import numpy as np
 
 from deploy.simulation.marketplace.settings import DelayName
+from stream.schemas.times import HOUR_MS, MINUTE_MS
 
-_MINUTE, _HOUR = 60_000.0, 3_600_000.0
 # (weight, median in ms, sigma) per component.
 MIXTURES: dict[DelayName, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "fast": ((0.68, 8 * _MINUTE, 1.1), (0.32, 14 * _HOUR, 1.4)),
-    "slow": ((0.43, 20 * _MINUTE, 1.2), (0.57, 100 * _HOUR, 1.2)),
+    "fast": ((0.68, 8 * MINUTE_MS, 1.1), (0.32, 14 * HOUR_MS, 1.4)),
+    "slow": ((0.43, 20 * MINUTE_MS, 1.2), (0.57, 100 * HOUR_MS, 1.2)),
 }
 
 
@@ -24,7 +24,7 @@ def order_ms(rng: np.random.Generator, preset: DelayName) -> int:
 
 def refund_ms(rng: np.random.Generator, median_h: float) -> int:
     """Draw the delay from an order to its refund."""
-    return lognormal_ms(rng, median_h * _HOUR, 1.0)
+    return lognormal_ms(rng, median_h * HOUR_MS, 1.0)
 
 
 def lognormal_ms(rng: np.random.Generator, median_ms: float, sigma: float) -> int:

@@ -20,15 +20,15 @@ from deploy.simulation.marketplace.shopping import Sending
 from deploy.simulation.marketplace.traffic import Search
 from deploy.simulation.marketplace.truth import MARK, Accountant, Truth
 from stream.errors import BusError
+from stream.operations.replay import FINAL_STEP_MS
 from stream.operations.tick_writer import HighWatermarks
 from stream.schemas import topics
 from stream.schemas.events import encode
+from stream.schemas.times import HOUR_MS
 
 IMPRESSIONS_WAIT_S = 10.0
 # Below the five minutes after which a watermark counts as behind.
 DRAIN_STEP_MS = 120_000
-FINAL_STEP_MS = 60_000
-_HOUR_MS = 3_600_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Driver:
         launch_ts = market.world.items.launch_ts
         self._launches = [int(j) for j in np.argsort(launch_ts, kind="stable") if launch_ts[j] > 0]
         start_ts = self._settings.start_ts
-        self._accountant = Accountant(market, start_ts, start_ts + int(self._settings.hours * _HOUR_MS))
+        self._accountant = Accountant(market, start_ts, start_ts + int(self._settings.hours * HOUR_MS))
         self.summary = Summary(truth=self._accountant.truth)
 
     def run(self) -> Summary:
@@ -145,7 +145,7 @@ class Driver:
         for line in self._accountant.last_lines():
             self._report(MARK + line)
         end_ts = self._drain(end_ts)
-        settle_ms = int(self._settings.settle_h * _HOUR_MS)
+        settle_ms = int(self._settings.settle_h * HOUR_MS)
         # Several, as a topic counts as quiet only after it has been so for some time of the clock.
         for step in range(3):
             self._tick(end_ts + settle_ms + step * FINAL_STEP_MS)
@@ -155,7 +155,7 @@ class Driver:
 
     def _shop(self, start_ts: int) -> int:
         settings = self._settings
-        end_ts = start_ts + int(settings.hours * _HOUR_MS)
+        end_ts = start_ts + int(settings.hours * HOUR_MS)
         tick_ms = int(settings.tick_s * 1_000)
         coming = _Coming(traffic.searches(self._market.world))
         now_ts, next_report = start_ts, start_ts
@@ -178,7 +178,7 @@ class Driver:
         return now_ts
 
     def _drain(self, now_ts: int) -> int:
-        horizon_ts = now_ts + int(self._settings.drain_h * _HOUR_MS)
+        horizon_ts = now_ts + int(self._settings.drain_h * HOUR_MS)
         while self._due and self._due[0][0] <= horizon_ts and not self._stop():
             now_ts = min(max(now_ts + DRAIN_STEP_MS, self._due[0][0]), horizon_ts)
             self._send_until(now_ts)

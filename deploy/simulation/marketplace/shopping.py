@@ -21,6 +21,7 @@ from deploy.simulation.marketplace.world import TYPES, Ints, category_of_text
 from stream.schemas import topics
 from stream.schemas.events import PRODUCT, Click, Conversion, Impression, OrderLine, Query, ShownItems, encode
 from stream.schemas.identity import event_id
+from stream.schemas.times import HOUR_MS, MINUTE_MS
 
 SOURCE = "marketplace"
 Kind = Literal["impression", "click", "add_to_cart", "purchase", "refund"]
@@ -157,9 +158,9 @@ def _events(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> 
 def _outages(settings: MarketplaceSettings) -> tuple[tuple[int, int], ...]:
     """Return start and end of each outage."""
     rng = generator(settings.seed, "outages")
-    starts_ms = rng.uniform(0, settings.hours * 3_600_000, settings.outages)
+    starts_ms = rng.uniform(0, settings.hours * HOUR_MS, settings.outages)
     starts = [settings.start_ts + int(start_ms) for start_ms in np.sort(starts_ms)]
-    return tuple((start_ts, start_ts + int(settings.outage_min * 60_000)) for start_ts in starts)
+    return tuple((start_ts, start_ts + int(settings.outage_min * MINUTE_MS)) for start_ts in starts)
 
 
 def _click(

@@ -10,10 +10,11 @@ from deploy.simulation.marketplace import delays
 from deploy.simulation.marketplace.randomness import generator
 from deploy.simulation.marketplace.settings import MarketplaceSettings
 from deploy.simulation.marketplace.world import TEXTS_PER_CATEGORY, World
+from stream.schemas.times import HOUR_MS
 
 MAX_SEARCHES = 60
 BOT_SHARE = 0.02
-WARM_UP_MS = 2 * 3_600_000.0
+WARM_UP_MS = 2.0 * HOUR_MS
 _NORMAL_P90 = 1.2815515655446004
 
 
@@ -39,7 +40,7 @@ def visit_length(settings: MarketplaceSettings, rng: np.random.Generator) -> int
 def searches(world: World) -> Iterator[Search]:
     """Yield all searches of the configured hours in time order; the same world gives the same searches."""
     dials = world.settings
-    end_ts = dials.start_ts + int(dials.hours * 3_600_000)
+    end_ts = dials.start_ts + int(dials.hours * HOUR_MS)
     numbers: dict[int, int] = {}
     waiting: list[Search] = []
     for visit_ts, visit in _visits(dials, end_ts):
@@ -56,7 +57,7 @@ def _visits(dials: MarketplaceSettings, end_ts: int) -> Iterator[tuple[int, int]
     # Visits that began before the first moment fill the shop, so that the rate holds from the beginning on.
     sample = generator(dials.seed, "visit lengths")
     mean_length = float(np.mean([visit_length(dials, sample) for _ in range(4_000)]))
-    gap_ms = 3_600_000 * mean_length / dials.rate
+    gap_ms = HOUR_MS * mean_length / dials.rate
     rng = generator(dials.seed, "arrivals")
     at_ms, visit = -WARM_UP_MS, 0
     while True:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.simulation.marketplace.world import TREND_PERIOD_H, Floats, Ints, World, category_of_text
+from stream.schemas.times import HOUR_MS
 
 NEAR_DUPLICATE = 0.9
 CONTRAST, DECOY, SATIATION = 1.0, 0.5, 0.4
@@ -16,7 +17,7 @@ def alone(world: World, *, client: int, text: int, items: Ints, relevance_n: Flo
     """Return the utility of the candidates of one query, in their given order."""
     truth, clients, dials = world.items, world.clients, world.settings
     log_price_n = truth.log_price[items]
-    hours = (at_ts - dials.start_ts) / 3_600_000
+    hours = (at_ts - dials.start_ts) / HOUR_MS
     look_n = truth.look[items] @ clients.taste[client, category_of_text(text)]
     meaning_n = truth.meaning[items] @ clients.wish[client]
     is_loyal_n = truth.brand[items] == clients.brand[client]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deploy.simulation.marketplace.randomness import generator
 from deploy.simulation.marketplace.settings import MarketplaceSettings
+from stream.schemas.times import HOUR_MS
 
 LATENT = 8
 TEXTS_PER_CATEGORY = 20
@@ -128,7 +129,7 @@ def _items(settings: MarketplaceSettings) -> Items:
     log_price_J = log_price_J + np.where(promoted, np.log(0.9), 0.0)
     price_minor = np.maximum(100, np.rint(100 * np.exp(log_price_J))).astype(np.int64)
     is_launched = rng.random(J) < settings.chi
-    launch_ms = rng.integers(1, max(2, int(settings.hours * 3_600_000)), J)
+    launch_ms = rng.integers(1, max(2, int(settings.hours * HOUR_MS)), J)
     type_J, worth_J = _types(settings, category)
     return Items(
         category=category,

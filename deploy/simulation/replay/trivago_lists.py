@@ -13,12 +13,13 @@ from deploy.simulation.replay import trivago
 from stream.errors import ConfigError
 from stream.operations.join_in_memory import join_in_memory
 from stream.replicas.catalogue import Catalogue
+from stream.schemas.times import HOUR_MS
 from trainer.evaluation.lists import Dataset, from_sessions, split_by_time
 
 SHA256 = "51d6a2b3f8d40ae8b1251e10099f89d6630eec18a34502c83592a96aa4010d1a"
 """The excerpt of 2018-11-07 00:00 to 2018-11-08 12:00 UTC, on which figures were published."""
 TEST_FROM_TS = 1_541_635_200_000
-VALIDATION_FROM_TS = TEST_FROM_TS - 4 * 3_600_000
+VALIDATION_FROM_TS = TEST_FROM_TS - 4 * HOUR_MS
 
 
 def load(path: Path, *, validation_from_ts: int = VALIDATION_FROM_TS, test_from_ts: int = TEST_FROM_TS) -> Dataset:

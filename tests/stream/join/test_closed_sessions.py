@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from stream.join import rows
 from stream.join.closed_sessions import ClosedSessions
-from stream.join.query_digests import HOUR_MS
 from stream.join.tiers import BatchNumbers, WarmTier
+from stream.schemas.times import HOUR_MS
 from tests.laws.join_log import (
     CLIENTS,
     SETTINGS,
