@@ -8,14 +8,14 @@ Source: docs/experiments.md, Ramp.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from abtest import buckets
+from abtest.epoch_rows import deal, end_epoch, open_epoch
 from abtest.experiment import Epoch, Experiment
 from abtest.ramp_plan import Decision, Ramp, RampPlan
 from abtest.results import Check
@@ -48,6 +48,14 @@ class RampEvent:
     share: float
     evidence: Mapping[str, Any]
     event_ts: int
+
+
+class _Present(NamedTuple):
+    """The open epoch after an event, its share of all clients, and the time of the event."""
+
+    epoch: int
+    share: float
+    now_ts: int
 
 
 class RampStore:
@@ -89,10 +97,11 @@ class RampStore:
             )
         with db.transaction(self._engine) as connection:
             _open_epoch(connection, experiment, former, share, now_ts, reason)
-            _record(connection, key, "step", actor, reason, former.number + 1, share, {}, now_ts)
+            opened = _Present(former.number + 1, share, now_ts)
+            _record(connection, key, "step", opened, actor=actor, why=reason)
             planned = connection.execute(select(ramps.c.steps).where(ramps.c.experiment == key)).scalar_one_or_none()
             if planned is not None and (share < former.coverage or share >= planned[-1]):
-                _end(connection, key, actor, f"the share was set to {share:g}", former.number + 1, share, now_ts)
+                _end(connection, key, opened, actor=actor, why=f"the share was set to {share:g}")
         return self._experiments.epochs(key)[-1]
 
     def plan(self, key: str, plan: RampPlan, *, now_ts: int, actor: str) -> Ramp:
@@ -116,7 +125,7 @@ class RampStore:
         )
         if ramp.next_share is None:
             raise ConfigError(f"steps: experiment '{key}' has {present.coverage:g} of all clients, no step is above it")
-        _allocate(experiment, present, ramp.next_share)
+        _deal(experiment, present, ramp.next_share)
         shown = ", ".join(f"{step:g}" for step in plan.steps)
         with db.transaction(self._engine) as connection:
             connection.execute(delete(ramps).where(ramps.c.experiment == key))
@@ -130,8 +139,8 @@ class RampStore:
                     held={},
                 )
             )
-            why = f"steps {shown}"[:DECISION_LENGTH]
-            _record(connection, key, "planned", actor, why, ramp.epoch, ramp.share, asdict(plan), now_ts)
+            now = _Present(ramp.epoch, ramp.share, now_ts)
+            _record(connection, key, "planned", now, actor=actor, why=f"steps {shown}", evidence=asdict(plan))
         return ramp
 
     def end(self, key: str, *, now_ts: int, actor: str, reason: str) -> bool:
@@ -144,7 +153,8 @@ class RampStore:
         self._experiments.get(key)
         present = self._experiments.epochs(key)[-1]
         with db.transaction(self._engine) as connection:
-            return _end(connection, key, actor, reason, present.number, present.coverage, now_ts)
+            now = _Present(present.number, present.coverage, now_ts)
+            return _end(connection, key, now, actor=actor, why=reason)
 
     def ramps(self) -> list[Ramp]:
         """Return the planned ramps of the running experiments, by key.
@@ -215,9 +225,10 @@ class RampStore:
             if not _write(connection, ramp, checks=[], as_of=None, held={}, held_since=None):
                 return False
             _open_epoch(connection, experiment, former, share, now_ts, reason)
-            _record(connection, ramp.experiment, "step", actor, reason, ramp.epoch + 1, share, evidence, now_ts)
+            opened = _Present(ramp.epoch + 1, share, now_ts)
+            _record(connection, ramp.experiment, "step", opened, actor=actor, why=reason, evidence=evidence)
             if share >= ramp.plan.steps[-1]:
-                _end(connection, ramp.experiment, actor, "all steps are done", ramp.epoch + 1, share, now_ts)
+                _end(connection, ramp.experiment, opened, actor=actor, why="all steps are done")
         return True
 
     def hold(
@@ -236,7 +247,8 @@ class RampStore:
             if not _write(connection, ramp, held=dict(decision.held), held_since=since):
                 return False
             evidence = {"held": dict(decision.held), "as_of": ramp.as_of}
-            _record(connection, ramp.experiment, event, actor, why, ramp.epoch, ramp.share, evidence, now_ts)
+            now = _Present(ramp.epoch, ramp.share, now_ts)
+            _record(connection, ramp.experiment, event, now, actor=actor, why=why, evidence=evidence)
         return True
 
     def events(self, key: str) -> list[RampEvent]:
@@ -252,13 +264,8 @@ class RampStore:
         return experiment, self._experiments.epochs(key)[-1]
 
 
-def _allocate(experiment: Experiment, former: Epoch, share: float) -> NDArray[np.int16]:
-    try:
-        table = buckets.allocate(experiment.key, former.weights, share, experiment.plan.hold_out or 0.0)
-        buckets.check_dealt(table, former.weights, [arm.name for arm in experiment.arms])
-    except ValueError as error:
-        raise ConfigError(f"experiment '{experiment.key}': {error}") from error
-    return table
+def _deal(experiment: Experiment, former: Epoch, share: float) -> NDArray[np.int16]:
+    return deal(experiment.key, experiment.arms, former.weights, share, experiment.plan.hold_out or 0.0)
 
 
 def _open_epoch(
@@ -268,25 +275,18 @@ def _open_epoch(
         raise ConfigError(
             f"experiment '{experiment.key}': epoch {former.number} starts at {former.start_ts}, not before now"
         )
-    table = _allocate(experiment, former, share)
-    ended = connection.execute(
-        update(epochs)
-        .where(epochs.c.experiment == experiment.key, epochs.c.number == former.number, epochs.c.end_ts.is_(None))
-        .values(end_ts=now_ts)
-    )
-    if not ended.rowcount:
+    table = _deal(experiment, former, share)
+    if not end_epoch(connection, experiment.key, end_ts=now_ts, number=former.number):
         raise StoreError(f"experiment '{experiment.key}': another process changed the allocation or stopped it")
-    connection.execute(
-        insert(epochs).values(
-            experiment=experiment.key,
-            number=former.number + 1,
-            start_ts=now_ts,
-            coverage=share,
-            weights=list(former.weights),
-            buckets=buckets.to_bytes(table),
-            buckets_sha256=buckets.sha256(table),
-            reason=reason,
-        )
+    open_epoch(
+        connection,
+        experiment.key,
+        former.number + 1,
+        table,
+        weights=former.weights,
+        share=share,
+        start_ts=now_ts,
+        reason=reason,
     )
 
 
@@ -300,10 +300,10 @@ def _write(connection: Connection, ramp: Ramp, **values: object) -> bool:
     return bool(written.rowcount)
 
 
-def _end(connection: Connection, key: str, actor: str, why: str, epoch: int, share: float, now_ts: int) -> bool:
+def _end(connection: Connection, key: str, now: _Present, *, actor: str, why: str) -> bool:
     removed = connection.execute(delete(ramps).where(ramps.c.experiment == key)).rowcount
     if removed:
-        _record(connection, key, "ended", actor, why, epoch, share, {}, now_ts)
+        _record(connection, key, "ended", now, actor=actor, why=why)
     return bool(removed)
 
 
@@ -311,12 +311,11 @@ def _record(
     connection: Connection,
     key: str,
     event: str,
+    now: _Present,
+    *,
     actor: str,
     why: str,
-    epoch: int,
-    share: float,
-    evidence: Mapping[str, Any],
-    now_ts: int,
+    evidence: Mapping[str, Any] | None = None,
 ) -> None:
     connection.execute(
         insert(ramp_events).values(
@@ -324,9 +323,9 @@ def _record(
             event=event,
             actor=actor,
             why=why[:DECISION_LENGTH],
-            epoch=epoch,
-            share=share,
-            evidence=dict(evidence),
-            event_ts=now_ts,
+            epoch=now.epoch,
+            share=now.share,
+            evidence=dict(evidence or {}),
+            event_ts=now.now_ts,
         )
     )

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
+from abtest.epoch_rows import deal, end_epoch, open_epoch
 from abtest.experiment import ActiveExperiment, Arm, Epoch, Experiment, are_unequal
 from abtest.metrics import METRICS
 from abtest.plan import Plan
@@ -70,16 +69,23 @@ class ExperimentStore:
         with db.transaction(self._engine) as connection:
             hold_out = _layer_hold_out(connection, layer) if plan.hold_out is None else plan.hold_out
             plan = replace(plan, hold_out=hold_out)
-            try:
-                table = buckets.allocate(key, shares, share, hold_out)
-                buckets.check_dealt(table, shares, [arm.name for arm in arms])
-            except ValueError as error:
-                raise ConfigError(f"experiment '{key}': {error}") from error
+            table = deal(key, arms, shares, share, hold_out)
             chosen = _layer_salt(connection, layer, salt)
             _check_free(connection, key, layer)
-            spec = _spec(key, layer, chosen, arms, shares, share, plan)
+            made = Experiment(
+                key=key,
+                layer=layer,
+                salt=chosen,
+                plan=plan,
+                spec_hash=_spec_hash([key, layer, chosen, list(map(asdict, arms)), list(shares), share, asdict(plan)]),
+                status="running",
+                decision=None,
+                created_ts=now_ts,
+                arms=tuple(arms),
+            )
             try:
-                _insert(connection, key, layer, chosen, plan, spec, now_ts, arms, shares, share, table)
+                _insert(connection, made)
+                open_epoch(connection, key, 1, table, weights=shares, share=share, start_ts=now_ts, reason="start")
             except IntegrityError as error:
                 raise StoreError(
                     f"experiment '{key}' in layer '{layer}': created by another process: {error.orig}"
@@ -170,9 +176,7 @@ class ExperimentStore:
                 .values(status="stopped", decision=decision)
             )
             if stopped.rowcount:
-                connection.execute(
-                    update(epochs).where(epochs.c.experiment == key, epochs.c.end_ts.is_(None)).values(end_ts=now_ts)
-                )
+                end_epoch(connection, key, end_ts=now_ts)
 
 
 def _check_arms(members: Sequence[Arm]) -> None:
@@ -236,45 +240,21 @@ def _check_free(connection: Connection, key: str, layer: str) -> None:
         )
 
 
-def _insert(
-    connection: Connection,
-    key: str,
-    layer: str,
-    salt: str,
-    plan: Plan,
-    spec: str,
-    now_ts: int,
-    members: Sequence[Arm],
-    weights: Sequence[float],
-    share: float,
-    table: NDArray[np.int16],
-) -> None:
+def _insert(connection: Connection, made: Experiment) -> None:
     connection.execute(
         insert(experiments).values(
-            key=key,
-            layer=layer,
-            salt=salt,
-            plan=asdict(plan),
-            spec_hash=spec,
-            status="running",
-            created_ts=now_ts,
+            key=made.key,
+            layer=made.layer,
+            salt=made.salt,
+            plan=asdict(made.plan),
+            spec_hash=made.spec_hash,
+            status=made.status,
+            created_ts=made.created_ts,
         )
     )
     connection.execute(
         insert(arms),
-        [{"experiment": key, "number": number, **asdict(arm)} for number, arm in enumerate(members)],
-    )
-    connection.execute(
-        insert(epochs).values(
-            experiment=key,
-            number=1,
-            start_ts=now_ts,
-            coverage=share,
-            weights=list(weights),
-            buckets=buckets.to_bytes(table),
-            buckets_sha256=buckets.sha256(table),
-            reason="start",
-        )
+        [{"experiment": made.key, "number": number, **asdict(arm)} for number, arm in enumerate(made.arms)],
     )
 
 
@@ -295,10 +275,7 @@ def _check_adjustable(plan: Plan, members: Sequence[Arm], shares: Sequence[float
             )
 
 
-def _spec(
-    key: str, layer: str, salt: str, members: Sequence[Arm], weights: Sequence[float], share: float, plan: Plan
-) -> str:
-    document = [key, layer, salt, [asdict(arm) for arm in members], list(weights), share, asdict(plan)]
+def _spec_hash(document: Sequence[object]) -> str:
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
