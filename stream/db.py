@@ -7,7 +7,7 @@ Source: docs/operations.md.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from stream.db_settings import DatabaseSettings
 from stream.errors import ConfigError, StoreError
+from stream.files import PRIVATE_FILE
 
 metadata = MetaData(
     naming_convention={
@@ -53,7 +54,7 @@ def create(url: str, settings: DatabaseSettings | None = None) -> Engine:
         url: SQLAlchemy URL of a SQLite or PostgreSQL database.
         settings: Time-outs; the URL in it is not read.
 
-    Guarantees: SQLite runs in WAL mode with foreign keys on.
+    Guarantees: SQLite runs in WAL mode with foreign keys on, in a file that only its owner may open if it is new.
 
     Raises:
         ConfigError: If the URL cannot be read or names a database other than SQLite and PostgreSQL.
@@ -69,6 +70,9 @@ def create(url: str, settings: DatabaseSettings | None = None) -> Engine:
         return _sqlite(parsed, limits) if backend == "sqlite" else _postgresql(parsed, limits)
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"database.url: {error}") from error
+    except ValueError:
+        # The text may be a password that stands in the place of the port.
+        raise ConfigError("database.url: expected a number as the port") from None
 
 
 @contextmanager
@@ -134,9 +138,15 @@ def _sqlite(url: URL, limits: DatabaseSettings) -> Engine:
     engine = create_engine(url)
     busy_ms = round(limits.lock_timeout_s * 1_000)
 
-    def make_folder(*_arguments: object) -> None:
-        if url.database not in {None, "", ":memory:"}:
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    def make_file(*_arguments: object) -> None:
+        if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
+            return
+        path = Path(str(url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # It names clients, and its salts tell everybody's arm. The files beside it get the same rights. What cannot be
+        # opened is named by SQLite.
+        with suppress(OSError):
+            path.touch(PRIVATE_FILE, exist_ok=False)
 
     def configure(connection: object, _record: object) -> None:
         # SQLAlchemy's documented recipe: the driver begins no transaction by itself, `_begin_sqlite` does.
@@ -147,7 +157,7 @@ def _sqlite(url: URL, limits: DatabaseSettings) -> Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    event.listen(engine, "do_connect", make_folder)
+    event.listen(engine, "do_connect", make_file)
     event.listen(engine, "connect", configure)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -77,7 +77,7 @@ class Assigner:
         self._layer = layer
         self._default_lineage = default_lineage
         self._copy_path = copy_path
-        self._is_unavailable = False
+        self._is_unavailable = self._is_copy_refused = False
         self._found: ActiveExperiment | None = None
         self._saved: tuple[str, int, str] | None = None
         self.active: ActiveExperiment | None = None
@@ -113,9 +113,11 @@ class Assigner:
         if _identity(found) != self._saved:
             try:
                 save(found, self._copy_path)
-                self._saved = _identity(found)
+                self._saved, self._is_copy_refused = _identity(found), False
             except OSError as error:
-                _log.warning("a start without the database would use an older allocation: %s", error)
+                if not self._is_copy_refused:
+                    _log.warning("a start without the database would use an older allocation: %s", error)
+                self._is_copy_refused = True
 
     def lineages(self) -> list[str]:
         """Return the lineages that clients can be assigned to, now or once `adopt` is called."""

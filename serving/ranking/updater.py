@@ -99,7 +99,7 @@ class VersionUpdater:
         self._loading: dict[str, _Loading] = {}
         # Guards what loads and polls share.
         self._lock = threading.RLock()
-        self._is_unavailable = False
+        self._is_unavailable = self._is_copy_refused = False
 
     def poll(self, lineages: Collection[str], *, from_copy: bool = False, wait_s: float | None = None) -> bool:
         """Read the map of the lineages once, apply what is in memory, and load what is not.
@@ -216,9 +216,11 @@ class VersionUpdater:
             try:
                 copy = msgspec.json.encode(_Copy(lineages=found, sha256=sha256_of(found)))
                 replace_file(self._copy_path, copy, mode=PRIVATE_FILE)
-                self._kept = found
+                self._kept, self._is_copy_refused = found, False
             except OSError as error:
-                _log.warning("a start without the database would use an older map: %s: %s", self._copy_path, error)
+                if not self._is_copy_refused:
+                    _log.warning("a start without the database would use an older map: %s: %s", self._copy_path, error)
+                self._is_copy_refused = True
         return True
 
     def _missing(self, lineage: str) -> Pointer | None:

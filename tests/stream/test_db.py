@@ -1,3 +1,4 @@
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,8 +149,19 @@ def test_a_server_that_falls_silent_is_an_error_and_is_used_again_later(postgres
         ("mysql://localhost/x", "expected sqlite or postgresql"),
         ("nonsense", r"database\.url"),
         ("postgresql://localhost/x?prepare_threshold=0", r"database\.prepare_threshold"),
+        ("postgresql://ada:hunter2", r"^database\.url: expected a number as the port$"),
     ],
 )
 def test_refused_urls_are_named(url: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as refused:
         db.create(url)
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_others_on_this_machine_do_not_read_a_new_file(tmp_path: Path) -> None:
+    engine = db.create(f"sqlite:///{tmp_path}/new/test.db")
+    with db.transaction(engine) as connection:
+        numbers.create(connection)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    engine.dispose()
+    assert modes == dict.fromkeys(("test.db", "test.db-shm", "test.db-wal"), 0o600)

@@ -24,6 +24,7 @@ from trainer.feed.merge import Cursor
 from trainer.versions import atomic_folder, table_delta
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
+from trainer.versions.delta import PLACES
 from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.table_delta import Slots
 
@@ -40,6 +41,8 @@ _ADDRESS = re.compile("[0-9a-f]{64}")
 _FORMAT = 3
 _FORMAT_WITHOUT_BASE = 2
 _FILES = frozenset({"dense", "rows", "ids", "golden"})
+_DTYPES = {"dense": ("float32",), "rows": ("float16", "float32"), "ids": ("uint64",)}
+_PLACES_DTYPES = ("int64",)
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -207,12 +210,13 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
     """
     manifest = read_manifest(folder, sha256, keys)
     files = atomic_folder.read_files(folder / sha256, manifest.files)
+    _check_dtypes(sha256, files)
     config = config_of(manifest, sha256)
     try:
         golden = batch_from_columns(files["golden"])
         scores = files["golden"]["scores"].astype(np.float32)
         graph, int8_graph = (files["golden"].get(name) for name in (GRAPH, INT8_GRAPH))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise ArtifactError(f"{sha256}: {error!r}") from error
     if scores.shape != golden.cand_mask.shape:
         raise ArtifactError(
@@ -235,6 +239,15 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
         graph=None if graph is None else graph.tobytes(),
         int8_graph=None if int8_graph is None else int8_graph.tobytes(),
     )
+
+
+def _check_dtypes(sha256: str, files: Mapping[str, atomic_folder.Tensors]) -> None:
+    """Refuse numbers of another kind, which a conversion would change without a word."""
+    for file, usual in _DTYPES.items():
+        for name, array in files[file].items():
+            allowed = _PLACES_DTYPES if name.endswith(f".{PLACES}") else usual
+            if array.dtype.name not in allowed:
+                raise ArtifactError(f"{sha256}: {file} holds {name} as {array.dtype}, expected {' or '.join(allowed)}")
 
 
 def _tables(

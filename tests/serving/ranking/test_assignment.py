@@ -70,3 +70,22 @@ def test_a_damaged_copy_is_refused(world: World, tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(SchemaError, match="Is a directory"):
         assignment.load(path)
+
+
+def test_a_full_disk_is_said_once_and_the_copy_is_made_up_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_path: Path, _content: bytes, *, mode: int) -> None:
+        raise OSError("No space left on device")
+
+    path = tmp_path / "copy.json"
+    assigner = assignment.Assigner(world.experiments, layer="ranker", default_lineage=None, copy_path=path)
+    with monkeypatch.context() as patch:
+        patch.setattr(assignment, "replace_file", full)
+        for _ in range(3):
+            assert assigner.look()
+            assigner.adopt()
+    assert assigner.active is not None
+    assert caplog.text.count("No space left on device") == 1
+    assigner.adopt()
+    assert assignment.load(path) is not None
