@@ -46,6 +46,8 @@ _JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 def pytest_configure(config: pytest.Config) -> None:
     """Let each of several workers compute with one thread, and brokers start at little cost: all share the cores."""
     close_dropped_sockets()
+    # No test cuts the power, and what a killed process has written the kernel keeps.
+    os.fsync = lambda fd: None
     os.environ.setdefault("JDK_JAVA_OPTIONS", _JAVA_OPTIONS)  # noqa: TID251 - read by Java 9 and newer
     if hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes

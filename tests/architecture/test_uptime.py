@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parents[2]
-_UPTIMES_S = (15, 9_000_000)
+# `make test` itself runs on a machine that has been up for longer than 15 s.
+_UPTIMES_S = (15, pytest.param(9_000_000, marks=pytest.mark.system))
 _CLOCK_SENSITIVE = (
     "stream/agents/watchdog.py",
     "stream/agents/fencing.py",

@@ -71,7 +71,11 @@ def complete_schema(url: str) -> None:
     upgrade.upgrade(url)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+BOTH = ["sqlite", pytest.param("postgresql", marks=[pytest.mark.postgres, pytest.mark.no_cover])]
+"""Kinds of a store, as parameters: tests on PostgreSQL run the lines again that those on SQLite have run."""
+
+
+@pytest.fixture(params=BOTH)
 def store_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """An engine on a database with the newest schema and no rows: once SQLite, once PostgreSQL."""
     engine = db.create(store_url(request.param, tmp_path, request))

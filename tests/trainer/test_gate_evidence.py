@@ -154,6 +154,7 @@ def put(learner: Learner, weights: Weights) -> None:
             weight.copy_(weights[name])
 
 
+@pytest.mark.no_cover
 def test_versions_go_live_by_the_numbers_of_their_trainer_and_bad_ones_are_refused(world: World) -> None:
     # A boundary is passed by the sessions behind it.
     world.loop.push(world.shop.serve(5))
@@ -222,6 +223,7 @@ def test_lists_are_judged_while_versions_go_live_by_gates() -> None:
     assert after((False, 4)) == "nothing"
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("point", ["artifact.after_rename", "checkpoint.after_rename"])
 def test_a_resumed_trainer_publishes_the_same_numbers(tmp_path: Path, point: str) -> None:
     found = []

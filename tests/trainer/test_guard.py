@@ -183,6 +183,7 @@ def test_breakers_that_are_off_leave_nothing_out(log: Log) -> None:
     assert not log.guard.open
 
 
+@pytest.mark.no_cover
 def test_a_run_leaves_out_and_publishes_nothing_meanwhile_and_resumes_to_equal_weights(tmp_path: Path) -> None:
     log = broken_log()
     for name in ("whole", "cut"):

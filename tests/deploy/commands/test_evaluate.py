@@ -141,6 +141,7 @@ def test_libsvm_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> None
     assert run("--data", str(path), *argv) == run("--data", "libsvm", "--path", str(path), *argv)
 
 
+@pytest.mark.no_cover
 def test_a_trivago_log_is_known_by_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     trivago_log.write(path, visits=60, seed=5)

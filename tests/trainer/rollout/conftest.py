@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import Engine, delete
 
 from stream import db
-from tests.harness.stores import store_url
+from tests.harness.stores import BOTH, store_url
 
 
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(scope="module", params=BOTH)
 def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """Engine on a database with all tables."""
     engine = db.create(store_url(request.param, tmp_path_factory.mktemp("store"), request))
