@@ -59,7 +59,6 @@ class FactWriter:
 
     Args:
         engine: A database with the newest schema.
-        layer: Layer whose experiment a fact names; exposures are kept for all layers.
         refund_s: Refund window of the join: reversals count up to this long after the purchase of their line.
         failpoint: Called with the name of each step; crash tests raise or exit in it.
     """
@@ -68,12 +67,10 @@ class FactWriter:
         self,
         engine: Engine,
         *,
-        layer: str = ANALYSED_LAYER,
         refund_s: int = _REFUND_S,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._engine = engine
-        self._layer = layer
         self._refund_ms = refund_s * 1_000
         self._failpoint = failpoint
         self.positions: dict[Partition, int] = {}
@@ -164,12 +161,12 @@ class FactWriter:
         self._failpoint("offsets written")
         _, matured_ts = progress(connection)
         if matured_ts is not None:
-            moment_store.advance(connection, self._layer, matured_ts, touched)
+            moment_store.advance(connection, matured_ts, touched)
         self._failpoint("moments written")
         return len(changed)
 
     def _row(self, fact: Fact, outcome: Outcome) -> dict[str, object]:
-        arm = next((entry for entry in fact.assignment if entry.layer == self._layer), None)
+        arm = next((entry for entry in fact.assignment if entry.layer == ANALYSED_LAYER), None)
         return {
             "query_id": fact.query_id,
             "revision": fact.revision,

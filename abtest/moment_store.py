@@ -31,7 +31,7 @@ from abtest.moment_rows import (
 )
 from abtest.plan import Plan
 from abtest.session_counts import PRICED
-from abtest.tables import client_orders, epochs, experiments, exposures, final_reports, session_facts
+from abtest.tables import ANALYSED_LAYER, client_orders, epochs, experiments, exposures, final_reports, session_facts
 
 _MAX_STEP = 2_000
 _CHUNK = 400
@@ -63,16 +63,15 @@ class Followed:
         )
 
 
-def advance(connection: Connection, layer: str, matured_ts: int, touched: Mapping[str, int]) -> None:
-    """Update the sums of all experiments of a layer from the facts.
+def advance(connection: Connection, matured_ts: int, touched: Mapping[str, int]) -> None:
+    """Update the sums of all experiments that the facts name.
 
     Args:
         connection: The transaction, in which facts and orders are already written.
-        layer: Layer whose experiments the facts name.
         matured_ts: Newest impression time whose attribution window is closed in all partitions.
         touched: Client whose facts or orders changed, to the earliest impression time among them.
     """
-    for followed in of_layer(connection, layer):
+    for followed in of_layer(connection, ANALYSED_LAYER):
         for name in (MATURED, SETTLED):
             _advance(connection, followed, name, followed.target(name, matured_ts), touched)
 

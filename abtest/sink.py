@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
 from abtest.fact_writer import Applied, FactWriter, Partition
-from abtest.tables import ANALYSED_LAYER
 from stream.backoff import Backoff
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
@@ -94,7 +93,6 @@ def run(
     monotonic_s: Callable[[], float] = time.monotonic,
     metrics: SinkMetrics | None = None,
     readiness: Readiness | None = None,
-    layer: str = ANALYSED_LAYER,
     refund_s: int = _REFUND_S,
     until_end: bool = False,
     max_records: int = 2_000,
@@ -110,7 +108,6 @@ def run(
         monotonic_s: Monotonic clock, which times the measurement of the lag only.
         metrics: Counters and gauges of the sink.
         readiness: Updated as the database and the broker answer or fail.
-        layer: Layer whose experiment a fact names.
         refund_s: Refund window of the join.
         until_end: Whether to return at the end that the topic has at the call.
         max_records: Records of the largest batch.
@@ -122,7 +119,7 @@ def run(
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
     ready = readiness or Readiness()
-    writer = FactWriter(engine, layer=layer, refund_s=refund_s, failpoint=failpoint)
+    writer = FactWriter(engine, refund_s=refund_s, failpoint=failpoint)
     positions = writer.open(beginning_offsets(broker, [topics.SESSIONS]))
     end = end_offsets(broker, [topics.SESSIONS])
     _check_range(broker, positions, end)

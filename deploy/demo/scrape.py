@@ -41,13 +41,13 @@ def parse(text: str) -> Samples:
     return Samples(tuple((s.name, s.labels, s.value) for family in families for s in family.samples))
 
 
-def scrape(port: int, path: str = "/metrics") -> Samples:
+def scrape(port: int) -> Samples:
     """Return the metrics of the process on loopback `port`.
 
     Raises:
         ScrapeError: If it does not answer with success.
     """
-    return parse(fetch(port, path))
+    return parse(fetch(port, "/metrics"))
 
 
 def fetch(port: int, path: str) -> str:

@@ -10,6 +10,8 @@ from stream.operations.replay import FINAL_STEP_MS, SETTLE_MS, TICK_MS, Replayed
 from stream.schemas import session, topics
 from stream.schemas.events import Tick, encode
 
+_PARTITIONS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
@@ -41,15 +43,14 @@ class Joined:
     num_open: int = 0
 
 
-def join_in_memory(events: Iterable[Replayed], *, partitions: int = 4, settle_ms: int = SETTLE_MS) -> Joined:
+def join_in_memory(events: Iterable[Replayed], *, settle_ms: int = SETTLE_MS) -> Joined:
     """Join events in their order, with the ticks of a replay, through one join per partition.
 
     Args:
         events: Events in the order of time.
-        partitions: Partitions of the log.
         settle_ms: How far the last ticks jump ahead, so that every session closes.
     """
-    log = _Log(partitions)
+    log = _Log(_PARTITIONS)
     now_ts = 0
     batch: list[Replayed] = []
     for event in events:

@@ -35,11 +35,11 @@ def recorded(
     *,
     options: Options,
     now_ms: Callable[[], int],
-    memory_bytes: int = 64 << 20,
 ) -> Iterator[Replayed]:
     """Yield the records of payloads in the order of event time; of equal times lists first, then clicks, then orders.
 
-    All payloads are read, and their rejects sent, before the first record is yielded.
+    All payloads are read, and their rejects sent, before the first record is yielded. More records than fit into memory
+    wait in temporary files.
 
     Args:
         dead_letters: Takes the dead letters of rejected payloads; None only counts.
@@ -48,7 +48,6 @@ def recorded(
         done: Counts, which this adds to.
         options: What adapters need to know of the shop.
         now_ms: Epoch milliseconds, for dead letters.
-        memory_bytes: Size of the records that are held in memory; more goes to temporary files.
 
     Raises:
         BusError: If a dead letter was not acknowledged.
@@ -67,7 +66,7 @@ def recorded(
         if dead_letters is not None:
             dead_letters.flush()
 
-    for key, content in in_order(entries(), memory_bytes):
+    for key, content in in_order(entries()):
         topic, client, value = _decoder.decode(content)
         yield Replayed(event_ts=key // len(_RANK), topic=topic, key=client, value=value)
 

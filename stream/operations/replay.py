@@ -55,7 +55,6 @@ def run(
     events: Iterable[Replayed],
     speed: float,
     *,
-    settle_ms: int = SETTLE_MS,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[str], None] = lambda _line: None,
     monotonic: Callable[[], float] = time.monotonic,
@@ -69,7 +68,6 @@ def run(
         broker: Where the topics are.
         events: A loader's records.
         speed: Simulated seconds per wall second, at most.
-        settle_ms: How far the last ticks jump ahead, so that every session closes.
         stop: Asked between steps.
         report: Gets a line of progress now and then.
         monotonic: Wall clock in seconds.
@@ -116,7 +114,7 @@ def run(
         if not summary.stopped:
             # Several, as a topic counts as quiet only after it has been so for some time of the clock.
             for step in range(3):
-                _tick(ticker, summary, now_ts + settle_ms + step * FINAL_STEP_MS)
+                _tick(ticker, summary, now_ts + SETTLE_MS + step * FINAL_STEP_MS)
         producer.flush()
         summary.wall_s = round(monotonic() - wall_start, 3)
     return summary

@@ -31,7 +31,7 @@ class SortedRuns:
     More than `memory_bytes` go to temporary files, each a sorted run.
     """
 
-    def __init__(self, memory_bytes: int = 64 << 20) -> None:
+    def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
         self._runs: list[IO[bytes]] = []
         self._held: list[Entry] = []
