@@ -17,7 +17,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOADED_OTHERWISE = {
     "click": "Typer builds on it; Faust bounds its version",
     "confluent-kafka": "the memory broker loads the library inside its wheel",
-    "httptools": "uvicorn's parser",
     "mode-streaming": "Faust builds on it; exact because the worker overrides its methods",
     "uvloop": "uvicorn's event loop",
     "wordllama": "its weights and tokenizer are read as files",
