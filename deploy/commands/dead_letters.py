@@ -1,13 +1,12 @@
 """`shelfwise stream dead-letters`: what did not join, and sending it again."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from deploy.commands.ingest import CurrencyOption
 from deploy.commands.output import JsonFlag, console, context, err_console, fail, print_json, print_table
-from deploy.commands.times import TIME_HELP, parse_time
+from deploy.commands.times import TIME_HELP, iso_time, parse_time
 from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
@@ -239,6 +238,6 @@ def _print(line: str) -> None:
 
 def _iso(moment_ms: int) -> str:
     try:
-        return datetime.fromtimestamp(moment_ms / 1_000, UTC).isoformat(timespec="seconds")
+        return iso_time(moment_ms)
     except (ValueError, OverflowError, OSError):
         return "-"

@@ -1,11 +1,11 @@
 """`shelfwise stream ingest`: what other systems recorded, adapted to our topics."""
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+from deploy.commands.times import iso_time
 from stream.adapters import FORMATS
 from stream.schemas.money import currency_code
 from stream.wall_clock import epoch_ms
@@ -92,7 +92,7 @@ def ingest(
     live_s = windows.click_window_s + windows.lateness_s
 
     def warn(event_ts: int) -> None:
-        oldest = datetime.fromtimestamp(event_ts / 1_000, UTC).isoformat(timespec="seconds")
+        oldest = iso_time(event_ts)
         err_console.print(
             f"warning: events from {oldest} on are older than the windows of the join ({live_s} s): a worker that runs "
             f"live counts them as late; `shelfwise stream replay --format {format_} FILE...` joins recorded events",

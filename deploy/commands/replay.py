@@ -1,7 +1,6 @@
 """`shelfwise stream replay`: recorded events through the topics in their own time, with ticks as the clock."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ from deploy.commands.ingest import (
     print_rejects,
 )
 from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.times import iso_time
 from stream.wall_clock import epoch_ms
 
 if TYPE_CHECKING:
@@ -194,14 +194,10 @@ def _require_earlier_clock(broker: "Broker", first_ts: int) -> None:
     clock = clock_ts(broker)
     if clock is not None and clock > first_ts:
         raise fail(
-            f"the clock of these topics stands at {_iso(clock)}, and events from {_iso(first_ts)} on would be late; "
-            "replay all files in one call, into topics of their own, for example those of another Kafka: "
+            f"the clock of these topics stands at {iso_time(clock)}, and events from {iso_time(first_ts)} on would be "
+            "late; replay all files in one call, into topics of their own, for example those of another Kafka: "
             "set SHELFWISE_HOME to a new folder and run `shelfwise kafka up`"
         )
-
-
-def _iso(moment_ms: int) -> str:
-    return datetime.fromtimestamp(moment_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def _report(line: str) -> None:

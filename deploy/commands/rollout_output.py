@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from deploy.commands.output import console, print_table
+from deploy.commands.times import iso_time
 
 if TYPE_CHECKING:
     from trainer.rollout.ramps import RampStatus
@@ -68,9 +69,7 @@ def shown_time(ts: int) -> str:
     >>> shown_time(1_767_225_600_000)
     '2026-01-01 00:00:00+00:00'
     """
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(ts / 1_000, UTC).isoformat(sep=" ", timespec="seconds")
+    return iso_time(ts).replace("T", " ")
 
 
 def sentence(event: "Event") -> str:

@@ -1,7 +1,7 @@
-"""Times and durations as arguments of commands."""
+"""Times and durations as arguments of commands, and times as commands print them."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 import typer
 
@@ -31,6 +31,15 @@ def parse_time(text: str | None, option: str) -> int | None:
     if found.tzinfo is None:
         raise typer.BadParameter(f"'{text}' names no zone; add Z or +02:00", param_hint=option)
     return int(found.timestamp() * 1_000)
+
+
+def iso_time(moment_ms: int) -> str:
+    """Return epoch milliseconds as ISO 8601 in UTC, which `parse_time` takes.
+
+    >>> iso_time(1_767_225_600_000)
+    '2026-01-01T00:00:00+00:00'
+    """
+    return datetime.fromtimestamp(moment_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def parse_duration(text: str, option: str) -> int:
