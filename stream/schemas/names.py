@@ -1,4 +1,4 @@
-"""The rule for names that people choose: lineages, experiments, layers and arms.
+"""The rules for names: of what people choose, such as lineages, experiments, layers and arms, and of people.
 
 A name is a folder, a Kafka key, a metric label and a database key, so one rule holds everywhere.
 """
@@ -9,6 +9,8 @@ from typing import Final
 from stream.errors import ConfigError
 
 NAME_LENGTH: Final = 64
+USER_LENGTH: Final = 255
+_PROCESSES: Final = ("trainer", "controller")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 
 
@@ -36,3 +38,14 @@ def check_name(what: str, text: str) -> None:
             f"{what} = '{text[:80]}': expected up to {NAME_LENGTH} of A-Z, a-z, 0-9, '.', '_', '-', "
             "beginning with A-Z, a-z or 0-9"
         )
+
+
+def check_user(user: str) -> None:
+    """Refuse a text that does not name a user in the events that a command leaves.
+
+    Raises:
+        ConfigError: If it is empty or too long, or looks like the name of a trainer or a controller.
+    """
+    name = user.strip().lower()
+    if not name or len(user) > USER_LENGTH or name.startswith(_PROCESSES):
+        raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")

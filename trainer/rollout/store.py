@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
+from stream.schemas.names import check_user
 from trainer.quarantine.store import set_range_status
 from trainer.rollout import changes
 from trainer.rollout.changes import Change
@@ -141,7 +142,7 @@ class RolloutStore:
                 to another command.
             StoreError: If the database is unreachable or refused.
         """
-        _check_user(user)
+        check_user(user)
         if request_id is not None and not 1 <= len(request_id) <= 64:
             raise ConfigError(f"request-id = '{request_id[:80]}': expected 1 to 64 characters")
         try:
@@ -347,11 +348,6 @@ def _versions(rows: Iterable[Row[Any]]) -> Iterable[VersionView]:
         if row.version is not None:
             values = {name: getattr(row, name) for name in _VERSION_COLUMNS}
             yield VersionView(number=row.version, row_version=row.row_version, **values)
-
-
-def _check_user(user: str) -> None:
-    if not user.strip() or len(user) > 255 or user.strip().lower().startswith(event_log.PROCESSES):
-        raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")
 
 
 def _check_why(why: str) -> None:

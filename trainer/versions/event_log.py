@@ -10,8 +10,6 @@ from sqlalchemy import Connection, insert
 
 from trainer.versions.tables import rollout_events
 
-PROCESSES: Final = ("trainer", "controller")
-"""Beginnings of the actors that are no users."""
 _WHY_LENGTH: Final = 255
 
 
