@@ -43,6 +43,7 @@ from trainer.versions.publisher import Publisher
 from trainer.versions.registry import Registry
 from trainer.versions.signature import NO_KEYS, VersionKeys
 from trainer.versions.wanted import Wanted
+from trainer.writer_lease import WriterLease
 
 _POLL_RECORDS = 512
 _DECISION_S = 1.0
@@ -105,7 +106,14 @@ def run(
     keep_freed_memory()
     settings.boundaries(lineage.learning)
     store = Registry(engine)
-    lease = _Lease(store, lineage.name, holder, settings.lease_ttl_s * 1000, dependencies)
+    lease = WriterLease(
+        store.leases,
+        lineage.name,
+        holder,
+        ttl_ms=settings.lease_ttl_s * 1000,
+        now_ms=dependencies.now_ms,
+        pauses=dependencies.pauses,
+    )
     readiness = _Readiness(lease)
     metrics = process_registry()
     with ExitStack() as stack:
@@ -155,11 +163,7 @@ def run(
             failpoint,
             keys=keys,
         )
-        past, graded = KafkaPastRecords(broker), None
-        if isinstance(lineage.config, SmarConfig) and lineage.config.learns_grades:
-            tail = LogTail(broker, topics.ANNOTATIONS)
-            stack.callback(tail.close)
-            graded = GradedPages(tail.read, past, batch=lineage.learning.batch, passes=lineage.config.grade_passes)
+        past = KafkaPastRecords(broker)
         first_offsets = {p: offset for (_, p), offset in beginning_offsets(broker, [topics.SESSIONS]).items()}
         loop = Loop(
             lineage,
@@ -178,7 +182,7 @@ def run(
             past,
             folders.checkpoints,
             settings,
-            graded=graded,
+            graded=_graded_pages(lineage, broker, past, stack),
             adopt=adopt,
             origin=origin,
             pauses=dependencies.pauses,
@@ -198,7 +202,16 @@ def run(
     return loop
 
 
-def _is_decided(publisher: Publisher, lease: "_Lease", dependencies: Dependencies, readiness: "_Readiness") -> bool:
+def _graded_pages(lineage: Lineage, broker: Broker, past: KafkaPastRecords, stack: ExitStack) -> GradedPages | None:
+    """Return the pages that people graded, with a connection that the stack closes; None if the model learns none."""
+    if not isinstance(lineage.config, SmarConfig) or not lineage.config.learns_grades:
+        return None
+    tail = LogTail(broker, topics.ANNOTATIONS)
+    stack.callback(tail.close)
+    return GradedPages(tail.read, past, batch=lineage.learning.batch, passes=lineage.config.grade_passes)
+
+
+def _is_decided(publisher: Publisher, lease: WriterLease, dependencies: Dependencies, readiness: "_Readiness") -> bool:
     """Wait, after a rollback of mode `wait`, until a user decides; return False if a stop comes first.
 
     Raises:
@@ -227,7 +240,12 @@ def _is_decided(publisher: Publisher, lease: "_Lease", dependencies: Dependencie
 
 
 def _follow(
-    loop: Loop, reader: Reader, dependencies: Dependencies, lease: "_Lease", max_waiting: int, readiness: "_Readiness"
+    loop: Loop,
+    reader: Reader,
+    dependencies: Dependencies,
+    lease: WriterLease,
+    max_waiting: int,
+    readiness: "_Readiness",
 ) -> None:
     paused: set[int] = set()
     while not dependencies.is_stopping():
@@ -244,66 +262,10 @@ def _follow(
         paused = ahead
 
 
-class _Lease:
-    """The writer lease of this process.
-
-    While the database is unreachable, training continues; the store refuses a stale term when it is back.
-    """
-
-    def __init__(self, registry: Registry, lineage: str, holder: str, ttl_ms: int, dependencies: Dependencies) -> None:
-        self._registry = registry
-        self._lineage = lineage
-        self._holder = holder
-        self._ttl_ms = ttl_ms
-        self._dependencies = dependencies
-        self._monotonic_s = dependencies.pauses.monotonic_s
-        self._tried_s = 0.0
-        self._renewed_s = 0.0
-        self.term = 0
-
-    def acquire(self) -> bool:
-        """Take the lease, waiting for another holder's to expire; return False if a stop comes first."""
-        while True:
-            try:
-                self.term = self._registry.leases.acquire(
-                    self._lineage, self._holder, self._dependencies.now_ms(), self._ttl_ms
-                )
-            except FencedError as error:
-                _log.info("waiting for the lease: %s", error)
-                if self._dependencies.pauses.wait(min(1.0, self._ttl_ms / 3000)):
-                    return False
-            else:
-                self._tried_s = self._renewed_s = self._monotonic_s()
-                return True
-
-    def keep(self) -> None:
-        """Renew the lease if a third of it has passed since the last attempt.
-
-        Raises:
-            FencedError: If a later term has taken over.
-        """
-        now_s = self._monotonic_s()
-        if now_s - self._tried_s < self._ttl_ms / 3000:
-            return
-        self._tried_s = now_s
-        try:
-            self._registry.leases.renew(self._lineage, self.term, self._dependencies.now_ms(), self._ttl_ms)
-        except FencedError:
-            raise
-        except StoreError as error:
-            _log.warning("lease not renewed: %s", error)
-        else:
-            self._renewed_s = now_s
-
-    def is_held(self) -> bool:
-        """Return whether this process took the lease and renewed it in time."""
-        return self.term > 0 and self._monotonic_s() - self._renewed_s < self._ttl_ms / 1000
-
-
 class _Readiness:
     """The readiness of the process, read by the threads of the probe server."""
 
-    def __init__(self, lease: _Lease) -> None:
+    def __init__(self, lease: WriterLease) -> None:
         self._lease = lease
         self.reason: str | None = "no record of the topic sessions was read yet"
 
