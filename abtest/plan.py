@@ -12,6 +12,8 @@ from stream.join.settings import JoinSettings
 from stream.schemas.times import DAY_S
 
 GOALS = ("ctr", "cvr", "gmv")
+MAX_LOOKS = 1_000
+"""Looks of a plan: with more, equally spaced, the information would grow too little for the boundaries' integration."""
 _JOIN = JoinSettings()
 _CURRENCY = re.compile("[A-Z]{3}")
 
@@ -64,8 +66,8 @@ class Plan:
             raise ConfigError(f"alpha = {self.alpha}: expected more than 0, less than 0.5")
         if self.mde is not None and not 0.0 < self.mde < 10.0:
             raise ConfigError(f"mde = {self.mde}: expected a relative lift above 0, such as 0.02 for 2 %")
-        if self.looks < 1:
-            raise ConfigError(f"looks = {self.looks}: expected 1 or more")
+        if not 1 <= self.looks <= MAX_LOOKS:
+            raise ConfigError(f"looks = {self.looks}: expected 1 to {MAX_LOOKS}")
         if self.clients is not None and self.days is not None:
             raise ConfigError(f"clients = {self.clients}, days = {self.days}: the last look has one date, give one")
         if self.clients is not None and self.clients < 2:

@@ -17,6 +17,7 @@ from abtest.experiment import are_unequal
 from abtest.fact_writer import progress
 from abtest.metrics import METRICS
 from abtest.moments import Moments
+from abtest.plan import MAX_LOOKS
 from abtest.sensitivity import WANTED_POWER
 from abtest.tables import session_facts
 from stream import db
@@ -24,8 +25,6 @@ from stream.errors import ConfigError
 from stream.schemas.times import DAY_MS
 
 MIN_CLIENTS = 100
-# The information of more looks grows too little for the integration of their boundaries.
-_MAX_LOOKS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +163,8 @@ def _check(history: Baseline, mde: float, alpha: float, looks: int) -> None:
         raise ConfigError(f"mde = {mde}: expected a relative lift above 0, such as 0.02 for 2 %")
     if not 0.0 < alpha < 1.0:
         raise ConfigError(f"alpha = {alpha}: expected more than 0, less than 1")
-    if not 1 <= looks <= _MAX_LOOKS:
-        raise ConfigError(f"looks = {looks}: expected 1 to {_MAX_LOOKS}")
+    if not 1 <= looks <= MAX_LOOKS:
+        raise ConfigError(f"looks = {looks}: expected 1 to {MAX_LOOKS}")
     if not (0.0 < abs(history.value) < math.inf and 0.0 < history.client_variance < math.inf):
         raise ConfigError(
             f"value = {history.value}, client_variance = {history.client_variance}: expected a history in which"

@@ -181,4 +181,5 @@ def decomposition(found: Report) -> tuple[Decomposition, ...]:
 def _log_lift(entry: Result) -> float | None:
     if not entry.mean or not entry.mean_control:
         return None
-    return math.log(entry.mean / entry.mean_control)
+    quotient = entry.mean / entry.mean_control
+    return math.log(quotient) if 0.0 < quotient < math.inf else None
