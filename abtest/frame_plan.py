@@ -56,6 +56,8 @@ class FramePlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         control: Name of the control arm.
         weights: Planned share of each arm, for the test of the sample ratio; absent tests none.
         alpha: Two-sided error level.
+        tightest_clients: Clients of both arms at which the confidence sequence is tightest, chosen before the data are
+            seen; absent gives no sequence.
         adjustment: How the p-values of the goals are adjusted: for the chance of any false finding, or for the share
             of false ones among the findings.
         metrics: The metrics, each under `[[metric]]`.
@@ -66,6 +68,7 @@ class FramePlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     control: Name
     weights: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
     alpha: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.05
+    tightest_clients: Annotated[int, Meta(ge=1)] | None = None
     adjustment: Literal["holm", "benjamini_hochberg"] = "holm"
     metrics: Annotated[tuple[MetricPlan, ...], Meta(min_length=1)] = msgspec.field(name="metric")
 

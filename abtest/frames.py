@@ -1,13 +1,13 @@
 """Analysis of an experiment from a data frame or a file, without the rest of the system.
 
 Rows are clients, sessions or events; they are added up by client first. The horizon is fixed: the p-values hold for one
-look at the end.
+look at the end. A confidence sequence holds however often one looks.
 
 Source: docs/experiments.md, Analysis of a file.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import polars as pl
 
@@ -18,6 +18,7 @@ from abtest.frame_plan import FramePlan, MetricPlan, check, read_plan
 from abtest.frame_sums import client_sums, scan
 from abtest.inference import Lift
 from abtest.moments import Moments
+from abtest.monitoring import Monitored, monitored
 from abtest.srm import SampleRatio, sample_ratio
 from stream.errors import ConfigError
 
@@ -30,7 +31,8 @@ class FrameResult:
 
     Attributes:
         value: Value in the arm, and `control_value` in the control, not adjusted.
-        lift: Comparison; by CUPED where the plan names columns of the time before.
+        lift: Comparison; by CUPED where the plan names columns of the time before. It has a confidence sequence, at the
+            level that one of several arms has (Bonferroni), if the plan gives the clients at which it is tightest.
         plain: Comparison without CUPED; None where `lift` is that.
         p_adj: p adjusted over all goals and arms as the plan says; None outside of that family.
         variance_ratio: Variance of the difference by CUPED over that without; None without CUPED, which money in arms
@@ -43,7 +45,7 @@ class FrameResult:
     control_clients: int
     value: float | None
     control_value: float | None
-    lift: Lift
+    lift: Monitored
     plain: Lift | None = None
     p_adj: float | None = None
     variance_ratio: float | None = None
@@ -129,13 +131,17 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResul
     ]
     results: list[FrameResult] = []
     lifts = inference.compare_all(pairs, plan.alpha)
+    level = plan.alpha / (len(moments) - 1)
     for (metric, arm), now, (base, found), lift in zip(keys, quotients, pairs, lifts, strict=True):
-        tested, variance_ratio = lift, None
+        tested, variance_ratio, covariance = lift, None, None
         if metric.before is not None and not (metric.is_money and are_unequal(base.n, found.n)):
             before = quotient(metric.before, metric.before_denominator)
             adjusted = cuped.compare(control, moments[arm], now, before, plan.alpha)
             if adjusted is not None:
-                tested, variance_ratio = adjusted.lift, adjusted.variance_ratio
+                tested, variance_ratio, covariance = adjusted.lift, adjusted.variance_ratio, adjusted.covariance
+        shown = Monitored(**asdict(tested))
+        if plan.tightest_clients is not None:
+            shown = monitored(base, found, tested, alpha=level, tightest=plan.tightest_clients, covariance=covariance)
         results.append(
             FrameResult(
                 metric=metric.name,
@@ -144,7 +150,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResul
                 control_clients=control.n,
                 value=found.value,
                 control_value=base.value,
-                lift=tested,
+                lift=shown,
                 plain=None if variance_ratio is None else lift,
                 variance_ratio=variance_ratio,
             )

@@ -36,10 +36,15 @@ def _print(found: "FrameAnalysis") -> None:
     level = f"{100.0 * (1.0 - found.alpha):.4g} % interval"
     adjusted = "p (Holm)" if found.adjustment == "holm" else "p (Benjamini-Hochberg)"
     columns = ("metric", "arm", "lift", level, "p", adjusted, found.control, "arm's value")
-    cuped = ("variance by CUPED", "lift without", f"{level} without", "p without")
-    has_cuped = any(result.plain is not None for result in found.results)
-    rows = [_row(result) + (_without(result) if has_cuped else ()) for result in found.results]
-    print_table(f"lifts against {found.control}", columns + (cuped if has_cuped else ()), rows)
+    print_table(f"lifts against {found.control}", columns, [_row(result) for result in found.results])
+    sequences = [result for result in found.results if result.lift.cs_kind is not None]
+    if sequences:
+        titles = ("metric", "arm", "confidence sequence", "p (always valid)")
+        print_table("at any number of looks", titles, [_sequence(result) for result in sequences])
+    by_cuped = [result for result in found.results if result.plain is not None]
+    if by_cuped:
+        names = ("metric", "arm", "variance by CUPED", "lift without", level, "p")
+        print_table("without CUPED", names, [_without(result) for result in by_cuped])
     counted = ", ".join(f"{arm} {clients}" for arm, clients in found.clients.items())
     console.print(f"clients: {counted}; {found.left_out} in several arms or in none are left out", highlight=False)
     if found.rows_without_client:
@@ -66,10 +71,17 @@ def _row(result: "FrameResult") -> tuple[str, ...]:
     )
 
 
+def _sequence(result: "FrameResult") -> tuple[str, ...]:
+    from abtest import render
+
+    lift = result.lift
+    bounds = render.interval(lift.cs_lo, lift.cs_hi, lift.cs_kind)
+    return result.metric, result.arm, bounds, render.p_value(lift.cs_p)
+
+
 def _without(result: "FrameResult") -> tuple[str, ...]:
-    if result.plain is None or result.variance_ratio is None:
-        return ("–",) * 4
-    return (f"{result.variance_ratio:.1%}", *_lift(result.plain))
+    plain = ("–",) * 3 if result.plain is None else _lift(result.plain)
+    return (result.metric, result.arm, f"{result.variance_ratio or 0.0:.1%}", *plain)
 
 
 def _lift(lift: "Lift") -> tuple[str, str, str]:

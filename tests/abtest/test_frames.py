@@ -8,6 +8,7 @@ from abtest import cuped, estimates, inference, multiplicity
 from abtest.estimates import Quotient
 from abtest.frames import FramePlan, MetricPlan, analyze
 from abtest.moments import Moments
+from abtest.monitoring import monitored
 from stream.errors import ConfigError
 
 PLAN = FramePlan(
@@ -145,6 +146,28 @@ def test_the_comparison_without_adjustment_stands_beside_the_one_by_cuped() -> N
     )
     assert gmv.lift.lo != gmv.plain.lo
     assert cvr.plain is None
+
+
+def test_a_confidence_sequence_is_that_of_reports_at_the_level_of_an_arm() -> None:
+    data = sessions().with_columns(pl.when(pl.col("who") % 3 == 0).then(pl.lit("c")).otherwise("arm").alias("arm"))
+    metrics = (MetricPlan(name="spend", numerator="money"), PLAN.metrics[0])
+    found = analyze(data, FramePlan(client="who", control="a", tightest_clients=400, metrics=metrics))
+    plain, other, adjusted, _ = found.results
+    sums = data.group_by("who", "arm").agg(pl.col("money", "earlier").sum())
+    control, treated = (
+        Moments.of(sums.filter(pl.col("arm") == name).select("money", "earlier").to_numpy() * 1.0) for name in "ab"
+    )
+    base, arm = (estimates.mean(part, 0) for part in (control, treated))
+    expected = monitored(base, arm, inference.compare(base, arm), alpha=0.025, tightest=400)
+    assert (plain.arm, other.arm) == ("b", "c")
+    assert (plain.lift.cs_lo, plain.lift.cs_hi, plain.lift.cs_p) == pytest.approx(
+        (expected.cs_lo, expected.cs_hi, expected.cs_p)
+    )
+    by_cuped = cuped.compare(control, treated, Quotient(0), Quotient(1))
+    assert by_cuped is not None
+    wanted = monitored(base, arm, by_cuped.lift, alpha=0.025, tightest=400, covariance=by_cuped.covariance)
+    assert (adjusted.lift.cs_lo, adjusted.lift.cs_hi) == pytest.approx((wanted.cs_lo, wanted.cs_hi))
+    assert analyze(data, FramePlan(client="who", control="a", metrics=metrics)).results[0].lift.cs_kind is None
 
 
 def test_money_of_unequal_arms_is_not_adjusted() -> None:

@@ -57,10 +57,10 @@ def test_what_cuped_and_missing_clients_do_is_shown(tmp_path: Path) -> None:
     past = (pl.col("spend") + pl.col("who") % 3).alias("past")
     data.with_columns(past, pl.when(pl.col("who") > 1).then("who")).write_csv(tmp_path / "data.csv")
     goal = '[[metric]]\nname = "visits"\nnumerator = "who"\n'
-    plan = f'client = "who"\nadjustment = "benjamini_hochberg"\n{PLAN}before = "past"\n{goal}'
+    plan = f'client = "who"\ntightest_clients = 400\nadjustment = "benjamini_hochberg"\n{PLAN}before = "past"\n{goal}'
     (tmp_path / "plan.toml").write_text(plan)
     shown = CliRunner().invoke(app, called)
     assert shown.exit_code == 0, shown.output
     assert "2 rows without a client are left out" in shown.output
-    for title in ("p (Benjamini-Hochberg)", "variance by CUPED", "p without"):
+    for title in ("p (Benjamini-Hochberg)", "variance by CUPED", "lift without", "p (always valid)"):
         assert title in shown.output
