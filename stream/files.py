@@ -32,6 +32,36 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Guarantees: a reader sees the old content or the new one; the content is on disk before it is visible; of several
     writers, the last one wins.
     """
+    with _written(path, content, mode) as temporary:
+        temporary.replace(path)
+
+
+def create_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Create the file at `path` with `content`, whole or not at all; a file that is there stays.
+
+    Args:
+        path: The file; missing folders above it are created.
+        content: Bytes of the new file.
+        mode: Permission bits of the new file.
+
+    Raises:
+        OSError: If the file cannot be written. No temporary file remains.
+
+    Guarantees: of several writers, the first one wins, and every reader sees its content; on a file system without hard
+    links, that holds once one of them has ended.
+    """
+    with _written(path, content, mode) as temporary:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return
+        except OSError:
+            temporary.replace(path)
+
+
+@contextmanager
+def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    """Write `content` to disk beside `path`, and yield the temporary file, which is gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     temporary = Path(name)
@@ -41,10 +71,9 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def private_folder(folder: Path) -> Path:

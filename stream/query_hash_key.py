@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream.files import PRIVATE_FILE, replace_file
+from stream.errors import ConfigError
+from stream.files import PRIVATE_FILE, create_file
 from stream.setting_fields import secret
 
 KEY_BYTES = 32
@@ -40,10 +41,17 @@ class PrivacySettings:
 
 
 def query_hash_key(settings: PrivacySettings, folder: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> bytes:
-    """Return the key of the settings, else the key in `folder`, which is made if it is missing."""
+    """Return the key of the settings, else the key in `folder`, which the first of all processes makes.
+
+    Raises:
+        ConfigError: If the file of the key is empty: everybody could compute the hashes.
+    """
     if settings.query_hash_key:
         return settings.query_hash_key.encode()
     path = folder / _FILE_NAME
     if not path.exists():
-        replace_file(path, random_bytes(KEY_BYTES), mode=PRIVATE_FILE)
-    return path.read_bytes()
+        create_file(path, random_bytes(KEY_BYTES), mode=PRIVATE_FILE)
+    key = path.read_bytes()
+    if not key:
+        raise ConfigError(f"{path}: the file is empty; restore it, or remove it for a new key and new hashes")
+    return key

@@ -145,8 +145,10 @@ class Edge:
             if _ARM in scope and message["type"] == "http.response.body" and not message.get("more_body"):
                 self._service.answered(scope[_ARM], arrival_s)
 
+        # The server leaves out the body of an answer to HEAD; the framework knows GET alone.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         with bound_contextvars(request_id=request_id.decode()):
-            await self._app(scope, receive, send_with_headers)
+            await self._app(asked, receive, send_with_headers)
 
     def _denial(self, scope: Scope, arrival_s: float) -> Denial | None:
         if status := self._hosts.refusal(_values(scope, b"host")):

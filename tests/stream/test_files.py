@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from stream.files import (
     FolderInUseError,
     FolderLock,
+    create_file,
     private_folder,
     remove_abandoned,
     replace_file,
@@ -71,6 +73,23 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
         replace_file(path, b"two")
     assert path.read_bytes() == b"one"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_is_created_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    create_file(path, b"one", mode=0o600)
+    create_file(path, b"two")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"one", 0o600)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_system_without_hard_links_gets_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    create_file(tmp_path / "file", b"one")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"one")]
 
 
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from stream.errors import ConfigError
 from stream.query_hash_key import KEY_BYTES, PrivacySettings, query_hash_key
 
 
@@ -10,6 +11,22 @@ def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert first == query_hash_key(PrivacySettings(), tmp_path)
     assert len(first) == KEY_BYTES
     assert (tmp_path / "query_hash_key").stat().st_mode & 0o077 == 0
+
+
+def test_processes_that_start_together_have_one_key(tmp_path: Path) -> None:
+    def slow(num: int) -> bytes:
+        """Let another process make its key while this one draws."""
+        query_hash_key(PrivacySettings(), tmp_path, lambda num: b"a" * num)
+        return b"b" * num
+
+    assert query_hash_key(PrivacySettings(), tmp_path, slow) == b"a" * KEY_BYTES
+    assert [path.name for path in tmp_path.iterdir()] == ["query_hash_key"]
+
+
+def test_an_empty_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "query_hash_key").touch()
+    with pytest.raises(ConfigError, match="query_hash_key: the file is empty"):
+        query_hash_key(PrivacySettings(), tmp_path)
 
 
 def test_the_key_of_the_settings_wins(tmp_path: Path) -> None:

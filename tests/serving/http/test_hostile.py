@@ -236,6 +236,15 @@ def test_there_are_fifty_hostile_requests() -> None:
     assert len(REQUESTS) >= 50
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/annotate", "/v1/rank", "/nothing"])
+def test_head_is_answered_as_get_without_a_body(serving: Serving, path: str) -> None:
+    """Load balancers probe with it (RFC 9110, section 9.1: every server supports GET and HEAD)."""
+    got, asked = serving.client.get(path), serving.client.head(path)
+    assert (asked.status_code, asked.content) == (got.status_code, b"")
+    assert asked.headers["Content-Type"] == got.headers["Content-Type"]
+    assert int(asked.headers["Content-Length"]) > 0
+
+
 def test_a_refused_smuggled_request_is_not_answered(serving: Serving) -> None:
     inner = get("/livez")
     status, answer = ask(serving, post(b"0\r\n\r\n" + inner, headers=JSON + "Transfer-Encoding: chunked\r\n"))
