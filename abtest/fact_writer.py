@@ -29,7 +29,7 @@ from stream.schemas.session import Progress, Session
 
 SINK = "facts"
 _CHUNK = 500
-_REFUND_S = JoinSettings().refund_s
+REFUND_S = JoinSettings().refund_s
 
 Partition: TypeAlias = tuple[str, int]
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class FactWriter:
         self,
         engine: Engine,
         *,
-        refund_s: int = _REFUND_S,
+        refund_s: int = REFUND_S,
         failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._engine = engine

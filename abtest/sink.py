@@ -12,19 +12,17 @@ from threading import Event
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy import Engine
 
-from abtest.fact_writer import Applied, FactWriter, Partition
+from abtest.fact_writer import REFUND_S, Applied, FactWriter, Partition
 from stream.backoff import Backoff
 from stream.broker.offsets import beginning_offsets, end_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
-from stream.join.settings import JoinSettings
 from stream.schemas import topics
 from stream.schemas.records import Record
 
 LAG_EVERY_S = 5.0
-_REFUND_S = JoinSettings().refund_s
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +91,7 @@ def run(
     monotonic_s: Callable[[], float] = time.monotonic,
     metrics: SinkMetrics | None = None,
     readiness: Readiness | None = None,
-    refund_s: int = _REFUND_S,
+    refund_s: int = REFUND_S,
     until_end: bool = False,
     max_records: int = 2_000,
     failpoint: Failpoint = no_failpoint,

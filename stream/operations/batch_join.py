@@ -22,7 +22,7 @@ _RECORD_LINE = ["partition", "offset", "line_id"]
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class JoinedTables:
     """Sessions as tables.
 
     Attributes:
@@ -34,7 +34,7 @@ class Joined:
     labels: pl.DataFrame
 
 
-def join(tables: EventTables, settings: JoinSettings) -> Joined:
+def join(tables: EventTables, settings: JoinSettings) -> JoinedTables:
     """Return the sessions of the events with the windows of `settings`."""
     window_ms, attribution_ms = settings.click_window_s * 1_000, settings.attribution_s * 1_000
     shown = tables.shown.sort("item").select(
@@ -70,7 +70,7 @@ def join(tables: EventTables, settings: JoinSettings) -> Joined:
                               "event_ts"),
         ]
     )  # fmt: skip
-    return Joined(evidence, _labels(touches, everything, _currencies(tables.shown, everything)))
+    return JoinedTables(evidence, _labels(touches, everything, _currencies(tables.shown, everything)))
 
 
 def _currencies(shown: pl.DataFrame, lines: pl.DataFrame) -> pl.DataFrame:

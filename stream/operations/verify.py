@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from stream.join.settings import JoinSettings
-from stream.operations.batch_join import EVIDENCE, LABELS, Joined, join
+from stream.operations.batch_join import EVIDENCE, LABELS, JoinedTables, join
 from stream.operations.event_tables import event_tables
 from stream.schemas import dead_letter, session, topics
 from stream.schemas.outcomes import ORPHAN, OUTCOME_OF_REASON
@@ -125,7 +125,7 @@ def verify(
     )
 
 
-def _emitted(sessions: dict[str, list[Session]], window_ms: int) -> tuple[Joined, pl.DataFrame]:
+def _emitted(sessions: dict[str, list[Session]], window_ms: int) -> tuple[JoinedTables, pl.DataFrame]:
     """Return evidence as the union over all revisions, labels as the last record has them, and times of the lists."""
     evidence: list[tuple[object, ...]] = []
     labels: list[tuple[object, ...]] = []
@@ -150,7 +150,7 @@ def _emitted(sessions: dict[str, list[Session]], window_ms: int) -> tuple[Joined
         ]
     times = [(name, found[-1].impression_ts, found[-1].close_ts - window_ms) for name, found in sessions.items()]
     return (
-        Joined(
+        JoinedTables(
             pl.DataFrame(evidence, schema=EVIDENCE, orient="row"),
             pl.DataFrame(labels, schema=LABELS, orient="row"),
         ),
@@ -158,7 +158,7 @@ def _emitted(sessions: dict[str, list[Session]], window_ms: int) -> tuple[Joined
     )
 
 
-def _differences(expected: Joined, emitted: Joined, queries: pl.Series, settled_ts: int) -> set[str]:
+def _differences(expected: JoinedTables, emitted: JoinedTables, queries: pl.Series, settled_ts: int) -> set[str]:
     """Return the queries whose evidence differs, or whose labels do while all their evidence is settled."""
     inside = pl.col("query_id").is_in(queries.implode())
     ours, theirs = expected.evidence.filter(inside), emitted.evidence.filter(inside)

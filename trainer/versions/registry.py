@@ -26,7 +26,7 @@ from trainer.versions.tables import DRILL, leases, lineages, teachers, versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
+class LineageRow:
     """A row of `lineages`."""
 
     name: str
@@ -88,7 +88,7 @@ class Registry:
         config_hash: str,
         data_policy: str = "shared",
         keeps: Collection[str] = (),
-    ) -> Lineage:
+    ) -> LineageRow:
         """Create the lineage, or compare it with the existing one; versions at the addresses `keeps` stay for it.
 
         Raises:
@@ -124,7 +124,7 @@ class Registry:
                 raise ConfigError(f"lineage {name}: {key} is {getattr(found, key)!r}, this trainer has {value!r}")
         return found
 
-    def lineages(self) -> list[Lineage]:
+    def lineages(self) -> list[LineageRow]:
         """Return all lineages by name."""
         with db.read(self._engine) as connection:
             return [_lineage(row) for row in connection.execute(select(lineages).order_by(lineages.c.name))]
@@ -309,9 +309,9 @@ def _lineage_row(connection: Connection, name: str) -> "Row[tuple[object, ...]] 
     return connection.execute(select(lineages).where(lineages.c.name == name)).one_or_none()
 
 
-def _lineage(row: "Row[tuple[object, ...]]") -> Lineage:
+def _lineage(row: "Row[tuple[object, ...]]") -> LineageRow:
     mapping = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for a row as mapping
-    return Lineage(**{key: str(mapping[key]) for key in Lineage.__slots__})
+    return LineageRow(**{key: str(mapping[key]) for key in LineageRow.__slots__})
 
 
 def _version(row: "Row[tuple[object, ...]]") -> Version:

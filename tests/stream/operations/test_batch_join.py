@@ -1,11 +1,11 @@
 """The sessions of the batch oracle, against labels worked out by hand."""
 
-from stream.operations.batch_join import EVIDENCE, LABELS, Joined, join
+from stream.operations.batch_join import EVIDENCE, LABELS, JoinedTables, join
 from stream.operations.event_tables import event_tables
 from tests.laws.join_log import SETTINGS, Event, Log, click, impression, purchase, reversal, send
 
 
-def _join(*happened: Event) -> Joined:
+def _join(*happened: Event) -> JoinedTables:
     records = Log.of(send(event) for event in happened).events()
     return join(event_tables({(each.topic, each.partition, each.offset): each for each in records}, set()), SETTINGS)
 
