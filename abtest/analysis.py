@@ -16,7 +16,8 @@ from abtest.monitoring import Monitored, monitored
 from abtest.plan import Plan
 from abtest.queries import Facts
 from abtest.results import AdjustedResult, ArmVerdict, Report, Result
-from abtest.strata import compared, epoch_weights
+from abtest.strata import compared
+from abtest.stratified import epoch_weights
 from abtest.strays import BLOCK_SHARE
 
 # Number of clients at which the confidence sequence is tightest, for a plan without a number of clients.

@@ -14,7 +14,8 @@ from abtest.inference import Lift
 from abtest.metrics import COLUMNS, Metric
 from abtest.plan import Plan
 from abtest.queries import Facts
-from abtest.strata import compared, stratified_moments, weights_of
+from abtest.strata import compared, weights_of
+from abtest.stratified import stratified_moments
 
 
 def declared(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, alpha: float) -> Lift:

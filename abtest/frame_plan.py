@@ -54,6 +54,7 @@ class FramePlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
         client: Column of the client; absent if each row is a client.
         arm: Column of the arm.
         control: Name of the control arm.
+        stratum: Column of the stratum of a client, such as the epoch of a ramp; absent pools all clients.
         weights: Planned share of each arm, for the test of the sample ratio; absent tests none.
         alpha: Two-sided error level.
         tightest_clients: Clients of both arms at which the confidence sequence is tightest, chosen before the data are
@@ -66,6 +67,7 @@ class FramePlan(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
     client: Name | None = None
     arm: Name = "arm"
     control: Name
+    stratum: Name | None = None
     weights: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
     alpha: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.05
     tightest_clients: Annotated[int, Meta(ge=1)] | None = None
@@ -111,6 +113,8 @@ def check(plan: FramePlan) -> None:
         raise ConfigError(
             f"weights of {', '.join(plan.weights)}: expected the control '{plan.control}' and another arm"
         )
+    if plan.stratum is not None and plan.stratum in {plan.arm, plan.client}:
+        raise ConfigError(f"stratum = '{plan.stratum}': expected a column of its own")
     names = [metric.name for metric in plan.metrics]
     for place, metric in enumerate(plan.metrics):
         if metric.name in names[:place]:

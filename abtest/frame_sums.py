@@ -3,7 +3,7 @@
 Source: docs/experiments.md, Analysis of a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from abtest.frame_groups import Groups, grouped
 from abtest.frame_plan import FramePlan
-from abtest.moments import Moments
+from abtest.moments import Moments, merge
 from stream.errors import ConfigError
 
-# A column with more values than this is no column of arms.
+# A column with more values than this is no column of arms or strata.
 _MAX_ARMS = 1_000
 # Sums of floats are rounded.
 _ROUNDING = 1e-9
@@ -28,11 +28,15 @@ class ClientSums:
 
     Attributes:
         moments: Arm to the moments of its clients' sums, columns as in the plan; arms of the plan without clients too.
-        left_out: Clients in several arms or in none.
+        strata: Names of the strata, in their order; one without a name if the plan has none.
+        by_stratum: Arm to the number of each of its strata to its moments, of those with clients.
+        left_out: Clients in several arms or strata, or in none.
         rows_without_client: Rows that name no client, left out.
     """
 
     moments: Mapping[str, Moments]
+    strata: tuple[str, ...]
+    by_stratum: Mapping[str, Mapping[int, Moments]]
     left_out: int
     rows_without_client: int
 
@@ -75,40 +79,62 @@ def _client_sums(frame: pl.LazyFrame, plan: FramePlan) -> ClientSums:
     _check_schema(schema, plan)
     columns = plan.columns
     names = [f"sum {place}" for place in range(len(columns))]
-    arm, values = pl.col(plan.arm).cast(pl.String), [pl.col(column).cast(pl.Float64) for column in columns]
-    arms = frame.select(arm.unique().sort().alias("arm")).collect(engine="streaming").to_series().drop_nulls().to_list()
-    if len(arms) > _MAX_ARMS:
-        raise ConfigError(f"column '{plan.arm}' holds {len(arms):,} values, expected at most {_MAX_ARMS:,} arms")
-    # Rows wait in memory for their group, so an arm is the smallest number. The last one stands for no arm.
-    number = arm.cast(pl.Enum(arms)).to_physical().cast(pl.UInt8 if len(arms) < 256 else pl.UInt32)
-    groups = grouped(frame, plan.client, number.fill_null(len(arms)), values, names)
-    is_single = (pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < len(arms))
+    values = [pl.col(column).cast(pl.Float64) for column in columns]
+    arms = _values(frame, plan.arm, "arms")
+    strata = [""] if plan.stratum is None else _values(frame, plan.stratum, "strata")
+    # Rows wait in memory for their group, so arm and stratum are one small number. The last one stands for none.
+    cells = len(arms) * len(strata)
+    number = _number(plan.arm, arms) * len(strata)
+    if plan.stratum is not None:
+        number += _number(plan.stratum, strata)
+    cell = number.fill_null(cells).cast(pl.UInt8 if cells < 256 else pl.UInt32)
+    groups = grouped(frame, plan.client, cell, values, names)
+    is_single = (pl.col("first arm") == pl.col("last arm")) & (pl.col("first arm") < cells)
     single = groups.sums.filter(is_single)
-    moments = {}
-    for place, name in enumerate(arms):
-        part = single.filter(pl.col("first arm") == place)
+    by_stratum: dict[str, dict[int, Moments]] = {name: {} for name in arms}
+    for (place,), part in single.partition_by("first arm", as_dict=True, maintain_order=True).items():
         x_NK = np.ascontiguousarray(part.select(names).to_numpy())
         _check_values(x_NK, part["key"], groups, plan)
-        moments[name] = Moments.of(x_NK)
+        arm, stratum = divmod(int(place), len(strata))
+        by_stratum[arms[arm]][stratum] = Moments.of(x_NK)
+    moments = {
+        name: merge([parts[stratum] for stratum in sorted(parts)], len(columns)) for name, parts in by_stratum.items()
+    }
     unplanned = [name for name in moments if plan.weights and name not in plan.weights]
     if unplanned:
         raise ConfigError(f"weights of {', '.join(plan.weights)}: the arms of the data are {', '.join(moments)}")
     moments |= {name: Moments.empty(len(columns)) for name in plan.weights if name not in moments}
     return ClientSums(
         moments=moments,
+        strata=tuple(strata),
+        by_stratum=by_stratum,
         left_out=len(groups.sums) - len(single),
         rows_without_client=groups.rows_without_client,
     )
 
 
+def _values(frame: pl.LazyFrame, column: str, kind: str) -> list[str]:
+    """Return the values of a column of names, ascending."""
+    named = pl.col(column).cast(pl.String)
+    found = frame.select(named.unique().sort().alias("name")).collect(engine="streaming").to_series().drop_nulls()
+    if len(found) > _MAX_ARMS:
+        raise ConfigError(f"column '{column}' holds {len(found):,} values, expected at most {_MAX_ARMS:,} {kind}")
+    return found.to_list()
+
+
+def _number(column: str, values: Sequence[str]) -> pl.Expr:
+    return pl.col(column).cast(pl.String).cast(pl.Enum(values)).to_physical().cast(pl.UInt32)
+
+
 def _check_schema(schema: Mapping[str, pl.DataType], plan: FramePlan) -> None:
-    for name in (*([plan.client] if plan.client else []), plan.arm, *plan.columns):
+    named = [name for name in (plan.client, plan.arm, plan.stratum) if name is not None]
+    for name in (*named, *plan.columns):
         if name not in schema:
             raise ConfigError(f"column '{name}' is not in the data; there are {', '.join(schema)}")
     for name in plan.columns:
         if not (schema[name].is_numeric() or schema[name] == pl.Boolean):
             raise ConfigError(f"column '{name}' holds {schema[name]}, expected numbers")
-    for name in filter(None, (plan.client, plan.arm)):
+    for name in named:
         if schema[name].is_nested() or schema[name] in {pl.Object, pl.Null, pl.Unknown}:
             raise ConfigError(f"column '{name}' holds {schema[name]}, expected text or whole numbers")
 

@@ -12,14 +12,15 @@ from dataclasses import asdict, dataclass, replace
 import polars as pl
 
 from abtest import cuped, inference, multiplicity
-from abtest.estimates import Quotient, comparable, of_quotient
+from abtest.estimates import Estimate, Quotient, comparable, of_quotient
 from abtest.experiment import are_unequal
 from abtest.frame_plan import FramePlan, MetricPlan, check, read_plan
-from abtest.frame_sums import client_sums, scan
+from abtest.frame_sums import ClientSums, client_sums, scan
 from abtest.inference import Lift
 from abtest.moments import Moments
 from abtest.monitoring import Monitored, monitored
 from abtest.srm import SampleRatio, sample_ratio
+from abtest.stratified import epoch_weights, stratified_moments, stratified_pair
 from stream.errors import ConfigError
 
 __all__ = ["FrameAnalysis", "FramePlan", "FrameResult", "MetricPlan", "analyze", "read_plan", "scan"]
@@ -58,7 +59,9 @@ class FrameAnalysis:
     Attributes:
         adjustment: How the p-values of the goals are adjusted.
         clients: Clients of each arm.
-        left_out: Clients in several arms or in none.
+        strata: Stratum to its weight, its share of the clients in strata in which each arm has two or more; the others
+            are left out of the values. Empty without strata.
+        left_out: Clients in several arms or strata, or in none.
         rows_without_client: Rows that name no client, left out.
         ratio: Test of the sample ratio; None without planned weights.
         results: By metric and arm.
@@ -68,6 +71,7 @@ class FrameAnalysis:
     alpha: float
     adjustment: str
     clients: Mapping[str, int]
+    strata: Mapping[str, float]
     left_out: int
     rows_without_client: int
     ratio: SampleRatio | None
@@ -87,22 +91,24 @@ def analyze(frame: object, plan: FramePlan) -> FrameAnalysis:
     """
     check(plan)
     found = client_sums(_lazy(frame), plan)
+    weights = _strata_weights(found, plan)
     moments = found.moments
     if plan.control not in moments:
         raise ConfigError(f"control = '{plan.control}': the arms of the data are {', '.join(moments) or 'none'}")
     if len(moments) < 2:
         raise ConfigError(f"control = '{plan.control}': the data have no other arm")
     clients = {arm: part.n for arm, part in moments.items()}
-    weights = [plan.weights[arm] for arm in clients] if plan.weights else []
+    shares = [plan.weights[arm] for arm in clients] if plan.weights else []
     return FrameAnalysis(
         control=plan.control,
         alpha=plan.alpha,
         adjustment=plan.adjustment,
         clients=clients,
+        strata={found.strata[stratum]: weight for stratum, weight in (weights or {}).items()},
         left_out=found.left_out,
         rows_without_client=found.rows_without_client,
-        ratio=sample_ratio(list(clients.values()), weights) if weights else None,
-        results=_adjusted(_results(plan, moments), plan),
+        ratio=sample_ratio(list(clients.values()), shares) if shares else None,
+        results=_adjusted(_results(plan, found, weights), plan),
     )
 
 
@@ -116,8 +122,13 @@ def _lazy(frame: object) -> pl.LazyFrame:
     return pl.DataFrame(frame).lazy()
 
 
-def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResult]:
-    columns = plan.columns
+def _strata_weights(found: ClientSums, plan: FramePlan) -> dict[int, float] | None:
+    """Return the weight of each stratum, or None if all clients are pooled."""
+    return None if plan.stratum is None else epoch_weights([parts for parts in found.by_stratum.values() if parts])
+
+
+def _results(plan: FramePlan, sums: ClientSums, weights: Mapping[int, float] | None) -> list[FrameResult]:
+    columns, moments = plan.columns, sums.moments
 
     def quotient(above: str, below: str | None) -> Quotient:
         return Quotient(columns.index(above), None if below is None else columns.index(below))
@@ -126,7 +137,7 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResul
     keys = [(metric, arm) for metric in plan.metrics for arm in moments if arm != plan.control]
     quotients = [quotient(metric.numerator, metric.denominator) for metric, _ in keys]
     pairs = [
-        comparable(of_quotient(now, control), of_quotient(now, moments[arm]), is_money=metric.is_money)
+        _pair(sums, plan.control, arm, now, weights, is_money=metric.is_money)
         for (metric, arm), now in zip(keys, quotients, strict=True)
     ]
     results: list[FrameResult] = []
@@ -136,7 +147,8 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResul
         tested, variance_ratio, covariance = lift, None, None
         if metric.before is not None and not (metric.is_money and are_unequal(base.n, found.n)):
             before = quotient(metric.before, metric.before_denominator)
-            adjusted = cuped.compare(control, moments[arm], now, before, plan.alpha)
+            sides = [_moments(sums, name, weights) for name in (plan.control, arm)]
+            adjusted = cuped.compare(sides[0], sides[1], now, before, plan.alpha)
             if adjusted is not None:
                 tested, variance_ratio, covariance = adjusted.lift, adjusted.variance_ratio, adjusted.covariance
         shown = Monitored(**asdict(tested))
@@ -156,6 +168,24 @@ def _results(plan: FramePlan, moments: Mapping[str, Moments]) -> list[FrameResul
             )
         )
     return results
+
+
+def _pair(
+    sums: ClientSums, control: str, arm: str, now: Quotient, weights: Mapping[int, float] | None, *, is_money: bool
+) -> tuple[Estimate, Estimate]:
+    parts = sums.by_stratum.get(control), sums.by_stratum.get(arm)
+    if weights is None or not parts[0] or not parts[1]:
+        found = (of_quotient(now, sums.moments[name]) for name in (control, arm))
+        return comparable(*found, is_money=is_money)
+    return stratified_pair(now, parts[0], parts[1], weights, is_money=is_money)
+
+
+def _moments(sums: ClientSums, arm: str, weights: Mapping[int, float] | None) -> Moments:
+    """Return the moments of an arm by which CUPED adjusts; of no clients where no stratum counts."""
+    if weights is None:
+        return sums.moments[arm]
+    parts = sums.by_stratum.get(arm)
+    return stratified_moments(parts, weights) if parts and weights else Moments.empty(len(sums.moments[arm].mean))
 
 
 def _adjusted(results: Sequence[FrameResult], plan: FramePlan) -> tuple[FrameResult, ...]:

@@ -47,6 +47,9 @@ def _print(found: "FrameAnalysis") -> None:
         print_table("without CUPED", names, [_without(result) for result in by_cuped])
     counted = ", ".join(f"{arm} {clients}" for arm, clients in found.clients.items())
     console.print(f"clients: {counted}; {found.left_out} in several arms or in none are left out", highlight=False)
+    if found.strata:
+        shown = ", ".join(f"{stratum} {weight:.2%}" for stratum, weight in found.strata.items())
+        console.print(f"weights of the strata: {shown}", highlight=False, markup=False)
     if found.rows_without_client:
         console.print(f"{found.rows_without_client} rows without a client are left out", highlight=False)
     if found.ratio is not None:

@@ -32,6 +32,7 @@ TOML = 'client = "who"\ncontrol = "a"\n' + METRIC
         ('control = "a"\nalpha = 0.7\n' + METRIC, r"`float` < 0.5 - at `\$.alpha`"),
         ('control = "a"\nalpha = 0\n' + METRIC, r"`float` > 0.0 - at `\$.alpha`"),
         ('control = "a"\nalpha = nan\n' + METRIC, "alpha"),
+        ('control = "a"\nstratum = "arm"\n' + METRIC, "stratum = 'arm': expected a column of its own"),
         ('control = "a"\ntightest_clients = 0\n' + METRIC, r"`int` >= 1 - at `\$.tightest_clients`"),
         ('control = "a"\nadjustment = "bonferroni"\n' + METRIC, r"'bonferroni' - at `\$.adjustment`"),
         ('control = "a"\nweights = { a = 1, b = 0 }\n' + METRIC, r"at `\$.weights"),

@@ -194,3 +194,61 @@ def test_frames_of_other_libraries_are_read_and_other_things_refused() -> None:
     for other in ({"arm": ["a"]}, [1], None, "data.csv"):
         with pytest.raises(ConfigError, match=f"^the data are a {type(other).__name__}, expected a data frame"):
             analyze(other, PLAN)
+
+
+def weeks(seed: int = 9) -> pl.DataFrame:
+    """Return clients of two weeks with other shares of the arms and another level."""
+    random = np.random.default_rng(seed)
+    sizes = {("a", "one"): 900, ("b", "one"): 100, ("a", "two"): 500, ("b", "two"): 520}
+    parts = [
+        pl.DataFrame(
+            {
+                "arm": [arm] * n,
+                "week": [week] * n,
+                "orders": random.poisson(1.0 if week == "one" else 4.0, n),
+                "visits": 1 + random.poisson(6.0, n),
+                "past": random.poisson(2.0, n),
+            }
+        )
+        for (arm, week), n in sizes.items()
+    ]
+    return pl.concat(parts).with_row_index("who")
+
+
+def test_strata_of_other_shares_are_no_difference_between_the_arms() -> None:
+    data = weeks()
+    mean = MetricPlan(name="orders", numerator="orders")
+    rate = MetricPlan(name="rate", numerator="orders", denominator="visits")
+    plan = FramePlan(client="who", control="a", stratum="week", metrics=(mean, rate))
+    found = analyze(data, plan)
+    assert found.strata == {"one": pytest.approx(1_000 / 2_020), "two": pytest.approx(1_020 / 2_020)}
+    cells = {key: part["orders"].to_numpy() for key, part in data.partition_by("arm", "week", as_dict=True).items()}
+    values = {arm: sum(found.strata[week] * cells[arm, week].mean() for week in ("one", "two")) for arm in ("a", "b")}
+    variance = sum((found.strata[week] ** 2) * orders.var(ddof=1) / len(orders) for (_, week), orders in cells.items())
+    orders, ratio = found.results
+    assert (orders.control_value, orders.value) == pytest.approx((values["a"], values["b"]))
+    assert orders.lift.se == pytest.approx(variance**0.5)
+    assert orders.lift.p_fixed is not None
+    assert orders.lift.p_fixed > 0.01
+    assert ratio.lift.p_fixed is not None
+    assert ratio.lift.p_fixed > 0.01
+    pooled = FramePlan(client="who", control="a", metrics=(mean, rate))
+    assert [(each.lift.p_fixed or 1.0) < 1e-6 for each in analyze(data, pooled).results] == [True, True]
+    assert found.left_out == 0
+
+
+def test_strata_are_adjusted_by_the_time_before_and_their_odd_clients_left_out() -> None:
+    data = weeks().with_columns((pl.col("orders") + pl.col("past")).alias("orders"))
+    moved = data.head(1).with_columns(pl.lit("two").alias("week"))
+    lost = data.tail(1).with_columns(pl.lit(None, pl.String).alias("week"))
+    few = data.head(1).with_columns(pl.lit("three").alias("week"), pl.lit(9_999, pl.UInt32).alias("who"))
+    metric = MetricPlan(name="orders", numerator="orders", before="past")
+    plan = FramePlan(client="who", control="a", stratum="week", metrics=(metric,))
+    found = analyze(pl.concat([data, moved, lost, few]), plan)
+    assert (found.left_out, sorted(found.strata)) == (2, ["one", "two"])
+    (result,) = found.results
+    assert result.plain is not None
+    assert (result.lift.se or 0.0) < 0.9 * (result.plain.se or 0.0)
+    apart = data.filter((pl.col("arm") == "a") == (pl.col("week") == "two"))
+    alone = analyze(apart, plan)
+    assert (alone.strata, alone.results[0].lift.reason) == ({}, "few_clients_by_epoch")

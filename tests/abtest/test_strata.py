@@ -8,14 +8,16 @@ from scipy import stats
 
 from abtest import group_sequential, looks, validation
 from abtest.analysis import evaluate
+from abtest.estimates import Estimate, columns_of
 from abtest.experiment import Epoch
 from abtest.inference import compare
-from abtest.metrics import COLUMNS, METRICS
+from abtest.metrics import COLUMNS, METRICS, Metric
 from abtest.moments import Moments
 from abtest.page import page_html
 from abtest.plan import Plan
 from abtest.queries import Facts, Sample
-from abtest.strata import compared, epoch_weights, stratified_pair
+from abtest.strata import compared
+from abtest.stratified import epoch_weights, stratified_pair
 
 Clients = dict[int, NDArray[np.float64]]
 EPOCHS = (
@@ -31,6 +33,12 @@ def clients(seed: int, sizes: dict[int, int], buyers: dict[int, float]) -> Clien
 
 def by_epoch(found: Clients) -> dict[int, Moments]:
     return {epoch: Moments.of(vectors) for epoch, vectors in found.items()}
+
+
+def pair_of(
+    metric: Metric, control: dict[int, Moments], arm: dict[int, Moments], weights: dict[int, float]
+) -> tuple[Estimate, Estimate]:
+    return stratified_pair(columns_of(metric), control, arm, weights, is_money=metric.is_money)
 
 
 BUYERS = {1: 0.2, 2: 0.1}
@@ -55,7 +63,7 @@ def regression(values: NDArray[np.float64]) -> tuple[float, float]:
 def test_a_mean_equals_least_squares_with_the_epochs_as_dummies() -> None:
     values = np.concatenate([column(CONTROL, "gross_minor"), column(TREATED, "gross_minor")])
     effect, se = regression(values)
-    found = compare(*stratified_pair(METRICS["gmv"], by_epoch(CONTROL), by_epoch(TREATED), WEIGHTS))
+    found = compare(*pair_of(METRICS["gmv"], by_epoch(CONTROL), by_epoch(TREATED), WEIGHTS))
     assert (found.diff, found.se) == pytest.approx((effect, se), rel=1e-9)
 
 
@@ -70,7 +78,7 @@ def test_a_ratio_equals_least_squares_on_its_linear_part() -> None:
         ratios.append(above / below)
         parts.append((column(side, "clicks") - above / below * column(side, "items")) / below)
     _, se = regression(np.concatenate(parts))
-    found = compare(*stratified_pair(METRICS["ctr"], by_epoch(CONTROL), by_epoch(TREATED), WEIGHTS))
+    found = compare(*pair_of(METRICS["ctr"], by_epoch(CONTROL), by_epoch(TREATED), WEIGHTS))
     assert (found.diff, found.se) == pytest.approx((ratios[1] - ratios[0], se), rel=1e-9)
 
 
@@ -82,7 +90,7 @@ def test_weights_are_the_shares_of_the_clients_of_all_arms() -> None:
 def test_one_epoch_is_the_pooled_comparison(metric: str) -> None:
     base, arm = ({1: Moments.of(part[1])} for part in (CONTROL, TREATED))
     pooled = compare(*compared(facts(base, arm, stratified=False), METRICS[metric], "control", "treatment"))
-    found = compare(*stratified_pair(METRICS[metric], base, arm, {1: 1.0}))
+    found = compare(*pair_of(METRICS[metric], base, arm, {1: 1.0}))
     assert (found.diff, found.se, found.df) == pytest.approx((pooled.diff, pooled.se, pooled.df), rel=1e-9)
 
 
@@ -90,7 +98,7 @@ def test_money_of_unequal_arms_has_one_spread_in_each_epoch() -> None:
     few = clients(3, {1: 90, 2: 900}, BUYERS)
     metric = METRICS["gmv"]
     own = [replace(metric, is_money=False), metric]
-    plain, common = (compare(*stratified_pair(each, by_epoch(CONTROL), by_epoch(few), WEIGHTS)) for each in own)
+    plain, common = (compare(*pair_of(each, by_epoch(CONTROL), by_epoch(few), WEIGHTS)) for each in own)
     assert plain.diff == common.diff
     assert plain.se != pytest.approx(common.se, rel=1e-3)
 
@@ -217,6 +225,6 @@ def test_no_order_leaves_aov_undefined() -> None:
 def test_moments_that_no_clients_have_give_no_number() -> None:
     broken = by_epoch(TREATED)
     broken[2] = Moments(n=9, mean=broken[2].mean, comoment=-broken[2].comoment)
-    found = compare(*stratified_pair(METRICS["cvr"], by_epoch(CONTROL), broken, WEIGHTS))
+    found = compare(*pair_of(METRICS["cvr"], by_epoch(CONTROL), broken, WEIGHTS))
     assert (found.p_fixed, found.lift, found.reason) == (None, None, "impossible_moments")
     assert epoch_weights([]) == {}
