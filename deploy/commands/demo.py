@@ -34,6 +34,12 @@ def run(
             help="Let one version learn flipped labels, for the gates to refuse and the trainer to recover from."
         ),
     ] = False,
+    teachers: Annotated[
+        str | None,
+        typer.Option(
+            help="Item types, by commas, whose rankers learn first and teach smar: product, sponsored, video, card."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Run a broker, shoppers, joiner, trainers, sink and serving; print lifts, the truth and the books of events.
@@ -66,8 +72,9 @@ def run(
             rate=rate,
             seed=seed,
             publish_s=publish_s,
-            lineages=tuple(name.strip() for name in lineages.split(",") if name.strip()),
+            lineages=_names(lineages),
             drill=drill,
+            teachers=_names(teachers or ""),
         ),
         Dependencies(
             monotonic_s=time.monotonic,
@@ -89,6 +96,10 @@ def run(
 
 def _freshness(found: "FreshnessSummary | None") -> tuple[str, str]:
     return ("–", "–") if found is None else (f"{found.p50_s:.1f} s", f"{found.p95_s:.1f} s")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _print(summary: "DemoSummary") -> None:

@@ -41,16 +41,19 @@ The memory broker keeps 5 MiB of a partition, so there the default of all topics
 _HANDED_ON = frozenset({"join", "trainer", "model", "learning", "serving", "marketplace"})
 
 
-def child_environment(settings: Settings, inherited: Mapping[str, str], forced: Mapping[str, object]) -> dict[str, str]:
+def child_environment(
+    settings: Settings, inherited: Mapping[str, str], forced: Mapping[str, object], shop: Mapping[str, object] = SHOP
+) -> dict[str, str]:
     """Return the environment of the demo's processes.
 
     Args:
         settings: Settings of the demo; those of flags are handed on.
         inherited: Environment of the demo.
         forced: Setting to value, as the run needs it.
+        shop: Defaults of this run; settings that the caller makes win.
     """
     made = {f"{one.section}.{one.key}": one for one in settings.resolved if one.origin not in {"default", "profile"}}
-    chosen = {key: value for key, value in SHOP.items() if key not in made}
+    chosen = {key: value for key, value in shop.items() if key not in made}
     chosen |= {key: one.value for key, one in made.items() if one.origin == "flag" and one.section in _HANDED_ON}
     return {
         **inherited,

@@ -1,7 +1,7 @@
 """Processes of a demo: the command line of each, its port, and its readiness."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,10 +89,13 @@ def controller(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
     return _child(CONTROLLER, ("rollout", "run", "--metrics-port", str(ports.controller)), env, logs)
 
 
-def trainer(arm: LearnedArm, seed: int, env: Mapping[str, str], logs: Path, port: int) -> Child:
-    """Return the trainer of an arm's lineage."""
+def trainer(
+    arm: LearnedArm, seed: int, env: Mapping[str, str], logs: Path, port: int, teachers: Sequence[str] = ()
+) -> Child:
+    """Return the trainer of an arm's lineage, which learns from these versions too."""
     argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(seed))
-    return _child(trainer_name(arm), (*argv, "--metrics-port", str(port)), env, logs)
+    named = tuple(word for name in teachers for word in ("--teacher", name))
+    return _child(trainer_name(arm), (*argv, *named, "--metrics-port", str(port)), env, logs)
 
 
 def shoppers(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:

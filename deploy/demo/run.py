@@ -14,11 +14,11 @@ from abtest.settings import AbtestSettings
 from abtest.store import ExperimentStore
 from abtest.tables import sink_offsets
 from deploy.configuration import Context
-from deploy.demo import arms, closing_summary, processes, progress
+from deploy.demo import arms, closing_summary, processes, progress, teaching
 from deploy.demo.backpressure import Backpressure
 from deploy.demo.broker import DemoBroker
 from deploy.demo.drill import DemoDrill
-from deploy.demo.environment import child_environment
+from deploy.demo.environment import SHOP, child_environment
 from deploy.demo.ports import PortReservation
 from deploy.demo.processes import SHOPPERS, Ports
 from deploy.demo.summary import DemoSummary
@@ -36,6 +36,7 @@ from stream.errors import ConfigError, ShelfwiseError
 from stream.join.settings import JoinSettings
 from trainer.rollout.settings import RolloutSettings
 from trainer.settings import TrainerSettings
+from trainer.versions.registry import Registry
 
 READY_S = 240.0
 DRAIN_S = 240.0
@@ -57,6 +58,7 @@ class Options:
         publish_s: Seconds of event time between two versions of a lineage.
         lineages: Models that learn, each in an arm of its own.
         drill: Whether a version of the first lineage learns flipped labels, for the gates to refuse.
+        teachers: Item types whose rankers teach SMAR.
     """
 
     hours: float
@@ -65,6 +67,7 @@ class Options:
     publish_s: int
     lineages: tuple[str, ...] = arms.DEFAULT_LINEAGES
     drill: bool = False
+    teachers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,7 @@ class _Demo:
         self._options = options
         self._arms = arms.all_arms(options.lineages)
         self._learned = arms.learned(options.lineages)
+        teaching.check(options.teachers, options.lineages, drill=options.drill)
         self._dependencies = dependencies
         self._logs = home / "logs"
         self._clock = _Clock(dependencies.monotonic_s)
@@ -143,6 +147,7 @@ class _Demo:
         )
         self._reservation = PortReservation()
         self._drill: DemoDrill | None = None
+        self._teaching: teaching.Teaching | None = None
         self._progress = progress.ProgressLines(
             dependencies.monotonic_s, dependencies.report, reported_at_s=dependencies.monotonic_s()
         )
@@ -212,8 +217,9 @@ class _Demo:
             "marketplace.hours": self._options.hours,
             "marketplace.rate": self._options.rate,
         }
+        shop = {**SHOP, **({"marketplace.other_types": teaching.OTHER_TYPES} if self._options.teachers else {})}
         return {
-            **child_environment(self._context.settings, self._dependencies.environment, forced),
+            **child_environment(self._context.settings, self._dependencies.environment, forced, shop),
             "SHELFWISE_HOME": str(self._home),
             "SHELFWISE_BROKER": f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap,
             "SHELFWISE_DATABASE": url,
@@ -245,6 +251,7 @@ class _Demo:
                 (processes.trainer(arm, self._options.seed, env, self._logs, port), port)
                 for arm in self._learned
                 for port in [ports.trainers[arm.lineage]]
+                if not (self._options.teachers and arm.model == teaching.PUPIL)
             ),
             *([(processes.controller(env, self._logs, ports), ports.controller)] if self._options.drill else []),
             (processes.serving(env, self._logs, ports), ports.serving),
@@ -253,6 +260,9 @@ class _Demo:
         for child, _ in children:
             self._dependencies.report(f"starting {child.name}")
             self._supervisor.start(child)
+        if self._options.teachers:
+            self._teaching = self._teach(engine, env, ports)
+            self._teaching.begin()
         self._await("the items", lambda: self._supervisor.exit_code(items.name) == 0, READY_S, items)
         self._supervisor.stop(items.name)
         for child, port in children:
@@ -265,6 +275,32 @@ class _Demo:
             drilled = DemoDrill(engine, self._learned[0].lineage, self._dependencies.report, self._dependencies.now_ms)
             drilled.begin()
             self._drill = drilled
+
+    def _teach(self, engine: Engine, env: Mapping[str, str], ports: Ports) -> teaching.Teaching:
+        """Return the teachers of the page ranker, not started."""
+        options, registry = self._options, Registry(engine)
+        (arm,) = (each for each in self._learned if each.model == teaching.PUPIL)
+        port = ports.trainers[arm.lineage]
+        own = {each: self._reservation.reserve_any() for each in options.teachers}
+
+        def newest(lineage: str) -> int | None:
+            return max((each.version for each in registry.versions(lineage)), default=None)
+
+        return teaching.Teaching(
+            {
+                teaching.lineage_of(each): teaching.teacher(
+                    each, options.seed, env, self._logs, own[each], options.publish_s
+                )
+                for each in options.teachers
+            },
+            list(own.values()),
+            lambda names: processes.trainer(arm, options.seed, env, self._logs, port, teachers=names),
+            port,
+            newest=newest,
+            watermark_ms=progress.watermark_ms,
+            supervisor=self._supervisor,
+            report=self._dependencies.report,
+        )
 
     def _create_experiment(self, engine: Engine) -> None:
         # The epoch begins with the simulated time.
@@ -346,6 +382,8 @@ class _Demo:
         self._broker.start_again_if_gone()
         if self._drill is not None:
             self._drill.look()
+        if self._teaching is not None:
+            self._teaching.look()
         self._dependencies.sleep(POLL_S)
 
     def _stop(self) -> None:
