@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trainer.rollout.ramps import RampStatus
     from trainer.rollout.states import Verdict
     from trainer.rollout.status import Status
-    from trainer.rollout.store import Event
+    from trainer.versions.event_log import Event
 
 
 def print_statuses(found: "Sequence[Status]") -> None:

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from deploy.demo.summary import Drill, VersionTruth
 from stream.schemas.times import MINUTE_MS
 from trainer.rollout.states import LineageView
-from trainer.rollout.store import Event
+from trainer.versions.event_log import Event
 from trainer.versions.tables import DRILL
 
 _Outcome: TypeAlias = Literal["rejected", "rolled_back", "quarantined"]

@@ -15,7 +15,8 @@ from trainer.rollout.judgement import judge
 from trainer.rollout.policy import Policy
 from trainer.rollout.ramps import RampStatus
 from trainer.rollout.states import Hold, LineageView, Verdict, Verdicts, failure_of, next_move
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.store import RolloutStore
+from trainer.versions.event_log import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

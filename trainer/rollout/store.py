@@ -6,11 +6,9 @@ same state one is refused, and it appends an event with actor, evidence and the 
 Source: docs/rollout.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stream import db
@@ -18,46 +16,14 @@ from stream.errors import ConfigError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
 from stream.schemas.names import check_user
 from trainer.quarantine.store import set_range_status
-from trainer.rollout import changes
+from trainer.rollout import changes, view_rows
 from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import Actor, LineageView, Move, VersionView
 from trainer.versions import event_log
-from trainer.versions.leases import CONTROLLER, check_term, fence, lock
-from trainer.versions.tables import lineages, rollout_events, versions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """A row of `rollout_events`.
-
-    Attributes:
-        id: Number of the row; later events have higher ones.
-        version: Version that it names; None if it concerns the lineage.
-        from_status: Status of that version before.
-        to_status: Status of that version after, or the word for what happened to the lineage.
-        actor: `trainer` or `controller` with its term, or the name of a user.
-        command: Command of a user.
-        request_id: Id by which a repeated command is known.
-        before: Values that the transaction changed, as they were; `versions` maps number to status.
-        after: The same values afterwards.
-        evidence: Verdicts with their numbers.
-        event_ts: Epoch milliseconds.
-    """
-
-    id: int
-    lineage: str
-    version: int | None
-    from_status: str | None
-    to_status: str
-    actor: str
-    command: str | None
-    request_id: str | None
-    why: str
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
-    evidence: Mapping[str, Any]
-    event_ts: int
+from trainer.versions.event_log import Event
+from trainer.versions.leases import CONTROLLER, check_term, fence
+from trainer.versions.tables import lineages, versions
 
 
 class RolloutStore:
@@ -85,7 +51,7 @@ class RolloutStore:
             StoreError: If the database is unreachable or refused.
         """
         with db.read(self._engine) as connection:
-            return _view(connection, lineage)
+            return view_rows.read(connection, lineage)
 
     def move(
         self,
@@ -105,7 +71,7 @@ class RolloutStore:
         """
         with db.transaction(self._engine) as connection:
             check_term(connection, CONTROLLER, term)
-            view = _locked_view(connection, seen.name)
+            view = view_rows.read_locked(connection, seen.name)
             was, now = seen.get(move.version), view.get(move.version)
             if view.row_version != seen.row_version or was is None or was != now:
                 return False
@@ -147,21 +113,21 @@ class RolloutStore:
             raise ConfigError(f"request-id = '{request_id[:80]}': expected 1 to 64 characters")
         try:
             with db.transaction(self._engine) as connection:
-                view = _locked_view(connection, lineage)
-                earlier = _earlier(connection, request_id)
+                view = view_rows.read_locked(connection, lineage)
+                earlier = None if request_id is None else event_log.of_request(connection, request_id)
                 if earlier is None:
                     change = decide(view)
                     _check_why(change.why)
                     number = self._write(
                         connection, view, change, "user", user, now_ms, evidence or {}, name, request_id
                     )
-                    earlier = _event(connection, number)
+                    earlier = event_log.numbered(connection, number)
         except StoreError as error:
             if not isinstance(error.__cause__, IntegrityError) or request_id is None:
                 raise
             # The same id came in for another lineage meanwhile: reported below.
             with db.read(self._engine) as connection:
-                earlier = _earlier(connection, request_id)
+                earlier = event_log.of_request(connection, request_id)
             if earlier is None:
                 raise
         if (earlier.lineage, earlier.command) != (lineage, name):
@@ -178,7 +144,7 @@ class RolloutStore:
             StoreError: If the database is unreachable or refused.
         """
         with db.read(self._engine) as connection:
-            return _earlier(connection, request_id) is not None
+            return event_log.of_request(connection, request_id) is not None
 
     def history(self, lineage: str, until_ts: int | None = None) -> list[Event]:
         """Return the events of a lineage, the oldest first, up to a time.
@@ -186,24 +152,15 @@ class RolloutStore:
         Raises:
             ConfigError: If there is no such lineage.
         """
-        statement = select(rollout_events).where(rollout_events.c.lineage == lineage).order_by(rollout_events.c.id)
-        if until_ts is not None:
-            statement = statement.where(rollout_events.c.event_ts <= until_ts)
         with db.read(self._engine) as connection:
-            _view(connection, lineage)
-            return [_of_row(row) for row in connection.execute(statement)]
+            view_rows.read(connection, lineage)
+            return event_log.history(connection, lineage, until_ts)
 
     def has_rewound(self, lineage: str) -> bool:
         """Return whether the trainer has gone back since it last had to, and since the mode was last set."""
-        statement = (
-            select(rollout_events.c.to_status)
-            .where(rollout_events.c.lineage == lineage)
-            .where(rollout_events.c.to_status.in_(("rolled_back", "rejected", "rewind", "rewound")))
-            .order_by(rollout_events.c.id.desc())
-            .limit(1)
-        )
         with db.read(self._engine) as connection:
-            return connection.execute(statement).scalar_one_or_none() == "rewound"
+            words = ("rolled_back", "rejected", "rewind", "rewound")
+            return event_log.last_of(connection, lineage, words) == "rewound"
 
     def _write(
         self,
@@ -294,77 +251,6 @@ def _check_written(num_rows: int, what: str) -> None:
         raise StoreError(f"{what} was changed meanwhile; try again")
 
 
-def _locked_view(connection: Connection, lineage: str) -> LineageView:
-    """Return a lineage that neither commands nor its trainer change before the transaction ends.
-
-    Trainers lock the lease before they write versions, so it comes first here as well. The lock of the lineage lets the
-    foreign keys of their rows be checked.
-    """
-    lock(connection, lineage)
-    connection.execute(select(lineages.c.name).where(lineages.c.name == lineage).with_for_update(key_share=True))
-    return _view(connection, lineage)
-
-
-def _view(connection: Connection, lineage: str) -> LineageView:
-    joined = lineages.outerjoin(versions, versions.c.lineage == lineages.c.name)
-    columns = [
-        *(lineages.c[name].label(f"of_{name}") for name in _LINEAGE_COLUMNS),
-        *(versions.c[name] for name in (*_VERSION_COLUMNS, "version", "row_version")),
-    ]
-    rows = connection.execute(
-        select(*columns).select_from(joined).where(lineages.c.name == lineage).order_by(versions.c.version)
-    ).all()
-    if not rows:
-        known = ", ".join(connection.execute(select(lineages.c.name).order_by(lineages.c.name)).scalars())
-        raise ConfigError(f"lineage = '{lineage}': expected one of: {known or 'none, no trainer has run'}")
-    own = {name: getattr(rows[0], f"of_{name}") for name in _LINEAGE_COLUMNS}
-    return LineageView(**(own | {"policy": own["policy"] or {}, "versions": tuple(_versions(rows))}))
-
-
-_LINEAGE_COLUMNS: Final = (
-    "name",
-    "row_version",
-    "policy",
-    "pinned",
-    "frozen",
-    "killed",
-    "rewind_to",
-    "rewind_mode",
-)
-_VERSION_COLUMNS: Final = (
-    "status",
-    "artifact",
-    "parent",
-    "published_ts",
-    "live_since",
-    "canary_share",
-    "canary_since",
-    "metrics",
-)
-
-
-def _versions(rows: Iterable[Row[Any]]) -> Iterable[VersionView]:
-    for row in rows:
-        if row.version is not None:
-            values = {name: getattr(row, name) for name in _VERSION_COLUMNS}
-            yield VersionView(number=row.version, row_version=row.row_version, **values)
-
-
 def _check_why(why: str) -> None:
     if not why.strip():
         raise ConfigError(f"why = '{why}': expected some words, for the event")
-
-
-def _earlier(connection: Connection, request_id: str | None) -> Event | None:
-    if request_id is None:
-        return None
-    row = connection.execute(select(rollout_events).where(rollout_events.c.request_id == request_id)).one_or_none()
-    return None if row is None else _of_row(row)
-
-
-def _event(connection: Connection, number: int) -> Event:
-    return _of_row(connection.execute(select(rollout_events).where(rollout_events.c.id == number)).one())
-
-
-def _of_row(row: Row[Any]) -> Event:
-    return Event(**{name: getattr(row, name) for name in Event.__slots__})

@@ -7,7 +7,7 @@ import pytest
 from deploy.demo import drill_story
 from deploy.demo.summary import Drill
 from tests.trainer.rollout.views import lineage
-from trainer.rollout.store import Event
+from trainer.versions.event_log import Event
 
 
 def event(to_status: str, version: int | None = 2, **values: Any) -> Event:

@@ -12,7 +12,8 @@ from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.states import LineageView
 from trainer.rollout.status import status
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.store import RolloutStore
+from trainer.versions.event_log import Event
 from trainer.versions.registry import Registry
 
 FIRST = LogRange(

@@ -22,7 +22,8 @@ from trainer.rollout.metrics import RolloutMetrics
 from trainer.rollout.policy import Policy
 from trainer.rollout.slices import CANARY, CONTROL
 from trainer.rollout.states import MOVES, LineageView, Move, Verdict
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.store import RolloutStore
+from trainer.versions.event_log import Event
 from trainer.versions.leases import CONTROLLER
 from trainer.versions.tables import lineages
 

@@ -7,7 +7,7 @@ from stream.errors import FencedError
 from tests.trainer.rollout.world import LINEAGE, QUICK, GatedLineage, address
 from trainer.rollout import changes
 from trainer.rollout.status import serving_at, status
-from trainer.rollout.store import Event
+from trainer.versions.event_log import Event
 from trainer.versions.registry import Rewind
 
 

@@ -14,7 +14,8 @@ from trainer.rollout import changes
 from trainer.rollout.changes import Change
 from trainer.rollout.policy import Policy
 from trainer.rollout.states import LineageView, Move
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.store import RolloutStore
+from trainer.versions.event_log import Event
 from trainer.versions.leases import CONTROLLER
 from trainer.versions.registry import Registry, Rewind
 from trainer.versions.tables import rollout_events, versions

@@ -16,10 +16,11 @@ from trainer.feed.batches import Position
 from trainer.loop import Loop
 from trainer.rollout import changes
 from trainer.rollout.changes import RewindMode
-from trainer.rollout.store import Event, RolloutStore
+from trainer.rollout.store import RolloutStore
 from trainer.versions import artifact, checkpoint, rewind
 from trainer.versions.artifact import Manifest
 from trainer.versions.checkpoint import Origin, State
+from trainer.versions.event_log import Event
 from trainer.versions.registry import Registry, Rewind, Version
 
 NAME = LINEAGE.name
