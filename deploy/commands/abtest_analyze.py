@@ -49,7 +49,7 @@ def _print(found: "FrameAnalysis") -> None:
     console.print(f"clients: {counted}; {found.left_out} in several arms or in none are left out", highlight=False)
     if found.strata:
         shown = ", ".join(f"{stratum} {weight:.2%}" for stratum, weight in found.strata.items())
-        console.print(f"weights of the strata: {shown}", highlight=False, markup=False)
+        console.print(f"weights of the strata: {shown}", highlight=False)
     if found.rows_without_client:
         console.print(f"{found.rows_without_client} rows without a client are left out", highlight=False)
     if found.ratio is not None:

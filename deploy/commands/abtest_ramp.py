@@ -83,7 +83,7 @@ def _show(engine: "Engine", name: str | None, *, as_json: bool) -> bool:
     if as_json:
         print_json(found if name is None else found[0])
     for each in () if as_json else found:
-        console.print(ramp_line(each), highlight=False, markup=False, soft_wrap=True)
+        console.print(ramp_line(each), highlight=False, soft_wrap=True)
     if not found and not as_json:
         console.print("no ramp is planned", highlight=False)
     return any(each.held for each in found)

@@ -100,13 +100,13 @@ def export(
         print_json({"budget": budget, "pages": len(lists), "items": len(rows), "left_out": left_out, "out": str(out)})
     else:
         for reason, number in left_out.most_common():
-            err_console.print(f"{number} records left out: {reason}", markup=False, highlight=False)
+            err_console.print(f"{number} records left out: {reason}", highlight=False)
     if not rows:
         raise fail(f"no list found in {topic}; nothing was written")
     if not as_json:
         items = sum(row.num_items for row in {row.page: row for row in rows}.values())
         said = f"{len(lists)} pages with {len(rows)} of {items} items written to {out}, budget {budget}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 @app.command("import")
@@ -155,7 +155,7 @@ def import_(
     ):
         if found:
             said = f"{len(found)} of them cannot be learned: {why} (line {judged.line[found[0]]} first)"
-            err_console.print(said, markup=False, highlight=False, soft_wrap=True)
+            err_console.print(said, highlight=False, soft_wrap=True)
 
 
 def _refused(
@@ -168,7 +168,7 @@ def _refused(
 ) -> typer.Exit:
     """Print what is wrong with lines of a file, and return the end of the command."""
     for number, fault in faults[:MAX_SHOWN_FAULTS]:
-        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(f"line {number}: {fault}", highlight=False, soft_wrap=True)
     if as_json:
         print_json(document | {"refused": [{"line": number, "fault": fault} for number, fault in faults]})
     if hint is not None:

@@ -128,11 +128,11 @@ def embed(
         )
     seconds = time.monotonic() - begun_s
     if source.not_read:
-        err_console.print(f"not read: {', '.join(sorted(source.not_read))}", markup=False, highlight=False)
+        err_console.print(f"not read: {', '.join(sorted(source.not_read))}", highlight=False)
     if published is not None and published.unknown:
         named = ", ".join(published.unknown[:_SHOWN])
         more = f" and {len(published.unknown) - _SHOWN} more" if len(published.unknown) > _SHOWN else ""
-        err_console.print(f"not in the topic: {named}{more}", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(f"not in the topic: {named}{more}", highlight=False, soft_wrap=True)
     if as_json:
         print_json(_document(found, out, seconds, published))
     else:

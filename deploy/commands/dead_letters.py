@@ -50,7 +50,7 @@ def list_(
     found = _collect(called, broker, topic)
     if not found.dead_letters:
         where = whereabouts(called, broker)
-        err_console.print(f"nothing found in {topic} ({where})", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(f"nothing found in {topic} ({where})", highlight=False, soft_wrap=True)
     chosen = meant.select(found.dead_letters)
     counts = count_reasons(chosen)
     if as_json:
@@ -175,7 +175,7 @@ def redrive(
         f"{done.num_dead_letters} dead letters of {topic}", ("topic", f"records {verb}"), sorted(done.records.items())
     )
     for cause, number in done.refused.most_common():
-        err_console.print(f"{number} dead letters left: {cause}", markup=False, highlight=False)
+        err_console.print(f"{number} dead letters left: {cause}", highlight=False)
 
 
 def _broker(called: "Context") -> "Broker":
@@ -233,7 +233,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _print(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _iso(moment_ms: int) -> str:

@@ -61,9 +61,7 @@ def run(
     started_s = time.monotonic()
 
     def report(line: str) -> None:
-        err_console.print(
-            f"[{time.monotonic() - started_s:6.1f} s] {line}", highlight=False, markup=False, soft_wrap=True
-        )
+        err_console.print(f"[{time.monotonic() - started_s:6.1f} s] {line}", highlight=False, soft_wrap=True)
 
     summary = run_demo(
         loaded,
@@ -136,7 +134,7 @@ def _print(summary: "DemoSummary") -> None:
     if summary.drill is not None:
         from deploy.demo.drill_story import sentence
 
-        console.print(f"drill: {sentence(summary.drill)}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"drill: {sentence(summary.drill)}", soft_wrap=True, highlight=False)
     console.print(
         f"{summary.searches} searches, {summary.sessions_in_sql} sessions in SQL, "
         f"{summary.seconds['total']:.0f} s; report: {summary.report_html}",
@@ -146,7 +144,6 @@ def _print(summary: "DemoSummary") -> None:
         "next: open the report in a browser; `shelfwise abtest --help` for experiments of your own; "
         "`shelfwise stream produce --help` to join events of your own",
         soft_wrap=True,
-        markup=False,
     )
 
 
@@ -169,7 +166,7 @@ def _print_truth(truth: "Truth") -> None:
             for arm in truth.arms
         ],
     )
-    console.print(f"true orders: {line(truth)}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"true orders: {line(truth)}", soft_wrap=True, highlight=False)
 
 
 def _percent(share: float | None) -> str:

@@ -155,7 +155,7 @@ def evaluate(
         return
     print_table(f"{result.data}, {result.label}s", render.table_columns(result), render.table_rows(result))
     for sentence in render.notes(result):
-        console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"- {sentence}", highlight=False, soft_wrap=True)
     if out is not None:
         console.print(f"written: {out / 'evaluation.html'}", highlight=False, soft_wrap=True)
 
@@ -185,7 +185,7 @@ def _reporter(bar: "Bar", num_fits: int) -> "Callable[[Progress], None]":
         )
         bar.update(task, description=text)
         if bar.disable:
-            err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+            err_console.print(text, highlight=False, soft_wrap=True)
 
     return report
 
@@ -315,4 +315,4 @@ def _split(lists: "Sequence[LabelledList]", bounds: tuple[int | None, int | None
 
 
 def _say(text: str) -> None:
-    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(text, highlight=False, soft_wrap=True)

@@ -59,8 +59,8 @@ def examination(
         return
     print_table(f"examination by {found.method}, {found.data}", render.COLUMNS, render.table_rows(found))
     for sentence in render.notes(found):
-        console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap=True)
-    console.print(render.setting(found), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"- {sentence}", highlight=False, soft_wrap=True)
+    console.print(render.setting(found), highlight=False, soft_wrap=True)
     if out is not None:
         console.print(f"written: {out / 'examination.html'}", highlight=False, soft_wrap=True)
 

@@ -96,7 +96,6 @@ def ingest(
         err_console.print(
             f"warning: events from {oldest} on are older than the windows of the join ({live_s} s): a worker that runs "
             f"live counts them as late; `shelfwise stream replay --format {format_} FILE...` joins recorded events",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -159,9 +158,9 @@ def nothing_usable(done: "Ingested", payloads: "EventFiles", format_: str) -> ty
 def print_rejects(done: "Ingested") -> None:
     """Print the rejected events by reason, the unmapped ones by kind, and the first rejects with their places."""
     for reason, number in done.reasons.most_common():
-        err_console.print(f"{number} events rejected: {reason}", markup=False, highlight=False)
+        err_console.print(f"{number} events rejected: {reason}", highlight=False)
     for kind, number in done.unmapped.most_common():
-        err_console.print(f"{number} events of kind '{kind}'", markup=False, highlight=False)
+        err_console.print(f"{number} events of kind '{kind}'", highlight=False)
     for payload, reason, detail in done.first_rejects:
         place = f"{payload.file} line {payload.number}"
-        err_console.print(f"{place}: {reason}: {detail}", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(f"{place}: {reason}: {detail}", highlight=False, soft_wrap=True)

@@ -18,7 +18,7 @@ Port = Annotated[int | None, typer.Option(help="Port of the local broker, 0 for 
 
 
 def _report(line: str) -> None:
-    err_console.print(f"[kafka] {line}", markup=False, highlight=False, soft_wrap=True)
+    err_console.print(f"[kafka] {line}", highlight=False, soft_wrap=True)
 
 
 def _settings(called: "Context") -> "KafkaSettings":

@@ -46,4 +46,4 @@ def act(
     if as_json:
         print_json(event)
     else:
-        console.print(sentence(event), highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence(event), highlight=False, soft_wrap=True)

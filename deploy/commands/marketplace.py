@@ -173,7 +173,7 @@ def compare(
             learners={name: _learner(ctx, name, profile) for name in named},
             permute=permute_labels,
         ),
-        report=lambda line: err_console.print(line, highlight=False, markup=False, soft_wrap=True),
+        report=lambda line: err_console.print(line, highlight=False, soft_wrap=True),
     )
     found = comparison.differences(rows, named, comparison.INCOMING)
     found += comparison.differences(rows, named[1:], named[0])

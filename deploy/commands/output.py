@@ -37,9 +37,9 @@ class Terminal:
 
         return Console(stderr=self._is_stderr)
 
-    def print(self, text: str, *, markup: bool = True, highlight: bool = True, soft_wrap: bool = False) -> None:
-        """Print one line, as `rich.console.Console.print` does."""
-        self.rich.print(text, markup=markup, highlight=highlight, soft_wrap=soft_wrap)
+    def print(self, text: str, *, markup: bool = False, highlight: bool = True, soft_wrap: bool = False) -> None:
+        """Print one line, as `rich.console.Console.print` does; brackets and colons are text unless `markup` is set."""
+        self.rich.print(text, markup=markup, emoji=False, highlight=highlight, soft_wrap=soft_wrap)
 
 
 console = Terminal()
@@ -142,7 +142,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     from rich.text import Text
 
     first, *others = columns
-    table = Table(Column(first, no_wrap=True), *others, title=Text(title, style="table.title"), title_justify="left")
+    headers = Column(Text(first), no_wrap=True), *(Column(Text(name)) for name in others)
+    table = Table(*headers, title=Text(title, style="table.title"), title_justify="left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     shown = console.rich
@@ -160,4 +161,4 @@ def print_error(message: object, kind: str = "error") -> None:
     """Print one line to standard error; brackets in the message are text, not markup."""
     from rich.markup import escape
 
-    err_console.print(f"[bold red]{kind}:[/] {escape(str(message))}", soft_wrap=True, highlight=False)
+    err_console.print(f"[bold red]{kind}:[/] {escape(str(message))}", markup=True, soft_wrap=True, highlight=False)

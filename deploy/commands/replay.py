@@ -135,7 +135,7 @@ def files(
         num_records = sum(done.records.values())
         _report(f"replay: {num_records} records joined in {wall_s:.0f} s, {num_records / wall_s:.0f} a second")
         print_table("Events by outcome", ("outcome", "events"), counted.rows)
-        console.print("closed" if counted.is_closed else "[bold red]not closed[/]")
+        console.print("closed" if counted.is_closed else "[bold red]not closed[/]", markup=True)
     if not counted.is_closed:
         raise typer.Exit(int(Exit.HEALTH))
 
@@ -201,4 +201,4 @@ def _require_earlier_clock(broker: "Broker", first_ts: int) -> None:
 
 
 def _report(line: str) -> None:
-    err_console.print(line, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(line, highlight=False, soft_wrap=True)

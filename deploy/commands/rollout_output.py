@@ -37,7 +37,7 @@ def print_statuses(found: "Sequence[Status]") -> None:
             lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
         lines += [ramp_line(ramp) for ramp in each.ramps]
         for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True)
         rows = [
             (f"{number} {gate}", verdict.outcome, verdict.reason, _numbers(verdict))
             for number, verdicts in sorted(each.gates.items())

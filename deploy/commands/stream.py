@@ -99,7 +99,7 @@ def produce(
     else:
         err_console.print(f"{produced.num_sent} records sent to {topic}, {len(produced.refused)} refused")
     for number, fault in produced.refused[:MAX_SHOWN_FAULTS]:
-        err_console.print(f"line {number}: {fault}", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(f"line {number}: {fault}", highlight=False, soft_wrap=True)
     if produced.refused:
         raise fail(f"{len(produced.refused)} lines of {file} are no valid {topic}")
     if produced.num_sent == 0:
@@ -151,7 +151,7 @@ def recount(ctx: typer.Context, as_json: JsonFlag = False) -> None:
         print_json({**asdict(counted), "is_closed": counted.is_closed})
     else:
         print_table("Events by outcome", ("outcome", "events"), counted.rows)
-        console.print("closed" if counted.is_closed else "[bold red]not closed[/]")
+        console.print("closed" if counted.is_closed else "[bold red]not closed[/]", markup=True)
     if not counted.is_closed:
         raise typer.Exit(int(Exit.HEALTH))
 
@@ -183,8 +183,8 @@ def verify(
         counts = [(name.replace("_", " "), number) for name, number in asdict(verdict).items() if name != "examples"]
         print_table("Sessions, emitted against recomputed", ("", "sessions"), counts)
         for query_id in verdict.examples:
-            console.print(f"query {query_id}", markup=False, highlight=False, soft_wrap=True)
-        console.print("equal" if verdict.is_equal else "[bold red]not equal[/]")
+            console.print(f"query {query_id}", highlight=False, soft_wrap=True)
+        console.print("equal" if verdict.is_equal else "[bold red]not equal[/]", markup=True)
     if not verdict.is_equal:
         raise typer.Exit(int(Exit.HEALTH))
 
@@ -215,4 +215,4 @@ def _say_nothing_found(called: "Context", broker: "Broker", where: str) -> None:
     from deploy.kafka.choice import whereabouts
 
     found = f"nothing found in {where} ({whereabouts(called, broker)})"
-    err_console.print(found, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(found, highlight=False, soft_wrap=True)

@@ -48,6 +48,15 @@ def test_brackets_in_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(text in shown for text in ("list of [red]", "[bold]", "`[model]` :smile: [/]"))
 
 
+def test_brackets_in_a_line_and_in_the_titles_of_a_table_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """An arm named like a closing tag ended a report in a traceback."""
+    output.console.print("arm [/a] of :smile:", highlight=False)
+    output.print_table("lifts", ("metric", "[/a]"), [("gmv", 1)])
+    shown = capsys.readouterr().out
+    assert "arm [/a] of :smile:" in shown
+    assert shown.count("[/a]") == 2
+
+
 def test_the_program_configures_logging(monkeypatch: pytest.MonkeyPatch) -> None:
     configured: list[LoggingSettings] = []
     monkeypatch.setattr("stream.logs.configure", configured.append)

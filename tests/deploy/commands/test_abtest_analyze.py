@@ -64,3 +64,13 @@ def test_what_cuped_and_missing_clients_do_is_shown(tmp_path: Path) -> None:
     assert "2 rows without a client are left out" in shown.output
     for title in ("p (Benjamini-Hochberg)", "variance by CUPED", "lift without", "p (always valid)"):
         assert title in shown.output
+
+
+def test_names_of_arms_are_text_and_no_markup(tmp_path: Path) -> None:
+    called = files(tmp_path, 200)
+    for name in ("data.csv", "plan.toml"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('"a"', '"[/a]"').replace("a,", "[/a],").replace("{ a ", '{ "[/a]" '))
+    shown = CliRunner().invoke(app, called)
+    assert shown.exit_code == 0, shown.output
+    assert "clients: [/a] 200, b 200;" in shown.output
