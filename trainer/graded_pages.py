@@ -143,7 +143,7 @@ class GradedPages:
         num_lost = len(places) - len(found)
         for outcome, num, why in (
             ("unplaced", num_unplaced, "their judgements do not name a record of sessions"),
-            ("lost", num_lost, "retention has removed their sessions"),
+            ("lost", num_lost, "the log does not hold their sessions, or others are at their places"),
         ):
             self.outcomes[outcome] += num
             if num:

@@ -159,7 +159,7 @@ def test_pages_without_a_session_are_counted_and_left_out(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         assert learned(own, 0, 20) == {late: {item(late, 0): 2}}
     assert own.outcomes == {"learned": 1, "lost": 2, "unplaced": 1, "refused": 0}
-    assert "2 graded pages are not learned: retention has removed their sessions" in caplog.text
+    assert "2 graded pages are not learned: the log does not hold their sessions" in caplog.text
 
 
 @pytest.mark.parametrize(
