@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.arguments import named_user
-from deploy.commands.output import console, print_json
+from deploy.commands.output import console, database, print_json
 from deploy.commands.rollout_output import sentence
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ RequestOption = Annotated[
     str | None, typer.Option("--request-id", help="Id of the request: a repeat with the same id changes nothing.")
 ]
 WhyOption = Annotated[str, typer.Option("--why", help="Reason, for the event.")]
+BY_HAND = "by hand"
+"""Reason of a command that gives none."""
+
+
+def store_of(ctx: typer.Context) -> "RolloutStore":
+    """Return the store of the rollout in the configured database."""
+    from trainer.rollout.store import RolloutStore
+
+    return RolloutStore(database(ctx))
 
 
 def act(

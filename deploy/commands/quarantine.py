@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.arguments import UserOption
-from deploy.commands.lineage_command import LineageArgument, RequestOption, WhyOption, act
+from deploy.commands.lineage_command import BY_HAND, LineageArgument, RequestOption, WhyOption, act
 from deploy.commands.output import JsonFlag, console, context, database, print_json, print_table
 from deploy.commands.rollout_output import shown_time
 
@@ -60,7 +60,7 @@ def drop(
     ctx: typer.Context,
     lineage: LineageArgument,
     number: RangeArgument,
-    why: WhyOption = "by hand",
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -74,7 +74,7 @@ def train(
     ctx: typer.Context,
     lineage: LineageArgument,
     number: RangeArgument,
-    why: WhyOption = "by hand",
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,

@@ -1,17 +1,16 @@
-"""`shelfwise rollout`: what serves and why, commands that move versions, and the controller."""
+"""`shelfwise rollout`: what serves and why, and commands that move versions."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from deploy.commands import rollout_controller, rollout_policy
 from deploy.commands.arguments import UserOption
-from deploy.commands.lineage_command import LineageArgument, RequestOption, WhyOption, act
+from deploy.commands.lineage_command import BY_HAND, LineageArgument, RequestOption, WhyOption, act, store_of
 from deploy.commands.output import (
     Exit,
     JsonFlag,
-    assignments,
     console,
-    context,
     database,
     fail,
     print_json,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from trainer.rollout.changes import Change, RewindMode
     from trainer.rollout.states import LineageView, Verdict
-    from trainer.rollout.store import RolloutStore
 
 app = typer.Typer(no_args_is_help=True)
 policy_app = typer.Typer(no_args_is_help=True)
@@ -38,7 +36,6 @@ TrainerOption = Annotated[
     typer.Option("--trainer", help="What the trainer does with the range in between: wait, replay or skip."),
 ]
 _WATCH_S = 2.0
-_TYPED = "by hand"
 
 
 @app.command("status")
@@ -54,8 +51,10 @@ def status_command(
     """
     from stream.wall_clock import epoch_ms
     from trainer.rollout.status import status
+    from trainer.rollout.store import RolloutStore
 
-    store, engine = _store(ctx)
+    engine = database(ctx)
+    store = RolloutStore(engine)
     stopping = stop_event(ctx) if watch else None
     while True:
         names = store.names() if lineage is None else [lineage]
@@ -82,7 +81,7 @@ def history(
     """Print the events of a lineage, the oldest first, and what served after them."""
     from trainer.rollout.status import serving_at
 
-    events = _store(ctx)[0].history(lineage, parse_time(at, "--at"))
+    events = store_of(ctx).history(lineage, parse_time(at, "--at"))
     serving = serving_at(events)
     if as_json:
         print_json({"lineage": lineage, **serving, "events": events})
@@ -118,8 +117,10 @@ def promote(
     from stream.wall_clock import epoch_ms
     from trainer.rollout import changes
     from trainer.rollout.controller import as_evidence
+    from trainer.rollout.store import RolloutStore
 
-    store, engine = _store(ctx)
+    engine = database(ctx)
+    store = RolloutStore(engine)
     seen = store.view(lineage)
     # A repeated command changes nothing, so the gates have no say in it.
     is_repeated = request_id is not None and store.is_executed(request_id)
@@ -133,7 +134,7 @@ def promote(
     def decide(view: "LineageView") -> "Change":
         if verdicts and view != seen:
             raise StoreError(f"lineage {lineage} was changed while its gates were judged; try again")
-        return changes.promote(view, chosen, override if override is not None else _TYPED)
+        return changes.promote(view, chosen, override if override is not None else BY_HAND)
 
     act(store, lineage, "promote", decide, user, request_id, as_json, as_evidence(verdicts))
 
@@ -148,7 +149,7 @@ def abort(
             help="keep lets it go on; wait, replay or skip call the version bad, and take it back to the live one."
         ),
     ] = "keep",
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -157,7 +158,7 @@ def abort(
     from trainer.rollout import changes
 
     mode: RewindMode | Literal["keep"] = "keep" if trainer == "keep" else _mode(trainer, "keep, ")
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "abort", lambda view: changes.abort(view, mode, why), user, request_id, as_json)
 
 
@@ -167,7 +168,7 @@ def rollback(
     lineage: LineageArgument,
     to: Annotated[int | None, typer.Option(help="Version to go back to; by default the one live before.")] = None,
     trainer: TrainerOption = None,
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -176,7 +177,7 @@ def rollback(
     from trainer.rollout import changes, policy
 
     given = None if trainer is None else _mode(trainer)
-    store, _ = _store(ctx)
+    store = store_of(ctx)
 
     def decide(view: "LineageView") -> "Change":
         return changes.rollback(view, to, given or policy.of(view.policy).on_rollback, why)
@@ -189,7 +190,7 @@ def rewind(
     ctx: typer.Context,
     lineage: LineageArgument,
     mode: Annotated[str, typer.Argument(help="wait, replay or skip.")],
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -198,7 +199,7 @@ def rewind(
     from trainer.rollout import changes
 
     given = _mode(mode, option="mode")
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "rewind", lambda view: changes.rewind(view, given, why), user, request_id, as_json)
 
 
@@ -207,7 +208,7 @@ def pin(
     ctx: typer.Context,
     lineage: LineageArgument,
     version: Annotated[int | None, typer.Argument(help="Number; the live one by default.")] = None,
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -215,7 +216,7 @@ def pin(
     """Keep a version live until `unpin`, and end the canary."""
     from trainer.rollout import changes
 
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "pin", lambda view: changes.pin(view, version, why), user, request_id, as_json)
 
 
@@ -223,7 +224,7 @@ def pin(
 def unpin(
     ctx: typer.Context,
     lineage: LineageArgument,
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -231,7 +232,7 @@ def unpin(
     """Remove the pin."""
     from trainer.rollout import changes
 
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "unpin", lambda view: changes.unpin(view, why), user, request_id, as_json)
 
 
@@ -247,7 +248,7 @@ def freeze(
     """Stop all moves until `resume`, and end the canary; the live version stays."""
     from trainer.rollout import changes
 
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "freeze", lambda view: changes.freeze(view, reason), user, request_id, as_json)
 
 
@@ -255,7 +256,7 @@ def freeze(
 def resume(
     ctx: typer.Context,
     lineage: LineageArgument,
-    why: WhyOption = _TYPED,
+    why: WhyOption = BY_HAND,
     user: UserOption = None,
     request_id: RequestOption = None,
     as_json: JsonFlag = False,
@@ -263,7 +264,7 @@ def resume(
     """Release a lineage that is frozen or killed; a trainer that waits learns the range again."""
     from trainer.rollout import changes
 
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "resume", lambda view: changes.resume(view, why), user, request_id, as_json)
 
 
@@ -279,98 +280,8 @@ def kill(
     """Give the lineage's clients the incoming order until `resume`."""
     from trainer.rollout import changes
 
-    store, _ = _store(ctx)
+    store = store_of(ctx)
     act(store, lineage, "kill", lambda view: changes.kill(view, reason), user, request_id, as_json)
-
-
-@policy_app.command("show")
-def policy_show(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag = False) -> None:
-    """Print the values of the policy; those that differ from the defaults are marked."""
-    from dataclasses import asdict
-
-    from stream.setting_fields import descriptions
-    from trainer.rollout import policy
-
-    stored = _store(ctx)[0].view(lineage).policy
-    values = asdict(policy.of(stored))
-    if as_json:
-        print_json(values)
-        return
-    described = descriptions(policy.Policy)
-    rows = [(key, value, "set" if key in stored else "default", described[key]) for key, value in values.items()]
-    print_table(f"policy of {lineage}", ("key", "value", "origin", "description"), rows)
-
-
-@policy_app.command("set")
-def policy_set(
-    ctx: typer.Context,
-    lineage: LineageArgument,
-    values: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Values to set.")],
-    why: WhyOption = _TYPED,
-    user: UserOption = None,
-    request_id: RequestOption = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Set values of the policy."""
-    from trainer.rollout import changes
-
-    given = assignments(values, "policy set", prefix="policy.")
-    chosen = {key.removeprefix("policy."): value for key, value in given.items()}
-    store, _ = _store(ctx)
-    act(store, lineage, "policy", lambda view: changes.set_policy(view, chosen, why), user, request_id, as_json)
-
-
-@app.command()
-def run(
-    ctx: typer.Context,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
-) -> None:
-    """Run the controller until SIGTERM or Ctrl-C: it moves the versions of gated lineages by their gates."""
-    import os
-    import platform
-    import secrets
-    from contextlib import ExitStack
-
-    from deploy.migrations.revision import open_database
-    from stream.probes import ProbeServer
-    from stream.process_metrics import process_registry
-    from stream.wall_clock import epoch_ms
-    from trainer.rollout.controller import Controller
-    from trainer.rollout.metrics import RolloutMetrics
-    from trainer.rollout.settings import RolloutSettings
-    from trainer.rollout.store import RolloutStore
-
-    chosen = context(ctx, {"rollout.metrics_port": metrics_port, "rollout.metrics_host": metrics_host})
-    stopping = stop_event(ctx)
-    settings, registry = chosen.settings.get("rollout", RolloutSettings), process_registry()
-    with ExitStack() as stack:
-        engine = open_database(chosen)
-        stack.callback(engine.dispose)
-        controller = Controller(
-            engine,
-            RolloutStore(engine),
-            holder=f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}",
-            now_ms=epoch_ms,
-            metrics=RolloutMetrics(registry),
-        )
-        if settings.metrics_port:
-            probes = ProbeServer(
-                settings.metrics_host,
-                settings.metrics_port,
-                registry,
-                lambda: controller.why_not_ready,
-                section="rollout",
-            )
-            stack.enter_context(probes)
-        controller.run(stopping.wait)
-
-
-def _store(ctx: typer.Context) -> "tuple[RolloutStore, Engine]":
-    from trainer.rollout.store import RolloutStore
-
-    engine = database(ctx)
-    return RolloutStore(engine), engine
 
 
 def _verdicts_of(
@@ -402,3 +313,8 @@ def _mode(text: str, more: str = "", option: str = "--trainer") -> "RewindMode":
         if text == mode:
             return mode
     raise ConfigError(f"{option} {text}: expected {more}{', '.join(REWIND_MODES[:-1])} or {REWIND_MODES[-1]}")
+
+
+policy_app.command("show")(rollout_policy.show)
+policy_app.command("set")(rollout_policy.set_values)
+app.command()(rollout_controller.run)
