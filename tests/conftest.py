@@ -3,9 +3,11 @@
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import settings
 
 from tests.harness.kafka import fresh_kafka, kafka_broker, kafka_home, memory_broker
@@ -41,6 +43,8 @@ _WAITING = ("kafka", "postgres", "slow")
 _UNTRACED = {Path(__file__).parent / name for name in ("laws", "architecture")}
 # Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a start.
 _JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+# Coverage starts after the configuration of a parallel worker, and a traced import takes twice as long.
+_IMPORTED_BY_TESTS = ("duckdb", "faust", "litestar", "onnxruntime", "polars", "schemathesis", "scipy.stats", "torch")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.fsync = lambda fd: None
     os.environ.setdefault("JDK_JAVA_OPTIONS", _JAVA_OPTIONS)  # noqa: TID251 - read by Java 9 and newer
     if hasattr(config, "workerinput"):
+        for name in _IMPORTED_BY_TESTS:
+            import_module(name)
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes
 
 
@@ -73,6 +79,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         # Workers that compute at the end balance better than one that still waits for a server.
         items.sort(key=lambda item: item.path not in waiting)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Look for doctests in other modules only: those of tests hold none, and the search takes time."""
+    found = yield
+    is_test = file_path.name.startswith("test_")
+    return [each for each in found if not (is_test and isinstance(each, DoctestModule))]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from tests.trainer.lists import WIDTH, batch_of, catalogue, id_maps, labelled, served
 from trainer.evaluation.metrics import list_auc, ranks
-from trainer.features import Batch, Examples, collate, example_from_request, example_from_session
+from trainer.features import Batch, Examples, SessionExample, collate, example_from_request, example_from_session
 from trainer.learning.losses import total_loss
 from trainer.models import MODELS, ModelConfig, Outputs, TensorBatch, Vocabulary, golden_scores, shown_pages, to_torch
 
@@ -58,8 +59,13 @@ def scores(name: str, config: ModelConfig, params: dict[str, Tensor], batch: Bat
     return MODELS[name].forward(config, params, to_torch(batch))
 
 
-def lists(count: int, first: int = 0) -> Batch:
-    return batch_of([labelled(seed, KNOWN) for seed in range(first, first + count)])
+@cache
+def example(seed: int) -> SessionExample:
+    return labelled(seed, KNOWN)
+
+
+def lists(count: int) -> Batch:
+    return batch_of([example(seed) for seed in range(count)])
 
 
 def tensors(outputs: Outputs) -> list[Tensor]:
@@ -231,7 +237,7 @@ def test_a_list_without_candidates_is_finite_and_changes_no_other_list(name: str
 @every_model
 @pytest.mark.parametrize("field", QUERY)
 def test_models_of_schema_2_read_the_query_and_those_of_schema_1_do_not(name: str, field: str) -> None:
-    examples = [labelled(seed, KNOWN) for seed in range(1, 12)]
+    examples = [example(seed) for seed in range(1, 12)]
     for schema in (1, 2):
         config = replace(tiny(name), feature_schema=schema)
         params = weights(name, config)
@@ -315,8 +321,8 @@ def test_thirty_two_sessions_are_learned_by_heart(name: str) -> None:
 @every_model
 def test_shuffled_labels_teach_nothing(name: str) -> None:
     config = tiny(name)
-    params = train(name, config, to_torch(lists(64)), 30, 1)
-    held_out = [labelled(seed, KNOWN) for seed in range(1_000, 1_300)]
+    params = train(name, config, to_torch(lists(32)), 30, 1)
+    held_out = [example(seed) for seed in range(1_000, 1_300)]
     logit = scores(name, config, params, batch_of(held_out)).logit.numpy().astype(np.float64)
     size = max(len(example.item_ids) for example in held_out)
     positive = np.array([np.pad(example.conv > 0, (0, size - len(example.item_ids))) for example in held_out])
@@ -330,7 +336,7 @@ def test_shuffled_labels_teach_nothing(name: str) -> None:
 def test_a_list_does_not_see_the_others_of_its_batch(name: str) -> None:
     config = tiny(name)
     params = weights(name, config)
-    examples = [labelled(seed, KNOWN) for seed in range(64)]
+    examples = [example(seed) for seed in range(64)]
     together = scores(name, config, params, batch_of(examples)).logit
     for row in (0, 13, 63):
         alone = scores(name, config, params, batch_of(examples[row : row + 1])).logit[0]

@@ -178,6 +178,7 @@ def test_versions_go_live_by_the_numbers_of_their_trainer_and_bad_ones_are_refus
     assert own[judgement.CORRELATION] > 0.5
 
 
+@pytest.mark.no_cover
 def test_labels_that_are_wrong_in_the_log_are_seen_by_the_change_of_order_alone(world: World) -> None:
     world.loop.push(world.shop.serve(5))
     world.publish(None)

@@ -55,6 +55,7 @@ def go_on(loop: Loop, log: Sequence[LogRecord], second: int) -> None:
     loop.push([LogRecord(p, first[p] + second, encode(make_progress(p, watermark_ts))) for p in sorted(first)])
 
 
+@pytest.mark.no_cover
 def test_a_range_is_learned_once_after_a_crash_before_its_checkpoint(tmp_path: Path) -> None:
     log, engine, crashes = broken_log(), make_engine(tmp_path), False
 

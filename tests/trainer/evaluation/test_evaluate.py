@@ -137,6 +137,7 @@ def test_clicks_as_the_label_train_and_judge_by_clicks() -> None:
     assert by_click.rows[-1].figures["orders@5"].mean == 0.0
 
 
+@pytest.mark.no_cover
 def test_randomised_lists_give_figures_by_propensity() -> None:
     sessions = [logs.shuffled(each) for each in logs.sessions(1_500, share_bought=0.5)]
     data = replace(DATA, split=split_by_share(from_sessions(sessions, logs.KNOWN)[0]))

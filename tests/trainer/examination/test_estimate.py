@@ -12,6 +12,7 @@ from trainer.examination.estimate import MIN_EFFECTIVE_CLICKS, estimate
 from trainer.examination.observations import Observations, observe
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("num_lists", "swap_share"), [(2_000, None), (5_000, 0.7)])
 def test_intervals_hold_the_true_curve_as_often_as_they_claim(num_lists: int, swap_share: float | None) -> None:
     """Over 20 logs, each of the five free positions; about 95 % with a binomial error of 2.2 points."""

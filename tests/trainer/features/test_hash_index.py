@@ -44,6 +44,7 @@ def test_hashes_are_blake2b_and_the_empty_string_is_none() -> None:
     assert (both.high[1].tobytes() + both.low[1].tobytes()).hex() == digest
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("length", [1, 1000])
 def test_the_memory_of_hashes_is_bounded(length: int) -> None:
     hashes(str(number) * length for number in range(70_000))

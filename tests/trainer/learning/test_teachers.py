@@ -74,6 +74,7 @@ def test_teachers_are_loaded_by_address(folder: Path) -> None:
         Teachers.load(folder, (publish(folder, "base", 1, model="din", seed=1),), CPU)
 
 
+@pytest.mark.no_cover
 def test_a_page_ranker_learns_the_order_of_its_teachers_without_any_label(folder: Path) -> None:
     teachers = Teachers([teacher(folder, "product", 1), teacher(folder, "sponsored", 2)], CPU)
     learning = LearningSettings(batch=3, lr=0.01)

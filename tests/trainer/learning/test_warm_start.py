@@ -141,6 +141,7 @@ def search(folder: Path, engine: Engine, text: str) -> Origin | None:
     )
 
 
+@pytest.mark.no_cover
 def test_a_run_passes_over_what_the_version_has_learned_records_it_and_resumes_exactly(
     base: tuple[Path, Engine, LoadedVersion], log: list[LogRecord]
 ) -> None:

@@ -181,6 +181,7 @@ def test_the_contrast_is_subtracted_by_its_weight() -> None:
             assert outputs.page.contrast is None
 
 
+@pytest.mark.no_cover
 def test_the_evaluator_learns_the_clicks_of_the_pages_that_were_shown() -> None:
     config, batch = replace(tiny(), contrast=0.0), lists(*[10] * 12)
     params = {name: value.requires_grad_() for name, value in SPEC.init(config, 1).items()}

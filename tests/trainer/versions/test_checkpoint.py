@@ -16,12 +16,21 @@ from trainer.configs import MODEL_PROFILES
 from trainer.versions import atomic_folder, checkpoint
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Path:
-    engine = db.create(f"sqlite:///{tmp_path}/test.db")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a trainer, which tests read and copy."""
+    folder = tmp_path_factory.mktemp("home")
+    engine = db.create(f"sqlite:///{folder}/test.db")
     db.metadata.create_all(engine)
-    feed(make_loop(tmp_path, engine), make_log(90))
-    return tmp_path / "checkpoints"
+    feed(make_loop(folder, engine), make_log(90))
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def trained(home: Path, tmp_path: Path) -> Path:
+    """Checkpoints that the test may damage."""
+    return shutil.copytree(home / "checkpoints", tmp_path / "checkpoints")
 
 
 def manifests(folder: Path) -> dict[str, checkpoint.CheckpointManifest]:

@@ -61,6 +61,7 @@ def check_equal(found: tuple[Rows, IdMaps], expected: tuple[Rows, IdMaps]) -> No
         assert found[1].by_name()[table].lookup(hashes(KEYS)).tolist() == id_map.lookup(hashes(KEYS)).tolist()
 
 
+@pytest.mark.no_cover
 @given(st.integers(0, 3), st.lists(st.booleans(), min_size=1, max_size=4), st.data())
 def test_put_into_the_full_version_or_an_earlier_delta(before: int, through: list[bool], data: st.DataObject) -> None:
     own = Tables()
