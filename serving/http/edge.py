@@ -147,8 +147,12 @@ class Edge:
 
         # The server leaves out the body of an answer to HEAD; the framework knows GET alone.
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        with bound_contextvars(request_id=request_id.decode()):
-            await self._app(asked, receive, send_with_headers)
+        try:
+            with bound_contextvars(request_id=request_id.decode()):
+                await self._app(asked, receive, send_with_headers)
+        finally:
+            if (scope["method"], scope["path"]) == ("POST", RANK) and _ARM not in scope:
+                self._service.gave_up(arrival_s)
 
     def _denial(self, scope: Scope, arrival_s: float) -> Denial | None:
         if status := self._hosts.refusal(_values(scope, b"host")):

@@ -178,9 +178,13 @@ class Admission:
             num_waiting: Lists that wait.
             now_s: The time.
         """
+        self.forget(due_s)
+        return self._decide(due_s, num_waiting, now_s, 0)
+
+    def forget(self, due_s: float) -> None:
+        """Take a request out of those that are expected."""
         self._to_score.remove(due_s)
         self._to_shed.remove(due_s)
-        return self._decide(due_s, num_waiting, now_s, 0)
 
     def spent(self, seconds: float) -> None:
         """Take the seconds of an answer in incoming order from the budget."""

@@ -94,12 +94,16 @@ class Inference:
     def admit(self, scores_due_s: float) -> Decision:
         """Return the way in which a request is answered whose scores are due at that time, if its headers arrive now.
 
-        The request counts as one of the queue until `score` takes it, or until its scores are due.
+        The request counts as one of the queue until `score` takes it, `forget` is called, or its scores are due.
         """
         now_s = self._clock()
         if self._is_stuck(now_s, since=_HUNG):
             return self._admission.admit_unscored(scores_due_s, now_s)
         return self._admission.admit(scores_due_s, len(self._waiting), now_s)
+
+    def forget(self, scores_due_s: float) -> None:
+        """Forget a request that `admit` let in and that ended before `score`."""
+        self._admission.forget(scores_due_s)
 
     def spent(self, seconds: float) -> None:
         """Take the seconds of a request that was shed from the budget of such requests."""

@@ -154,6 +154,13 @@ class Service:
             self.metrics.shed.labels("refusal").inc()
         return is_refused
 
+    def gave_up(self, arrival_s: float) -> None:
+        """Note that a request which arrived at that time, and was not refused, ended before it came to `rank`.
+
+        Its body was not valid or did not come, for example.
+        """
+        self._inference.forget(scores_due_s(arrival_s, self._deadline_s(arrival_s)))
+
     async def rank(self, request: RankRequest, arrival_s: float | None = None) -> RankAnswer:
         """Answer one request before its deadline, and hand its impression to the outbox.
 

@@ -18,8 +18,6 @@ from serving.tokens import sha256_of
 from stream import logs
 from tests.serving.world import START_MS, StubScorer, World, answering, body
 
-SETTINGS = ServingSettings(default_lineage="base", deadline_ms=30.0)
-
 
 def fail(num: int) -> Sequence[float]:
     raise RuntimeError(f"no scores for {num} items")
@@ -34,9 +32,10 @@ class Clock:
         return self.now_s
 
 
-def service_at(tmp_path: Path, clock: Clock) -> Service:
+def service_at(tmp_path: Path, clock: Clock, deadline_ms: float = 30.0) -> Service:
     system = System(clock=clock, now_ms=lambda: START_MS, random_bytes=bytes, random=lambda: 0.0)
-    service = World(tmp_path).service(SETTINGS, system=system)
+    settings = ServingSettings(default_lineage="base", deadline_ms=deadline_ms)
+    service = World(tmp_path).service(settings, system=system)
     service.poll()
     return service
 
@@ -191,6 +190,27 @@ def test_the_latency_counts_from_the_arrival_at_the_socket_to_the_written_answer
     assert json.loads(found["body"])["latency_us"] == pytest.approx(20_000, abs=1)
     assert count(service, "latency_seconds_sum", arm="none") == pytest.approx(0.025)
     assert count(service, "latency_seconds_count", arm="none") == 1
+
+
+def test_requests_whose_body_is_not_valid_keep_no_others_out(tmp_path: Path) -> None:
+    clock = Clock()
+    service = service_at(tmp_path, clock, deadline_ms=60_000.0)
+
+    def slow(num: int) -> list[float]:
+        # Of lists that take so long, two end in time.
+        clock.now_s += 20.0
+        return [1.0] * num
+
+    service.versions.use(answering("base", StubScorer(slow)))
+    service.start()
+    try:
+        scored = [ask(service, clock.now_s, content=json.dumps(body()).encode())]
+        refused = [ask(service, clock.now_s) for _ in range(100)]
+        scored.append(ask(service, clock.now_s, content=json.dumps(body()).encode()))
+    finally:
+        service.stop()
+    assert {found["status"] for found in refused} == {400}
+    assert [json.loads(found["body"])["fallback"] for found in scored] == [None, None]
 
 
 def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
