@@ -1,15 +1,16 @@
 """Backpressure of a demo: shoppers wait while a trainer is behind, so that a slow machine shows the same story.
 
 The shoppers hold the simulated clock, so nothing happens in the shop while they wait. A trainer that starts again is
-behind as well.
+behind as well. Trainers are compared with the sink, which reads the same log: against the newest event, a trainer that
+has read all of it could be behind for ever, since no tick moves its watermark while the shoppers wait.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 
-from abtest.tables import session_facts
+from abtest.fact_writer import progress
 from deploy.demo.progress import watermark_ms
 from stream import db
 
@@ -20,7 +21,7 @@ class Backpressure:
     """Signals to the shoppers to wait and to go on.
 
     Args:
-        engine: Database of the facts, whose newest watermark is the place that trainers should have reached.
+        engine: Database of the facts, whose watermark is the place that trainers should have reached.
         trainers: Ports of the trainers.
         max_lag_ms: Simulated time that a trainer may be behind; shoppers go on at half of it.
         monotonic_s: Clock of the looks.
@@ -63,5 +64,5 @@ class Backpressure:
 
     def _lag_ms(self) -> int:
         with db.read(self._engine) as connection:
-            newest = connection.execute(select(func.max(session_facts.c.watermark_ts))).scalar_one()
-        return 0 if newest is None else int(newest) - min(map(watermark_ms, self._trainers))
+            reached_ms, _ = progress(connection)
+        return 0 if reached_ms is None else reached_ms - min(map(watermark_ms, self._trainers))
