@@ -151,8 +151,18 @@ class Edge:
             with bound_contextvars(request_id=request_id.decode()):
                 await self._app(asked, receive, send_with_headers)
         finally:
-            if (scope["method"], scope["path"]) == ("POST", RANK) and _ARM not in scope:
-                self._service.gave_up(arrival_s)
+            if _ARM not in scope:
+                self.expect_no_more(scope)
+
+    def expect_no_more(self, scope: Scope) -> None:
+        """Let a rank request that was admitted count as ahead of others no more, until its body is there.
+
+        Args:
+            scope: Any request.
+        """
+        extension = scope.get("extensions", {}).get(EXTENSION, {})
+        if extension.get(_ADMITTED) and (scope["method"], scope["path"]) == ("POST", RANK):
+            self._service.gave_up(extension[ARRIVAL])
 
     def _denial(self, scope: Scope, arrival_s: float) -> Denial | None:
         if status := self._hosts.refusal(_values(scope, b"host")):

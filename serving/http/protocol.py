@@ -123,6 +123,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._parse(data)
         except httptools.HttpParserError:
             self.send_400_response(_INVALID)
+        if self._incoming is Phase.BODY:
+            # The body did not come with the headers, and may never come.
+            self._edge.expect_no_more(self.scope)
         is_in_headers = self._incoming in {None, Phase.HEADERS}
         if is_in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self._guard.count("large")

@@ -155,9 +155,9 @@ class Service:
         return is_refused
 
     def gave_up(self, arrival_s: float) -> None:
-        """Note that a request which arrived at that time, and was not refused, ended before it came to `rank`.
+        """Note that a request which arrived at that time, and was not refused, does not come to `rank` yet, or at all.
 
-        Its body was not valid or did not come, for example.
+        Its body is not valid or has not come, for example.
         """
         self._inference.forget(scores_due_s(arrival_s, self._deadline_s(arrival_s)))
 

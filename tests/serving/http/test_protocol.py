@@ -88,6 +88,27 @@ def test_a_connection_without_a_complete_request_is_closed(
         assert closed(service)[reason] >= 1
 
 
+def test_a_request_without_its_body_does_not_count_as_ahead_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path, body_timeout_s=0.3) as (service, address):
+        arrivals: list[float] = []
+        monkeypatch.setattr(service, "gave_up", arrivals.append)
+        content = json.dumps(body()).encode()
+        head = HEADERS.replace(b"100", str(len(content)).encode()) + b"Connection: close\r\n\r\n"
+        with connect(address, head + content) as client:
+            assert answer(client)[9:12] == b"200"
+        assert arrivals == [], "it came whole"
+        with connect(address, head + content[:-1]) as client:
+            wait_until(lambda: len(arrivals) == 1)
+            client.sendall(content[-1:])
+            assert answer(client)[9:12] == b"200"
+        assert len(arrivals) == 1
+        with connect(address, HEADERS.replace(b"rank", b"events") + b"\r\n{") as client:
+            answer(client)
+        assert len(arrivals) == 1, "only rank requests count"
+
+
 def test_bytes_now_and_then_extend_no_deadline(tmp_path: Path) -> None:
     with serving(tmp_path, headers_timeout_s=0.5) as (_, address), connect(address, b"GET / HTTP/1.1\r\n") as client:
         client.settimeout(0.1)
