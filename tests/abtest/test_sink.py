@@ -128,8 +128,8 @@ def test_a_lost_database_is_waited_for(kafka_broker: Broker, store_engine: Engin
 
 
 @pytest.mark.kafka
-def test_the_second_of_two_sinks_is_refused(kafka_broker: Broker, store_engine: Engine) -> None:
-    produce(kafka_broker, generate(seed=23, num_clients=5)[0])
+def test_the_second_of_two_sinks_is_refused(fresh_kafka: Broker, store_engine: Engine) -> None:
+    produce(fresh_kafka, generate(seed=23, num_clients=5)[0])
     other_ran: list[str] = []
 
     def let_another_pass(name: str) -> None:
@@ -141,13 +141,13 @@ def test_the_second_of_two_sinks_is_refused(kafka_broker: Broker, store_engine: 
         """While the first sink waits, another one takes its place and goes further."""
 
         def wait(self, timeout: float | None = None) -> bool:
-            run(kafka_broker, store_engine, Event(), until_end=True, max_records=3)
-            produce(kafka_broker, generate(seed=24, num_clients=5)[0])
-            run(kafka_broker, store_engine, Event(), until_end=True, max_records=3)
+            run(fresh_kafka, store_engine, Event(), until_end=True, max_records=3)
+            produce(fresh_kafka, generate(seed=24, num_clients=5)[0])
+            run(fresh_kafka, store_engine, Event(), until_end=True, max_records=3)
             return False
 
     with pytest.raises(FencedError, match="another sink"):
-        run(kafka_broker, store_engine, OtherSink(), until_end=True, max_records=3, failpoint=let_another_pass)
+        run(fresh_kafka, store_engine, OtherSink(), until_end=True, max_records=3, failpoint=let_another_pass)
     assert other_ran
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -30,7 +31,7 @@ TOOLS = {
     "mypy": "make check",
     "pandas-stubs": "types for mypy",
     "pre-commit": "make hooks",
-    "pytest-cov": "make coverage",
+    "pytest-cov": "make test",
     "pytest-xdist": "make test",
     "ruff": "make check",
     "scipy-stubs": "types for mypy",
@@ -48,6 +49,7 @@ DEV = {_plain(each) for each in PROJECT["optional-dependencies"]["dev"]}
 EXTRAS = {_plain(each) for name, wanted in PROJECT["optional-dependencies"].items() if name != "dev" for each in wanted}
 
 
+@cache
 def _imported(folder: str) -> dict[str, set[str]]:
     """Return the distributions that modules of `folder` import, each with the modules that do."""
     owners = packages_distributions()
