@@ -7,6 +7,7 @@ Source: docs/experiments.md; Deng, Knoblich, Lu 2018 (delta method).
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -52,8 +53,12 @@ class Quotient:
 
 def columns_of(metric: Metric) -> Quotient:
     """Return the columns of an experiment metric."""
-    below = None if metric.denominator is None else COLUMNS.index(metric.denominator)
-    return Quotient(COLUMNS.index(metric.numerator), below)
+    return _quotient(metric.numerator, metric.denominator)
+
+
+@cache
+def _quotient(numerator: str, denominator: str | None) -> Quotient:
+    return Quotient(COLUMNS.index(numerator), None if denominator is None else COLUMNS.index(denominator))
 
 
 def estimate(metric: Metric, moments: Moments) -> Estimate:

@@ -103,13 +103,14 @@ def compare_all(pairs: Sequence[tuple[Estimate, Estimate]], alpha: float = 0.05)
 
 def _flaw(found: Estimate) -> str | None:
     """Return the reason why an estimate has no value that means anything, or None."""
-    if found.value is None:
+    value, variance = found.value, found.variance
+    if value is None:
         return found.reason or "not_finite"
-    if not math.isfinite(found.value + (found.variance or 0.0)):
+    if not math.isfinite(value if variance is None else value + variance):
         return "not_finite"
-    if found.variance is None:
+    if variance is None:
         return None
-    if found.variance < 0.0:
+    if variance < 0.0:
         return "impossible_moments"
     if found.n < 1:
         return "no_clients"

@@ -49,7 +49,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def reports(engine: Engine) -> Report:
-    """Report on four arms with long names, after several reports."""
+    """Report on four arms with long names and adjusted lifts, after several reports."""
     names = ("control", "armmt-with-images-and-text", "prm-with-click-weights", "shuffled-control-group")
     arms = [Arm(name=name, lineage=f"lineage-{name}", is_control=not number) for number, name in enumerate(names)]
     sessions, _ = generate(seed=23, num_clients=1_600)
@@ -57,7 +57,7 @@ def reports(engine: Engine) -> Report:
         arm = names[int(each.client_id[1:]) % 4]
         each.assignment = make_session("q", "c", arm=arm).assignment
         sessions[number] = each
-    plan = Plan(min_buyers=20, looks=7, clients=2_000, mde=0.05)
+    plan = Plan(min_buyers=20, looks=7, clients=2_000, mde=0.05, cuped_days=2.0)
     fill(engine, sessions[:2_000], arms=arms, plan=plan, matured_ts=21_000)
     report(engine, "first")
     append(engine, sessions[2_000:], matured_ts=900_000, watermark_ts=86_400_000)
@@ -70,6 +70,7 @@ def test_nothing_is_cut_off(engine: Engine, tmp_path: Path, chromium: str, width
     if content == "nothing":
         ExperimentStore(engine).create(key="first", arms=ARMS, now_ts=0)
     found = reports(engine) if content == "four arms" else report(engine, "first")
+    assert bool(found.adjusted) == (content == "four arms")
     page = tmp_path / "page.html"
     page.write_text(page_html(found).replace("</body>", PROBE + "</body>"))
     dump = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
