@@ -89,6 +89,10 @@ def services(num: int, seed: int, spread: float = 0.2) -> np.ndarray:
     return np.asarray(drawn)
 
 
+# Ten times as many lists as the next lower load, which go through the same lines.
+VERY_HIGH = pytest.param(50.0, marks=pytest.mark.no_cover)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("load", "most_shed"), [(0.3, 0.0), (0.5, 0.005), (0.7, 0.03)])
 def test_below_capacity_almost_every_list_is_scored(load: float, most_shed: float, seed: int) -> None:
@@ -98,7 +102,7 @@ def test_below_capacity_almost_every_list_is_scored(load: float, most_shed: floa
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("load", [2.0, 5.0, 50.0])
+@pytest.mark.parametrize("load", [2.0, 5.0, VERY_HIGH])
 def test_above_capacity_the_server_is_busy_with_lists_that_are_in_time(load: float, seed: int) -> None:
     at = poisson(load / SERVICE_S, 10, seed)
     found = simulate(at, services(len(at), seed))
@@ -108,7 +112,7 @@ def test_above_capacity_the_server_is_busy_with_lists_that_are_in_time(load: flo
     assert found.num_expired / len(found.waits_s) < (0.12 if load <= 5 else 0.2)
 
 
-@pytest.mark.parametrize("load", [1.05, 2.0, 5.0, 50.0])
+@pytest.mark.parametrize("load", [1.05, 2.0, 5.0, VERY_HIGH])
 def test_answers_in_incoming_order_take_no_more_than_their_budget(load: float) -> None:
     at = poisson(load / SERVICE_S, 10, 1)
     found = simulate(at, services(len(at), 1), shed_s=0.0003)

@@ -120,15 +120,15 @@ def test_an_order_line_for_each_item_of_a_basket() -> None:
 
 
 def test_an_outage_holds_events_until_its_end() -> None:
-    calm = replace(SETTINGS, late=0.0, duplicates=0.0)
-    held = replace(calm, outages=2, outage_min=30.0)
-    before, after = sent(Market(calm), 3_000), sent(Market(held), 3_000)
+    calm = replace(SETTINGS, hours=0.5, late=0.0, duplicates=0.0)
+    held = replace(calm, outages=2, outage_min=5.0)
+    before, after = sent(Market(calm), 1_000), sent(Market(held), 1_000)
     assert [s.value for s in before] == [s.value for s in after]
     delayed = [(b.send_ts, a.send_ts) for a, b in zip(after, before, strict=True) if a.is_late]
     ends = {end_ts for _, end_ts in delayed}
     assert 1 <= len(ends) <= 2
-    assert all(0 < end_ts - send_ts <= 30 * 60_000 for send_ts, end_ts in delayed)
+    assert all(0 < end_ts - send_ts <= 5 * 60_000 for send_ts, end_ts in delayed)
     assert [b.send_ts for a, b in zip(after, before, strict=True) if not a.is_late] == [
         a.send_ts for a in after if not a.is_late
     ]
-    assert not any(end_ts - 30 * 60_000 <= a.send_ts < end_ts for a in after for end_ts in ends)
+    assert not any(end_ts - 5 * 60_000 <= a.send_ts < end_ts for a in after for end_ts in ends)
