@@ -261,7 +261,7 @@ def test_without_images_the_scores_are_those_of_the_text_only_run(name: str) -> 
 def test_training_is_repeatable_to_the_bit(name: str) -> None:
     config = tiny(name)
     batch = to_torch(lists(16))
-    first, again, other = (train(name, config, batch, 10, seed) for seed in (1, 1, 2))
+    first, again, other = (train(name, config, batch, 4, seed) for seed in (1, 1, 2))
     assert all(torch.equal(values, again[weight]) for weight, values in first.items())
     assert not all(torch.equal(values, other[weight]) for weight, values in first.items())
 

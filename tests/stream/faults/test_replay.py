@@ -90,7 +90,7 @@ def _assert_duplicates_change_nothing(clean: Run, log: Log, faulty: Run, *, inje
         assert faulty.outputs.dead_letters(topic).total() == 0
 
 
-@seeds(5, each_run=2)
+@seeds(5, each_run=1)
 def test_s8_a_tenth_doubled_with_random_delays(seed: int) -> None:
     """S8: every tenth event comes again, up to six hours later: the counter says how many, the sessions do not."""
     happened = shopping(NUM_QUERIES, seed=seed)
