@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SIDE: Final = 224
 PREPROCESSING: Final = f"RGB on white, padded to a square with white, {SIDE} pixels, bicubic"
 _WHITE: Final = (255, 255, 255)
+# Whole numbers of 32 bits, and fractions: the file does not say which value is white.
+_WITHOUT_WHITE: Final = ("I", "F")
 
 Pixels = NDArray[np.uint8]
 """A picture, (SIDE, SIDE, 3)."""
@@ -59,9 +61,13 @@ def image(
         if row.image is None:
             return None
         try:
+            # A pipe or a device may have no end.
+            if row.image.exists() and not (row.image.is_file() or row.image.is_dir()):
+                raise row.fault("image", "a regular file", str(row.image))
             raw = row.image.read_bytes()
-        except OSError as error:
-            raise row.fault("image", f"a file that can be read ({error.strerror})", str(row.image)) from error
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise row.fault("image", f"a file that can be read ({why})", str(row.image)) from error
         box = known.get(row.item_id)
         return (b"" if box is None else str(box.corners).encode()) + b"\0" + raw
 
@@ -72,14 +78,21 @@ def image(
 
 
 def _pixels(row: CatalogueRow, raw: bytes, box: Box | None, detector: Detector | None) -> Pixels:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(raw)) as opened:
             picture = ImageOps.exif_transpose(opened)
-            picture = _on_white(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            mode = picture.mode
+            if mode not in _WITHOUT_WHITE:
+                picture = _on_white(picture)
+    except UnidentifiedImageError as error:
+        raise row.fault("image", f"a picture (none in {len(raw)} bytes)", str(row.image)) from error
+    except Exception as error:
+        # Decoders of damaged pictures raise errors of many kinds.
         raise row.fault("image", f"a picture ({error})", str(row.image)) from error
+    if mode in _WITHOUT_WHITE:
+        raise row.fault("image", f"a picture of at most 16 bits a channel (Pillow's mode {mode})", str(row.image))
     if box is None and detector is not None:
         box = detector.find(picture)
     if box is not None:
@@ -94,6 +107,10 @@ def _pixels(row: CatalogueRow, raw: bytes, box: Box | None, detector: Detector |
 def _on_white(picture: "Image") -> "Image":
     from PIL import Image
 
+    if picture.mode.startswith("I;16"):
+        # Pillow would cut grey values at 255, which leaves white.
+        grey = np.asarray(picture).astype(np.uint32) * 255 // 65_535
+        picture = Image.fromarray(grey.astype(np.uint8))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     solid = picture.convert("RGBA")

@@ -1,5 +1,7 @@
 """Pictures as encoders see them."""
 
+import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,3 +71,44 @@ def test_faults_name_the_item_and_the_picture(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(CatalogueFileError, match=r"items\.csv line 2, field image: expected a picture"):
         seen(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_16_bits_looks_as_that_of_8(tmp_path: Path, suffix: str) -> None:
+    ramp = np.tile(np.linspace(0, 65_535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(ramp).save(tmp_path / f"wide.{suffix}")
+    Image.fromarray((ramp // 257).astype(np.uint8)).save(tmp_path / f"narrow.{suffix}")
+    wide, narrow = (seen(tmp_path / f"{name}.{suffix}").astype(int) for name in ("wide", "narrow"))
+    assert np.abs(wide - narrow).max() <= 1
+    assert (wide.min(), wide.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_a_picture_whose_white_is_unknown_is_refused(tmp_path: Path, dtype: type[np.generic]) -> None:
+    Image.fromarray(np.zeros((8, 8), dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(CatalogueFileError, match=r"items\.csv line 2, field image: expected .*16 bits.*a\.tif"):
+        seen(tmp_path / "a.tif")
+
+
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(CatalogueFileError, match=r"field image: expected a picture \(none in 0 bytes\), got .*a\.png"):
+        seen(tmp_path / "a.png")
+    # A decoder that does not know the format of the pixels raises an error that is no OSError.
+    pictured = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(pictured, "DDS")
+    flags = slice(80, 84)
+    (tmp_path / "a.dds").write_bytes(pictured.getvalue()[: flags.start] + bytes(4) + pictured.getvalue()[flags.stop :])
+    with pytest.raises(CatalogueFileError, match=r"field image: expected a picture \(Unknown pixel format"):
+        seen(tmp_path / "a.dds")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(CatalogueFileError, match=r"field image: expected a regular file, got .*a\.png"):
+        seen(tmp_path / "a.png")
+
+
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(CatalogueFileError, match=r"field image: expected a file that can be read"):
+        seen(Path("a\0.png"))
