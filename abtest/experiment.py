@@ -5,12 +5,18 @@ Source: docs/experiments.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abtest import buckets
 from abtest.plan import Plan
+
+INCOMING_ORDER: Final = "incoming_order"
+SHUFFLE: Final = "shuffle"
+POLICIES: Final = (INCOMING_ORDER, SHUFFLE)
+"""Fixed policies of an arm: the order in which the shop sent the items, and a random one."""
 
 # Share of the smaller of two arms below which they are unequal.
 _UNEQUAL = 0.4

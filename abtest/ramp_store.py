@@ -23,6 +23,7 @@ from abtest.store import ExperimentStore
 from abtest.tables import DECISION_LENGTH, epochs, experiments, ramp_events, ramps
 from stream import db
 from stream.errors import ConfigError, StoreError
+from stream.schemas.names import check_reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ class RampStore:
             StoreError: If the database is unreachable or refused, or another process changed the allocation meanwhile.
         """
         experiment, former = self._running(key)
+        check_reason("why", reason)
         if len(reason) > DECISION_LENGTH:
             raise ConfigError(f"reason: {len(reason)} characters, expected at most {DECISION_LENGTH}")
         if share == former.coverage:
@@ -104,14 +106,22 @@ class RampStore:
                 _end(connection, key, opened, actor=actor, why=f"the share was set to {share:g}")
         return self._experiments.epochs(key)[-1]
 
-    def plan(self, key: str, plan: RampPlan, *, now_ts: int, actor: str) -> Ramp:
+    def plan(self, key: str, plan: RampPlan, *, now_ts: int, actor: str, reason: str = "ramp") -> Ramp:
         """Plan a ramp in place of the former plan, and return it; the controller carries it out.
 
+        Args:
+            key: The experiment.
+            plan: The steps.
+            now_ts: Time of the command.
+            actor: Who gives the command.
+            reason: Text for the event.
+
         Raises:
-            ConfigError: If the experiment does not run, no step is above its share, or a step leaves an arm without
-                enough buckets.
+            ConfigError: If the experiment does not run, no step is above its share, a step leaves an arm without
+                enough buckets, or the reason is empty.
             StoreError: If the database is unreachable or refused.
         """
+        check_reason("why", reason)
         experiment, present = self._running(key)
         ramp = Ramp(
             experiment=key,
@@ -140,16 +150,17 @@ class RampStore:
                 )
             )
             now = _Present(ramp.epoch, ramp.share, now_ts)
-            _record(connection, key, "planned", now, actor=actor, why=f"steps {shown}", evidence=asdict(plan))
+            _record(connection, key, "planned", now, actor=actor, why=f"{reason}: steps {shown}", evidence=asdict(plan))
         return ramp
 
     def end(self, key: str, *, now_ts: int, actor: str, reason: str) -> bool:
         """End a planned ramp at the present share, and return whether there was one.
 
         Raises:
-            ConfigError: If there is no such experiment.
+            ConfigError: If there is no such experiment, or the reason is empty.
             StoreError: If the database is unreachable or refused.
         """
+        check_reason("why", reason)
         self._experiments.get(key)
         present = self._experiments.epochs(key)[-1]
         with db.transaction(self._engine) as connection:

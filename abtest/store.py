@@ -13,10 +13,10 @@ from sqlalchemy.exc import IntegrityError
 
 from abtest import buckets
 from abtest.epoch_rows import deal, end_epoch, open_epoch
-from abtest.experiment import ActiveExperiment, Arm, Epoch, Experiment, are_unequal
+from abtest.experiment import POLICIES, ActiveExperiment, Arm, Epoch, Experiment, are_unequal
 from abtest.metrics import METRICS
 from abtest.plan import Plan
-from abtest.tables import ANALYSED_LAYER, DECISION_LENGTH, POLICIES, arms, epochs, experiments
+from abtest.tables import ANALYSED_LAYER, DECISION_LENGTH, arms, epochs, experiments
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.schemas.names import check_name

@@ -27,7 +27,6 @@ from stream import db
 from stream.db import metadata
 from stream.schemas.names import NAME_LENGTH
 
-POLICIES = ("incoming_order", "shuffle")
 ANALYSED_LAYER = "ranker"
 """Layer whose experiments the facts name."""
 DECISION_LENGTH = 255

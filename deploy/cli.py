@@ -1,6 +1,7 @@
 """`shelfwise`: one program with a group of commands per package."""
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from deploy.commands.groups import with_groups
-from deploy.commands.output import Exit, assignments, print_error, start_logging
+from deploy.commands.output import PRIVATE_UMASK, Exit, assignments, print_error, start_logging
 from stream.errors import BusError, ConfigError, ShelfwiseError
 
 GROUPS = {
@@ -77,8 +78,12 @@ def version_command() -> None:
 
 
 def main() -> None:
-    """Run the program; print an error of Shelfwise as one line and set the exit code."""
-    given: dict[str, object] = {"start_logging": start_logging}
+    """Run the program; print an error of Shelfwise as one line and set the exit code.
+
+    What it writes, and what its children write, only its user may read: files and stores name clients.
+    """
+    umask = os.umask(PRIVATE_UMASK)
+    given: dict[str, object] = {"start_logging": start_logging, "umask": umask}
     try:
         _check_encoding(sys.argv[1:])
         app(obj=given)
@@ -96,6 +101,8 @@ def main() -> None:
         sys.exit(Exit.FAILURE)
     except KeyboardInterrupt:
         sys.exit(Exit.INTERRUPTED)
+    finally:
+        os.umask(umask)
 
 
 def _check_encoding(arguments: Sequence[str]) -> None:

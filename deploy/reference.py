@@ -41,6 +41,9 @@ the command fails. Secrets are masked wherever settings are printed.
 Three variables are no settings: `SHELFWISE_HOME` is the folder of everything that Shelfwise keeps on disk
 (`.shelfwise`), `SHELFWISE_CONFIG` names the TOML file, `SHELFWISE_DATA` is the folder of research logs for replays.
 
+Files that a command writes have mode 0600 and new folders 0700 under every umask: they name clients. Reports,
+evaluations and dashboards have the rights that the umask gives. Folders and files that are there keep theirs.
+
 Former names of settings still work, for example `kafka.port` for `local_kafka.port` and `trainer.rows_lr` for
 `learning.rows_lr`.
 """

@@ -18,7 +18,7 @@ PRIVATE_FOLDER = 0o700
 _LOCK_NAME = "in-use.lock"
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Replace the file at `path` by one with `content`, whole or not at all.
 
     Args:
@@ -36,7 +36,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         temporary.replace(path)
 
 
-def create_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def create_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
     """Create the file at `path` with `content`, whole or not at all; a file that is there stays.
 
     Args:
@@ -119,7 +119,7 @@ class FolderLock:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -181,7 +181,7 @@ def remove_abandoned(parent: Path, prefix: str) -> list[Path]:
 
 @contextmanager
 def _locked_parent(parent: Path) -> Iterator[None]:
-    descriptor = os.open(parent / ".folders.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(parent / ".folders.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

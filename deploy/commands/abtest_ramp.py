@@ -30,7 +30,7 @@ def ramp(
     ] = None,
     end_plan: Annotated[bool, typer.Option("--end-plan", help="End the planned ramp; the share stays.")] = False,
     shrink: Annotated[bool, typer.Option("--shrink", help="Allow a smaller share: clients leave.")] = False,
-    why: Annotated[str, typer.Option(help="Text that is stored with the epoch.")] = "ramp",
+    why: Annotated[str, typer.Option(help="Reason, for the epoch and the event.")] = "ramp",
     user: UserOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -57,7 +57,7 @@ def ramp(
         return
     if every is not None:
         plan = RampPlan(steps=STEPS if steps is None else _shares(steps), every_ms=parse_duration(every, "--every"))
-        RampStore(engine).plan(name, plan, now_ts=epoch_ms(), actor=actor)
+        RampStore(engine).plan(name, plan, now_ts=epoch_ms(), actor=actor, reason=why)
         _show(engine, name, as_json=as_json)
         return
     opened = change(engine, name, share, now_ts=epoch_ms(), reason=why, actor=actor, shrink=shrink)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands.arguments import ExperimentArgument
-from deploy.commands.output import Exit, JsonFlag, console, database, print_json, print_table
+from deploy.commands.output import Exit, JsonFlag, console, database, for_others, print_json, print_table
 
 if TYPE_CHECKING:
     from abtest.results import Report
@@ -31,8 +31,9 @@ def report(
     found = compute(database(ctx), name, partial=partial)
     for path, text in ((html, page_html), (markdown, render.report_markdown)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text(found))
+            with for_others(ctx):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text(found))
     _print_report(found, as_json=as_json)
     if not as_json:
         for path in (html, markdown):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.commands import variants
-from deploy.commands.output import JsonFlag, console, context, err_console, print_json, print_table
+from deploy.commands.output import JsonFlag, console, context, err_console, for_others, print_json, print_table
 from deploy.commands.times import TIME_HELP, parse_time
 from stream.errors import ConfigError
 
@@ -91,6 +91,7 @@ def evaluate(
     import msgspec
     from rich.progress import Progress as Bar
 
+    from abtest.experiment import SHUFFLE
     from trainer.configs import LearningSettings, ModelConfig
     from trainer.evaluation import render
     from trainer.evaluation.data_config import for_data
@@ -105,8 +106,8 @@ def evaluate(
 
     if label not in {"order", "click"}:
         raise ConfigError(f"--label {label}: expected order or click")
-    if policy not in {None, "shuffle"}:
-        raise ConfigError(f"--policy {policy}: expected shuffle")
+    if policy not in {None, SHUFFLE}:
+        raise ConfigError(f"--policy {policy}: expected {SHUFFLE}")
     loaded = context(ctx, {"trainer.profile": profile, "learning.epochs": epochs, "learning.lr": lr})
     settings = loaded.settings.get("trainer", TrainerSettings)
     chosen = _names(models)
@@ -147,9 +148,10 @@ def evaluate(
     with Bar(console=err_console.rich, transient=True, disable=not err_console.rich.is_terminal) as bar:
         result = run(found, request, report=_reporter(bar, len(chosen) * seeds))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-        (out / "evaluation.html").write_text(render.page(result), encoding="utf-8")
+        with for_others(ctx):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "evaluation.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+            (out / "evaluation.html").write_text(render.page(result), encoding="utf-8")
     if as_json:
         print_json(result)
         return

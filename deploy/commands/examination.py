@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, console, context, print_json, print_table
+from deploy.commands.output import JsonFlag, console, context, for_others, print_json, print_table
 from stream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def examination(
         raise ConfigError(f"--method {method}: expected {', '.join(METHODS)}")
     found = _given(data, curve) if method == "file" else _estimated(ctx, method, data, curve, resamples, seed)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "examination.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-        (out / "examination.html").write_text(render.page(found), encoding="utf-8")
+        with for_others(ctx):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "examination.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+            (out / "examination.html").write_text(render.page(found), encoding="utf-8")
     if as_json:
         print_json(found)
         return

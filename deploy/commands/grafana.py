@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.commands.output import Exit, JsonFlag, console, context, fail, print_json, print_table
+from deploy.commands.output import Exit, JsonFlag, console, context, fail, for_others, print_json, print_table
 from deploy.grafana.settings import GrafanaSettings
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Change:
 
 @app.command("generate")
 def generate_files(
+    ctx: typer.Context,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file is stale.")] = False,
 ) -> None:
     """Write the committed dashboard files from their builders."""
@@ -41,7 +42,9 @@ def generate_files(
         if stale:
             raise fail("; ".join(stale) + "; run 'shelfwise grafana generate'")
         return
-    for path in generate.write():
+    with for_others(ctx):
+        written = generate.write()
+    for path in written:
         console.print(f"wrote {path}", highlight=False)
 
 
@@ -96,11 +99,12 @@ def export(
     stored = {uid: gateway.dashboard(uid) for uid in _wanted()}
     paths = {uid: out / f"{uid}.json" for uid, entry in stored.items() if entry is not None}
     if not dry_run:
-        out.mkdir(parents=True, exist_ok=True)
-        for uid, path in paths.items():
-            entry = stored[uid]
-            assert entry is not None
-            path.write_bytes(generate.encode(entry.model))
+        with for_others(ctx):
+            out.mkdir(parents=True, exist_ok=True)
+            for uid, path in paths.items():
+                entry = stored[uid]
+                assert entry is not None
+                path.write_bytes(generate.encode(entry.model))
     if as_json:
         print_json({uid: str(path) for uid, path in paths.items()})
     else:

@@ -1,7 +1,9 @@
 """Context, output and exit codes of the commands."""
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from deploy.configuration import Context
 
+PRIVATE_UMASK = 0o077
+"""Umask of the program: files with mode 0600 and folders with 0700."""
 _PIPE_COLUMNS = 200
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -98,6 +102,16 @@ def settings_of(ctx: typer.Context, overrides: Mapping[str, object] | None = Non
     chosen: dict[str, object] = dict(given.get("set", {}))
     chosen |= {key: value for key, value in (overrides or {}).items() if value is not None}
     return load(given.get("config"), chosen)
+
+
+@contextmanager
+def for_others(ctx: typer.Context) -> Iterator[None]:
+    """Give files that are written meanwhile the rights of the caller's umask, for reports and dashboards."""
+    private = os.umask(_given(ctx).get("umask", PRIVATE_UMASK))
+    try:
+        yield
+    finally:
+        os.umask(private)
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:

@@ -31,8 +31,8 @@ class LearnedArm(Arm):
     model: str
 
 
-SHUFFLE = Arm(name="shuffle", weight=0.2, policy="shuffle")
-INCOMING_ORDER = Arm(name="incoming_order", weight=0.3, policy="incoming_order")
+SHUFFLE = Arm(name="shuffle", weight=0.2, policy=experiment.SHUFFLE)
+INCOMING_ORDER = Arm(name="incoming_order", weight=0.3, policy=experiment.INCOMING_ORDER)
 DEFAULT_LINEAGES = ("armmt",)
 
 

@@ -8,18 +8,15 @@ Source: docs/experiments.md, docs/serving.md.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from abtest import buckets
-from abtest.experiment import ActiveExperiment, Arm
+from abtest.experiment import INCOMING_ORDER, ActiveExperiment, Arm
 from stream.errors import SchemaError, StoreError
 from stream.files import PRIVATE_FILE, replace_file
-
-INCOMING_ORDER: Final = "incoming_order"
-SHUFFLE: Final = "shuffle"
 
 _log = logging.getLogger(__name__)
 

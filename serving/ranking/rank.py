@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from serving.ranking.assignment import SHUFFLE
+from abtest.experiment import SHUFFLE
 from serving.ranking.context import RankContext
 from serving.schemas import RankedItem, RankRequest
 

@@ -40,6 +40,20 @@ def check_name(what: str, text: str) -> None:
         )
 
 
+def check_reason(what: str, text: str) -> None:
+    """Refuse a reason without words, which would leave an event that says nothing.
+
+    Args:
+        what: Name of the option or argument, for the message.
+        text: The reason.
+
+    Raises:
+        ConfigError: If it is empty or blank.
+    """
+    if not text.strip():
+        raise ConfigError(f"{what} = '{text[:80]}': expected some words, for the event")
+
+
 def check_user(user: str) -> None:
     """Refuse a text that does not name a user in the events that a command leaves.
 

@@ -1,7 +1,10 @@
 """The program as a whole: settings, logging and exit codes of its commands."""
 
 import errno
+import os
 import sys
+from contextlib import suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from deploy import cli
 from deploy.cli import app
 from deploy.commands import output
 from deploy.configuration import Context
+from deploy.grafana import generate
 from serving.tokens import Role, parse, sha256_of
 from stream.errors import ConfigError
 from stream.logs import LoggingSettings
@@ -151,3 +155,29 @@ def test_an_error_of_the_broker_names_a_local_kafka_that_cannot_work(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: kafka.broker = auto: no local Kafka runs")
     assert line.endswith("; no space left")
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in [folder, *folder.rglob("*")]}
+
+
+def test_what_the_program_keeps_only_its_user_reads_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The umask of the shell lets everybody in: home and database are closed, a report for others is not."""
+    monkeypatch.setenv("SHELFWISE_HOME", str(tmp_path / "above" / "home"))
+    monkeypatch.delenv("SHELFWISE_DATABASE", raising=False)
+    dashboards, umask = tmp_path / "dashboards", os.umask(0)
+    monkeypatch.setattr("deploy.grafana.generate.write", partial(generate.write, dashboards))
+    try:
+        for arguments in (["db", "upgrade"], ["grafana", "generate"]):
+            monkeypatch.setattr(sys, "argv", ["shelfwise", *arguments])
+            with suppress(SystemExit):
+                cli.main()
+        assert os.umask(0) == 0
+    finally:
+        os.umask(umask)
+    kept = _modes(tmp_path / "above")
+    assert {kept["."], kept["home"], kept["home/shelfwise.db"]} == {0o700, 0o600}
+    assert not any(mode & 0o077 for mode in kept.values())
+    assert {mode & 0o077 for mode in _modes(dashboards).values()} == {0o066, 0o077}

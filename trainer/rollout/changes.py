@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from stream.errors import ConfigError
+from stream.schemas.names import check_reason
 from trainer.quarantine.ranges import QuarantinedRange, RangeStatus
 from trainer.rollout import policy as policies
 from trainer.rollout.policy import Policy
@@ -17,7 +18,6 @@ from trainer.rollout.states import MOVES, OF_LEARNING, Actor, LineageView, Move,
 
 RewindMode = Literal["wait", "replay", "skip"]
 REWIND_MODES: Final[tuple[RewindMode, ...]] = ("wait", "replay", "skip")
-RELEASED_BY_HAND: Final = "released by hand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +241,7 @@ def _to_live(view: LineageView, version: VersionView, why: str) -> Change:
 def _rolled_back(view: LineageView, bad: VersionView, good: VersionView | None, mode: RewindMode, why: str) -> Change:
     """Roll `bad` back to `good`, quarantine what was trained after `good`, and freeze the lineage."""
     change = _taken_back(view, bad, good, mode, why, "rolled_back")
-    frozen = f"{RELEASED_BY_HAND}: version {bad.number} was rolled back"
+    frozen = f"released by hand: version {bad.number} was rolled back"
     return replace(change, lineage={**change.lineage, "frozen": frozen})
 
 
@@ -340,6 +340,5 @@ def _existing(view: LineageView, number: int) -> VersionView:
 
 
 def _text(what: str, text: str) -> str:
-    if not text.strip():
-        raise ConfigError(f"{what} = '{text}': expected some words")
+    check_reason(what, text)
     return text.strip()[:255]

@@ -10,7 +10,6 @@ from sqlalchemy import Engine
 
 from trainer.quarantine.store import Quarantine
 from trainer.rollout import evidence, policy, ramps
-from trainer.rollout.changes import RELEASED_BY_HAND
 from trainer.rollout.judgement import judge
 from trainer.rollout.policy import Policy
 from trainer.rollout.ramps import RampStatus
@@ -102,14 +101,14 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         else f"version {step.version} to {step.to_status}: {step.why}",
         waits_for=step.waits_for if isinstance(step, Hold) else (),
         ramps=tuple(ramp for ramp in ramps.status(engine, store, now_ms) if lineage in ramp.lineages),
-        failed=_failed(view, verdicts, values, now_ms),
+        failed=view.frozen
+        if view.frozen is not None and store.is_frozen_by_rollback(lineage)
+        else _failed(view, verdicts, values, now_ms),
     )
 
 
 def _failed(view: LineageView, verdicts: Verdicts, policy: Policy, now_ms: int) -> str | None:
-    """Return why a guardrail counts as breached: a rollback that is not released, or else a failed gate."""
-    if view.frozen is not None and view.frozen.startswith(RELEASED_BY_HAND):
-        return view.frozen
+    """Return the reason of a failed gate of a version on its way or watched; None without one."""
     if policy.mode == "direct":
         return None
     statuses = {"verified", "canary", "live"} if view.is_watched(policy, now_ms) else {"verified", "canary"}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from stream import db
 from stream.errors import ConfigError, StoreError
 from stream.failpoints import Failpoint, no_failpoint
-from stream.schemas.names import check_user
+from stream.schemas.names import check_reason, check_user
 from trainer.quarantine.store import set_range_status
 from trainer.rollout import changes, view_rows
 from trainer.rollout.changes import Change
@@ -117,7 +117,7 @@ class RolloutStore:
                 earlier = None if request_id is None else event_log.of_request(connection, request_id)
                 if earlier is None:
                     change = decide(view)
-                    _check_why(change.why)
+                    check_reason("why", change.why)
                     number = self._write(
                         connection, view, change, "user", user, now_ms, evidence or {}, name, request_id
                     )
@@ -155,6 +155,14 @@ class RolloutStore:
         with db.read(self._engine) as connection:
             view_rows.read(connection, lineage)
             return event_log.history(connection, lineage, until_ts)
+
+    def is_frozen_by_rollback(self, lineage: str) -> bool:
+        """Return whether a rollback, and no command of a user since, has frozen the lineage.
+
+        The cause is the event that last froze or released it: the reason is text for people.
+        """
+        with db.read(self._engine) as connection:
+            return event_log.last_of(connection, lineage, ("rolled_back", "frozen", "resumed")) == "rolled_back"
 
     def has_rewound(self, lineage: str) -> bool:
         """Return whether the trainer has gone back since it last had to, and since the mode was last set."""
@@ -249,8 +257,3 @@ def _check_written(num_rows: int, what: str) -> None:
     """Refuse the transaction if another one has written the row meanwhile."""
     if num_rows != 1:
         raise StoreError(f"{what} was changed meanwhile; try again")
-
-
-def _check_why(why: str) -> None:
-    if not why.strip():
-        raise ConfigError(f"why = '{why}': expected some words, for the event")

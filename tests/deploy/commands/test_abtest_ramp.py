@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from abtest.ramp_store import RampStore
 from stream import db
 from stream.errors import ConfigError
 from tests.deploy.commands.test_abtest import CREATE, call, home
@@ -57,6 +58,23 @@ def test_options_that_do_not_fit_are_refused(options: tuple[str, ...], named: st
     assert call(*CREATE, "--share", "0.01")[0] == 0
     with pytest.raises(ConfigError, match=named):
         call("abtest", "ramp", "first", *options)
+
+
+@pytest.mark.parametrize("options", [(), ("--share", "0.5"), ("--every", "24h"), ("--end-plan",)])
+@pytest.mark.parametrize("why", ["", " \t"])
+def test_a_reason_without_words_is_refused_and_changes_nothing(options: tuple[str, ...], why: str) -> None:
+    assert call(*CREATE, "--share", "0.01")[0] == 0
+    before = call("abtest", "ramps", "--json")
+    with pytest.raises(ConfigError, match=r"why = '\s*': expected some words"):
+        call("abtest", "ramp", "first", *options, "--why", why)
+    assert call("abtest", "ramps", "--json") == before
+
+
+def test_the_reason_of_a_plan_stands_in_its_event(home: Path) -> None:
+    assert call(*CREATE, "--share", "0.01")[0] == 0
+    assert call(*EVERY, "--steps", "0.05,0.25", "--why", "spring")[0] == 0
+    (event,) = RampStore(db.create(f"sqlite:///{home / 'shelfwise.db'}")).events("first")
+    assert (event.event, event.why) == ("planned", "spring: steps 0.05, 0.25")
 
 
 def test_a_step_by_hand_names_who_took_it() -> None:

@@ -38,6 +38,26 @@ def test_a_live_version_counts_as_failed_while_it_is_watched(engine: Engine) -> 
     assert status(lineage.store, engine, LINEAGE, 10_002).failed is None
 
 
+def test_a_rollback_that_nobody_released_counts_as_failed_and_no_freeze_by_hand_does(engine: Engine) -> None:
+    lineage = GatedLineage(engine)
+
+    def failed() -> str | None:
+        return status(lineage.store, engine, LINEAGE, 10).failed
+
+    text = "released by hand: version 1 was rolled back"
+    lineage.command("freeze", lambda view: changes.freeze(view, text))
+    assert failed() is None
+    lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "test"))
+    assert failed() == text
+    lineage.command("rewind", lambda view: changes.rewind(view, "skip", "test"))
+    lineage.command("kill", lambda view: changes.kill(view, "test"))
+    assert failed() == text
+    lineage.command("resume", lambda view: changes.resume(view, "test"))
+    assert failed() is None
+    lineage.command("freeze", lambda view: changes.freeze(view, text))
+    assert failed() is None
+
+
 def test_the_status_says_what_the_trainer_does_after_a_rollback(engine: Engine) -> None:
     lineage = GatedLineage(engine)
 
