@@ -93,6 +93,10 @@ def embed(
         raise ConfigError(f"--out {out}: expected a file that ends in .parquet, or {topics.ITEMS} for the topic")
     folder = space or (called.home / "vectors" if is_topic else out.with_suffix(".space"))
     source = CatalogueFile(file)
+    if not is_topic and out.is_dir():
+        raise ConfigError(f"--out {out}: expected a file, got a folder")
+    if not is_topic and out.exists() and out.samefile(file):
+        raise ConfigError(f"--out {out}: the items are in this file; name another one for the vectors")
     plan = job.Plan(folder=folder, width=width, batch=batch, seed=seed)
 
     published: Published | None = None

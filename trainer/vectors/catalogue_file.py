@@ -101,7 +101,7 @@ def _attributes(place: str, value: object) -> list[str]:
             return []
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise fault(place, "attributes", f"a JSON object ({error})", value) from error
     if value is None:
         return []

@@ -7,7 +7,7 @@ Source: docs/vectors.md.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic
@@ -120,7 +120,7 @@ def embed(
         failpoint: Called after each part that was written, for crash tests.
 
     Raises:
-        CatalogueFileError: If the file or a row of it is refused, or it has no items.
+        CatalogueFileError: If the file or a row of it is refused, has no items, or has others later in the run.
         ConfigError: If the folder's vector space is of another encoder or width, too few items are there to fit one, or
             another run uses the folder.
         ArtifactError: If a file of the folder is damaged.
@@ -133,7 +133,7 @@ def embed(
     except FolderInUseError as error:
         raise ConfigError(f"{plan.folder}: another run uses this folder") from error
     with lock:
-        runs = [_Run(file, modality, plan, len(item_ids), on_progress, failpoint) for modality in modalities]
+        runs = [_Run(file, modality, plan, item_ids, on_progress, failpoint) for modality in modalities]
         # A wrong encoder is refused before the first one spends hours.
         for run in runs:
             run.check()
@@ -151,12 +151,12 @@ class _Run(Generic[Seen]):
         file: CatalogueFile,
         modality: Modality[Seen],
         plan: Plan,
-        num_items: int,
+        item_ids: Sequence[str],
         on_progress: Progress,
         failpoint: Failpoint,
     ) -> None:
         self.name = modality.name
-        self._file, self._modality, self._plan, self._num_items = file, modality, plan, num_items
+        self._file, self._modality, self._plan, self._item_ids = file, modality, plan, item_ids
         self._on_progress, self._failpoint = on_progress, failpoint
         self._path = plan.folder / f"{modality.name}.safetensors"
         self._parts = Parts(plan.folder / "parts")
@@ -169,10 +169,11 @@ class _Run(Generic[Seen]):
 
     def vectors(self) -> Vectors:
         """Encode what is missing, and return the vectors of all items."""
-        present = np.zeros(self._num_items, np.bool_)
+        num_items = len(self._item_ids)
+        present = np.zeros(num_items, np.bool_)
         keys: list[tuple[str, NDArray[np.int64]]] = []
         num_encoded = start = 0
-        for chunk in chunks(self._file, self._plan.batch):
+        for chunk in chunks(self._unchanged(), self._plan.batch):
             contents = [(at, row, self._modality.content(row)) for at, row in enumerate(chunk, start)]
             found = [(at, row, content) for at, row, content in contents if content is not None]
             start += len(chunk)
@@ -185,15 +186,31 @@ class _Run(Generic[Seen]):
                 rows = np.array([at for at, _, _ in found])
                 present[rows] = True
                 keys.append((key, rows))
-            self._on_progress(self.name, start, self._num_items)
+            self._on_progress(self.name, start, num_items)
         if keys and self._space is None:
             self._space = space.of(self._modality.encoder, reducer.fit(self._sample(keys), self._plan.width))
             space.write(self._path, self._space)
-        values = np.zeros((self._num_items, self._plan.width), np.float16)
+        values = np.zeros((num_items, self._plan.width), np.float16)
         for key, rows in keys:
             assert self._space is not None, "fitted above"
             values[rows] = self._space.reducer(self._rows(key, len(rows)))
         return Vectors(space=self._space if keys else None, values=values, present=present, num_encoded=num_encoded)
+
+    def _unchanged(self) -> Iterator[CatalogueRow]:
+        """Yield the items, and refuse a file that holds others than at the begin of the run."""
+        again = "run the command again"
+        num = 0
+        for row in self._file:
+            if num == len(self._item_ids) or row.item_id != self._item_ids[num]:
+                before = f"'{self._item_ids[num]}'" if num < len(self._item_ids) else "no item"
+                raise row.fault("item_id", f"{before}, as before the file changed during the run; {again}", row.item_id)
+            num += 1
+            yield row
+        if num < len(self._item_ids):
+            raise CatalogueFileError(
+                f"{self._file.path}: expected {len(self._item_ids)} items, as before the file changed during the run, "
+                f"got {num}; {again}"
+            )
 
     def _encoded(self, found: Sequence[tuple[CatalogueRow, bytes]]) -> Floats:
         modality = self._modality

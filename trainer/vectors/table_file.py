@@ -91,12 +91,21 @@ def _csv(path: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _decoded(path: Path, file: IO[str]) -> Iterator[str]:
-    number = 0
     try:
-        for number, line in enumerate(file, start=1):  # noqa: B007 - the error names it
-            yield line
+        yield from file
     except UnicodeDecodeError as error:
-        raise CatalogueFileError(f"{path} line {number + 1} or after: no UTF-8: {error}") from error
+        # The text was decoded ahead of its lines.
+        with path.open("rb") as raw:
+            place, line = next(found for found in enumerate(raw, start=1) if not _is_utf8(found[1]))
+        raise CatalogueFileError(f"{path} line {place}: no UTF-8, got {_echo(line)}") from error
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _json_lines(path: Path, _columns: Columns) -> Iterator[Row]:
@@ -107,7 +116,7 @@ def _json_lines(path: Path, _columns: Columns) -> Iterator[Row]:
             place = f"{path} line {number}"
             try:
                 yield place, msgspec.json.decode(line, type=dict[str, object])
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise CatalogueFileError(f"{place}: expected a JSON object: {error}, got {_echo(line)}") from error
 
 

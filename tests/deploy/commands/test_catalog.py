@@ -141,3 +141,19 @@ def test_refusals(tmp_path: Path) -> None:
     drawn = str(catalogue(tmp_path / "drawn.jsonl", pictures=1))
     with pytest.raises(ConfigError, match=r"none\.onnx: no graph of ONNX"):
         run(drawn, "--out", str(tmp_path / "v.parquet"), *HASHED, "--detector", str(tmp_path / "none.onnx"))
+
+
+def test_vectors_are_not_written_over_the_items_or_a_folder(tmp_path: Path) -> None:
+    items = tmp_path / "items.parquet"
+    pl.read_ndjson(
+        catalogue(tmp_path / "items.jsonl"), schema={"item_id": pl.String, "title": pl.String}
+    ).write_parquet(items)
+    before = items.read_bytes()
+    (tmp_path / "link.parquet").symlink_to(items)
+    for name in ("items.parquet", "link.parquet"):
+        with pytest.raises(ConfigError, match=rf"--out .*{name}: the items are in this file"):
+            run(str(items), "--out", str(tmp_path / name), *HASHED)
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(ConfigError, match=r"--out .*folder\.parquet: expected a file, got a folder"):
+        run(str(items), "--out", str(tmp_path / "folder.parquet"), *HASHED)
+    assert items.read_bytes() == before

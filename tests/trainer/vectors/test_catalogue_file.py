@@ -76,6 +76,7 @@ def test_a_fault_of_a_csv_file_names_its_place(tmp_path: Path, content: str, mes
         (b"[1]", "line 3: expected a JSON object"),
         (b'{"item_id": "b', "line 3: expected a JSON object"),
         (b'{"item_id": "\xff"}', "line 3: expected a JSON object"),
+        (b'{"item_id": "b", "attributes": ' + b"[" * 99_999, "line 3: expected a JSON object"),
     ],
 )
 def test_a_fault_of_json_lines_names_its_place(tmp_path: Path, line: bytes, message: str) -> None:
@@ -96,9 +97,15 @@ def test_a_fault_of_a_parquet_file_names_its_row(tmp_path: Path) -> None:
         list(CatalogueFile(path))
 
 
+def test_attributes_that_are_nested_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title,attributes\na,shoe," + "[" * 99_999 + "\n")
+    with pytest.raises(CatalogueFileError, match=r"line 2, field attributes: expected a JSON object"):
+        list(CatalogueFile(tmp_path / "items.csv"))
+
+
 def test_bytes_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "items.csv").write_bytes(b"item_id,title\na,sh\xf6e\n")
-    with pytest.raises(CatalogueFileError, match=r"items\.csv line .*no UTF-8"):
+    (tmp_path / "items.csv").write_bytes(b"item_id,title\na,shoe\nb,sh\xf6e\nc,hat\n")
+    with pytest.raises(CatalogueFileError, match=r"items\.csv line 3: no UTF-8, got b'b,sh\\xf6e"):
         list(CatalogueFile(tmp_path / "items.csv"))
 
 

@@ -110,6 +110,29 @@ def test_numbers_that_are_not_finite_name_the_item(tmp_path: Path) -> None:
         run(tmp_path / "s", file, job.text(nan))
 
 
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        (range(1, 41), r"items\.jsonl line 1, field item_id: expected 'i0', as before the file changed.*got 'i1'"),
+        (range(41), r"items\.jsonl line 41, field item_id: expected no item, as before the file changed.*got 'i40'"),
+        (range(39), r"items\.jsonl: expected 40 items, as before the file changed during the run, got 39"),
+    ],
+)
+def test_a_file_that_changes_during_the_run_gives_no_item_the_vector_of_another(
+    tmp_path: Path, later: range, message: str
+) -> None:
+    file = catalogue(tmp_path / "items.jsonl", range(40))
+    plan = Plan(folder=tmp_path / "s", width=8, batch=7, seed=0)
+
+    def replace_it(name: str, done: int, num: int) -> None:
+        if (name, done) == ("text", num):
+            catalogue(tmp_path / "items.jsonl", later)
+
+    again = replace(TEXT, name="image")
+    with pytest.raises(CatalogueFileError, match=message):
+        job.embed(file, [TEXT, again], plan, deliver=lambda _: pytest.fail("delivered"), on_progress=replace_it)
+
+
 def test_an_empty_file_and_a_folder_in_use_are_refused(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text("\n")
     with pytest.raises(CatalogueFileError, match="no items"):
