@@ -197,6 +197,7 @@ class Health(Struct, kw_only=True, frozen=True):
         refused: Reason by lineage whose live version does not answer; a former version answers, if one is intact.
         withdrawn: Reason by lineage of which no version may answer any more: it is killed, or rolled back without a
             former version.
+        map_source: Whether the map is from the `database`, from the local `copy`, or there is `none` yet.
         map_age_s: Seconds since the database last told the experiment and the versions.
     """
 
@@ -208,6 +209,7 @@ class Health(Struct, kw_only=True, frozen=True):
     profiles: str = ""
     refused: dict[str, str] = {}
     withdrawn: dict[str, str] = {}
+    map_source: str = "none"
     map_age_s: float = 0.0
     num_items: int = 0
     num_profiles: int = 0

@@ -30,7 +30,7 @@ from serving.ranking.replicas import CURRENT, STARTING, ReplicaUpdater
 from serving.ranking.reports import Reporter
 from serving.ranking.scorer import runtime_of
 from serving.ranking.swaps import SwapPolicy
-from serving.ranking.updater import VersionUpdater
+from serving.ranking.updater import NO_MAP, VersionUpdater
 from serving.ranking.versions import VersionManager
 from serving.schemas import Health, RankAnswer, RankRequest, with_hashed_ids
 from serving.settings import ServingSettings
@@ -286,7 +286,9 @@ class Service:
         if self._version_updater.is_settled(lineages):
             self._assigner.adopt()
             self.versions.assign(self._assigner.active)
-            self._is_polled.set()
+            # Without a map no client has an arm or a version, so another host or the shop's own order is better.
+            if self._version_updater.map_source != NO_MAP:
+                self._is_polled.set()
         self._reporter.answers.keep(self._version_updater.judged())
         if is_read:
             self._reporter.report(
@@ -299,7 +301,8 @@ class Service:
     def is_ready(self) -> bool:
         """Return whether the service has been warm: versions loaded, and catalogue and profiles read to their ends.
 
-        Once ready, the service stays ready: it answers from memory without them.
+        Before the database, or a local copy, has named experiment and versions, it is not. Once ready, the service
+        stays ready: it answers from memory without them.
         """
         if not self._is_ready:
             states = {self._catalogue_updater.state, self._profiles_updater.state}
@@ -319,6 +322,7 @@ class Service:
             profiles=profiles,
             refused=self._version_updater.refused(),
             withdrawn=self._version_updater.withdrawn(),
+            map_source=self._version_updater.map_source,
             map_age_s=round(self._map_age_s(), 1),
             num_items=len(self.catalogue),
             num_profiles=len(self.profiles),

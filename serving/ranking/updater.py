@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +32,10 @@ NUM_FORMER = 3
 """Former versions that are tried in place of a damaged live one."""
 LONGEST_LOAD_S = 60.0
 """A load that takes longer holds back neither a new experiment nor the readiness of the process."""
+
+NO_MAP: Final = "none"
+FROM_COPY: Final = "copy"
+FROM_DATABASE: Final = "database"
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +96,9 @@ class VersionUpdater:
         self._metrics = metrics
         self._copy_path = copy_path
         self._clock = clock
-        self._map: Mapping[str, LineageMap] = _read_copy(copy_path)
-        self._kept = self._map
+        self._kept = _read_copy(copy_path)
+        self._map: Mapping[str, LineageMap] = self._kept or {}
+        self._source = NO_MAP if self._kept is None else FROM_COPY
         self._held: dict[str, dict[Pointer, ServedVersion]] = {}
         self._refused: dict[tuple[str, Pointer], _Refusal] = {}
         self._loading: dict[str, _Loading] = {}
@@ -168,6 +173,11 @@ class VersionUpdater:
             return {lineage: why for lineage, found in self._map.items() if (why := found.withdrawn) is not None}
 
     @property
+    def map_source(self) -> str:
+        """Return where the map in use is from: `FROM_DATABASE`, `FROM_COPY`, or `NO_MAP` before there is one."""
+        return self._source
+
+    @property
     def map_sha256(self) -> str | None:
         """Return the SHA-256 of the map in use, None before there is one."""
         with self._lock:
@@ -209,7 +219,7 @@ class VersionUpdater:
             return False
         self._is_unavailable = False
         with self._lock:
-            self._map = found
+            self._map, self._source = found, FROM_DATABASE
             known = {(lineage, pointer) for lineage, each in found.items() for pointer in _named(each)}
             self._refused = {key: refusal for key, refusal in self._refused.items() if key in known}
         if found != self._kept:
@@ -337,15 +347,16 @@ class _Copy(Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-def _read_copy(path: Path) -> dict[str, LineageMap]:
+def _read_copy(path: Path) -> dict[str, LineageMap] | None:
+    """Return the map of a local copy, None if it is missing or damaged."""
     try:
         copy = msgspec.json.decode(path.read_bytes(), type=_Copy)
     except FileNotFoundError:
-        return {}
+        return None
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         _log.warning("%s is damaged and ignored: %s", path.name, error)
-        return {}
+        return None
     if sha256_of(copy.lineages) != copy.sha256:
         _log.warning("%s is damaged and ignored: it does not have its sha256", path.name)
-        return {}
+        return None
     return copy.lineages

@@ -438,4 +438,49 @@ def test_r11_a_service_that_starts_while_the_database_stalls_uses_the_local_copi
             service.stop()
         stalled.dispose()
     assert service.versions.numbers() == {"armmt": "1", "base": "1"}
-    assert service.health().experiment == "exp-1"
+    assert (service.health().experiment, service.health().map_source) == ("exp-1", "copy")
+
+
+def test_a_new_host_is_not_ready_before_the_database_has_answered_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no local copies: no client has an arm or a version, so no load balancer may send it any."""
+
+    def away(_store: ExperimentStore, _layer: str) -> None:
+        raise StoreError("canceling statement due to statement timeout")
+
+    world.go_live("base", 1)
+    world.go_live("armmt", 1, model="armmt")
+    world.experiment()
+    service = world.service()
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperimentStore, "active", away)
+        service.start()
+        try:
+            service.poll()
+            health = service.health()
+            assert (health.status, health.map_source, health.versions) == ("starting", "none", {})
+            patch.undo()
+            wait_until(lambda: service.is_ready)
+        finally:
+            service.stop()
+    health = service.health()
+    assert (health.map_source, health.experiment) == ("database", "exp-1")
+    assert health.versions == {"armmt": "1", "base": "1"}
+
+
+def test_a_host_of_a_shop_without_lineages_starts_from_its_local_copies(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_store: ExperimentStore, _layer: str) -> None:
+        raise StoreError("connection refused")
+
+    run(world.service(), 1)
+    monkeypatch.setattr(ExperimentStore, "active", away)
+    service = world.service()
+    service.start()
+    try:
+        wait_until(lambda: service.is_ready)
+    finally:
+        service.stop()
+    assert service.health().map_source == "copy"
