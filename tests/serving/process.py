@@ -20,6 +20,17 @@ def free_port() -> int:
         return port
 
 
+def environment_of(home: Path, database: str | None, broker: Broker | None = None) -> dict[str, str]:
+    """Return the environment of a program with this home folder, database and broker and no other settings."""
+    found = {key: value for key, value in os.environ.items() if not key.startswith("SHELFWISE_")}  # noqa: TID251
+    found["SHELFWISE_HOME"] = str(home)
+    if database is not None:
+        found["SHELFWISE_DATABASE"] = database
+    if broker is not None:
+        found["SHELFWISE_BROKER"] = f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap
+    return found
+
+
 @contextmanager
 def process(
     home: Path,
@@ -31,6 +42,7 @@ def process(
     num_files: int | None = None,
     log: Path | None = None,
     cores: set[int] | None = None,
+    database: str | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `shelfwise serving run`, and kill the process at the end if it still runs.
 
@@ -44,20 +56,17 @@ def process(
         num_files: Files that it may open; as many as this process if it is None.
         log: File for its standard error.
         cores: Processor cores on which it runs; those of this process if it is None.
+        database: URL of its database with all tables; the one in its home folder if it is None.
     """
-    complete_schema(f"sqlite:///{home}/shelfwise.db")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SHELFWISE_")}  # noqa: TID251
-    environment |= {
-        "SHELFWISE_HOME": str(home),
-        "SHELFWISE_BROKER": f"memory@{broker.bootstrap}" if broker.memory else broker.bootstrap,
-    }
+    if database is None:
+        complete_schema(f"sqlite:///{home}/shelfwise.db")
     program = [sys.executable, "-c", "from deploy.cli import main; main()"]
     chosen = {"default_lineage": "base", "deadline_ms": 5_000, "drain_s": drain_s, **(settings or {})}
     sets = [word for name, value in chosen.items() for word in ("--set", f"serving.{name}={value}")]
     with ExitStack() as stack:
         child = subprocess.Popen(
             [*program, *sets, "serving", "run", "--port", str(port), *flags],
-            env=environment,
+            env=environment_of(home, database, broker),
             cwd=Path(__file__).parents[2],
             stderr=stack.enter_context(log.open("wb")) if log else None,
         )
