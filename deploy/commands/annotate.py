@@ -70,8 +70,7 @@ def export(
     texts = {}
     if queries is not None:
         key = query_hash_key(called.settings.get("privacy", PrivacySettings), called.home)
-        lines = queries.read_text(encoding="utf-8-sig").splitlines()
-        texts = {query_hash(text, key): text.strip() for text in lines if text.strip()}
+        texts = {query_hash(text, key): text for text in files.read_queries(queries)}
     broker = configured(called)
     require_topics(called, broker, [topic, topics.ITEMS, topics.ANNOTATIONS])
     left_out: Counter[str] = Counter()

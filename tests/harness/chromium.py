@@ -32,14 +32,18 @@ def program() -> str:
 class Tab:
     """One page of a browser."""
 
-    def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = commands, answers
+    def __init__(self, commands: int, answers: int, first: "Tab | None" = None) -> None:
+        self._commands, self._answers, self._first = commands, answers, first
         self._number = 0
         self._unread = b""
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
+
+    def another(self) -> "Tab":
+        """Return a second tab of the same browser, whose pages share what the browser stores."""
+        return Tab(self._commands, self._answers, self)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one command and return its result."""
@@ -81,6 +85,9 @@ class Tab:
             self.call("Input.dispatchKeyEvent", type="keyUp", key=name, windowsVirtualKeyCode=code)
 
     def _next(self) -> dict[str, Any]:
+        # All tabs share one pipe, of which the first one keeps what is read.
+        if self._first is not None:
+            return self._first._next()
         while b"\0" not in self._unread:
             read = os.read(self._answers, 1 << 16)
             assert read, "the browser has ended"

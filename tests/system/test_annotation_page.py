@@ -134,6 +134,30 @@ def test_what_is_refused_is_shown_and_nothing_is_lost(tab: Tab, address: str) ->
     tab.wait_for("document.getElementById('done').textContent === 'Page 2 of 3, 1 saved'")
 
 
+def test_two_tabs_of_an_annotator_keep_each_others_grades(tab: Tab, address: str, memory_broker: Broker) -> None:
+    other = tab.another()
+    started(tab, address)
+    started(other, address)
+    tab.press("4")
+    other.wait_for("document.querySelectorAll('[aria-pressed=true]').length === 1")
+    other.press("Down", "2")
+    tab.wait_for("document.querySelectorAll('[aria-pressed=true]').length === 2")
+    # The grades of both are sent by one, and none of them again by the other.
+    tab.press("Enter")
+    tab.wait_for("document.getElementById('done').textContent === 'Page 2 of 3, 1 saved'")
+    other.wait_for("document.getElementById('done').textContent === 'Page 1 of 3, 1 saved'")
+    other.press("Enter")
+    other.wait_for("document.getElementById('done').textContent === 'Page 2 of 3, 1 saved'")
+    tab.press("1", "u")
+    other.wait_for("document.querySelectorAll('[aria-pressed=true]').length === 0")
+    started(tab, address)
+    assert tab.value("document.getElementById('done').textContent") == "Page 2 of 3, 1 saved"
+    assert [(each.item_id, each.grade) for each in sent(memory_broker)] == [
+        (ROWS[0].item_id, 4),
+        (ROWS[1].item_id, 2),
+    ]
+
+
 @pytest.mark.parametrize("width", [320, 1_200])
 def test_nothing_is_cut_off(tab: Tab, address: str, width: int) -> None:
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)

@@ -8,6 +8,7 @@ Source: docs/annotation.md; RFC 4180; OWASP, "CSV Injection".
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,15 @@ def write_pages(path: Path, rows: Sequence[PageRow]) -> None:
     replace_file(path, text.getvalue().encode("utf-8-sig"))
 
 
+def read_queries(path: Path) -> list[str]:
+    """Return the query texts of a file, one a line.
+
+    Raises:
+        ConfigError: If the file is missing or no UTF-8.
+    """
+    return [line.strip() for line in _text(path).splitlines() if line.strip()]
+
+
 def read_pages(path: Path) -> list[PageRow]:
     """Return the rows of exported pages.
 
@@ -159,6 +169,9 @@ def read_judgements(path: Path, annotator: str | None, now_ms: int) -> Judged:
         values = {name: value for name, value in cells.items() if name in _KNOWN and value is not None}
         if annotator is not None:
             values.setdefault("annotator", annotator)
+        if "event_id" not in values and isinstance(name := values.get("annotator"), str):
+            # One person with a space behind the name would count as two.
+            values["annotator"] = name.strip()
         if "grade" not in values:
             judged.num_open += 1
             continue
@@ -197,17 +210,21 @@ def _said(error: msgspec.ValidationError, values: Cells) -> str:
 def _lines(path: Path) -> Iterator[tuple[int, Cells]]:
     """Yield line number and cells; an empty cell is None."""
     _check_suffix(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from error
+    text = _text(path)
     for number, cells in (_of_csv if path.suffix == ".csv" else _of_json)(path, text):
         yield (
             number,
             {name: None if isinstance(value, str) and not value.strip() else value for name, value in cells.items()},
         )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from error
 
 
 def _of_json(path: Path, text: str) -> Iterator[tuple[int, Cells]]:
@@ -228,6 +245,9 @@ def _of_csv(path: Path, text: str) -> Iterator[tuple[int, Cells]]:
         missing = [name for name in _NEEDED if name not in (reader.fieldnames or ()) and name != "annotator"]
         if missing:
             raise ConfigError(f"{path}: line 1: no column {', '.join(missing)}")
+        doubled = sorted(name for name, num in Counter(reader.fieldnames or ()).items() if num > 1 and name in _KNOWN)
+        if doubled:
+            raise ConfigError(f"{path}: line 1: column {', '.join(doubled)} stands twice")
         for cells in reader:
             if None in cells:
                 raise ConfigError(f"{path}: line {reader.line_num}: more cells than columns")

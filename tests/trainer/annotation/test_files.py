@@ -14,7 +14,7 @@ from stream.schemas.annotation import encode
 from tests.stream.replicas.test_annotations import FIRST, LATER
 from tests.stream.schemas.test_annotation import JUDGED, MADE
 from tests.trainer.annotation.test_scored_lists import LIST
-from trainer.annotation.files import read_judgements, read_pages, write_pages
+from trainer.annotation.files import read_judgements, read_pages, read_queries, write_pages
 from trainer.annotation.pages import rows_of
 
 ROWS = rows_of(
@@ -110,6 +110,7 @@ def test_a_wrong_line_is_named_and_the_others_are_read(tmp_path: Path, line: str
         ("a.csv", [HEADER, 'q,"i', GOOD], "line 2: unexpected end of data"),
         ("a.jsonl", [encode(MADE).decode(), "", "[1]"], "line 3 is no JSON object: "),
         ("a.jsonl", ["{"], "line 1 is no JSON object: "),
+        ("a.csv", [f"{HEADER},grade", f"{GOOD},5"], "line 1: column grade stands twice"),
         ("a.txt", [], r"expected a file that ends in .csv or .jsonl"),
     ],
 )
@@ -126,6 +127,15 @@ def test_a_missing_file_and_another_encoding_are_refused(tmp_path: Path) -> None
     (tmp_path / "latin.csv").write_bytes(f"{HEADER}\nq-1,größe".encode("latin-1"))
     with pytest.raises(ConfigError, match=rf"byte {len(HEADER) + 7} is no UTF-8"):
         read_judgements(tmp_path / "latin.csv", None, 7)
+    with pytest.raises(ConfigError, match=rf"byte {len(HEADER) + 7} is no UTF-8"):
+        read_queries(tmp_path / "latin.csv")
+    with pytest.raises(ConfigError, match=r"gone\.txt does not exist"):
+        read_queries(tmp_path / "gone.txt")
+
+
+def test_queries_are_lines_without_a_mark_and_without_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "queries.txt").write_bytes("\ufeffred shoe\r\n\n  größe 42 \n".encode())
+    assert read_queries(tmp_path / "queries.txt") == ["red shoe", "größe 42"]
 
 
 def test_files_of_spreadsheets_are_read(tmp_path: Path) -> None:
@@ -137,6 +147,7 @@ def test_files_of_spreadsheets_are_read(tmp_path: Path) -> None:
         f"{HEADER}\n{GOOD}\n".replace(",", "\t"),
         f"{HEADER}\n{GOOD}\n".replace(",3,", ",3.0,"),
         f"{HEADER}\n{GOOD}\n{GOOD}\n",
+        f"{HEADER}\n{GOOD}\n".replace(",ann,", ", ann ,"),
     ):
         path.write_bytes(text.encode())
         assert list(read_judgements(path, None, 7).annotations.values()) == expected
