@@ -21,7 +21,7 @@ from trainer.configs import MODEL_PROFILES, ModelConfig
 from trainer.features import Batch, batch_from_columns, schema_of
 from trainer.features.id_maps import IdMaps
 from trainer.feed.merge import Cursor
-from trainer.versions import atomic_folder, table_delta
+from trainer.versions import atomic_folder, golden_ids, table_delta
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.checkpoint import Adoption, Origin
 from trainer.versions.delta import PLACES
@@ -224,6 +224,7 @@ def load(folder: Path, sha256: str, held: Iterable[LoadedVersion] = (), keys: Ve
         )
     try:
         rows, id_maps, changed = _tables(folder, manifest, files, held, keys)
+        golden_ids.check(files["golden"], id_maps)
     except (ArtifactError, KeyError) as error:
         raise ArtifactError(f"{sha256}: {error}") from error
     return LoadedVersion(

@@ -18,7 +18,7 @@ from trainer.features import Batch
 from trainer.features.id_maps import IdMaps
 from trainer.models import MODELS, ModelConfig, golden_scores, to_torch
 from trainer.models.unique_rows import gather_unique_rows
-from trainer.versions import atomic_folder, table_delta, version_graphs
+from trainer.versions import atomic_folder, golden_ids, table_delta, version_graphs
 from trainer.versions.artifact import GOLDEN_SESSIONS, ROWS_PREFIX, LoadedVersion, Manifest, check_golden
 from trainer.versions.atomic_folder import FileEntry
 from trainer.versions.int8 import Limits
@@ -70,7 +70,7 @@ def publish(
             raise ArtifactError(f"lineage {manifest.lineage}: {name} holds NaN or infinity, not published")
     config = msgspec.convert(manifest.config, MODELS[manifest.model].config_class)
     small = Batch(**{name: column[:GOLDEN_SESSIONS] for name, column in golden._asdict().items()})
-    touched, local = _touched(params, small, rows_dtype)
+    touched, local, slots = _touched(params, small, rows_dtype)
     scores = _scores(manifest.model, config, touched, local)
     if not np.isfinite(scores[small.cand_mask]).all():
         raise ArtifactError(f"lineage {manifest.lineage}: golden scores hold NaN or infinity, not published")
@@ -78,7 +78,11 @@ def publish(
     files: dict[str, atomic_folder.Tensors] = {
         "dense": {name: tensor.numpy() for name, tensor in written.items() if name not in rows},
         **_table_files(rows, id_maps, changed),
-        "golden": {**small._asdict(), "scores": np.where(small.cand_mask, scores, np.float32(0))},
+        "golden": {
+            **small._asdict(),
+            "scores": np.where(small.cand_mask, scores, np.float32(0)),
+            **golden_ids.tensors_of(slots, id_maps),
+        },
     }
     metrics = manifest.metrics
     if with_graph:
@@ -105,11 +109,13 @@ def _as_written(name: str, weight: Tensor, rows_dtype: torch.dtype) -> Tensor:
     return weight.detach().cpu().to(rows_dtype if name.startswith(ROWS_PREFIX) else weight.dtype)
 
 
-def _touched(params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype) -> tuple[dict[str, Tensor], Batch]:
-    """Return the weights that a batch touches, with the values as written, and the batch with their slots."""
+def _touched(
+    params: Mapping[str, Tensor], batch: Batch, rows_dtype: torch.dtype
+) -> tuple[dict[str, Tensor], Batch, Slots]:
+    """Return the weights that a batch touches, with the values as written, the batch by them, and their slots."""
     local, slots, _ = gather_unique_rows(batch)
     own = _rows_only(params, slots)
-    return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local
+    return {name: _as_written(name, weight, rows_dtype).float() for name, weight in own.items()}, local, slots
 
 
 def _rows_only(params: Mapping[str, Tensor], slots: Slots) -> dict[str, Tensor]:

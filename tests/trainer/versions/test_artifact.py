@@ -308,6 +308,16 @@ def without_tensor(name: str) -> Callable[[dict[str, np.ndarray]], dict[str, np.
     return lambda tensors: {key: array for key, array in tensors.items() if key != name}
 
 
+def swapped(table: str, one: int, other: int) -> Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Let two ids of a table change their rows."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array[[one, other]] = array[[other, one]]
+        return array
+
+    return lambda tensors: tensors | {name: change(tensors[name].copy()) for name in (f"{table}.high", f"{table}.low")}
+
+
 RUNTIMES: tuple[Runtime, ...] = ("torch-eager", "onnx")
 SELF_CONSISTENT = {
     "weights of 0": ("dense", all_changed(np.zeros_like)),
@@ -323,6 +333,11 @@ SELF_CONSISTENT = {
     "no rows of items": ("rows", without_tensor("rows.item")),
     "no ids of items": ("ids", without_tensor("item.high")),
     "half of the ids": ("ids", one_changed("item.low", lambda array: array[:-1])),
+    "ids in the rows of others": ("ids", all_changed(lambda array: array[::-1])),
+    "two shops in each other's rows": ("ids", swapped("shop", 0, 1)),
+    "golden ids of other rows": ("golden", one_changed("ids.brand.slots", lambda array: array + 1)),
+    "golden ids without their rows": ("golden", without_tensor("ids.item.slots")),
+    "half of the golden ids": ("golden", one_changed("ids.item.low", lambda array: array[:-1])),
     "an id in two rows": ("ids", all_changed(np.zeros_like)),
     "more ids than rows": ("ids", all_changed(lambda array: np.resize(array, 100_000))),
     "no scores": ("golden", without_tensor("scores")),
