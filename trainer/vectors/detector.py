@@ -66,6 +66,9 @@ def open_detector(path: Path) -> Detector:
         if scores.ndim != 1 or boxes.shape != (len(scores), 4):
             shapes = f"boxes {boxes.shape} and scores {scores.shape}"
             raise ConfigError(f"{path}: no detector: expected boxes (n, 4) and scores (n), got {shapes}")
+        if not np.isfinite(scores).all():
+            # The largest of numbers with NaN is NaN, so that no box would be found.
+            raise ConfigError(f"{path}: no detector: a score of {scores[~np.isfinite(scores)][0]}")
         best = int(np.argmax(scores)) if len(scores) else None
         if best is None or not scores[best] >= MIN_SCORE:
             return None

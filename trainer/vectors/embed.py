@@ -215,6 +215,9 @@ class _Run(Generic[Seen]):
     def _encoded(self, found: Sequence[tuple[CatalogueRow, bytes]]) -> Floats:
         modality = self._modality
         rows = modality.encoder.encode([modality.read(row, content) for row, content in found])
+        if rows.shape != (len(found), modality.encoder.width):
+            expected = f"{len(found)} rows of {modality.encoder.width} numbers"
+            raise ConfigError(f"{modality.encoder.name}: no encoder: expected {expected}, got {rows.shape}")
         finite = np.isfinite(rows.astype(np.float16)).all(axis=1)
         if not finite.all():
             row, content = found[int(np.argmin(finite))]

@@ -46,7 +46,10 @@ def from_folder(folder: Path, graph: Path) -> Encoder[str]:
         ids = np.array([one.ids for one in found], np.int64)
         mask = np.array([one.attention_mask for one in found], np.int64)
         fields = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        rows = session.run([session.get_outputs()[0].name], {name: fields[name] for name in wanted})[0]
+        try:
+            rows = session.run([session.get_outputs()[0].name], {name: fields[name] for name in wanted})[0]
+        except Exception as error:
+            raise ConfigError(f"{graph}: no sentence encoder of such texts: {error}, got {texts[0][:80]!r}") from error
         if rows.ndim == 3:
             rows = (rows * mask[:, :, None]).sum(axis=1) / np.maximum(mask.sum(axis=1), 1)[:, None]
         return unit_rows(rows)

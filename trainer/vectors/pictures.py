@@ -94,7 +94,10 @@ def _pixels(row: CatalogueRow, raw: bytes, box: Box | None, detector: Detector |
     if mode in _WITHOUT_WHITE:
         raise row.fault("image", f"a picture of at most 16 bits a channel (Pillow's mode {mode})", str(row.image))
     if box is None and detector is not None:
-        box = detector.find(picture)
+        try:
+            box = detector.find(picture)
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({row.place}, field image: {row.image})") from error
     if box is not None:
         if box.x + box.width > picture.width or box.y + box.height > picture.height:
             expected = f"a box inside of the picture of {picture.width} x {picture.height} pixels (from {box.place})"

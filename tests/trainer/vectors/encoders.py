@@ -27,15 +27,15 @@ def write_static(folder: Path) -> Path:
     return folder
 
 
-def write_graph(folder: Path) -> Path:
-    """A graph whose first output is the row of each token, (batch, tokens, 6)."""
+def write_graph(folder: Path, known: int = len(WORDS)) -> Path:
+    """A graph whose first output is the row of each token, (batch, tokens, 6), of the first words alone."""
     write_tokenizer(folder)
     ids, mask = (
         helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"]) for name in ("input_ids", "attention_mask")
     )
     out = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["n", "t", 6])
     node = helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])
-    graph = helper.make_graph([node], "g", [ids, mask], [out], [numpy_helper.from_array(TABLE, "table")])
+    graph = helper.make_graph([node], "g", [ids, mask], [out], [numpy_helper.from_array(TABLE[:known], "table")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (folder / "onnx").mkdir()
     onnx.save(model, folder / "onnx" / "model.onnx")

@@ -24,13 +24,14 @@ def write(
     *,
     sides: tuple[int | str, ...] = FREE,
     box: tuple[float, ...] = BOX,
+    weights: tuple[float, float] = (0.25, 1),
     names: tuple[str, str] = ("boxes", "scores"),
     channels: int = 3,
 ) -> Path:
     """Write a graph with two boxes: the second scores as the picture is light, the first a quarter of that."""
     constants = [
         numpy_helper.from_array(np.array([(0,) * len(box), box], np.float32), "both"),
-        numpy_helper.from_array(np.array([0.25, 1], np.float32), "weights"),
+        numpy_helper.from_array(np.array(weights, np.float32), "weights"),
     ]
     nodes = [
         helper.make_node("Identity", ["both"], [names[0]]),
@@ -100,6 +101,23 @@ def test_a_picture_is_cut_unless_the_item_has_a_box(tmp_path: Path) -> None:
     assert cut.mean((0, 1))[1] < 50
     boxed = image(ENCODER, {"a": Box(place="line 2", x=30, y=20, width=10, height=10)}, detector)
     assert (boxed.read(row(tmp_path / "a.png"), content) == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": (np.nan, 1)}, "a score of nan"),
+        ({"box": (np.nan, 0, 9, 9)}, "a box at"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_with_the_picture(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "detector.onnx", **changes)
+    find = Detector(digest="0", find=lambda picture: open_detector(path).find(picture))
+    grey(0).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=rf"detector\.onnx: no detector: {message}.*items\.csv line 2, .*a\.png"):
+        image(ENCODER, None, find).read(row(tmp_path / "a.png"), b"\0" + (tmp_path / "a.png").read_bytes())
 
 
 def test_another_detector_makes_another_space(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_numbers_that_are_not_finite_name_the_item(tmp_path: Path) -> None:
         run(tmp_path / "s", file, job.text(nan))
 
 
+def test_an_encoder_with_rows_for_other_items_is_refused(tmp_path: Path) -> None:
+    file = catalogue(tmp_path / "items.jsonl", range(9))
+    first: Encoder[str] = Encoder(name="first", digest="0", width=8, encode=lambda _: np.ones((1, 8), np.float32))
+    with pytest.raises(ConfigError, match=r"first: no encoder: expected 7 rows of 8 numbers, got \(1, 8\)"):
+        run(tmp_path / "s", file, job.text(first))
+
+
 @pytest.mark.parametrize(
     ("later", "message"),
     [

@@ -22,3 +22,9 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ConfigError, match=r"model.onnx: no graph of ONNX"):
         open_text_encoder(str(tmp_path))
+
+
+def test_a_graph_that_fails_on_some_texts_is_named_with_the_first(tmp_path: Path) -> None:
+    encoder = open_text_encoder(str(write_graph(tmp_path / "mine", known=3)))
+    with pytest.raises(ConfigError, match=r"(?s)model\.onnx: no sentence encoder of such texts: .*got 'red hat'"):
+        encoder.encode(["red hat", "blue"])
