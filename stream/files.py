@@ -27,7 +27,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Non
         mode: Permission bits of the new file.
 
     Raises:
-        OSError: If the file cannot be written. The old file stays as it was, and no temporary file remains.
+        OSError: If the file cannot be written; it names the file. The old file stays as it was, and no temporary file
+            remains.
 
     Guarantees: a reader sees the old content or the new one; the content is on disk before it is visible; of several
     writers, the last one wins.
@@ -72,6 +73,10 @@ def _written(path: Path, content: bytes, mode: int) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         yield temporary
+    except OSError as error:
+        # A write does not say which file has no room.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
