@@ -104,7 +104,7 @@ def tables(records: Sequence[Record], unit: str) -> str:
     lines += ["", "| labels alone, less all grades | NDCG@10 (interval) |", "|---|---|"]
     for number, name in enumerate(budgets[:-1]):
         own = [each.quality[LABELS_ALONE.name] for each in records]
-        lines.append(f"| {name} | {_cell([values[number] - values[-1] for values in own])} |")
+        lines.append(f"| {name} | {cell([values[number] - values[-1] for values in own])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,10 +118,10 @@ def _less(records: Sequence[Record], unit: str, base: str) -> list[str]:
             continue
         for number, p in enumerate(BUDGETS):
             gains = _differences([each.quality for each in records], row, base, number)
-            cells = [row, f"{100 * p:.0f} %", _cell(gains), " ".join(f"{each:+.3f}" for each in gains)]
+            cells = [row, f"{100 * p:.0f} %", cell(gains), " ".join(f"{each:+.3f}" for each in gains)]
             if has_orders:
                 orders = _differences([each.orders for each in records], row, base, number)
-                cells.append(_cell([100 * each for each in orders], 1, " %"))
+                cells.append(cell([100 * each for each in orders], 1, " %"))
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -130,7 +130,8 @@ def _differences(measures: Sequence[Mapping[str, Sequence[float]]], row: str, ba
     return [own[row][number] - own[base][number] for own in measures]
 
 
-def _cell(differences: Sequence[float], digits: int = 4, unit: str = "") -> str:
+def cell(differences: Sequence[float], digits: int = 4, unit: str = "") -> str:
+    """Return the mean of paired differences, with its interval where there are several."""
     mean, low, high = interval(differences)
     bounds = f" ({low:+.{digits}f} to {high:+.{digits}f})" if len(differences) > 1 else ""
     return f"{mean:+.{digits}f}{unit}{bounds}"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.annotation.anchors import next_places
 from trainer.annotation.pages import top
 from trainer.configs import LEARNING_PROFILES, MODEL_PROFILES
 from trainer.configs.smar import PROFILES
@@ -31,11 +32,16 @@ LEARNING = replace(LEARNING_PROFILES["tiny"], batch=BATCH, lr=1e-3)
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to learn pages: the weight of the teachers' orders, and the teachers; the first one has none."""
+    """A way to learn pages: the weight of the teachers' orders, and the teachers; the first one has none.
+
+    Attributes:
+        anchor: Weight of the pairs of two types that grades and teachers imply together.
+    """
 
     name: str
     alpha: float = 0.0
     teacher: str = ""
+    anchor: float = 0.0
 
 
 LABELS_ALONE = Arm("labels alone")
@@ -61,6 +67,16 @@ def graded(chosen: Floats, types: NDArray[np.int64], teacher: Floats, p: float) 
     for row in range(len(chosen)):
         places = top([ITEM_TYPES[kind] for kind in types[row].tolist()], teacher[row].tolist(), p)
         found[row, places] = chosen[row, places]
+    return found
+
+
+def anchored(chosen: Floats, types: NDArray[np.int64], teacher: Floats) -> Floats:
+    """Return the grades [B,n] that the searches for iso-label anchors ask for by the teacher, NaN for the others."""
+    found = np.full(chosen.shape, np.nan)
+    for row in range(len(chosen)):
+        names, scores = [ITEM_TYPES[kind] for kind in types[row].tolist()], teacher[row].tolist()
+        while places := next_places(names, scores, [None if np.isnan(own) else own for own in found[row].tolist()]):
+            found[row, places] = chosen[row, places]
     return found
 
 
@@ -125,7 +141,7 @@ def learn(
         epochs: Passes over the pages.
         seed: Seed of the weights and of the order of the pages.
     """
-    config = replace(PROFILES["tiny"], consistency=arm.alpha)
+    config = replace(PROFILES["tiny"], consistency=arm.alpha, anchor_weight=arm.anchor)
     learner = Learner("smar", config, replace(LEARNING, seed=seed), device=CPU)
     both = [*pages.examples, *(ungraded.examples if arm.teacher else ())]
     learner.observe(Examples.of([*pages.examples, *ungraded.examples]))
