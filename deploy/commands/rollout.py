@@ -20,6 +20,7 @@ from deploy.commands.rollout_output import print_statuses, shown_time
 from deploy.commands.times import TIME_HELP, parse_time
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
+from stream.schemas.names import check_reason
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -119,6 +120,8 @@ def promote(
     from trainer.rollout.controller import as_evidence
     from trainer.rollout.store import RolloutStore
 
+    if override is not None:
+        check_reason("--override", override)
     engine = database(ctx)
     store = RolloutStore(engine)
     seen = store.view(lineage)

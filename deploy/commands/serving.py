@@ -116,10 +116,11 @@ def token(
 ) -> None:
     """Make a bearer token, and print it with the line for `serving.tokens`; the token itself is stored nowhere."""
     import os
-    from datetime import date
+    from datetime import UTC, date, datetime
 
     from serving.tokens import Role, make
     from stream.errors import ConfigError
+    from stream.wall_clock import epoch_ms
 
     roles = {each.value: each for each in Role}
     if role not in roles:
@@ -128,6 +129,8 @@ def token(
         day = None if expires is None else date.fromisoformat(expires)
     except ValueError as error:
         raise ConfigError(f"--expires {expires}: expected a day such as 2027-03-01") from error
+    if day is not None and day <= datetime.fromtimestamp(epoch_ms() / 1_000, UTC).date():
+        raise ConfigError(f"--expires {expires}: the token would be refused from the start, expected a day to come")
     text, line = make(roles[role], os.urandom, day)
     if as_json:
         print_json({"token": text, "line": str(line)})

@@ -58,8 +58,9 @@ def check_user(user: str) -> None:
     """Refuse a text that does not name a user in the events that a command leaves.
 
     Raises:
-        ConfigError: If it is empty or too long, or looks like the name of a trainer or a controller.
+        ConfigError: If it is empty or too long, holds control characters, or looks like the name of a trainer or a
+            controller.
     """
     name = user.strip().lower()
-    if not name or len(user) > USER_LENGTH or name.startswith(_PROCESSES):
-        raise ConfigError(f"as = '{user[:80]}': expected the name of a user, not that of a trainer or controller")
+    if not name or len(user) > USER_LENGTH or not user.isprintable() or name.startswith(_PROCESSES):
+        raise ConfigError(f"as = {user[:80]!r}: expected the name of a user, not that of a trainer or controller")

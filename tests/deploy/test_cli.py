@@ -107,21 +107,29 @@ def test_serving_beyond_loopback_without_tokens_is_one_line_and_exit_code_2(
 
 def test_a_token_is_made_with_the_line_by_which_the_service_knows_it() -> None:
     made = msgspec.json.decode(
-        CliRunner().invoke(app, ["serving", "token", "score", "--expires", "2027-03-01", "--json"]).output
+        CliRunner().invoke(app, ["serving", "token", "score", "--expires", "2999-03-01", "--json"]).output
     )
     [line] = parse(made["line"])
     assert (line.role, line.sha256, line.expires_ms) == (
         Role.SCORE,
         sha256_of(made["token"].encode()),
-        1_803_859_200_000,
+        32_477_241_600_000,
     )
     lines = CliRunner().invoke(app, ["serving", "token", "read"]).output.splitlines()
     assert [text.partition(":")[0] for text in lines] == ["token", "line"]
     assert made["token"] not in lines[0]
 
 
-@pytest.mark.parametrize("arguments", [["admin"], ["score", "--expires", "2027-02-30"], ["score", "--expires", "soon"]])
-def test_a_token_of_an_unknown_role_or_day_is_refused(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["admin"],
+        ["score", "--expires", "2027-02-30"],
+        ["score", "--expires", "soon"],
+        ["score", "--expires", "1999-03-01"],
+    ],
+)
+def test_a_token_of_an_unknown_role_or_of_a_day_that_is_none_or_over_is_refused(arguments: list[str]) -> None:
     refused = CliRunner().invoke(app, ["serving", "token", *arguments])
     assert isinstance(refused.exception, ConfigError)
     assert refused.output == ""

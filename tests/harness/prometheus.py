@@ -109,10 +109,15 @@ def find_prometheus() -> str:
 
 
 @contextmanager
-def prometheus(folder: Path, jobs: Mapping[str, Sequence[int]]) -> Iterator[Prometheus]:
-    """Run a server in `folder` that scrapes every second; `jobs` maps job name to loopback ports."""
+def prometheus(folder: Path, jobs: Mapping[str, Sequence[int]], rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
+    """Run a server in `folder` that scrapes and judges `rules` every second; `jobs` maps job name to loopback ports."""
     config = {
-        "global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"},
+        "global": {
+            "scrape_interval": f"{SCRAPE_S}s",
+            "scrape_timeout": f"{SCRAPE_S}s",
+            "evaluation_interval": f"{SCRAPE_S}s",
+        },
+        "rule_files": [str(path) for path in rules],
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}]}
             for job, ports in jobs.items()

@@ -256,7 +256,9 @@ def test_a_request_id_of_another_lineage_is_named(shop: Shop) -> None:
         )
 
 
-@pytest.mark.parametrize("user", ["", " ", "controller", " Controller, term 1", "trainer, term 3", "x" * 256])
+@pytest.mark.parametrize(
+    "user", ["", " ", "controller", " Controller, term 1", "trainer, term 3", "x" * 256, "ada\nbob", "\x1b[2J"]
+)
 def test_a_user_has_a_name_of_its_own(shop: Shop, user: str) -> None:
     with pytest.raises(ConfigError, match="as = "):
         shop.act("freeze", lambda view: changes.freeze(view, "why"), user=user)
