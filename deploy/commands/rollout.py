@@ -162,7 +162,13 @@ def abort(
 
     mode: RewindMode | Literal["keep"] = "keep" if trainer == "keep" else _mode(trainer, "keep, ")
     store = store_of(ctx)
-    act(store, lineage, "abort", lambda view: changes.abort(view, mode, why), user, request_id, as_json)
+    seen = store.view(lineage)
+
+    def decide(view: "LineageView") -> "Change":
+        _check_still(view, seen, "canary")
+        return changes.abort(view, mode, why)
+
+    act(store, lineage, "abort", decide, user, request_id, as_json)
 
 
 @app.command()
@@ -181,8 +187,10 @@ def rollback(
 
     given = None if trainer is None else _mode(trainer)
     store = store_of(ctx)
+    seen = store.view(lineage)
 
     def decide(view: "LineageView") -> "Change":
+        _check_still(view, seen, "live")
         return changes.rollback(view, to, given or policy.of(view.policy).on_rollback, why)
 
     act(store, lineage, "rollback", decide, user, request_id, as_json)
@@ -307,6 +315,19 @@ def _verdicts_of(
     if chosen.status == "canary":
         return chosen.number, dict(judge(view, found, values)[chosen.number])
     return chosen.number, before_canary(view, chosen, found, values)
+
+
+def _check_still(view: "LineageView", seen: "LineageView", status: "Literal['live', 'canary']") -> None:
+    """Refuse a command that would hit another version than the one that it began with.
+
+    Of two rollbacks at once, the second one would take back the version that the first one has made live.
+    """
+    was, now = seen.only(status), view.only(status)
+    if (was and was.number) != (now and now.number):
+        from stream.errors import StoreError
+
+        names = [f"version {each.number}" if each is not None else "none" for each in (was, now)]
+        raise StoreError(f"lineage {view.name}: {names[0]} was {status}, now {names[1]} is; nothing was changed")
 
 
 def _mode(text: str, more: str = "", option: str = "--trainer") -> "RewindMode":

@@ -22,7 +22,9 @@ from stream.wall_clock import epoch_ms
 from tests.harness.stores import new_store
 from tests.trainer.rollout.world import GOOD
 from trainer.rollout import judgement
+from trainer.rollout.store import RolloutStore
 from trainer.rollout.tables import servers
+from trainer.versions.event_log import Event
 from trainer.versions.registry import Registry, Rewind
 from trainer.versions.tables import versions
 
@@ -97,6 +99,25 @@ def test_rollback_goes_to_the_former_version_and_says_so(engine: Engine) -> None
     assert "locked: frozen: released by hand: version 3 was rolled back" in out
     answer("resume", "prm")
     assert call("status", "prm")[0] == 0
+
+
+def test_of_two_rollbacks_at_once_the_second_one_changes_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = trained(engine, LIVE, LIVE, LIVE)
+    command = RolloutStore.command
+
+    def late(store: RolloutStore, *given: Any, **named: Any) -> Event:
+        """Let another user be faster."""
+        with monkeypatch.context() as patch:
+            patch.setattr(RolloutStore, "command", command)
+            answer("rollback", "prm", "--as", "bob")
+        return command(store, *given, **named)
+
+    monkeypatch.setattr(RolloutStore, "command", late)
+    with pytest.raises(StoreError, match="lineage prm: version 3 was live, now version 2 is; nothing was changed"):
+        call("rollback", "prm", "--as", "ada", "--request-id", "r-1")
+    assert live(registry) == 2
 
 
 def test_rollback_to_a_version_and_its_mode(engine: Engine) -> None:
