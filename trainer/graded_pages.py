@@ -20,7 +20,7 @@ from stream.schemas import session
 from stream.schemas.annotation import Annotation
 from stream.schemas.records import Record
 from stream.schemas.session import Session
-from trainer.features import CatalogueLike, ExampleBuilder, Labels
+from trainer.features import N_MAX, CatalogueLike, ExampleBuilder, Labels
 from trainer.feed.past_records import PastRecords, Place
 from trainer.learning.training_lists import TrainingLists
 from trainer.versions.checkpoint import Origin, SkippedRange
@@ -154,14 +154,18 @@ class GradedPages:
         self, pages: Mapping[str, _Page], sessions: Sequence[Session], builder: ExampleBuilder
     ) -> list[TrainingLists]:
         steps = []
+        num_behind = 0
         for first in range(0, len(sessions), self._batch):
             own = sessions[first : first + self._batch]
             examples, refused = builder.from_sessions(own, [_SILENT] * len(own))
             self.outcomes["refused"] += len(refused)
             self.outcomes["learned"] += len(examples)
             grades = [pages[query_id].grades for query_id in examples.query_id]
-            rows = zip(examples.cand.of.tolist(), examples.item_ids, strict=True)
+            rows = list(zip(examples.cand.of.tolist(), examples.item_ids, strict=True))
+            num_behind += sum(map(len, grades)) - len({row for row in rows if row[1] in grades[row[0]]})
             grade = [fmean(grades[of][item_id]) if item_id in grades[of] else np.nan for of, item_id in rows]
             if len(examples):
                 steps.append(TrainingLists.without_sessions(examples, fresh=False, grade=np.array(grade, np.float32)))
+        if num_behind:
+            _log.warning("%d graded items are not learned: models read the first %d of a list", num_behind, N_MAX)
         return steps

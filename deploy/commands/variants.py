@@ -16,11 +16,15 @@ def variant(name: str, flag: str) -> tuple[str, dict[str, object]]:
         flag: The option that names it.
 
     Raises:
-        ConfigError: If the model has no such ablation.
+        ConfigError: If there is no such model, or it has no such ablation.
     """
-    from trainer.configs import ABLATIONS
+    from trainer.configs import ABLATIONS, MODEL_PROFILES
 
-    model, _, switches = name.partition(":")
+    model, colon, switches = name.partition(":")
+    if model not in MODEL_PROFILES:
+        raise ConfigError(f"{flag} {name}: '{model}': expected {', '.join(MODEL_PROFILES)}")
+    if colon and not switches:
+        raise ConfigError(f"{flag} {name}: nothing behind the colon: expected {HELP}")
     known = ABLATIONS.get(model, {})
     given: dict[str, object] = {}
     for switch in filter(None, switches.split(";")):

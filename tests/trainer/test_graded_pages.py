@@ -119,6 +119,19 @@ def test_a_window_learns_the_pages_that_were_graded_in_it_and_no_other() -> None
     assert own.outcomes["learned"] == 2
 
 
+def test_grades_of_items_that_models_do_not_read_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    own = pages_of(
+        *(grade("q1", 0, value, 10, item_id="behind", annotator=name) for value, name in ((3, "ann"), (1, "bob"))),
+        *(grade("q2", place, 1, 10) for place in (0, 1)),
+        grade("q1", 0, 3, 10),
+    )
+    assert learned(own, 0, 20) == {"q1": {item("q1", 0): 3}, "q2": {item("q2", place): 1 for place in (0, 1)}}
+    assert "1 graded items are not learned: models read the first 30 of a list" in caplog.text
+    caplog.clear()
+    assert learned(pages_of(grade("q1", 0, 3, 10)), 0, 20)
+    assert "not learned" not in caplog.text
+
+
 def test_a_page_has_all_its_grades_of_then_the_mean_of_annotators_and_the_last_one_of_each() -> None:
     records = [
         grade("q1", 0, 3, 10),

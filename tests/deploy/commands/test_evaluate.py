@@ -168,7 +168,7 @@ def test_jdsearch_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> No
         (["--data", "libsvm"], "--path is missing: expected a file, or a folder"),
         (["--data", "jdsearch"], "--path is missing: expected a folder with release_data.txt"),
         (["--data", "sessions", "--path", "x"], "--path x: only for"),
-        (["--data", "FILE", "--models", "bert"], "trainer.model = 'bert'"),
+        (["--data", "FILE", "--models", "bert"], "--models bert: 'bert': expected armmt"),
         (["--data", "FILE", "--models", "armmt:no-sound"], "--models armmt:no-sound: 'no-sound': expected no-image"),
         (["--data", "FILE", "--label", "view"], "--label view"),
         (["--data", "FILE", "--policy", "best"], "--policy best: expected shuffle"),

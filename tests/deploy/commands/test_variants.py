@@ -34,6 +34,9 @@ def test_ablations_change_settings_that_their_models_have() -> None:
     [
         ("armmt:no-sound", "--models armmt:no-sound: 'no-sound': expected no-image, no-cafu, no-aux, KEY=VALUE"),
         ("prm:no-image", "--models prm:no-image: 'no-image': expected KEY=VALUE"),
+        ("PRM", "--models PRM: 'PRM': expected armmt, prm, "),
+        (":no-image", "--models :no-image: '': expected armmt, prm, "),
+        ("armmt:", "--models armmt:: nothing behind the colon: expected armmt:no-image, "),
     ],
 )
 def test_an_unknown_ablation_is_refused_with_the_known_ones(name: str, words: str) -> None:
