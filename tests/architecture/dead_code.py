@@ -53,7 +53,7 @@ LIBRARIES = {
         "optimized_model_filepath",
     ),
     "requests": ("max_redirects", "trust_env"),
-    "torch": ("recompile_limit", "reset_parameters"),
+    "torch": ("recompile_limit", "reset_parameters", "symbolic"),
     "torchvision's networks": ("fc",),
     "uvicorn": ("data_received", "disconnected", "should_exit"),
     "sqlite3": ("isolation_level",),

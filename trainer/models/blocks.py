@@ -98,27 +98,28 @@ class EncoderLayer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn_in = nn.Linear(width, 4 * width)
         self.ffn_out = nn.Linear(4 * width, width)
-        self._heads = heads
-        self._post_norm = post_norm
+        self.heads = heads
+        self.is_post_norm = post_norm
 
     def forward(self, values: Tensor, bias: Tensor, drop: Drop) -> Tensor:
         """Return the layer's output; `bias` is added to the attention scores."""
-        if self._post_norm:
+        if self.is_post_norm:
             values = self.norm_attention(values + self._attend(values, bias, drop))
-            return torch.as_tensor(self.norm_ffn(values + self._feed(values, drop)))
+            return torch.as_tensor(self.norm_ffn(values + self.feed(values, drop)))
         values = values + self._attend(self.norm_attention(values), bias, drop)
-        return values + self._feed(self.norm_ffn(values), drop)
+        return values + self.feed(self.norm_ffn(values), drop)
 
     def _attend(self, values: Tensor, bias: Tensor, drop: Drop) -> Tensor:
         lists, n, width = values.shape
-        head_width = width // self._heads
-        qkv = self.qkv(values).view(lists, n, 3, self._heads, head_width)
+        head_width = width // self.heads
+        qkv = self.qkv(values).view(lists, n, 3, self.heads, head_width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         scores = torch.matmul(query * (1 / math.sqrt(head_width)), key.transpose(-1, -2)) + bias
         mixed = torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2).reshape(lists, n, width)
         return drop(self.out(mixed))
 
-    def _feed(self, values: Tensor, drop: Drop) -> Tensor:
+    def feed(self, values: Tensor, drop: Drop) -> Tensor:
+        """Return the output of the feed-forward network."""
         return drop(self.ffn_out(torch.relu(self.ffn_in(values))))
 
 
@@ -131,6 +132,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, *, post_norm: bool = False) -> None:
         super().__init__()
+        self.width = width
         self.layers = nn.ModuleList(EncoderLayer(width, heads, post_norm=post_norm) for _ in range(layers))
         self.norm = None if post_norm else nn.LayerNorm(width)
 
@@ -140,6 +142,14 @@ class Encoder(nn.Module):
         for layer in self.layers:
             values = zero_unless(mask, layer(values, bias, drop))
         return values if self.norm is None else zero_unless(mask, self.norm(values))
+
+
+class Slopes(nn.PReLU):
+    """PReLU with one slope per channel, whose channels are the last axis; `nn.PReLU` takes the second axis."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the values, negative ones times the slope of their channel."""
+        return super().forward(values.flatten(0, -2)).reshape(values.shape)
 
 
 class TargetAttention(nn.Module):
@@ -157,9 +167,9 @@ class TargetAttention(nn.Module):
     def __init__(self, *, width: int, side: int, client: int, hidden: tuple[int, int], raw: bool = False) -> None:
         super().__init__()
         self.first = nn.Linear(4 * width + side + client, hidden[0])
-        self.first_slope = nn.PReLU(hidden[0])
+        self.first_slope = Slopes(hidden[0])
         self.second = nn.Linear(hidden[0], hidden[1])
-        self.second_slope = nn.PReLU(hidden[1])
+        self.second_slope = Slopes(hidden[1])
         self.score = nn.Linear(hidden[1], 1)
         self._parts = [width, width, width, width, side, client]
         self._raw = raw
@@ -176,8 +186,8 @@ class TargetAttention(nn.Module):
         per_key = functional.linear(key, of_key - of_difference) + functional.linear(side, of_side)
         products = query[:, :, None, :] * key[:, None, :, :]
         hidden = functional.linear(products, of_product) + per_query[:, :, None, :] + per_key[:, None, :, :]
-        hidden = _by_channel(self.first_slope, hidden)
-        hidden = _by_channel(self.second_slope, self.second(hidden))
+        hidden = self.first_slope(hidden)
+        hidden = self.second_slope(self.second(hidden))
         scores = self.score(hidden).squeeze(-1)
         pair_mask = mask[:, None, :].expand_as(scores)
         weights = torch.where(pair_mask, scores, 0.0) if self._raw else masked_softmax(scores, pair_mask)
@@ -192,15 +202,10 @@ class Mlp(nn.Module):
         self.layers = nn.ModuleList()
         for width_in, width_out in pairwise(widths):
             self.layers.append(nn.Linear(width_in, width_out))
-            self.layers.append(nn.PReLU(width_out) if slopes else nn.ReLU())
+            self.layers.append(Slopes(width_out) if slopes else nn.ReLU())
 
     def forward(self, values: Tensor, drop: Drop = keep) -> Tensor:
         """Return the last hidden layer."""
         for layer in self.layers:
-            values = layer(values) if isinstance(layer, nn.Linear) else drop(_by_channel(layer, values))
+            values = layer(values) if isinstance(layer, nn.Linear) else drop(layer(values))
         return values
-
-
-def _by_channel(activation: nn.Module, values: Tensor) -> Tensor:
-    """Apply an activation whose channels are the last axis; `nn.PReLU` takes the second axis."""
-    return torch.as_tensor(activation(values.flatten(0, -2))).reshape(values.shape)

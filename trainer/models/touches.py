@@ -71,21 +71,40 @@ def within_list(values: Tensor, mask: Tensor) -> Tensor:
     Shapes: values (B, n, f), mask (B, n); result (B, n, 3f).
     Guarantees: a flat column has min-max 0 and standard score 0.
     """
-    real = mask.unsqueeze(-1)
-    count = mask.sum(dim=1).clamp_min(1)[:, None, None].to(values.dtype)
-    low = torch.where(real, values, torch.inf).amin(dim=1, keepdim=True)
-    high = torch.where(real, values, -torch.inf).amax(dim=1, keepdim=True)
+    real, count = mask.unsqueeze(-1), _num_real(values, mask)
+    low, high = _bounds(values, real)
     spread = torch.where(high > low, high - low, 1.0)
+    scores = standard_scores(values, mask)
     values = torch.where(real, values, 0.0)
-    centred = values - values.sum(dim=1, keepdim=True) / count
-    variance = torch.where(real, centred**2, 0.0).sum(dim=1, keepdim=True) / count
-    scale = torch.where(high > low, variance, 1.0).sqrt()
     other, others = values[:, None, :, :], real[:, None, :, :]
     smaller = (others & (other < values[:, :, None, :])).sum(dim=2)
     equal = (others & (other == values[:, :, None, :])).sum(dim=2)
     ranks = (smaller + (equal + 1) / 2) / count
-    flat = torch.where(high > low, centred, 0.0)
-    return torch.where(real, torch.cat([(values - low) / spread, ranks, flat / scale], dim=-1), 0.0)
+    return torch.where(real, torch.cat([(values - low) / spread, ranks, scores], dim=-1), 0.0)
+
+
+def standard_scores(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard score of each column within its list; 0 at padding and in a flat column.
+
+    Shapes: values (B, n, f), mask (B, n); result (B, n, f).
+    """
+    real, count = mask.unsqueeze(-1), _num_real(values, mask)
+    low, high = _bounds(values, real)
+    values = torch.where(real, values, 0.0)
+    centred = values - values.sum(dim=1, keepdim=True) / count
+    variance = torch.where(real, centred**2, 0.0).sum(dim=1, keepdim=True) / count
+    scale = torch.where(high > low, variance, 1.0).sqrt()
+    return torch.where(real, torch.where(high > low, centred, 0.0) / scale, 0.0)
+
+
+def _num_real(values: Tensor, mask: Tensor) -> Tensor:
+    return mask.sum(dim=1).clamp_min(1)[:, None, None].to(values.dtype)
+
+
+def _bounds(values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest real value of each column."""
+    low = torch.where(real, values, torch.inf).amin(dim=1, keepdim=True)
+    return low, torch.where(real, values, -torch.inf).amax(dim=1, keepdim=True)
 
 
 class TouchColumns(nn.Module):
@@ -128,7 +147,7 @@ class TouchColumns(nn.Module):
             torch.log1p(found.steps).unsqueeze(-1),
             inverse.unsqueeze(-1),
             within_list(touches, mask),
-            within_list(numbers, mask)[..., 2 * len(NUMERIC_COLUMNS) :],
+            standard_scores(numbers, mask),
             torch.where(exists.unsqueeze(-1), numbers - of_last, 0.0),
             torch.cat(whole, dim=1)[:, None, :].expand(-1, mask.shape[1], -1),
         ]

@@ -69,11 +69,21 @@ class Graph:
         self._fields = [name for name in names if name in MODEL_INPUTS]
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the logits [B,n] of a batch.
+        """Return the logits [B,n] of a batch, 0 at padding; its lists are scored one by one.
 
         Raises:
             RuntimeError: If the runtime cannot score it.
         """
+        mask = batch.cand_mask
+        if len(mask) == 1 and mask.all():
+            return self._of_list(batch)
+        found = np.zeros(mask.shape, np.float32)
+        for number, n in enumerate(mask.sum(axis=1).tolist()):
+            if n:
+                found[number, :n] = self._of_list(_one_list(batch, number, n))[0]
+        return found
+
+    def _of_list(self, batch: Batch) -> NDArray[np.float32]:
         fields = {name: ort.OrtValue.ortvalue_from_numpy(_contiguous(getattr(batch, name))) for name in self._fields}
         try:
             (logit,) = self._session.run_with_ort_values([_OUTPUT], {**fields, **self._tables})
@@ -81,6 +91,12 @@ class Graph:
             raise RuntimeError(f"ONNX Runtime: {error}") from error
         found: NDArray[np.float32] = logit.numpy()
         return found
+
+
+def _one_list(batch: Batch, number: int, n: int) -> Batch:
+    """Return one list of a batch without the padding of its candidates, which stands behind them."""
+    own = {name: column[number : number + 1] for name, column in batch._asdict().items()}
+    return Batch(**{name: column[:, :n] if name.startswith("cand_") else column for name, column in own.items()})
 
 
 def check(found: NDArray[np.float32], expected: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:

@@ -1,7 +1,8 @@
 """Export of a model's forward pass as an ONNX graph without weights, for `trainer.versions.graph`.
 
-The graph depends on the model and its configuration alone: dense weights are initializers without data, which a session
-gets from the version's files, and tables of ids are inputs of any number of rows.
+The graph scores one list, whose candidates are all real. It depends on the model and its configuration alone: dense
+weights are initializers without data, which a session gets from the version's files, and tables of ids are inputs of
+any number of rows.
 
 Source: ONNX, "External Data"; docs/training.md, "Graphs".
 """
@@ -22,6 +23,7 @@ from stream.errors import ArtifactError
 from trainer.features.collate import MODEL_INPUTS, Batch
 from trainer.models import MODELS, ModelConfig, TensorBatch, to_device
 from trainer.versions.graph import StoredGraph, encode
+from trainer.versions.graph_forms import OPSETS, OneList, simplify
 
 NOT_EXPORTABLE: Final[Mapping[str, str]] = {
     "dlcm": "ONNX has no operator for its stable sort (aten::sort with out), and its GRU is a loop over the list",
@@ -34,9 +36,8 @@ NOT_EXPORTABLE: Final[Mapping[str, str]] = {
 _OPSET: Final = 17
 _OUTPUT: Final = "logit"
 _ROWS: Final = "rows."
-# Two lists of five candidates and four behaviours: no length is 1, which a trace would take for a constant.
+# One list of five candidates and four behaviours: these lengths are not 1, which a trace would take for a constant.
 _LENGTHS: Final = {"cand": 5, "hist": 4}
-_NUM_LISTS: Final = 2
 
 
 def export(model: str, config: ModelConfig, sample: Batch) -> bytes:
@@ -58,7 +59,7 @@ def export(model: str, config: ModelConfig, sample: Batch) -> bytes:
 
 @lru_cache(maxsize=4)
 def _export(model: str, config: ModelConfig, widths: tuple[tuple[str, tuple[int, ...]], ...]) -> bytes:
-    sizes = {name: (_NUM_LISTS, *_list_length(name)) for name in MODEL_INPUTS}
+    sizes = {name: (1, *_list_length(name)) for name in MODEL_INPUTS}
     arrays = [np.zeros((*sizes[name], *rest), kind) for name, (kind, rest) in zip(MODEL_INPUTS, widths, strict=True)]
     # The exporter makes weights of equal values one, so no two may be equal, as fresh biases are.
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +67,9 @@ def _export(model: str, config: ModelConfig, widths: tuple[tuple[str, tuple[int,
         name: torch.empty(weight.shape).normal_(generator=generator)
         for name, weight in MODELS[model].init(config, 0).items()
     }
-    forward = _Forward(MODELS[model].load(config, weights))
+    module = MODELS[model].load(config, weights)
+    simplify(module)
+    forward = _Forward(module)
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         # The exporter by tracing is deprecated, and warns of each length that Python sees.
@@ -79,6 +82,7 @@ def _export(model: str, config: ModelConfig, widths: tuple[tuple[str, tuple[int,
             export_params=False,
             do_constant_folding=False,
             opset_version=_OPSET,
+            custom_opsets=OPSETS,
             input_names=[*MODEL_INPUTS, *(name.removeprefix("module.") for name, _ in forward.named_parameters())],
             output_names=[_OUTPUT],
             dynamic_axes=_dynamic_axes(weights),
@@ -87,7 +91,7 @@ def _export(model: str, config: ModelConfig, widths: tuple[tuple[str, tuple[int,
 
 
 class _Forward(nn.Module):
-    """The logits of a model as a function of the fields that it reads."""
+    """The logits of a model for one list without padding, as a function of the fields that it reads."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -96,7 +100,8 @@ class _Forward(nn.Module):
     def forward(self, *fields: Tensor) -> Tensor:
         # Forward passes never read the other fields.
         batch = TensorBatch(*fields, *[None] * (len(TensorBatch._fields) - len(fields)))
-        return torch.as_tensor(self.module(batch, None).logit)
+        with OneList(batch.cand_mask):
+            return torch.as_tensor(self.module(batch, None).logit)
 
 
 def _inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
@@ -112,12 +117,10 @@ def _num_lengths(name: str) -> int:
 
 
 def _dynamic_axes(weights: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
-    axes = {name: {0: "lists"} for name in MODEL_INPUTS}
+    axes: dict[str, dict[int, str]] = {}
     for kind, axis in (("cand_", "candidates"), ("hist_", "behaviours")):
-        for name in MODEL_INPUTS:
-            if name.startswith(kind):
-                axes[name][1] = axis
-    axes[_OUTPUT] = {0: "lists", 1: "candidates"}
+        axes |= {name: {1: axis} for name in MODEL_INPUTS if name.startswith(kind)}
+    axes[_OUTPUT] = {1: "candidates"}
     return axes | {name: {0: name} for name in weights if name.startswith(_ROWS)}
 
 
