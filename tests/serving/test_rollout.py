@@ -151,6 +151,7 @@ def test_rollback_pin_promote_kill_and_resume_load_nothing(loads: list[str], rol
         ("kill", lambda view: changes.kill(view, "why"), (None, WITHDRAWN)),
         ("resume", lambda view: changes.resume(view, "why"), ("2", None)),
         ("rollback", lambda view: changes.rollback(view, None, "wait", "why"), ("1", None)),
+        ("resume", lambda view: changes.resume(view, "why"), ("1", None)),
         ("rollback", lambda view: changes.rollback(view, None, "wait", "why"), (None, WITHDRAWN)),
     ):
         rollout.act(name, decide)

@@ -116,8 +116,14 @@ def rollback(view: LineageView, to: int | None, mode: RewindMode, why: str) -> C
     Without an earlier version the lineage is left without a live one, so its clients get the incoming order.
 
     Raises:
-        ConfigError: If there is no live version, or `to` is unknown or was never live.
+        ConfigError: If there is no live version, `to` is unknown or was never live, or it is missing while a rollback
+            keeps the lineage frozen.
     """
+    if to is None and view.frozen is not None and view.rewind_to is not None:
+        raise ConfigError(
+            f"lineage {view.name} is frozen: {view.frozen}; --to N goes back further, "
+            "shelfwise rollout resume releases it"
+        )
     live = view.only("live")
     if live is None:
         raise ConfigError(f"lineage {view.name} has no live version")

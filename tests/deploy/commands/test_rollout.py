@@ -101,6 +101,22 @@ def test_rollback_goes_to_the_former_version_and_says_so(engine: Engine) -> None
     assert call("status", "prm")[0] == 0
 
 
+def test_a_second_rollback_names_its_version_or_follows_a_release(engine: Engine) -> None:
+    """Two users see the same fault: the second command must not take back what the first one has made live."""
+    registry = trained(engine, LIVE, LIVE, LIVE)
+    answer("rollback", "prm", "--as", "ada")
+    with pytest.raises(
+        ConfigError, match=r"lineage prm is frozen: released by hand: version 3 was .*; --to N goes back"
+    ):
+        call("rollback", "prm", "--as", "bob")
+    assert live(registry) == 2
+    answer("rollback", "prm", "--to", "1")
+    assert live(registry) == 1
+    answer("resume", "prm")
+    answer("rollback", "prm")
+    assert live(registry) is None
+
+
 def test_of_two_rollbacks_at_once_the_second_one_changes_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

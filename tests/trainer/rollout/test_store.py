@@ -224,7 +224,7 @@ def test_a_repeated_request_is_one_event(shop: Shop) -> None:
     assert (again, shop.num_events(), shop.statuses()[2]) == (first, before, "live")
     with pytest.raises(ConfigError, match="request-id = 'r-1': belongs to 'rollback' of lineage prm already"):
         shop.act("freeze", lambda view: changes.freeze(view, "why"), request_id="r-1")
-    other = shop.act("rollback", lambda view: changes.rollback(view, None, "wait", "why"), request_id="r-2")
+    other = shop.act("rollback", lambda view: changes.rollback(view, 1, "wait", "why"), request_id="r-2")
     assert (other.version, shop.statuses()[1]) == (2, "live")
 
 
