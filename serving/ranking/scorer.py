@@ -18,6 +18,7 @@ from serving.settings import ServingSettings
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
 from trainer.features import Batch, Examples, collate
+from trainer.features.collate import padded
 from trainer.features.id_maps import count_candidates
 from trainer.features.slot_cache import SlotCache
 from trainer.versions import artifact, int8
@@ -136,6 +137,9 @@ class VersionScorer:
     def warm_up(self, num_runs: int = 3) -> None:
         """Score single golden lists, so that the first request does not pay for first calls."""
         one = Batch._make(column[:1] for column in self._version.golden)
+        if self.runtime == "torch-compiled":
+            # Another shape than that of requests would leave a compilation to the first of them.
+            one = padded(one, history=self._version.config.history)
         for _ in range(num_runs):
             self._forward(one)
 

@@ -175,6 +175,20 @@ def collate(
     )
 
 
+def padded(batch: Batch, *, history: int) -> Batch:
+    """Return a batch with the shapes that `collate` gives with `fixed`, for lists and histories within the limits."""
+    lengths = dict.fromkeys(("click", "conv", "money", "position"), N_MAX)
+    lengths |= {name: N_MAX for name in Batch._fields if name.startswith("cand_")}
+    lengths |= {name: history for name in Batch._fields if name.startswith("hist_")}
+    columns: dict[str, NDArray[np.generic]] = batch._asdict()
+    for name, length in lengths.items():
+        column = columns[name]
+        wider = np.zeros((len(column), length, *column.shape[2:]), column.dtype)
+        wider[:, : column.shape[1]] = column
+        columns[name] = wider
+    return Batch(**columns)  # type: ignore[arg-type] # each field keeps its type
+
+
 def batch_from_columns(columns: Mapping[str, NDArray[np.generic]]) -> Batch:
     """Return a batch that was stored by field; fields that were unknown when it was stored are 0.
 

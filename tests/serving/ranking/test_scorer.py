@@ -5,13 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from serving.ranking import scorer
+from serving.ranking import scorer, torch_runtime
 from serving.settings import ServingSettings
 from stream.errors import ArtifactError
 from stream.replicas.catalogue import Catalogue
 from tests.serving.world import World, example_of, items, publish, publish_delta, request, scores_of
+from trainer.features import Batch
 from trainer.features.hash_index import hash_pairs
 from trainer.models import MODELS
 from trainer.versions import artifact, int8
@@ -185,3 +188,22 @@ def test_settings_choose_the_runtime() -> None:
 def test_a_missing_version_is_refused(world: World) -> None:
     with pytest.raises(ArtifactError):
         scorer.Loader(world.artifacts).load("0" * 64)
+
+
+def test_a_compiled_version_is_warm_for_the_shapes_of_requests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[list[tuple[int, ...]]] = []
+
+    def compiled(version: LoadedVersion) -> scorer.Forward:
+        forward = torch_runtime.eager(version)
+
+        def recorded(batch: Batch) -> NDArray[np.float32]:
+            scored.append([column.shape for column in batch])
+            return forward(batch)
+
+        return recorded
+
+    monkeypatch.setattr(torch_runtime, "compiled", compiled)
+    loaded = scorer.Loader(world.artifacts, runtime="torch-compiled").load(publish(world.artifacts, "base", 1))
+    before = scored[-1]
+    loaded.score(example_of(request(num_candidates=7), Catalogue(items())))
+    assert scored[-1] == before
