@@ -8,11 +8,15 @@ from kafka.errors import KafkaError
 
 from stream.broker.connection import Partition, by_pair, consumer, explain, partitions_of
 from stream.broker.settings import Broker
+from stream.errors import BusError
 from stream.schemas.records import Record
 
 # A trickle of records arrives in batches, at most `fetch_max_wait_ms` late: a fetch costs about as much for one record
 # as for a hundred.
 _FETCH_LEAST_BYTES = 64 << 10
+_POLL_MS = 500
+# One minute of polls.
+_MAX_EMPTY_POLLS = 120
 
 
 class Reader:
@@ -49,7 +53,7 @@ class Reader:
         for (topic, partition), offset in positions.items():
             self._consumer.seek(TopicPartition(topic, partition), offset)
 
-    def poll(self, timeout_ms: int = 500) -> list[Record]:
+    def poll(self, timeout_ms: int = _POLL_MS) -> list[Record]:
         """Return the next records, in order per partition.
 
         Raises:
@@ -60,6 +64,20 @@ class Reader:
         except KafkaError as error:
             raise explain(error, self._broker, "poll") from error
         return [record for records in polled.values() for record in records]
+
+    def polls(self) -> Iterator[list[Record]]:
+        """Yield the records of one poll after the other, to a caller that stops when it has the ones it knows of.
+
+        Raises:
+            BusError: If the broker brings none for a minute, or as `poll`.
+        """
+        num_empty = 0
+        while num_empty < _MAX_EMPTY_POLLS:
+            records = self.poll()
+            num_empty = 0 if records else num_empty + 1
+            yield records
+        places = ", ".join(f"{topic}-{number} offset {at}" for (topic, number), at in self.positions().items())
+        raise BusError(f"no record for {_MAX_EMPTY_POLLS * _POLL_MS // 1_000} s, expected more at {places}")
 
     def positions(self) -> dict[Partition, int]:
         """Return the offset of the next fetch of each assigned partition.
@@ -127,7 +145,7 @@ def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
         for pair in unread:
             opened.seek(TopicPartition(*pair), start[pair])
         while unread:
-            for records in opened.poll(timeout_ms=500).values():
+            for records in opened.poll(timeout_ms=_POLL_MS).values():
                 yield from (r for r in records if r.offset < end[r.topic, r.partition])
             # Positions decide, not the offsets of records: compaction and transaction markers leave holes.
             unread = {p for p in unread if opened.position(TopicPartition(*p)) < end[p]}

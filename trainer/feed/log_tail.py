@@ -5,10 +5,7 @@ from collections.abc import Iterator
 from stream.broker.offsets import beginning_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
-from stream.errors import BusError
 from stream.schemas.records import Record
-
-_MAX_EMPTY_POLLS = 120
 
 
 class LogTail:
@@ -19,7 +16,6 @@ class LogTail:
     """
 
     def __init__(self, broker: Broker, topic: str) -> None:
-        self._topic = topic
         self._reader = Reader(broker, beginning_offsets(broker, [topic]))
 
     def read(self) -> Iterator[Record]:
@@ -28,15 +24,10 @@ class LogTail:
         Raises:
             BusError: If the broker does not bring the topic's end.
         """
-        ends = self._reader.ends()
-        num_empty = 0
+        ends, polls = self._reader.ends(), self._reader.polls()
         # Positions decide, not the offsets of records: a producer's transaction markers take offsets, too.
         while any(offset < ends[pair] for pair, offset in self._reader.positions().items()):
-            records = self._reader.poll()
-            num_empty = 0 if records else num_empty + 1
-            if num_empty > _MAX_EMPTY_POLLS:
-                raise BusError(f"topic {self._topic}: stuck at {self._reader.positions()}, the end is {ends}")
-            yield from records
+            yield from next(polls)
 
     def close(self) -> None:
         """Close the connection."""

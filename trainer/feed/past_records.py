@@ -9,14 +9,13 @@ from typing import Protocol, TypeAlias
 from stream.broker.offsets import beginning_offsets
 from stream.broker.reader import Reader
 from stream.broker.settings import Broker
-from stream.errors import BusError, ConfigError, SchemaError
+from stream.errors import ConfigError, SchemaError
 from stream.schemas import session, topics
 from stream.schemas.records import Record
 from stream.schemas.session import Session, UnlinkedLine
 from trainer.feed.batches import OrderedSession
 from trainer.feed.merge import Cursor, Key
 
-_MAX_EMPTY_POLLS = 120
 Place: TypeAlias = tuple[int, int]
 """Partition and offset of a record of `sessions`."""
 
@@ -68,12 +67,9 @@ class KafkaPastRecords:
         found: list[Record] = []
         with Reader(self._broker, wanted) as reader:
             check_retained({pair[1]: offset for pair, offset in reader.beginnings().items()}, first, until)
-            num_empty = 0
+            polls = reader.polls()
             while any(offset < until[pair[1]] for pair, offset in reader.positions().items()):
-                records = reader.poll()
-                num_empty = 0 if records else num_empty + 1
-                if num_empty > _MAX_EMPTY_POLLS:
-                    raise BusError(f"topic {topics.SESSIONS}: stuck at {reader.positions()}, the range ends at {until}")
+                records = next(polls)
                 found += [record for record in records if record.offset < until[record.partition]]
                 reader.pause(pair for pair, offset in reader.positions().items() if offset >= until[pair[1]])
         return found
@@ -92,16 +88,13 @@ class KafkaPastRecords:
                 pair: sorted(offset for p, offset in wanted if p == pair[1] and first <= offset < ends[pair])
                 for pair, first in beginnings.items()
             }
-            num_empty = 0
+            polls = reader.polls()
             while todo := {pair: offsets for pair, offsets in todo.items() if offsets}:
                 sought = {pair: offsets[0] for pair, offsets in todo.items()}
                 # A seek gives up the fetch that is on its way.
                 if sought != reader.positions():
                     reader.restart(sought)
-                records = reader.poll()
-                num_empty = 0 if records else num_empty + 1
-                if num_empty > _MAX_EMPTY_POLLS:
-                    raise BusError(f"topic {topics.SESSIONS}: no records at {todo}")
+                records = next(polls)
                 found |= {(r.partition, r.offset): r for r in records if (r.partition, r.offset) in wanted}
                 read = reader.positions()
                 todo = {pair: [offset for offset in offsets if offset >= read[pair]] for pair, offsets in todo.items()}

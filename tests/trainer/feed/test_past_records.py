@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 import pytest
@@ -105,13 +105,15 @@ class SlowReader:
     def ends(self) -> dict[Partition, int]:
         return {(topics.SESSIONS, p): 30 for p in range(2)}
 
-    def poll(self) -> list[LogRecord]:
-        if not self._is_ready:
-            self._is_ready = True
-            return []
-        found = [LogRecord(p, offset, b"") for (_, p), offset in self._positions.items()]
-        self._positions = {pair: offset + 1 for pair, offset in self._positions.items()}
-        return found
+    def polls(self) -> Iterator[list[LogRecord]]:
+        while True:
+            if self._is_ready:
+                found = [LogRecord(p, offset, b"") for (_, p), offset in self._positions.items()]
+                self._positions = {pair: offset + 1 for pair, offset in self._positions.items()}
+                yield found
+            else:
+                self._is_ready = True
+                yield []
 
 
 def test_a_slow_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
