@@ -17,7 +17,7 @@ from trainer.breakers.bands import Finding
 from trainer.breakers.breakers import Breakers
 from trainer.breakers.measures import measure
 from trainer.features import CatalogueLike
-from trainer.feed.batches import OrderedSession, Position, SessionBatch
+from trainer.feed.batches import OrderedSession, Position, SessionBatch, in_batches
 from trainer.learning.learner import Learner
 from trainer.pauses import Pauses, until_stored
 from trainer.quarantine.ranges import LogRange
@@ -28,7 +28,6 @@ from trainer.versions.atomic_folder import Tensors
 HOLD: Final = "hold"
 """Name of the breaker of training holds in the log."""
 
-_AT_ONCE: Final = 512
 _log = logging.getLogger(__name__)
 
 
@@ -111,9 +110,7 @@ class Guard:
             if keeps_out and sessions:
                 self._leave_out(sessions, held, start, end, keeps_out)
                 return
-        for first in range(0, len(sessions), _AT_ONCE):
-            rows = slice(first, first + _AT_ONCE)
-            yield SessionBatch(tuple(sessions[rows]), tuple(held[rows]))
+        yield from in_batches(sessions, held)
 
     def _keeps_out(
         self,

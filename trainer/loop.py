@@ -269,10 +269,8 @@ class Loop:
         self.progress.watermark_ts = self._batcher.position.watermark_ts
 
     def _learn(self, batch: SessionBatch) -> None:
-        before = self.learner.batch_number
         is_drill = self._published.version + 1 == self._gate_evidence.drill_version
         step = self.learner.learn(drill.flipped(batch) if is_drill else batch, self.catalogue)
-        self.progress.num_batches += self.learner.batch_number - before
         self.progress.num_trained += step.num_trained
         self.progress.losses = step.losses or self.progress.losses
         self._freshness.learned(step.impressions_ts)

@@ -20,7 +20,6 @@ class Progress:
     """
 
     num_trained: int = 0
-    num_batches: int = 0
     num_boundaries: int = 0
     num_published: int = 0
     num_held_back: int = 0

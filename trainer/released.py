@@ -10,14 +10,13 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from stream.errors import ConfigError, StoreError
-from trainer.feed.batches import OrderedSession, SessionBatch
+from trainer.feed.batches import OrderedSession, SessionBatch, in_batches
 from trainer.feed.merge import Cursor
 from trainer.feed.past_records import PastRecords, in_order
 from trainer.guard import Records
 from trainer.pauses import until_stored
 from trainer.quarantine.ranges import QuarantinedRange, RangeStatus
 
-_AT_ONCE = 512
 _log = logging.getLogger(__name__)
 
 
@@ -84,9 +83,7 @@ class ReleasedRanges:
             self._mark([due.number], "lost", str(error))
             return
         _log.info("lineage %s learns range %d, %d sessions", due.lineage, due.number, len(ordered))
-        for first in range(0, len(ordered), _AT_ONCE):
-            rows = tuple(ordered[first : first + _AT_ONCE])
-            yield SessionBatch(rows, (False,) * len(rows))
+        yield from in_batches(ordered, [False] * len(ordered))
         self.learned += (due.number,)
         self._unmarked.add(due.number)
 

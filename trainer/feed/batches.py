@@ -6,11 +6,14 @@ published.
 Source: docs/training.md.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from stream.schemas.session import Progress, Session
 from trainer.feed.merge import Cursor, Key, OrderedRecord
+
+AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,13 @@ class SessionBatch:
 
     sessions: tuple[OrderedSession, ...]
     held: tuple[bool, ...]
+
+
+def in_batches(sessions: Sequence[OrderedSession], held: Sequence[bool]) -> Iterator[SessionBatch]:
+    """Yield sessions and whether each was under a training hold in batches of `AT_ONCE`, so that work can stop between."""
+    for first in range(0, len(sessions), AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        yield SessionBatch(tuple(sessions[rows]), tuple(held[rows]))
 
 
 @dataclass(frozen=True, slots=True)
