@@ -159,7 +159,7 @@ def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("name", "model", "profile", "data_policy", "status")
+    columns = ("name", "model", "profile")
     print_table("lineages", columns, [[getattr(one, column) for column in columns] for one in found])
 
 

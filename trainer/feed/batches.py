@@ -13,7 +13,7 @@ from typing import Final
 from stream.schemas.session import Progress, Session
 from trainer.feed.merge import Cursor, Key, OrderedRecord
 
-AT_ONCE: Final = 512
+_AT_ONCE: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class SessionBatch:
 
 
 def in_batches(sessions: Sequence[OrderedSession], held: Sequence[bool]) -> Iterator[SessionBatch]:
-    """Yield sessions and whether each was under a training hold in batches of `AT_ONCE`, so that work can stop between."""
-    for first in range(0, len(sessions), AT_ONCE):
-        rows = slice(first, first + AT_ONCE)
+    """Yield sessions, and whether each was under a training hold, in small batches: work can stop between them."""
+    for first in range(0, len(sessions), _AT_ONCE):
+        rows = slice(first, first + _AT_ONCE)
         yield SessionBatch(tuple(sessions[rows]), tuple(held[rows]))
 
 

@@ -33,8 +33,6 @@ class LineageRow:
     model: str
     profile: str
     config_hash: str
-    data_policy: str
-    status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,28 +84,21 @@ class Registry:
         model: str,
         profile: str,
         config_hash: str,
-        data_policy: str = "shared",
         keeps: Collection[str] = (),
     ) -> LineageRow:
         """Create the lineage, or compare it with the existing one; versions at the addresses `keeps` stay for it.
 
         Raises:
             ConfigError: If the name breaks the rule for names, or the lineage exists with another model,
-                configuration or data policy.
+                profile or configuration.
             StoreError: If the database is unreachable or refused.
         """
         check_name("lineage", name)
-        wanted = {
-            "name": name,
-            "model": model,
-            "profile": profile,
-            "config_hash": config_hash,
-            "data_policy": data_policy,
-        }
+        wanted = {"name": name, "model": model, "profile": profile, "config_hash": config_hash}
         try:
             with db.transaction(self._engine) as connection:
                 if _lineage_row(connection, name) is None:
-                    connection.execute(insert(lineages).values(**wanted, status="draft", row_version=1))
+                    connection.execute(insert(lineages).values(**wanted, row_version=1))
                     create(connection, name)
                     for address in keeps:
                         connection.execute(insert(teachers).values(lineage=name, artifact=address))

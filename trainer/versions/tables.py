@@ -34,8 +34,6 @@ lineages = Table(
     Column("model", String(32), nullable=False),
     Column("profile", String(32), nullable=False),
     Column("config_hash", String(64), nullable=False),
-    Column("data_policy", String(16), nullable=False),
-    Column("status", String(16), nullable=False),
     Column("row_version", Integer, nullable=False),
     # Values that differ from the defaults of trainer.rollout.policy.
     Column("policy", JSON(none_as_null=True), nullable=True),

@@ -106,6 +106,8 @@ def test_rows_of_the_first_revision_are_kept_and_the_way_back_is_open(url: str) 
         command.downgrade(configuration(connection), "0001")
         old = {name: Table(name, MetaData(), autoload_with=connection, resolve_fks=False) for name in names}
         assert connection.execute(select(old["leases"].c.lineage, old["leases"].c.term)).all() == [("prm", 5)]
+        restored = connection.execute(select(old["lineages"])).mappings().one()
+        assert dict(restored) == {**lineage, "status": "draft", "row_version": 1}
         assert connection.execute(select(old["rollout_events"].c.who)).scalars().all()[0] == "term 4"
     assert upgrade.upgrade(url).state == "older"
     engine.dispose()

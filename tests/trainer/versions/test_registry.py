@@ -35,7 +35,7 @@ def publish(registry: Registry, version: int, term: int) -> None:
 
 
 def test_lineage_must_stay_what_it_was(registry: Registry) -> None:
-    assert registry.ensure_lineage("armmt", "armmt", "tiny", "h" * 64).status == "draft"
+    assert registry.ensure_lineage("armmt", "armmt", "tiny", "h" * 64).config_hash == "h" * 64
     with pytest.raises(ConfigError, match="config_hash"):
         registry.ensure_lineage("armmt", "armmt", "tiny", "x" * 64)
     assert [lineage.name for lineage in registry.lineages()] == ["armmt"]
