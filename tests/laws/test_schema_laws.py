@@ -225,7 +225,7 @@ def test_versions_of_both_schemas_answer_beside_each_other_over_http(tmp_path: P
         LINEAGE.name: str(world.registry.versions(LINEAGE.name)[-1].version),
     }
     world.experiment(arms=[Arm(name="a", lineage=OLD.name, is_control=True), Arm(name="b", lineage=LINEAGE.name)])
-    service = world.service(ServingSettings(deadline_ms=10_000.0, poll_s=0.05, trust_event_ts=True))
+    service = world.service(ServingSettings(deadline_ms=60_000.0, poll_s=0.05, trust_event_ts=True))
     # The items of the log have vectors of another space than the world's own.
     for item in [*(structs.replace(own, image_vec=None, text_vec=None) for own in items()), *make_items()]:
         service.catalogue.put(item)

@@ -61,7 +61,7 @@ def process(
     if database is None:
         complete_schema(f"sqlite:///{home}/shelfwise.db")
     program = [sys.executable, "-c", "from deploy.cli import main; main()"]
-    chosen = {"default_lineage": "base", "deadline_ms": 5_000, "drain_s": drain_s, **(settings or {})}
+    chosen = {"default_lineage": "base", "deadline_ms": 60_000, "drain_s": drain_s, **(settings or {})}
     sets = [word for name, value in chosen.items() for word in ("--set", f"serving.{name}={value}")]
     with ExitStack() as stack:
         child = subprocess.Popen(

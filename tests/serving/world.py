@@ -261,7 +261,7 @@ class World:
     ) -> Service:
         """Return a service on this world, without a broker, that knows the shop's items."""
         built = run.build(
-            settings or ServingSettings(deadline_ms=2_000.0, poll_s=0.05),
+            settings or ServingSettings(deadline_ms=60_000.0, poll_s=0.05),
             home=self.home,
             broker=None,
             engine=engine or db.create(self.url),

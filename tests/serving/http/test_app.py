@@ -31,7 +31,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def service(world: World) -> Service:
-    made = world.service(ServingSettings(deadline_ms=5_000.0, trust_event_ts=True))
+    made = world.service(ServingSettings(deadline_ms=60_000.0, trust_event_ts=True))
     made.poll()
     return made
 
@@ -117,7 +117,7 @@ def test_the_query_text_leaves_no_trace(client: TestClient, world: World) -> Non
 
 
 def test_before_the_service_is_ready_no_request_is_answered(world: World) -> None:
-    service = world.service(ServingSettings(deadline_ms=5_000.0, trust_event_ts=True, poll_s=3_600.0))
+    service = world.service(ServingSettings(deadline_ms=60_000.0, trust_event_ts=True, poll_s=3_600.0))
     polled = threading.Event()
     poll = service.poll
 

@@ -15,7 +15,7 @@ from tests.serving.world import World, body
 def test_the_client_ranks_and_names_what_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.go_live("base", 1)
-    with live(world.service(ServingSettings(default_lineage="base", deadline_ms=5_000.0))) as address:
+    with live(world.service(ServingSettings(default_lineage="base", deadline_ms=60_000.0))) as address:
         answer = rank(address, json.dumps(body()).encode())
         assert (answer.lineage, answer.version, len(answer.items)) == ("base", "1", 30)
         with pytest.raises(SchemaError, match="currency"):
@@ -28,7 +28,7 @@ def test_the_token_is_sent_with_every_request(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.go_live("base", 1)
     known = ServingSettings(
-        default_lineage="base", deadline_ms=5_000.0, tokens=f"score:{sha256_of(b'right').hex()},read:{'5' * 64}"
+        default_lineage="base", deadline_ms=60_000.0, tokens=f"score:{sha256_of(b'right').hex()},read:{'5' * 64}"
     )
     with live(world.service(known)) as address:
         client = RankClient(address, token="right")
@@ -52,7 +52,7 @@ def test_an_address_without_a_scheme_is_refused() -> None:
 def test_one_connection_serves_many_requests_and_survives_a_restart(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.go_live("base", 1)
-    service = world.service(ServingSettings(default_lineage="base", deadline_ms=5_000.0))
+    service = world.service(ServingSettings(default_lineage="base", deadline_ms=60_000.0))
     with live(service) as address:
         client = RankClient(address)
         orders = [[item.item_id for item in client.rank(json.dumps(body()).encode()).items] for _ in range(3)]

@@ -214,7 +214,7 @@ def test_requests_whose_body_is_not_valid_keep_no_others_out(tmp_path: Path) -> 
 
 
 def test_log_lines_of_a_request_carry_its_id(tmp_path: Path) -> None:
-    service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=5_000.0))
+    service = World(tmp_path).service(ServingSettings(default_lineage="bad", deadline_ms=60_000.0))
     service.poll()
     service.versions.use(answering("bad", StubScorer(fail)))
     edge: App = Edge(create(service), service)

@@ -64,7 +64,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_the_service_takes_compressed_requests_and_answers_415_to_others(world: World) -> None:
-    service = world.service(ServingSettings(deadline_ms=5_000.0, trust_event_ts=True))
+    service = world.service(ServingSettings(deadline_ms=60_000.0, trust_event_ts=True))
     service.poll()
     with TestClient(create(service)) as client:
         asked = client.build_request("POST", "/v1/rank", json=body("c-1", event_ts=START_MS, num_candidates=5)).content

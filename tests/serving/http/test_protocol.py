@@ -36,7 +36,7 @@ class Recorded:
 
 @contextmanager
 def serving(tmp_path: Path, **changes: Any) -> Iterator[tuple[Service, str]]:
-    service = World(tmp_path).service(ServingSettings(deadline_ms=5_000.0, **changes))
+    service = World(tmp_path).service(ServingSettings(deadline_ms=60_000.0, **changes))
     with live(service) as address:
         yield service, address
 

@@ -43,7 +43,7 @@ class Timer:
 
 
 def test_the_server_is_unready_and_answers_until_the_drain_is_over(tmp_path: Path) -> None:
-    service = World(tmp_path).service(ServingSettings(deadline_ms=5_000.0))
+    service = World(tmp_path).service(ServingSettings(deadline_ms=60_000.0))
     timer = Timer()
     server = server_of(service, call_later=timer)
     with listen("127.0.0.1", 0) as listening:

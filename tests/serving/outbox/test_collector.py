@@ -53,7 +53,7 @@ def click(number: int) -> dict[str, Any]:
 def serving(
     world: World, broker: Broker | None, *, query_hash_key: bytes = b"key", **changes: Any
 ) -> Iterator[httpx.Client]:
-    chosen = {"deadline_ms": 5_000.0, **changes}
+    chosen = {"deadline_ms": 60_000.0, **changes}
     service = run.build(
         ServingSettings(**chosen),
         home=world.home,
