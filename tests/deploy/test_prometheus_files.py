@@ -14,6 +14,7 @@ from trainer.settings import TrainerSettings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 SCENARIOS = Path(__file__).with_name("prometheus_rules_test.yml")
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 class StaticConfig(msgspec.Struct):
@@ -82,6 +83,11 @@ def test_every_alert_says_what_and_how_bad() -> None:
     for rule in rules().values():
         assert rule.labels["severity"] in {"warning", "critical"}
         assert rule.annotations["summary"]
+
+
+def test_every_alert_has_its_row_in_operations() -> None:
+    rows = re.findall(r"^\| (Shelfwise\w+) \|", OPERATIONS.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(rules())
 
 
 def test_thresholds_follow_the_settings() -> None:
