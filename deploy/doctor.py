@@ -6,7 +6,6 @@ A check fails where a process of Shelfwise would fail with the same settings.
 import os
 import platform
 import shutil
-import socket
 import sys
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from abtest.settings import AbtestSettings
 from deploy.configuration import Context
+from deploy.free_ports import refusal
 from deploy.grafana.settings import GrafanaSettings
 from deploy.kafka import choice, jars
 from deploy.kafka.settings import LocalKafkaSettings
@@ -233,15 +233,12 @@ def _port(host: str, port: int) -> tuple[Status, str]:
     address = f"{host}:{port}"
     if port == 0:
         return "ok", "port 0: none is fixed"
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if _answers(f"http://{_reachable(host)}:{port}/livez"):
-                return "ok", f"{address} is used by a process that answers /livez"
-            return "fail", f"{address}: {error.strerror}"
-    return "ok", f"{address} is free"
+    refused = refusal(host, port)
+    if refused is None:
+        return "ok", f"{address} is free"
+    if _answers(f"http://{_reachable(host)}:{port}/livez"):
+        return "ok", f"{address} is used by a process that answers /livez"
+    return "fail", f"{address}: {refused}"
 
 
 def _reachable(host: str) -> str:

@@ -8,6 +8,8 @@ it has the scope of the ports and ends with its process. Other systems reserve n
 import socket
 import sys
 
+from deploy.free_ports import free_ports, is_free
+
 
 class PortReservation:
     """Reserved ports of one demo, held until `release` or the end of the process."""
@@ -17,7 +19,7 @@ class PortReservation:
 
     def reserve(self, port: int) -> bool:
         """Reserve a port that nothing listens on; return whether that was possible."""
-        if not _is_free(port):
+        if not is_free(port):
             return False
         if sys.platform != "linux":
             return True
@@ -33,9 +35,7 @@ class PortReservation:
     def reserve_any(self) -> int:
         """Reserve a free port and return it."""
         while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
+            port, _ = free_ports()
             if self.reserve(port):
                 return port
 
@@ -44,13 +44,3 @@ class PortReservation:
         for name in self._held:
             name.close()
         self._held.clear()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from deploy.free_ports import free_ports, is_free
 from deploy.kafka import jars
 from deploy.kafka.jars import Report
 from stream.broker.connection import is_reachable
@@ -256,14 +256,14 @@ class LocalKafka:
 
     def _choose_ports(self) -> tuple[int, int]:
         used = self._ports()
-        if used and all(_is_free(port) for port in used):
+        if used and all(is_free(port) for port in used):
             return used
         wanted = (self._port, self._port + 1)
-        if self._port and all(_is_free(port) for port in wanted):
+        if self._port and all(is_free(port) for port in wanted):
             return wanted
         if self._port:
             self._report(f"port {self._port} or {self._port + 1} is taken by another program, using free ones")
-        return _free_ports()
+        return free_ports()
 
     def _ports(self) -> tuple[int, int] | None:
         if not self._config.is_file():
@@ -336,20 +336,3 @@ def _command_line(pid: int) -> list[str]:
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
     return shown.stdout.split()
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
