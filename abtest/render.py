@@ -12,9 +12,8 @@ from abtest import templating
 from abtest.looks import INVALID, KEEP_RUNNING
 from abtest.metrics import METRICS
 from abtest.results import Report, Result, decomposition
+from abtest.templating import DASH
 from stream.schemas.money import format_minor
-
-_DASH = "–"
 
 
 def environment() -> Environment:
@@ -140,9 +139,9 @@ def look_rows(found: Report) -> list[tuple[str, ...]]:
             look.arm,
             f"{look.fraction:.0%}",
             f"{look.spent:.4g} of {look.alpha:.4g}",
-            _DASH if look.boundary is None else f"{look.boundary:.3f}",
+            DASH if look.boundary is None else f"{look.boundary:.3f}",
             f"{look.z:+.3f}",
-            _DASH if look.lift is None else f"{look.lift:+.2%}",
+            DASH if look.lift is None else f"{look.lift:+.2%}",
             interval(look.lo, look.hi, look.set_kind),
             p_value(look.p),
             look.verdict,
@@ -181,7 +180,7 @@ def interval(lo: float | None, hi: float | None, kind: str | None) -> str:
     ('-1.00% .. +2.00%', 'below -50.00% or above +200.00%')
     """
     if kind is None:
-        return _DASH
+        return DASH
     if kind == "line" or lo is None or hi is None:
         return "any lift"
     return f"below {lo:+.2%} or above {hi:+.2%}" if kind == "outside" else f"{lo:+.2%} .. {hi:+.2%}"
@@ -194,7 +193,7 @@ def p_value(p: float | None) -> str:
     ('0.043', '1.2e-07', '< 1e-300', '–')
     """
     if p is None:
-        return _DASH
+        return DASH
     if p < 1e-300:
         # A smaller number has few digits left, or is rounded to zero, which no p-value is.
         return "< 1e-300"
@@ -205,7 +204,7 @@ def value(found: Report, name: str, number: float | None) -> str:
     """Return the value of an experiment metric: percent for rates, an amount for money."""
     metric = METRICS[name]
     if number is None:
-        return _DASH
+        return DASH
     if metric.is_money:
         return money(found, number)
     if metric.is_time:
@@ -225,7 +224,7 @@ def moment(timestamp_ms: int | None) -> str:
     ('1970-01-01 00:00:00 UTC', '–')
     """
     if timestamp_ms is None:
-        return _DASH
+        return DASH
     return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

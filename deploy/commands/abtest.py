@@ -137,8 +137,8 @@ def validate(
                 entry.lower,
                 f"{entry.sequence / entry.runs:.2%}",
                 entry.without_look,
-                "-" if entry.coverage is None else f"{entry.coverage:.2%}",
-                "-" if entry.forecast is None else f"{entry.forecast:.2%}",
+                None if entry.coverage is None else f"{entry.coverage:.2%}",
+                None if entry.forecast is None else f"{entry.forecast:.2%}",
             )
             for entry in found
         ]

@@ -58,7 +58,7 @@ def _print(found: "FrameAnalysis") -> None:
         console.print(f"sample ratio: {found.ratio.status}{p}{reason}", highlight=False)
 
 
-def _row(result: "FrameResult") -> tuple[str, ...]:
+def _row(result: "FrameResult") -> tuple[str | None, ...]:
     from abtest import render
 
     lift, interval, p = _lift(result.lift)
@@ -69,8 +69,8 @@ def _row(result: "FrameResult") -> tuple[str, ...]:
         interval,
         p,
         render.p_value(result.p_adj),
-        "–" if result.control_value is None else f"{result.control_value:.6g}",
-        "–" if result.value is None else f"{result.value:.6g}",
+        None if result.control_value is None else f"{result.control_value:.6g}",
+        None if result.value is None else f"{result.value:.6g}",
     )
 
 
@@ -82,8 +82,8 @@ def _sequence(result: "FrameResult") -> tuple[str, ...]:
     return result.metric, result.arm, bounds, render.p_value(lift.cs_p)
 
 
-def _without(result: "FrameResult") -> tuple[str, ...]:
-    plain = ("–",) * 3 if result.plain is None else _lift(result.plain)
+def _without(result: "FrameResult") -> tuple[str | None, ...]:
+    plain = (None,) * 3 if result.plain is None else _lift(result.plain)
     return (result.metric, result.arm, f"{result.variance_ratio or 0.0:.1%}", *plain)
 
 

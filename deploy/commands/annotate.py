@@ -204,7 +204,7 @@ def ledger(ctx: typer.Context, as_json: JsonFlag = False) -> None:
             f"{each.share:.1%}",
             each.corrections,
             f"{each.seconds:.0f}" + (f", {each.untimed} not timed" if each.untimed else ""),
-            "-" if each.full_seconds is None else f"{each.full_seconds:.0f} (estimated)",
+            None if each.full_seconds is None else f"{each.full_seconds:.0f} (estimated)",
         )
         for each in found
     ]

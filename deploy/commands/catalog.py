@@ -182,7 +182,7 @@ def _publish(broker: "Broker", found: "Embedded", *, replaces_space: bool) -> "P
 
 def _print(found: "Embedded", out: Path, seconds: float, published: "Published | None") -> None:
     rows = [
-        (name, each.space.definition.name if each.space else "-", int(each.present.sum()), each.num_encoded)
+        (name, each.space.definition.name if each.space else None, int(each.present.sum()), each.num_encoded)
         for name, each in found.vectors.items()
     ]
     written = f"written to {out}"

@@ -104,7 +104,7 @@ def show(
             _print(f"{name}: {_safe(str(getattr(letter, name)))}")
         for name in ("append_ts", "first_seen", "redriven_ts"):
             moment = getattr(letter, name)
-            _print(f"{name}: {moment} {_iso(moment)}" if moment is not None else f"{name}: -")
+            _print(f"{name}: {moment} {_iso(moment)}" if moment is not None else f"{name}: none")
     if record.value is None:
         _print("value: null")
         return

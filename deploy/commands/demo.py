@@ -92,8 +92,8 @@ def run(
         raise fail("the conservation of events does not close", Exit.HEALTH)
 
 
-def _freshness(found: "FreshnessSummary | None") -> tuple[str, str]:
-    return ("–", "–") if found is None else (f"{found.p50_s:.1f} s", f"{found.p95_s:.1f} s")
+def _freshness(found: "FreshnessSummary | None") -> tuple[str, str] | tuple[None, None]:
+    return (None, None) if found is None else (f"{found.p50_s:.1f} s", f"{found.p95_s:.1f} s")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ def _print_truth(truth: "Truth") -> None:
         ("arm", "lists", "fallbacks", "per 100 lists: clicked", "orders", "GMV", "orders over the incoming order"),
         [
             (
-                name or "-",
+                name or None,
                 arm.queries,
                 arm.fallbacks,
                 *(f"{100 * total / arm.queries:.2f}" for total in (arm.clicked_lists, arm.orders, arm.money.x / 100)),

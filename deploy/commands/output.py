@@ -147,7 +147,9 @@ def print_json(document: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns. Brackets are text.
+    """Print rows for people; output that goes to a file or a pipe is not cut to 80 columns.
+
+    Brackets are text. A cell that is None, a number that is undefined or a name that is missing, shows a dash.
 
     The first column says what a row is about, often as the arguments of a further command: it is never cut.
     """
@@ -159,7 +161,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     headers = Column(Text(first), no_wrap=True), *(Column(Text(name)) for name in others)
     table = Table(*headers, title=Text(title, style="table.title"), title_justify="left")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
     shown = console.rich
     wide = shown if shown.is_terminal else Console(width=max(shown.width, _PIPE_COLUMNS))
     wide.print(table)

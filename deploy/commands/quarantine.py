@@ -39,7 +39,7 @@ def list_ranges(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag 
         (
             each.number,
             each.status,
-            "-" if each.range.from_ts is None else shown_time(each.range.from_ts),
+            None if each.range.from_ts is None else shown_time(each.range.from_ts),
             shown_time(each.range.until_ts),
             each.range.num_sessions,
             _offsets(each),

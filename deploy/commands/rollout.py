@@ -88,9 +88,7 @@ def history(
         print_json({"lineage": lineage, **serving, "events": events})
         return
     columns = ("time", "version", "from", "to", "actor", "why")
-    rows = [
-        (shown_time(e.event_ts), e.version or "-", e.from_status or "-", e.to_status, e.actor, e.why) for e in events
-    ]
+    rows = [(shown_time(e.event_ts), e.version, e.from_status, e.to_status, e.actor, e.why) for e in events]
     print_table(f"events of {lineage}", columns, rows)
     shown = {name: ", ".join(map(str, numbers)) or "none" for name, numbers in serving.items()}
     console.print(f"live: {shown['live']}; canary: {shown['canary']}", highlight=False)

@@ -161,5 +161,5 @@ def rank(
     print_table(
         f"query {answer.query_id}: {policy}, {where}{note}, {answer.latency_us} us",
         ("position", "item", "rank in", "score"),
-        [(i.position, i.item_id, i.rank_in, "-" if i.score is None else f"{i.score:.4f}") for i in answer.items],
+        [(i.position, i.item_id, i.rank_in, None if i.score is None else f"{i.score:.4f}") for i in answer.items],
     )

@@ -148,7 +148,7 @@ def versions(
     print_table(
         "versions",
         ("lineage", "version", "status", "term", "artifact", "parent"),
-        [(v.lineage, v.version, v.status, v.term, v.artifact[:12], (v.parent or "-")[:12]) for v in found],
+        [(v.lineage, v.version, v.status, v.term, v.artifact[:12], v.parent and v.parent[:12]) for v in found],
     )
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment
+
+from abtest import templating
 
 Point = tuple[float, float]
 
@@ -114,11 +116,4 @@ def plot(
 
 def environment(*folders: Path) -> Environment:
     """Return the templates of these folders and of this package, among them the macro `figure` of a plot."""
-    return Environment(
-        loader=FileSystemLoader([*folders, _TEMPLATES]),
-        autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return templating.environment((*folders, _TEMPLATES))

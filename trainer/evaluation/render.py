@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
+from abtest.templating import DASH
 from trainer.evaluation.evaluate import Evaluation, Figure
 from trainer.evaluation.intervals import Interval
 from trainer.evaluation.plots import Bar, Plot, environment, plot
 from trainer.evaluation.propensity import PolicyValue
-
-_DASH = "–"
 
 
 def metric_columns(found: Evaluation) -> tuple[str, ...]:
@@ -31,7 +30,7 @@ def table_rows(found: Evaluation) -> list[tuple[str, ...]]:
             *(figure(row.figures.get(name), name) for name in metric_columns(found)),
             difference(row.differences.get("mrr")),
             *(drawn(row.policy_values[name]) for name in _drawn(found)),
-            _DASH if row.calibration is None else f"{row.calibration.ece:.4f}",
+            DASH if row.calibration is None else f"{row.calibration.ece:.4f}",
             str(row.num_seeds),
         )
         for row in found.rows
@@ -45,7 +44,7 @@ def figure(value: Figure | None, name: str) -> str:
     ('.6117 (.0004)', '–')
     """
     if value is None or value.mean is None:
-        return _DASH
+        return DASH
     is_money = name.startswith("gmv")
     spread = "" if value.deviation is None else f" ({_number(value.deviation, is_money=is_money)})"
     return f"{_number(value.mean, is_money=is_money)}{spread}"
@@ -58,7 +57,7 @@ def difference(value: Interval | None) -> str:
     '-.0111 (-.0164 .. -.0060)'
     """
     if value is None:
-        return _DASH
+        return DASH
     return f"{_signed(value.difference)} ({_signed(value.low)} .. {_signed(value.high)})"
 
 
@@ -169,7 +168,7 @@ def category_rows(found: Evaluation) -> list[tuple[str, ...]]:
             row.name,
             each.category or "unknown",
             f"{each.num_lists:,}",
-            _DASH if each.calibration.ratio is None else f"{each.calibration.ratio:.3f}",
+            DASH if each.calibration.ratio is None else f"{each.calibration.ratio:.3f}",
             f"{each.calibration.ece:.4f}",
         )
         for row in found.rows

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from abtest.templating import DASH
 from trainer.evaluation.plots import Plot, environment, plot
 from trainer.examination.curve import Curve, Positions
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_DASH = "–"
 COLUMNS = ("position", "examination", "95 %", "effective clicks", "items shown", "clicks")
 
 _METHODS = {
@@ -23,10 +23,10 @@ def table_rows(curve: Curve) -> list[tuple[str, ...]]:
         (
             _range(each),
             f"{each.examination:.3f}",
-            _DASH if each.low is None or each.high is None else f"{each.low:.3f} .. {each.high:.3f}",
-            _DASH if each.effective_clicks is None else f"{each.effective_clicks:,.0f}",
-            f"{each.num_rows:,}" if each.num_rows else _DASH,
-            f"{each.num_clicks:,}" if each.num_rows else _DASH,
+            DASH if each.low is None or each.high is None else f"{each.low:.3f} .. {each.high:.3f}",
+            DASH if each.effective_clicks is None else f"{each.effective_clicks:,.0f}",
+            f"{each.num_rows:,}" if each.num_rows else DASH,
+            f"{each.num_clicks:,}" if each.num_rows else DASH,
         )
         for each in curve.positions
     ]
