@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.commands import variants
 from deploy.commands.output import JsonFlag, context, err_console, fail, print_json, print_table
+from deploy.commands.times import TIME_HELP, parse_time
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 
@@ -30,8 +30,8 @@ Items = Annotated[int | None, typer.Option(help="Number of items.")]
 Start = Annotated[
     str | None,
     typer.Option(
-        help="Simulated time of the first moment: ISO 8601 with zone, such as 2026-01-05T00:00Z, or `continue` for one"
-        " minute after the newest tick on the topics."
+        help=f"Simulated time of the first moment: `{CONTINUE}` for one minute after the newest tick on the topics, or"
+        f" {TIME_HELP}"
     ),
 ]
 
@@ -86,7 +86,6 @@ def run(
     from deploy.simulation.marketplace.settings import MarketplaceSettings
     from serving.settings import ServingSettings
     from stream.broker.producer import Producer
-    from stream.errors import ConfigError
     from stream.operations.tick_writer import Ticker
     from stream.query_hash_key import PrivacySettings
 
@@ -255,7 +254,7 @@ def _overrides(*, seed: int | None, clients: int | None, items: int | None, star
         "marketplace.seed": seed,
         "marketplace.clients": clients,
         "marketplace.items": items,
-        "marketplace.start_ts": None if start in {None, CONTINUE} else _epoch_ms(start or ""),
+        "marketplace.start_ts": None if start == CONTINUE else parse_time(start, "--start"),
     }
 
 
@@ -264,13 +263,3 @@ def _started(settings: "MarketplaceSettings", broker: "Broker", start: str | Non
 
     newest = newest_ts(broker) if start == CONTINUE else None
     return settings if newest is None else replace(settings, start_ts=newest + 60_000)
-
-
-def _epoch_ms(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"--start {text}: {error}") from error
-    if moment.tzinfo is None:
-        raise ConfigError(f"--start {text}: expected a time with its zone, such as 2026-01-05T00:00Z")
-    return round(moment.timestamp() * 1_000)

@@ -8,7 +8,7 @@ import typer
 from deploy.commands.arguments import UserOption
 from deploy.commands.lineage_command import BY_HAND, LineageArgument, RequestOption, WhyOption, act
 from deploy.commands.output import JsonFlag, console, context, database, print_json, print_table
-from deploy.commands.rollout_output import shown_time
+from deploy.commands.times import iso_time
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -39,8 +39,8 @@ def list_ranges(ctx: typer.Context, lineage: LineageArgument, as_json: JsonFlag 
         (
             each.number,
             each.status,
-            None if each.range.from_ts is None else shown_time(each.range.from_ts),
-            shown_time(each.range.until_ts),
+            None if each.range.from_ts is None else iso_time(each.range.from_ts),
+            iso_time(each.range.until_ts),
             each.range.num_sessions,
             _offsets(each),
             "; ".join(map(_reason, each.range.reasons, [each] * len(each.range.reasons))),

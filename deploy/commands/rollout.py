@@ -16,8 +16,8 @@ from deploy.commands.output import (
     print_json,
     print_table,
 )
-from deploy.commands.rollout_output import print_statuses, shown_time
-from deploy.commands.times import TIME_HELP, parse_time
+from deploy.commands.rollout_output import print_statuses
+from deploy.commands.times import TIME_HELP, iso_time, parse_time
 from deploy.stop_event import stop_event
 from stream.errors import ConfigError
 from stream.schemas.names import check_reason
@@ -88,7 +88,7 @@ def history(
         print_json({"lineage": lineage, **serving, "events": events})
         return
     columns = ("time", "version", "from", "to", "actor", "why")
-    rows = [(shown_time(e.event_ts), e.version, e.from_status, e.to_status, e.actor, e.why) for e in events]
+    rows = [(iso_time(e.event_ts), e.version, e.from_status, e.to_status, e.actor, e.why) for e in events]
     print_table(f"events of {lineage}", columns, rows)
     shown = {name: ", ".join(map(str, numbers)) or "none" for name, numbers in serving.items()}
     console.print(f"live: {shown['live']}; canary: {shown['canary']}", highlight=False)

@@ -49,7 +49,7 @@ def print_statuses(found: "Sequence[Status]") -> None:
 
 def ramp_line(ramp: "RampStatus") -> str:
     """Return a planned ramp as one line: its share, the next step and its time, what freezes it, what it leaves out."""
-    following = "no step" if ramp.next_share is None else f"{ramp.next_share:g} from {shown_time(ramp.due_ts)}"
+    following = "no step" if ramp.next_share is None else f"{ramp.next_share:g} from {iso_time(ramp.due_ts)}"
     return (
         f"ramp of experiment {ramp.experiment}: {ramp.share:g} of all clients, next {following}; {ramp.next}; "
         f"champion {ramp.champion}, left out {ramp.left_out:g}"
@@ -61,15 +61,6 @@ def _numbers(verdict: "Verdict") -> str:
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in verdict.numbers.items()
     )
-
-
-def shown_time(ts: int) -> str:
-    """Return a time in UTC.
-
-    >>> shown_time(1_767_225_600_000)
-    '2026-01-01 00:00:00+00:00'
-    """
-    return iso_time(ts).replace("T", " ")
 
 
 def sentence(event: "Event") -> str:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli import app
+from deploy.commands.output import Exit
 from stream.broker.offsets import end_offsets
 from stream.broker.settings import Broker
 from stream.errors import ConfigError
@@ -90,9 +91,10 @@ def test_a_run_without_any_list_fails(memory_broker: Broker, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("start", ["yesterday", "2026-01-05T00:00"])
 def test_a_start_that_cannot_be_meant_is_refused(start: str, tmp_path: Path) -> None:
-    broker = Broker(bootstrap="127.0.0.1:1")
-    with pytest.raises(ConfigError, match=f"--start {start}"):
-        call(broker, tmp_path, "run", "--direct", "--start", start)
+    arguments = ["marketplace", "run", "--direct", "--start", start]
+    shown = CliRunner().invoke(app, arguments, env={"SHELFWISE_HOME": str(tmp_path)})
+    assert shown.exit_code == Exit.USAGE
+    assert f"'{start}'" in shown.output
 
 
 SHOP = ("--set", "marketplace.items=200", "--set", "marketplace.categories=2", "--set", "learning.batch=8")

@@ -64,7 +64,7 @@ def test_the_list_names_ranges_and_what_was_measured(quarantine: Quarantine) -> 
     assert "0: 5-8" in out
     assert "1: 3" not in out, "no record of this partition"
     assert "click_rate 0, expected 0.05; hold; loss not finite; order_rate 0.5" in out
-    assert "1970-01-01 00:03:00+00:00" in out
+    assert "1970-01-01T00:03:00+00:00" in out
     assert "open since range 2: hold; nothing is learned or published" in out
     found = answer("trainer", "quarantine", "list", "prm")
     assert [(each["number"], each["status"], each["is_open"]) for each in found] == [
