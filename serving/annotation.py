@@ -19,6 +19,7 @@ from serving.schemas import (
     OfferedPage,
     OfferedPages,
     RequestError,
+    RetryLaterError,
 )
 from stream.errors import ConfigError, ShelfwiseError
 from stream.schemas import topics
@@ -29,7 +30,6 @@ from trainer.annotation.files import PageRow, read_pages
 
 MAX_AHEAD_MS: Final = 86_400_000
 """Time by which the clock of a browser may be ahead, as that of other events."""
-RETRY_S: Final = 5
 _log = logging.getLogger(__name__)
 _Rows = Mapping[tuple[str, str], PageRow]
 
@@ -38,10 +38,8 @@ class NotOfferedError(ShelfwiseError):
     """A service without candidate pages."""
 
 
-class UnreadableError(ShelfwiseError):
+class UnreadableError(RetryLaterError):
     """A file of candidate pages that cannot be read now."""
-
-    retry_after_s = RETRY_S
 
 
 class AnnotationDesk:

@@ -6,12 +6,11 @@ Source: docs/serving.md, "Pages of experiments".
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
 
+from serving.schemas import RetryLaterError
 from stream.errors import ShelfwiseError, StoreError
 from stream.schemas.names import is_name
 
-RETRY_S: Final = 5
 _log = logging.getLogger(__name__)
 
 
@@ -19,10 +18,8 @@ class NoPageError(ShelfwiseError):
     """A key of which the database has no page."""
 
 
-class PagesUnavailableError(ShelfwiseError):
+class PagesUnavailableError(RetryLaterError):
     """A page that cannot be read now."""
-
-    retry_after_s = RETRY_S
 
 
 class ExperimentPages:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from stream.errors import SchemaError
+from stream.errors import SchemaError, ShelfwiseError
 from stream.schemas.annotation import Grade, Label, Seconds
 from stream.schemas.events import (
     MAX_ITEMS,
@@ -221,6 +221,14 @@ class RequestError(SchemaError):
     def __init__(self, problem: Problem) -> None:
         super().__init__("bad_request", f"{problem.field or 'body'}: {problem.error}")
         self.problem = problem
+
+
+class RetryLaterError(ShelfwiseError):
+    """A request that has no answer now; the caller sends it again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 def with_hashed_ids(request: RankRequest, key: bytes) -> RankRequest:

@@ -8,7 +8,6 @@ ShelfwiseError
 +- StoreError      the database is unreachable or refused
 |  +- FencedError  a stale writer was refused
 +- ArtifactError   a version is incomplete, damaged or foreign
-+- OverloadError   admission refused, or the deadline has passed
 """
 
 
@@ -55,7 +54,3 @@ class FencedError(StoreError):
 
 class ArtifactError(ShelfwiseError):
     """A version is incomplete, damaged or foreign: it stays invisible."""
-
-
-class OverloadError(ShelfwiseError):
-    """Admission refused, or the deadline has passed: incoming order, or a quick refusal."""

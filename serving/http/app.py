@@ -16,19 +16,18 @@ from litestar.exceptions import ClientException, HTTPException, InternalServerEx
 from litestar.params import FromPath
 
 from serving import metrics
-from serving.annotation import NotOfferedError, UnreadableError
-from serving.experiments import NoPageError, PagesUnavailableError
+from serving.annotation import NotOfferedError
+from serving.experiments import NoPageError
 from serving.http import annotation_page, edge, encodings, openapi
 from serving.http.encodings import TooLargeError, UnknownEncodingError
-from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError, UnacknowledgedError
+from serving.outbox.collector import OWN_FORMAT, BusyError, TooManyError
 from serving.outbox.stated import StatedError
 from serving.ranking.service import Service
-from serving.schemas import RequestError, decode, decode_grades
+from serving.schemas import RequestError, RetryLaterError, decode, decode_grades
 from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
-STARTING_RETRY_S = 1
-_JSON = "application/json"
+_STARTING_RETRY_S = 1
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
@@ -39,26 +38,20 @@ class IncompleteError(ShelfwiseError):
     """A request whose client left, or was disconnected, before its body was complete."""
 
 
-class StartingError(ShelfwiseError):
+class StartingError(RetryLaterError):
     """A rank request before the service is ready; an answer without a model would count in the client's arm."""
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the service is starting; see /readyz")
-        self.retry_after_s = retry_after_s
 
-
+# Of several kinds that an error is of, the first decides.
 _STATUSES: Mapping[type[ShelfwiseError], int] = {
     IncompleteError: 408,
     TooLargeError: 413,
     TooManyError: 413,
     UnknownEncodingError: 415,
     BusyError: 429,
-    UnacknowledgedError: 503,
-    StartingError: 503,
     NoPageError: 404,
-    PagesUnavailableError: 503,
     NotOfferedError: 404,
-    UnreadableError: 503,
+    RetryLaterError: 503,
 }
 
 
@@ -76,7 +69,7 @@ def create(service: Service) -> Litestar:
     @post(openapi.RANK, status_code=200, include_in_schema=False)
     async def rank(request: HttpRequest) -> Response[bytes]:
         if not service.is_ready:
-            raise StartingError(STARTING_RETRY_S)
+            raise StartingError("the service is starting; see /readyz", _STARTING_RETRY_S)
         asked = decode(await content_of(request))
         answer = await service.rank(asked, edge.arrival_of(request.scope))
         edge.note_arm(request.scope, answer.arm)
@@ -134,7 +127,7 @@ def create(service: Service) -> Litestar:
         status, problem = _refusal(error)
         service.metrics.refused.labels(str(status)).inc()
         answer = _json(_encode(problem), status)
-        if isinstance(error, BusyError | UnacknowledgedError | StartingError | PagesUnavailableError | UnreadableError):
+        if isinstance(error, RetryLaterError):
             answer.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, UnknownEncodingError):
             answer.headers["Accept-Encoding"] = encodings.ENCODINGS
@@ -185,7 +178,7 @@ def _refusal(error: Exception) -> tuple[int, Problem]:
 
 
 def _json(content: bytes, status: int = 200) -> Response[bytes]:
-    return Response(content, status_code=status, media_type=_JSON)
+    return Response(content, status_code=status, media_type=openapi.JSON)
 
 
 def _page(content: str) -> Response[bytes]:

@@ -25,7 +25,7 @@ from structlog.contextvars import bound_contextvars
 
 from serving.http.access import Access, Denial
 from serving.http.hosts import Hosts
-from serving.http.openapi import RANK
+from serving.http.openapi import JSON, RANK
 from serving.http.rate_limit import RateLimit
 from serving.ranking.service import Service
 from stream.schemas.problems import Problem
@@ -47,7 +47,7 @@ _ADMITTED: Final = "is_admitted"
 _ARM: Final = "shelfwise.arm"
 _REQUEST_ID: Final = b"x-request-id"
 _VALID_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_JSON: Final = b"application/json"
+_JSON: Final = JSON.encode()
 _DENIALS: Final = {
     denial.status: denial
     for denial in (

@@ -14,7 +14,8 @@ RANK, LIVE, READY, METRICS, OPENAPI = "/v1/rank", "/livez", "/readyz", "/metrics
 ANNOTATE, ANNOTATIONS = "/annotate", "/v1/annotations"
 EXPERIMENTS = "/experiments"
 EXPERIMENT = "/experiments/{key}"
-_JSON = "application/json"
+JSON = "application/json"
+"""Content type of bodies and answers."""
 # The empty alternative: without tokens in the settings everybody may call.
 _SECURITY: list[dict[str, list[str]]] = [{"token": []}, {}]
 _EVENTS_BODY = {
@@ -53,7 +54,7 @@ def document() -> dict[str, object]:
                     "operationId": "rank",
                     "summary": "Order the candidates of one query for one client.",
                     "security": _SECURITY,
-                    "requestBody": {"required": True, "content": {_JSON: {"schema": request}}},
+                    "requestBody": {"required": True, "content": {JSON: {"schema": request}}},
                     "responses": {
                         "200": _response("The ordered list; `fallback` is the reason for the incoming order.", answer),
                         "400": _response("The request is not valid; the field and its value are named.", problem),
@@ -79,7 +80,7 @@ def document() -> dict[str, object]:
                             "schema": {"type": "string", "enum": list(FORMATS), "default": OWN_FORMAT},
                         }
                     ],
-                    "requestBody": {"required": True, "content": {_JSON: {"schema": _EVENTS_BODY}}},
+                    "requestBody": {"required": True, "content": {JSON: {"schema": _EVENTS_BODY}}},
                     "responses": access
                     | {
                         "200": _response("A result per event; rejected events are dead letters.", collected),
@@ -113,7 +114,7 @@ def document() -> dict[str, object]:
                     "operationId": "grade",
                     "summary": "Post judgements; answered after the broker has acknowledged them.",
                     "security": _SECURITY,
-                    "requestBody": {"required": True, "content": {_JSON: {"schema": grades}}},
+                    "requestBody": {"required": True, "content": {JSON: {"schema": grades}}},
                     "responses": access
                     | unoffered
                     | {
@@ -207,4 +208,4 @@ def _get(name: str, summary: str, responses: dict[str, object]) -> dict[str, obj
 
 
 def _response(description: str, schema: object) -> dict[str, object]:
-    return {"description": description, "content": {_JSON: {"schema": schema}}}
+    return {"description": description, "content": {JSON: {"schema": schema}}}

@@ -23,10 +23,10 @@ import msgspec
 from serving.metrics import Metrics
 from serving.outbox import stated
 from serving.outbox.delivery import Delivery
-from serving.schemas import CollectAnswer, EventResult, RequestError
+from serving.schemas import CollectAnswer, EventResult, RequestError, RetryLaterError
 from stream.adapters import FORMATS, Options, adapt
 from stream.adapters.rejects import dead_letter_of, kept
-from stream.errors import BusError, OverloadError
+from stream.errors import ShelfwiseError
 from stream.schemas import topics
 from stream.schemas.problems import Problem, problem
 from stream.schemas.records import ProducerRecord
@@ -37,23 +37,15 @@ _MAX_TOGETHER = 4_000
 _payloads = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class BusyError(OverloadError):
-    """Refusal of a batch while too many events wait; the sender retries after `retry_after_s` seconds."""
-
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("too many events wait for the broker")
-        self.retry_after_s = retry_after_s
+class BusyError(RetryLaterError):
+    """Refusal of a batch while too many events wait for the broker."""
 
 
-class UnacknowledgedError(BusError):
-    """A batch that the broker did not acknowledge; the sender repeats it after `retry_after_s` seconds."""
-
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__("the broker did not acknowledge the events; send them again")
-        self.retry_after_s = retry_after_s
+class UnacknowledgedError(RetryLaterError):
+    """A batch that the broker did not acknowledge."""
 
 
-class TooManyError(OverloadError):
+class TooManyError(ShelfwiseError):
     """A batch with too many payloads."""
 
 
@@ -161,7 +153,8 @@ class Collector:
             answer = None
         if answer is None:
             self._count.labels("unacknowledged").inc(job.num_events)
-            raise UnacknowledgedError(max(1, math.ceil(self._delivery.wait_s)))
+            reason = "the broker did not acknowledge the events; send them again"
+            raise UnacknowledgedError(reason, self._retry_after_s())
         return answer
 
     def _offer(self, job: _Job) -> None:
@@ -172,8 +165,11 @@ class Collector:
                 self._jobs.append(job)
         if is_full:
             self._count.labels("busy").inc(job.num_events)
-            raise BusyError(max(1, math.ceil(self._delivery.wait_s)))
+            raise BusyError("too many events wait for the broker", self._retry_after_s())
         self._wake.set()
+
+    def _retry_after_s(self) -> int:
+        return max(1, math.ceil(self._delivery.wait_s))
 
     def _run(self) -> None:
         while not self._stop.is_set():
