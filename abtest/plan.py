@@ -3,19 +3,18 @@
 Source: docs/experiments.md.
 """
 
-import re
 from dataclasses import dataclass
 
 from abtest.metrics import METRICS
 from stream.errors import ConfigError
 from stream.join.settings import JoinSettings
+from stream.schemas.money import is_code
 from stream.schemas.times import DAY_S
 
 GOALS = ("ctr", "cvr", "gmv")
 MAX_LOOKS = 1_000
 """Looks of a plan: with more, equally spaced, the information would grow too little for the boundaries' integration."""
 _JOIN = JoinSettings()
-_CURRENCY = re.compile("[A-Z]{3}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,5 +90,5 @@ class Plan:
         ):
             if number < 0:
                 raise ConfigError(f"{field} = {number}: expected 0 or more")
-        if self.currency is not None and not _CURRENCY.fullmatch(self.currency):
+        if self.currency is not None and not is_code(self.currency):
             raise ConfigError(f"currency = '{self.currency}': expected three capital letters of ISO 4217")

@@ -32,11 +32,6 @@ class ClickLabel(Struct, frozen=True, array_like=True):
     first_offset: int = -1
     position: int = 0
 
-    @property
-    def joined_offset(self) -> int:
-        """Return the offset of the record that joined; a copy with an earlier time may have replaced its content."""
-        return self.offset if self.first_offset < 0 else self.first_offset
-
 
 class OrderLineLabel(Struct, frozen=True, array_like=True):
     """A purchased order line, or its cancellation or refund (then with a `refund_id`)."""
@@ -58,11 +53,6 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
     first_offset: int = -1
 
     @property
-    def joined_offset(self) -> int:
-        """Return the offset of the record that joined; a copy with an earlier time may have replaced its content."""
-        return self.offset if self.first_offset < 0 else self.first_offset
-
-    @property
     def identity(self) -> str:
         """Return the key under which copies of the line merge."""
         return line_identity(self.transaction_id, self.line_id, self.refund_id)
@@ -74,6 +64,11 @@ class OrderLineLabel(Struct, frozen=True, array_like=True):
 
 
 Label = ClickLabel | OrderLineLabel
+
+
+def joined_offset(label: Label) -> int:
+    """Return the offset of the record that joined; a copy with an earlier time may have replaced its content."""
+    return label.offset if label.first_offset < 0 else label.first_offset
 
 
 def line_identity(transaction_id: str, line_id: str, refund_id: str = "") -> str:
@@ -107,7 +102,7 @@ class Labels(Struct, array_like=True):
             if click is None:
                 self.clicks[label.event_id] = label
             elif result is MergeResult.REPLACED:
-                self.clicks[label.event_id] = replace(label, first_offset=click.joined_offset)
+                self.clicks[label.event_id] = replace(label, first_offset=joined_offset(click))
         else:
             identity = label.identity
             line = self.order_lines.get(identity)
@@ -115,7 +110,7 @@ class Labels(Struct, array_like=True):
             if line is None:
                 self.order_lines[identity] = label
             elif result is MergeResult.REPLACED:
-                self.order_lines[identity] = replace(label, first_offset=line.joined_offset)
+                self.order_lines[identity] = replace(label, first_offset=joined_offset(line))
         return result
 
     def union(self, other: "Labels") -> "Labels":
@@ -136,7 +131,7 @@ def empty() -> Labels:
 def _compare(known: Label | None, new: Label) -> MergeResult:
     if known is None:
         return MergeResult.ADDED
-    if known.joined_offset == new.offset:
+    if joined_offset(known) == new.offset:
         return MergeResult.REPEATED
     # After a crash, the copy that has replaced the content may be read again: its record may be lost.
     if known.offset == new.offset or (new.event_ts, new.event_id) < (known.event_ts, known.event_id):

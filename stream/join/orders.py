@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from stream.join import rows
 from stream.join.item_clicks import ItemClicks
-from stream.join.labels import MergeResult, OrderLineLabel, line_identity
+from stream.join.labels import MergeResult, OrderLineLabel, joined_offset, line_identity
 from stream.join.lists import Lists
 from stream.join.outcome_counters import OutcomeCounters
 from stream.join.output import MicroBatchOutput
@@ -262,8 +262,8 @@ class Orders:
             item=kept.item,
             event_ts=kept.event_ts,
             event_id=kept.event_id,
-            offset=kept.joined_offset,
-            line=known.line if known is not None and known.offset == kept.joined_offset else event.index,
+            offset=joined_offset(kept),
+            line=known.line if known is not None and known.offset == joined_offset(kept) else event.index,
             link=kept.link,
             expiry_ts=until_ts + self._slack_ms,
         )

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from stream.join import list_parts, rows, sessions
 from stream.join.clicks import click_deadline
 from stream.join.closed_sessions import ClosedSessions
-from stream.join.labels import Labels
+from stream.join.labels import Labels, joined_offset
 from stream.join.open_queries import OpenQueries, OpenQuery, Part
 from stream.join.orders import line_deadline
 from stream.join.positions import Positions
@@ -88,9 +88,9 @@ def _unit(waiting: WaitingEvent) -> _Unit:
 def _joined_units(labels: Labels | None) -> Iterator[_Unit]:
     """Yield the units that joined an open query, also those whose records a restart reads again."""
     for click in labels.clicks.values() if labels is not None else ():
-        yield (topics.CLICKS, click.joined_offset, "")
+        yield (topics.CLICKS, joined_offset(click), "")
     for line in labels.order_lines.values() if labels is not None else ():
-        yield (topics.CONVERSIONS, line.joined_offset, line.line_id)
+        yield (topics.CONVERSIONS, joined_offset(line), line.line_id)
 
 
 def restore_warm(warm: WarmTier, closed_sessions: ClosedSessions, expiry_ts: int) -> None:

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from stream.schemas import money
+
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 64 * 1024
 MAX_ITEMS = 200
@@ -33,7 +35,7 @@ ItemId = Annotated[str, Meta(min_length=1, max_length=256)]
 Timestamp = Annotated[int, Meta(ge=0, le=2**53)]
 Money = Annotated[int, Meta(ge=0, le=2**53)]
 # In a pattern, $ matches before a line break at the end, too.
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}(?!\n)$")]
+Currency = Annotated[str, Meta(pattern=rf"^{money.CODE}(?!\n)$")]
 Position = Annotated[int, Meta(ge=1, le=100_000)]
 PlacedAt = Annotated[int, Meta(ge=0, le=100_000)]
 """Position of an item of a part, as the page counts: from 1, or from 0."""

@@ -12,7 +12,8 @@ from stream.errors import SchemaError
 NO_CURRENCY = "XXX"
 """ISO 4217 code for "no currency involved": the currency of lists and orders whose source names none."""
 
-_CODE = re.compile("[A-Z]{3}")
+CODE = "[A-Z]{3}"
+"""Pattern of a code of ISO 4217."""
 
 DEFAULT_EXPONENT = 2
 EXPONENTS: Mapping[str, int] = {
@@ -30,6 +31,15 @@ EXPONENTS: Mapping[str, int] = {
 
 _MAX_DIGITS = 16
 _context = Context(prec=60, rounding=ROUND_HALF_EVEN)
+
+
+def is_code(text: str) -> bool:
+    """Return whether a text has the form of a code of ISO 4217.
+
+    >>> is_code("XXX"), is_code("eur")
+    (True, False)
+    """
+    return re.fullmatch(CODE, text) is not None
 
 
 def is_known(currency: str) -> bool:
@@ -50,7 +60,7 @@ def currency_code(text: str) -> str:
     Raises:
         ValueError: If the text is no code of ISO 4217, or the code for no currency.
     """
-    if not _CODE.fullmatch(text) or not is_known(text):
+    if not is_code(text) or not is_known(text):
         raise ValueError(f"'{text}': expected three capital letters of ISO 4217, such as EUR")
     return text
 
