@@ -6,7 +6,8 @@ from typing import Literal, Self
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from stream.broker.connection import Partition, by_pair, consumer, explain, partitions_of
+from stream.broker.connection import Partition, by_pair, consumer, explain
+from stream.broker.offsets import beginning_offsets
 from stream.broker.settings import Broker
 from stream.errors import BusError
 from stream.schemas.records import Record
@@ -79,6 +80,17 @@ class Reader:
         places = ", ".join(f"{topic}-{number} offset {at}" for (topic, number), at in self.positions().items())
         raise BusError(f"no record for {_MAX_EMPTY_POLLS * _POLL_MS // 1_000} s, expected more at {places}")
 
+    def read_to(self, ends: Mapping[Partition, int]) -> Iterator[Record]:
+        """Yield records until each partition has been read to its end, those of the last poll behind it too.
+
+        Raises:
+            BusError: As `polls`.
+        """
+        polls = self.polls()
+        # Positions decide, not the offsets of records: compaction and transaction markers leave holes.
+        while any(offset < ends[pair] for pair, offset in self.positions().items()):
+            yield from next(polls)
+
     def positions(self) -> dict[Partition, int]:
         """Return the offset of the next fetch of each assigned partition.
 
@@ -131,25 +143,11 @@ class Reader:
 
 
 def read_to_end(broker: Broker, name: str) -> Iterator[Record]:
-    """Yield every record of a topic up to the end offsets at the time of the call, in order per partition.
+    """Yield every record of a topic up to its end at the time of the first one, in order per partition.
 
     Raises:
-        BusError: If the topic does not exist, or the broker is unreachable or refused.
+        BusError: If the topic does not exist, or the broker is unreachable, refuses, or brings no record for a minute.
     """
-    opened = consumer(broker, max_poll_records=5_000)
-    try:
-        partitions = partitions_of(opened, broker, [name])
-        start, end = by_pair(opened.beginning_offsets(partitions)), by_pair(opened.end_offsets(partitions))
-        unread = {pair for pair, offset in start.items() if offset < end[pair]}
-        opened.assign([TopicPartition(*pair) for pair in unread])
-        for pair in unread:
-            opened.seek(TopicPartition(*pair), start[pair])
-        while unread:
-            for records in opened.poll(timeout_ms=_POLL_MS).values():
-                yield from (r for r in records if r.offset < end[r.topic, r.partition])
-            # Positions decide, not the offsets of records: compaction and transaction markers leave holes.
-            unread = {p for p in unread if opened.position(TopicPartition(*p)) < end[p]}
-    except KafkaError as error:
-        raise explain(error, broker, f"topic {name}") from error
-    finally:
-        opened.close()
+    with Reader(broker, beginning_offsets(broker, [name]), max_records=5_000) as reader:
+        ends = reader.ends()
+        yield from (record for record in reader.read_to(ends) if record.offset < ends[record.topic, record.partition])

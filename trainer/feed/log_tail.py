@@ -24,10 +24,7 @@ class LogTail:
         Raises:
             BusError: If the broker does not bring the topic's end.
         """
-        ends, polls = self._reader.ends(), self._reader.polls()
-        # Positions decide, not the offsets of records: a producer's transaction markers take offsets, too.
-        while any(offset < ends[pair] for pair, offset in self._reader.positions().items()):
-            yield from next(polls)
+        yield from self._reader.read_to(self._reader.ends())
 
     def close(self) -> None:
         """Close the connection."""
