@@ -102,7 +102,6 @@ class Reporter:
         self.name = name
         self._now_ms = now_ms
         self._clock = clock
-        self._started_ts = now_ms()
         self._due_s = clock()
         self._is_unavailable = False
 
@@ -121,7 +120,6 @@ class Reporter:
         self._due_s = now_s + _EARLY * REPORT_S
         report = Report(
             name=self.name,
-            started_ts=self._started_ts,
             seen_ts=self._now_ms(),
             ready=is_ready,
             map_sha256=map_sha256,

@@ -66,7 +66,6 @@ class Report(Struct, kw_only=True):
 
     Attributes:
         name: Host and port, and the number of the worker if there are several.
-        started_ts: Start of the process, epoch milliseconds.
         seen_ts: Time of the report.
         ready: Whether it answers requests.
         map_sha256: SHA-256 of the map in use.
@@ -75,7 +74,6 @@ class Report(Struct, kw_only=True):
     """
 
     name: str
-    started_ts: int
     seen_ts: int
     ready: bool
     map_sha256: str | None = None

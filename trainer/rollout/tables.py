@@ -14,7 +14,6 @@ servers = Table(
     metadata,
     # Host and port, and the number of the worker if there are several.
     Column("name", String(255), primary_key=True),
-    Column("started_ts", BigInteger, nullable=False),
     Column("seen_ts", BigInteger, nullable=False),
     Column("ready", Boolean, nullable=False),
     # SHA-256 of the map of versions and shares in use.

@@ -53,7 +53,7 @@ def trained(engine: Engine, *published: tuple[str, ...], metrics: Mapping[str, f
 def report(engine: Engine, state: str) -> None:
     """Let one server report version 3 in this state."""
     now_ms = epoch_ms()
-    row = {"name": "a:8080", "started_ts": now_ms, "seen_ts": now_ms, "ready": True, "counts": {}}
+    row = {"name": "a:8080", "seen_ts": now_ms, "ready": True, "counts": {}}
     with db.transaction(engine) as connection:
         connection.execute(insert(servers).values(**row, loaded={"prm": {"2": "ok", "3": state}}))
 

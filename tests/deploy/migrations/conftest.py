@@ -8,7 +8,7 @@ from sqlalchemy import Column, MetaData, String, Table, update
 from stream import db
 from tests.harness.stores import database_url
 
-HEAD = "0016"
+HEAD = "0017"
 """Revision that this program needs."""
 _versions = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 

@@ -141,7 +141,6 @@ def test_a_report_says_what_is_loaded_and_how_answers_went() -> None:
     assert to.written == [
         Report(
             name="a:8080",
-            started_ts=100_000,
             seen_ts=101_000,
             ready=True,
             map_sha256="a" * 64,

@@ -13,7 +13,6 @@ from trainer.rollout.tables import servers
 COUNTS = AnswerCounts(answered=3, scored=2, fallbacks={"late": 1}, bad=0, latency={"0.01": 2, "inf": 1})
 REPORT = Report(
     name="a:8080",
-    started_ts=1_000,
     seen_ts=5_000,
     ready=True,
     map_sha256="a" * 64,

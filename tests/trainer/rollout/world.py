@@ -71,7 +71,6 @@ class ServedLineage:
         states = {str(number): state for number, state in (loaded or {}).items()}
         row = {
             "name": name,
-            "started_ts": 0,
             "seen_ts": seen_ts,
             "ready": ready,
             "loaded": {lineage or self.name: states},
