@@ -188,6 +188,24 @@ def history_vectors(
     return np.array([_row(row) for row in found], dtype=np.float64).reshape(-1, len(COLUMNS))
 
 
+def session_sums(currency: str | None = None) -> dict[str, ColumnElement[Any]]:
+    """Return the sums over `session_facts` that need no order, by their names in `metrics.COLUMNS`.
+
+    Args:
+        currency: Currency whose amounts are added up; None adds all.
+    """
+    facts = session_facts.c
+    return {
+        "sessions": func.count(),
+        "items": func.sum(facts.n_items),
+        "clicks": func.sum(facts.clicks),
+        "clicked_gross_minor": func.sum(_in_currency(facts.currency, facts.gross_minor, currency)),
+        "fallbacks": func.count(facts.fallback),
+        "timed_sessions": func.count(facts.latency_us),
+        "latency_us": func.coalesce(func.sum(cast(facts.latency_us, Double)), 0.0),
+    }
+
+
 def _vectors(counted: Counted) -> Select[Any]:
     sums, clicked = _sums(counted.sessions(), counted.currency), _clicked_orders(counted.sessions())
     bought = _bought(counted.currency, counted.orders(), client=exposures.c.client_id)
@@ -233,7 +251,7 @@ def _columns(sums: Subquery, bought: Subquery, clicked: Subquery) -> tuple[Colum
         func.coalesce(bought.c.gross_minor, 0),
         func.coalesce(bought.c.refund_minor, 0),
         func.coalesce(clicked.c.orders, 0),
-        func.coalesce(sums.c.gross_minor, 0),
+        func.coalesce(sums.c.clicked_gross_minor, 0),
         func.coalesce(sums.c.fallbacks, 0),
         func.coalesce(sums.c.timed_sessions, 0),
         func.coalesce(sums.c.latency_us, 0),
@@ -284,13 +302,7 @@ def _sums(conditions: Iterable[ColumnElement[bool]], currency: str | None) -> Su
             facts.client_id,
             case((func.min(facts.arm) == func.max(facts.arm), 1), else_=2).label("num_arms"),
             func.min(facts.impression_ts).label("first_ts"),
-            func.count(facts.fallback).label("fallbacks"),
-            func.count(facts.latency_us).label("timed_sessions"),
-            func.sum(cast(facts.latency_us, Double)).label("latency_us"),
-            func.count().label("sessions"),
-            func.sum(facts.n_items).label("items"),
-            func.sum(facts.clicks).label("clicks"),
-            func.sum(_in_currency(facts.currency, facts.gross_minor, currency)).label("gross_minor"),
+            *(total.label(name) for name, total in session_sums(currency).items()),
         )
         .where(*conditions)
         .group_by(facts.client_id)

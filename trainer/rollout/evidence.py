@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Double, Engine, cast, func, or_, select
 
 from abtest import buckets
+from abtest.client_vectors import session_sums
 from abtest.metrics import COLUMNS
 from abtest.moments import Moments
 from abtest.tables import arms, epochs, experiments, session_facts
@@ -109,21 +110,12 @@ def _clients(connection: Connection, *conditions: ColumnElement[bool]) -> np.nda
 
     The facts of a slice hold the orders that the join attributed to a click, so these stand for all orders, too.
     """
-    own = session_facts.c
-    found = {
-        "sessions": func.count(),
-        "items": func.sum(own.n_items),
-        "clicks": func.sum(own.clicks),
-        "orders": func.sum(own.orders),
-        "gross_minor": func.sum(own.gross_minor),
-        "refund_minor": func.sum(own.refund_minor),
-        "net_minor": func.sum(own.gross_minor - own.refund_minor),
-        "clicked_orders": func.sum(own.orders),
-        "clicked_gross_minor": func.sum(own.gross_minor),
-        "fallbacks": func.count(own.fallback),
-        "timed_sessions": func.count(own.latency_us),
-        "latency_us": func.coalesce(func.sum(own.latency_us), 0),
-    }
+    own, found = session_facts.c, session_sums()
+    # As floats, since SQLite refuses sums of integers above 2^63.
+    orders, refunded = func.sum(own.orders), func.sum(cast(own.refund_minor, Double))
+    gross = found["clicked_gross_minor"]
+    found |= {"orders": orders, "clicked_orders": orders}
+    found |= {"gross_minor": gross, "refund_minor": refunded, "net_minor": gross - refunded}
     sums = select(*(found[name] for name in COLUMNS)).where(*conditions).group_by(own.client_id).order_by(own.client_id)
     rows = [tuple(float(number) for number in row) for row in connection.execute(sums)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(COLUMNS))
