@@ -91,12 +91,8 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
 def _gradient(part: Moments, quotient: Quotient) -> NDArray[np.float64]:
     """Return the derivative of the value by the mean of each column."""
     gradient_K = np.zeros(len(part.mean))
-    if quotient.denominator is None:
-        gradient_K[quotient.numerator] = 1.0
-        return gradient_K
-    below = float(part.mean[quotient.denominator])
-    gradient_K[quotient.numerator] = 1.0 / below
-    gradient_K[quotient.denominator] -= float(part.mean[quotient.numerator]) / below / below
+    for column, derivative in quotient.gradient(part):
+        gradient_K[column] += derivative
     return gradient_K
 
 

@@ -6,8 +6,10 @@ Source: docs/experiments.md; Deng, Knoblich, Lu 2018 (delta method).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,6 +52,26 @@ class Quotient:
     numerator: int
     denominator: int | None = None
 
+    @classmethod
+    def of(cls, columns: Sequence[str], numerator: str, denominator: str | None) -> Self:
+        """Return the quotient of two columns by their names."""
+        return cls(columns.index(numerator), None if denominator is None else columns.index(denominator))
+
+    def value(self, moments: Moments) -> float | None:
+        """Return the mean or the ratio; None if the denominator is zero."""
+        above = moments.mean.item(self.numerator)
+        if self.denominator is None:
+            return above
+        below = moments.mean.item(self.denominator)
+        return above / below if below != 0.0 else None
+
+    def gradient(self, moments: Moments) -> tuple[tuple[int, float], ...]:
+        """Return each column with the derivative of the value by its mean; the denominator is not zero."""
+        if self.denominator is None:
+            return ((self.numerator, 1.0),)
+        above, below = moments.mean.item(self.numerator), moments.mean.item(self.denominator)
+        return (self.numerator, 1.0 / below), (self.denominator, -above / below / below)
+
 
 def columns_of(metric: Metric) -> Quotient:
     """Return the columns of an experiment metric."""
@@ -58,7 +80,7 @@ def columns_of(metric: Metric) -> Quotient:
 
 @cache
 def _quotient(numerator: str, denominator: str | None) -> Quotient:
-    return Quotient(COLUMNS.index(numerator), None if denominator is None else COLUMNS.index(denominator))
+    return Quotient.of(COLUMNS, numerator, denominator)
 
 
 def estimate(metric: Metric, moments: Moments) -> Estimate:
@@ -67,35 +89,14 @@ def estimate(metric: Metric, moments: Moments) -> Estimate:
 
 
 def of_quotient(quotient: Quotient, moments: Moments) -> Estimate:
-    """Return the mean or the ratio of columns."""
-    if quotient.denominator is None:
-        return mean(moments, quotient.numerator)
-    return ratio(moments, quotient.numerator, quotient.denominator)
-
-
-def mean(moments: Moments, column: int) -> Estimate:
-    """Return the mean of a column over clients."""
-    if moments.n == 0:
-        return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    spread, reason = moments.spread((column, 1.0))
-    if reason is not None:
-        return Estimate(n=moments.n, value=None, variance=None, reason=reason)
-    value = moments.mean.item(column)
-    if moments.n == 1:
-        return Estimate(n=1, value=value, variance=None, reason="one_client")
-    return Estimate(n=moments.n, value=value, variance=spread / (moments.n - 1) / moments.n)
-
-
-def ratio(moments: Moments, numerator: int, denominator: int) -> Estimate:
-    """Return the ratio of two columns' sums, its variance by the delta method."""
+    """Return the mean or the ratio of columns; the variance of a ratio is that of the delta method."""
     n = moments.n
     if n == 0:
         return Estimate(n=0, value=None, variance=None, reason="no_clients")
-    below = moments.mean.item(denominator)
-    if below == 0.0:
+    value = quotient.value(moments)
+    if value is None:
         return Estimate(n=n, value=None, variance=None, reason="zero_denominator")
-    value = moments.mean.item(numerator) / below
-    spread, reason = moments.spread((numerator, 1.0 / below), (denominator, -value / below))
+    spread, reason = moments.spread(*quotient.gradient(moments))
     if reason is not None:
         return Estimate(n=n, value=None, variance=None, reason=reason)
     if n == 1:

@@ -128,14 +128,10 @@ def _strata_weights(found: ClientSums, plan: FramePlan) -> dict[int, float] | No
 
 
 def _results(plan: FramePlan, sums: ClientSums, weights: Mapping[int, float] | None) -> list[FrameResult]:
-    columns, moments = plan.columns, sums.moments
-
-    def quotient(above: str, below: str | None) -> Quotient:
-        return Quotient(columns.index(above), None if below is None else columns.index(below))
-
+    moments = sums.moments
     control = moments[plan.control]
     keys = [(metric, arm) for metric in plan.metrics for arm in moments if arm != plan.control]
-    quotients = [quotient(metric.numerator, metric.denominator) for metric, _ in keys]
+    quotients = [Quotient.of(plan.columns, metric.numerator, metric.denominator) for metric, _ in keys]
     pairs = [
         _pair(sums, plan.control, arm, now, weights, is_money=metric.is_money)
         for (metric, arm), now in zip(keys, quotients, strict=True)
@@ -146,7 +142,7 @@ def _results(plan: FramePlan, sums: ClientSums, weights: Mapping[int, float] | N
     for (metric, arm), now, (base, found), lift in zip(keys, quotients, pairs, lifts, strict=True):
         tested, variance_ratio, covariance = lift, None, None
         if metric.before is not None and not (metric.is_money and are_unequal(base.n, found.n)):
-            before = quotient(metric.before, metric.before_denominator)
+            before = Quotient.of(plan.columns, metric.before, metric.before_denominator)
             sides = [_moments(sums, name, weights) for name in (plan.control, arm)]
             adjusted = cuped.compare(sides[0], sides[1], now, before, plan.alpha)
             if adjusted is not None:

@@ -6,10 +6,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from abtest import estimates, inference
-from abtest.estimates import Estimate, estimate, mean, pair, ratio
+from abtest.estimates import Estimate, estimate, pair
 from abtest.metrics import COLUMNS, METRICS
 from abtest.moments import Moments
 from abtest.monitoring import monitored
+from tests.abtest.quotients import mean, ratio
 
 
 def test_a_metric_is_the_mean_or_the_ratio_of_its_columns() -> None:

@@ -4,12 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from abtest import cuped, estimates, inference, multiplicity
+from abtest import cuped, inference, multiplicity
 from abtest.estimates import Quotient
 from abtest.frames import FramePlan, MetricPlan, analyze
 from abtest.moments import Moments
 from abtest.monitoring import monitored
 from stream.errors import ConfigError
+from tests.abtest import quotients
 
 PLAN = FramePlan(
     client="who",
@@ -56,7 +57,7 @@ def test_rows_are_added_up_by_client() -> None:
     assert gmv.lift.p_fixed == pytest.approx(expected.lift.p_fixed)
     assert (gmv.value, gmv.control_value) == pytest.approx((arm.mean[0], control.mean[0]))
     assert gmv.variance_ratio == pytest.approx(expected.variance_ratio)
-    plain = inference.compare(estimates.ratio(control, 1, 2), estimates.ratio(arm, 1, 2))
+    plain = inference.compare(quotients.ratio(control, 1, 2), quotients.ratio(arm, 1, 2))
     assert (cvr.lift.lift, cvr.lift.lo, cvr.lift.hi) == pytest.approx((plain.lift, plain.lo, plain.hi))
     assert (cvr.variance_ratio, visits.p_adj) == (None, None)
     assert [gmv.p_adj, cvr.p_adj] == pytest.approx(
@@ -157,7 +158,7 @@ def test_a_confidence_sequence_is_that_of_reports_at_the_level_of_an_arm() -> No
     control, treated = (
         Moments.of(sums.filter(pl.col("arm") == name).select("money", "earlier").to_numpy() * 1.0) for name in "ab"
     )
-    base, arm = (estimates.mean(part, 0) for part in (control, treated))
+    base, arm = (quotients.mean(part, 0) for part in (control, treated))
     expected = monitored(base, arm, inference.compare(base, arm), alpha=0.025, tightest=400)
     assert (plain.arm, other.arm) == ("b", "c")
     assert (plain.lift.cs_lo, plain.lift.cs_hi, plain.lift.cs_p) == pytest.approx(

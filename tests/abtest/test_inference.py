@@ -18,6 +18,7 @@ from abtest.estimates import Estimate
 from abtest.inference import Lift, compare
 from abtest.moments import Moments
 from abtest.srm import sample_ratio
+from tests.abtest import quotients
 
 HILLSTROM_SHA256 = "ff9e59285e9dc3f5"
 
@@ -39,7 +40,7 @@ def test_the_example_of_the_specification() -> None:
 def test_welch_equals_statsmodels_on_raw_arrays(mean: float) -> None:
     random = np.random.default_rng(5)
     x, y = random.normal(mean, 1, 40), random.normal(mean + 0.5, 3, 25)
-    found = compare(estimates.mean(Moments.of(x[:, None]), 0), estimates.mean(Moments.of(y[:, None]), 0))
+    found = compare(quotients.mean(Moments.of(x[:, None]), 0), quotients.mean(Moments.of(y[:, None]), 0))
     t, p, df = CompareMeans(DescrStatsW(y), DescrStatsW(x)).ttest_ind(usevar="unequal")
     assert found.diff is not None
     assert found.se is not None
@@ -102,7 +103,7 @@ def test_tiny_p_does_not_become_zero() -> None:
     ],
 )
 def test_undefined_is_none_with_a_reason(control: np.ndarray, arm: np.ndarray, reason: str) -> None:
-    base, other = (estimates.ratio(Moments.of(x.astype(float)), 0, 1) for x in (control, arm))
+    base, other = (quotients.ratio(Moments.of(x.astype(float)), 0, 1) for x in (control, arm))
     found = compare(base, other)
     assert found.reason == reason
     assert (found.lo, found.hi, found.set_kind) == (None, None, None)
@@ -123,7 +124,7 @@ def test_many_comparisons_are_those_of_one_at_a_time_and_of_scipy() -> None:
     pairs = [
         (estimate(control), estimate(arm))
         for control, arm in zip(controls, treated, strict=True)
-        for estimate in (partial(estimates.mean, column=0), partial(estimates.ratio, numerator=1, denominator=2))
+        for estimate in (partial(quotients.mean, column=0), partial(quotients.ratio, numerator=1, denominator=2))
     ]
     found = inference.compare_all(pairs)
     assert found == [compare(control, arm) for control, arm in pairs]
@@ -166,7 +167,7 @@ def test_clients_as_units_hold_the_level_where_impressions_do_not() -> None:
         items = random.poisson(35, 2 * num_clients) + 1
         clicks = random.binomial(items, random.beta(1, 9, 2 * num_clients))
         halves = [np.column_stack([clicks, items])[start::2].astype(float) for start in (0, 1)]
-        base, other = (estimates.ratio(Moments.of(half), 0, 1) for half in halves)
+        base, other = (quotients.ratio(Moments.of(half), 0, 1) for half in halves)
         p = compare(base, other).p_fixed
         assert p is not None
         rejected["client"] += p < 0.05
@@ -196,7 +197,7 @@ def hillstrom() -> dict[str, np.ndarray]:
 )
 def test_hillstrom(segment: str, lift: float, p: float, lo: float, hi: float) -> None:
     spend = hillstrom()
-    base, arm = (estimates.mean(Moments.of(spend[name][:, None]), 0) for name in ("No E-Mail", segment))
+    base, arm = (quotients.mean(Moments.of(spend[name][:, None]), 0) for name in ("No E-Mail", segment))
     found = compare(base, arm)
     assert found.lift == pytest.approx(lift, abs=5e-4)
     assert found.p_fixed == pytest.approx(p, rel=5e-3)
@@ -218,12 +219,12 @@ IMPOSSIBLE = [
     (Moments(n=9, mean=np.array([1.0, 2.0]), comoment=np.diag([math.inf, 1.0])), "not_finite"),
     (Moments.of(np.array([[1e200, 1.0], [-1e200, 2.0]])), "not_finite"),
 ]
-CTR = partial(estimates.ratio, numerator=0, denominator=1)
+CTR = partial(quotients.ratio, numerator=0, denominator=1)
 FINE = Moments.of(np.array([[1.0, 2.0], [2.0, 3.0], [4.0, 3.0]]))
 
 
 @pytest.mark.parametrize(("impossible", "reason"), IMPOSSIBLE)
-@pytest.mark.parametrize("estimate", [partial(estimates.mean, column=0), CTR])
+@pytest.mark.parametrize("estimate", [partial(quotients.mean, column=0), CTR])
 def test_impossible_moments_have_no_number(
     estimate: Callable[[Moments], Estimate], impossible: Moments, reason: str
 ) -> None:
@@ -234,7 +235,7 @@ def test_impossible_moments_have_no_number(
 
 
 def test_columns_that_vary_together_more_than_each_of_them_have_no_ratio() -> None:
-    found = estimates.ratio(Moments(n=9, mean=np.ones(2), comoment=np.array([[1.0, 2.0], [2.0, 1.0]])), 0, 1)
+    found = quotients.ratio(Moments(n=9, mean=np.ones(2), comoment=np.array([[1.0, 2.0], [2.0, 1.0]])), 0, 1)
     assert (found.value, found.reason) == (None, "impossible_moments")
 
 
@@ -244,13 +245,13 @@ def test_a_variance_that_rounding_made_is_zero(level: float) -> None:
     x = np.full(1_001, level)
     cancelled = Moments(n=1_001, mean=np.array([level]), comoment=np.array([[-1e-15 * (x**2).sum()]]))
     merged = Moments.of(x[:3, None]) + Moments.of(x[3:40, None]) + Moments.of(x[40:, None])
-    assert [estimates.mean(part, 0).variance for part in (cancelled, merged)] == [0.0, 0.0]
+    assert [quotients.mean(part, 0).variance for part in (cancelled, merged)] == [0.0, 0.0]
 
 
 def test_a_ratio_that_is_the_same_for_all_clients_has_no_variance_and_no_test() -> None:
     """Rounding alone must not make 10 % and 20 % of all clients certainly different, or certainly the same."""
     items = np.random.default_rng(2).poisson(20, 700) + 1.0
-    base, arm = (estimates.ratio(Moments.of(np.column_stack([share * items, items])), 0, 1) for share in (0.1, 0.2))
+    base, arm = (quotients.ratio(Moments.of(np.column_stack([share * items, items])), 0, 1) for share in (0.1, 0.2))
     found = compare(base, arm)
     assert (found.p_fixed, found.lo, found.reason) == (None, None, "zero_variance")
     assert found.lift == pytest.approx(1.0)
