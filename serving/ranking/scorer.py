@@ -74,8 +74,7 @@ class VersionScorer:
         self.runtime: Runtime = runtime
         self._count = count
         self._slots = SlotCache(version.id_maps)
-        self._forward = _forward(version, runtime)
-        self._golden = _golden(version, runtime, self._forward)
+        self._forward, self._golden = _passes(version, runtime)
 
     def score(self, example: Examples) -> Sequence[float]:
         """Return the logits of the example's candidates."""
@@ -213,24 +212,19 @@ class Loader:
         return scorer
 
 
-def _forward(version: artifact.LoadedVersion, runtime: Runtime) -> Forward:
+def _passes(version: artifact.LoadedVersion, runtime: Runtime) -> tuple[Forward, Forward]:
+    """Return the forward pass of a version, and that whose scores its golden set has."""
     # Each runtime takes memory and time to import, and a process uses one.
     if runtime in {"onnx", _INT8}:
         from trainer.versions.graph import Graph
 
-        graph = version.int8_graph if runtime == _INT8 else version.graph
-        if graph is None:
+        stored = version.int8_graph if runtime == _INT8 else version.graph
+        if stored is None:
             kind = "int8 graph" if runtime == _INT8 else "graph, which serving.runtime = onnx needs"
             raise ArtifactError(f"{version.sha256}: it has no {kind}")
-        return Graph(graph, version.weights).scores
+        graph = Graph(stored, version.weights)
+        return graph.scores, graph.golden
     from serving.ranking import torch_runtime
 
-    return torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)
-
-
-def _golden(version: artifact.LoadedVersion, runtime: Runtime, forward: Forward) -> Forward:
-    if runtime in {"onnx", _INT8}:
-        return forward
-    from serving.ranking import torch_runtime
-
-    return torch_runtime.golden(version, forward)
+    forward = torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)
+    return forward, torch_runtime.golden(version, forward)

@@ -33,8 +33,9 @@ from tests.bench.report import commit, hardware
 from tests.serving.live import wait_ready
 from tests.serving.process import free_port, process
 from tests.serving.world import World, body, items
+from trainer.models import MODELS
 from trainer.versions.int8 import Limits
-from trainer.versions.onnx_export import NOT_EXPORTABLE
+from trainer.versions.onnx_export import reason_against
 
 _LOADS = (0.5, 1.0, 2.0, 5.0)
 _NUM_CLIENTS = 500
@@ -292,7 +293,8 @@ def main() -> int:
     for name in options.models:
         model, _, profile = name.partition(":")
         # A model without a graph runs in torch alone.
-        for runtime in [one for one in options.runtimes if model not in NOT_EXPORTABLE or "onnx" not in one]:
+        has_graph = reason_against(model, MODELS[model].profiles[profile]) is None
+        for runtime in [one for one in options.runtimes if has_graph or "onnx" not in one]:
             figures = measure(model, profile, runtime, options.seconds, options.rounds, settings)
             found[f"{model}, {profile}", runtime] = figures
     Path(options.out).write_text(markdown(found, options.seconds, settings))

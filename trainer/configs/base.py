@@ -8,6 +8,8 @@ from typing import Literal
 
 Modality = Literal["image", "text"]
 MODALITIES: tuple[Modality, ...] = ("image", "text")
+PLACE_STEP = 1e-4
+"""Difference between the scores of two places of a chosen order, so that items of equal relevance keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,21 @@ class PierConfig(ModelConfig):
         return ArmmtConfig(**{**shared, **own})
 
 
+LIKELIHOOD_DECIMALS = 9
+"""Decimals of the logarithms by which likelihoods of orders are compared: what lies behind them is rounding."""
 _MAX_PERMUTED = 6
+_PAGE_TWELFTHS = (6, 6, 4, 4, 3)
+
+
+def page_twelfths(num: int) -> list[int]:
+    """Return the weights of a client's clicked pages, the newest first, in twelfths: 1/2, 1/2, 1/3, 1/3, 1/4.
+
+    Later pages have the last weight. Whole numbers add up to the same distance in every runtime.
+
+    Source: Shi et al. 2023, section 3.3.
+    """
+    return [_PAGE_TWELFTHS[min(page, len(_PAGE_TWELFTHS) - 1)] for page in range(num)]
+
 
 PROFILES: Mapping[str, PierConfig] = {
     "tiny": PierConfig(

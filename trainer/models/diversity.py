@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.configs.base import Modality
+from trainer.configs.base import PLACE_STEP, Modality
 from trainer.configs.diversity import DiversityConfig
 from trainer.models.batch import Outputs, TensorBatch
 from trainer.models.blocks import Dropout, dropper, item_scores, wide, zero_unless
 from trainer.models.din import Tower
 from trainer.models.inputs import InputLayer, VectorReader
-
-_STEP = 1e-4
-"""What a score falls by per place, so that items of equal relevance keep the greedy order."""
 
 
 class Diversity(InputLayer, ABC):
@@ -108,4 +105,4 @@ def places(gain: Gain, similarity: Tensor, mask: Tensor) -> Tensor:
 def by_place(relevance: Tensor, place: Tensor, mask: Tensor) -> Tensor:
     """Return scores that fall with the place, of the size of the relevance at that place; 0 at padding."""
     in_order = torch.where(mask, relevance, -torch.inf).sort(dim=1, descending=True).values
-    return torch.where(mask, in_order.gather(1, place) - _STEP * place, 0.0)
+    return torch.where(mask, in_order.gather(1, place) - PLACE_STEP * place, 0.0)

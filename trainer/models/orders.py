@@ -12,6 +12,8 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from trainer.configs.pier import LIKELIHOOD_DECIMALS
+
 _PADDING = -1e9
 """Score of padding: finite, and lower for later places, so that it fills a short list in order."""
 
@@ -45,7 +47,7 @@ def beam_search(logit: Tensor, mask: Tensor, *, places: int, beams: int, extensi
         logit: Scores in the order of the first pass.
         mask: Which of them are real: the first ones.
         places: s, places to fill, at most n.
-        beams: Orders that are kept.
+        beams: Orders that are kept; of equally likely ones, the first.
         extensions: Items that extend an order.
 
     Shapes: (B, n); result (B, at most beams, places), int64, likeliest first.
@@ -58,16 +60,18 @@ def beam_search(logit: Tensor, mask: Tensor, *, places: int, beams: int, extensi
     path = torch.zeros((lists, 1, 0), dtype=torch.int64, device=logit.device)
     for filled in range(places):
         free = torch.where(taken, -torch.inf, score[:, None, :])
-        best = free.topk(min(extensions, n - filled), dim=2)
-        chance = best.values - torch.logsumexp(free, dim=2, keepdim=True)
+        # Items stand by falling score, so the best free ones are the first free ones.
+        best = taken.to(torch.int8).argsort(dim=2, stable=True)[..., : min(extensions, n - filled)]
+        chance = free.gather(2, best) - torch.logsumexp(free, dim=2, keepdim=True)
         # Padding takes its own place and no other, at no cost.
-        is_real = best.indices < mask.sum(dim=1)[:, None, None]
-        chance = torch.where(is_real, chance, torch.where(best.indices == filled, 0.0, -torch.inf))
+        is_real = best < mask.sum(dim=1)[:, None, None]
+        chance = torch.where(is_real, chance, torch.where(best == filled, 0.0, -torch.inf))
         extended = (total[..., None] + chance).flatten(1)
-        chosen = extended.topk(min(beams, extended.shape[1]), dim=1)
-        parent = chosen.indices // best.indices.shape[2]
-        place = best.indices.flatten(1).gather(1, chosen.indices)
-        total = chosen.values
+        # Of orders that are equally likely but for rounding the first ones stay, in every runtime.
+        chosen = extended.round(decimals=LIKELIHOOD_DECIMALS).argsort(dim=1, descending=True, stable=True)[:, :beams]
+        total = extended.gather(1, chosen)
+        parent = chosen // best.shape[2]
+        place = best.flatten(1).gather(1, chosen)
         path = torch.cat([path.gather(1, parent[..., None].expand(-1, -1, filled)), place[..., None]], dim=2)
         taken = taken.gather(1, parent[..., None].expand(-1, -1, n)) | (every == place[..., None])
     return path

@@ -7,8 +7,7 @@ weighted Hamming distance.
 import torch
 from torch import Tensor
 
-_WEIGHTS = (1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 4)
-"""Weights of the pages' distances, the newest page first; later pages have the last one."""
+from trainer.configs.pier import page_twelfths
 
 
 def hyperplanes(width: int, bits: int) -> Tensor:
@@ -27,6 +26,5 @@ def distances(orders: Tensor, pages: Tensor, is_page: Tensor, planes: Tensor) ->
     normals = planes.to(orders.device, orders.dtype)
     of_orders, of_pages = torch.matmul(orders, normals) > 0, torch.matmul(pages, normals) > 0
     differing = (of_orders[:, :, None, :] != of_pages[:, None, :, :]).sum(dim=3)
-    num = pages.shape[1]
-    weights = torch.tensor([_WEIGHTS[min(page, len(_WEIGHTS) - 1)] for page in range(num)], device=orders.device)
-    return (differing * torch.where(is_page, weights, 0.0)[:, None, :]).sum(dim=2)
+    weights = torch.tensor(page_twelfths(pages.shape[1]), device=orders.device)
+    return (differing * torch.where(is_page, weights, 0)[:, None, :]).sum(dim=2) / 12

@@ -14,7 +14,18 @@ from trainer.configs.pier import PierConfig
 from trainer.features.collate import MODEL_INPUTS, TABLES
 from trainer.models.armmt import Armmt
 from trainer.models.batch import Outputs, Page, TensorBatch
-from trainer.models.blocks import Drop, Dropout, Embedding, Mlp, dropper, item_scores, masked_softmax, wide, zero_unless
+from trainer.models.blocks import (
+    Drop,
+    Dropout,
+    Embedding,
+    Mlp,
+    dropper,
+    item_scores,
+    keep,
+    masked_softmax,
+    wide,
+    zero_unless,
+)
 from trainer.models.din import Tower
 from trainer.models.diversity import by_place
 from trainer.models.inputs import IdTables, InputLayer, Inputs, VectorReader, num_width
@@ -188,12 +199,8 @@ class Pier(InputLayer):
                 contrast of the candidates, are `page` then.
         """
         drop = dropper(dropout)
-        inputs = self.read(batch)
-        mask = inputs.mask
-        vectors = [reader(batch).cand for reader in self.vectors.values()]
-        hidden = self.tower(inputs, vectors, drop)
-        first = item_scores(self.tower.logit(hidden), mask)
-        known = self._context(inputs, hidden, vectors, batch)
+        first, hidden, known = self.first(batch, drop)
+        mask = known.mask
         with torch.no_grad():
             order = first_pass(wide(first), mask)
             near, far = self._candidates(wide(first), order, known)
@@ -208,6 +215,14 @@ class Pier(InputLayer):
         pcvr = None if self.pcvr is None else item_scores(self.pcvr(hidden), mask)
         page = None if shown is None else self._page(known, shown, near, far, drop)
         return Outputs(logit, None, pcvr, {}, first, page=page, golden=torch.where(mask, golden, 0.0))
+
+    def first(self, batch: TensorBatch, drop: Drop = keep) -> tuple[Tensor, Tensor, Context]:
+        """Return the scores [B,n] and the last layer [B,n,w] of the first pass, and the inputs of the evaluator."""
+        inputs = self.read(batch)
+        vectors = [reader(batch).cand for reader in self.vectors.values()]
+        hidden = self.tower(inputs, vectors, drop)
+        scores = item_scores(self.tower.logit(hidden), inputs.mask)
+        return scores, hidden, self._context(inputs, hidden, vectors, batch)
 
     def _context(self, inputs: Inputs, hidden: Tensor, vectors: list[Tensor], batch: TensorBatch) -> Context:
         d = self._config.d

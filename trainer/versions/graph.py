@@ -3,34 +3,39 @@
 Source: ONNX Runtime, "Python API"; docs/training.md, "Graphs".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime import OrtValue
 
 from stream.errors import ArtifactError
-from trainer.features.collate import MODEL_INPUTS, Batch
+from trainer.features.collate import Batch
+from trainer.versions.onnx_session import Session, value_of
+from trainer.versions.page_graph import FIRST_PASS, Pages, StoredPages
 
 GRAPH_TOLERANCE: Final = 1e-5
 """Difference between scores of a graph and of torch, as a root mean square, in units of that of the scores or of 1."""
 
-_OUTPUT: Final = "logit"
+LOGIT: Final = "logit"
+"""Output of a graph that scores the list by itself."""
 
 
 class StoredGraph(msgspec.Struct, frozen=True, array_like=True):
     """A graph as it stands in a version.
 
     Attributes:
-        dense: Names of the dense weights that the logits need, whose values are not in the model; none if the model
+        dense: Names of the dense weights that the outputs need, whose values are not in the model; none if the model
             holds int8 weights of its own.
         model: The serialized ONNX model.
+        pages: The evaluator of pages, of a model that chooses pages; the graph is its first pass then.
     """
 
     dense: list[str]
     model: bytes
+    pages: StoredPages | None = None
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -53,20 +58,13 @@ class Graph:
         Raises:
             ArtifactError: If the graph is damaged, or the weights are not those of its model.
         """
-        values = {name: ort.OrtValue.ortvalue_from_numpy(_contiguous(own)) for name, own in weights.items()}
-        options = ort.SessionOptions()
-        # The arena takes more than lists of 30 need, and saves no time that can be measured.
-        options.enable_cpu_mem_arena = False
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        values = {name: value_of(own) for name, own in weights.items()}
         try:
             stored = decode(graph)
-            options.add_external_initializers(stored.dense, [values[name] for name in stored.dense])
-            self._session = ort.InferenceSession(stored.model, options, providers=["CPUExecutionProvider"])
-            names = [each.name for each in self._session.get_inputs()]
-            self._tables = {name: values[name] for name in names if name not in MODEL_INPUTS}
+            self._session = Session(stored.dense, stored.model, values)
+            self._pages = None if stored.pages is None else Pages(stored.pages, values)
         except Exception as error:
             raise ArtifactError(f"the weights are not those of its graph: {error!r:.200}") from error
-        self._fields = [name for name in names if name in MODEL_INPUTS]
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits [B,n] of a batch, 0 at padding; its lists are scored one by one.
@@ -74,23 +72,41 @@ class Graph:
         Raises:
             RuntimeError: If the runtime cannot score it.
         """
-        mask = batch.cand_mask
-        if len(mask) == 1 and mask.all():
-            return self._of_list(batch)
-        found = np.zeros(mask.shape, np.float32)
-        for number, n in enumerate(mask.sum(axis=1).tolist()):
-            if n:
-                found[number, :n] = self._of_list(_one_list(batch, number, n))[0]
+        return _of_each_list(batch, self._scores)
+
+    def golden(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the scores [B,n] that a golden set has, as `trainer.models.golden_scores`.
+
+        Raises:
+            RuntimeError: If the runtime cannot score it.
+        """
+        return _of_each_list(batch, self._golden)
+
+    def _scores(self, batch: Batch) -> NDArray[np.float32]:
+        if self._pages is not None:
+            return self._pages.scores(self._run(FIRST_PASS, batch))
+        found: NDArray[np.float32] = self._run([LOGIT], batch)[LOGIT].numpy()
         return found
 
-    def _of_list(self, batch: Batch) -> NDArray[np.float32]:
-        fields = {name: ort.OrtValue.ortvalue_from_numpy(_contiguous(getattr(batch, name))) for name in self._fields}
-        try:
-            (logit,) = self._session.run_with_ort_values([_OUTPUT], {**fields, **self._tables})
-        except Exception as error:
-            raise RuntimeError(f"ONNX Runtime: {error}") from error
-        found: NDArray[np.float32] = logit.numpy()
-        return found
+    def _golden(self, batch: Batch) -> NDArray[np.float32]:
+        if self._pages is None:
+            return self._scores(batch)
+        return self._pages.golden(self._run(FIRST_PASS, batch), batch)
+
+    def _run(self, outputs: Sequence[str], batch: Batch) -> dict[str, OrtValue]:
+        fields = {name: value_of(getattr(batch, name)) for name in self._session.inputs}
+        return dict(zip(outputs, self._session.run(outputs, fields), strict=True))
+
+
+def _of_each_list(batch: Batch, score: Callable[[Batch], NDArray[np.float32]]) -> NDArray[np.float32]:
+    mask = batch.cand_mask
+    if len(mask) == 1 and mask.all():
+        return score(batch)
+    found = np.zeros(mask.shape, np.float32)
+    for number, n in enumerate(mask.sum(axis=1).tolist()):
+        if n:
+            found[number, :n] = score(_one_list(batch, number, n))[0]
+    return found
 
 
 def _one_list(batch: Batch, number: int, n: int) -> Batch:
@@ -115,7 +131,3 @@ def check(found: NDArray[np.float32], expected: NDArray[np.float32], mask: NDArr
             f"scores of the graph differ by {distance:.1e} from those of torch, allowed {GRAPH_TOLERANCE * scale:.1e}"
         )
     return float(difference.max())
-
-
-def _contiguous(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    return np.ascontiguousarray(array)

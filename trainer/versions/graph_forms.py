@@ -19,7 +19,7 @@ from trainer.models.blocks import Drop, Encoder, EncoderLayer, Slopes, keep
 OPSETS: Final = {"com.microsoft": 1}
 """Domains of operations beyond ONNX, with their versions."""
 
-_VIEWS: Final = frozenset({"unsqueeze", "__getitem__"})
+_VIEWS: Final = frozenset({"unsqueeze", "squeeze", "__getitem__"})
 _ANDS: Final = frozenset({"and_", "__and__", "__rand__", "bitwise_and", "logical_and"})
 
 

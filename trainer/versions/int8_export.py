@@ -35,6 +35,8 @@ def export(graph: bytes, weights: Mapping[str, NDArray[np.float32]]) -> bytes:
         ArtifactError: If the graph cannot be quantized.
     """
     stored = decode(graph)
+    if stored.pages is not None:
+        raise ArtifactError("the model chooses pages, whose order a rounded evaluator would change")
     model = onnx.load_model_from_string(stored.model)
     for each in model.graph.initializer:
         each.ClearField("external_data")

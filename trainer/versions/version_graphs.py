@@ -61,7 +61,7 @@ def make(
     weights = {key: weight.numpy() for key, weight in params.items()}
     try:
         graph = export(manifest.model, config, batch)
-        worst = check(Graph(graph, weights).scores(batch), scores, batch.cand_mask)
+        worst = check(Graph(graph, weights).golden(batch), scores, batch.cand_mask)
     except ArtifactError as error:
         _log.warning("%s is written without a graph: %s", name, error)
         return Graphs({}, {})

@@ -102,6 +102,26 @@ def test_a_graph_scores_as_torch_does(world: World) -> None:
     assert scorer.Loader(world.artifacts, runtime="onnx").load(second).score(example) != found.score(example)
 
 
+def test_a_page_is_chosen_by_graphs_as_by_torch(world: World) -> None:
+    address = publish(world.artifacts, "base", 1, model="pier", with_graph=True)
+    found = scorer.Loader(world.artifacts, runtime="onnx").load(address)
+    assert found.verify() < 1e-5
+    example = example_of(request(), Catalogue(items()))
+    scores = found.score(example)
+    # Pages of almost equal value may change places, so the scores are compared as a set.
+    expected = scorer.Loader(world.artifacts).load(address).score(example)
+    assert sorted(scores) == pytest.approx(sorted(expected), abs=2e-5)
+
+
+def test_a_model_of_pages_is_scored_in_full_precision(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+    with caplog.at_level(logging.WARNING):
+        address = publish(world.artifacts, "base", 1, model="pier", with_graph=True, int8=Limits(0.0, 1.0))
+        found = int8_loader(world, told).load(address)
+    assert (found.runtime, told) == ("onnx", ["base"])
+    assert "written without an int8 graph: the model chooses pages" in caplog.text
+
+
 def test_a_version_without_a_graph_is_refused_by_the_runtime_that_needs_one(world: World) -> None:
     address = publish(world.artifacts, "base", 1)
     with pytest.raises(ArtifactError, match=f"{address}: it has no graph"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +8,9 @@ from stream.errors import ArtifactError
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.features import Batch
 from trainer.features.collate import MODEL_INPUTS
-from trainer.models import MODELS, to_torch
+from trainer.models import MODELS, golden_scores, to_torch
 from trainer.versions.graph import Graph, check
-from trainer.versions.onnx_export import NOT_EXPORTABLE, export
+from trainer.versions.onnx_export import export, reason_against
 
 KNOWN = catalogue()
 
@@ -19,9 +21,10 @@ def lists(*sizes: tuple[int, int]) -> Batch:
 
 
 SAMPLE = lists((6, 3))
+WITHOUT_GRAPH = {"dlcm": "sort", "mmr": "loop", "dpp": "loop"}
 
 
-@pytest.mark.parametrize("model", sorted(set(MODELS) - set(NOT_EXPORTABLE)))
+@pytest.mark.parametrize("model", sorted(set(MODELS) - set(WITHOUT_GRAPH)))
 def test_a_graph_gives_the_scores_of_torch_for_lists_of_any_length(model: str) -> None:
     spec = MODELS[model]
     config = spec.profiles["tiny"]
@@ -34,18 +37,26 @@ def test_a_graph_gives_the_scores_of_torch_for_lists_of_any_length(model: str) -
     graph = Graph(export(model, config, SAMPLE), {name: weight.numpy() for name, weight in weights.items()})
     for batch in (lists((30, 12)), lists((1, 0)), lists((7, 1), (30, 0), (3, 12)), lists((2, 2))):
         with torch.no_grad():
-            expected = spec.forward(config, weights, to_torch(batch)).logit.numpy()
-        found = graph.scores(batch)
+            expected = golden_scores(spec.forward(config, weights, to_torch(batch))).numpy()
+        found = graph.golden(batch)
         assert found.shape == expected.shape
         check(found, expected, batch.cand_mask)
         assert np.abs(found - expected).max() < 1e-4
+        assert spec.chooses_pages != np.array_equal(graph.scores(batch), found)
 
 
-@pytest.mark.parametrize("model", sorted(NOT_EXPORTABLE))
-def test_a_model_without_a_graph_is_refused_by_name(model: str) -> None:
-    reason = {"dlcm": "sort", "pier": "search"}.get(model, "loop")
+@pytest.mark.parametrize(("model", "reason"), WITHOUT_GRAPH.items())
+def test_a_model_without_a_graph_is_refused_by_name(model: str, reason: str) -> None:
+    config = MODELS[model].profiles["tiny"]
+    assert reason in (reason_against(model, config) or "")
     with pytest.raises(ArtifactError, match=f"model {model} has no graph: .*{reason}"):
-        export(model, MODELS[model].profiles["tiny"], SAMPLE)
+        export(model, config, SAMPLE)
+
+
+def test_armmt_as_the_evaluator_of_pages_has_no_graph() -> None:
+    config = replace(MODELS["pier"].profiles["tiny"], evaluator="armmt")  # type: ignore[call-arg] # of PIER's own class
+    with pytest.raises(ArtifactError, match="model pier has no graph: its evaluator armmt scores many pages"):
+        export("pier", config, SAMPLE)
 
 
 def test_a_graph_holds_no_weights_and_fits_tables_of_any_size() -> None:
