@@ -25,7 +25,7 @@ from structlog.contextvars import bound_contextvars
 
 from serving.http.access import Access, Denial
 from serving.http.hosts import Hosts
-from serving.http.openapi import JSON, RANK
+from serving.http.openapi import EXPERIMENTS, JSON, RANK
 from serving.http.rate_limit import RateLimit
 from serving.ranking.service import Service
 from stream.schemas.problems import Problem
@@ -167,7 +167,7 @@ class Edge:
     def _denial(self, scope: Scope, arrival_s: float) -> Denial | None:
         if status := self._hosts.refusal(_values(scope, b"host")):
             return _DENIALS[status]
-        if denial := self._access.denial(scope["path"], _values(scope, b"authorization")):
+        if denial := self._access.denial(_spelled(scope), _values(scope, b"authorization")):
             return denial
         if scope["method"] != "POST":
             return None
@@ -189,6 +189,14 @@ class Edge:
 
 def _values(scope: Scope, header: bytes) -> list[bytes]:
     return [value for name, value in scope["headers"] if name == header]
+
+
+def _spelled(scope: Scope) -> str:
+    """Return the path as the request spells it, but the key of an experiment decoded."""
+    path: str = scope["path"]
+    raw: bytes = scope.get("raw_path", b"")
+    is_key = raw.startswith(f"{EXPERIMENTS}/".encode())
+    return path if is_key or b"%" not in raw else raw.decode("latin-1")
 
 
 def _content_type(scope: Scope) -> bytes:

@@ -6,6 +6,7 @@ Source: RFC 9110, section 8.4 (Content-Encoding); RFC 7694 (the answer of a serv
 import io
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import zstandard
 
@@ -14,6 +15,8 @@ from stream.errors import ShelfwiseError
 from stream.schemas.problems import Problem
 
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+MOST_MEMBERS: Final = 100
+"""Members of a gzip body: each costs a decoder and a copy of the rest, and an empty one takes 20 bytes."""
 # A frame may ask for a window of gigabytes.
 _MOST_WINDOW_BYTES = 8 << 20
 
@@ -54,30 +57,34 @@ def content(body: bytes, encoding: str, *, max_bytes: int) -> bytes:
     return found
 
 
-def _inflate(body: bytes, max_bytes: int, window: int) -> bytes:
-    found = b""
-    while body:
-        member = zlib.decompressobj(window)
-        found += member.decompress(body, max_bytes - len(found))
-        if len(found) >= max_bytes:
-            return found
-        if not member.eof:
-            raise EOFError("it ends too early")
-        # A gzip body may consist of several members.
-        body = member.unused_data
-    return found
+def _inflate(body: bytes, max_bytes: int, window: int) -> tuple[bytes, bytes]:
+    """Return the content of one stream, cut off at `max_bytes`, and what follows the stream."""
+    stream = zlib.decompressobj(window)
+    found = stream.decompress(body, max_bytes)
+    if len(found) < max_bytes and not stream.eof:
+        raise EOFError("it ends too early")
+    return found, stream.unused_data
 
 
 def _gzip(body: bytes, max_bytes: int) -> bytes:
-    return _inflate(body, max_bytes, _GZIP)
+    found = b""
+    for _ in range(MOST_MEMBERS):
+        more, body = _inflate(body, max_bytes - len(found), _GZIP)
+        found += more
+        if not body or len(found) >= max_bytes:
+            return found
+    raise EOFError(f"it has more than {MOST_MEMBERS} members")
 
 
 def _deflate(body: bytes, max_bytes: int) -> bytes:
     try:
-        return _inflate(body, max_bytes, _ZLIB)
+        found, rest = _inflate(body, max_bytes, _ZLIB)
     except zlib.error:
         # Some clients leave out the header that the name of the coding asks for.
-        return _inflate(body, max_bytes, _RAW)
+        found, rest = _inflate(body, max_bytes, _RAW)
+    if rest:
+        raise EOFError("bytes follow its end")
+    return found
 
 
 def _zstd(body: bytes, max_bytes: int) -> bytes:

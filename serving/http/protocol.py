@@ -5,6 +5,9 @@ nothing. Neither is logged: a line for each would let anyone fill the disk. The 
 
 A refused request is answered in the callback that has read its headers, in one write, without a task.
 
+What a client sends at once is parsed in pieces, one in a turn of the event loop, and not while parsed requests wait: a
+parsed request takes fifty times its bytes, and other connections wait for the end of the turn.
+
 An offer to go on in another protocol, as of HTTP/2 over plain text, is passed over. The parser takes what follows the
 headers of such a request for that other protocol, so it is given the request again, without the offer.
 
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from serving.http.connections import Connections, Phase
@@ -23,6 +27,8 @@ from serving.http.edge import ARRIVAL, EXTENSION, Edge, Refusal
 from serving.metrics import Metrics
 
 MAX_HEADER_BYTES: Final = 64 * 1024
+"""Bytes of headers, and of all else that a request has between two pieces of the content of its body."""
+_PIECE_BYTES: Final = 4 * 1024
 _TIMEOUT, _HEADERS_TOO_LARGE = 408, 431
 _CLOSE: Final = (b"connection", b"close")
 _OFFERS: Final = frozenset({b"upgrade", b"http2-settings"})
@@ -83,6 +89,33 @@ class Guard:
         self._closed.labels(reason).inc()
 
 
+class _Reading(FlowControl):
+    """Flow control with a second reason to read no more: bytes that wait for their turn."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._is_held = False
+
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`."""
+        if not self._is_held:
+            super().pause_reading()
+        self.read_paused = True
+
+    def resume_reading(self) -> None:
+        """Read again, unless it is held."""
+        if not self._is_held:
+            super().resume_reading()
+        self.read_paused = False
+
+    def hold(self, *, is_held: bool) -> None:
+        """Read no more while `is_held`."""
+        if is_held != self._is_held:
+            self._is_held = is_held
+            if not self.read_paused:
+                (self._transport.pause_reading if is_held else self._transport.resume_reading)()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection under a guard."""
 
@@ -91,6 +124,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(**others)
         self._guard = guard
         self._edge = edge
+        self._unparsed = memoryview(b"")
+        self._has_turn = self._may_refuse = False
+        self._num_content_bytes = 0
         self._is_first = False
         self._is_offer = False
         self._answering: RequestResponseCycle | None = None
@@ -103,6 +139,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection under the guard."""
         super().connection_made(transport)
+        self.flow = self._reading = _Reading(transport)
         self._guard.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -116,20 +153,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of requests; headers above `MAX_HEADER_BYTES` are refused."""
-        self._header_bytes += len(data)
         self._received_s = self._guard.clock()
         self._unset_keepalive_if_required()
-        try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self.send_400_response(_INVALID)
-        if self._incoming is Phase.BODY:
-            # The body did not come with the headers, and may never come.
-            self._edge.expect_no_more(self.scope)
-        is_in_headers = self._incoming in {None, Phase.HEADERS}
-        if is_in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._guard.count("large")
-            self._answer(_HEADERS_TOO_LARGE)
+        self._unparsed = memoryview(bytes(self._unparsed) + data if self._unparsed else data)
+        if not self._has_turn:
+            self._take_turn()
 
     def on_message_begin(self) -> None:
         """Note the first byte of a request."""
@@ -157,6 +185,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_first = False
         self._moved()
 
+    def on_body(self, body: bytes) -> None:
+        """Keep content of a body."""
+        self._num_content_bytes += len(body)
+        self._header_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Note the end of a request."""
         if self._is_offer:
@@ -170,6 +204,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Note the end of an answer."""
         self._num_answering -= 1
         super().on_response_complete()
+        self._plan_turn()
         self._moved()
 
     def send_400_response(self, msg: str) -> None:
@@ -199,8 +234,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def end(self, phase: Phase) -> None:
         """Close the connection, which was in `phase` for too long."""
         is_begun = self._incoming is not None and phase in {Phase.HEADERS, Phase.BODY}
-        is_answered = phase is Phase.BODY and self.cycle.response_started
-        if phase is Phase.UNREAD or is_answered:
+        if phase is Phase.UNREAD or self._is_answered_in(phase):
             self.abort()
         elif is_begun:
             self._answer(_TIMEOUT)
@@ -211,7 +245,47 @@ class GuardedProtocol(HttpToolsProtocol):
         """Close the connection at once, without an answer."""
         self.transport.abort()
 
-    def _parse(self, data: bytes) -> None:
+    def _take_turn(self) -> None:
+        """Parse a piece of what was read, and content of a body that follows it in one stretch."""
+        self._has_turn = self._may_refuse = is_content = True
+        while self._unparsed and is_content and not self.transport.is_closing():
+            piece, self._unparsed = self._unparsed[:_PIECE_BYTES], self._unparsed[_PIECE_BYTES:]
+            self._header_bytes += len(piece)
+            self._num_content_bytes = 0
+            try:
+                self._parse(piece)
+            except httptools.HttpParserError:
+                self.send_400_response(_INVALID)
+            is_content = self._num_content_bytes == len(piece)
+            if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self._refuse_headers()
+        if self._incoming is Phase.BODY and not self._unparsed:
+            # The body did not come with the headers, and may never come.
+            self._edge.expect_no_more(self.scope)
+        self._has_turn = False
+        self._plan_turn()
+
+    def _plan_turn(self) -> None:
+        """Read no more while bytes wait, and parse them in the next turn unless requests wait for their answers."""
+        if self.transport.is_closing():
+            self._unparsed = memoryview(b"")
+            return
+        self._reading.hold(is_held=bool(self._unparsed))
+        if self._unparsed and not self.pipeline and not self._has_turn:
+            self._has_turn = True
+            self.loop.call_soon(self._take_turn)
+
+    def _refuse_headers(self) -> None:
+        self._guard.count("large")
+        if self._incoming is Phase.BODY and self._is_answered_in(Phase.BODY):
+            self.abort()
+        else:
+            self._answer(_HEADERS_TOO_LARGE)
+
+    def _is_answered_in(self, phase: Phase) -> bool:
+        return phase is Phase.BODY and bool(self.cycle.response_started)
+
+    def _parse(self, data: bytes | memoryview) -> None:
         while data:
             rest = self._parse_to_offer(data)
             if not self._is_offer:
@@ -221,7 +295,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _parse_to_offer(self, data: bytes) -> bytes:
+    def _parse_to_offer(self, data: bytes | memoryview) -> bytes | memoryview:
         """Parse up to the end of a request with an offer, and return what follows it."""
         try:
             self.parser.feed_data(data)
@@ -249,10 +323,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         # A request that waited for another on its connection starts when that is answered, and so on: refusals would
-        # nest as deep as there are requests.
-        if self._is_first and not self._is_unread and cycle.scope["method"] == "POST":
+        # nest as deep as there are requests. One refusal in a turn: others' connections wait for the end of the turn.
+        if self._may_refuse and self._is_first and not self._is_unread and cycle.scope["method"] == "POST":
             refusal = self._edge.refusal(cycle.scope)
             if refusal is not None:
+                self._may_refuse = False
                 self._refuse(cycle, refusal)
                 return
         super()._start_asgi_task(cycle, app)

@@ -55,7 +55,7 @@ LIBRARIES = {
     "requests": ("max_redirects", "trust_env"),
     "torch": ("recompile_limit", "reset_parameters", "symbolic"),
     "torchvision's networks": ("fc",),
-    "uvicorn": ("data_received", "disconnected", "should_exit"),
+    "uvicorn": ("data_received", "disconnected", "flow", "should_exit"),
     "sqlite3": ("isolation_level",),
     "io.RawIOBase": ("readable", "readinto"),
     "the interpreter, for `with`": ("trace",),

@@ -9,7 +9,7 @@ import zstandard
 from litestar.testing import TestClient
 
 from serving.http.app import create
-from serving.http.encodings import ENCODINGS, TooLargeError, UnknownEncodingError, content
+from serving.http.encodings import ENCODINGS, MOST_MEMBERS, TooLargeError, UnknownEncodingError, content
 from serving.schemas import RequestError
 from serving.settings import ServingSettings
 from tests.serving.world import START_MS, World, body
@@ -56,6 +56,20 @@ def test_a_damaged_body_is_refused(encoding: str, sent: bytes) -> None:
 def test_a_truncated_gzip_body_is_refused() -> None:
     with pytest.raises(RequestError, match="ends too early"):
         content(gzip.compress(TEXT)[:-9], "gzip", max_bytes=10_000)
+
+
+def test_streams_behind_one_of_deflate_are_refused() -> None:
+    """Each costs a copy of what follows it, and an empty one takes two bytes."""
+    for one in (zlib.compress(b""), b"\x03\x00"):
+        with pytest.raises(RequestError, match="no valid deflate: bytes follow its end"):
+            content(one * 2, "deflate", max_bytes=10_000)
+
+
+def test_a_gzip_body_has_a_limited_number_of_members() -> None:
+    one = gzip.compress(b"x")
+    assert content(one * MOST_MEMBERS, "gzip", max_bytes=10_000) == b"x" * MOST_MEMBERS
+    with pytest.raises(RequestError, match=f"no valid gzip: it has more than {MOST_MEMBERS} members"):
+        content(one * MOST_MEMBERS + gzip.compress(b""), "gzip", max_bytes=10_000)
 
 
 @pytest.fixture

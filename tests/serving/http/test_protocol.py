@@ -1,16 +1,20 @@
+import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from serving.http.connections import ConnectionLimits, Connections, Phase
-from serving.http.protocol import MAX_HEADER_BYTES, Guard
+from serving.http.edge import Edge
+from serving.http.protocol import MAX_HEADER_BYTES, Guard, GuardedProtocol
 from serving.metrics import CLOSINGS, Metrics
 from serving.ranking.service import Service
 from serving.settings import ServingSettings
@@ -275,6 +279,133 @@ def test_many_refused_requests_in_one_packet_are_answered_in_order(tmp_path: Pat
     with serving(tmp_path) as (_, address), connect(address, first + 1_500 * refused + LIVE) as client:
         found = statuses(answer(client))
     assert found == [b"200"] * bool(first) + [b"400"] * 1_500 + [b"200"]
+
+
+class Wire(asyncio.Transport):
+    """The server's side of a connection: what was written, and whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_read = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_read = False
+
+    def resume_reading(self) -> None:
+        self.is_read = True
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def answered(app: Any, sent: bytes, service: Service) -> AsyncIterator[tuple[int, Wire, GuardedProtocol]]:
+    """Give a connection of an application these bytes in one packet, and yield the answers after each turn."""
+    guard = Guard(Connections(ConnectionLimits(num=1, seconds={})), service.metrics, service.clock)
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    made = GuardedProtocol(
+        guard=guard, edge=Edge(app, service), config=config, server_state=ServerState(), app_state={}
+    )
+    wire = Wire()
+    made.connection_made(wire)
+    made.data_received(sent)
+    while True:
+        yield wire.written.count(b"HTTP/1.1 "), wire, made
+        await asyncio.sleep(0)
+
+
+async def empty_answer(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("one", [b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"])
+def test_requests_of_one_packet_wait_unparsed_and_take_turns(tmp_path: Path, one: bytes) -> None:
+    """A parsed request takes fifty times its bytes, and other connections wait for the turn of the loop."""
+    num = 3_000
+
+    async def run() -> None:
+        before, most_waiting = 0, 0
+        async for now, wire, made in answered(empty_answer, one * num, World(tmp_path).service()):
+            assert now - before <= 2, "answers of one turn"
+            most_waiting = max(most_waiting, len(made.pipeline))
+            assert wire.is_read or now < num
+            if now == num and wire.is_read:
+                break
+            before = now
+        assert 0 < most_waiting < num / 10
+
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
+
+
+def test_while_a_request_is_answered_no_more_than_a_piece_behind_it_is_parsed(tmp_path: Path) -> None:
+    async def never(_scope: Any, _receive: Any, _send: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> None:
+        one, num_turns = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 0
+        async for _, wire, made in answered(never, one * 3_000, World(tmp_path).service()):
+            num_turns += 1
+            if num_turns == 3_000:
+                assert not wire.is_read
+                assert 0 < len(made.pipeline) < 300
+                return
+
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
+
+
+def test_a_body_in_one_packet_is_read_in_one_turn(tmp_path: Path) -> None:
+    found = []
+
+    async def reading(_scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["more_body"]:
+            found.append(len(message["body"]))
+        found.append(len(message["body"]))
+        await empty_answer(None, None, send)
+
+    async def run() -> None:
+        head = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n" + JSON_BODY + b"Content-Length: 60000\r\n\r\n"
+        async for now, _, _ in answered(reading, head + b" " * 60_000, World(tmp_path).service()):
+            if now:
+                return
+
+    asyncio.run(asyncio.wait_for(run(), LIMIT_S))
+    assert sum(found) == 60_000
+    assert len(found) <= 2
+
+
+JSON_BODY = b"Content-Type: application/json\r\n"
+CHUNKED = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\n" + JSON_BODY + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"0\r\nx: " + b"a" * MAX_HEADER_BYTES,
+        b"0\r\n" + b"x: a\r\n" * (MAX_HEADER_BYTES // 6),
+        b"2;" + b"a" * MAX_HEADER_BYTES,
+    ],
+    ids=["a trailer", "trailers", "an extension of a chunk"],
+)
+def test_what_is_neither_headers_nor_content_of_a_body_is_limited_like_headers(tmp_path: Path, endless: bytes) -> None:
+    sent = CHUNKED + b"2\r\n{}\r\n" + endless
+    with serving(tmp_path, body_timeout_s=LIMIT_S) as (service, address):
+        with connect(address, sent) as client:
+            client.sendall(b"a" * 20_000)
+            assert answer(client)[9:12] in {b"431", b""}
+        assert closed(service) == {"large": 1}
+
+
+def test_many_small_chunks_are_a_body(tmp_path: Path) -> None:
+    content = json.dumps(body(num_candidates=500)).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in content)
+    assert len(chunks) > MAX_HEADER_BYTES
+    with serving(tmp_path) as (_, address), connect(address, CHUNKED + chunks + b"0\r\nx: a\r\n\r\n" + LIVE) as client:
+        assert statuses(answer(client)) == [b"200", b"200"]
 
 
 @pytest.mark.parametrize(
