@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
-from deploy.commands.output import JsonFlag, console, context, print_json
+from deploy.commands.output import JsonFlag, MetricsHost, MetricsPort, console, context, print_json
 from deploy.stop_event import stop_event
 
 
 def sink(
     ctx: typer.Context,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
     until_end: Annotated[bool, typer.Option(help="Stop at the present end of the topic.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the `sessions` topic as facts into the database until SIGTERM or SIGINT."""
+    """Write the `sessions` topic as facts into the database until SIGTERM or Ctrl-C."""
     from contextlib import ExitStack
 
     import numpy as np
@@ -59,11 +59,11 @@ def sink(
 def watch(
     ctx: typer.Context,
     watch_s: Annotated[float | None, typer.Option(help="Seconds between two reports of an experiment.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
     once: Annotated[bool, typer.Option("--once", help="Report on each experiment and stop.")] = False,
 ) -> None:
-    """Report on all experiments that still change, for dashboards, until SIGTERM or SIGINT; it takes no look."""
+    """Report on all experiments that still change, for dashboards, until SIGTERM or Ctrl-C; it takes no look."""
     from contextlib import ExitStack
 
     import numpy as np

@@ -61,7 +61,7 @@ def embed(
             show_default=False,
         ),
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Numbers of a vector.")] = 64,
+    width: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Items that are encoded and kept together.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of the sample that a new vector space is fitted from.")] = 0,
     device: Annotated[str, typer.Option(help="Device of image encoders: cpu, cuda or auto.")] = "auto",

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True)
 Topic = Literal["dead_letters", "unjoined"]
 TopicOption: TypeAlias = Annotated[Topic, typer.Option("--topic", help="Refused records, or late and orphaned ones.")]
 ReasonOption: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--reason", metavar="CODE", help="Only this reason; may be repeated.")
+    list[str] | None, typer.Option("--reason", metavar="CODE", help="Only this reason; repeatable.")
 ]
 FromOption: TypeAlias = Annotated[
     str | None,
@@ -37,7 +37,7 @@ def list_(
     reason: ReasonOption = None,
     from_: FromOption = None,
     to: ToOption = None,
-    limit: Annotated[int, typer.Option(min=0, help="Letters to show, the oldest; counts are of all.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Dead letters to show, the oldest; counts are of all.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
     """Count dead letters by reason and show their sources, never their contents."""

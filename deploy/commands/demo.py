@@ -22,8 +22,8 @@ def run(
         float | None, typer.Option(help=f"Simulated hours with searches; {_HOURS:g}, with a drill {_DRILL_HOURS:g}.")
     ] = None,
     rate: Annotated[float, typer.Option(help="Searches per simulated hour.")] = 1_500.0,
-    seed: Annotated[int, typer.Option(help="Key of all random numbers.")] = 1,
-    publish_s: Annotated[int, typer.Option(help="Event time between two versions of a lineage, in seconds.")] = 900,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 1,
+    publish_s: Annotated[int, typer.Option(help="Seconds of event time between two versions of a lineage.")] = 900,
     lineages: Annotated[
         str,
         typer.Option(help="Models that learn, by commas, each in an arm of its own: armmt, prm, din, mlp and others."),
@@ -42,7 +42,7 @@ def run(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a broker, shoppers, joiner, trainers, sink and serving; print lifts, the truth and the books of events.
+    """Run a broker, shoppers, join worker, trainers, sink and serving; print outcomes of events, lifts and the truth.
 
     A shuffled arm is the control, another keeps the incoming order, and a learned one improves while the traffic flows.
     """

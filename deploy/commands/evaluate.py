@@ -29,7 +29,7 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            help="File of exported sessions, the topic `sessions`, or the form of --path: trivago, libsvm, jdsearch."
+            help="File of exported sessions, the topic `sessions`, or the kind of --path: trivago, libsvm, jdsearch."
         ),
     ],
     models: Annotated[
@@ -41,7 +41,7 @@ def evaluate(
     ] = "mlp,prm,armmt",
     path: Annotated[
         Path | None,
-        typer.Option(help="File or folder of a form; by default the trivago log is in the folder SHELFWISE_DATA."),
+        typer.Option(help="File or folder of this kind; by default the trivago log is in the folder SHELFWISE_DATA."),
     ] = None,
     items: Annotated[
         Path | None, typer.Option(help="JSON lines of the topic `items`, for brands and vectors of a file's sessions.")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Port = Annotated[int | None, typer.Option(help="Port of the local broker, 0 for any free one.")]
+Port = Annotated[int | None, typer.Option(help="Port of the local broker; 0 takes a free one.")]
 
 
 def _report(line: str) -> None:

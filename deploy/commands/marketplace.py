@@ -24,7 +24,7 @@ WIDTH = 16
 
 app = typer.Typer(no_args_is_help=True)
 
-Seed = Annotated[int | None, typer.Option(help="Key of all random numbers.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of all random numbers.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
 Items = Annotated[int | None, typer.Option(help="Number of items.")]
 Start = Annotated[
@@ -74,8 +74,10 @@ def run(
     tick_s: Annotated[float | None, typer.Option(help="Simulated seconds between two ticks.")] = None,
     start: Start = None,
     serving: Annotated[str | None, typer.Option(help="Address of the ranking service, http://HOST:PORT.")] = None,
-    pace: Annotated[float | None, typer.Option(help="Simulated seconds per wall second at most, 0 = any.")] = None,
-    direct: Annotated[bool, typer.Option("--direct", help="Show the upstream order, without a service.")] = False,
+    pace: Annotated[
+        float | None, typer.Option(help="Simulated seconds per wall second at most; 0 sets no limit.")
+    ] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Show the incoming order, without a service.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Let shoppers search, click, buy and send back in simulated time; ends when all windows have passed."""
@@ -154,7 +156,7 @@ def compare(
 ) -> None:
     """Compare models by the truth: trained on the log of a shop in the incoming order, judged on later lists.
 
-    Runs in one process, without a broker. Dials of the shop are those of `[marketplace]`.
+    Runs in one process, without a broker. The settings of the shop are those of `[marketplace]`.
     """
     from deploy.simulation.marketplace import comparison
     from deploy.simulation.marketplace.settings import MarketplaceSettings

@@ -23,6 +23,8 @@ PRIVATE_UMASK = 0o077
 _PIPE_COLUMNS = 200
 
 JsonFlag: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+MetricsPort: TypeAlias = Annotated[int | None, typer.Option(help="Port of probes and metrics; 0 opens none.")]
+MetricsHost: TypeAlias = Annotated[str | None, typer.Option(help="Address of probes and metrics.")]
 
 
 class Terminal:

@@ -76,7 +76,7 @@ def status_command(
 def history(
     ctx: typer.Context,
     lineage: LineageArgument,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"Only what had happened then. {TIME_HELP}")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help=f"Only events until then: {TIME_HELP}")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the events of a lineage, the oldest first, and what served after them."""

@@ -1,17 +1,15 @@
 """The controller of rollouts, `shelfwise rollout run`: a process that moves versions by their gates."""
 
-from typing import Annotated
-
 import typer
 
-from deploy.commands.output import context
+from deploy.commands.output import MetricsHost, MetricsPort, context
 from deploy.stop_event import stop_event
 
 
 def run(
     ctx: typer.Context,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for probes and metrics; 0 opens none.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address that probes and metrics listen on.")] = None,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = None,
 ) -> None:
     """Run the controller until SIGTERM or Ctrl-C: it moves the versions of gated lineages by their gates."""
     import os

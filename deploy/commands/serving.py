@@ -29,10 +29,10 @@ def run(
         bool | None,
         typer.Option("--trust-event-ts/--no-trust-event-ts", help="Take the time of impressions from requests."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that share the port; 0 = one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share the port; 0 starts one per core.")] = None,
     worker: Annotated[int, typer.Option(hidden=True, help="Number of this process among them.")] = 0,
 ) -> None:
-    """Answer rank requests until SIGTERM or SIGINT, and for another `serving.drain_s`."""
+    """Answer rank requests until SIGTERM or Ctrl-C, and for another `serving.drain_s`."""
     from deploy import credentials
     from deploy.kafka.choice import configured
     from deploy.migrations.revision import open_database

@@ -8,7 +8,17 @@ import typer
 
 from deploy.commands.groups import with_groups
 from deploy.commands.ingest import ingest
-from deploy.commands.output import Exit, JsonFlag, console, context, err_console, fail, print_json, print_table
+from deploy.commands.output import (
+    Exit,
+    JsonFlag,
+    MetricsPort,
+    console,
+    context,
+    err_console,
+    fail,
+    print_json,
+    print_table,
+)
 from deploy.commands.times import TIME_HELP, parse_time
 
 if TYPE_CHECKING:
@@ -41,12 +51,12 @@ def worker(
     ctx: typer.Context,
     ticks: Annotated[
         str | None,
-        typer.Option(metavar="worker|driver", help="Who writes the clock's ticks; a simulation is a driver."),
+        typer.Option(metavar="worker|driver", help="Writer of ticks; `driver` beside a replay or a simulation."),
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of /livez, /readyz and /metrics, 0 for none.")] = None,
+    metrics_port: MetricsPort = None,
     instance: Annotated[str | None, typer.Option(help="Static member name; its restart moves no partition.")] = None,
 ) -> None:
-    """Run one join worker until SIGTERM. Exits with an error if a write cannot be confirmed."""
+    """Run one join worker until SIGTERM or Ctrl-C; exit code 1 if a write cannot be confirmed."""
     import asyncio
 
     from stream.agents.metrics import JoinMetrics
@@ -77,7 +87,7 @@ def worker(
 @app.command("produce")
 def produce(
     ctx: typer.Context,
-    topic: Annotated[Literal["impressions", "clicks", "conversions"], typer.Argument()],
+    topic: Annotated[Literal["impressions", "clicks", "conversions"], typer.Argument(help="Topic to write.")],
     file: Annotated[str, typer.Option(help="JSON lines, - for standard input.")],
     raw: Annotated[bool, typer.Option("--raw", help="Send lines that are no valid records too.")] = False,
     as_json: JsonFlag = False,
@@ -110,7 +120,8 @@ def produce(
 def export(
     ctx: typer.Context,
     topic: Annotated[
-        Literal["sessions", "unlinked_lines", "annotations", "unjoined", "dead_letters"], typer.Argument()
+        Literal["sessions", "unlinked_lines", "annotations", "unjoined", "dead_letters"],
+        typer.Argument(help="Records to read."),
     ],
     out: Annotated[Path, typer.Option(help="File to write, .jsonl or .parquet.")],
     latest: Annotated[

@@ -7,7 +7,17 @@ import typer
 from deploy.commands.evaluate import evaluate
 from deploy.commands.examination import examination
 from deploy.commands.groups import with_groups
-from deploy.commands.output import JsonFlag, assignments, context, database, err_console, print_json, print_table
+from deploy.commands.output import (
+    JsonFlag,
+    MetricsHost,
+    MetricsPort,
+    assignments,
+    context,
+    database,
+    err_console,
+    print_json,
+    print_table,
+)
 from deploy.stop_event import stop_event
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ app.command("examination")(examination)
 @app.command()
 def run(
     ctx: typer.Context,
-    lineage: str,
+    lineage: Annotated[str, typer.Argument(help="Name of the lineage.")],
     model: Annotated[
         str | None, typer.Option(help="armmt, prm, setrank, dlcm, din, mlp, mmr, dpp, pier or smar.")
     ] = None,
@@ -56,8 +66,8 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Seed of fresh weights and of dropout.")] = None,
-    metrics_host: Annotated[str | None, typer.Option(help="Address of probes and metrics.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of probes and metrics, 0 = none.")] = None,
+    metrics_host: MetricsHost = None,
+    metrics_port: MetricsPort = None,
     vector_width: Annotated[int | None, typer.Option(help="Width of the vectors in `items`.")] = None,
     checkpoint_s: Annotated[
         int | None, typer.Option(help="Seconds of watermark time between checkpoint boundaries.")
@@ -117,8 +127,8 @@ def run(
         settings,
         broker,
         engine,
-        folders,
-        Dependencies(
+        folders=folders,
+        dependencies=Dependencies(
             now_ms=epoch_ms,
             pauses=Pauses(monotonic_s=time.monotonic, wait=stopping.wait, random=np.random.default_rng().random),
             is_stopping=stopping.is_set,
@@ -164,7 +174,7 @@ def lineages(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def show(ctx: typer.Context, sha256: str) -> None:
+def show(ctx: typer.Context, sha256: Annotated[str, typer.Argument(help="Address of the version.")]) -> None:
     """Verify one version in full, its signature too if there is a key, and print its manifest as JSON."""
     from trainer.versions import artifact, writing
     from trainer.versions.signature import SigningSettings, VersionKeys

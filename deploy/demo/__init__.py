@@ -1,1 +1,1 @@
-"""The whole loop on one machine: broker, joiner, trainers, serving, shoppers, facts, report."""
+"""The whole loop on one machine: broker, join worker, trainers, serving, shoppers, facts, report."""

@@ -1,4 +1,4 @@
-"""Dashboard of the running loop, from Prometheus: joiner, trainers, serving and the sink of facts."""
+"""Dashboard of the running loop, from Prometheus: join workers, trainers, serving and the sink of facts."""
 
 from deploy.grafana.join import STREAM
 from deploy.grafana.model import Dashboard, Link, Panel, Query, Section, Variable
