@@ -114,7 +114,7 @@ def _adjusted_results(experiment: Experiment, facts: Facts) -> tuple[AdjustedRes
     results: list[AdjustedResult] = []
     for metric in METRICS.values():
         for arm in experiment.arms:
-            found = None if arm.is_control else adjusted(facts, plan, metric, control, arm.name, plan.alpha)
+            found = None if arm.is_control else adjusted(facts, plan, metric, control, arm.name, alpha=plan.alpha)
             if found is None or (no_money and metric.is_money):
                 continue
             shown = Monitored(**asdict(found.lift))

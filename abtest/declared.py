@@ -18,13 +18,13 @@ from abtest.strata import compared, weights_of
 from abtest.stratified import stratified_moments
 
 
-def declared(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, alpha: float) -> Lift:
+def declared(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, *, alpha: float) -> Lift:
     """Return the comparison of an arm with the control that the plan declares, at an error level."""
-    found = adjusted(facts, plan, metric, control, arm, alpha)
+    found = adjusted(facts, plan, metric, control, arm, alpha=alpha)
     return inference.compare(*compared(facts, metric, control, arm), alpha) if found is None else found.lift
 
 
-def adjusted(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, alpha: float) -> Adjusted | None:
+def adjusted(facts: Facts, plan: Plan, metric: Metric, control: str, arm: str, *, alpha: float) -> Adjusted | None:
     """Return the comparison by CUPED, or None where the plan declares none or the moments allow none.
 
     Money in arms further apart than 60 to 40 is not adjusted: its variance needs the spread of both arms.

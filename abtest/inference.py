@@ -10,7 +10,7 @@ Source: docs/experiments.md; Welch 1947; Fieller 1954; Hedges, Gurevitch, Curtis
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,14 @@ def lifts_of(
         p_N = 2.0 * special.stdtr(df_N, -np.abs(diff_N / se_N))
         shift_N = diff_N / np.abs(base_N)
         q_N: Floats = -special.stdtrit(df_N, np.full_like(df_N, alpha / 2.0))
-        lo_N, hi_N, kind_N = fieller_sets(base_N, diff_N, base_variance_N, variance_N, covariance_N, q_N)
+        lo_N, hi_N, kind_N = fieller_sets(
+            base_N,
+            diff_N,
+            base_variance_N=base_variance_N,
+            diff_variance_N=variance_N,
+            covariance_N=covariance_N,
+            q_N=q_N,
+        )
         ratio_N, scale_N = diff_N / base_N, np.abs(base_N)
         lift_variance_N = (
             variance_N / scale_N / scale_N
@@ -200,23 +207,28 @@ def lifts_of(
         )
         lift_se_N = np.sqrt(np.maximum(0.0, lift_variance_N))
     columns = (base_N, diff_N, variance_N, se_N, df_N, p_N, shift_N, lift_se_N, lo_N, hi_N, kind_N)
-    return [_lift(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return [_lift(_Numbers(*row)) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def _lift(
-    base: float,
-    diff: float,
-    variance: float,
-    se: float,
-    df: float,
-    p: float,
-    shift: float,
-    lift_se: float,
-    lo: float,
-    hi: float,
-    kind: int,
-) -> Lift:
+class _Numbers(NamedTuple):
+    """The numbers of one comparison, defined or not."""
+
+    base: float
+    diff: float
+    variance: float
+    se: float
+    df: float
+    p: float
+    shift: float
+    lift_se: float
+    lo: float
+    hi: float
+    kind: int
+
+
+def _lift(found: _Numbers) -> Lift:
     """Return one comparison, in which no number stands where none is defined."""
+    base, diff, variance, se, df, p, shift, lift_se, lo, hi, kind = found
     if not (math.isfinite(diff) and math.isfinite(variance) and variance >= 0.0):
         return Lift(reason="not_finite" if not variance < 0.0 else "impossible_moments")
     has_lift = base != 0.0 and math.isfinite(shift)
@@ -258,7 +270,13 @@ def quantile(alpha: float, df: float) -> float:
 
 
 def fieller_sets(
-    base_N: Floats, diff_N: Floats, base_variance_N: Floats, diff_variance_N: Floats, covariance_N: Floats, q_N: Floats
+    base_N: Floats,
+    diff_N: Floats,
+    *,
+    base_variance_N: Floats,
+    diff_variance_N: Floats,
+    covariance_N: Floats,
+    q_N: Floats,
 ) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Return the roots and the kinds of Fieller's sets for `diff_N / |base_N|`; a line has no roots.
 
@@ -289,9 +307,15 @@ def fieller_sets(
 
 
 def fieller(
-    base: float, diff: float, base_variance: float, diff_variance: float, covariance: float, q: float
+    base: float, diff: float, *, base_variance: float, diff_variance: float, covariance: float, q: float
 ) -> tuple[float | None, float | None, str]:
     """Return the roots and the kind of one of `fieller_sets`."""
-    numbers = (np.array([number]) for number in (base, diff, base_variance, diff_variance, covariance, q))
-    (lo,), (hi,), (kind,) = fieller_sets(*numbers)
+    (lo,), (hi,), (kind,) = fieller_sets(
+        np.array([base]),
+        np.array([diff]),
+        base_variance_N=np.array([base_variance]),
+        diff_variance_N=np.array([diff_variance]),
+        covariance_N=np.array([covariance]),
+        q_N=np.array([q]),
+    )
     return (None, None, _KINDS[_LINE]) if kind == _LINE else (float(lo), float(hi), _KINDS[kind])

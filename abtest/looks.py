@@ -10,7 +10,7 @@ their significance levels).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from abtest import group_sequential, inference
 from abtest.declared import declared
@@ -119,7 +119,10 @@ def _look(
     plan = experiment.plan
     metric = METRICS[plan.primary or ""]
     control, treated = compared(facts, metric, experiment.control.name, arm)
-    compare_at = partial(declared, facts, plan, metric, experiment.control.name, arm)
+
+    def compare_at(alpha: float) -> Lift:
+        return declared(facts, plan, metric, experiment.control.name, arm, alpha=alpha)
+
     tested = compare_at(plan.alpha)
     if tested.se is None or tested.diff is None or tested.p_fixed is None:
         return None

@@ -49,19 +49,26 @@ def monitored(
         return Monitored(**asdict(lift))
     n = control.n + arm.n
     q = multiplier(n, alpha, tightest)
-    lo, hi, kind = _set(control, arm, lift.diff, lift.se, covariance, q)
+    lo, hi, kind = _set(control, arm, diff=lift.diff, se=lift.se, covariance=covariance, q=q)
     p = p_value(lift.diff / lift.se, n, alpha, tightest)
     return Monitored(**asdict(lift), cs_lo=lo, cs_hi=hi, cs_kind=kind, cs_p=p)
 
 
 def _set(
-    control: Estimate, arm: Estimate, diff: float, se: float, covariance: float | None, q: float
+    control: Estimate, arm: Estimate, *, diff: float, se: float, covariance: float | None, q: float
 ) -> tuple[float | None, float | None, str]:
     """Return the roots and the kind of the lift's set within `q` standard errors."""
     if control.is_scaled and arm.is_scaled:
         return scaled_set(control, arm, q)
     variance = control.variance or 0.0
-    return fieller(control.value or 0.0, diff, variance, se * se, -variance if covariance is None else covariance, q)
+    return fieller(
+        control.value or 0.0,
+        diff,
+        base_variance=variance,
+        diff_variance=se * se,
+        covariance=-variance if covariance is None else covariance,
+        q=q,
+    )
 
 
 def multiplier(n: int, alpha: float, tightest: int) -> float:

@@ -98,7 +98,7 @@ class RampStore:
                 "which --shrink allows"
             )
         with db.transaction(self._engine) as connection:
-            _open_epoch(connection, experiment, former, share, now_ts, reason)
+            _open_epoch(connection, experiment, former, share=share, now_ts=now_ts, reason=reason)
             opened = _Present(former.number + 1, share, now_ts)
             _record(connection, key, "step", opened, actor=actor, why=reason)
             planned = connection.execute(select(ramps.c.steps).where(ramps.c.experiment == key)).scalar_one_or_none()
@@ -235,7 +235,7 @@ class RampStore:
             guard(connection)
             if not _write(connection, ramp, checks=[], as_of=None, held={}, held_since=None):
                 return False
-            _open_epoch(connection, experiment, former, share, now_ts, reason)
+            _open_epoch(connection, experiment, former, share=share, now_ts=now_ts, reason=reason)
             opened = _Present(ramp.epoch + 1, share, now_ts)
             _record(connection, ramp.experiment, "step", opened, actor=actor, why=reason, evidence=evidence)
             if share >= ramp.plan.steps[-1]:
@@ -280,7 +280,7 @@ def _deal(experiment: Experiment, former: Epoch, share: float) -> NDArray[np.int
 
 
 def _open_epoch(
-    connection: Connection, experiment: Experiment, former: Epoch, share: float, now_ts: int, reason: str
+    connection: Connection, experiment: Experiment, former: Epoch, *, share: float, now_ts: int, reason: str
 ) -> None:
     if now_ts <= former.start_ts:
         raise ConfigError(

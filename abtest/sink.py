@@ -128,7 +128,7 @@ def run(
         while not stop.is_set() and not (until_end and _reached(writer.positions, end)):
             records = reader.poll()
             if records:
-                applied = _apply(writer, records, stop, Backoff(random=random), counts, ready)
+                applied = _apply(writer, records, stop=stop, backoff=Backoff(random=random), counts=counts, ready=ready)
                 if applied is None:
                     break
                 counts.count(applied)
@@ -146,6 +146,7 @@ def run(
 def _apply(
     writer: FactWriter,
     records: Sequence[Record],
+    *,
     stop: Event,
     backoff: Backoff,
     counts: SinkMetrics,

@@ -149,12 +149,16 @@ def validate(
         sequence=wrong,
         without_look=without_look,
         covered=covered,
-        forecast=_forecast(seed, primary, lift, weights, clients, num_looks, buyers) if lift else None,
+        forecast=_forecast(
+            seed, primary=primary, lift=lift, weights=weights, clients=clients, num_looks=num_looks, buyers=buyers
+        )
+        if lift
+        else None,
     )
 
 
 def _forecast(
-    seed: int, primary: str, lift: float, weights: tuple[float, float], clients: int, num_looks: int, buyers: float
+    seed: int, *, primary: str, lift: float, weights: tuple[float, float], clients: int, num_looks: int, buyers: float
 ) -> float:
     """Return the power by the plan, from past clients without a lift."""
     past = Moments.empty(len(COLUMNS))

@@ -75,6 +75,7 @@ class Loop:
         self,
         lineage: Lineage,
         learner: Learner,
+        *,
         partitions: Mapping[int, int],
         feed: ItemFeed,
         publisher: Publisher,
@@ -82,7 +83,6 @@ class Loop:
         past: PastRecords,
         folder: Path,
         settings: TrainerSettings,
-        *,
         graded: GradedPages | None = None,
         adopt: bool = False,
         origin: Origin | None = None,
@@ -105,7 +105,9 @@ class Loop:
         self._skipped: tuple[SkippedRange, ...] = ()
         self._boundaries = settings.boundaries(lineage.learning)
         self._gate_evidence = GateEvidence(publisher, learner, settings)
-        self._writer = VersionWriter(lineage, learner, publisher, self._gate_evidence, settings, failpoint)
+        self._writer = VersionWriter(
+            lineage, learner, publisher, evidence=self._gate_evidence, settings=settings, failpoint=failpoint
+        )
         self._pauses = pauses
         self._failpoint = failpoint
         self._before_step = before_step
@@ -346,9 +348,9 @@ class Loop:
                 self.learner.to_files(None if base is None else (base.boundary_ts or 0) // 1000)
                 | self.guard.to_files(),
                 lambda name: self._failpoint(f"checkpoint.{name}"),
-                self._settings.keep_checkpoints,
-                base,
-                self._recoverable(),
+                keep=self._settings.keep_checkpoints,
+                base=base,
+                needed=self._recoverable(),
             )
         except WriteError as error:
             # Learning goes on; what was due is written with the weights of a later boundary.

@@ -100,4 +100,7 @@ class ReleasedRanges:
 
     def _mark(self, numbers: list[int], status: RangeStatus, why: str) -> None:
         own = self._records
-        until_stored(own.pauses, lambda: own.quarantine.mark(own.lineage, own.term, numbers, status, why, own.now_ms()))
+        until_stored(
+            own.pauses,
+            lambda: own.quarantine.mark(own.lineage, own.term, numbers, status=status, why=why, now_ms=own.now_ms()),
+        )

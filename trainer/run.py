@@ -83,9 +83,9 @@ def run(
     settings: TrainerSettings,
     broker: Broker,
     engine: Engine,
+    *,
     folders: Folders,
     dependencies: Dependencies,
-    *,
     device: str = "auto",
     adopt: bool = False,
     warm_start: Wanted | None = None,
@@ -157,10 +157,10 @@ def run(
             folders.artifacts,
             lineage.name,
             lease.term,
-            lambda announcement: _announce(producer, announcement),
-            dependencies.now_ms,
-            settings.keep_versions,
-            failpoint,
+            announce=lambda announcement: _announce(producer, announcement),
+            now_ms=dependencies.now_ms,
+            keep_versions=settings.keep_versions,
+            failpoint=failpoint,
             keys=keys,
         )
         past = KafkaPastRecords(broker)
@@ -175,13 +175,13 @@ def run(
                 halt_after=settings.halt_after,
                 teachers=teachers,
             ),
-            first_offsets,
-            feed,
-            publisher,
-            Quarantine(engine),
-            past,
-            folders.checkpoints,
-            settings,
+            partitions=first_offsets,
+            feed=feed,
+            publisher=publisher,
+            quarantine=Quarantine(engine),
+            past=past,
+            folder=folders.checkpoints,
+            settings=settings,
             graded=_graded_pages(lineage, broker, past, stack),
             adopt=adopt,
             origin=origin,
@@ -198,7 +198,7 @@ def run(
         positions = {(topics.SESSIONS, partition): offset for partition, offset in offsets.items()}
         reader = stack.enter_context(Reader(broker, positions, max_records=_POLL_RECORDS))
         _log.info("lineage %s: term %d, version %d, from %s", lineage.name, lease.term, loop.progress.version, offsets)
-        _follow(loop, reader, dependencies, lease, settings.max_waiting, readiness)
+        _follow(loop, reader, dependencies, lease=lease, max_waiting=settings.max_waiting, readiness=readiness)
     return loop
 
 
@@ -243,6 +243,7 @@ def _follow(
     loop: Loop,
     reader: Reader,
     dependencies: Dependencies,
+    *,
     lease: WriterLease,
     max_waiting: int,
     readiness: "_Readiness",

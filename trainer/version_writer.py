@@ -41,6 +41,7 @@ class VersionWriter:
         lineage: Lineage,
         learner: Learner,
         publisher: Publisher,
+        *,
         evidence: GateEvidence,
         settings: TrainerSettings,
         failpoint: Failpoint,

@@ -90,7 +90,7 @@ def controller(env: Mapping[str, str], logs: Path, ports: Ports) -> Child:
 
 
 def trainer(
-    arm: LearnedArm, seed: int, env: Mapping[str, str], logs: Path, port: int, teachers: Sequence[str] = ()
+    arm: LearnedArm, seed: int, env: Mapping[str, str], *, logs: Path, port: int, teachers: Sequence[str] = ()
 ) -> Child:
     """Return the trainer of an arm's lineage, which learns from these versions too."""
     argv = ("trainer", "run", arm.lineage, "--model", arm.model, "--profile", "tiny", "--seed", str(seed))

@@ -248,7 +248,7 @@ class _Demo:
             (processes.joiner(env, self._logs, ports), ports.joiner),
             (processes.sink(env, self._logs, ports), ports.sink),
             *(
-                (processes.trainer(arm, self._options.seed, env, self._logs, port), port)
+                (processes.trainer(arm, self._options.seed, env, logs=self._logs, port=port), port)
                 for arm in self._learned
                 for port in [ports.trainers[arm.lineage]]
                 if not (self._options.teachers and arm.model == teaching.PUPIL)
@@ -289,12 +289,12 @@ class _Demo:
         return teaching.Teaching(
             {
                 teaching.lineage_of(each): teaching.teacher(
-                    each, options.seed, env, self._logs, own[each], options.publish_s
+                    each, options.seed, env, logs=self._logs, port=own[each], publish_s=options.publish_s
                 )
                 for each in options.teachers
             },
             list(own.values()),
-            lambda names: processes.trainer(arm, options.seed, env, self._logs, port, teachers=names),
+            lambda names: processes.trainer(arm, options.seed, env, logs=self._logs, port=port, teachers=names),
             port,
             newest=newest,
             watermark_ms=progress.watermark_ms,

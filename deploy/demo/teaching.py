@@ -54,7 +54,7 @@ def lineage_of(item_type: str) -> str:
     return f"teacher-{item_type}"
 
 
-def teacher(item_type: str, seed: int, env: Mapping[str, str], logs: Path, port: int, publish_s: int) -> Child:
+def teacher(item_type: str, seed: int, env: Mapping[str, str], *, logs: Path, port: int, publish_s: int) -> Child:
     """Return the trainer of a teacher.
 
     Args:
@@ -68,7 +68,9 @@ def teacher(item_type: str, seed: int, env: Mapping[str, str], logs: Path, port:
     lineage = lineage_of(item_type)
     own = {"learning.item_type": item_type, "trainer.hold_lists": 0, "trainer.publish_s": _INTERVALS * publish_s}
     arm = LearnedArm(name=lineage, weight=0, lineage=lineage, model=_MODEL)
-    return processes.trainer(arm, seed, {**env, **{variable(key): as_text(own[key]) for key in own}}, logs, port)
+    return processes.trainer(
+        arm, seed, {**env, **{variable(key): as_text(own[key]) for key in own}}, logs=logs, port=port
+    )
 
 
 class Teaching:

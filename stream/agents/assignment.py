@@ -184,7 +184,10 @@ class Assignment:
         self._positions[topic, partition] = offset + 1
 
     def _new_join(self, partition: int) -> Join:
-        join = Join(partition, self._settings, *self._stores[partition], self._num_partitions)
+        hot, warm, progress = self._stores[partition]
+        join = Join(
+            partition, self._settings, hot=hot, warm=warm, progress=progress, num_partitions=self._num_partitions
+        )
         join.seed(self._of_partition(self._starts, partition), self._of_partition(self._ends, partition))
         return join
 

@@ -38,6 +38,7 @@ class Admission:
         partition: int,
         num_partitions: int,
         settings: JoinSettings,
+        *,
         load: ClientLoad,
         watermark: Watermark,
         counters: OutcomeCounters,

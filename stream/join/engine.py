@@ -50,6 +50,7 @@ class Join:
         self,
         partition: int,
         settings: JoinSettings,
+        *,
         hot: MutableMapping[bytes, bytes],
         warm: MutableMapping[bytes, bytes],
         progress: MutableMapping[bytes, bytes],
@@ -68,11 +69,19 @@ class Join:
         self._watermark = Watermark(settings, self._positions)
         self._backpressure = Backpressure(self._positions, self._watermark)
         self._progress = Progress(
-            partition, settings, progress, self._positions, self._watermark, self._counters, self._batches
+            partition,
+            settings,
+            stored=progress,
+            positions=self._positions,
+            watermark=self._watermark,
+            counters=self._counters,
+            batches=self._batches,
         )
         self._deadlines = Deadlines()
         load = ClientLoad()
-        self._admission = Admission(partition, num_partitions, settings, load, self._watermark, self._counters)
+        self._admission = Admission(
+            partition, num_partitions, settings, load=load, watermark=self._watermark, counters=self._counters
+        )
         self._open = OpenQueries(settings, self._hot, self._deadlines, load)
         self._waiting = WaitingEvents(self._hot, self._deadlines, load)
         self._closed = ClosedSessions(partition, settings, self._warm, self._batches)
@@ -81,10 +90,24 @@ class Join:
         item_clicks = ItemClicks(settings, self._warm, self._batches)
         self._clicks = Clicks(settings, lists, item_clicks, self._profiles, self._counters)
         self._orders = Orders(
-            settings, lists, item_clicks, self._profiles, self._counters, self._positions, self._waiting, self._warm
+            settings,
+            lists,
+            item_clicks=item_clicks,
+            profiles=self._profiles,
+            counters=self._counters,
+            positions=self._positions,
+            waiting=self._waiting,
+            warm=self._warm,
         )
         restore_warm(self._warm, self._closed, self._deletion_ts())
-        restore_hot(self._hot, self._open, self._waiting, self._positions, self._watermark.watermark_ts, settings)
+        restore_hot(
+            self._hot,
+            self._open,
+            self._waiting,
+            positions=self._positions,
+            watermark_ts=self._watermark.watermark_ts,
+            settings=settings,
+        )
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -321,7 +344,7 @@ class Join:
             self._counters["sessions_labelled"] += 1
         else:
             self._closed.add_unlabelled(query.query_id, sessions.parts_of(payload), query.close_ts)
-        self._emit(query, payload, merged, revision, CLOSE, changed, output)
+        self._emit(query, payload, merged=merged, revision=revision, reason=CLOSE, changed=changed, output=output)
         self._counters[outcomes.JOINED] += query.num_parts
         self._counters["sessions"] += 1
 
@@ -331,13 +354,22 @@ class Join:
             row.revision += session.has_grown
             self._closed.put(session.query_id, row)
             reason = max(session.reasons, key=_REASON_ORDER.index)
-            self._emit(row, row.list_payload, row.labels, row.revision, reason, session.merged, output)
+            self._emit(
+                row,
+                row.list_payload,
+                merged=row.labels,
+                revision=row.revision,
+                reason=reason,
+                changed=session.merged,
+                output=output,
+            )
             self._counters["revisions"] += 1
 
     def _emit(
         self,
         query: OpenQuery | SessionRow,
         payload: bytes,
+        *,
         merged: Labels | None,
         revision: int,
         reason: str,

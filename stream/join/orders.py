@@ -59,6 +59,7 @@ class Orders:
         self,
         settings: JoinSettings,
         lists: Lists,
+        *,
         item_clicks: ItemClicks,
         profiles: Profiles,
         counters: OutcomeCounters,

@@ -20,6 +20,7 @@ class Progress:
         self,
         partition: int,
         settings: JoinSettings,
+        *,
         stored: MutableMapping[bytes, bytes],
         positions: Positions,
         watermark: Watermark,

@@ -32,6 +32,7 @@ def restore_hot(
     hot: HotTier,
     open_queries: OpenQueries,
     waiting_events: WaitingEvents,
+    *,
     positions: Positions,
     watermark_ts: int,
     settings: JoinSettings,

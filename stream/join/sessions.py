@@ -232,7 +232,9 @@ def build(
         placed = _indexed(labels, list_view(payload)) if money.position else labels
         placed = labelling.placed(placed, list_view(payload).item_id) if labels.order_lines else placed
         items = labelling.items_of(placed, changed)
-        labelled = _label_payload(placed, n, impression_ts, currency, partition, items)
+        labelled = _label_payload(
+            placed, n, impression_ts=impression_ts, list_currency=currency, partition=partition, changed=items
+        )
     # Another release, with more or fewer fields, may have written the list payload.
     num_fields = int.from_bytes(payload[1:_LARGE_BYTES], "big") + _NUM_OTHER_FIELDS
     start = _LARGE_TYPE + num_fields.to_bytes(2, "big")
@@ -261,11 +263,11 @@ def _indexed(labels: Labels, view: ListView) -> Labels:
 
 @lru_cache(maxsize=256)
 def _unlabelled(n: int, currency: str) -> bytes:
-    return _label_payload(labelling.empty(), n, 0, currency, 0, ())
+    return _label_payload(labelling.empty(), n, impression_ts=0, list_currency=currency, partition=0, changed=())
 
 
 def _label_payload(
-    labels: Labels, n: int, impression_ts: int, list_currency: str, partition: int, changed: Iterable[int]
+    labels: Labels, n: int, *, impression_ts: int, list_currency: str, partition: int, changed: Iterable[int]
 ) -> bytes:
     currency = labelling.currency(labels.order_lines.values(), list_currency)
     return _encoder.encode(

@@ -101,7 +101,9 @@ def ingest(
             if producer is not None:
                 for record in adapted:
                     producer.send(record.topic, key=record.key, value=record.value)
-            send_dead_letter(producer, name, payload, adapted, rejected, options, now_ms)
+            send_dead_letter(
+                producer, name, payload=payload, adapted=adapted, rejected=rejected, options=options, now_ms=now_ms
+            )
     except EventFileError as error:
         if producer is None:
             raise
@@ -140,6 +142,7 @@ def count(
 def send_dead_letter(
     producer: Sender | None,
     name: str,
+    *,
     payload: Payload,
     adapted: Sequence[Adapted],
     rejected: Sequence[Rejected],

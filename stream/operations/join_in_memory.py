@@ -74,7 +74,10 @@ class _Log:
     def __init__(self, partitions: int) -> None:
         # One clock stamped all events of a recorded log.
         settings = JoinSettings(ticks="driver", clock_tolerance_s=0)
-        self._joins = [Join(partition, settings, {}, {}, {}, partitions) for partition in range(partitions)]
+        self._joins = [
+            Join(partition, settings, hot={}, warm={}, progress={}, num_partitions=partitions)
+            for partition in range(partitions)
+        ]
         self._ends: dict[tuple[str, int], int] = {}
         self._joined = Joined()
 

@@ -59,7 +59,9 @@ def recorded(
         for payload in payloads:
             adapted, rejected = adapt(name, payload.raw, options)
             count(done, payload, adapted, rejected, options)
-            send_dead_letter(dead_letters, name, payload, adapted, rejected, options, now_ms)
+            send_dead_letter(
+                dead_letters, name, payload=payload, adapted=adapted, rejected=rejected, options=options, now_ms=now_ms
+            )
             for each in adapted:
                 key = each.record.event_ts * len(_RANK) + _RANK[each.topic]
                 yield key, _encoder.encode((each.topic, each.key, each.value))

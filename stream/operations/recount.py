@@ -203,7 +203,14 @@ def recount(
         for record in records:
             found.take(record)
         for place, entries in groupby(by_place, itemgetter(0)):
-            _count_place([content for _, content in entries], _partition(place), found, counts, reasons, sources)
+            _count_place(
+                [content for _, content in entries],
+                _partition(place),
+                found,
+                counts=counts,
+                reasons=reasons,
+                sources=sources,
+            )
         for _, entries in groupby(by_identity, itemgetter(0)):
             _count_identities([_decode_sought(content) for _, content in entries], found, patience_ms, counts)
     return Recount(
@@ -225,6 +232,7 @@ def _count_place(
     entries: list[bytes],
     partition: int,
     found: _Found,
+    *,
     counts: Counter[str],
     reasons: Counter[str],
     sources: Counter[str],

@@ -99,7 +99,9 @@ def rejected(record: Record, reason: str, detail: str) -> OutgoingRecord:
 
     A redriven record keeps its number of attempts and the time of its first attempt.
     """
-    headers = _source_headers(record.topic, record.partition, record.offset, record.timestamp, reason, detail)
+    headers = _source_headers(
+        record.topic, record.partition, record.offset, append_ts=record.timestamp, reason=reason, detail=detail
+    )
     # Kafka allows headers whose value is null.
     redriven = {name: value for name, value in record.headers if name in _REDRIVE_HEADERS and value is not None}
     if redriven:
@@ -128,7 +130,7 @@ def unjoined(
     line_id: str | None = None,
 ) -> OutgoingRecord:
     """Return a late or orphaned record, or one order line of it, for the topic `unjoined`."""
-    headers = _source_headers(topic, partition, offset, append_ts, reason, detail)
+    headers = _source_headers(topic, partition, offset, append_ts=append_ts, reason=reason, detail=detail)
     if line_id is not None:
         headers.append(("line_id", line_id.encode()))
     return client_id.encode(), raw, headers
@@ -150,7 +152,7 @@ def receipt_headers(record: Record, dead_letter: DeadLetter, redriven_ts: int) -
     return [*kept, ("line_id", dead_letter.line_id.encode())] if dead_letter.line_id else kept
 
 
-def _source_headers(topic: str, partition: int, offset: int, append_ts: int, reason: str, detail: str) -> Headers:
+def _source_headers(topic: str, partition: int, offset: int, *, append_ts: int, reason: str, detail: str) -> Headers:
     seen = str(append_ts).encode()
     return [
         ("reason", reason.encode()),

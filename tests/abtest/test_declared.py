@@ -69,7 +69,7 @@ def named(x: NDArray[np.float64], name: str, *, before: bool = False) -> NDArray
 
 
 def test_a_mean_is_near_the_regression_on_the_same_metric_before() -> None:
-    found = adjusted(ONE, PLAN, METRICS["gmv"], "control", "treatment", 0.05)
+    found = adjusted(ONE, PLAN, METRICS["gmv"], "control", "treatment", alpha=0.05)
     assert found is not None
     both = np.vstack([CONTROL, TREATED])
     treated = np.repeat([0.0, 1.0], [len(CONTROL), len(TREATED)])
@@ -78,7 +78,7 @@ def test_a_mean_is_near_the_regression_on_the_same_metric_before() -> None:
     assert found.lift.diff == pytest.approx(fit.params[1], rel=0.02)
     assert found.lift.se == pytest.approx(fit.bse[1], rel=0.01)
     assert found.variance_ratio < 0.8
-    assert found.lift == declared(ONE, PLAN, METRICS["gmv"], "control", "treatment", 0.05)
+    assert found.lift == declared(ONE, PLAN, METRICS["gmv"], "control", "treatment", alpha=0.05)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_each_metric_is_adjusted_by_its_own_past(
         return Quotient(*(None if name is None else offset + COLUMNS.index(name) for name in names))  # type: ignore[arg-type]
 
     expected = by_cuped(Moments.of(CONTROL), Moments.of(TREATED), quotient(during, 0), quotient(before, WIDTH))
-    assert adjusted(ONE, PLAN, METRICS[metric], "control", "treatment", 0.05) == expected
+    assert adjusted(ONE, PLAN, METRICS[metric], "control", "treatment", alpha=0.05) == expected
     assert expected is not None
     assert expected.theta != 0.0
 
@@ -108,7 +108,9 @@ def test_strata_equal_the_adjusted_clients_of_each_epoch() -> None:
         "control": {1: clients(3, 900), 2: clients(4, 300)},
         "treatment": {1: clients(5, 100, 0.1), 2: clients(6, 900, 0.1)},
     }
-    found = adjusted(facts(parts, stratified=True), PLAN, METRICS["orders_per_client"], "control", "treatment", 0.05)
+    found = adjusted(
+        facts(parts, stratified=True), PLAN, METRICS["orders_per_client"], "control", "treatment", alpha=0.05
+    )
     assert found is not None
     weights = {1: 1_000 / 2_200, 2: 1_200 / 2_200}
     diff = variance = 0.0
@@ -125,19 +127,19 @@ def test_strata_equal_the_adjusted_clients_of_each_epoch() -> None:
 
 def test_without_the_declaration_and_for_unequal_money_the_comparison_is_plain() -> None:
     plain = compare(*compared(ONE, METRICS["gmv"], "control", "treatment"))
-    assert declared(ONE, Plan(primary="gmv"), METRICS["gmv"], "control", "treatment", 0.05) == plain
+    assert declared(ONE, Plan(primary="gmv"), METRICS["gmv"], "control", "treatment", alpha=0.05) == plain
     unequal = facts({"control": {1: clients(7, 900)}, "treatment": {1: clients(8, 100)}})
-    assert adjusted(unequal, PLAN, METRICS["gmv"], "control", "treatment", 0.05) is None
-    assert adjusted(unequal, PLAN, METRICS["cvr"], "control", "treatment", 0.05) is not None
-    assert adjusted(ONE, PLAN, METRICS["latency"], "control", "treatment", 0.05) is None
+    assert adjusted(unequal, PLAN, METRICS["gmv"], "control", "treatment", alpha=0.05) is None
+    assert adjusted(unequal, PLAN, METRICS["cvr"], "control", "treatment", alpha=0.05) is not None
+    assert adjusted(ONE, PLAN, METRICS["latency"], "control", "treatment", alpha=0.05) is None
     strangers = facts({"control": {1: CONTROL}, "treatment": {2: TREATED}}, stratified=True)
-    assert adjusted(strangers, PLAN, METRICS["gmv"], "control", "treatment", 0.05) is None
+    assert adjusted(strangers, PLAN, METRICS["gmv"], "control", "treatment", alpha=0.05) is None
 
 
 def test_a_look_decides_by_what_the_plan_declares_and_reports_show_both() -> None:
     experiment = validation.experiment_of(PLAN)
     (look,) = looks.take(experiment, ONE, 1, [])
-    found = adjusted(ONE, PLAN, METRICS["gmv"], "control", "treatment", 0.05)
+    found = adjusted(ONE, PLAN, METRICS["gmv"], "control", "treatment", alpha=0.05)
     assert found is not None
     assert (look.diff, look.se, look.lo, look.hi) == pytest.approx(
         (found.lift.diff, found.lift.se, found.lift.lo, found.lift.hi)

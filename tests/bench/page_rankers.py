@@ -103,7 +103,9 @@ def taught(teachers: Mapping[str, Learner], lists: Lists) -> Floats:
         for start in range(0, len(found), 256):
             rows = slice(start, start + 256)
             examples = Examples.of(lists.examples[rows])
-            _, outputs = score(own.model, own.config, own.params, own.id_maps, examples, CPU, name)
+            _, outputs = score(
+                own.model, own.config, own.params, own.id_maps, examples=examples, device=CPU, item_type=name
+            )
             of_type = lists.types[rows] == ITEM_TYPES.index(name)
             found[rows] = np.where(of_type, outputs.logit.numpy(), found[rows])
     return found
@@ -170,7 +172,9 @@ def scores_of(learner: Learner, lists: Lists) -> Floats:
     found = []
     for start in range(0, len(lists.examples), 256):
         examples = Examples.of(lists.examples[start : start + 256])
-        _, outputs = score(learner.model, learner.config, learner.params, learner.id_maps, examples, CPU)
+        _, outputs = score(
+            learner.model, learner.config, learner.params, learner.id_maps, examples=examples, device=CPU
+        )
         found.append(outputs.logit.numpy().astype(np.float64))
     return np.concatenate(found)
 

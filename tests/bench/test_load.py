@@ -23,7 +23,10 @@ class _Stored:
 
 
 def _joined(load: Load) -> tuple[dict[str, set[str]], int, int]:
-    joins = [Join(number, JoinSettings(ticks="driver"), {}, {}, {}, NUM_PARTITIONS) for number in range(NUM_PARTITIONS)]
+    joins = [
+        Join(number, JoinSettings(ticks="driver"), hot={}, warm={}, progress={}, num_partitions=NUM_PARTITIONS)
+        for number in range(NUM_PARTITIONS)
+    ]
     next_offset: defaultdict[tuple[str, int], int] = defaultdict(int)
     found: defaultdict[str, set[str]] = defaultdict(set)
     for arrival in load.arrivals:

@@ -211,7 +211,9 @@ def undisturbed(broker: Broker, num_partitions: int) -> dict[str, Session]:
             inputs.setdefault((name, record.partition), []).append(record)
     found: list[Record] = []
     for partition in range(num_partitions):
-        join = Join(partition, JoinSettings(ticks="driver"), {}, {}, {}, num_partitions)
+        join = Join(
+            partition, JoinSettings(ticks="driver"), hot={}, warm={}, progress={}, num_partitions=num_partitions
+        )
         for name in topics.INPUTS:
             records = inputs.get((name, partition), [])
             for start in range(0, len(records), 512):

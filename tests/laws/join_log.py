@@ -317,7 +317,9 @@ class Tables:
 
     def join(self, settings: JoinSettings = SETTINGS, partition: int = PARTITION) -> Join:
         """Return a join restored from these rows."""
-        return Join(partition, settings, self.hot, self.warm, self.progress, NUM_PARTITIONS)
+        return Join(
+            partition, settings, hot=self.hot, warm=self.warm, progress=self.progress, num_partitions=NUM_PARTITIONS
+        )
 
 
 @dataclass

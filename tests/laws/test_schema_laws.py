@@ -190,9 +190,11 @@ def put_live(world: World, lineage: Lineage, folder: Path) -> str:
     """Make the version in `folder` the live one of its lineage, and return its number."""
     term = world.registry.leases.acquire(lineage.name, "holder", START_MS, 1_000_000)
     number = world.registry.versions(lineage.name)[-1].version + 1
-    world.registry.publish(lineage.name, number, folder.name, None, term, {}, {}, START_MS)
+    world.registry.publish(
+        lineage.name, number, folder.name, parent=None, term=term, metrics={}, offsets={}, published_ts=START_MS
+    )
     for status in ("verified", "live"):
-        world.registry.advance(lineage.name, number, term, status, "test", START_MS)
+        world.registry.advance(lineage.name, number, term, to_status=status, why="test", now_ms=START_MS)
     return str(number)
 
 

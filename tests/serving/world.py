@@ -239,9 +239,11 @@ class World:
             )
         else:
             address = publish_delta(self.artifacts, base, number, rows=[number])
-        self.registry.publish(lineage, number, address, None, term, {}, {}, START_MS)
-        self.registry.advance(lineage, number, term, "verified", "test", START_MS)
-        self.registry.advance(lineage, number, term, "live", "test", START_MS)
+        self.registry.publish(
+            lineage, number, address, parent=None, term=term, metrics={}, offsets={}, published_ts=START_MS
+        )
+        self.registry.advance(lineage, number, term, to_status="verified", why="test", now_ms=START_MS)
+        self.registry.advance(lineage, number, term, to_status="live", why="test", now_ms=START_MS)
         return address
 
     def experiment(self, key: str = "exp-1", arms: Sequence[Arm] | None = None) -> None:

@@ -132,8 +132,8 @@ def test_exported_pages_are_labelled_in_a_browser_and_a_file_and_the_next_versio
         TrainerSettings(publish_s=40, metrics_port=0),
         fresh_kafka,
         engine,
-        folders,
-        Dependencies(
+        folders=folders,
+        dependencies=Dependencies(
             now_ms=lambda: 0,
             pauses=Pauses(monotonic_s=lambda: next(ticks) / 1000, wait=lambda _: False, random=lambda: 0.0),
             is_stopping=is_done,

@@ -83,8 +83,10 @@ def verified(world: World, number: int, parent: str) -> None:
     """Publish and verify a version that passes gates 3 to 5."""
     address = publish(world.artifacts, NAME, number)
     term = world.registry.leases.acquire(NAME, "test", START_MS, 10**15)
-    world.registry.publish(NAME, number, address, parent, term, dict(GOOD), {}, epoch_ms())
-    world.registry.advance(NAME, number, term, "verified", "test", epoch_ms())
+    world.registry.publish(
+        NAME, number, address, parent=parent, term=term, metrics=dict(GOOD), offsets={}, published_ts=epoch_ms()
+    )
+    world.registry.advance(NAME, number, term, to_status="verified", why="test", now_ms=epoch_ms())
 
 
 def firing(server: Prometheus, alert: str) -> bool:

@@ -36,7 +36,9 @@ def publish_until_killed(home: Path, first: str, moment: int) -> None:
     registry = Registry(db.create(f"sqlite:///{home}/shelfwise.db"))
     folder = home / "artifacts"
     term = registry.leases.acquire(LINEAGE, "writer", 0, 10**12)
-    own = Publisher(registry, folder, LINEAGE, term, lambda _: None, lambda: 0, KEEP, tick)
+    own = Publisher(
+        registry, folder, LINEAGE, term, announce=lambda _: None, now_ms=lambda: 0, keep_versions=KEEP, failpoint=tick
+    )
     own.remove_orphans()
     like = artifact.load(home / "first", first)
     name = next(name for name in like.params if not name.startswith(artifact.ROWS_PREFIX))
@@ -108,7 +110,15 @@ def test_t4_r15_a_thousand_versions_and_their_kills_leave_no_gap_no_orphan_and_n
     assert most <= KEEP + 2 + num_kills
     term = world.registry.leases.acquire(LINEAGE, "writer", 0, 10**12)
     later = max(path.stat().st_mtime_ns for path in world.artifacts.iterdir()) // 10**6 + 2 * ORPHAN_AGE_MS
-    Publisher(world.registry, world.artifacts, LINEAGE, term, lambda _: None, lambda: later, KEEP).remove_orphans()
+    Publisher(
+        world.registry,
+        world.artifacts,
+        LINEAGE,
+        term,
+        announce=lambda _: None,
+        now_ms=lambda: later,
+        keep_versions=KEEP,
+    ).remove_orphans()
     assert names_in(world.artifacts) == {each.artifact for each in versions[-KEEP:]}
     for each in versions[-KEEP:]:
         artifact.load(world.artifacts, each.artifact)

@@ -80,8 +80,8 @@ def test_a_run_on_the_memory_broker_equals_the_loop_over_a_list(
         _NO_METRICS,
         memory_broker,
         engine,
-        Folders.under(tmp_path, LINEAGE.name),
-        dependencies(is_done),
+        folders=Folders.under(tmp_path, LINEAGE.name),
+        dependencies=dependencies(is_done),
         device="cpu",
         holder="one",
     )
@@ -98,11 +98,28 @@ def test_a_second_process_on_the_same_checkpoints_is_refused(
 
     def start_another() -> bool:
         with pytest.raises(ConfigError, match="another trainer") as caught:
-            run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(lambda: True), holder="one")
+            run(
+                LINEAGE,
+                _NO_METRICS,
+                memory_broker,
+                engine,
+                folders=folders,
+                dependencies=dependencies(lambda: True),
+                holder="one",
+            )
         refused.append(caught.value)
         return True
 
-    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(start_another), device="cpu", holder="one")
+    run(
+        LINEAGE,
+        _NO_METRICS,
+        memory_broker,
+        engine,
+        folders=folders,
+        dependencies=dependencies(start_another),
+        device="cpu",
+        holder="one",
+    )
     assert len(refused) == 1
 
 
@@ -115,8 +132,8 @@ def test_a_warm_start_that_does_not_fit_is_refused_before_the_lineage_is_recorde
             _NO_METRICS,
             memory_broker,
             engine,
-            Folders.under(tmp_path, LINEAGE.name),
-            dependencies(lambda: True),
+            folders=Folders.under(tmp_path, LINEAGE.name),
+            dependencies=dependencies(lambda: True),
             device="cpu",
             warm_start=Wanted.parse("base", "--warm-start"),
             holder="one",
@@ -135,7 +152,16 @@ def test_teachers_are_loaded_and_kept_and_those_that_do_not_fit_are_refused_befo
     def start(address: str) -> None:
         lineage = replace(LINEAGE, name="page", model="smar", config=replace(PROFILES["tiny"], teachers=(address,)))
         dependencies_ = dependencies(lambda: True)
-        run(lineage, _NO_METRICS, memory_broker, engine, folders, dependencies_, device="cpu", holder="one")
+        run(
+            lineage,
+            _NO_METRICS,
+            memory_broker,
+            engine,
+            folders=folders,
+            dependencies=dependencies_,
+            device="cpu",
+            holder="one",
+        )
 
     for address, message in (("a" * 64, "expected a folder"), (whole.sha256, r"learning\.item_type")):
         with pytest.raises((ConfigError, ArtifactError), match=message):
@@ -150,7 +176,16 @@ def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(
     memory_broker: Broker, engine: Engine, tmp_path: Path
 ) -> None:
     first = Folders.under(tmp_path / "first", LINEAGE.name)
-    run(LINEAGE, _NO_METRICS, memory_broker, engine, first, dependencies(lambda: True), device="cpu", holder="one")
+    run(
+        LINEAGE,
+        _NO_METRICS,
+        memory_broker,
+        engine,
+        folders=first,
+        dependencies=dependencies(lambda: True),
+        device="cpu",
+        holder="one",
+    )
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
@@ -159,7 +194,15 @@ def test_a_held_lease_is_waited_for_and_a_stop_ends_the_wait(
 
     second = Folders.under(tmp_path / "second", LINEAGE.name)
     with pytest.raises(FencedError, match="waiting for the lease"):
-        run(LINEAGE, _NO_METRICS, memory_broker, engine, second, dependencies(lambda: True, wait), holder="two")
+        run(
+            LINEAGE,
+            _NO_METRICS,
+            memory_broker,
+            engine,
+            folders=second,
+            dependencies=dependencies(lambda: True, wait),
+            holder="two",
+        )
     assert len(waits) == 3
 
 
@@ -206,7 +249,14 @@ def test_after_a_rollback_the_next_process_reads_the_range_again(
             return any(each.version == until and each.status != "published" for each in registry.versions(LINEAGE.name))
 
         return run(
-            LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(is_done), device="cpu", holder="one"
+            LINEAGE,
+            _NO_METRICS,
+            memory_broker,
+            engine,
+            folders=folders,
+            dependencies=dependencies(is_done),
+            device="cpu",
+            holder="one",
         )
 
     first = train(3)
@@ -225,7 +275,16 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
     memory_broker: Broker, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, decides: bool
 ) -> None:
     folders = Folders.under(tmp_path, LINEAGE.name)
-    run(LINEAGE, _NO_METRICS, memory_broker, engine, folders, dependencies(lambda: True), device="cpu", holder="one")
+    run(
+        LINEAGE,
+        _NO_METRICS,
+        memory_broker,
+        engine,
+        folders=folders,
+        dependencies=dependencies(lambda: True),
+        device="cpu",
+        holder="one",
+    )
     registry, settings = Registry(engine), replace(_NO_METRICS, metrics_port=free_port())
     publish_live(registry)
     act(engine, lambda view: changes.rollback(view, None, "wait", "test"))
@@ -250,8 +309,8 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
         settings,
         memory_broker,
         engine,
-        folders,
-        dependencies(lambda: len(answers) == 3, wait),
+        folders=folders,
+        dependencies=dependencies(lambda: len(answers) == 3, wait),
         device="cpu",
         holder="one",
     )
@@ -268,9 +327,9 @@ def test_a_trainer_waits_after_a_rollback_until_a_user_decides(
 def publish_live(registry: Registry) -> None:
     """Let version 1 of the lineage go live."""
     term = registry.leases.acquire(LINEAGE.name, "one", 0, 1_000)
-    registry.publish(LINEAGE.name, 1, "a" * 64, None, term, {}, {}, 0)
+    registry.publish(LINEAGE.name, 1, "a" * 64, parent=None, term=term, metrics={}, offsets={}, published_ts=0)
     for status in ("verified", "live"):
-        registry.advance(LINEAGE.name, 1, term, status, "test", 0)
+        registry.advance(LINEAGE.name, 1, term, to_status=status, why="test", now_ms=0)
 
 
 def act(engine: Engine, decide: Callable[[LineageView], Change]) -> None:
@@ -314,8 +373,8 @@ def test_a_trainer_is_ready_once_it_has_read_and_while_it_holds_the_lease(
         settings,
         memory_broker,
         engine,
-        Folders.under(tmp_path, LINEAGE.name),
-        Dependencies(now_ms=lambda: 0, pauses=pauses, is_stopping=is_done),
+        folders=Folders.under(tmp_path, LINEAGE.name),
+        dependencies=Dependencies(now_ms=lambda: 0, pauses=pauses, is_stopping=is_done),
         device="cpu",
         holder="one",
     )

@@ -91,7 +91,9 @@ def _loss(learner: Learner, fresh: Sequence[Session], catalogue: CatalogueLike) 
     examples, refused = ExampleBuilder(catalogue).from_sessions(sample) if sample else (None, ())
     if examples is None or len(sample) == len(refused):
         return {}
-    batch, outputs = score(learner.model, learner.config, learner.params, learner.id_maps, examples, learner.device)
+    batch, outputs = score(
+        learner.model, learner.config, learner.params, learner.id_maps, examples=examples, device=learner.device
+    )
     own = as_floats(outputs.logit)
     if not np.isfinite(own[batch.cand_mask]).all():
         # The learner refuses such batches and halts.

@@ -332,11 +332,11 @@ def _policy_values(score: Floats, columns: Columns, request: Request) -> dict[st
     return {
         name: policy_value(
             rank,
-            columns.shown,
-            columns.propensity,
-            label,
-            columns.mask,
-            columns.visit,
+            shown_BL=columns.shown,
+            propensity_BL=columns.propensity,
+            label_BL=label,
+            mask_BL=columns.mask,
+            visit=columns.visit,
             k=request.k,
             resamples=request.resamples,
             seed=request.seed,

@@ -175,7 +175,7 @@ def _score(
     for start in range(0, len(examples), _SCORED_AT_ONCE):
         part = examples[start : start + _SCORED_AT_ONCE]
         batch, outputs = score(
-            learner.model, learner.config, weights, learner.id_maps, Examples.of(part), learner.device
+            learner.model, learner.config, weights, learner.id_maps, examples=Examples.of(part), device=learner.device
         )
         logit = as_floats(outputs.logit)
         rows += [logit[row, : len(example.item_ids)] for row, example in enumerate(part)]

@@ -60,6 +60,7 @@ def plot(
     x_title: str,
     y_title: str,
     curves: Mapping[str, Sequence[Point]],
+    *,
     marks: Mapping[str, float],
     intervals: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
 ) -> Plot:

@@ -45,12 +45,12 @@ def is_randomised(propensity_BL: Floats, mask_BL: Mask) -> bool:
 
 def policy_value(
     rank_BL: Floats,
+    *,
     shown_BL: Floats,
     propensity_BL: Floats,
     label_BL: Floats,
     mask_BL: Mask,
     visit: Sequence[str],
-    *,
     k: int,
     resamples: int = RESAMPLES,
     seed: int = 0,

@@ -187,7 +187,7 @@ def learning_curves(found: Evaluation) -> Plot | None:
                 for number in range(depth)
             ]
     marks = {row.name: _mean([float(best) for best in row.best_epochs]) for row in found.rows if row.epochs}
-    return plot("Learning curve", "epoch", "validation log loss (nats)", curves, marks) if curves else None
+    return plot("Learning curve", "epoch", "validation log loss (nats)", curves, marks=marks) if curves else None
 
 
 def calibration_curves(found: Evaluation) -> Plot | None:
@@ -201,7 +201,7 @@ def calibration_curves(found: Evaluation) -> Plot | None:
         return None
     top = max(max(point) for points in curves.values() for point in points)
     curves["equal"] = [(0.0, 0.0), (top, top)]
-    return plot("Calibration", "predicted probability within the list", "share of positive items", curves, {})
+    return plot("Calibration", "predicted probability within the list", "share of positive items", curves, marks={})
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -64,8 +64,8 @@ def curve_plot(curve: Curve) -> Plot:
         "position",
         "examination relative to the first position",
         {curve.method: [(middle, each.examination) for middle, each in middles], "none": [(middles[0][0], 0.0)]},
-        {},
-        {
+        marks={},
+        intervals={
             curve.method: [
                 (middle, each.low, each.high)
                 for middle, each in middles

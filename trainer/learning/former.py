@@ -69,7 +69,13 @@ class FormerVersion:
         if not rows.any():
             return found
         _, outputs = score(
-            self._model, self._config, self._params, self._id_maps, examples.take(rows), self._device, item_type
+            self._model,
+            self._config,
+            self._params,
+            self._id_maps,
+            examples=examples.take(rows),
+            device=self._device,
+            item_type=item_type,
         )
         logit = outputs.logit
         own = np.zeros((len(logit), shape[1]))
@@ -83,6 +89,7 @@ def score(
     config: ModelConfig,
     params: Mapping[str, torch.Tensor],
     id_maps: IdMaps,
+    *,
     examples: Examples,
     device: torch.device,
     item_type: str = "all",

@@ -42,7 +42,9 @@ def numbers(learner: Learner, judged: JudgedLists, catalogue: CatalogueLike, liv
         if not places.size:
             continue
         is_scored[places] = True
-        batch, outputs = score(learner.model, learner.config, learner.params, learner.id_maps, examples, learner.device)
+        batch, outputs = score(
+            learner.model, learner.config, learner.params, learner.id_maps, examples=examples, device=learner.device
+        )
         own = as_floats(outputs.logit)
         again[places] = measured(
             own,

@@ -84,6 +84,7 @@ def clicked_orders(
     conv_BL: Tensor,
     click_BL: Tensor,
     mask_BL: Tensor,
+    *,
     first_B: Tensor | None = None,
     method: Delayed = "none",
 ) -> Tensor:
@@ -169,7 +170,9 @@ def total_loss(
             parts[name] = part.detach()
     if outputs.pcvr_logit is not None:
         first = batch.click_weight > 0
-        pcvr = clicked_orders(outputs.pcvr_logit, batch.conv, batch.click, mask, first, config.pcvr_delayed)
+        pcvr = clicked_orders(
+            outputs.pcvr_logit, batch.conv, batch.click, mask, first_B=first, method=config.pcvr_delayed
+        )
         loss = loss + config.pcvr_weight * pcvr
         parts["pcvr"] = pcvr.detach()
     return loss, parts

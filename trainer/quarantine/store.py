@@ -70,7 +70,15 @@ class Quarantine:
             why = f"range {number} is left out, and nothing is published: {', '.join(added.reasons)}"
             evidence = {"range": number, "reasons": list(added.reasons)}
             evidence |= {name: getattr(added, name) for name in _RANGE}
-            _log(connection, lineage, term, why, evidence, {"breakers": list(added.reasons)}, now_ms)
+            _log(
+                connection,
+                lineage,
+                term,
+                why=why,
+                evidence=evidence,
+                after={"breakers": list(added.reasons)},
+                now_ms=now_ms,
+            )
 
     def close(self, lineage: str, term: int, until_ts: int, now_ms: int) -> None:
         """Record with an event that no breaker is open any more, if one was.
@@ -83,10 +91,18 @@ class Quarantine:
             check_term(connection, lineage, term)
             if _close(connection, lineage):
                 why = "no breaker is open: training and publishing go on"
-                _log(connection, lineage, term, why, {"from_ts": until_ts}, {"breakers": []}, now_ms)
+                _log(
+                    connection,
+                    lineage,
+                    term,
+                    why=why,
+                    evidence={"from_ts": until_ts},
+                    after={"breakers": []},
+                    now_ms=now_ms,
+                )
 
     def mark(
-        self, lineage: str, term: int, numbers: Collection[int], status: RangeStatus, why: str, now_ms: int
+        self, lineage: str, term: int, numbers: Collection[int], *, status: RangeStatus, why: str, now_ms: int
     ) -> None:
         """Set the status of released ranges, with an event for each; ranges in another status stay as they are.
 
@@ -105,7 +121,16 @@ class Quarantine:
             ).scalars()
             for number in sorted(changed):
                 after = {"ranges": {str(number): status}}
-                _log(connection, lineage, term, f"range {number}: {why}", {"range": number}, after, now_ms, status)
+                _log(
+                    connection,
+                    lineage,
+                    term,
+                    why=f"range {number}: {why}",
+                    evidence={"range": number},
+                    after=after,
+                    now_ms=now_ms,
+                    word=status,
+                )
 
 
 def set_range_status(connection: Connection, chosen: QuarantinedRange, to: RangeStatus) -> None:
@@ -134,6 +159,7 @@ def _log(
     connection: Connection,
     lineage: str,
     term: int,
+    *,
     why: str,
     evidence: dict[str, Any],
     after: dict[str, Any],

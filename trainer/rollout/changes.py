@@ -56,7 +56,7 @@ def of_move(view: LineageView, move: Move, policy: Policy) -> Change:
     if move.to_status == "rejected" and move.gate in OF_LEARNING and policy.on_rejection != "keep":
         trusted = _trusted(view, version)
         if trusted is not None:
-            return _taken_back(view, version, trusted, policy.on_rejection, move.why, "rejected")
+            return _taken_back(view, version, trusted, mode=policy.on_rejection, why=move.why, to_status="rejected")
     if move.to_status == "live":
         return _to_live(view, version, move.why)
     return Change(
@@ -246,13 +246,13 @@ def _to_live(view: LineageView, version: VersionView, why: str) -> Change:
 
 def _rolled_back(view: LineageView, bad: VersionView, good: VersionView | None, mode: RewindMode, why: str) -> Change:
     """Roll `bad` back to `good`, quarantine what was trained after `good`, and freeze the lineage."""
-    change = _taken_back(view, bad, good, mode, why, "rolled_back")
+    change = _taken_back(view, bad, good, mode=mode, why=why, to_status="rolled_back")
     frozen = f"released by hand: version {bad.number} was rolled back"
     return replace(change, lineage={**change.lineage, "frozen": frozen})
 
 
 def _taken_back(
-    view: LineageView, bad: VersionView, good: VersionView | None, mode: RewindMode, why: str, to_status: Status
+    view: LineageView, bad: VersionView, good: VersionView | None, *, mode: RewindMode, why: str, to_status: Status
 ) -> Change:
     """Send the trainer back from `bad` to `good`, which serves then, and quarantine what was trained after `good`."""
     suspects = _descendants(view, bad.artifact)

@@ -222,7 +222,7 @@ def next_move(
     if view.lock is not None:
         return Hold(reason=view.lock)
     canary, live = view.only("canary"), view.only("live")
-    failed = _failure(view, canary, live, verdicts, policy, now_ms)
+    failed = _failure(view, canary, live, verdicts=verdicts, policy=policy, now_ms=now_ms)
     if failed is not None:
         return failed
     newest = max((v.number for v in view.versions if v.status in {"verified", "canary", "live"}), default=0)
@@ -244,6 +244,7 @@ def _failure(
     view: LineageView,
     canary: VersionView | None,
     live: VersionView | None,
+    *,
     verdicts: Verdicts,
     policy: Policy,
     now_ms: int,

@@ -77,7 +77,9 @@ class RolloutStore:
                 return False
             change = changes.of_move(view, move, policy)
             name = event_log.process("controller", term)
-            self._write(connection, view, change, "controller", name, now_ms, evidence or {})
+            self._write(
+                connection, view, change, actor="controller", actor_name=name, now_ms=now_ms, evidence=evidence or {}
+            )
         self._failpoint("after_move")
         return True
 
@@ -119,7 +121,15 @@ class RolloutStore:
                     change = decide(view)
                     check_reason("why", change.why)
                     number = self._write(
-                        connection, view, change, "user", user, now_ms, evidence or {}, name, request_id
+                        connection,
+                        view,
+                        change,
+                        actor="user",
+                        actor_name=user,
+                        now_ms=now_ms,
+                        evidence=evidence or {},
+                        command=name,
+                        request_id=request_id,
                     )
                     earlier = event_log.numbered(connection, number)
         except StoreError as error:
@@ -175,6 +185,7 @@ class RolloutStore:
         connection: Connection,
         view: LineageView,
         change: Change,
+        *,
         actor: Actor,
         actor_name: str,
         now_ms: int,
@@ -191,7 +202,7 @@ class RolloutStore:
         for number, to_status in sorted(change.statuses.items(), key=lambda each: each[1] in {"live", "canary"}):
             version = view.get(number)
             assert version is not None, "checked with the moves"
-            _set_status(connection, view.name, version, to_status, change, now_ms)
+            _set_status(connection, view.name, version, to_status=to_status, change=change, now_ms=now_ms)
         if change.statuses:
             before["versions"] = {str(n): v.status for n in change.statuses if (v := view.get(n)) is not None}
             after["versions"] = {str(number): status for number, status in change.statuses.items()}
@@ -230,7 +241,7 @@ class RolloutStore:
 
 
 def _set_status(
-    connection: Connection, lineage: str, version: VersionView, to_status: str, change: Change, now_ms: int
+    connection: Connection, lineage: str, version: VersionView, *, to_status: str, change: Change, now_ms: int
 ) -> None:
     is_canary = to_status == "canary"
     values: dict[str, object] = {

@@ -133,7 +133,10 @@ def embed(
     except FolderInUseError as error:
         raise ConfigError(f"{plan.folder}: another run uses this folder") from error
     with lock:
-        runs = [_Run(file, modality, plan, item_ids, on_progress, failpoint) for modality in modalities]
+        runs = [
+            _Run(file, modality, plan, item_ids=item_ids, on_progress=on_progress, failpoint=failpoint)
+            for modality in modalities
+        ]
         # A wrong encoder is refused before the first one spends hours.
         for run in runs:
             run.check()
@@ -151,6 +154,7 @@ class _Run(Generic[Seen]):
         file: CatalogueFile,
         modality: Modality[Seen],
         plan: Plan,
+        *,
         item_ids: Sequence[str],
         on_progress: Progress,
         failpoint: Failpoint,

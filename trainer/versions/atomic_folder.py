@@ -88,7 +88,15 @@ def write(
         failpoint("before_write")
         with unique_folder(parent, TEMPORARY_PREFIX) as staging:
             try:
-                target = _write(parent, staging.folder, files, manifest, failpoint, prefix, sign)
+                target = _write(
+                    parent,
+                    staging.folder,
+                    files=files,
+                    manifest=manifest,
+                    failpoint=failpoint,
+                    prefix=prefix,
+                    sign=sign,
+                )
                 sync_folder(parent)
             except (OSError, safetensors.SafetensorError):
                 # A disk that is full needs the space at once.
@@ -114,6 +122,7 @@ def remove(path: Path) -> None:
 def _write(
     parent: Path,
     staging: Path,
+    *,
     files: Mapping[str, Tensors],
     manifest: Callable[[dict[str, FileEntry]], msgspec.Struct],
     failpoint: Failpoint,

@@ -193,6 +193,7 @@ def save(
     state: State,
     files: Mapping[str, Tensors],
     failpoint: Failpoint = no_failpoint,
+    *,
     keep: int = KEEP,
     base: Base | None = None,
     needed: Collection[str] | None = (),

@@ -60,11 +60,11 @@ class Publisher:
         folder: Path,
         lineage: str,
         term: int,
+        *,
         announce: Announce,
         now_ms: Clock,
         keep_versions: int,
         failpoint: Failpoint = no_failpoint,
-        *,
         keys: VersionKeys = NO_KEYS,
     ) -> None:
         self._registry = registry
@@ -155,25 +155,27 @@ class Publisher:
                 self.lineage,
                 number,
                 sha256,
-                manifest.parent,
-                self.term,
-                dict(manifest.metrics),
-                {str(partition): cursor.next_offset for partition, cursor in manifest.cursors.items()},
-                self.now_ms(),
+                parent=manifest.parent,
+                term=self.term,
+                metrics=dict(manifest.metrics),
+                offsets={str(partition): cursor.next_offset for partition, cursor in manifest.cursors.items()},
+                published_ts=self.now_ms(),
             )
             self._failpoint("after_row")
         if status == "published":
             try:
                 worst = writing.verify_golden(artifact.load(self.folder, sha256, keys=self.keys))
             except ArtifactError as error:
-                self._registry.advance(self.lineage, number, self.term, "rejected", str(error), self.now_ms())
+                self._registry.advance(
+                    self.lineage, number, self.term, to_status="rejected", why=str(error), now_ms=self.now_ms()
+                )
                 raise
             why = f"integrity and golden sessions, largest difference {worst:.1e}"
-            self._registry.advance(self.lineage, number, self.term, "verified", why, self.now_ms())
+            self._registry.advance(self.lineage, number, self.term, to_status="verified", why=why, now_ms=self.now_ms())
             self._failpoint("after_verified")
             status = "verified"
         if status == "verified" and self._registry.advance(
-            self.lineage, number, self.term, "live", "checks passed", self.now_ms()
+            self.lineage, number, self.term, to_status="live", why="checks passed", now_ms=self.now_ms()
         ):
             self._failpoint("after_live")
             status = "live"

@@ -125,6 +125,7 @@ class Registry:
         lineage: str,
         version: int,
         artifact: str,
+        *,
         parent: str | None,
         term: int,
         metrics: Mapping[str, object],
@@ -173,7 +174,7 @@ class Registry:
             why = written if status == "published" else "its parent is quarantined or was rolled back"
             if status == "published" and _clear_rewind(connection, lineage):
                 why += ", the first one since training had to go back"
-            _log(connection, lineage, version, (None, status), term, why, published_ts)
+            _log(connection, lineage, version, statuses=(None, status), term=term, why=why, now_ms=published_ts)
         return str(status)
 
     def rewind(self, lineage: str) -> Rewind | None:
@@ -212,7 +213,7 @@ class Registry:
             policy = connection.execute(select(lineages.c.policy).where(lineages.c.name == lineage)).scalar_one()
         return policies.of(policy)
 
-    def advance(self, lineage: str, version: int, term: int, to_status: str, why: str, now_ms: int) -> bool:
+    def advance(self, lineage: str, version: int, term: int, *, to_status: str, why: str, now_ms: int) -> bool:
         """Move a version to `verified`, `live` or `rejected`; going live supersedes the former live version.
 
         Returns:
@@ -232,8 +233,18 @@ class Registry:
                     select(versions.c.version).where(versions.c.lineage == lineage, versions.c.status == "live")
                 ).scalars()
                 for number in list(former):
-                    _move(connection, lineage, number, ("live", "superseded"), term, f"by version {version}", now_ms)
-            if not _move(connection, lineage, version, (from_status, to_status), term, why, now_ms):
+                    _move(
+                        connection,
+                        lineage,
+                        number,
+                        statuses=("live", "superseded"),
+                        term=term,
+                        why=f"by version {version}",
+                        now_ms=now_ms,
+                    )
+            if not _move(
+                connection, lineage, version, statuses=(from_status, to_status), term=term, why=why, now_ms=now_ms
+            ):
                 raise FencedError(f"lineage {lineage}: version {version} is not '{from_status}'")
         return True
 
@@ -267,7 +278,7 @@ class Registry:
             retired = [_version(row) for row in connection.execute(statement)]
             for version in retired:
                 statuses, why = (version.status, "retired"), f"beyond the newest {keep}"
-                _move(connection, lineage, version.version, statuses, term, why, now_ms)
+                _move(connection, lineage, version.version, statuses=statuses, term=term, why=why, now_ms=now_ms)
         return retired
 
     def recoverable(self, lineage: str) -> set[str]:
@@ -331,6 +342,7 @@ def _move(
     connection: Connection,
     lineage: str,
     version: int,
+    *,
     statuses: tuple[str, str],
     term: int,
     why: str,
@@ -346,7 +358,7 @@ def _move(
     )
     if changed.rowcount != 1:
         return False
-    _log(connection, lineage, version, statuses, term, why, now_ms)
+    _log(connection, lineage, version, statuses=statuses, term=term, why=why, now_ms=now_ms)
     return True
 
 
@@ -354,6 +366,7 @@ def _log(
     connection: Connection,
     lineage: str,
     version: int,
+    *,
     statuses: tuple[str | None, str],
     term: int,
     why: str,

@@ -98,14 +98,23 @@ def run(plan: Plan, report: Callable[[str], None] = lambda _line: None) -> list[
                 (offset, permute_labels(one, seed) if isinstance(one, Session) else one) for offset, one in log.records
             ]
         rows += [
-            _row(market, log, seed, 0, INCOMING, [np.arange(len(one.example.item_ids)) for one in log.shown]),
-            _row(market, log, seed, 0, RANDOM, [_random_order(seed, one) for one in log.shown]),
-            _row(market, log, seed, 0, BEST, [best_order(one.listing) for one in log.shown]),
+            _row(
+                market,
+                log,
+                seed=seed,
+                count=0,
+                name=INCOMING,
+                orders=[np.arange(len(one.example.item_ids)) for one in log.shown],
+            ),
+            _row(market, log, seed=seed, count=0, name=RANDOM, orders=[_random_order(seed, one) for one in log.shown]),
+            _row(market, log, seed=seed, count=0, name=BEST, orders=[best_order(one.listing) for one in log.shown]),
         ]
         for name, fresh in plan.learners.items():
             learner = fresh(seed)
             for count in learn(learner, log, known, plan.lists):
-                rows.append(_row(market, log, seed, count, name, model_orders(learner, log.shown)))
+                rows.append(
+                    _row(market, log, seed=seed, count=count, name=name, orders=model_orders(learner, log.shown))
+                )
                 gain = rows[-1].orders.sum() / _find(rows, seed, 0, INCOMING).orders.sum() - 1
                 report(f"seed {seed}: {name} after {count} lists: {100 * gain:+.1f} % true orders")
     return rows
@@ -196,7 +205,7 @@ def bounds(rows: Sequence[Row]) -> dict[str, float]:
     return {name: total[name] / total[INCOMING] - 1 for name in (RANDOM, BEST)}
 
 
-def _row(market: Market, log: ShopLog, seed: int, count: int, name: str, orders: Sequence[NDArray[np.int64]]) -> Row:
+def _row(market: Market, log: ShopLog, *, seed: int, count: int, name: str, orders: Sequence[NDArray[np.int64]]) -> Row:
     found = [market.expect(shown.listing, order) for shown, order in zip(log.shown, orders, strict=True)]
     return Row(
         seed=seed,

@@ -103,7 +103,7 @@ class _Log:
         self._ranker = ranker
         self._found = found
         # Simulated time runs fast; nothing lags here, so nothing is ever held.
-        self._join = Join(0, JoinSettings(ticks="driver"), {}, {}, {}, 1)
+        self._join = Join(0, JoinSettings(ticks="driver"), hot={}, warm={}, progress={}, num_partitions=1)
         self._ends: dict[str, int] = {}
         self._waiting: dict[str, list[LogRecord]] = {}
         self._now_ts = 0

@@ -142,10 +142,18 @@ def sendings(settings: MarketplaceSettings, search: Search, outcome: Outcome) ->
 def _events(settings: MarketplaceSettings, search: Search, outcome: Outcome) -> Iterator[tuple[Kind, int, bytes]]:
     for click in outcome.clicks:
         event_ts = search.event_ts + click.delay_ms
-        yield "click", event_ts, _click(settings, search, "click", event_ts, click.item, click.position)
+        yield (
+            "click",
+            event_ts,
+            _click(settings, search, "click", event_ts=event_ts, item=click.item, position=click.position),
+        )
         if click.cart_delay_ms is not None:
             event_ts = search.event_ts + click.cart_delay_ms
-            yield "add_to_cart", event_ts, _click(settings, search, "add_to_cart", event_ts, click.item, click.position)
+            yield (
+                "add_to_cart",
+                event_ts,
+                _click(settings, search, "add_to_cart", event_ts=event_ts, item=click.item, position=click.position),
+            )
     if outcome.order is not None:
         event_ts = search.event_ts + outcome.order.delay_ms
         yield "purchase", event_ts, _conversion(settings, search, outcome, "purchase", event_ts)
@@ -167,6 +175,7 @@ def _click(
     settings: MarketplaceSettings,
     search: Search,
     action: Literal["click", "add_to_cart"],
+    *,
     event_ts: int,
     item: int,
     position: int,

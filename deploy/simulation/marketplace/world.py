@@ -124,7 +124,9 @@ def _items(settings: MarketplaceSettings) -> Items:
     meaning_JK = rng.normal(0.0, 1.0, (J, LATENT))
     level_G = rng.normal(np.log(40.0), 0.6, settings.categories)
     log_price_J = level_G[category] + rng.normal(0.0, PRICE_SPREAD, J)
-    _make_families(rng, settings.categories, quality_J, look_JK, meaning_JK, log_price_J)
+    _make_families(
+        rng, settings.categories, quality_J=quality_J, look_JK=look_JK, meaning_JK=meaning_JK, price_J=log_price_J
+    )
     promoted = rng.random(J) < 0.1
     log_price_J = log_price_J + np.where(promoted, np.log(0.9), 0.0)
     price_minor = np.maximum(100, np.rint(100 * np.exp(log_price_J))).astype(np.int64)
@@ -162,7 +164,13 @@ def _types(settings: MarketplaceSettings, category_J: Ints) -> tuple[Ints, Float
 
 
 def _make_families(
-    rng: np.random.Generator, categories: int, quality_J: Floats, look_JK: Floats, meaning_JK: Floats, price_J: Floats
+    rng: np.random.Generator,
+    categories: int,
+    *,
+    quality_J: Floats,
+    look_JK: Floats,
+    meaning_JK: Floats,
+    price_J: Floats,
 ) -> None:
     # Near-duplicates: without them decoys and satiation would have nothing to act on.
     J = len(quality_J)

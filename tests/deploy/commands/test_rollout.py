@@ -44,9 +44,18 @@ def trained(engine: Engine, *published: tuple[str, ...], metrics: Mapping[str, f
     term = registry.leases.acquire("prm", "trainer", 0, 10**15)
     for number, statuses in enumerate(published, 1):
         parent = f"{number - 1:064x}" if number > 1 else None
-        registry.publish("prm", number, f"{number:064x}", parent, term, metrics or {}, {}, number)
+        registry.publish(
+            "prm",
+            number,
+            f"{number:064x}",
+            parent=parent,
+            term=term,
+            metrics=metrics or {},
+            offsets={},
+            published_ts=number,
+        )
         for status in statuses:
-            registry.advance("prm", number, term, status, "test", number)
+            registry.advance("prm", number, term, to_status=status, why="test", now_ms=number)
     return registry
 
 
@@ -272,8 +281,8 @@ def test_a_version_that_came_while_the_gates_were_judged_is_not_promoted(
 
     def slow(*arguments: Any) -> Any:
         term = registry.leases.acquire("prm", "trainer", 0, 10**15)
-        registry.publish("prm", 4, f"{4:064x}", f"{3:064x}", term, {}, {}, 4)
-        registry.advance("prm", 4, term, "verified", "test", 4)
+        registry.publish("prm", 4, f"{4:064x}", parent=f"{3:064x}", term=term, metrics={}, offsets={}, published_ts=4)
+        registry.advance("prm", 4, term, to_status="verified", why="test", now_ms=4)
         return judge(*arguments)
 
     monkeypatch.setattr(judgement, "before_canary", slow)

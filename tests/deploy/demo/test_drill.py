@@ -51,8 +51,17 @@ class World:
         """Publish and verify the next version, whose parent is the one that training goes on from."""
         number, parent = self.newest + 1, address(self.parent) if self.parent else None
         registry = self.served.registry
-        registry.publish(LINEAGE, number, address(number), parent, self.term, {**GOOD, **metrics}, {}, self.now_ms)
-        registry.advance(LINEAGE, number, self.term, "verified", "test", self.now_ms)
+        registry.publish(
+            LINEAGE,
+            number,
+            address(number),
+            parent=parent,
+            term=self.term,
+            metrics={**GOOD, **metrics},
+            offsets={},
+            published_ts=self.now_ms,
+        )
+        registry.advance(LINEAGE, number, self.term, to_status="verified", why="test", now_ms=self.now_ms)
         self.newest = self.parent = number
         numbers = range(1, number + 1)
         counts = {key: own for each in numbers for key, own in self.served.answers(each).items()}

@@ -130,7 +130,10 @@ def test_children_listen_where_the_demo_says(tmp_path: Path) -> None:
         (processes.watcher({}, tmp_path, ports), ports.watcher),
         (processes.serving({}, tmp_path, ports), ports.serving),
         (processes.controller({}, tmp_path, ports), ports.controller),
-        (processes.trainer(arms.learned(["armmt"])[0], 3, {}, tmp_path, port := ports.trainers["armmt"]), port),
+        (
+            processes.trainer(arms.learned(["armmt"])[0], 3, {}, logs=tmp_path, port=(port := ports.trainers["armmt"])),
+            port,
+        ),
     ]
     assert all(str(port) in child.argv and child.restart for child, port in children)
     shoppers = processes.shoppers({}, tmp_path, ports)

@@ -47,9 +47,12 @@ def test_the_page_ranker_starts_when_each_teacher_has_a_version_and_shoppers_wai
 
     (arm,) = learned(["smar"])
     teaching = Teaching(
-        {f"teacher-{name}": teacher(name, 1, {}, tmp_path, 0, 900) for name in ("product", "video")},
+        {
+            f"teacher-{name}": teacher(name, 1, {}, logs=tmp_path, port=0, publish_s=900)
+            for name in ("product", "video")
+        },
         (11, 12),
-        lambda names: processes.trainer(arm, 1, {}, tmp_path, 7, teachers=names),
+        lambda names: processes.trainer(arm, 1, {}, logs=tmp_path, port=7, teachers=names),
         7,
         newest=newest,
         watermark_ms=watermarks.__getitem__,
@@ -85,7 +88,9 @@ def test_the_page_ranker_starts_when_each_teacher_has_a_version_and_shoppers_wai
 
 
 def test_a_teacher_learns_one_type_and_takes_its_time(tmp_path: Path) -> None:
-    made = teacher("video", 3, {"SHELFWISE_TRAINER__PUBLISH_S": "900", "PATH": "/bin"}, tmp_path, 7, 900)
+    made = teacher(
+        "video", 3, {"SHELFWISE_TRAINER__PUBLISH_S": "900", "PATH": "/bin"}, logs=tmp_path, port=7, publish_s=900
+    )
     assert made.env == {
         "PATH": "/bin",
         "SHELFWISE_LEARNING__ITEM_TYPE": "video",

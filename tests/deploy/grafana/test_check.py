@@ -114,9 +114,11 @@ def fill_versions(engine: Engine) -> None:
         for version in (1, 2):
             moment_ts = START_TS + version * MINUTE_MS
             artifact = f"{version}{lineage}".ljust(64, "0")
-            registry.publish(lineage, version, artifact, None, term, {}, {}, moment_ts)
+            registry.publish(
+                lineage, version, artifact, parent=None, term=term, metrics={}, offsets={}, published_ts=moment_ts
+            )
             for status in ("verified", "live"):
-                registry.advance(lineage, version, term, status, "100 % sound", moment_ts)
+                registry.advance(lineage, version, term, to_status=status, why="100 % sound", now_ms=moment_ts)
 
 
 def result(look: int, metric: str) -> dict[str, object]:

@@ -100,7 +100,7 @@ def test_rows_of_the_first_revision_are_kept_and_the_way_back_is_open(url: str) 
     assert (kept.actor, kept.before, kept.after) == ("term 4", None, None)
     registry = Registry(engine)
     assert registry.leases.acquire("prm", "one", 5, 10) == 5
-    registry.publish("prm", 4, "4" * 64, None, 5, {}, {}, 40)
+    registry.publish("prm", 4, "4" * 64, parent=None, term=5, metrics={}, offsets={}, published_ts=40)
     registry.leases.ensure(CONTROLLER)
     with db.transaction(engine) as connection:
         command.downgrade(configuration(connection), "0001")

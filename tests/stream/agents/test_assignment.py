@@ -207,10 +207,10 @@ def test_only_what_this_process_has_counted_is_reported() -> None:
 def test_heartbeats_go_on_while_joins_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     is_building, has_beaten = threading.Event(), threading.Event()
 
-    def slow_join(*arguments: Any) -> Join:
+    def slow_join(*arguments: Any, **stores: Any) -> Join:
         is_building.set()
         assert has_beaten.wait(10), "the loop has waited for the join"
-        return Join(*arguments)
+        return Join(*arguments, **stores)
 
     monkeypatch.setattr(assignment_module, "Join", slow_join)
 
@@ -230,9 +230,9 @@ def test_an_assignment_that_ends_while_joins_are_built_stays_closed(monkeypatch:
     async def scenario() -> None:
         assignment = _assignment(_Log())
 
-        def revoked(*arguments: Any) -> Join:
+        def revoked(*arguments: Any, **stores: Any) -> Join:
             assignment.close()
-            return Join(*arguments)
+            return Join(*arguments, **stores)
 
         monkeypatch.setattr(assignment_module, "Join", revoked)
         assert not await assignment.open(_ends, num_failures=0)

@@ -33,7 +33,9 @@ class Cluster:
 
     log: dict[tuple[str, int], list[LogRecord]] = field(default_factory=dict)
     joins: list[Join] = field(
-        default_factory=lambda: [Join(p, SETTINGS, {}, {}, {}, PARTITIONS) for p in range(PARTITIONS)]
+        default_factory=lambda: [
+            Join(p, SETTINGS, hot={}, warm={}, progress={}, num_partitions=PARTITIONS) for p in range(PARTITIONS)
+        ]
     )
     read: dict[tuple[str, int], int] = field(default_factory=dict)
     fails: bool = False

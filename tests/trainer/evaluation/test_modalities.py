@@ -75,10 +75,10 @@ def test_a_sample_of_a_version_is_that_of_its_lists_one_by_one() -> None:
     whole = WeightSample()
     alone: dict[tuple[str, str], list[float]] = {}
     for part in (examples[:4], examples[4:]):
-        lists, found = score("armmt", TINY, own.params, own.id_maps, Examples.of(part), own.device)
+        lists, found = score("armmt", TINY, own.params, own.id_maps, examples=Examples.of(part), device=own.device)
         whole.add(found, lists)
     for each in examples:
-        lists, found = score("armmt", TINY, own.params, own.id_maps, Examples.of([each]), own.device)
+        lists, found = score("armmt", TINY, own.params, own.id_maps, examples=Examples.of([each]), device=own.device)
         for key, weights in item_weights(found, lists).items():
             alone.setdefault(key, []).append(float(query_weights(weights)[0]))
     rows = whole.over_queries([each.category for each in examples], [each.query_id for each in examples])

@@ -20,11 +20,11 @@ def estimate(shown: Floats, propensity: Floats, label: Floats, *, k: int = 4, se
     lists = len(shown)
     return policy_value(
         np.tile(OTHER, (lists, 1)),
-        shown,
-        propensity,
-        label,
-        np.ones(shown.shape, dtype=np.bool_),
-        [str(row) for row in range(lists)],
+        shown_BL=shown,
+        propensity_BL=propensity,
+        label_BL=label,
+        mask_BL=np.ones(shown.shape, dtype=np.bool_),
+        visit=[str(row) for row in range(lists)],
         k=k,
         resamples=200,
         seed=seed,
@@ -54,11 +54,11 @@ def test_rare_swaps_weigh_more_than_usual_places() -> None:
     label = EXAMINED[shown.astype(int) - 1] * RELEVANT
     found = policy_value(
         np.tile(swapped, (200, 1)),
-        shown,
-        propensity,
-        label,
-        np.ones(shown.shape, dtype=np.bool_),
-        [str(row) for row in range(200)],
+        shown_BL=shown,
+        propensity_BL=propensity,
+        label_BL=label,
+        mask_BL=np.ones(shown.shape, dtype=np.bool_),
+        visit=[str(row) for row in range(200)],
         k=4,
     )
     assert found.mean == pytest.approx((EXAMINED[np.array(swapped, int) - 1] * RELEVANT).sum())
@@ -93,6 +93,14 @@ def test_padding_and_impossible_chances() -> None:
     mask = np.array([[True, False]])
     assert is_randomised(chance, mask)
     assert not is_randomised(np.ones((1, 2)), mask)
-    policy_value(shown, shown, chance, shown, mask, ["v"], k=1)
+    policy_value(shown, shown_BL=shown, propensity_BL=chance, label_BL=shown, mask_BL=mask, visit=["v"], k=1)
     with pytest.raises(ValueError, match=r"expected values in \(0, 1\]"):
-        policy_value(shown, shown, chance, shown, np.ones((1, 2), dtype=np.bool_), ["v"], k=1)
+        policy_value(
+            shown,
+            shown_BL=shown,
+            propensity_BL=chance,
+            label_BL=shown,
+            mask_BL=np.ones((1, 2), dtype=np.bool_),
+            visit=["v"],
+            k=1,
+        )

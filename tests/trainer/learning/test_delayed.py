@@ -59,7 +59,9 @@ def estimates(method: Delayed, p: NDArray[np.float64], inside: float, seed: int,
         loss = torch.zeros((), dtype=torch.float64)
         for conv, first, counts in kinds:
             for own, count in zip(logit, counts / clicks, strict=True):
-                term = clicked_orders(own.reshape(1, 1), conv * one, one, yes, torch.tensor([first]), method)
+                term = clicked_orders(
+                    own.reshape(1, 1), conv * one, one, yes, first_B=torch.tensor([first]), method=method
+                )
                 loss = loss + count * term
         (gradient,) = torch.autograd.grad(loss, [logit])
         with torch.no_grad():

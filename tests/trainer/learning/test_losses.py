@@ -86,9 +86,9 @@ def test_a_correction_teaches_its_new_orders_and_nothing_of_the_other_clicks() -
     logit = t([[2, float(np.log(3)), -1, NAN]])
     click, conv = t([[1, 1, 1, 1]]), t([[0, 1, 0, 1]])
     mask, correction = torch.tensor([[True, True, True, False]]), torch.tensor([False])
-    assert clicked_orders(logit, conv, click, mask, correction).item() == pytest.approx(np.log(4 / 3))
+    assert clicked_orders(logit, conv, click, mask, first_B=correction).item() == pytest.approx(np.log(4 / 3))
     # sigmoid(ln 3) = 3/4, so the order weighs 7/4.
-    weighted = clicked_orders(logit, conv, click, mask, correction, "fnw")
+    weighted = clicked_orders(logit, conv, click, mask, first_B=correction, method="fnw")
     assert weighted.item() == pytest.approx(7 / 4 * np.log(4 / 3))
 
 

@@ -109,8 +109,10 @@ def test_without_a_live_version_the_control_slice_has_the_incoming_order(lineage
     lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "x"))
     lineage.command("resume", lambda view: changes.resume(view, "x"))
     lineage.term = lineage.registry.leases.acquire(LINEAGE, "trainer", 3, 10**15)
-    lineage.registry.publish(LINEAGE, 3, "c" * 64, None, lineage.term, {}, {}, 3)
-    lineage.registry.advance(LINEAGE, 3, lineage.term, "verified", "test", 3)
+    lineage.registry.publish(
+        LINEAGE, 3, "c" * 64, parent=None, term=lineage.term, metrics={}, offsets={}, published_ts=3
+    )
+    lineage.registry.advance(LINEAGE, 3, lineage.term, to_status="verified", why="test", now_ms=3)
     start_canary(lineage, 3, at_ts=500)
     lineage.search(CONTROL, None, at_ts=501, clients=5)
     lineage.search(CONTROL, 1, at_ts=501)

@@ -58,9 +58,11 @@ class Round:
         held = self.registry.leases.acquire(name, "trainer", 0, 10**12)
         for number, statuses in ((1, ("verified", "live")), (2, ("verified", "live")), (3, ("verified",))):
             parent = address(number - 1) if number > 1 else None
-            self.registry.publish(name, number, address(number), parent, held, {}, {}, number)
+            self.registry.publish(
+                name, number, address(number), parent=parent, term=held, metrics={}, offsets={}, published_ts=number
+            )
             for status in statuses:
-                self.registry.advance(name, number, held, status, "test", number)
+                self.registry.advance(name, number, held, to_status=status, why="test", now_ms=number)
         canary = Move(version=3, from_status="verified", to_status="canary", why="race", share=0.02)
         store = self.stores[0]
         assert store.move(store.view(name), canary, GATED, term=term, now_ms=10)

@@ -77,7 +77,7 @@ def test_the_status_says_what_the_trainer_does_after_a_rollback(engine: Engine) 
     with pytest.raises(FencedError):
         lineage.registry.record_rewound(LINEAGE, term, Rewind(to=0, mode="replay"), {}, 4)
     term = lineage.registry.leases.acquire(LINEAGE, "another", 10**16, 1)
-    lineage.registry.publish(LINEAGE, 2, address(2), None, term, {}, {}, 5)
+    lineage.registry.publish(LINEAGE, 2, address(2), parent=None, term=term, metrics={}, offsets={}, published_ts=5)
     assert trainer() is None
 
 

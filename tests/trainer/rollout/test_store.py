@@ -44,10 +44,17 @@ class Shop:
         """Publish a version and move it on as its trainer does."""
         parent = number - 1 if parent is None else parent
         found = self.registry.publish(
-            "prm", number, address(number), address(parent) if parent else None, self.trainer_term, {}, {}, number
+            "prm",
+            number,
+            address(number),
+            parent=address(parent) if parent else None,
+            term=self.trainer_term,
+            metrics={},
+            offsets={},
+            published_ts=number,
         )
         for status in statuses:
-            self.registry.advance("prm", number, self.trainer_term, status, "test", number)
+            self.registry.advance("prm", number, self.trainer_term, to_status=status, why="test", now_ms=number)
         return found
 
     def act(self, name: str, decide: Callable[[LineageView], Change], **more: Any) -> Event:
@@ -86,7 +93,7 @@ def test_in_gated_mode_the_trainer_stops_at_verified(shop: Shop) -> None:
     shop.publish(1, "verified", "live")
     gate(shop)
     shop.publish(2, "verified")
-    assert shop.registry.advance("prm", 2, shop.trainer_term, "live", "test", 2) is False
+    assert shop.registry.advance("prm", 2, shop.trainer_term, to_status="live", why="test", now_ms=2) is False
     assert shop.statuses() == {1: "live", 2: "verified"}
 
 
@@ -148,7 +155,7 @@ def test_a_move_of_a_lineage_that_has_changed_is_refused(shop: Shop) -> None:
 def test_a_move_of_a_version_that_has_changed_is_refused(shop: Shop) -> None:
     shop.publish(1)
     seen = shop.store.view("prm")
-    shop.registry.advance("prm", 1, shop.trainer_term, "verified", "test", 1)
+    shop.registry.advance("prm", 1, shop.trainer_term, to_status="verified", why="test", now_ms=1)
     reject = Move(version=1, from_status="published", to_status="rejected", why="why")
     assert shop.store.move(seen, reject, GATED, term=shop.term, now_ms=70) is False
     assert shop.statuses() == {1: "verified"}
@@ -300,7 +307,7 @@ def test_a_row_that_changes_inside_the_transaction_is_noticed(shop: Shop) -> Non
         pytest.raises(StoreError, match="lineage prm was changed meanwhile"),
         db.transaction(shop.engine) as connection,
     ):
-        shop.store._write(connection, stale, change, "user", "ada", 1, {})
+        shop.store._write(connection, stale, change, actor="user", actor_name="ada", now_ms=1, evidence={})
 
 
 @pytest.mark.parametrize("status", ["live", "canary"])

@@ -139,12 +139,21 @@ class GatedLineage(ServedLineage):
         self.registry.ensure_lineage(LINEAGE, "prm", "tiny", "h" * 64)
         self.term = self.registry.leases.acquire(LINEAGE, "trainer", 0, 10**15)
         self.publish(1)
-        self.registry.advance(LINEAGE, 1, self.term, "live", "test", 1)
+        self.registry.advance(LINEAGE, 1, self.term, to_status="live", why="test", now_ms=1)
         self.command("policy", lambda view: changes.set_policy(view, policy, "test"))
 
     def publish(self, number: int, **metrics: float) -> None:
         """Publish and verify a version that passes gates 3 to 5, but for the given numbers."""
         parent = address(number - 1) if number > 1 else None
         found = {**GOOD, **metrics}
-        self.registry.publish(LINEAGE, number, address(number), parent, self.term, found, {}, number)
-        self.registry.advance(LINEAGE, number, self.term, "verified", "test", number)
+        self.registry.publish(
+            LINEAGE,
+            number,
+            address(number),
+            parent=parent,
+            term=self.term,
+            metrics=found,
+            offsets={},
+            published_ts=number,
+        )
+        self.registry.advance(LINEAGE, number, self.term, to_status="verified", why="test", now_ms=number)

@@ -43,7 +43,15 @@ def publisher(
     engine: Engine, folder: Path, *, term: int, now_ms: Callable[[], int], keys: VersionKeys = NO_KEYS
 ) -> Publisher:
     return Publisher(
-        Registry(engine), folder / "artifacts", LINEAGE.name, term, lambda _: None, now_ms, 3, no_failpoint, keys=keys
+        Registry(engine),
+        folder / "artifacts",
+        LINEAGE.name,
+        term,
+        announce=lambda _: None,
+        now_ms=now_ms,
+        keep_versions=3,
+        failpoint=no_failpoint,
+        keys=keys,
     )
 
 
@@ -83,9 +91,11 @@ def test_it_tells_whether_versions_go_live_by_gates_and_which_one_is_live(engine
     own = publisher(engine, tmp_path, term=term, now_ms=lambda: 0)
     assert own.gating() == (False, None, 0)
     for number, status in ((1, "live"), (2, "verified")):
-        registry.publish(LINEAGE.name, number, f"{number:064x}", None, term, {}, {}, 0)
+        registry.publish(
+            LINEAGE.name, number, f"{number:064x}", parent=None, term=term, metrics={}, offsets={}, published_ts=0
+        )
         for to_status in ("verified", "live")[: 1 + (status == "live")]:
-            registry.advance(LINEAGE.name, number, term, to_status, "test", 0)
+            registry.advance(LINEAGE.name, number, term, to_status=to_status, why="test", now_ms=0)
     RolloutStore(engine).command(
         LINEAGE.name,
         "policy",
@@ -159,7 +169,7 @@ def test_a_base_without_a_row_in_the_registry_is_no_orphan(engine: Engine, tmp_p
     registry = Registry(engine)
     registry.ensure_lineage(LINEAGE.name, "mlp", "tiny", "h" * 64)
     term = registry.leases.acquire(LINEAGE.name, "one", 0, 100)
-    registry.publish(LINEAGE.name, 2, delta, base, term, {}, {}, 0)
+    registry.publish(LINEAGE.name, 2, delta, parent=base, term=term, metrics={}, offsets={}, published_ts=0)
     for address in (base, delta):
         os.utime(tmp_path / "artifacts" / address, (0, 0))
     publisher(engine, tmp_path, term=term, now_ms=lambda: 2 * ORPHAN_AGE_MS).remove_orphans()
@@ -198,7 +208,13 @@ def test_versions_of_other_lineages_are_no_orphans(engine: Engine, tmp_path: Pat
         os.utime(path, (0, 0))
     before = on_disk(tmp_path)
     Publisher(
-        Registry(engine), tmp_path / "artifacts", "other", 1, lambda _: None, lambda: 2 * ORPHAN_AGE_MS, 3
+        Registry(engine),
+        tmp_path / "artifacts",
+        "other",
+        1,
+        announce=lambda _: None,
+        now_ms=lambda: 2 * ORPHAN_AGE_MS,
+        keep_versions=3,
     ).remove_orphans()
     assert on_disk(tmp_path) == before != set()
 
@@ -217,10 +233,12 @@ def test_the_live_version_and_the_newest_stay(engine: Engine) -> None:
     registry.ensure_lineage("prm", "prm", "tiny", "h" * 64)
     term = registry.leases.acquire("prm", "one", 0, 100)
     for number in (1, 2, 3, 4):
-        registry.publish("prm", number, f"{number}" * 64, None, term, {}, {}, number)
+        registry.publish(
+            "prm", number, f"{number}" * 64, parent=None, term=term, metrics={}, offsets={}, published_ts=number
+        )
     for number in (1, 4):
-        registry.advance("prm", number, term, "verified" if number == 1 else "rejected", "test", 5)
-    registry.advance("prm", 1, term, "live", "test", 5)
+        registry.advance("prm", number, term, to_status="verified" if number == 1 else "rejected", why="test", now_ms=5)
+    registry.advance("prm", 1, term, to_status="live", why="test", now_ms=5)
     assert [version.version for version in registry.retire("prm", 0, term, 6)] == [2, 3]
     assert registry.retire("prm", 0, term, 7) == []
     assert [version.status for version in registry.versions()] == ["live", "retired", "retired", "rejected"]

@@ -31,7 +31,16 @@ def registry(engine: Engine) -> Registry:
 
 def publish(registry: Registry, version: int, term: int) -> None:
     parent = ARTIFACTS[version - 2] if version > 1 else None
-    registry.publish("armmt", version, ARTIFACTS[version - 1], parent, term, {"auc": 0.5}, {"0": 7}, 1_000)
+    registry.publish(
+        "armmt",
+        version,
+        ARTIFACTS[version - 1],
+        parent=parent,
+        term=term,
+        metrics={"auc": 0.5},
+        offsets={"0": 7},
+        published_ts=1_000,
+    )
 
 
 def test_lineage_must_stay_what_it_was(registry: Registry) -> None:
@@ -48,7 +57,7 @@ def test_stale_writers_change_nothing(registry: Registry) -> None:
     with pytest.raises(FencedError):
         publish(registry, 2, old)
     with pytest.raises(FencedError):
-        registry.advance("armmt", 1, old, "verified", "late", 300)
+        registry.advance("armmt", 1, old, to_status="verified", why="late", now_ms=300)
     publish(registry, 2, new)
     assert [(v.version, v.term, v.status) for v in registry.versions()] == [(1, 1, "published"), (2, 2, "published")]
 
@@ -67,9 +76,9 @@ def test_going_live_supersedes_the_former_version(registry: Registry, engine: En
     for number in (1, 2):
         publish(registry, number, term)
         with pytest.raises(FencedError, match="not 'verified'"):
-            registry.advance("armmt", number, term, "live", "too early", 1_000)
-        registry.advance("armmt", number, term, "verified", "golden", 1_000)
-        registry.advance("armmt", number, term, "live", "checks", 1_000)
+            registry.advance("armmt", number, term, to_status="live", why="too early", now_ms=1_000)
+        registry.advance("armmt", number, term, to_status="verified", why="golden", now_ms=1_000)
+        registry.advance("armmt", number, term, to_status="live", why="checks", now_ms=1_000)
     live = registry.live("armmt")
     assert live is not None
     assert (live.version, live.artifact, live.parent) == (2, ARTIFACTS[1], ARTIFACTS[0])
@@ -92,11 +101,11 @@ def test_going_live_supersedes_the_former_version(registry: Registry, engine: En
 def test_a_failed_move_leaves_the_live_version_alone(registry: Registry) -> None:
     term = registry.leases.acquire("armmt", "one", 0, 100)
     publish(registry, 1, term)
-    registry.advance("armmt", 1, term, "verified", "golden", 1_000)
-    registry.advance("armmt", 1, term, "live", "checks", 1_000)
+    registry.advance("armmt", 1, term, to_status="verified", why="golden", now_ms=1_000)
+    registry.advance("armmt", 1, term, to_status="live", why="checks", now_ms=1_000)
     publish(registry, 2, term)
     with pytest.raises(FencedError):
-        registry.advance("armmt", 2, term, "live", "not verified", 1_000)
+        registry.advance("armmt", 2, term, to_status="live", why="not verified", now_ms=1_000)
     live = registry.live("armmt")
     assert live is not None
     assert live.version == 1

@@ -10,7 +10,7 @@ def test_versions_that_others_need_are_not_retired(registry: Registry) -> None:
     term = registry.leases.acquire("armmt", "one", 0, 100)
     for number in (1, 2, 3):
         publish(registry, number, term)
-    registry.advance("armmt", 2, term, "rejected", "golden", 1_000)
+    registry.advance("armmt", 2, term, to_status="rejected", why="golden", now_ms=1_000)
     assert [version.version for version in registry.kept("armmt", 1)] == [3]
     assert [version.version for version in registry.kept("armmt", 2)] == [2, 3]
     assert [version.version for version in registry.retire("armmt", 1, term, 2_000, {ARTIFACTS[0]})] == [2]

@@ -69,7 +69,7 @@ def join_topics(of_topic: Mapping[str, list[Record]]) -> tuple[dict[str, session
         for record in of_topic[name]:
             logs.setdefault((record.topic, record.partition), []).append(record)
     for partition in range(PARTITIONS):
-        join = Join(partition, JoinSettings(ticks="driver"), {}, {}, {}, PARTITIONS)
+        join = Join(partition, JoinSettings(ticks="driver"), hot={}, warm={}, progress={}, num_partitions=PARTITIONS)
         for tick in logs[topics.TICKS, partition]:
             high = msgspec.json.decode(tick.value or b"", type=Tick).hw
             slices = []
