@@ -35,6 +35,9 @@ def print_statuses(found: "Sequence[Status]") -> None:
             lines.append(f"ranges in quarantine: {numbers}; see shelfwise trainer quarantine list {each.lineage}")
         if each.servers_behind:
             lines.append(f"servers without the live version: {', '.join(each.servers_behind)}")
+        if each.servers_silent:
+            names = ", ".join(f"{name} since {iso_time(since)}" for name, since in sorted(each.servers_silent.items()))
+            lines.append(f"servers that do not report, and may serve what was live then: {names}")
         lines += [ramp_line(ramp) for ramp in each.ramps]
         for line in lines:
             console.print(line, highlight=False, soft_wrap=True)

@@ -4,12 +4,14 @@ A name is a folder, a Kafka key, a metric label and a database key, so one rule 
 """
 
 import re
+import unicodedata
 from typing import Final
 
 from stream.errors import ConfigError
 
 NAME_LENGTH: Final = 64
 USER_LENGTH: Final = 255
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _PROCESSES: Final = ("trainer", "controller")
 _NAME: Final = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH - 1}}}")
 
@@ -41,17 +43,19 @@ def check_name(what: str, text: str) -> None:
 
 
 def check_reason(what: str, text: str) -> None:
-    """Refuse a reason without words, which would leave an event that says nothing.
+    """Refuse a reason without words, which says nothing, and one that changes how the rest of a line looks.
 
     Args:
         what: Name of the option or argument, for the message.
         text: The reason.
 
     Raises:
-        ConfigError: If it is empty or blank.
+        ConfigError: If it is empty or blank, or holds control or format characters.
     """
     if not text.strip():
         raise ConfigError(f"{what} = '{text[:80]}': expected some words, for the event")
+    if any(unicodedata.category(each) in _UNSEEN for each in text):
+        raise ConfigError(f"{what} = {text[:80]!a}: expected one line without control characters")
 
 
 def check_user(user: str) -> None:

@@ -35,13 +35,15 @@ def read(engine: Engine, view: LineageView, policy: Policy, now_ms: int) -> Evid
         found = reports.read(connection)
         facts = {} if canary is None else _facts(connection, view.name, canary, live)
         share = _bucket_share(connection, view.name)
-    fresh = [each for each in found if each.ready and now_ms - each.seen_ts <= 1_000 * policy.server_fresh_s]
+    ready = [each for each in found if each.ready]
+    fresh = [each for each in ready if now_ms - each.seen_ts <= 1_000 * policy.server_fresh_s]
     numbers = [version.number for version in view.versions if version.status in {"verified", "canary", "live"}]
     return Evidence(
         loads={number: _loads(fresh, view.name, number) for number in numbers},
         slices=_slices(found, view.name, canary),
         facts=facts,
         bucket_share=share,
+        silent={each.name: each.seen_ts for each in ready if each not in fresh and view.name in each.loaded},
     )
 
 

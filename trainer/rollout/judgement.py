@@ -39,12 +39,14 @@ class Evidence:
             the canary.
         facts: Slice to the moments of its clients' sums since the canary began, over `abtest.metrics.COLUMNS`.
         bucket_share: Share of all clients that the running experiments give the lineage; None without one.
+        silent: Server to the time of its last report, of servers that were ready then and whose report is not fresh.
     """
 
     loads: Mapping[int, Loads] = field(default_factory=dict)
     slices: Mapping[tuple[int, str], SliceCounts] = field(default_factory=dict)
     facts: Mapping[str, Moments] = field(default_factory=dict)
     bucket_share: float | None = None
+    silent: Mapping[str, int] = field(default_factory=dict)
 
 
 def judge(view: LineageView, evidence: Evidence, policy: Policy) -> Verdicts:

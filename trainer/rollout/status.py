@@ -38,6 +38,8 @@ class Status:
         quarantined: Numbers of the ranges that wait for a decision.
         gates: Version to gate to verdict.
         servers_behind: Servers with a fresh report that do not have the live version.
+        servers_silent: Server to the time of its last report, of servers that have not reported for a while without an
+            orderly stop; each may still serve what was live then.
         next: The controller's next move, or why it holds.
         waits_for: Gates without sufficient evidence.
         ramps: Planned ramps of the experiments that it is an arm of.
@@ -59,6 +61,7 @@ class Status:
     quarantined: tuple[int, ...]
     gates: Mapping[int, Mapping[str, Verdict]]
     servers_behind: tuple[str, ...]
+    servers_silent: Mapping[str, int]
     next: str
     waits_for: tuple[str, ...]
     ramps: tuple[RampStatus, ...]
@@ -96,6 +99,7 @@ def status(store: RolloutStore, engine: Engine, lineage: str, now_ms: int) -> St
         quarantined=tuple(each.number for each in ranges if each.status == "quarantined"),
         gates=verdicts,
         servers_behind=() if loads is None else tuple(sorted({*loads.pending, *loads.refused})),
+        servers_silent=found.silent,
         next=f"holds: {step.reason}"
         if isinstance(step, Hold)
         else f"version {step.version} to {step.to_status}: {step.why}",

@@ -301,6 +301,17 @@ def test_a_command_needs_a_reason_that_says_something(engine: Engine) -> None:
     assert (live(registry), len(answer("history", "prm")["events"])) == (2, num_events)
 
 
+def test_status_names_a_server_that_does_not_report(engine: Engine) -> None:
+    trained(engine, ("verified", "live"))
+    report(engine, "ok")
+    assert "do not report" not in call("status", "prm")[1]
+    with db.transaction(engine) as connection:
+        connection.execute(update(servers).values(seen_ts=1_000))
+    named = "servers that do not report, and may serve what was live then: a:8080 since 1970-01-01T00:00:01"
+    assert named in call("status", "prm")[1].replace(" 00:00:01", "T00:00:01")
+    assert answer("status", "prm", "--json")["servers_silent"] == {"a:8080": 1_000}
+
+
 def test_status_waits_with_exit_code_3(engine: Engine) -> None:
     trained(engine, LIVE, LIVE, VERIFIED, metrics=GOOD)
     answer("policy", "set", "prm", "mode=gated")

@@ -9,7 +9,7 @@ from abtest.store import ExperimentStore
 from deploy.cli import app
 from stream import db
 from stream.errors import ConfigError
-from stream.schemas.names import is_name
+from stream.schemas.names import check_reason, is_name
 from trainer.versions.registry import Registry
 
 GOOD = ("prm", "prm.v2", "PRM-2", "7", "a_b", "a" * 64)
@@ -41,3 +41,14 @@ def test_bad_names_are_refused_everywhere(name: str, engine: Engine) -> None:
         ExperimentStore(engine).create(key="first", arms=arms, now_ts=1)
     refused = CliRunner().invoke(app, ["trainer", "run", "--", name])
     assert isinstance(refused.exception, ConfigError)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "a\nb", "a\x1b[2Jb", "a\u202eb", "a\u2028b", "a\udc80"])
+def test_a_reason_has_words_and_changes_nothing_else_on_a_screen(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^why = ") as refused:
+        check_reason("why", text)
+    assert "\x1b" not in str(refused.value)
+
+
+def test_a_reason_may_be_in_any_language() -> None:
+    check_reason("why", "注文が\u3000減った: -3 %, größer ☃")

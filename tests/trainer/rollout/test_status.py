@@ -29,6 +29,20 @@ def test_the_status_names_what_waits_and_who_is_behind(lineage: GatedLineage) ->
     assert found.gates[2]["shadow"].outcome == "pass"
 
 
+def test_the_status_names_servers_that_may_still_serve_what_was_rolled_back(lineage: GatedLineage) -> None:
+    """A server that is cut off from the database follows no rollback."""
+    now_ms, fresh_ms = 1_000_000, 10_000
+    lineage.report("cut:1", seen_ts=now_ms - fresh_ms - 1, loaded={1: "ok"})
+    lineage.report("fresh:1", seen_ts=now_ms - fresh_ms, loaded={1: "ok"})
+    lineage.report("drained:1", seen_ts=0, ready=False, loaded={1: "ok"})
+    lineage.report("other:1", seen_ts=0, loaded={1: "ok"}, lineage="other")
+    found = status(lineage.store, lineage.engine, LINEAGE, now_ms)
+    assert (found.servers_behind, found.servers_silent) == ((), {"cut:1": now_ms - fresh_ms - 1})
+    lineage.command("rollback", lambda view: changes.rollback(view, None, "wait", "test"))
+    found = status(lineage.store, lineage.engine, LINEAGE, now_ms)
+    assert (found.live, found.servers_silent) == (None, {"cut:1": now_ms - fresh_ms - 1})
+
+
 def test_a_live_version_counts_as_failed_while_it_is_watched(engine: Engine) -> None:
     lineage = GatedLineage(engine, QUICK | {"watch_s": "10"})
     lineage.report("a:1", loaded={1: "5 bad outputs"})
