@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 
 from stream.errors import ArtifactError
-from trainer.features.collate import Batch
+from trainer.features.collate import MODEL_INPUTS, Batch
 from trainer.versions.onnx_session import Session, value_of
 from trainer.versions.page_graph import FIRST_PASS, Pages, StoredPages
 
@@ -65,6 +65,8 @@ class Graph:
             self._pages = None if stored.pages is None else Pages(stored.pages, values)
         except Exception as error:
             raise ArtifactError(f"the weights are not those of its graph: {error!r:.200}") from error
+        if unknown := sorted(set(self._session.inputs).difference(MODEL_INPUTS)):
+            raise ArtifactError(f"its graph has inputs that no batch has: {', '.join(unknown):.200}")
 
     def scores(self, batch: Batch) -> NDArray[np.float32]:
         """Return the logits [B,n] of a batch, 0 at padding; its lists are scored one by one.
@@ -101,11 +103,18 @@ class Graph:
 def _of_each_list(batch: Batch, score: Callable[[Batch], NDArray[np.float32]]) -> NDArray[np.float32]:
     mask = batch.cand_mask
     if len(mask) == 1 and mask.all():
-        return score(batch)
+        return _of_its_form(score(batch), mask)
     found = np.zeros(mask.shape, np.float32)
     for number, n in enumerate(mask.sum(axis=1).tolist()):
         if n:
-            found[number, :n] = score(_one_list(batch, number, n))[0]
+            found[number, :n] = _of_its_form(score(_one_list(batch, number, n)), mask[number : number + 1, :n])[0]
+    return found
+
+
+def _of_its_form(found: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the scores of one list, which a graph of another form would give in another one."""
+    if found.shape != mask.shape or found.dtype != np.float32:
+        raise RuntimeError(f"the graph gives {found.dtype} {list(found.shape)} for {list(mask.shape)} candidates")
     return found
 
 

@@ -1,11 +1,13 @@
+import msgspec
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
 from stream.errors import ArtifactError
 from tests.trainer.lists import batch_of, catalogue, labelled
 from trainer.models import MODELS
-from trainer.versions.graph import GRAPH_TOLERANCE, Graph, check
+from trainer.versions.graph import GRAPH_TOLERANCE, Graph, check, decode, encode
 from trainer.versions.onnx_export import export
 
 BATCH = batch_of([labelled(seed, catalogue()) for seed in range(3)])
@@ -50,6 +52,42 @@ def test_a_graph_and_weights_that_do_not_belong_together_are_refused(fault: str)
         own[first] = np.zeros((5, 5, 5), np.float32)
     with pytest.raises(ArtifactError, match="not those of its graph"):
         Graph(graph, own)
+
+
+def with_end(graph: bytes, last: onnx.NodeProto, *constants: onnx.TensorProto) -> bytes:
+    """Return a graph whose scores go through another operation, from `before` to `logit`."""
+    stored = decode(graph)
+    model = onnx.load_model_from_string(stored.model)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["before" if name == "logit" else name for name in names]
+    model.graph.initializer.extend(constants)
+    model.graph.node.append(last)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    is_cast = last.op_type == "Cast"
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE if is_cast else onnx.TensorProto.FLOAT
+    return encode(msgspec.structs.replace(stored, model=model.SerializeToString()))
+
+
+@pytest.mark.parametrize("fault", ["dimension", "type"])
+def test_scores_of_another_form_than_requests_need_are_a_runtime_error(fault: str) -> None:
+    """Among others, where golden sessions are scored, the numbers alone would look right."""
+    graph = export("mlp", CONFIG, BATCH)
+    if fault == "dimension":
+        last = onnx.helper.make_node("Unsqueeze", ["before", "axes"], ["logit"])
+        graph = with_end(graph, last, onnx.numpy_helper.from_array(np.array([0]), "axes"))
+    else:
+        graph = with_end(graph, onnx.helper.make_node("Cast", ["before"], ["logit"], to=onnx.TensorProto.DOUBLE))
+    with pytest.raises(RuntimeError, match=r"the graph gives .* for \[1,"):
+        Graph(graph, weights()).golden(BATCH)
+
+
+def test_an_input_that_no_batch_has_is_refused() -> None:
+    stored = decode(export("mlp", CONFIG, BATCH))
+    model = onnx.load_model_from_string(stored.model)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("secret", onnx.TensorProto.FLOAT, [1]))
+    with pytest.raises(ArtifactError, match="secret"):
+        Graph(encode(msgspec.structs.replace(stored, model=model.SerializeToString())), weights())
 
 
 def test_a_batch_that_cannot_be_scored_is_a_runtime_error() -> None:
