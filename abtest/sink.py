@@ -113,7 +113,8 @@ def run(
 
     Raises:
         FencedError: If another sink writes to the database.
-        BusError: If the broker is unreachable, or the log does not hold the stored offset.
+        BusError: If the broker is unreachable, the log does not hold the stored offset, or records up to an end that is
+            awaited do not come for a minute.
     """
     counts = metrics or SinkMetrics(CollectorRegistry())
     ready = readiness or Readiness()
@@ -125,8 +126,9 @@ def run(
     total = Totals(num_sessions=0, num_written=0, num_refused=0)
     lag_due_s = monotonic_s()
     with Reader(broker, positions, max_records=max_records) as reader:
+        polls = reader.polls()
         while not stop.is_set() and not (until_end and _reached(writer.positions, end)):
-            records = reader.poll()
+            records = next(polls) if until_end else reader.poll()
             if records:
                 applied = _apply(writer, records, stop=stop, backoff=Backoff(random=random), counts=counts, ready=ready)
                 if applied is None:

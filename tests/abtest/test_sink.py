@@ -19,6 +19,7 @@ from abtest.tables import session_facts, sink_offsets
 from stream import db
 from stream.broker.offsets import end_offsets
 from stream.broker.producer import Producer
+from stream.broker.reader import Reader
 from stream.broker.settings import Broker
 from stream.errors import BusError, FencedError, StoreError
 from stream.schemas import session, topics
@@ -241,3 +242,24 @@ def test_s3_a_sink_killed_inside_its_transactions_ends_in_the_rows_of_a_calm_one
 
 def test_writer_positions_start_where_the_log_begins(store_engine: Engine) -> None:
     assert FactWriter(store_engine).open({(topics.SESSIONS, 2): 40}) == {(topics.SESSIONS, 2): 40}
+
+
+class Limited(Event):
+    """An event that is set after a number of questions."""
+
+    def __init__(self, questions: int) -> None:
+        super().__init__()
+        self._left = questions
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def test_a_sink_that_reads_to_the_end_gives_up_a_broker_that_brings_nothing(
+    memory_broker: Broker, store_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(memory_broker, [])
+    monkeypatch.setattr(Reader, "poll", lambda _, timeout_ms=500: [])
+    with pytest.raises(BusError, match="no record for 60 s, expected more at sessions-"):
+        run(memory_broker, store_engine, Limited(1_000), until_end=True)
