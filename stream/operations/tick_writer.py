@@ -45,15 +45,11 @@ def _last_ticks(broker: Broker) -> list[tuple[Tick, int]]:
     """Return the last tick of each partition that has one, and the timestamp of its record."""
     first = beginning_offsets(broker, [topics.TICKS])
     last = {pair: end - 1 for pair, end in end_offsets(broker, [topics.TICKS]).items() if end > first[pair]}
-    found: list[tuple[Tick, int]] = []
     if not last:
-        return found
+        return []
     with Reader(broker, last) as reader:
-        while last:
-            for record in reader.poll():
-                last.pop((record.topic, record.partition), None)
-                found.append((_decoder.decode(record.value or b""), record.timestamp))
-    return found
+        records = list(reader.read_to({pair: offset + 1 for pair, offset in last.items()}))
+    return [(_decoder.decode(record.value or b""), record.timestamp) for record in records]
 
 
 class Ticker:
