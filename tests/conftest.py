@@ -1,10 +1,12 @@
 """Fixtures that start real servers, and the order in which parallel workers take the tests."""
 
+import gc
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from _pytest.doctest import DoctestModule
@@ -33,6 +35,7 @@ settings.register_profile("system", settings.get_profile("default"), max_example
 if settings.get_current_profile_name() == "default":
     settings.load_profile("default")
 
+_Step = TypeVar("_Step")
 _SERVERS = {
     "kafka": {"kafka_broker", "fresh_kafka", "mortal_kafka", "emptied_kafka"},
     "postgres": {"postgres_url"},
@@ -40,23 +43,67 @@ _SERVERS = {
     "slow": {"memory_broker", "prometheus_url"},
 }
 _WAITING = ("kafka", "postgres", "slow")
-_UNTRACED = {Path(__file__).parent / name for name in ("laws", "architecture")}
+_TESTS = Path(__file__).parent
+_UNTRACED = {_TESTS / name for name in ("laws", "architecture")}
 # Jars are compared with their digests when they are fetched; to verify their classes takes a quarter of a start.
 _JAVA_OPTIONS = "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
 # Coverage starts after the configuration of a parallel worker, and a traced import takes twice as long.
-_IMPORTED_BY_TESTS = ("duckdb", "faust", "litestar", "onnxruntime", "polars", "schemathesis", "scipy.stats", "torch")
+_IMPORTED_BY_TESTS = (
+    "torch",
+    "alembic.command",
+    "schemathesis",
+    "litestar.testing",
+    "statsmodels.api",
+    "duckdb",
+    "polars",
+    "faust",
+    "onnxruntime",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let each of several workers compute with one thread, and brokers start at little cost: all share the cores."""
     close_dropped_sockets()
+    # What is imported stays, and to look through it time and again takes a tenth of the collection.
+    gc.disable()
     # No test cuts the power, and what a killed process has written the kernel keeps.
     os.fsync = lambda fd: None
     os.environ.setdefault("JDK_JAVA_OPTIONS", _JAVA_OPTIONS)  # noqa: TID251 - read by Java 9 and newer
     if hasattr(config, "workerinput"):
-        for name in _IMPORTED_BY_TESTS:
+        for name in _from_another(_IMPORTED_BY_TESTS, config):
             import_module(name)
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - read by torch, here and in child processes
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Trace the imports of the first of several workers: all import the same."""
+    worker = getattr(session.config, "workerinput", {}).get("workerid", "gw0")
+    try:
+        with _untraced(session.config, worker != "gw0"):
+            return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each of several workers begin with other folders and files."""
+    report = yield
+    if isinstance(collector, pytest.Directory) and report.passed:
+        report.result = _from_another(report.result, collector.config)
+    return report
+
+
+def _from_another(steps: Sequence[_Step], config: pytest.Config) -> list[_Step]:
+    """Return the steps from another one on in each worker: what one has compiled, the others find compiled."""
+    if not hasattr(config, "workerinput"):
+        return list(steps)
+    given = config.workerinput
+    first = len(steps) * int(given["workerid"].removeprefix("gw")) // given["workercount"]
+    return [*steps[first:], *steps[:first]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,7 +125,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             waiting.add(item.path)
     if hasattr(config, "workerinput"):
         # Workers that compute at the end balance better than one that still waits for a server.
-        items.sort(key=lambda item: item.path not in waiting)
+        # They do so best with many short files: the doctests of the packages.
+        items.sort(key=lambda item: (item.path not in waiting, not item.path.is_relative_to(_TESTS), item.path))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -92,22 +140,22 @@ def pytest_collect_file(file_path: Path) -> Generator[None, list[pytest.Collecto
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Trace no fixture that a test outside of the coverage sets up; the plugin itself leaves out only the call."""
-    with _untraced(item):
+    with _untraced(item.config, item.get_closest_marker("no_cover") is not None):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Trace no fixture that ends with a test outside of the coverage."""
-    with _untraced(item):
+    with _untraced(item.config, item.get_closest_marker("no_cover") is not None):
         return (yield)
 
 
 @contextmanager
-def _untraced(item: pytest.Item) -> Iterator[None]:
-    plugin = item.config.pluginmanager.getplugin("_cov")
+def _untraced(config: pytest.Config, wanted: bool = True) -> Iterator[None]:
+    plugin = config.pluginmanager.getplugin("_cov")
     controller = getattr(plugin, "cov_controller", None)
-    if controller is None or item.get_closest_marker("no_cover") is None:
+    if controller is None or not wanted:
         yield
         return
     controller.pause()
