@@ -1,6 +1,6 @@
 """Settings of learning: everything beside the model, the log and the code that decides the weights.
 
-Source: docs/training.md; the profile `full` follows ARMMT (arXiv 2408.05751), section 4.
+Source: docs/training.md; the profile `full` follows ARMMT (arXiv 2408.05751), section 5.2.2.
 """
 
 import math

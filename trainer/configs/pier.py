@@ -28,7 +28,7 @@ class PierConfig(ModelConfig):
         pages: Newest clicked pages of the client that are read, at most 5.
         hash_bits: Random hyperplanes of the hash that compares orders with pages.
         evaluator: `ocpm` is PIER's own, and `armmt` is ARMMT over the items of the page, with the place in the page as
-            their rank: the construction of the ARMMT paper.
+            their rank: our reading of the ARMMT paper, which builds on PIER.
         width: Width of the encoders of the evaluator `armmt`; its heads and layers follow.
         heads: Heads of these encoders.
         layers: Layers of these encoders.

@@ -1,6 +1,6 @@
 """The input layer of all models: embeddings, numbers, context and vectors, each clean of what padding holds.
 
-Source: docs/training.md; ARMMT (arXiv 2408.05751), section 4.
+Source: docs/training.md; ARMMT (arXiv 2408.05751), sections 3.2 and 4.1.
 """
 
 from typing import NamedTuple

@@ -144,7 +144,7 @@ class ArmmtEvaluator(nn.Module):
 
     The place stands where ARMMT has the rank of the incoming order. Id tables are those of the whole model.
 
-    Source: ARMMT (arXiv 2408.05751), section 4.1, where ARMMT takes the place of PIER's evaluator.
+    Source: ARMMT (arXiv 2408.05751), section 5.2.1: ARMMT builds on PIER. That it evaluates is our reading.
     """
 
     def __init__(self, config: PierConfig, rows: IdTables) -> None:
