@@ -115,7 +115,7 @@ def evaluate(
     origins = {f"{setting.section}.{setting.key}": setting.origin for setting in loaded.settings.resolved}
     if origins["learning.lr"] == "default" and learning.optimizer == "adamw":
         learning = replace(learning, lr=_OFFLINE_LR)
-    differing = {name: variants.variant(name, "--models") for name in chosen if name != LIGHTGBM}
+    differing = {name: variants.variant(name, "--models", (LIGHTGBM,)) for name in chosen if name != LIGHTGBM}
     overrides = variants.overrides(model_set or [], differing)
     configs = {
         name: context(ctx, {"trainer.profile": profile, "trainer.model": model, **overrides[name]}).settings.get(
@@ -124,6 +124,7 @@ def evaluate(
         for name, (model, _) in differing.items()
     }
     make_deterministic(settings.threads)
+    torch_device = auto_device(device)
     bounds = parse_time(validation_from, "--validation-from"), parse_time(test_from, "--test-from")
     found = _load(loaded, data, path, items, bounds)
     if policy is not None:
@@ -134,7 +135,7 @@ def evaluate(
     request = Request(
         models=chosen,
         learner=lambda name, number: Learner(
-            differing[name][0], configs[name], replace(learning, seed=number), device=auto_device(device)
+            differing[name][0], configs[name], replace(learning, seed=number), device=torch_device
         ),
         label="order" if label == "order" else "click",
         seeds=seeds,

@@ -8,12 +8,13 @@ from stream.errors import ConfigError
 HELP = "armmt:no-image, armmt:no-cafu, armmt:no-aux, or MODEL:KEY=VALUE;... with keys of [model]"
 
 
-def variant(name: str, flag: str) -> tuple[str, dict[str, object]]:
+def variant(name: str, flag: str, peers: Sequence[str] = ()) -> tuple[str, dict[str, object]]:
     """Return the model of a variant, and the settings by which it differs, by their paths.
 
     Args:
         name: The variant.
         flag: The option that names it.
+        peers: Further names that the option takes, for the message.
 
     Raises:
         ConfigError: If there is no such model, or it has no such ablation.
@@ -22,7 +23,7 @@ def variant(name: str, flag: str) -> tuple[str, dict[str, object]]:
 
     model, colon, switches = name.partition(":")
     if model not in MODEL_PROFILES:
-        raise ConfigError(f"{flag} {name}: '{model}': expected {', '.join(MODEL_PROFILES)}")
+        raise ConfigError(f"{flag} {name}: '{model}': expected {', '.join([*MODEL_PROFILES, *peers])}")
     if colon and not switches:
         raise ConfigError(f"{flag} {name}: nothing behind the colon: expected {HELP}")
     known = ABLATIONS.get(model, {})

@@ -5,6 +5,8 @@ Source: docs/training.md, "From sessions to batches".
 
 import torch
 
+from stream.errors import ConfigError
+
 
 def make_deterministic(threads: int) -> None:
     """Set the threads and algorithms that bit-equal weights depend on, for the whole process."""
@@ -22,5 +24,15 @@ def environment() -> dict[str, str]:
 
 
 def auto_device(wanted: str) -> torch.device:
-    """Return the device named `cpu` or `cuda`; `auto` takes a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    """Return the device named `cpu` or `cuda`; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: If this machine has no such device.
+    """
+    has_gpu = torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    if wanted not in ({"cpu", "cuda"} if has_gpu else {"cpu"}):
+        here = "cpu, cuda or auto" if has_gpu else "cpu, or auto: torch finds no GPU here"
+        raise ConfigError(f"--device {wanted}: expected {here}")
+    return torch.device(wanted)

@@ -174,6 +174,8 @@ def test_jdsearch_files_are_read_by_models_and_by_the_peer(tmp_path: Path) -> No
         (["--data", "FILE", "--policy", "best"], "--policy best: expected shuffle"),
         (["--data", "FILE", "--policy", "shuffle"], "none of 12 test lists was shuffled"),
         (["--data", "FILE", "--models", ""], "--models names no model"),
+        (["--data", "nothing", "--device", "tpu"], "--device tpu: expected"),
+        (["--data", "FILE", "--models", "bert"], "smar, lightgbm"),
         (["--data", "FILE", "--models", "mlp,mlp"], "--models names mlp twice"),
         (["--data", "FILE", "--test-from", "2026-01-01T00:00Z"], "go together"),
         (["--data", "FILE", "--models", "mlp", "--reference", "prm"], "reference 'prm'"),
