@@ -56,7 +56,7 @@ def allocate(salt: str, weights: Sequence[float], coverage: float, hold_out: flo
 
     Shapes: (10000,).
     """
-    if not weights or min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-9:
+    if not weights or not min(weights) >= 0.0 or not abs(sum(weights) - 1.0) <= 1e-9:
         raise ValueError(f"weights = {list(weights)}: expected shares from 0 that add up to 1")
     if not 0.0 < coverage <= 1.0:
         raise ValueError(f"coverage = {coverage}: expected more than 0, at most 1")
@@ -75,16 +75,16 @@ def allocate(salt: str, weights: Sequence[float], coverage: float, hold_out: flo
     return table
 
 
-def check_dealt(table: NDArray[np.int16], weights: Sequence[float], names: Sequence[str]) -> None:
-    """Refuse an allocation that gives an arm of some weight fewer than 10 buckets.
+def check_dealt(table: NDArray[np.int16], names: Sequence[str]) -> None:
+    """Refuse an allocation that gives an arm fewer than 10 buckets.
 
-    With fewer, rounding changes the planned weights, and an arm can be without clients.
+    With fewer, rounding changes the planned weights, and an arm can be without clients, for which every look waits.
 
     Raises:
         ValueError: If an arm has too few buckets.
     """
-    for number, weight, name in zip(dealt(table, len(names)), weights, names, strict=True):
-        if weight > 0.0 and number < MIN_BUCKETS:
+    for number, name in zip(dealt(table, len(names)), names, strict=True):
+        if number < MIN_BUCKETS:
             raise ValueError(f"arm '{name}': {number} of {NUM_BUCKETS} buckets, expected {MIN_BUCKETS} or more")
 
 

@@ -57,7 +57,9 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
     earlier = [of_quotient(before, part).value for part in (control, arm, both)]
     if None in values:
         return None
-    theta = 0.0 if None in earlier else _theta(both, metric, before)
+    # Without a value of both arms together there is no weight of both.
+    has_weight = None not in (*earlier, of_quotient(metric, both).value)
+    theta = _theta(both, metric, before) if has_weight else 0.0
     shifts = [0.0 if theta == 0.0 else theta * (each - earlier[2]) for each in earlier[:2]]  # type: ignore[operator]
     adjusted = [value - shift for value, shift in zip(values, shifts, strict=True)]  # type: ignore[operator]
     gradients = [_gradient(part, metric) for part in (control, arm)]
@@ -67,14 +69,15 @@ def compare(control: Moments, arm: Moments, metric: Quotient, before: Quotient, 
     ]
     variances = [_variance(part, weight) for part, weight in zip((control, arm), weights, strict=True)]
     plain = [_variance(part, gradient) for part, gradient in zip((control, arm), gradients, strict=True)]
-    if not np.isfinite([*variances, *plain]).all():
+    variance_ratio = sum(variances) / sum(plain) if sum(plain) else 1.0
+    if not np.isfinite([*variances, *plain, variance_ratio]).all():
         return None
     covariance = -_covariance(control, weights[0], gradients[0]) / control.n
     return Adjusted(
         control=adjusted[0],
         arm=adjusted[1],
         theta=theta,
-        variance_ratio=sum(variances) / sum(plain) if sum(plain) else 1.0,
+        variance_ratio=variance_ratio,
         lift=lift_of(
             adjusted[1] - adjusted[0],
             variances=(variances[0], variances[1]),

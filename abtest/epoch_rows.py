@@ -32,7 +32,7 @@ def deal(key: str, arms: Sequence[Arm], weights: Sequence[float], share: float, 
     """
     try:
         table = buckets.allocate(key, weights, share, hold_out)
-        buckets.check_dealt(table, weights, [arm.name for arm in arms])
+        buckets.check_dealt(table, [arm.name for arm in arms])
     except ValueError as error:
         raise ConfigError(f"experiment '{key}': {error}") from error
     return table

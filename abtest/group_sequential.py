@@ -113,7 +113,7 @@ class Path:
         return float(optimize.brentq(log_excess, 0.0, widest, xtol=1e-10))
 
     def passed(self, information: float, boundary: float, total: float) -> Self:
-        """Return the paths after a look that ended within its boundary.
+        """Return the paths after a look that ended within its boundary; what was spent stays spent.
 
         Raises:
             ValueError: If the information does not grow.
@@ -127,7 +127,7 @@ class Path:
         weights = np.tile(half * _WEIGHTS, num_panels)
         steps = (sums[:, None] - self.sums) / step_sd
         density = np.exp(-0.5 * steps**2) @ self.masses / (step_sd * math.sqrt(2.0 * math.pi))
-        return type(self)(information, total, sums, weights * density)
+        return type(self)(information, max(total, self.spent), sums, weights * density)
 
     def _step_sd(self, information: float) -> float:
         if not self.information * MIN_GROWTH <= information < math.inf or information == 0.0:

@@ -82,8 +82,8 @@ def multiplier(n: int, alpha: float, tightest: int) -> float:
         alpha: Two-sided error of all times together.
         tightest: Number of clients at which the half-width is about the smallest.
     """
-    growth = _growth(n, alpha, tightest)
-    return math.sqrt(2.0 * growth / (growth - 1.0) * math.log(math.sqrt(growth) / alpha))
+    mixed = _mixed(n, alpha, tightest)
+    return math.sqrt(2.0 * (1.0 + 1.0 / mixed) * (0.5 * math.log1p(mixed) - math.log(alpha)))
 
 
 def p_value(z: float, n: int, alpha: float, tightest: int) -> float:
@@ -91,15 +91,15 @@ def p_value(z: float, n: int, alpha: float, tightest: int) -> float:
 
     It is at most `alpha` exactly if the sequence excludes zero.
     """
-    growth = _growth(n, alpha, tightest)
-    return min(1.0, math.exp(0.5 * math.log(growth) - z * z * (growth - 1.0) / (2.0 * growth)))
+    mixed = _mixed(n, alpha, tightest)
+    return min(1.0, math.exp(0.5 * math.log1p(mixed) - 0.5 * z * z * (mixed / (1.0 + mixed))))
 
 
-def _growth(n: int, alpha: float, tightest: int) -> float:
-    """Return n rho^2 + 1, with the rho that makes the sequence tightest at `tightest` clients."""
+def _mixed(n: int, alpha: float, tightest: int) -> float:
+    """Return n rho^2, with the rho that makes the sequence tightest at `tightest` clients; it may be tiny beside 1."""
     if not (n > 0 and tightest > 0 and 0.0 < alpha < 1.0):
         raise ValueError(
             f"n = {n}, tightest = {tightest}, alpha = {alpha}: expected numbers above 0, and a level between 0 and 1"
         )
     rho_squared = (-2.0 * math.log(alpha) + math.log(1.0 - 2.0 * math.log(alpha))) / tightest
-    return n * rho_squared + 1.0
+    return n * rho_squared

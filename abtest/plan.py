@@ -54,7 +54,7 @@ class Plan:
     refund_s: int = _JOIN.refund_s
 
     def __post_init__(self) -> None:
-        for field, names in (("goals", self.goals), ("primary", (self.primary,) if self.primary else ())):
+        for field, names in (("primary", () if self.primary is None else (self.primary,)), ("goals", self.goals)):
             for name in names:
                 if name not in METRICS or not METRICS[name].can_decide:
                     expected = ", ".join(metric.name for metric in METRICS.values() if metric.can_decide)

@@ -217,7 +217,7 @@ def _layer_salt(connection: Connection, layer: str, wanted: str | None) -> str:
         .limit(1)
     ).scalar_one_or_none()
     try:
-        chosen = buckets.check_salt(wanted or in_use or f"{layer}-1")
+        chosen = buckets.check_salt((in_use or f"{layer}-1") if wanted is None else wanted)
     except ValueError as error:
         raise ConfigError(f"layer '{layer}': {error}") from error
     other = connection.execute(

@@ -9,6 +9,7 @@ Source: docs/experiments.md, Analysis of a ramp; Kohavi, Tang, Xu 2020, chapter 
 chapter 5A (stratified means), section 6.12 (combined ratios).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -103,9 +104,12 @@ def _in_epoch(
 
 
 def _df(variances: Sequence[float], clients: Sequence[int]) -> float | None:
-    """Return the degrees of freedom of a sum of variances (Satterthwaite), or None if all are zero."""
-    below = sum(variance**2 / (n - 1) for variance, n in zip(variances, clients, strict=True))
-    return sum(variances) ** 2 / below if below else None
+    """Return the degrees of freedom of a sum of variances (Satterthwaite), or None if it is zero or no number."""
+    total = sum(variances)
+    if not 0.0 < total < math.inf:
+        return None
+    # Shares have squares where those of large and of small amounts are no numbers.
+    return 1.0 / sum((variance / total) ** 2 / (n - 1) for variance, n in zip(variances, clients, strict=True))
 
 
 def stratified_moments(arm: Mapping[int, Moments], weights: Mapping[int, float]) -> Moments:

@@ -116,6 +116,9 @@ def validate(
     """
     ends: list[str] = []
     wrong = without_look = covered = 0
+    for name, number, least in (("runs", runs, 1), ("seed", seed, 0)):
+        if number < least:
+            raise ValueError(f"{name} = {number}: expected {least} or more")
     if not 0.0 < buyers < 1.0:
         raise ValueError(f"buyers = {buyers}: expected more than 0, less than 1")
     if not 0.0 <= lift <= 1.0:
@@ -124,7 +127,7 @@ def validate(
         raise ValueError(f"primary = '{primary}': a lift is planted in {', '.join(_PLANTED)} only")
     weights = (1.0 - weight, weight)
     table = allocate("validation", weights, 1.0)
-    check_dealt(table, weights, [arm.name for arm in ARMS])
+    check_dealt(table, [arm.name for arm in ARMS])
     epoch = Epoch(
         number=1, start_ts=0, end_ts=None, coverage=1.0, weights=weights, dealt=dealt(table, len(ARMS)), sha256=""
     )

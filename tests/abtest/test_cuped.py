@@ -1,5 +1,7 @@
 """CUPED against sums over single clients, a regression and simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -126,6 +128,16 @@ def test_impossible_moments_have_no_comparison() -> None:
     empty[:, 1] = 0.0
     assert compare(one, many, MEAN, BEFORE) is None
     assert compare(many, Moments.of(empty), RATIO, RATIO_BEFORE) is None
+
+
+def test_denominators_that_cancel_adjust_nothing() -> None:
+    parts = clients(5, 300), clients(6, 300)
+    parts[1][:, 1] *= -parts[0][:, 1].sum() / parts[1][:, 1].sum()
+    control, arm = (Moments.of(part) for part in parts)
+    arm = replace(arm, mean=np.where(np.arange(4) == 1, -control.mean, arm.mean))
+    found = compare(control, arm, RATIO, RATIO_BEFORE)
+    assert found is not None
+    assert (found.theta, found.variance_ratio) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("past", [0.1, 1e7 / 3.0])

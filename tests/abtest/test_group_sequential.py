@@ -76,6 +76,12 @@ def test_a_look_with_nothing_to_spend_has_no_boundary() -> None:
     assert boundaries([0.001, 1.0], totals([0.001, 1.0])) == pytest.approx([math.inf, 1.95996], abs=1e-4)
 
 
+def test_what_was_spent_stays_spent_when_the_fraction_goes_back() -> None:
+    information, going_back, staying = [1.0, 2.0, 3.0], [0.02, 0.01, 0.05], [0.02, 0.02, 0.05]
+    assert boundaries(information, going_back) == boundaries(information, staying)
+    assert p_value(2.2, information, [0.9, 0.4, 1.0]) == p_value(2.2, information, [0.9, 0.9, 1.0])
+
+
 @pytest.mark.parametrize("information", [2.0, 1.0, 2.001, 0.0, -1.0, math.nan, math.inf])
 def test_information_must_grow(information: float) -> None:
     """Looks at almost the same information would need more nodes than memory holds."""

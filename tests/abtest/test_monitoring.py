@@ -87,6 +87,14 @@ def test_impossible_levels_and_numbers_are_refused(n: int, alpha: float, tightes
             function(n, alpha, tightest)
 
 
+@pytest.mark.parametrize("tightest", [10**16, 10**20, 10**30])
+def test_a_plan_of_any_number_of_clients_has_a_sequence(tightest: int) -> None:
+    # For so small a mixture of the drift, the width is that of its first term.
+    rho2 = (-2 * math.log(ALPHA) + math.log(-2 * math.log(ALPHA) + 1)) / tightest
+    assert multiplier(9, ALPHA, tightest) == pytest.approx(math.sqrt(-2 * math.log(ALPHA) / (9 * rho2)), rel=1e-12)
+    assert p_value(multiplier(9, ALPHA, tightest), 9, ALPHA, tightest) == pytest.approx(ALPHA, rel=1e-12)
+
+
 def test_a_difference_of_any_size_has_a_p_value() -> None:
     assert p_value(1e200, 9, ALPHA, TIGHTEST) == 0.0
     control, arm = (Estimate(n=9, value=value, variance=1e-20) for value in (1.0, 1e200))

@@ -9,6 +9,7 @@ from stream.errors import ConfigError
     ("changes", "message"),
     [
         ({"primary": "clicks"}, "primary = 'clicks'"),
+        ({"primary": "clicks", "goals": (*GOALS, "clicks")}, "primary = 'clicks'"),
         ({"primary": "aov"}, "one of the goals"),
         ({"alpha": 0.0}, "alpha"),
         ({"mde": 0.0}, "mde"),

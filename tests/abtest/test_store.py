@@ -90,9 +90,11 @@ def test_a_long_decision_is_refused_by_both_databases(store_engine: Engine) -> N
     store.stop("first", now_ts=3_000, decision="x" * 255)
 
 
-def test_an_arm_of_weight_zero_needs_no_buckets(store_engine: Engine) -> None:
-    made = ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=1_000, weights=(1.0, 0.0))
-    assert (made.table == 0).all()
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
+def test_an_arm_of_weight_zero_is_refused(store_engine: Engine, weights: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match=r"'(control|treatment)': 0 of 10000 buckets"):
+        ExperimentStore(store_engine).create(key="first", arms=ARMS, now_ts=1_000, weights=weights)
+    assert ExperimentStore(store_engine).list() == []
 
 
 def test_layers_are_independent(store_engine: Engine) -> None:
@@ -124,6 +126,7 @@ def test_layers_are_independent(store_engine: Engine) -> None:
         ),
         ({"weights": (1.0,)}, "one for each of 2 arms"),
         ({"salt": "s" * 65}, "64 bytes"),
+        ({"salt": ""}, "salt = ''"),
     ],
 )
 def test_refused_values_are_named(store_engine: Engine, changes: dict[str, object], message: str) -> None:

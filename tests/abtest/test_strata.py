@@ -8,7 +8,7 @@ from scipy import stats
 
 from abtest import group_sequential, looks, validation
 from abtest.analysis import evaluate
-from abtest.estimates import Estimate, columns_of
+from abtest.estimates import Estimate, Quotient, columns_of
 from abtest.experiment import Epoch
 from abtest.inference import compare
 from abtest.metrics import COLUMNS, METRICS, Metric
@@ -220,6 +220,16 @@ def test_no_epoch_with_both_arms_is_undefined() -> None:
 def test_no_order_leaves_aov_undefined() -> None:
     found = facts({1: rate(90, 0.0)}, {1: rate(90, 0.1)})
     assert compare(*compared(found, METRICS["aov"], "control", "treatment")).reason == "zero_denominator"
+
+
+@pytest.mark.parametrize("scale", [1e-90, 1.0, 1e90])
+def test_degrees_of_freedom_have_no_unit(scale: float) -> None:
+    control, arm = (
+        by_epoch({epoch: scale * each[:, :1] for epoch, each in part.items()}) for part in (CONTROL, TREATED)
+    )
+    found = stratified_pair(Quotient(0), control, arm, WEIGHTS, is_money=False)
+    assert [each.df for each in found] == pytest.approx([1_894.0, 1_494.0], rel=0.01)
+    assert compare(*found).p_fixed is not None
 
 
 def test_moments_that_no_clients_have_give_no_number() -> None:

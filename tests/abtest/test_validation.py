@@ -21,6 +21,9 @@ def test_a_small_arm_with_enough_buyers_takes_one() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"runs": 0}, "runs = 0: expected 1 or more"),
+        ({"runs": -1}, "runs = -1"),
+        ({"seed": -1}, "seed = -1: expected 0 or more"),
         ({"weight": 1.5}, "weights"),
         ({"weight": 0.0001}, "1 of 10000 buckets"),
         ({"buyers": 0.0}, "buyers = 0.0"),
@@ -30,7 +33,7 @@ def test_a_small_arm_with_enough_buyers_takes_one() -> None:
 )
 def test_impossible_values_are_refused(options: dict[str, float | str], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        validate(3, runs=1, num_looks=1, **options)  # type: ignore[arg-type]
+        validate(**{"seed": 3, "runs": 1, "num_looks": 1, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
