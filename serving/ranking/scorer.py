@@ -226,5 +226,19 @@ def _passes(version: artifact.LoadedVersion, runtime: Runtime) -> tuple[Forward,
         return graph.scores, graph.golden
     from serving.ranking import torch_runtime
 
-    forward = torch_runtime.compiled(version) if runtime == "torch-compiled" else torch_runtime.eager(version)
-    return forward, torch_runtime.golden(version, forward)
+    if runtime == "torch-eager":
+        forward = torch_runtime.eager(version)
+        return forward, torch_runtime.golden(version, forward)
+    forward = torch_runtime.compiled(version)
+    return forward, torch_runtime.golden(version, _by_list(forward, version.config.history))
+
+
+def _by_list(forward: Forward, history: int) -> Forward:
+    """Return a pass that scores lists one by one in the shapes of requests: another shape would be compiled, too."""
+
+    def scores(batch: Batch) -> NDArray[np.float32]:
+        num_lists, most = batch.cand_mask.shape
+        lists = [Batch._make(column[i : i + 1] for column in batch) for i in range(num_lists)]
+        return np.concatenate([forward(padded(one, history=history))[:, :most] for one in lists])
+
+    return scores

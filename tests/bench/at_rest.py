@@ -46,13 +46,16 @@ class AtRest:
         requests_ms: Quantiles of the latency of requests: .5, .9 and .99.
         fallback: Share of the answers in incoming order.
         forward_ms: Median time of an eager forward pass of full ARMMT.
-        calm_rate: Highest offered rate, per second, with at most `MOST_FALLBACKS` of the answers in incoming order.
+        calm_rate: Highest offered rate, per second, with at most `MOST_FALLBACKS` of the answers in incoming order; 0
+            if the lowest one had more.
+        lowest_rate: The lowest offered rate.
     """
 
     requests_ms: tuple[float, float, float]
     fallback: float
     forward_ms: float
     calm_rate: float
+    lowest_rate: float
 
 
 class ForwardPass:
@@ -118,6 +121,7 @@ async def measure(
         fallback=(lost + sum(1 for one in outcomes if one.status != 200 or one.fallback)) / (lost + len(outcomes)),
         forward_ms=float(np.median(passes_ms)),
         calm_rate=calm_rate,
+        lowest_rate=_LOADS[0] * capacity,
     )
 
 
@@ -137,7 +141,8 @@ def markdown(found: dict[tuple[str, str], AtRest]) -> list[str]:
         p50, p90, p99 = one.requests_ms
         lines.append(
             f"| {model} | {runtime} | {p50:.1f} / {p90:.1f} / {p99:.1f} | {100 * one.fallback:.1f} %"
-            f" | {one.forward_ms:.1f} | {p50 / one.forward_ms:.2f} | {p99 / one.forward_ms:.2f} | {one.calm_rate:.0f} |"
+            f" | {one.forward_ms:.1f} | {p50 / one.forward_ms:.2f} | {p99 / one.forward_ms:.2f}"
+            f" | {f'{one.calm_rate:.0f}' if one.calm_rate else f'under {one.lowest_rate:.0f}'} |"
         )
     return lines
 

@@ -140,6 +140,7 @@ def collate(
     hist_img, hist_img_mask = _of_width(examples.hist_img, examples.hist_img_mask, width)
     hist_txt, hist_txt_mask = _of_width(examples.hist_txt, examples.hist_txt_mask, width)
     query_vec, query_vec_mask = _query_vectors(examples, width)
+    # No column is a view with gaps: a compiled graph is one of the strides, too.
     return Batch(
         cand_id=of_cand(slots),
         cand_num=of_cand(_numbers(examples.num, SCHEMAS[schema])),
@@ -159,10 +160,10 @@ def collate(
         hist_mask=hist_mask,
         page_id=page_slots,
         query=examples.query,
-        query_category=query_slots[:, 0],
+        query_category=query_slots[:, 0].copy(),
         client=examples.client,
         query_token=examples.token,
-        query_path=query_slots[:, 1:],
+        query_path=query_slots[:, 1:].copy(),
         query_vec=query_vec,
         query_vec_mask=query_vec_mask,
         click=of_cand(examples.click),

@@ -211,19 +211,21 @@ def test_a_missing_version_is_refused(world: World) -> None:
 
 
 def test_a_compiled_version_is_warm_for_the_shapes_of_requests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    scored: list[list[tuple[int, ...]]] = []
+    scored: list[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = []
 
     def compiled(version: LoadedVersion) -> scorer.Forward:
         forward = torch_runtime.eager(version)
 
         def recorded(batch: Batch) -> NDArray[np.float32]:
-            scored.append([column.shape for column in batch])
+            scored.append({name: (c.shape, c.strides) for name, c in batch._asdict().items() if c.size})
             return forward(batch)
 
         return recorded
 
     monkeypatch.setattr(torch_runtime, "compiled", compiled)
     loaded = scorer.Loader(world.artifacts, runtime="torch-compiled").load(publish(world.artifacts, "base", 1))
-    before = scored[-1]
+    before = scored.copy()
     loaded.score(example_of(request(num_candidates=7), Catalogue(items())))
-    assert scored[-1] == before
+    # Each form is a compilation of a minute.
+    assert len(before) > 1
+    assert all(form == scored[-1] for form in before)
